@@ -1,0 +1,37 @@
+"""Run Django work on AWS Lambda, and lose none of it.
+
+The names here need no app registry, so that a `tasks` module can import them at any time.
+"""
+
+from .context import TaskContext
+from .decorators import LambdaTaskWrapper, lambda_task
+from .errors import (
+    EnqueueError,
+    HardTimeLimitExceeded,
+    LambdaTasksError,
+    MaxRetriesExceededError,
+    MessageTooLarge,
+    Retry,
+    SoftTimeLimitExceeded,
+    TaskFailed,
+    WorkerProcessDied,
+)
+from .invocation import Invocation
+from .logging import task_logger
+
+__all__ = [
+    "EnqueueError",
+    "HardTimeLimitExceeded",
+    "Invocation",
+    "LambdaTaskWrapper",
+    "LambdaTasksError",
+    "MaxRetriesExceededError",
+    "MessageTooLarge",
+    "Retry",
+    "SoftTimeLimitExceeded",
+    "TaskContext",
+    "TaskFailed",
+    "WorkerProcessDied",
+    "lambda_task",
+    "task_logger",
+]

@@ -1,0 +1,73 @@
+"""System checks: every error of the settings, and modes that are not for production."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from . import conf, registry
+
+
+@register("lambda_tasks")
+def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Each error of a LAMBDA_TASKS_* setting."""
+    return [Error(problem, id="lambda_tasks.E001") for problem in conf.errors()]
+
+
+@register("lambda_tasks")
+def check_tasks(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Each task whose annotations, queue or timeouts can't work."""
+    if conf.errors():
+        return []
+    settings = conf.current()
+    registry.discover()
+    return [
+        Error(f"{task.name}: {problem}", id="lambda_tasks.E002")
+        for task in registry.tasks()
+        for problem in _problems(task, settings)
+    ]
+
+
+@register("lambda_tasks", Tags.security, deploy=True)
+def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """With --deploy: what is not for production."""
+    if conf.errors():
+        return []
+    settings = conf.current()
+    found: list[CheckMessage] = []
+    if settings.noop_execution:
+        found.append(
+            Warning(
+                "LAMBDA_TASKS_NOOP_EXECUTION is on: every task is dropped.",
+                hint="Leave it out in production.",
+                id="lambda_tasks.W001",
+            )
+        )
+    if settings.eager:
+        found.append(
+            Warning(
+                "LAMBDA_TASKS_EAGER is on: tasks run inside of requests, without timeouts.",
+                hint="Leave it out in production.",
+                id="lambda_tasks.W002",
+            )
+        )
+    return found
+
+
+def _problems(task: "registry.Task", settings: conf.Settings) -> list[str]:
+    problems = []
+    try:
+        task.arguments.build()
+    except Exception as error:
+        problems.append(str(error))
+    try:
+        longest = settings.queue(task.options.queue).max_timeout_s
+    except conf.ImproperlyConfigured as error:
+        return [*problems, str(error)]
+    hard_timeout = task.options.hard_timeout or settings.default_hard_timeout
+    if hard_timeout > longest:
+        problems.append(
+            f"hard_timeout is {hard_timeout} s and the queue {task.options.queue!r} allows "
+            f"{longest} s."
+        )
+    return problems

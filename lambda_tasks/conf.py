@@ -1,0 +1,264 @@
+"""The LAMBDA_TASKS_* settings: read lazily, validated once into one typed object.
+
+Errors are ImproperlyConfigured and name the setting, the value and the fix. `override_settings`
+is followed.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+PREFIX: Final = "LAMBDA_TASKS_"
+
+MAX_LAMBDA_TIMEOUT_S: Final = 900
+"""A function runs 15 minutes at most (Lambda quotas, AWS Lambda developer guide)."""
+
+MAX_OTHER_TIMEOUT_S: Final = 7 * 24 * 3600
+"""Batch and worker queues have no bound of AWS's; a week catches a slip of the finger."""
+
+
+@dataclass(frozen=True, slots=True)
+class SQSQueue:
+    """A queue of Amazon SQS that a Lambda function, or a worker, consumes."""
+
+    name: str
+    queue_url: str
+
+    max_timeout_s = MAX_LAMBDA_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class BatchQueue:
+    """AWS Batch: each task is a job of its own."""
+
+    name: str
+    job_queue_arn: str
+    job_definition_arn: str
+
+    max_timeout_s = MAX_OTHER_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseQueue:
+    """The TaskRecord table itself, consumed by a worker."""
+
+    name: str
+
+    max_timeout_s = MAX_OTHER_TIMEOUT_S
+
+
+Queue = SQSQueue | BatchQueue | DatabaseQueue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, with their defaults; the contract's section 4 tells what each means."""
+
+    queues: Mapping[str, Queue] = field(
+        default_factory=lambda: {"default": DatabaseQueue(name="default")}
+    )
+    default_soft_timeout: int = 270
+    default_hard_timeout: int = 300
+    eager: bool = False
+    local_workers: int = 0
+    noop_execution: bool = False
+    max_retries: int = 2880
+    singleton_cache: str = "default"
+    durable: bool = True
+    concurrency: int = 10
+    processes: int = field(default_factory=lambda: usable_cpus())
+    max_attempts: int = 5
+    modules: tuple[str, ...] = ()
+    aws: Mapping[str, Any] = field(default_factory=dict)
+
+    def queue(self, name: str) -> Queue:
+        """Raises ImproperlyConfigured for an unknown name."""
+        try:
+            return self.queues[name]
+        except KeyError:
+            raise ImproperlyConfigured(
+                f"There is no queue {name!r} in LAMBDA_TASKS_QUEUES, which has "
+                f"{', '.join(map(repr, self.queues))}.{_did_you_mean(name, self.queues)}"
+            ) from None
+
+
+def current() -> Settings:
+    """The settings. Raises ImproperlyConfigured with every error that they have."""
+    settings, errors = _load()
+    if errors:
+        raise ImproperlyConfigured("\n".join(errors))
+    return settings
+
+
+def errors() -> list[str]:
+    """Every error of the settings, a sentence each, for the system check."""
+    return list(_load()[1])
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _load() -> tuple[Settings, tuple[str, ...]]:
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name in dir(django_settings):
+        if not name.startswith(PREFIX):
+            continue
+        try:
+            key = _known(name)
+            values[key] = _PARSERS[key](name, getattr(django_settings, name))
+        except ImproperlyConfigured as error:
+            problems.append(str(error))
+    settings = Settings(**values)
+    problems.extend(_contradictions(settings))
+    return settings, tuple(problems)
+
+
+def _known(name: str) -> str:
+    key = name.removeprefix(PREFIX).lower()
+    if key not in _PARSERS:
+        known = [PREFIX + other.upper() for other in _PARSERS]
+        raise ImproperlyConfigured(
+            f"{name} is no setting of lambda_tasks.{_did_you_mean(name, known)}"
+        )
+    return key
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    problems = []
+    modes = {
+        "LAMBDA_TASKS_NOOP_EXECUTION": settings.noop_execution,
+        "LAMBDA_TASKS_EAGER": settings.eager,
+        "LAMBDA_TASKS_LOCAL_WORKERS": settings.local_workers > 0,
+    }
+    chosen = [name for name, is_on in modes.items() if is_on]
+    if len(chosen) > 1:
+        problems.append(f"{' and '.join(chosen)} exclude one another. Keep one of them.")
+    if settings.default_soft_timeout >= settings.default_hard_timeout:
+        problems.append(
+            f"LAMBDA_TASKS_DEFAULT_SOFT_TIMEOUT ({settings.default_soft_timeout}) is not less "
+            f"than LAMBDA_TASKS_DEFAULT_HARD_TIMEOUT ({settings.default_hard_timeout}). A task "
+            "needs time between the two to clean up."
+        )
+    return problems
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _error(name: str, value: object, fix: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f"{name} is {value!r}. {fix}")
+
+
+def _boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _error(name, value, "Use True or False.")
+    return value
+
+
+def _whole_number(least: int) -> Callable[[str, object], int]:
+    def parse(name: str, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise _error(name, value, f"Use a whole number from {least} up.")
+        return value
+
+    return parse
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise _error(name, value, "Use a name.")
+    return value
+
+
+def _module_names(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(item, str) and item for item in value
+    ):
+        raise _error(name, value, "Use a list of dotted package names.")
+    return tuple(value)
+
+
+def _client_options(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _error(
+            name, value, "Use a dict of keyword arguments of an AWS client, like region_name."
+        )
+    return dict(value)
+
+
+def _queues(name: str, value: object) -> Mapping[str, Queue]:
+    if not isinstance(value, Mapping) or not value:
+        raise _error(name, value, 'Use a dict like {"default": "https://sqs..."}.')
+    queues = {queue: _queue(f"{name}[{queue!r}]", queue, raw) for queue, raw in value.items()}
+    if "default" not in queues:
+        raise _error(name, value, "Add a queue called 'default'.")
+    return queues
+
+
+def _queue(name: str, queue: object, raw: object) -> Queue:
+    if not isinstance(queue, str) or not queue:
+        raise _error(name, raw, "A queue's name is a text.")
+    if isinstance(raw, str):
+        return _sqs_queue(name, queue, raw)
+    match raw:
+        case {"queue_url": str(url), **rest} if not rest:
+            return _sqs_queue(name, queue, url)
+        case {"job_queue_arn": str(arn), "job_definition_arn": str(definition), **rest} if not rest:
+            return BatchQueue(name=queue, job_queue_arn=arn, job_definition_arn=definition)
+        case {"database": True, **rest} if not rest:
+            return DatabaseQueue(name=queue)
+    raise _error(
+        name,
+        raw,
+        'Use a queue URL, {"queue_url": ...}, {"job_queue_arn": ..., "job_definition_arn": ...} '
+        'or {"database": True}.',
+    )
+
+
+def _sqs_queue(name: str, queue: str, url: str) -> SQSQueue:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or not parts.path.strip("/"):
+        raise _error(name, url, "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/...")
+    return SQSQueue(name=queue, queue_url=url)
+
+
+_PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
+    "queues": _queues,
+    "default_soft_timeout": _whole_number(1),
+    "default_hard_timeout": _whole_number(1),
+    "eager": _boolean,
+    "local_workers": _whole_number(0),
+    "noop_execution": _boolean,
+    "max_retries": _whole_number(0),
+    "singleton_cache": _text,
+    "durable": _boolean,
+    "concurrency": _whole_number(1),
+    "processes": _whole_number(1),
+    "max_attempts": _whole_number(1),
+    "modules": _module_names,
+    "aws": _client_options,
+}
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting.startswith(PREFIX):
+        _load.cache_clear()
+
+
+setting_changed.connect(_forget)

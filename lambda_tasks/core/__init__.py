@@ -1,0 +1,1 @@
+"""The decisions, pure: no Django, AWS, event loop, thread, clock or randomness."""

@@ -1,0 +1,187 @@
+"""From a function's signature to its pydantic model, and typed JSON there and back.
+
+A call's arguments are validated strictly and become JSON values; on arrival the same model turns
+them back into the annotated types.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, get_type_hints
+
+import pydantic
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from .message import encode_json
+
+CONTEXT_PARAMETER = "context"
+
+
+def check_signature(func: Callable[..., Any], *, takes_context: bool) -> None:
+    """Raise TypeError, naming function and parameter, unless `func` can be a task."""
+    name = func.__qualname__
+    if "." in name:
+        raise TypeError(
+            f"{name} can't be a task: a worker imports a task by its dotted name, so it stands at "
+            "the top level of a module, not inside a function or a class."
+        )
+    for parameter in inspect.signature(func).parameters.values():
+        _check_parameter(name, parameter, func.__annotations__)
+    if takes_context and CONTEXT_PARAMETER not in inspect.signature(func).parameters:
+        raise TypeError(
+            f"{name} has takes_context=True and no parameter 'context'. "
+            "Add `context: TaskContext` to its parameters."
+        )
+
+
+class Arguments:
+    """The parameters of one task, as a model that is built once, at first use.
+
+    Not before: a module may define the types that its annotations name after the task, and a
+    process that runs one task need not build the models of all.
+    """
+
+    def __init__(self, func: Callable[..., Any], *, takes_context: bool) -> None:
+        self._func = func
+        self._names = [
+            name
+            for name in inspect.signature(func).parameters
+            if not (takes_context and name == CONTEXT_PARAMETER)
+        ]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters that a caller passes."""
+        return list(self._names)
+
+    def to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Validate a call's arguments; return them as JSON values.
+
+        Raises pydantic.ValidationError, or TypeError for what can't travel: a model instance, or
+        a value that pydantic can't serialize.
+        """
+        return self._validated(kwargs)[1]
+
+    def validate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Validate a call's arguments; return them as the annotated types. Raises as to_json."""
+        return self._passed(self._validated(kwargs)[0])
+
+    def from_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn arguments that arrived as JSON values into the annotated types.
+
+        Raises pydantic.ValidationError.
+        """
+        return self._passed(self._model.model_validate_json(json.dumps(kwargs)))
+
+    def build(self) -> None:
+        """Build the model now. Raises TypeError where an annotation can't be one of a task's."""
+        _ = self._model
+
+    def _validated(self, kwargs: Mapping[str, Any]) -> tuple[pydantic.BaseModel, dict[str, Any]]:
+        try:
+            model = self._model.model_validate(kwargs)
+            values = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        except (pydantic.ValidationError, PydanticSerializationError) as error:
+            self._explain_untransportable(kwargs)
+            if isinstance(error, PydanticSerializationError):
+                raise TypeError(f"An argument of {self._func.__qualname__}: {error}") from error
+            raise
+        return model, values
+
+    def _passed(self, model: pydantic.BaseModel) -> dict[str, Any]:
+        """What the caller passed; the function's own defaults do the rest."""
+        values = model.__dict__
+        return {
+            name: values[field]
+            for field, name in self._names_by_field.items()
+            if field in model.model_fields_set
+        }
+
+    def _explain_untransportable(self, kwargs: Mapping[str, Any]) -> None:
+        for name, value in kwargs.items():
+            if _is_django_model(type(value)):
+                raise TypeError(_pass_the_primary_key(self._func, name, type(value)))
+
+    @cached_property
+    def _names_by_field(self) -> dict[str, str]:
+        return {f"p{index}": name for index, name in enumerate(self._names)}
+
+    @cached_property
+    def _model(self) -> type[pydantic.BaseModel]:
+        # Fields carry neutral names and the parameters' names as aliases, because a parameter
+        # may be called `json` or `copy`, which pydantic's own attributes are.
+        hints = get_type_hints(self._func, include_extras=True)
+        parameters = inspect.signature(self._func).parameters
+        for name in self._names:
+            if _is_django_model(hints[name]):
+                raise TypeError(_pass_the_primary_key(self._func, name, hints[name]))
+        fields: dict[str, Any] = {
+            field: (hints[name], pydantic.Field(_default(parameters[name]), alias=name))
+            for field, name in self._names_by_field.items()
+        }
+        try:
+            return pydantic.create_model(
+                self._func.__qualname__,
+                __config__=pydantic.ConfigDict(strict=True, extra="forbid"),
+                __module__=self._func.__module__,
+                **fields,
+            )
+        except pydantic.errors.PydanticSchemaGenerationError as error:
+            raise TypeError(
+                f"{self._func.__qualname__} has a parameter of a type that pydantic can't carry "
+                f"through JSON: {error.message.splitlines()[0]}"
+            ) from error
+
+
+def result_to_json(result: object, *, task_name: str) -> Any:
+    """A task's result as JSON values. Raises TypeError, naming the type, where it can't be."""
+    try:
+        value = to_jsonable_python(result)
+        encode_json(value, what=f"the result of {task_name}")
+    except PydanticSerializationError as error:
+        raise TypeError(
+            f"{task_name} returned a {type(result).__name__} that is no JSON: {error}. "
+            "Return plain values, dataclasses or pydantic models."
+        ) from error
+    except ValueError as error:
+        raise TypeError(f"{task_name} returned a {type(result).__name__}: {error}") from error
+    return value
+
+
+def _check_parameter(
+    name: str, parameter: inspect.Parameter, annotations: Mapping[str, Any]
+) -> None:
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        raise TypeError(
+            f"{name} takes **{parameter.name}. Declare each parameter, so that it can be checked "
+            "when the task is called."
+        )
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        raise TypeError(
+            f"{name} has the positional parameter {parameter.name!r}. Put a `*` before it: "
+            "a task's parameters are keyword-only."
+        )
+    if parameter.name.startswith("_"):
+        raise TypeError(
+            f"{name} has the parameter {parameter.name!r}. Names that start with '_' are kept for "
+            "options of the call, like _delay."
+        )
+    if parameter.name not in annotations:
+        raise TypeError(f"{name} has the parameter {parameter.name!r} without an annotation.")
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    return ... if parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _is_django_model(kind: object) -> bool:
+    # By shape, since this room does not import Django.
+    return isinstance(kind, type) and hasattr(kind, "_meta") and hasattr(kind, "_base_manager")
+
+
+def _pass_the_primary_key(func: Callable[..., Any], name: str, kind: type) -> str:
+    return (
+        f"{func.__qualname__}: {name!r} is the Django model {kind.__name__}. Pass its primary key "
+        "and load it in the task: the row may have changed by the time the task runs."
+    )

@@ -1,0 +1,35 @@
+"""Which messages travel together: as many as fit, in their order."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What one request of a transport carries: entries, and bytes in all."""
+
+    max_entries: int
+    max_bytes: int
+
+
+def take_batch(
+    pending: deque[T], limits: BatchLimits, *, size_bytes: Callable[[T], int]
+) -> list[T]:
+    """Take the longest run of messages from the left that fits into one request.
+
+    At least one is taken, so that a message over the limit is refused by the queue, with a
+    reason, rather than waiting for ever.
+    """
+    batch: list[T] = []
+    room = limits.max_bytes
+    while pending and len(batch) < limits.max_entries:
+        size = size_bytes(pending[0])
+        if batch and size > room:
+            break
+        room -= size
+        batch.append(pending.popleft())
+    return batch

@@ -1,0 +1,100 @@
+"""The life of a record: statuses, what a claim finds, what an attempt ends in, what follows.
+
+    QUEUED -> RUNNING -> SUCCESS | FAILED | RETRYING
+    QUEUED | RUNNING -> CANCELLED
+    RUNNING -> RUNNING   its worker died, its lease ran out, another took it over
+
+A RETRYING record is finished: the retry is an invocation of its own.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, StrEnum, auto
+from typing import Any
+from uuid import UUID
+
+
+class Status(StrEnum):
+    """What a record's `status` holds."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    RETRYING = "RETRYING"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_finished(self) -> bool:
+        """No further run of this invocation will come."""
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ownership of one invocation: its proof, and which attempt this is, from 1."""
+
+    invocation_id: UUID
+    token: UUID
+    attempt: int
+
+
+class Refusal(Enum):
+    """Why an invocation could not be claimed."""
+
+    FINISHED = auto()
+    CANCELLED = auto()
+    HELD = auto()
+    """A live lease of another worker."""
+    NOT_DUE = auto()
+    UNKNOWN = auto()
+    """A durable message whose record is not there."""
+    EXHAUSTED = auto()
+    """Started too often without an outcome, or lost and not to be run again: now FAILED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A claim that was not granted, and in how many seconds it is worth another try."""
+
+    refusal: Refusal
+    again_in_s: float = 0.0
+
+    @property
+    def acknowledge(self) -> bool:
+        """The delivery is done with: nothing will ever come of it."""
+        return self.refusal in (Refusal.FINISHED, Refusal.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """`traceback` is that of an ignored exception."""
+
+    result: Any = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    traceback: str
+    delay: timedelta
+
+
+Outcome = Succeeded | Failed | Retried
+"""What an attempt ended in."""
+
+
+def outcome_status(outcome: Outcome) -> Status:
+    """The status that an outcome gives its record."""
+    match outcome:
+        case Succeeded():
+            return Status.SUCCESS
+        case Failed():
+            return Status.FAILED
+        case Retried():
+            return Status.RETRYING

@@ -1,0 +1,229 @@
+"""The envelope: what a message says, and how it is written as an SQS body and read back.
+
+A body is compact JSON. Keys that hold their default are left out, keys of later releases are
+ignored, and a body of a later format version is refused so that it goes back to the queue.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NoReturn, TypeVar
+from uuid import UUID
+
+from ..errors import MessageRefused, MessageTooLarge
+
+FORMAT_VERSION: Final = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One asked-for run of a task.
+
+    `kwargs` are JSON values. `durable` says that a QUEUED record was stored with the message: it
+    is not run without it. `queue` is None where the task's own queue is meant. `root_id` and
+    `retry_of` link a retry to the first invocation and to the one before it.
+    """
+
+    task_name: str
+    kwargs: dict[str, Any]
+    invocation_id: UUID
+    n_retries: int = 0
+    queue: str | None = None
+    durable: bool = False
+    run_after: datetime | None = None
+    group_key: str | None = None
+    root_id: UUID | None = None
+    retry_of: UUID | None = None
+
+    def encode(self) -> str:
+        """The SQS body. Raises ValueError for what JSON, SQS or a database can't hold."""
+        body: dict[str, Any] = {
+            "task_name": self.task_name,
+            "kwargs": self.kwargs,
+            "n_retries": self.n_retries,
+            "invocation_id": str(self.invocation_id),
+        }
+        if self.queue is not None:
+            body["queue"] = self.queue
+        if self.durable:
+            body["durable"] = True
+        if self.run_after is not None:
+            body["run_after"] = self.run_after.isoformat()
+        if self.group_key is not None:
+            body["group_key"] = self.group_key
+        if self.root_id is not None:
+            body["root_id"] = str(self.root_id)
+        if self.retry_of is not None:
+            body["retry_of"] = str(self.retry_of)
+        return encode_json(body, what=f"the arguments of {self.task_name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message on its way out: its body, its queue's name, and its delay in seconds."""
+
+    message: Message
+    body: str
+    queue: str
+    delay_s: int = 0
+
+
+def decode(body: object, *, fallback_id: UUID) -> Message:
+    """Read a body; `fallback_id` stands in where an older producer named no invocation id.
+
+    Raises MessageRefused, with the reason and without the body.
+    """
+    if not isinstance(body, str):
+        raise MessageRefused(f"A body is a JSON text, not {type(body).__name__}.")
+    content = _parse(body)
+    version = content.get("v", FORMAT_VERSION)
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise MessageRefused(
+            f"The body has format version {version!r} and this release reads up to "
+            f"{FORMAT_VERSION}. It goes back to the queue for a newer one."
+        )
+    invocation_id = _optional_uuid(content, "invocation_id") or fallback_id
+    return Message(
+        task_name=_required(content, "task_name", str),
+        kwargs=_required(content, "kwargs", dict),
+        n_retries=_retries(content),
+        invocation_id=invocation_id,
+        queue=_optional(content, "queue", str),
+        durable=_optional(content, "durable", bool) or False,
+        run_after=_optional_datetime(content, "run_after"),
+        group_key=_optional(content, "group_key", str),
+        root_id=_optional_uuid(content, "root_id"),
+        retry_of=_optional_uuid(content, "retry_of"),
+    )
+
+
+def encode_json(value: object, *, what: str) -> str:
+    """Compact ASCII JSON that SQS and every database take.
+
+    `what` begins the error's sentence. Raises ValueError for NaN and infinities (no JSON), NUL
+    (PostgreSQL refuses it) and lone surrogates (no UTF-8).
+    """
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except RecursionError:
+        raise ValueError(f"{what}: nested too deeply for JSON.") from None
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}. NaN and infinities are no JSON.") from None
+    # Only an escape can hide one of the two, so that most messages skip the walk.
+    if "\\u" in text:
+        check_text(value, what=what)
+    return text
+
+
+def check_text(value: object, *, what: str) -> None:
+    """Raise ValueError where a string in `value`, at any depth, holds NUL or a lone surrogate."""
+    for text in _strings(value):
+        if "\x00" in text:
+            raise ValueError(f"{what}: a string holds the NUL character, which databases refuse.")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{what}: a string holds a lone surrogate, which is no text."
+            ) from None
+
+
+def check_size(body: str, *, task_name: str, limit_bytes: int) -> None:
+    """Raise MessageTooLarge where a body is over its queue's limit. Bodies are ASCII."""
+    if len(body) > limit_bytes:
+        raise MessageTooLarge(task_name=task_name, size_bytes=len(body), limit_bytes=limit_bytes)
+
+
+def _strings(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+def _parse(body: str) -> dict[str, Any]:
+    try:
+        content = json.loads(
+            body, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates
+        )
+    except MessageRefused:
+        raise
+    except RecursionError:
+        raise MessageRefused("The body is nested too deeply.") from None
+    except ValueError as error:
+        # A JSONDecodeError's message names the place; the body itself stays out of the log.
+        raise MessageRefused(f"The body is no JSON that can be read: {error}") from None
+    if not isinstance(content, dict):
+        raise MessageRefused(f"The body is a JSON {type(content).__name__}, not an object.")
+    try:
+        check_text(content, what="the body")
+    except ValueError as error:
+        raise MessageRefused(f"Of the body, {error}") from None
+    except RecursionError:
+        raise MessageRefused("The body is nested too deeply.") from None
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise MessageRefused(f"The body holds {name}, which is no JSON.")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise MessageRefused("The body has a key twice in one object.")
+    return content
+
+
+def _required(content: dict[str, Any], key: str, kind: type[T]) -> T:
+    value = _optional(content, key, kind)
+    if value is None:
+        raise MessageRefused(f"The body has no {key!r}.")
+    return value
+
+
+def _optional(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
+    value = content.get(key)
+    if value is not None and type(value) is not kind:
+        raise MessageRefused(
+            f"The body's {key!r} is a {type(value).__name__}, not a {kind.__name__}."
+        )
+    return value
+
+
+def _retries(content: dict[str, Any]) -> int:
+    n_retries = _optional(content, "n_retries", int) or 0
+    if not 0 <= n_retries < 2**15:
+        raise MessageRefused("The body's 'n_retries' is outside 0..32767.")
+    return n_retries
+
+
+def _optional_uuid(content: dict[str, Any], key: str) -> UUID | None:
+    value = _optional(content, key, str)
+    if value is None:
+        return None
+    try:
+        return UUID(value)
+    except ValueError:
+        raise MessageRefused(f"The body's {key!r} is no UUID.") from None
+
+
+def _optional_datetime(content: dict[str, Any], key: str) -> datetime | None:
+    value = _optional(content, key, str)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise MessageRefused(f"The body's {key!r} is no ISO 8601 time.") from None
+    if moment.tzinfo is None:
+        raise MessageRefused(f"The body's {key!r} has no time zone.")
+    return moment

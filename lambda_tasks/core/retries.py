@@ -1,0 +1,53 @@
+"""What follows when a task raises: ignored, retried or failed; and the retry's delay and id."""
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid5
+
+from ..errors import Retry
+
+MAX_DELAY_S: Final = 900
+"""The longest DelaySeconds that SQS takes (SendMessage, Amazon SQS API reference)."""
+
+JITTER_S: Final = (1.0, 5.0)
+"""Always added to a retry's delay, so that what failed together does not come back together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRule:
+    """A task's options that decide what an exception does. Delays are in seconds."""
+
+    ignore_errors: tuple[type[BaseException], ...] = ()
+    retry_on: tuple[type[BaseException], ...] = ()
+    retry_delay: float = 0.0
+    retry_backoff: float = 1.0
+
+    def ignores(self, error: BaseException) -> bool:
+        """The task ends as SUCCESS all the same."""
+        return isinstance(error, self.ignore_errors)
+
+    def retries(self, error: BaseException) -> bool:
+        """The task is to run again."""
+        return isinstance(error, (Retry, *self.retry_on))
+
+    def delay_s(self, error: BaseException, *, n_retries: int, jitter_s: float) -> float:
+        """Seconds before the retry that follows the `n_retries`-th one, jitter included."""
+        if isinstance(error, Retry) and error.delay is not None:
+            base = error.delay
+        else:
+            base = self._base_delay_s(n_retries)
+        return min(base + jitter_s, MAX_DELAY_S)
+
+    def _base_delay_s(self, n_retries: int) -> float:
+        try:
+            return self.retry_delay * self.retry_backoff**n_retries
+        except OverflowError:
+            return MAX_DELAY_S
+
+
+def retry_id(invocation_id: UUID) -> UUID:
+    """The id of the invocation that follows this one: derived, so that a crash between the
+    record's end and the send neither loses nor doubles it."""
+    return uuid5(invocation_id, "retry")
+
+

@@ -1,0 +1,203 @@
+"""`@lambda_task`, and what a caller of a task holds."""
+
+import copy
+import functools
+import inspect
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+
+from django.db import DEFAULT_DB_ALIAS
+from django.utils.asyncio import async_unsafe
+
+from . import registry, runtime
+from .context import TaskContext
+from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature
+from .core.message import Message, Outgoing
+from .core.options import OptionNames, TaskOptions, parse_options
+from .enqueue.prepare import check_delay, check_run_after, prepare
+from .invocation import Invocation
+from .payload import SQSLambdaTask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CALL_OPTIONS = {"_delay": "delay", "_queue": "queue"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Overrides:
+    """What `using()` says of the calls that follow."""
+
+    delay: int | None = None
+    queue: str | None = None
+    run_after: datetime | None = None
+    using: str = DEFAULT_DB_ALIAS
+    group_key: str | None = None
+
+
+class LambdaTaskWrapper(Generic[P, R]):
+    """A function that can run here, or be enqueued to run on Lambda.
+
+    Each enqueuing form checks the arguments and returns, or raises, before anything is sent:
+    pydantic.ValidationError for bad arguments, TypeError for what can't travel, ImproperlyConfigured
+    for an unknown queue, MessageTooLarge, ValueError for a delay out of range.
+    """
+
+    def __init__(self, func: Callable[P, R], options: TaskOptions) -> None:
+        functools.update_wrapper(self, func)
+        self._func = func
+        self._overrides = _Overrides()
+        self.options = options
+        self.name = f"{func.__module__}.{func.__qualname__}"
+        self.is_async = inspect.iscoroutinefunction(func)
+        self.arguments = Arguments(func, takes_context=options.takes_context)
+
+    def __repr__(self) -> str:
+        return f"<LambdaTaskWrapper {self.name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now: no record, no queue, no transaction, no timeout."""
+        self._refuse_positional(args)
+        passed = dict(kwargs)
+        context = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
+        return self.run(self.arguments.validate(passed), context)
+
+    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R:
+        """Call the function with arguments that are valid already."""
+        func: Callable[..., R] = self._func
+        if not self.options.takes_context:
+            return func(**arguments)
+        return func(**arguments, context=context or TaskContext(task_name=self.name))
+
+    @async_unsafe("You are in an event loop: use `await task.aexecute_on_commit(...)`.")
+    def execute_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+        """Send it when the current transaction commits, at once outside of one.
+
+        Raises EnqueueError where the task is not durable and its queue did not accept it.
+        """
+        outgoing = self._outgoing(args, kwargs)
+        runtime.enqueuer().enqueue([outgoing], using=self._overrides.using)
+        return Invocation(outgoing.message)
+
+    async def aexecute_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+        """See execute_on_commit()."""
+        outgoing = self._outgoing(args, kwargs)
+        await runtime.enqueuer().aenqueue([outgoing], using=self._overrides.using)
+        return Invocation(outgoing.message)
+
+    @async_unsafe("You are in an event loop: use `await task.aexecute_many_on_commit(...)`.")
+    def execute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
+        """Enqueue a call for each mapping of arguments: all are valid, or none is handed over."""
+        outgoing = self._outgoing_many(calls)
+        runtime.enqueuer().enqueue(outgoing, using=self._overrides.using)
+        return [Invocation(each.message) for each in outgoing]
+
+    async def aexecute_many_on_commit(
+        self, calls: Iterable[Mapping[str, Any]]
+    ) -> list[Invocation]:
+        """See execute_many_on_commit()."""
+        outgoing = self._outgoing_many(calls)
+        await runtime.enqueuer().aenqueue(outgoing, using=self._overrides.using)
+        return [Invocation(each.message) for each in outgoing]
+
+    def serialize(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        """The call as a JSON-ready dict; `SQSLambdaTask.model_validate()` reads it back."""
+        return SQSLambdaTask.of(self._outgoing(args, kwargs)).model_dump(mode="json")
+
+    def using(
+        self,
+        *,
+        delay: int | timedelta | None = None,
+        run_after: datetime | timedelta | None = None,
+        queue: str | None = None,
+        using: str | None = None,
+        group_key: str | None = None,
+    ) -> Self:
+        """A copy of the task with these overrides; every call form works on it.
+
+        `delay` is 0..900 seconds. `run_after` is an aware datetime, or a timedelta from now, any
+        time ahead. `using` names the database whose transaction is joined. `group_key` (a tenant,
+        say) becomes SQS's MessageGroupId. Raises ValueError for what is out of range.
+        """
+        if isinstance(delay, timedelta):
+            delay = round(delay.total_seconds())
+        if delay is not None:
+            check_delay(delay)
+        given = {
+            "delay": delay,
+            "run_after": None if run_after is None else check_run_after(run_after),
+            "queue": queue,
+            "using": using,
+            "group_key": group_key,
+        }
+        changed = copy.copy(self)
+        changed._overrides = replace(
+            self._overrides, **{name: value for name, value in given.items() if value is not None}
+        )
+        return changed
+
+    def _outgoing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Outgoing:
+        self._refuse_positional(args)
+        overrides, arguments = self._overrides, kwargs
+        if any(name in kwargs for name in CALL_OPTIONS):
+            arguments = {name: kwargs[name] for name in kwargs if name not in CALL_OPTIONS}
+            overrides = replace(
+                overrides,
+                **{CALL_OPTIONS[name]: kwargs[name] for name in kwargs if name in CALL_OPTIONS},
+            )
+        options = self.options
+        queue = options.queue if overrides.queue is None else overrides.queue
+        message = Message(
+            task_name=self.name,
+            kwargs=self.arguments.to_json(arguments),
+            invocation_id=uuid.uuid4(),
+            queue=None if queue == options.queue else queue,
+            run_after=overrides.run_after,
+            group_key=overrides.group_key,
+        )
+        delay_s = options.delay if overrides.delay is None else overrides.delay
+        return prepare(message, queue=queue, delay_s=delay_s, durable=options.durable)
+
+    def _outgoing_many(self, calls: Iterable[Mapping[str, Any]]) -> list[Outgoing]:
+        return [self._outgoing((), kwargs) for kwargs in calls]
+
+    def _refuse_positional(self, args: Sequence[Any]) -> None:
+        if args:
+            raise TypeError(
+                f"{self.name} takes keyword arguments only; it was given {len(args)} positional."
+            )
+
+
+@overload
+def lambda_task(func: Callable[P, R], /) -> LambdaTaskWrapper[P, R]: ...
+
+
+@overload
+def lambda_task(
+    **options: Unpack[OptionNames],
+) -> Callable[[Callable[P, R]], LambdaTaskWrapper[P, R]]: ...
+
+
+def lambda_task(
+    func: Callable[..., Any] | None = None, /, **options: Unpack[OptionNames]
+) -> Any:
+    """Make a function, `def` or `async def`, a task.
+
+    With and without parentheses. The options are those of TaskOptions. Raises TypeError or
+    ValueError, at decoration, for a signature or options that can't be a task's.
+    """
+    if func is None:
+        return functools.partial(_make, options=options)
+    return _make(func, options)
+
+
+def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]:
+    check_signature(func, takes_context=options.get("takes_context", False))
+    parameters = list(inspect.signature(func).parameters)
+    parsed = parse_options(func.__qualname__, options, parameters=parameters)
+    task = LambdaTaskWrapper(func, parsed)
+    registry.register(task)
+    return task

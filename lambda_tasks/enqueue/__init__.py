@@ -1,0 +1,1 @@
+"""The way out: from a call, through the transaction, to the queue."""

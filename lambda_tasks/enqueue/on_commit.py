@@ -1,0 +1,211 @@
+"""Joins the caller's transaction: what is enqueued in it leaves after its commit, together.
+
+A durable message is stored in the transaction itself; after the commit everything is sent and
+what the queue accepted is marked as sent.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+from asgiref.sync import SyncToAsync, sync_to_async
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from ..core.message import Outgoing
+from ..errors import EnqueueError
+from ..ports import Outbox
+
+logger = logging.getLogger("lambda_tasks")
+
+
+class Sender(Protocol):
+    """Hands messages to their transport; returns the reason for each that was not accepted."""
+
+    def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """From a thread without an event loop."""
+
+    async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """See send()."""
+
+
+class Enqueuer:
+    """The door of the way out."""
+
+    def __init__(self, outbox: Outbox, sender: Sender) -> None:
+        self._outbox = outbox
+        self._sender = sender
+        self._gathering: dict[_Place, list[_Caller]] = {}
+        self._joining: set[asyncio.Task[None]] = set()
+
+    def enqueue(self, messages: Sequence[Outgoing], *, using: str) -> None:
+        """Send messages once the transaction on `using` commits, at once outside of one.
+
+        Raises EnqueueError for direct messages that were not accepted, where it sends at once.
+        """
+        connection = connections[using]
+        stored_at_once = using == self._outbox.alias
+        if stored_at_once:
+            self.store(messages)
+        hand_over = _joinable(connection, self)
+        if hand_over is None:
+            hand_over = HandOver(self)
+            hand_over.add(messages, stored=stored_at_once)
+            transaction.on_commit(hand_over, using=using)
+        else:
+            hand_over.add(messages, stored=stored_at_once)
+
+    async def aenqueue(self, messages: Sequence[Outgoing], *, using: str) -> None:
+        """See enqueue().
+
+        Calls that are made while a hop to the connection's thread is under way share the next.
+        """
+        loop = asyncio.get_running_loop()
+        place = (loop, SyncToAsync.thread_sensitive_context.get(None), using)
+        caller = _Caller(messages, loop.create_future())
+        if place in self._gathering:
+            self._gathering[place].append(caller)
+        else:
+            self._gathering[place] = [caller]
+            task = loop.create_task(self._join(place))
+            self._joining.add(task)
+            task.add_done_callback(self._joining.discard)
+        await caller.done
+
+    async def _join(self, place: "_Place") -> None:
+        callers = self._gathering.pop(place)
+        messages = [outgoing for caller in callers for outgoing in caller.messages]
+        try:
+            left = await sync_to_async(self._join_or_store)(messages, place[2])
+            failures = await self.asend_stored(left) if left else {}
+        except BaseException as error:
+            for caller in callers:
+                caller.fail(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for caller in callers:
+                caller.finish(failures)
+
+    def _join_or_store(self, messages: Sequence[Outgoing], using: str) -> Sequence[Outgoing]:
+        """On the connection's thread: join its transaction, or give back what is to be sent."""
+        if connections[using].in_atomic_block:
+            self.enqueue(messages, using=using)
+            return ()
+        self.store(messages)
+        return messages
+
+    def send_stored(self, messages: Sequence[Outgoing]) -> None:
+        """Send now. Raises EnqueueError for direct messages that were not accepted."""
+        failures = self._sender.send(messages)
+        self._mark_sent(messages, failures)
+        _raise_for_direct(messages, failures)
+
+    async def asend_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """Send now; return the reason for each that was not accepted, by invocation id."""
+        failures = await self._sender.asend(messages)
+        if any(outgoing.message.durable for outgoing in messages):
+            await sync_to_async(self._mark_sent)(messages, failures)
+        return failures
+
+    def store(self, messages: Sequence[Outgoing]) -> None:
+        """Write the QUEUED records of the durable ones."""
+        durable = [outgoing for outgoing in messages if outgoing.message.durable]
+        if durable:
+            self._outbox.insert_queued(durable)
+
+    def _mark_sent(self, messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:
+        """After the send, so a failure here is only logged: the relay would send once more."""
+        durable = [each.message.invocation_id for each in messages if each.message.durable]
+        sent = [id for id in durable if id not in failures]
+        for id in set(durable) - set(sent):
+            logger.error("%s was stored and could not be sent yet: %s", id, failures[id])
+        if not sent:
+            return
+        try:
+            self._outbox.mark_sent(sent)
+        except Exception:
+            logger.exception("%d messages were sent and could not be marked as sent", len(sent))
+
+
+class HandOver:
+    """The on_commit hook of one transaction's neighbouring calls."""
+
+    def __init__(self, enqueuer: Enqueuer) -> None:
+        self.enqueuer = enqueuer
+        self.is_open = True
+        self._messages: list[Outgoing] = []
+        self._unstored: list[Outgoing] = []
+
+    def add(self, messages: Sequence[Outgoing], *, stored: bool) -> None:
+        self._messages.extend(messages)
+        if not stored:
+            self._unstored.extend(messages)
+
+    def __call__(self) -> None:
+        self.is_open = False
+        if self._unstored:
+            self.enqueuer.store(self._unstored)
+        self.enqueuer.send_stored(self._messages)
+
+
+class _Caller:
+    """One aenqueue() call that waits."""
+
+    def __init__(self, messages: Sequence[Outgoing], done: "asyncio.Future[None]") -> None:
+        self.messages = messages
+        self.done = done
+
+    def finish(self, failures: dict[UUID, str]) -> None:
+        try:
+            _raise_for_direct(self.messages, failures)
+        except EnqueueError as error:
+            self.fail(error)
+        else:
+            if not self.done.done():
+                self.done.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        if self.done.done():
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self.done.cancel()
+        else:
+            self.done.set_exception(error)
+
+
+_Place = tuple[asyncio.AbstractEventLoop, Any, str]
+"""Where calls can share a hop: the loop, the thread-sensitive context, the database."""
+
+
+def _joinable(connection: BaseDatabaseWrapper, enqueuer: Enqueuer) -> HandOver | None:
+    """The hook that these messages may join: the transaction's last, under the same savepoints.
+
+    One that is not the last would overtake other hooks; one under other savepoints would be
+    rolled back with them, or outlive them.
+    """
+    if not connection.run_on_commit or _is_under_a_test_case(connection):
+        return None
+    savepoints, hook = connection.run_on_commit[-1][:2]
+    if not isinstance(hook, HandOver) or hook.enqueuer is not enqueuer or not hook.is_open:
+        return None
+    return hook if savepoints == set(connection.savepoint_ids) else None
+
+
+def _is_under_a_test_case(connection: BaseDatabaseWrapper) -> bool:
+    """Directly in a TestCase's own transaction each call has a hook of its own, so that
+    captureOnCommitCallbacks sees the hook of a call that is made within it."""
+    blocks = connection.atomic_blocks
+    return bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
+
+
+def _raise_for_direct(messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:
+    own = {
+        each.message.invocation_id: failures[each.message.invocation_id]
+        for each in messages
+        if not each.message.durable and each.message.invocation_id in failures
+    }
+    if own:
+        raise EnqueueError(own)

@@ -1,0 +1,95 @@
+"""From a checked call to a message that is ready to leave.
+
+Whatever can be known at the call is raised here, so that the caller's transaction can roll back.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .. import conf
+from ..core.message import Message, Outgoing, check_size
+from ..core.retries import MAX_DELAY_S
+from .transports import sqs
+
+MAX_GROUP_KEY_CHARACTERS: Final = 128
+"""Of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
+
+
+def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | None) -> Outgoing:
+    """Encode a message for a queue. `durable` is None where the setting decides.
+
+    Raises ImproperlyConfigured for an unknown queue, ValueError for a delay or a group key out of
+    range and for text that can't travel, MessageTooLarge.
+    """
+    settings = conf.current()
+    destination = settings.queue(queue)
+    check_delay(delay_s)
+    _check_group_key(message)
+    if isinstance(destination, conf.BatchQueue):
+        raise ImproperlyConfigured(
+            f"LAMBDA_TASKS_QUEUES[{queue!r}] is an AWS Batch queue, which this release does not "
+            "send to. Use an SQS queue."
+        )
+    message = _with(message, durable=_is_durable(settings, destination, durable))
+    body = message.encode()
+    if isinstance(destination, conf.SQSQueue):
+        check_size(body, task_name=message.task_name, limit_bytes=sqs.MAX_MESSAGE_BYTES)
+    return Outgoing(
+        message=message, body=body, queue=queue, delay_s=delay_s or _wait_s(message.run_after)
+    )
+
+
+def check_delay(delay_s: object) -> None:
+    """Raise ValueError unless it is a number of seconds that SQS can delay a message."""
+    is_number = isinstance(delay_s, int) and not isinstance(delay_s, bool)
+    if not is_number or not 0 <= delay_s <= MAX_DELAY_S:  # type: ignore[operator]
+        raise ValueError(
+            f"delay is {delay_s!r}. Use whole seconds from 0 to {MAX_DELAY_S}; for later than "
+            "that there is run_after."
+        )
+
+
+def check_run_after(run_after: datetime | timedelta) -> datetime:
+    """The moment that is meant. Raises ValueError for a naive datetime."""
+    if isinstance(run_after, timedelta):
+        return datetime.now(UTC) + run_after
+    if run_after.tzinfo is None:
+        raise ValueError(
+            f"run_after is {run_after!r}, which has no time zone. Use django.utils.timezone.now() "
+            "and what follows from it."
+        )
+    return run_after
+
+
+def _check_group_key(message: Message) -> None:
+    key = message.group_key
+    if key is not None and not 0 < len(key) <= MAX_GROUP_KEY_CHARACTERS:
+        raise ValueError(
+            f"group_key has {len(key)} characters. SQS takes 1 to {MAX_GROUP_KEY_CHARACTERS}."
+        )
+
+
+def _is_durable(
+    settings: conf.Settings, destination: conf.Queue, durable: bool | None
+) -> bool:
+    if settings.noop_execution or settings.eager:
+        return False
+    if isinstance(destination, conf.DatabaseQueue):
+        return True  # the row is the queue
+    return settings.durable if durable is None else durable
+
+
+def _wait_s(run_after: datetime | None) -> int:
+    """Seconds until then, as far as SQS can delay; the rest waits on arrival."""
+    if run_after is None:
+        return 0
+    wait = (run_after - datetime.now(UTC)).total_seconds()
+    return round(min(max(wait, 0), MAX_DELAY_S))
+
+
+def _with(message: Message, *, durable: bool) -> Message:
+    from dataclasses import replace
+
+    return replace(message, durable=durable) if durable != message.durable else message

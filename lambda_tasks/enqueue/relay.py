@@ -1,0 +1,50 @@
+"""Sends what was stored and, for whatever reason, not sent.
+
+Several at once are safe: a message that two of them send is claimed once.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+
+from ..core.message import Outgoing
+from ..core.retries import MAX_DELAY_S
+from ..ports import Outbox
+
+logger = logging.getLogger("lambda_tasks")
+
+GRACE: Final = timedelta(seconds=30)
+"""So long the process that stored a message has to send it itself."""
+
+LIMIT: Final = 1000
+"""Messages in one round, so that a handler's invocation does not grow long over it."""
+
+
+class Relay:
+    """`asend` sends and returns the reason for each message that was not accepted."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        asend: Callable[[Sequence[Outgoing]], Awaitable[dict[UUID, str]]],
+    ) -> None:
+        self._outbox = outbox
+        self._asend = asend
+
+    async def run_once(self, *, grace: timedelta = GRACE) -> int:
+        """Send what is older than `grace` and due within SQS's longest delay; how many went."""
+        due = await sync_to_async(self._outbox.unsent)(
+            older_than=grace, due_within=timedelta(seconds=MAX_DELAY_S), limit=LIMIT
+        )
+        if not due:
+            return 0
+        failures = await self._asend(due)
+        sent = [each.message.invocation_id for each in due]
+        sent = [id for id in sent if id not in failures]
+        await sync_to_async(self._outbox.mark_sent)(sent)
+        logger.info("The relay sent %d of %d messages that were left.", len(sent), len(due))
+        return len(sent)

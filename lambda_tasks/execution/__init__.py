@@ -1,0 +1,1 @@
+"""The way in: from a delivery, through the claim, to a finished record."""

@@ -1,0 +1,188 @@
+"""One attempt against the database: its transaction, its outcome, its record. Synchronous.
+
+A worker process calls it directly; a lane calls it by hops onto the thread of its connection.
+"""
+
+import logging
+import random
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from django.db import transaction
+
+from ..context import TaskContext
+from ..core.arguments import result_to_json
+from ..core.lifecycle import Claim, Failed, Outcome, Retried, Succeeded
+from ..core.message import Message, Outgoing
+from ..core.retries import JITTER_S, retry_id
+from ..errors import LeaseLost, MaxRetriesExceededError
+from ..ports import Lock, Records
+from . import connections
+
+if TYPE_CHECKING:
+    from ..decorators import LambdaTaskWrapper
+
+logger = logging.getLogger("lambda_tasks")
+
+PACKAGE: Final = str(Path(__file__).parent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What is to be run: a claimed message and the limits that hold for it."""
+
+    message: Message
+    claim: Claim
+    queue: str
+    soft_s: float
+    hard_s: float
+    max_retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended, in its record; None where the record is another's by now."""
+
+    outcome: Outcome | None
+    retry: Outgoing | None = None
+
+
+def context_of(run: Run, metadata: Mapping[str, Any]) -> TaskContext:
+    """What the task of a run may know of it, from now on."""
+    return TaskContext(
+        task_name=run.message.task_name,
+        invocation_id=run.message.invocation_id,
+        attempt=run.claim.attempt,
+        n_retries=run.message.n_retries,
+        deadline=time.monotonic() + run.soft_s,
+        metadata=metadata,
+    )
+
+
+class Attempt:
+    """Call begin(), then the task, then succeed() or fail(), all on one thread."""
+
+    def __init__(
+        self, run: Run, task: "LambdaTaskWrapper[Any, Any]", *, records: Records, lock: Lock
+    ) -> None:
+        self.run = run
+        self.task = task
+        self._records = records
+        self._lock = lock
+        self._held = ExitStack()
+        self._transaction: AbstractContextManager[Any] | None = None
+
+    def begin(self) -> None:
+        """Take the lock of a singleton and open the transaction. Raises LockError."""
+        connections.refresh()
+        if self.task.options.singleton:
+            self._held.enter_context(
+                self._lock.held(self._lock_key(), timeout_s=self.run.hard_s)
+            )
+        if self.task.options.atomic:
+            self._transaction = transaction.atomic(using=self._records.alias)
+            self._transaction.__enter__()
+
+    def call(self, context: TaskContext) -> Any:
+        """Call the function; of an async one this makes the coroutine."""
+        return self.task.run(self.task.arguments.from_json(self.run.message.kwargs), context)
+
+    def succeed(self, result: object) -> Ended:
+        """Write SUCCESS in the task's own transaction and commit the two together.
+
+        Raises TypeError for a result that is no JSON, LeaseLost, and what the database raises.
+        """
+        outcome = Succeeded(result_to_json(result, task_name=self.task.name))
+        self._records.close(self.run.claim, outcome)
+        self._end_transaction(None)
+        self._held.close()
+        return Ended(outcome)
+
+    def fail(self, error: BaseException) -> Ended:
+        """Roll the task's writes back and write what follows from the error.
+
+        Raises what the database raises: then nothing is known, and the delivery must come back.
+        """
+        self._end_transaction(error)
+        self._held.close()
+        if isinstance(error, LeaseLost):
+            return Ended(None)
+        outcome, retry = self._consequence(error)
+        try:
+            self._records.close(self.run.claim, outcome, retry=retry)
+        except LeaseLost:
+            # Also where the commit went through and only its answer, or a hook after it, failed.
+            logger.exception(
+                "%s (%s) had an error after its record was closed",
+                self.task.name, self.run.message.invocation_id, exc_info=error,
+            )  # fmt: skip
+            return Ended(None)
+        return Ended(outcome, retry)
+
+    def abandon(self) -> None:
+        """Roll back and leave the record as it is: the lease brings the task back."""
+        self._end_transaction(InterruptedError())
+        self._held.close()
+
+    def _end_transaction(self, error: BaseException | None) -> None:
+        current, self._transaction = self._transaction, None
+        if current is None:
+            return
+        if error is None:
+            current.__exit__(None, None, None)
+            return
+        try:
+            current.__exit__(type(error), error, error.__traceback__)
+        except Exception:
+            # The connection is gone, and its transaction with it.
+            logger.warning("%s: the rollback failed", self.task.name, exc_info=True)
+
+    def _consequence(self, error: BaseException) -> tuple[Outcome, Outgoing | None]:
+        rule, n_retries = self.task.options.retry_rule, self.run.message.n_retries
+        text = _format(error)
+        if rule.ignores(error):
+            return Succeeded(traceback=text), None
+        if not rule.retries(error):
+            return Failed(text), None
+        if n_retries >= self.run.max_retries:
+            limit = MaxRetriesExceededError(task_name=self.task.name, n_retries=n_retries)
+            return Failed(f"{text}\n{_format(limit)}"), None
+        delay_s = rule.delay_s(error, n_retries=n_retries, jitter_s=random.uniform(*JITTER_S))
+        return Retried(text, timedelta(seconds=delay_s)), self._retry(delay_s)
+
+    def _retry(self, delay_s: float) -> Outgoing:
+        message = self.run.message
+        retry = replace(
+            message,
+            invocation_id=retry_id(message.invocation_id),
+            n_retries=message.n_retries + 1,
+            durable=True,
+            run_after=None,
+            root_id=message.root_id or message.invocation_id,
+            retry_of=message.invocation_id,
+        )
+        return Outgoing(retry, retry.encode(), self.run.queue, round(delay_s))
+
+    def _lock_key(self) -> str:
+        kwargs = self.run.message.kwargs
+        values = [f"{name}={kwargs.get(name)!r}" for name in self.task.options.singleton_by]
+        return ".".join(["lambda_tasks.singleton_lock", self.task.name, *values])
+
+
+def _format(error: BaseException) -> str:
+    """The traceback from the task's own code on."""
+    return "".join(traceback.format_exception(type(error), error, _from_the_task(error)))
+
+
+def _from_the_task(error: BaseException) -> TracebackType | None:
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        step = step.tb_next
+    return step or error.__traceback__

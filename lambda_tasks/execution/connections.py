@@ -1,0 +1,36 @@
+"""Keeps a thread's database connections from one attempt to the next, and no dead ones.
+
+Django closes connections at the end of each request, by their age. Between tasks that would mean
+a new connection for each; instead one is checked when it has idled, or has had an error.
+"""
+
+import time
+import weakref
+from typing import Final
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+IDLE_S: Final = 5.0
+"""After so long a frozen container, or a server's idle timeout, may have ended a connection."""
+
+_last_used: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, float]" = weakref.WeakKeyDictionary()
+
+
+def refresh() -> None:
+    """Close what is unusable among this thread's connections; they are opened again on use."""
+    now = time.time()
+    for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block or connection.connection is None:
+            continue
+        idled_s = now - _last_used.get(connection, now)
+        if connection.errors_occurred or idled_s > IDLE_S:
+            _close_if_unusable(connection)
+        _last_used[connection] = now
+
+
+def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:
+    if connection.is_usable():
+        connection.errors_occurred = False
+    else:
+        connection.close()

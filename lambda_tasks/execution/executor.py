@@ -1,0 +1,275 @@
+"""One executor for every place a task runs: from deliveries to what becomes of each.
+
+Read `Executor.run` like a sentence: parse, claim, run each, tell.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+
+from ..conf import Settings
+from ..context import TaskContext
+from ..core.lifecycle import Claim, Refusal, Refused
+from ..core.message import Message, Outgoing, decode
+from ..errors import MessageRefused
+from ..logging import task_logger
+from ..ports import ClaimRequest, Records
+from .attempt import Attempt, Ended, Run
+from .lanes import Lanes
+from .process_main import Job
+from .process_pool import ProcessPool
+
+if TYPE_CHECKING:
+    from ..decorators import LambdaTaskWrapper
+
+    Task = LambdaTaskWrapper[Any, Any]
+
+logger = logging.getLogger("lambda_tasks")
+
+LEASE_MARGIN_S: Final = 30.0
+"""A lease outlives the hard timeout by this much: to kill, to roll back, to write the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One arrival of a message. `id` is the queue's own name for it."""
+
+    id: str
+    body: object
+    fallback_id: UUID
+    enqueued_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the queue is to be told: done, or back again, perhaps after some seconds."""
+
+    acknowledge: bool
+    again_in_s: float | None = None
+
+
+DONE: Final = Settlement(acknowledge=True)
+BACK: Final = Settlement(acknowledge=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A delivery that names a task."""
+
+    delivery: Delivery
+    message: Message
+    task: "Task"
+
+    @property
+    def queue(self) -> str:
+        return self.message.queue or self.task.options.queue
+
+
+class Executor:
+    """Runs tasks in lanes and worker processes, and keeps their records."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        settings: Callable[[], Settings],
+        resolve: Callable[[str], "Task"],
+        make_attempt: Callable[[Run, Mapping[str, Any]], tuple[Attempt, TaskContext]],
+        send_retry: Callable[[Outgoing], Awaitable[None]],
+        lanes: Lanes,
+        processes: ProcessPool,
+    ) -> None:
+        self._records = records
+        self._settings = settings
+        self._resolve = resolve
+        self._make_attempt = make_attempt
+        self._send_retry = send_retry
+        self._lanes = lanes
+        self._processes = processes
+
+    async def run(
+        self,
+        deliveries: Sequence[Delivery],
+        *,
+        deadline: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        settled: Callable[[str, Settlement], None] = lambda id, settlement: None,
+    ) -> dict[str, Settlement]:
+        """Run what can be run and return what becomes of each delivery, by its id.
+
+        `deadline`, in monotonic seconds, is when all must be told. `settled` hears of each as
+        soon as its outcome is durable. Raises nothing for a task's sake.
+        """
+        asked, settlements = self._parse(deliveries)
+        claimed = await self._claim(asked, settlements, deadline)
+        for id, settlement in settlements.items():
+            settled(id, settlement)
+
+        async def one(item: _Asked, claim: Claim) -> None:
+            settlement = await self._run_one(item, claim, deadline, metadata or {})
+            settlements[item.delivery.id] = settlement
+            settled(item.delivery.id, settlement)
+
+        await asyncio.gather(*(one(item, claim) for item, claim in claimed))
+        return settlements
+
+    async def aclose(self) -> None:
+        """End lanes and worker processes."""
+        await self._lanes.aclose()
+        self._processes.close()
+
+    def _parse(
+        self, deliveries: Sequence[Delivery]
+    ) -> tuple[list[_Asked], dict[str, Settlement]]:
+        asked: list[_Asked] = []
+        refused: dict[str, Settlement] = {}
+        for delivery in deliveries:
+            try:
+                message = decode(delivery.body, fallback_id=delivery.fallback_id)
+                asked.append(_Asked(delivery, message, self._resolve(message.task_name)))
+            except MessageRefused as reason:
+                logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)
+                refused[delivery.id] = BACK
+            except Exception:
+                logger.exception("%s goes back to its queue: its task's module fails", delivery.id)
+                refused[delivery.id] = BACK
+        return asked, refused
+
+    async def _claim(
+        self,
+        asked: Sequence[_Asked],
+        settlements: dict[str, Settlement],
+        deadline: float | None,
+    ) -> list[tuple[_Asked, Claim]]:
+        if not asked:
+            return []
+        requests = [
+            ClaimRequest(
+                message=item.message,
+                queue=item.queue,
+                enqueued_at=item.delivery.enqueued_at,
+                rerun_when_lost=item.task.options.on_lost == "rerun",
+            )
+            for item in asked
+        ]
+        try:
+            verdicts = await sync_to_async(self._records.claim)(
+                requests,
+                lease=self._lease(asked, deadline),
+                max_attempts=self._settings().max_attempts,
+            )
+        except Exception:
+            logger.exception("%d messages could not be claimed and go back", len(asked))
+            settlements.update((item.delivery.id, BACK) for item in asked)
+            return []
+        return self._granted(asked, verdicts, settlements)
+
+    def _granted(
+        self,
+        asked: Sequence[_Asked],
+        verdicts: Mapping[UUID, Claim | Refused],
+        settlements: dict[str, Settlement],
+    ) -> list[tuple[_Asked, Claim]]:
+        granted: dict[UUID, tuple[_Asked, Claim]] = {}
+        for item in asked:
+            id = item.message.invocation_id
+            verdict = verdicts[id]
+            if isinstance(verdict, Claim) and id in granted:
+                # Twice in one batch: the second comes back and finds it finished.
+                verdict = Refused(Refusal.HELD, again_in_s=self._limits(item.task)[1])
+            if isinstance(verdict, Claim):
+                granted[id] = (item, verdict)
+            else:
+                settlements[item.delivery.id] = _settle_refused(item, verdict)
+        return list(granted.values())
+
+    async def _run_one(
+        self, item: _Asked, claim: Claim, deadline: float | None, metadata: Mapping[str, Any]
+    ) -> Settlement:
+        try:
+            run = self._run(item, claim, deadline)
+            ended = await self._attempt(run, item.task, metadata)
+        except Exception:
+            # Its outcome is not known to be durable: the redelivery reads the truth.
+            logger.exception("%s (%s) goes back", item.task.name, item.message.invocation_id)
+            return BACK
+        if ended.retry is not None:
+            await self._send_retry(ended.retry)
+        _log_end(item, ended)
+        return DONE if ended.outcome is not None else BACK
+
+    async def _attempt(self, run: Run, task: "Task", metadata: Mapping[str, Any]) -> Ended:
+        if task.is_async:
+            attempt, context = self._make_attempt(run, metadata)
+            return await self._lanes.run(attempt, context)
+        try:
+            return await self._processes.run(Job(run, dict(metadata)))
+        except BaseException as error:
+            if not _is_end_of_process(error):
+                raise
+            attempt, _ = self._make_attempt(run, metadata)
+            return await sync_to_async(attempt.fail)(error)
+
+    def _run(self, item: _Asked, claim: Claim, deadline: float | None) -> Run:
+        soft_s, hard_s = self._limits(item.task)
+        if deadline is not None:
+            # Where the place ends sooner than the task's limits, the task hears of it in time.
+            left = max(deadline - time.monotonic(), 0.2)
+            hard_s = min(hard_s, left)
+            soft_s = min(soft_s, hard_s * 0.9)
+        limit = item.task.options.max_retries
+        return Run(
+            message=item.message,
+            claim=claim,
+            queue=item.queue,
+            soft_s=soft_s,
+            hard_s=hard_s,
+            max_retries=self._settings().max_retries if limit is None else limit,
+        )
+
+    def _limits(self, task: "Task") -> tuple[float, float]:
+        settings, options = self._settings(), task.options
+        hard_s = options.hard_timeout or settings.default_hard_timeout
+        soft_s = options.soft_timeout or min(settings.default_soft_timeout, hard_s * 0.9)
+        return min(soft_s, hard_s), hard_s
+
+    def _lease(self, asked: Sequence[_Asked], deadline: float | None) -> timedelta:
+        """Long enough for every one of a batch that is claimed together to wait and to run."""
+        seconds = max(self._limits(item.task)[1] for item in asked)
+        if deadline is not None:
+            seconds = max(deadline - time.monotonic(), 0.0)
+        return timedelta(seconds=math.ceil(seconds + LEASE_MARGIN_S))
+
+
+def _is_end_of_process(error: BaseException) -> bool:
+    from ..errors import HardTimeLimitExceeded, WorkerProcessDied
+
+    return isinstance(error, HardTimeLimitExceeded | WorkerProcessDied)
+
+
+def _settle_refused(item: _Asked, refused: Refused) -> Settlement:
+    if refused.acknowledge:
+        task_logger.info(
+            "%s %s is %s already: its delivery is done with",
+            item.task.name, item.message.invocation_id, refused.refusal.name.lower(),
+        )  # fmt: skip
+        return DONE
+    logger.warning(
+        "%s %s goes back to its queue: %s",
+        item.task.name, item.message.invocation_id, refused.refusal.name.lower(),
+    )  # fmt: skip
+    waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE)
+    return Settlement(acknowledge=False, again_in_s=refused.again_in_s if waits else None)
+
+
+def _log_end(item: _Asked, ended: Ended) -> None:
+    outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
+    task_logger.info("%s %s: %s", item.task.name, item.message.invocation_id, outcome)

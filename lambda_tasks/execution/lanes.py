@@ -1,0 +1,126 @@
+"""Runs async tasks concurrently, each on a thread and a database connection of its own.
+
+A lane is a long-lived coroutine in a thread-sensitive context: every hop that the task it runs
+makes lands on the lane's own thread, so that a transaction opened there holds for all of them.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine
+from typing import Any
+
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+
+from ..context import TaskContext, current_run
+from .attempt import Attempt, Ended
+from .timeouts import Limited
+
+
+class Lanes:
+    """So many lanes, started when they are first needed, on the loop that needs them."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._waiting: asyncio.Queue[_Job] = asyncio.Queue()
+        self._lanes: list[asyncio.Task[None]] = []
+        self._busy = 0
+
+    async def run(self, attempt: Attempt, context: TaskContext) -> Ended:
+        """Run one attempt on the next free lane."""
+        job = _Job(attempt, context, asyncio.get_running_loop().create_future())
+        self._waiting.put_nowait(job)
+        self._start_one_if_needed()
+        return await job.ended
+
+    async def aclose(self) -> None:
+        """End the lanes, and with them their threads."""
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+        self._lanes.clear()
+
+    def _start_one_if_needed(self) -> None:
+        idle = len(self._lanes) - self._busy
+        if idle < self._waiting.qsize() and len(self._lanes) < self._count:
+            # In an empty context: an enclosing thread-sensitive one would be shared by all.
+            lane = asyncio.get_running_loop().create_task(
+                self._work(), context=contextvars.Context()
+            )
+            self._lanes.append(lane)
+
+    async def _work(self) -> None:
+        async with ThreadSensitiveContext():
+            while True:
+                job = await self._waiting.get()
+                self._busy += 1
+                try:
+                    job.finish(await _run(job.attempt, job.context))
+                except Exception as error:
+                    job.fail(error)
+                finally:
+                    self._busy -= 1
+
+
+class _Job:
+    def __init__(
+        self, attempt: Attempt, context: TaskContext, ended: "asyncio.Future[Ended]"
+    ) -> None:
+        self.attempt = attempt
+        self.context = context
+        self.ended = ended
+
+    def finish(self, ended: Ended) -> None:
+        if not self.ended.done():
+            self.ended.set_result(ended)
+
+    def fail(self, error: Exception) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+
+async def _run(attempt: Attempt, context: TaskContext) -> Ended:
+    try:
+        await sync_to_async(attempt.begin)()
+        result = await _in_a_task_of_its_own(attempt, context)
+        return await sync_to_async(attempt.succeed)(result)
+    except asyncio.CancelledError:
+        await sync_to_async(attempt.abandon)()
+        raise
+    except BaseException as error:
+        return await sync_to_async(attempt.fail)(error)
+
+
+async def _in_a_task_of_its_own(attempt: Attempt, context: TaskContext) -> Any:
+    """With a copy of the lane's context, so that nothing of it is left for the next task."""
+    own = contextvars.copy_context()
+    own.run(current_run.set, context)
+    limited = _captured(attempt, context)
+    task = asyncio.get_running_loop().create_task(limited, context=own)
+    try:
+        result, error = await task
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task])
+        raise
+    if error is not None:
+        raise error
+    return result
+
+
+async def _captured(attempt: Attempt, context: TaskContext) -> tuple[Any, BaseException | None]:
+    """The error by value: asyncio lets a SystemExit of a task end the whole loop."""
+    try:
+        coroutine: Coroutine[Any, Any, Any] = attempt.call(context)
+        run = attempt.run
+        return await Limited(coroutine, soft_s=run.soft_s, hard_s=run.hard_s), None
+    except BaseException as error:
+        return None, _as_outcome(error)
+
+
+def _as_outcome(error: BaseException) -> BaseException:
+    """A task that cancels itself has failed; for the lane a cancellation means its own end."""
+    if not isinstance(error, asyncio.CancelledError):
+        return error
+    failure = RuntimeError("The task was cancelled from within.")
+    failure.__cause__ = error
+    return failure

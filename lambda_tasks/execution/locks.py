@@ -1,0 +1,73 @@
+"""The lock that keeps a singleton alone: in the cache's Redis, or in the database.
+
+A courtesy, not an authority: a Redis that fails over may let two in. That one invocation does not
+run twice at once is the claim's business.
+"""
+
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+from django.core.cache import caches
+
+from ..ports import Records
+
+
+class SingletonLocks:
+    """Takes without waiting, holds for a time at most, is released by its owner only."""
+
+    def __init__(self, records: Records, *, cache_alias: Callable[[], str]) -> None:
+        self._records = records
+        self._cache_alias = cache_alias
+
+    @contextlib.contextmanager
+    def held(self, key: str, *, timeout_s: float) -> Iterator[None]:
+        """Held in the body. Raises redis.exceptions.LockError where another holds it."""
+        client = _redis_client(caches[self._cache_alias()])
+        lock = _in_redis(client, key, timeout_s) if client else self._in_database(key, timeout_s)
+        with lock:
+            yield
+
+    @contextlib.contextmanager
+    def _in_database(self, key: str, timeout_s: float) -> Iterator[None]:
+        digest, token = hashlib.sha256(key.encode()).hexdigest(), uuid.uuid4()
+        if not self._records.acquire_lock(digest, token, timeout=timedelta(seconds=timeout_s)):
+            raise _taken(key)
+        try:
+            yield
+        finally:
+            self._records.release_lock(digest, token)
+
+
+@contextlib.contextmanager
+def _in_redis(client: Any, key: str, timeout_s: float) -> Iterator[None]:
+    from redis.exceptions import LockError
+
+    lock = client.lock(key, timeout=timeout_s, blocking=False)
+    if not lock.acquire():
+        raise _taken(key)
+    try:
+        yield
+    finally:
+        # It may have run out, and be another's by now.
+        with contextlib.suppress(LockError):
+            lock.release()
+
+
+def _redis_client(cache: Any) -> Any | None:
+    """The Redis client of Django's own RedisCache or of django-redis; None for other caches."""
+    if hasattr(cache, "client") and hasattr(cache.client, "get_client"):
+        return cache.client.get_client(write=True)
+    inner = getattr(cache, "_cache", None)
+    if hasattr(inner, "get_client"):
+        return inner.get_client(write=True)
+    return None
+
+
+def _taken(key: str) -> Exception:
+    from redis.exceptions import LockError
+
+    return LockError(f"{key} is held by another run.")

@@ -1,0 +1,158 @@
+"""The parent's side of the worker processes: started once, reused, replaced when they die.
+
+Pipes and processes only: Lambda has no /dev/shm, and so no semaphores, queues or pools. The
+children come from a fork server, because a process with threads must not be forked.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Final
+
+from ..errors import HardTimeLimitExceeded, LambdaTasksError, WorkerProcessDied
+from .attempt import Ended
+from .process_main import Job, Reply, main
+from .timeouts import HARD_MESSAGE
+
+KILL_GRACE_S: Final = 2.0
+"""How long a task may ignore its hard timeout before its process is killed."""
+
+
+class ProcessPool:
+    """So many worker processes, each started when it is first needed."""
+
+    def __init__(self, count: int) -> None:
+        self._workers = [_Worker() for _ in range(count)]
+        # Last in, first out: a warm one is taken before another is started.
+        self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        for worker in reversed(self._workers):
+            self._free.put_nowait(worker)
+
+    async def run(self, job: Job) -> Ended:
+        """Run one job in the next free process.
+
+        Raises HardTimeLimitExceeded where the process had to be killed, WorkerProcessDied where
+        it ended by itself, LambdaTasksError where it could not write the record.
+        """
+        worker = await self._free.get()
+        try:
+            return await worker.run(job)
+        finally:
+            self._free.put_nowait(worker)
+
+    async def warm_up(self) -> None:
+        """Start all of them now."""
+        await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in self._workers))
+
+    def pids(self) -> list[int]:
+        """The processes that run."""
+        return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    def close(self) -> None:
+        """End them all; what they run is rolled back by the database."""
+        for worker in self._workers:
+            worker.kill()
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Start the process, unless it runs."""
+        if self._process is not None and self._process.is_alive():
+            return
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([f"{__package__}.preload"])
+        self._pipe, child_end = context.Pipe()
+        self._process = context.Process(
+            target=main, args=(child_end,), name="lambda_tasks-worker", daemon=True
+        )
+        self._process.start()
+        child_end.close()
+
+    async def run(self, job: Job) -> Ended:
+        if self._process is None or not self._process.is_alive():
+            await asyncio.to_thread(self.start)
+        reply = await self._answer(job)
+        if reply.ended is None:
+            raise LambdaTasksError(f"The record could not be written: {reply.error}")
+        return reply.ended
+
+    async def _answer(self, job: Job) -> Reply:
+        assert self._process is not None and self._pipe is not None
+        try:
+            self._pipe.send(job)
+            async with asyncio.timeout(job.run.hard_s + KILL_GRACE_S):
+                await _readable(self._pipe.fileno(), self._process.sentinel)
+            reply: Reply = self._pipe.recv()
+        except TimeoutError:
+            self.kill()
+            raise HardTimeLimitExceeded(HARD_MESSAGE.format(job.run.hard_s)) from None
+        except (EOFError, OSError):
+            raise self._death() from None
+        except asyncio.CancelledError:
+            # Nobody waits for the answer any more; the next job must not get it.
+            self.kill()
+            raise
+        return reply
+
+    def kill(self) -> None:
+        """Kill the process and all that it has started."""
+        if self._process is None or self._process.pid is None:
+            return
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._forget()
+
+    def _death(self) -> WorkerProcessDied:
+        assert self._process is not None
+        self._process.join(timeout=1)
+        code = self._process.exitcode
+        self.kill()
+        return WorkerProcessDied(f"The process that ran the task ended {_in_words(code)}.")
+
+    def _forget(self) -> None:
+        if self._process is not None:
+            self._process.join(timeout=5)
+            self._process.close()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+
+async def _readable(*descriptors: int) -> None:
+    """Wait until one of them can be read: an answer, or the end of the process."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    for descriptor in descriptors:
+        loop.add_reader(descriptor, wake)
+    try:
+        await ready
+    finally:
+        for descriptor in descriptors:
+            loop.remove_reader(descriptor)
+
+
+def _in_words(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "without a trace"
+    if exit_code < 0:
+        return f"by {signal.Signals(-exit_code).name}"
+    return f"with exit code {exit_code}"

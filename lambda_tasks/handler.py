@@ -1,0 +1,222 @@
+"""The Lambda handler: takes an event, runs its records, tells Lambda which must come back.
+
+A plain function, as awslambdaric calls it, with one event loop, the worker processes and the
+database connections kept from one invocation to the next.
+"""
+
+import asyncio
+import logging
+import os
+import platform
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from .execution.executor import Delivery, Executor, Settlement
+    from .runtime import Runtime
+
+logger = logging.getLogger("lambda_tasks")
+
+RESPONSE_MARGIN_S: Final = 1.5
+"""Before Lambda's own timeout, to settle and to answer: a timeout would replay the whole batch."""
+
+RELAY_EVERY_S: Final = 60.0
+RELAY_NEEDS_S: Final = 10.0
+
+TAKES: Final = (
+    'This handler takes SQS events, {"lambda_tasks": "ping"} and {"lambda_tasks": "tick"}.'
+)
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """AWS Lambda's entry point. Raises ValueError for an event of another kind."""
+    return _warm().handle(event, context)
+
+
+class LambdaHandler:
+    """What stays from one invocation to the next."""
+
+    def __init__(self) -> None:
+        import django
+        from django.apps import apps
+
+        if not apps.ready:
+            django.setup()
+        self._runner = asyncio.Runner()
+        self._relayed_at = time.monotonic()
+
+    def handle(self, event: Any, context: Any) -> dict[str, Any]:
+        """Answer one event."""
+        match event:
+            case {"Records": [{"eventSource": "aws:sqs"}, *_] as records}:
+                return self._runner.run(self._run_records(records, context))
+            case {"lambda_tasks": "ping"}:
+                return self._runner.run(self._ping())
+            case {"lambda_tasks": "tick"}:
+                return self._runner.run(self._tick())
+        raise ValueError(f"{TAKES} It was given {_kind(event)}.")
+
+    def close(self) -> None:
+        """End lanes, worker processes and connections."""
+        self._runner.run(self._close())
+        self._runner.close()
+
+    @cached_property
+    def _runtime(self) -> "Runtime":
+        from . import runtime
+
+        current = runtime.current()
+        current.portal.adopt(self._runner.get_loop())
+        return current
+
+    @cached_property
+    def _executor(self) -> "Executor":
+        return self._runtime.executor()
+
+    async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
+        deadline = _deadline(context)
+        # All count as failed until their outcome is durable.
+        open_ids = dict.fromkeys(record["messageId"] for record in records)
+
+        def settled(id: str, settlement: "Settlement") -> None:
+            if settlement.acknowledge:
+                open_ids.pop(id, None)
+
+        settlements = await self._executor.run(
+            [_delivery(record) for record in records],
+            deadline=deadline,
+            metadata=_metadata(context),
+            settled=settled,
+        )
+        await self._postpone(records, settlements)
+        await self._relay_now_and_then(deadline)
+        return {"batchItemFailures": [{"itemIdentifier": id} for id in open_ids]}
+
+    async def _postpone(
+        self, records: list[Any], settlements: Mapping[str, "Settlement"]
+    ) -> None:
+        """Make what must wait visible at its time, instead of after the queue's timeout."""
+        for record in records:
+            settlement = settlements.get(record["messageId"])
+            if settlement is None or settlement.again_in_s is None:
+                continue
+            try:
+                await self._runtime.postpone(
+                    record.get("eventSourceARN", ""),
+                    record.get("receiptHandle", ""),
+                    settlement.again_in_s,
+                )
+            except Exception:
+                logger.warning("%s keeps its visibility timeout", record["messageId"], exc_info=True)
+
+    async def _relay_now_and_then(self, deadline: float | None) -> None:
+        now = time.monotonic()
+        hurried = deadline is not None and deadline - now < RELAY_NEEDS_S
+        if hurried or now - self._relayed_at < RELAY_EVERY_S:
+            return
+        self._relayed_at = now
+        try:
+            await self._runtime.relay.run_once()
+        except Exception:
+            logger.exception("The relay failed; it runs again with a later event.")
+
+    async def _tick(self) -> dict[str, Any]:
+        return {"relayed": await self._runtime.relay.run_once()}
+
+    async def _ping(self) -> dict[str, Any]:
+        import django
+
+        self._executor  # noqa: B018 - a ping warms up
+        return {
+            "lambda_tasks": _version(),
+            "django": django.get_version(),
+            "python": platform.python_version(),
+        }
+
+    async def _close(self) -> None:
+        if "_executor" in self.__dict__:
+            await self._executor.aclose()
+        from . import runtime
+
+        await runtime.aclose()
+
+
+_kept: dict[str, LambdaHandler] = {}
+
+
+def _warm() -> LambdaHandler:
+    """The handler of this process; a cold start that fails is tried again by the next event."""
+    pid = str(os.getpid())
+    if pid not in _kept:
+        _kept[pid] = LambdaHandler()
+    return _kept[pid]
+
+
+def close() -> None:
+    """End what a handler in this process has kept; the next event is a cold start."""
+    warm = _kept.pop(str(os.getpid()), None)
+    if warm is not None:
+        warm.close()
+
+
+def _deadline(context: Any) -> float | None:
+    """In monotonic seconds; None where the caller tells no time."""
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    if remaining is None:
+        return None
+    left_s: float = remaining() / 1000
+    return time.monotonic() + left_s - RESPONSE_MARGIN_S
+
+
+def _metadata(context: Any) -> dict[str, Any]:
+    return {
+        "place": "lambda",
+        "aws_request_id": getattr(context, "aws_request_id", None),
+        "function_name": getattr(context, "function_name", None),
+    }
+
+
+def _delivery(record: Mapping[str, Any]) -> "Delivery":
+    from .execution.executor import Delivery
+
+    message_id = record["messageId"]
+    return Delivery(
+        id=message_id,
+        body=record.get("body"),
+        fallback_id=_as_uuid(message_id),
+        enqueued_at=_sent_at(record.get("attributes") or {}),
+    )
+
+
+def _as_uuid(message_id: str) -> UUID:
+    try:
+        return UUID(message_id)
+    except ValueError:
+        return uuid.uuid5(uuid.NAMESPACE_OID, message_id)
+
+
+def _sent_at(attributes: Mapping[str, Any]) -> datetime | None:
+    try:
+        milliseconds = int(attributes["SentTimestamp"])
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _kind(event: Any) -> str:
+    if isinstance(event, Mapping):
+        return f"an object with the keys {sorted(map(str, event))[:10]}"
+    return f"a {type(event).__name__}"
+
+
+def _version() -> str:
+    try:
+        return version("lambda-tasks")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,69 @@
+"""A stored call: what `serialize()` gives, and how to enqueue it later."""
+
+import uuid
+from typing import Any, Self
+from uuid import UUID
+
+import pydantic
+from django.db import DEFAULT_DB_ALIAS
+
+from . import runtime
+from .core.message import Message, Outgoing
+from .enqueue.prepare import prepare
+
+
+class SQSLambdaTaskMessage(pydantic.BaseModel):
+    """What is to run. Keys of other releases are ignored."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    task_name: str
+    kwargs: dict[str, Any]
+    n_retries: int = pydantic.Field(default=0, ge=0)
+    invocation_id: UUID = pydantic.Field(default_factory=uuid.uuid4)
+
+
+class SQSLambdaTask(pydantic.BaseModel):
+    """A payload of `task.serialize()`, enqueued with the same call forms as the task itself.
+
+    The same payload enqueued twice runs once: its invocation id says that it is the same.
+    """
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    message: SQSLambdaTaskMessage
+    delay: int = pydantic.Field(default=0, ge=0, le=900)
+    queue: str = "default"
+
+    def execute_on_commit(self) -> None:
+        """Enqueue it when the current transaction commits, at once outside of one."""
+        runtime.enqueuer().enqueue([self._outgoing()], using=DEFAULT_DB_ALIAS)
+
+    async def aexecute_on_commit(self) -> None:
+        """See execute_on_commit()."""
+        await runtime.enqueuer().aenqueue([self._outgoing()], using=DEFAULT_DB_ALIAS)
+
+    @classmethod
+    def of(cls, outgoing: Outgoing) -> Self:
+        """The payload of a message that is ready to leave."""
+        message = outgoing.message
+        return cls(
+            message=SQSLambdaTaskMessage(
+                task_name=message.task_name,
+                kwargs=message.kwargs,
+                n_retries=message.n_retries,
+                invocation_id=message.invocation_id,
+            ),
+            delay=outgoing.delay_s,
+            queue=outgoing.queue,
+        )
+
+    def _outgoing(self) -> Outgoing:
+        message = Message(
+            task_name=self.message.task_name,
+            kwargs=self.message.kwargs,
+            n_retries=self.message.n_retries,
+            invocation_id=self.message.invocation_id,
+            queue=self.queue,
+        )
+        return prepare(message, queue=self.queue, delay_s=self.delay, durable=None)

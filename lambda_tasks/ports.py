@@ -1,0 +1,90 @@
+"""What the two wings need from outside, as Protocols: the real ones are wired in `runtime`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from .core.batching import BatchLimits
+from .core.lifecycle import Claim, Outcome, Refused
+from .core.message import Message, Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailure:
+    """Why one message was not accepted, and whether sending it again may help."""
+
+    reason: str
+    retryable: bool
+
+
+class Transport(Protocol):
+    """Carries messages to one queue."""
+
+    @property
+    def limits(self) -> BatchLimits:
+        """What one request carries."""
+
+    async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
+        """Send them in one request; for each, in order, None or why it was not accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRequest:
+    """One delivery that asks to run. `rerun_when_lost` is the task's `on_lost`."""
+
+    message: Message
+    queue: str
+    enqueued_at: datetime | None = None
+    rerun_when_lost: bool = True
+
+
+class Outbox(Protocol):
+    """What the way out needs of the records."""
+
+    @property
+    def alias(self) -> str:
+        """The database that holds the records."""
+
+    def insert_queued(self, messages: Iterable[Outgoing]) -> None:
+        """Store messages as QUEUED; one that is there already changes nothing."""
+
+    def mark_sent(self, invocation_ids: Sequence[UUID]) -> None:
+        """Note that the queue has accepted these."""
+
+    def unsent(self, *, older_than: timedelta, due_within: timedelta, limit: int) -> list[Outgoing]:
+        """Messages that no queue has accepted, though there was time, oldest first."""
+
+
+class Records(Protocol):
+    """What the way in needs of the records."""
+
+    @property
+    def alias(self) -> str:
+        """The database that holds the records."""
+
+    def claim(
+        self, requests: Sequence[ClaimRequest], *, lease: timedelta, max_attempts: int
+    ) -> Mapping[UUID, Claim | Refused]:
+        """Claim all that can be claimed, in a number of statements that does not grow."""
+
+    def close(self, claim: Claim, outcome: Outcome, *, retry: Outgoing | None = None) -> None:
+        """Write what an attempt ended in, and the QUEUED record of its retry with it.
+
+        Raises LeaseLost, and changes nothing, where the claim no longer holds.
+        """
+
+    def acquire_lock(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
+        """Take a singleton's lock, unless another holds it and its time is not over."""
+
+    def release_lock(self, key: str, token: UUID) -> None:
+        """Let go of a lock, if it is still this owner's."""
+
+
+class Lock(Protocol):
+    """What keeps a singleton alone."""
+
+    def held(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
+        """Held in the body, for so long at most. Raises LockError where another holds it."""

@@ -1,0 +1,197 @@
+"""The composition root: from the settings to the wired objects of this process.
+
+Everything here is made at first use, and anew after a fork: a child must share neither the event
+loop nor the sockets of its parent.
+"""
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from . import conf, registry
+from .context import TaskContext
+from .core.message import Outgoing
+from .enqueue.dispatcher import Dispatcher
+from .enqueue.modes import ModeSender
+from .enqueue.on_commit import Enqueuer
+from .enqueue.portal import Portal
+from .enqueue.relay import Relay
+from .enqueue.transports.database import DatabaseTransport
+from .enqueue.transports.sqs import SQSClient, SQSTransport, client_options
+from .ports import Transport
+
+if TYPE_CHECKING:
+    from .execution.attempt import Attempt, Run
+    from .execution.executor import Executor
+    from .execution.locks import SingletonLocks
+    from .store import RecordStore
+
+
+class Runtime:
+    """The objects of one process, each made once."""
+
+    def __init__(self) -> None:
+        self.portal = Portal()
+        self._clients: dict[str, SQSClient] = {}
+        self._transports: dict[str, Transport] = {}
+
+    @cached_property
+    def store(self) -> "RecordStore":
+        from .store import RecordStore
+
+        return RecordStore()
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        return Dispatcher(self.transport)
+
+    @cached_property
+    def sender(self) -> ModeSender:
+        return ModeSender(self.portal, self.dispatcher, self._run_now)
+
+    @cached_property
+    def enqueuer(self) -> Enqueuer:
+        return Enqueuer(self.store, self.sender)
+
+    @cached_property
+    def relay(self) -> Relay:
+        return Relay(self.store, self.sender.asend)
+
+    @cached_property
+    def locks(self) -> "SingletonLocks":
+        from .execution.locks import SingletonLocks
+
+        return SingletonLocks(self.store, cache_alias=lambda: conf.current().singleton_cache)
+
+    def transport(self, queue: str) -> Transport:
+        """The transport of a queue. Raises ImproperlyConfigured for an unknown one."""
+        settings = conf.current()
+        destination = settings.queue(queue)
+        if isinstance(destination, conf.SQSQueue):
+            return self.sqs_transport(destination, settings.aws)
+        return self._transports.setdefault("database", DatabaseTransport())
+
+    def sqs_transport(self, queue: conf.SQSQueue, aws: Mapping[str, Any]) -> SQSTransport:
+        """Sends to this queue; queues of one region share a client."""
+        options = client_options(queue.queue_url, aws)
+        client_key = repr(sorted(options.items(), key=lambda item: item[0]))
+        client = self._clients.setdefault(client_key, SQSClient(options))
+        key = f"{client_key} {queue.queue_url}"
+        transport = self._transports.get(key)
+        if not isinstance(transport, SQSTransport):
+            transport = self._transports[key] = SQSTransport(queue.queue_url, client)
+        return transport
+
+    async def postpone(self, queue_arn: str, receipt_handle: str, seconds: float) -> None:
+        """Make a received message visible in so many seconds, where its queue is one of ours."""
+        name, settings = queue_arn.rpartition(":")[2], conf.current()
+        for queue in settings.queues.values():
+            if isinstance(queue, conf.SQSQueue) and queue.queue_url.endswith(f"/{name}"):
+                transport = self.sqs_transport(queue, settings.aws)
+                await transport.postpone(receipt_handle, seconds)
+                return
+
+    def executor(self) -> "Executor":
+        """A new executor, for a handler or a worker to keep."""
+        from .execution.executor import Executor
+        from .execution.lanes import Lanes
+        from .execution.process_pool import ProcessPool
+
+        settings = conf.current()
+        return Executor(
+            records=self.store,
+            settings=conf.current,
+            resolve=registry.resolve,
+            make_attempt=lambda run, metadata: self.attempt(run, metadata=metadata),
+            send_retry=self._send_retry,
+            lanes=Lanes(settings.concurrency),
+            processes=ProcessPool(settings.processes),
+        )
+
+    def attempt(
+        self, run: "Run", *, metadata: Mapping[str, Any]
+    ) -> "tuple[Attempt, TaskContext]":
+        """One attempt of a run, and what its task may know of it."""
+        from .execution.attempt import Attempt, context_of
+
+        task = registry.resolve(run.message.task_name)
+        attempt = Attempt(run, task, records=self.store, lock=self.locks)
+        return attempt, context_of(run, metadata)
+
+    def close(self) -> None:
+        """Send what is still open and close the connections."""
+        if self.portal.has_thread:
+            self.portal.call(self._drain)
+            self.portal.close()
+
+    async def aclose(self) -> None:
+        """See close(). For who has lent the portal its loop."""
+        await self.portal.acall(self._drain)
+        self.portal.close()
+
+    async def _drain(self) -> None:
+        await self.dispatcher.drain()
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _send_retry(self, retry: Outgoing) -> None:
+        await self.enqueuer.asend_stored([retry])
+
+    def _run_now(self, outgoing: Outgoing) -> None:
+        from .execution.eager import run_eagerly
+
+        run_eagerly(outgoing, self)
+
+
+_state: dict[str, Runtime] = {}
+_abandoned: list[Runtime] = []
+_lock = threading.Lock()
+
+
+def current() -> Runtime:
+    """This process's runtime."""
+    runtime = _state.get("current")
+    if runtime is None:
+        with _lock:
+            runtime = _state.setdefault("current", Runtime())
+    return runtime
+
+
+def enqueuer() -> Enqueuer:
+    """The door of the way out."""
+    return current().enqueuer
+
+
+def store() -> "RecordStore":
+    """The records."""
+    return current().store
+
+
+def close() -> None:
+    """Send what is still open and close all connections; a later call starts anew."""
+    runtime = _state.pop("current", None)
+    if runtime is not None:
+        runtime.close()
+
+
+async def aclose() -> None:
+    """See close()."""
+    runtime = _state.pop("current", None)
+    if runtime is not None:
+        await runtime.aclose()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    # Kept, so that nothing of the parent's is closed or complained about by the collector.
+    runtime = _state.pop("current", None)
+    if runtime is not None:
+        _abandoned.append(runtime)
+
+
+atexit.register(close)
+os.register_at_fork(after_in_child=_after_fork_in_child)

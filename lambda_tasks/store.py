@@ -1,0 +1,293 @@
+"""Every statement about records: one method, one transaction, one thread hop.
+
+State changes are conditional on the state that the caller believes in, and all times are the
+database's own, so that no worker's clock decides who owns a record.
+"""
+
+import math
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import router, transaction
+from django.db.models import BooleanField, Case, F, Q, QuerySet, Value, When
+from django.db.models.functions import Now
+
+from .core.lifecycle import (
+    Claim,
+    Failed,
+    Outcome,
+    Refusal,
+    Refused,
+    Retried,
+    Status,
+    Succeeded,
+    outcome_status,
+)
+from .core.message import Message, Outgoing
+from .core.retries import retry_id
+from .errors import LeaseLost
+from .models import SingletonLock, TaskRecord
+from .ports import ClaimRequest
+
+EARLY_DELIVERY: Final = timedelta(seconds=1)
+"""SQS delays in whole seconds, so a message may come a little before its time."""
+
+
+class RecordStore:
+    """The records of this project, in the database that the router names for TaskRecord."""
+
+    @property
+    def alias(self) -> str:
+        """The database that holds the records."""
+        return router.db_for_write(TaskRecord)
+
+    def insert_queued(self, messages: Iterable[Outgoing]) -> None:
+        """Store messages as QUEUED, with one INSERT.
+
+        A message whose invocation is there already changes nothing.
+        """
+        records = [_queued_record(outgoing) for outgoing in messages]
+        self._records.bulk_create(records, ignore_conflicts=True)
+
+    def mark_sent(self, invocation_ids: Sequence[UUID]) -> None:
+        """Note that the queue has accepted these messages."""
+        self._records.filter(id__in=invocation_ids).update(sent_at=Now())
+
+    def claim(
+        self, requests: Sequence[ClaimRequest], *, lease: timedelta, max_attempts: int
+    ) -> Mapping[UUID, Claim | Refused]:
+        """Claim all that can be claimed, in a number of statements that does not grow.
+
+        Direct messages get their record here. What a worker that died has left is taken over
+        once its lease has run out; what was started `max_attempts` times without an outcome is
+        FAILED instead.
+        """
+        token = uuid.uuid4()
+        # In one order everywhere, so that two workers with the same messages can't deadlock.
+        ordered = sorted(requests, key=lambda request: request.message.invocation_id)
+        by_id = {request.message.invocation_id: request for request in ordered}
+        direct = [request for request in by_id.values() if not request.message.durable]
+        if direct:
+            self._records.bulk_create(
+                [_running_record(request, token, lease) for request in direct],
+                ignore_conflicts=True,
+            )
+        self._take(by_id, token, lease, max_attempts)
+        rows = self._read(by_id)
+        verdicts = {
+            id: _verdict(rows.get(id), request, token, max_attempts)
+            for id, request in by_id.items()
+        }
+        self._fail_exhausted(verdicts)
+        return verdicts
+
+    def close(self, claim: Claim, outcome: Outcome, *, retry: Outgoing | None = None) -> None:
+        """Write what an attempt ended in, and the QUEUED record of its retry with it.
+
+        Raises LeaseLost, and changes nothing, where the claim's token is no longer the record's.
+        """
+        with transaction.atomic(using=self.alias, savepoint=False):
+            changed = self._records.filter(
+                id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
+            ).update(**_closing(outcome))
+            if not changed:
+                raise LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
+            if retry is not None:
+                self.insert_queued([retry])
+
+    def unsent(self, *, older_than: timedelta, due_within: timedelta, limit: int) -> list[Outgoing]:
+        """Messages that no queue has accepted, though there was time, oldest first."""
+        records = (
+            self._records.filter(
+                Q(run_after=None) | Q(run_after__lte=Now() + due_within),
+                status=Status.QUEUED,
+                sent_at=None,
+                enqueued_at__lt=Now() - older_than,
+            )
+            .annotate(now=Now())
+            .order_by("enqueued_at")[:limit]
+        )
+        return [_outgoing(record, record.now) for record in records]
+
+    def find(self, invocation_id: UUID) -> TaskRecord | None:
+        """The record of an invocation, or None before there is one."""
+        return self._records.filter(id=invocation_id).first()
+
+    def find_last_retry(self, invocation_id: UUID) -> TaskRecord | None:
+        """The same, or where it was retried the record of its last retry so far."""
+        record = self.find(invocation_id)
+        while record is not None and record.status == Status.RETRYING:
+            retry = self.find(retry_id(record.id))
+            if retry is None:
+                break
+            record = retry
+        return record
+
+    def delete_finished(self, *, before: datetime, limit: int) -> int:
+        """Delete up to `limit` records that were finished before then; return how many."""
+        finished = [status.value for status in Status if status.is_finished]
+        chunk = list(
+            self._records.filter(end_time__lt=before, status__in=finished)
+            .order_by()
+            .values_list("id", flat=True)[:limit]
+        )
+        return self._records.filter(id__in=chunk).delete()[0] if chunk else 0
+
+    def acquire_lock(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
+        """Take a singleton's lock, unless another holds it and its time is not over."""
+        locks = SingletonLock.objects.using(self.alias)
+        locks.filter(key=key, held_until__lt=Now()).delete()
+        locks.bulk_create(
+            [SingletonLock(key=key, token=token, held_until=Now() + timeout)], ignore_conflicts=True
+        )
+        return locks.filter(key=key, token=token).exists()
+
+    def release_lock(self, key: str, token: UUID) -> None:
+        """Let go of a lock, if it is still this owner's."""
+        SingletonLock.objects.using(self.alias).filter(key=key, token=token).delete()
+
+    @property
+    def _records(self) -> "QuerySet[TaskRecord]":
+        return TaskRecord.objects.using(self.alias)
+
+    def _take(
+        self,
+        by_id: Mapping[UUID, ClaimRequest],
+        token: UUID,
+        lease: timedelta,
+        max_attempts: int,
+    ) -> None:
+        rerun = [id for id, request in by_id.items() if request.rerun_when_lost]
+        is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
+        is_lost = Q(status=Status.RUNNING, lease_until__lt=Now(), id__in=rerun)
+        self._records.filter(
+            Q(status=Status.QUEUED) & is_due | is_lost,
+            id__in=list(by_id),
+            n_attempts__lt=max_attempts,
+        ).update(
+            status=Status.RUNNING,
+            claim_token=token,
+            lease_until=Now() + lease,
+            start_time=Now(),
+            n_attempts=F("n_attempts") + 1,
+        )
+
+    def _read(self, ids: Iterable[UUID]) -> dict[UUID, dict[str, Any]]:
+        expired = Case(
+            When(lease_until__lt=Now(), then=Value(True)),
+            default=Value(False),
+            output_field=BooleanField(),
+        )
+        rows = (
+            self._records.filter(id__in=list(ids))
+            .order_by()
+            .annotate(expired=expired, now=Now())
+            .values(
+                "id", "status", "claim_token", "n_attempts",
+                "lease_until", "run_after", "expired", "now",
+            )
+        )  # fmt: skip
+        return {row["id"]: row for row in rows}
+
+    def _fail_exhausted(self, verdicts: Mapping[UUID, Claim | Refused]) -> None:
+        exhausted = [
+            id
+            for id, verdict in verdicts.items()
+            if isinstance(verdict, Refused) and verdict.refusal is Refusal.EXHAUSTED
+        ]
+        if exhausted:
+            self._records.filter(
+                id__in=exhausted, status=Status.RUNNING, lease_until__lt=Now()
+            ).update(**_closing(Failed("Its worker died before the task ended.")))
+
+
+def _queued_record(outgoing: Outgoing) -> TaskRecord:
+    run_after: Any = outgoing.message.run_after
+    if run_after is None and outgoing.delay_s:
+        run_after = Now() + timedelta(seconds=outgoing.delay_s)
+    return TaskRecord(
+        **_asked_for(outgoing.message, outgoing.queue),
+        status=Status.QUEUED,
+        enqueued_at=Now(),
+        run_after=run_after,
+    )
+
+
+def _outgoing(record: TaskRecord, now: datetime) -> Outgoing:
+    """The message that a QUEUED record stands for, with what is left of its delay."""
+    message = Message(
+        task_name=record.task_name,
+        kwargs=record.kwargs,
+        invocation_id=record.id,
+        n_retries=record.n_retries,
+        queue=record.queue,
+        durable=True,
+        run_after=record.run_after,
+        group_key=record.group_key,
+        root_id=record.root_id,
+        retry_of=record.retry_of,
+    )
+    wait = record.run_after - now if record.run_after else timedelta(0)
+    delay_s = max(0, math.ceil(wait.total_seconds()))
+    return Outgoing(message=message, body=message.encode(), queue=record.queue, delay_s=delay_s)
+
+
+def _running_record(request: ClaimRequest, token: UUID, lease: timedelta) -> TaskRecord:
+    return TaskRecord(
+        **_asked_for(request.message, request.queue),
+        status=Status.RUNNING,
+        enqueued_at=request.enqueued_at or Now(),
+        start_time=Now(),
+        n_attempts=1,
+        claim_token=token,
+        lease_until=Now() + lease,
+    )
+
+
+def _asked_for(message: Message, queue: str) -> dict[str, Any]:
+    return {
+        "id": message.invocation_id,
+        "task_name": message.task_name,
+        "kwargs": message.kwargs,
+        "n_retries": message.n_retries,
+        "queue": queue,
+        "group_key": message.group_key,
+        "root_id": message.root_id or message.invocation_id,
+        "retry_of": message.retry_of,
+    }
+
+
+def _verdict(
+    row: Mapping[str, Any] | None, request: ClaimRequest, token: UUID, max_attempts: int
+) -> Claim | Refused:
+    if row is None:
+        return Refused(Refusal.UNKNOWN)
+    status = Status(row["status"])
+    if status is Status.CANCELLED:
+        return Refused(Refusal.CANCELLED)
+    if status.is_finished:
+        return Refused(Refusal.FINISHED)
+    if row["claim_token"] == token:
+        return Claim(invocation_id=row["id"], token=token, attempt=row["n_attempts"])
+    if status is Status.QUEUED:
+        wait = row["run_after"] - row["now"] if row["run_after"] else timedelta(0)
+        return Refused(Refusal.NOT_DUE, again_in_s=wait.total_seconds())
+    may_run_again = request.rerun_when_lost and row["n_attempts"] < max_attempts
+    if row["expired"] and not may_run_again:
+        return Refused(Refusal.EXHAUSTED)
+    left = (row["lease_until"] - row["now"]).total_seconds()
+    return Refused(Refusal.HELD, again_in_s=max(left, 0.0))
+
+
+def _closing(outcome: Outcome) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "status": outcome_status(outcome),
+        "end_time": Now(),
+        "traceback": outcome.traceback,
+    }
+    if isinstance(outcome, Succeeded):
+        fields["result"] = outcome.result
+    return fields

@@ -1,0 +1,24 @@
+"""Built-in tasks."""
+
+from datetime import timedelta
+from typing import Final
+
+from django.utils.timezone import now
+
+from . import runtime
+from .decorators import lambda_task
+
+CHUNK: Final = 1000
+
+
+@lambda_task(atomic=False)
+def cleanup_task_records(*, retention_days: int = 7) -> int:
+    """Delete finished records older than that, in chunks; return how many.
+
+    Not in one transaction: each chunk counts, however many there are.
+    """
+    before = now() - timedelta(days=retention_days)
+    deleted = 0
+    while chunk := runtime.store().delete_finished(before=before, limit=CHUNK):
+        deleted += chunk
+    return deleted
