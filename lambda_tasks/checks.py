@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
+from django.core.exceptions import ImproperlyConfigured
 
 from . import conf, registry
 
@@ -62,7 +63,7 @@ def _problems(task: "registry.Task", settings: conf.Settings) -> list[str]:
         problems.append(str(error))
     try:
         longest = settings.queue(task.options.queue).max_timeout_s
-    except conf.ImproperlyConfigured as error:
+    except ImproperlyConfigured as error:
         return [*problems, str(error)]
     hard_timeout = task.options.hard_timeout or settings.default_hard_timeout
     if hard_timeout > longest:

@@ -74,7 +74,7 @@ class Settings:
     singleton_cache: str = "default"
     durable: bool = True
     concurrency: int = 10
-    processes: int = field(default_factory=lambda: usable_cpus())
+    processes: int = field(default_factory=lambda: usable_cpus())  # noqa: PLW0108 - defined below
     max_attempts: int = 5
     modules: tuple[str, ...] = ()
     aws: Mapping[str, Any] = field(default_factory=dict)

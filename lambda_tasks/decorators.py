@@ -41,9 +41,9 @@ class _Overrides:
 class LambdaTaskWrapper(Generic[P, R]):
     """A function that can run here, or be enqueued to run on Lambda.
 
-    Each enqueuing form checks the arguments and returns, or raises, before anything is sent:
-    pydantic.ValidationError for bad arguments, TypeError for what can't travel, ImproperlyConfigured
-    for an unknown queue, MessageTooLarge, ValueError for a delay out of range.
+    Each enqueuing form raises before anything is sent: pydantic.ValidationError for bad arguments,
+    TypeError for what can't travel, ImproperlyConfigured for an unknown queue, MessageTooLarge,
+    ValueError for a delay out of range.
     """
 
     def __init__(self, func: Callable[P, R], options: TaskOptions) -> None:
@@ -62,7 +62,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         """Run the function here and now: no record, no queue, no transaction, no timeout."""
         self._refuse_positional(args)
         passed = dict(kwargs)
-        context = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
+        context: Any = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
         return self.run(self.arguments.validate(passed), context)
 
     def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R:
@@ -95,9 +95,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         runtime.enqueuer().enqueue(outgoing, using=self._overrides.using)
         return [Invocation(each.message) for each in outgoing]
 
-    async def aexecute_many_on_commit(
-        self, calls: Iterable[Mapping[str, Any]]
-    ) -> list[Invocation]:
+    async def aexecute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
         """See execute_many_on_commit()."""
         outgoing = self._outgoing_many(calls)
         await runtime.enqueuer().aenqueue(outgoing, using=self._overrides.using)
@@ -126,7 +124,7 @@ class LambdaTaskWrapper(Generic[P, R]):
             delay = round(delay.total_seconds())
         if delay is not None:
             check_delay(delay)
-        given = {
+        given: dict[str, Any] = {
             "delay": delay,
             "run_after": None if run_after is None else check_run_after(run_after),
             "queue": queue,
@@ -181,9 +179,7 @@ def lambda_task(
 ) -> Callable[[Callable[P, R]], LambdaTaskWrapper[P, R]]: ...
 
 
-def lambda_task(
-    func: Callable[..., Any] | None = None, /, **options: Unpack[OptionNames]
-) -> Any:
+def lambda_task(func: Callable[..., Any] | None = None, /, **options: Unpack[OptionNames]) -> Any:
     """Make a function, `def` or `async def`, a task.
 
     With and without parentheses. The options are those of TaskOptions. Raises TypeError or

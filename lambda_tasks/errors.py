@@ -70,7 +70,7 @@ class LeaseLost(LambdaTasksError):
     """A record was taken over by another worker; what this one did is rolled back."""
 
 
-class Retry(LambdaTasksError):  # noqa: N818 - it asks for something, it does not report an error
+class Retry(LambdaTasksError):
     """Raise it inside a task to run the task again, as a new invocation.
 
     `delay` is in seconds, before the jitter of 1 to 5 s; without it, the task's own retry_delay
@@ -82,7 +82,7 @@ class Retry(LambdaTasksError):  # noqa: N818 - it asks for something, it does no
         super().__init__(message or "The task asked to be run again.")
 
 
-class SoftTimeLimitExceeded(Exception):  # noqa: N818 - a name that users know
+class SoftTimeLimitExceeded(Exception):
     """Raised inside a task when its soft timeout is over, so that it can clean up."""
 
 

@@ -98,9 +98,7 @@ class LambdaHandler:
         await self._relay_now_and_then(deadline)
         return {"batchItemFailures": [{"itemIdentifier": id} for id in open_ids]}
 
-    async def _postpone(
-        self, records: list[Any], settlements: Mapping[str, "Settlement"]
-    ) -> None:
+    async def _postpone(self, records: list[Any], settlements: Mapping[str, "Settlement"]) -> None:
         """Make what must wait visible at its time, instead of after the queue's timeout."""
         for record in records:
             settlement = settlements.get(record["messageId"])
@@ -113,7 +111,9 @@ class LambdaHandler:
                     settlement.again_in_s,
                 )
             except Exception:
-                logger.warning("%s keeps its visibility timeout", record["messageId"], exc_info=True)
+                logger.warning(
+                    "%s keeps its visibility timeout", record["messageId"], exc_info=True
+                )
 
     async def _relay_now_and_then(self, deadline: float | None) -> None:
         now = time.monotonic()

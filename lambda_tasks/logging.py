@@ -27,6 +27,7 @@ class TaskContextFilter(logging.Filter):
     """Put it on a handler in LOGGING; outside of a task the three attributes are empty."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Mark the record; none is held back."""
         run = current_run.get()
         record.invocation_id = str(run.invocation_id) if run else ""
         record.task_name = run.task_name if run else ""

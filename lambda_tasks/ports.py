@@ -70,7 +70,14 @@ class Records(Protocol):
     ) -> Mapping[UUID, Claim | Refused]:
         """Claim all that can be claimed, in a number of statements that does not grow."""
 
-    def close(self, claim: Claim, outcome: Outcome, *, retry: Outgoing | None = None) -> None:
+    def close(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        *,
+        ran_for: timedelta | None = None,
+        retry: Outgoing | None = None,
+    ) -> None:
         """Write what an attempt ended in, and the QUEUED record of its retry with it.
 
         Raises LeaseLost, and changes nothing, where the claim no longer holds.

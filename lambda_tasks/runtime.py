@@ -40,28 +40,34 @@ class Runtime:
 
     @cached_property
     def store(self) -> "RecordStore":
+        """Every statement about records."""
         from .store import RecordStore
 
         return RecordStore()
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
+        """The one dispatcher, on the portal's loop."""
         return Dispatcher(self.transport)
 
     @cached_property
     def sender(self) -> ModeSender:
+        """Knows the modes."""
         return ModeSender(self.portal, self.dispatcher, self._run_now)
 
     @cached_property
     def enqueuer(self) -> Enqueuer:
+        """The door of the way out."""
         return Enqueuer(self.store, self.sender)
 
     @cached_property
     def relay(self) -> Relay:
+        """Sends what was left."""
         return Relay(self.store, self.sender.asend)
 
     @cached_property
     def locks(self) -> "SingletonLocks":
+        """The locks of singletons."""
         from .execution.locks import SingletonLocks
 
         return SingletonLocks(self.store, cache_alias=lambda: conf.current().singleton_cache)
@@ -111,9 +117,7 @@ class Runtime:
             processes=ProcessPool(settings.processes),
         )
 
-    def attempt(
-        self, run: "Run", *, metadata: Mapping[str, Any]
-    ) -> "tuple[Attempt, TaskContext]":
+    def attempt(self, run: "Run", *, metadata: Mapping[str, Any]) -> "tuple[Attempt, TaskContext]":
         """One attempt of a run, and what its task may know of it."""
         from .execution.attempt import Attempt, context_of
 
@@ -146,18 +150,38 @@ class Runtime:
         run_eagerly(outgoing, self)
 
 
-_state: dict[str, Runtime] = {}
-_abandoned: list[Runtime] = []
-_lock = threading.Lock()
+class _Process:
+    """What this process has made; a forked child starts with none."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.runtime: Runtime | None = None
+        self.abandoned: list[Runtime] = []
+
+    def current(self) -> Runtime:
+        if self.runtime is None:
+            with self.lock:
+                if self.runtime is None:
+                    self.runtime = Runtime()
+        return self.runtime
+
+    def take(self) -> Runtime | None:
+        runtime, self.runtime = self.runtime, None
+        return runtime
+
+    def start_anew(self) -> None:
+        self.lock = threading.Lock()
+        # Kept, so that nothing of the parent's is closed or complained about by the collector.
+        if (runtime := self.take()) is not None:
+            self.abandoned.append(runtime)
+
+
+_process = _Process()
 
 
 def current() -> Runtime:
     """This process's runtime."""
-    runtime = _state.get("current")
-    if runtime is None:
-        with _lock:
-            runtime = _state.setdefault("current", Runtime())
-    return runtime
+    return _process.current()
 
 
 def enqueuer() -> Enqueuer:
@@ -172,26 +196,15 @@ def store() -> "RecordStore":
 
 def close() -> None:
     """Send what is still open and close all connections; a later call starts anew."""
-    runtime = _state.pop("current", None)
-    if runtime is not None:
+    if (runtime := _process.take()) is not None:
         runtime.close()
 
 
 async def aclose() -> None:
     """See close()."""
-    runtime = _state.pop("current", None)
-    if runtime is not None:
+    if (runtime := _process.take()) is not None:
         await runtime.aclose()
 
 
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-    # Kept, so that nothing of the parent's is closed or complained about by the collector.
-    runtime = _state.pop("current", None)
-    if runtime is not None:
-        _abandoned.append(runtime)
-
-
 atexit.register(close)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_process.start_anew)

@@ -21,7 +21,6 @@ from .core.lifecycle import (
     Outcome,
     Refusal,
     Refused,
-    Retried,
     Status,
     Succeeded,
     outcome_status,
@@ -84,15 +83,24 @@ class RecordStore:
         self._fail_exhausted(verdicts)
         return verdicts
 
-    def close(self, claim: Claim, outcome: Outcome, *, retry: Outgoing | None = None) -> None:
+    def close(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        *,
+        ran_for: timedelta | None = None,
+        retry: Outgoing | None = None,
+    ) -> None:
         """Write what an attempt ended in, and the QUEUED record of its retry with it.
 
+        `ran_for` sets the start to when the task itself began, after the claim and the wait for
+        a free lane or process.
         Raises LeaseLost, and changes nothing, where the claim's token is no longer the record's.
         """
         with transaction.atomic(using=self.alias, savepoint=False):
             changed = self._records.filter(
                 id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
-            ).update(**_closing(outcome))
+            ).update(**_closing(outcome, ran_for))
             if not changed:
                 raise LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
             if retry is not None:
@@ -110,7 +118,7 @@ class RecordStore:
             .annotate(now=Now())
             .order_by("enqueued_at")[:limit]
         )
-        return [_outgoing(record, record.now) for record in records]
+        return [_outgoing(record, getattr(record, "now")) for record in records]  # noqa: B009
 
     def find(self, invocation_id: UUID) -> TaskRecord | None:
         """The record of an invocation, or None before there is one."""
@@ -282,12 +290,14 @@ def _verdict(
     return Refused(Refusal.HELD, again_in_s=max(left, 0.0))
 
 
-def _closing(outcome: Outcome) -> dict[str, Any]:
+def _closing(outcome: Outcome, ran_for: timedelta | None = None) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "status": outcome_status(outcome),
         "end_time": Now(),
         "traceback": outcome.traceback,
     }
+    if ran_for is not None:
+        fields["start_time"] = Now() - ran_for
     if isinstance(outcome, Succeeded):
         fields["result"] = outcome.result
     return fields

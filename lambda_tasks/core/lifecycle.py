@@ -68,7 +68,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """`traceback` is that of an ignored exception."""
+    """The task returned; `traceback` is that of an exception it ignores."""
 
     result: Any = None
     traceback: str | None = None
@@ -76,11 +76,15 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
+    """The task raised what it neither ignores nor retries."""
+
     traceback: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
+    """Another invocation follows, after `delay`."""
+
     traceback: str
     delay: timedelta
 

@@ -89,7 +89,9 @@ class TaskOptions:
         )
 
 
-def parse_options(function: str, options: OptionNames, *, parameters: Collection[str]) -> TaskOptions:
+def parse_options(
+    function: str, options: OptionNames, *, parameters: Collection[str]
+) -> TaskOptions:
     """Check the options of a function with these parameters.
 
     Raises TypeError for what has the wrong kind, ValueError for what is out of range; each names
@@ -139,9 +141,7 @@ def _check_retries(function: str, options: TaskOptions) -> None:
         _check_range(function, "max_retries", options.max_retries, 0, 32_767)
 
 
-def _check_singleton(
-    function: str, options: TaskOptions, parameters: Collection[str]
-) -> None:
+def _check_singleton(function: str, options: TaskOptions, parameters: Collection[str]) -> None:
     unknown = [name for name in options.singleton_by if name not in parameters]
     if unknown:
         raise TypeError(

@@ -49,5 +49,3 @@ def retry_id(invocation_id: UUID) -> UUID:
     """The id of the invocation that follows this one: derived, so that a crash between the
     record's end and the send neither loses nor doubles it."""
     return uuid5(invocation_id, "retry")
-
-

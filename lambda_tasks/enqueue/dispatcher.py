@@ -150,6 +150,7 @@ class _Stream:
         self._requests: set[asyncio.Task[None]] = set()
 
     def add(self, entry: _Entry) -> None:
+        """Send it with the next request."""
         self._pending.append(entry)
         if not self._is_pumping:
             # In the loop's next round, so that what is added in this one travels together.

@@ -140,11 +140,13 @@ class HandOver:
         self._unstored: list[Outgoing] = []
 
     def add(self, messages: Sequence[Outgoing], *, stored: bool) -> None:
+        """Send these too; `stored` where their records have been written."""
         self._messages.extend(messages)
         if not stored:
             self._unstored.extend(messages)
 
     def __call__(self) -> None:
+        """After the commit."""
         self.is_open = False
         if self._unstored:
             self.enqueuer.store(self._unstored)

@@ -71,9 +71,7 @@ def _check_group_key(message: Message) -> None:
         )
 
 
-def _is_durable(
-    settings: conf.Settings, destination: conf.Queue, durable: bool | None
-) -> bool:
+def _is_durable(settings: conf.Settings, destination: conf.Queue, durable: bool | None) -> bool:
     if settings.noop_execution or settings.eager:
         return False
     if isinstance(destination, conf.DatabaseQueue):

@@ -78,14 +78,14 @@ class Attempt:
         self._lock = lock
         self._held = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
+        self._began_at: float | None = None
 
     def begin(self) -> None:
         """Take the lock of a singleton and open the transaction. Raises LockError."""
+        self._began_at = time.monotonic()
         connections.refresh()
         if self.task.options.singleton:
-            self._held.enter_context(
-                self._lock.held(self._lock_key(), timeout_s=self.run.hard_s)
-            )
+            self._held.enter_context(self._lock.held(self._lock_key(), timeout_s=self.run.hard_s))
         if self.task.options.atomic:
             self._transaction = transaction.atomic(using=self._records.alias)
             self._transaction.__enter__()
@@ -100,7 +100,7 @@ class Attempt:
         Raises TypeError for a result that is no JSON, LeaseLost, and what the database raises.
         """
         outcome = Succeeded(result_to_json(result, task_name=self.task.name))
-        self._records.close(self.run.claim, outcome)
+        self._records.close(self.run.claim, outcome, ran_for=self._ran_for())
         self._end_transaction(None)
         self._held.close()
         return Ended(outcome)
@@ -116,7 +116,7 @@ class Attempt:
             return Ended(None)
         outcome, retry = self._consequence(error)
         try:
-            self._records.close(self.run.claim, outcome, retry=retry)
+            self._records.close(self.run.claim, outcome, ran_for=self._ran_for(), retry=retry)
         except LeaseLost:
             # Also where the commit went through and only its answer, or a hook after it, failed.
             logger.exception(
@@ -130,6 +130,11 @@ class Attempt:
         """Roll back and leave the record as it is: the lease brings the task back."""
         self._end_transaction(InterruptedError())
         self._held.close()
+
+    def _ran_for(self) -> timedelta | None:
+        """None where this object only writes the end of what ran in a process that died."""
+        began_at = self._began_at
+        return None if began_at is None else timedelta(seconds=time.monotonic() - began_at)
 
     def _end_transaction(self, error: BaseException | None) -> None:
         current, self._transaction = self._transaction, None

@@ -32,9 +32,9 @@ def run_eagerly(outgoing: Outgoing, runtime: "Runtime") -> None:
 def _run_one(outgoing: Outgoing, runtime: "Runtime") -> Outgoing | None:
     settings, message = current(), outgoing.message
     request = ClaimRequest(message=message, queue=outgoing.queue)
-    claim = runtime.store.claim(
-        [request], lease=LEASE, max_attempts=settings.max_attempts
-    )[message.invocation_id]
+    claim = runtime.store.claim([request], lease=LEASE, max_attempts=settings.max_attempts)[
+        message.invocation_id
+    ]
     if not isinstance(claim, Claim):
         logger.info("%s is not run: %s", message.invocation_id, claim.refusal.name.lower())
         return None

@@ -99,9 +99,9 @@ class Executor:
         self,
         deliveries: Sequence[Delivery],
         *,
-        deadline: float | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        settled: Callable[[str, Settlement], None] = lambda id, settlement: None,
+        deadline: float | None,
+        metadata: Mapping[str, Any],
+        settled: Callable[[str, Settlement], None],
     ) -> dict[str, Settlement]:
         """Run what can be run and return what becomes of each delivery, by its id.
 
@@ -114,7 +114,7 @@ class Executor:
             settled(id, settlement)
 
         async def one(item: _Asked, claim: Claim) -> None:
-            settlement = await self._run_one(item, claim, deadline, metadata or {})
+            settlement = await self._run_one(item, claim, deadline, metadata)
             settlements[item.delivery.id] = settlement
             settled(item.delivery.id, settlement)
 
@@ -126,9 +126,7 @@ class Executor:
         await self._lanes.aclose()
         self._processes.close()
 
-    def _parse(
-        self, deliveries: Sequence[Delivery]
-    ) -> tuple[list[_Asked], dict[str, Settlement]]:
+    def _parse(self, deliveries: Sequence[Delivery]) -> tuple[list[_Asked], dict[str, Settlement]]:
         asked: list[_Asked] = []
         refused: dict[str, Settlement] = {}
         for delivery in deliveries:

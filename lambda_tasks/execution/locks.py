@@ -61,10 +61,8 @@ def _redis_client(cache: Any) -> Any | None:
     """The Redis client of Django's own RedisCache or of django-redis; None for other caches."""
     if hasattr(cache, "client") and hasattr(cache.client, "get_client"):
         return cache.client.get_client(write=True)
-    inner = getattr(cache, "_cache", None)
-    if hasattr(inner, "get_client"):
-        return inner.get_client(write=True)
-    return None
+    inner: Any = getattr(cache, "_cache", None)
+    return inner.get_client(write=True) if hasattr(inner, "get_client") else None
 
 
 def _taken(key: str) -> Exception:

@@ -67,5 +67,3 @@ def _reply(job: Job) -> Reply:
         return Reply(run_inline(attempt, context, with_limits=True))
     except Exception as error:
         return Reply(None, repr(error))
-
-

@@ -88,7 +88,8 @@ class _Worker:
         return reply.ended
 
     async def _answer(self, job: Job) -> Reply:
-        assert self._process is not None and self._pipe is not None
+        assert self._process is not None
+        assert self._pipe is not None
         try:
             self._pipe.send(job)
             async with asyncio.timeout(job.run.hard_s + KILL_GRACE_S):

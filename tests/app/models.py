@@ -1,0 +1,11 @@
+"""A table in which tasks leave a trace."""
+
+from django.db import models
+
+
+class Effect(models.Model):
+    name = models.CharField(max_length=100)
+    process = models.IntegerField(default=0)
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,247 @@
+"""The tasks of the tests: each does one thing that a task can do."""
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pydantic
+from django.db import transaction
+
+from lambda_tasks import Retry, TaskContext, lambda_task, task_logger
+from tests.app.models import Effect
+
+not_a_task = {"a name": "that can be imported"}
+
+
+class RateLimited(Exception):
+    pass
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclass
+class Point:
+    x: int
+    y: float
+
+
+class Order(pydantic.BaseModel):
+    id: int
+    lines: list[Point]
+
+
+@lambda_task
+def add(*, a: int, b: int = 2) -> int:
+    return a + b
+
+
+@lambda_task(durable=False)
+def add_direct(*, a: int, b: int = 2) -> int:
+    return a + b
+
+
+@lambda_task
+async def aadd(*, a: int, b: int = 2) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+@lambda_task(durable=False)
+async def aadd_direct(*, a: int, b: int = 2) -> int:
+    return a + b
+
+
+@lambda_task
+def leave_effect(*, name: str) -> int:
+    effect = Effect.objects.create(name=name, process=os.getpid())
+    return effect.pk
+
+
+@lambda_task
+async def aleave_effect(*, name: str) -> int:
+    effect = await Effect.objects.acreate(name=name, process=os.getpid())
+    return effect.pk
+
+
+@lambda_task
+def typed(
+    *,
+    moment: datetime,
+    day: date,
+    amount: Decimal,
+    key: UUID,
+    colour: Colour,
+    path: Path,
+    point: Point,
+    order: Order,
+    anything: Any = None,
+) -> list[str]:
+    values = [moment, day, amount, key, colour, path, point, order, anything]
+    return [type(value).__name__ for value in values]
+
+
+@lambda_task
+def echo(*, value: Any) -> Any:
+    return value
+
+
+@lambda_task
+def write_and_fail(*, name: str) -> None:
+    Effect.objects.create(name=name)
+    raise ValueError(f"failed after writing {name}")
+
+
+@lambda_task
+async def awrite_and_fail(*, name: str) -> None:
+    await Effect.objects.acreate(name=name)
+    raise ValueError(f"failed after writing {name}")
+
+
+@lambda_task(atomic=False)
+def write_and_fail_without_a_transaction(*, name: str) -> None:
+    Effect.objects.create(name=name)
+    raise ValueError("the write stays")
+
+
+@lambda_task(ignore_errors=(KeyError,))
+def ignored(*, name: str) -> None:
+    Effect.objects.create(name=name)
+    raise KeyError(name)
+
+
+@lambda_task(retry_on=(RateLimited,), retry_delay=30, max_retries=1)
+def limited(*, name: str) -> None:
+    Effect.objects.create(name=name)
+    raise RateLimited(name)
+
+
+@lambda_task
+async def ask_for_a_retry(*, name: str) -> None:
+    raise Retry(name, delay=7)
+
+
+@lambda_task
+def return_what_is_no_json(*, name: str) -> Any:
+    Effect.objects.create(name=name)
+    return object()
+
+
+@lambda_task
+def process_id(*, pause_s: float = 0.0) -> int:
+    time.sleep(pause_s)
+    return os.getpid()
+
+
+@lambda_task
+async def wait(*, seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@lambda_task
+def spin(*, rounds: int) -> int:
+    total = 0
+    for number in range(rounds):
+        total += number * number
+    return total
+
+
+@lambda_task(soft_timeout=0.2, hard_timeout=5)
+def sleep_and_clean_up(*, name: str) -> str:
+    from lambda_tasks.timeouts import SoftTimeLimitExceeded
+
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        return f"{name} cleaned up"
+    return "slept"
+
+
+@lambda_task(soft_timeout=0.2, hard_timeout=5)
+async def asleep_and_clean_up(*, name: str) -> str:
+    from lambda_tasks.timeouts import SoftTimeLimitExceeded
+
+    try:
+        await asyncio.sleep(30)
+    except SoftTimeLimitExceeded:
+        await asyncio.sleep(0)
+        return f"{name} cleaned up"
+    return "slept"
+
+
+@lambda_task(soft_timeout=0.2, hard_timeout=0.5)
+def ignore_the_soft_timeout(*, name: str) -> None:
+    while True:
+        try:
+            time.sleep(30)
+        except Exception:
+            task_logger.info("went on")
+
+
+@lambda_task(soft_timeout=0.2, hard_timeout=0.5)
+async def aignore_the_soft_timeout(*, name: str) -> None:
+    while True:
+        try:
+            await asyncio.sleep(30)
+        except Exception:
+            task_logger.info("went on")
+
+
+@lambda_task
+def exit_at_once(*, code: int) -> None:
+    os._exit(code)
+
+
+@lambda_task
+async def exit_politely() -> None:
+    raise SystemExit(1)
+
+
+@lambda_task(takes_context=True)
+def tell_context(*, context: TaskContext) -> dict[str, Any]:
+    return {
+        "id": str(context.invocation_id),
+        "attempt": context.attempt,
+        "remaining": context.remaining(),
+        "metadata": dict(context.metadata),
+    }
+
+
+@lambda_task(singleton=True, singleton_by=("key",), retry_singleton=False)
+def alone(*, key: str, pause_s: float) -> str:
+    time.sleep(pause_s)
+    return key
+
+
+@lambda_task
+def enqueue_another(*, name: str, fail: bool = False) -> None:
+    with transaction.atomic():
+        leave_effect.execute_on_commit(name=name)
+    if fail:
+        raise ValueError("rolls back what it enqueued")
+
+
+@lambda_task
+async def aenqueue_another(*, name: str, fail: bool = False) -> None:
+    await aleave_effect.aexecute_on_commit(name=name)
+    if fail:
+        raise ValueError("rolls back what it enqueued")
+
+
+@lambda_task(aliases=("gone.module.old_name",))
+def renamed() -> str:
+    return "still found"
+
+
+@lambda_task
+async def log_a_line(*, text: str) -> None:
+    task_logger.info(text)

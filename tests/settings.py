@@ -1,0 +1,77 @@
+"""The test project. The database comes from the environment, so that worker processes and
+handler processes, which load this module anew, work on the one that the tests use."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SECRET_KEY = "for tests only"
+USE_TZ = True
+ROOT_URLCONF = "tests.urls"
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "lambda_tasks",
+    "tests.app",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+
+def sqlite(name: str) -> dict[str, Any]:
+    """A file, as worker processes can't share a database in memory."""
+    path = Path(tempfile.gettempdir()) / f"lambda_tasks_tests_{os.getuid()}_{name}.sqlite3"
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(path),
+        "TEST": {"NAME": str(path)},
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;",
+        },
+    }
+
+
+_databases = os.environ.get("LAMBDA_TASKS_TEST_DATABASES")
+DATABASES = json.loads(_databases) if _databases else {"default": sqlite("default")}
+
+_caches = os.environ.get("LAMBDA_TASKS_TEST_CACHES")
+CACHES = (
+    json.loads(_caches)
+    if _caches
+    else {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+)
+
+LAMBDA_TASKS_QUEUES = {
+    "default": os.environ.get("LAMBDA_TASKS_TEST_QUEUE", "http://127.0.0.1:9/000000000000/default"),
+    "other": os.environ.get("LAMBDA_TASKS_TEST_QUEUE", "http://127.0.0.1:9/000000000000/default")
+    + "-other",
+}
+LAMBDA_TASKS_AWS = {
+    "region_name": "us-east-1",
+    "aws_access_key_id": "test",
+    "aws_secret_access_key": "test",
+}
