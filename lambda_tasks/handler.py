@@ -12,14 +12,12 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from .execution.executor import Delivery, Executor, Settlement
-    from .runtime import Runtime
+    from .execution.executor import Delivery, Settlement
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -48,7 +46,19 @@ class LambdaHandler:
 
         if not apps.ready:
             django.setup()
+        from . import runtime
+
         self._runner = asyncio.Runner()
+        self._runtime = runtime.current()
+        if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+            # Elsewhere somebody may enqueue between two events, when this loop stands still.
+            self._runtime.portal.adopt(self._runner.get_loop())
+        self._executor = self._runtime.executor()
+        self._versions = {
+            "lambda_tasks": _version(),
+            "django": django.get_version(),
+            "python": platform.python_version(),
+        }
         self._relayed_at = time.monotonic()
 
     def handle(self, event: Any, context: Any) -> dict[str, Any]:
@@ -57,7 +67,7 @@ class LambdaHandler:
             case {"Records": [{"eventSource": "aws:sqs"}, *_] as records}:
                 return self._runner.run(self._run_records(records, context))
             case {"lambda_tasks": "ping"}:
-                return self._runner.run(self._ping())
+                return self._versions
             case {"lambda_tasks": "tick"}:
                 return self._runner.run(self._tick())
         raise ValueError(f"{TAKES} It was given {_kind(event)}.")
@@ -66,18 +76,6 @@ class LambdaHandler:
         """End lanes, worker processes and connections."""
         self._runner.run(self._close())
         self._runner.close()
-
-    @cached_property
-    def _runtime(self) -> "Runtime":
-        from . import runtime
-
-        current = runtime.current()
-        current.portal.adopt(self._runner.get_loop())
-        return current
-
-    @cached_property
-    def _executor(self) -> "Executor":
-        return self._runtime.executor()
 
     async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
         deadline = _deadline(context)
@@ -129,19 +127,8 @@ class LambdaHandler:
     async def _tick(self) -> dict[str, Any]:
         return {"relayed": await self._runtime.relay.run_once()}
 
-    async def _ping(self) -> dict[str, Any]:
-        import django
-
-        self._executor  # noqa: B018 - a ping warms up
-        return {
-            "lambda_tasks": _version(),
-            "django": django.get_version(),
-            "python": platform.python_version(),
-        }
-
     async def _close(self) -> None:
-        if "_executor" in self.__dict__:
-            await self._executor.aclose()
+        await self._executor.aclose()
         from . import runtime
 
         await runtime.aclose()

@@ -58,6 +58,12 @@ def sqlite(name: str) -> dict[str, Any]:
 _databases = os.environ.get("LAMBDA_TASKS_TEST_DATABASES")
 DATABASES = json.loads(_databases) if _databases else {"default": sqlite("default")}
 
+if DATABASES["default"]["ENGINE"] == "django.db.backends.mysql":
+    import pymysql
+
+    pymysql.version_info = (2, 2, 8, "final", 0)  # what Django asks of mysqlclient
+    pymysql.install_as_MySQLdb()
+
 _caches = os.environ.get("LAMBDA_TASKS_TEST_CACHES")
 CACHES = (
     json.loads(_caches)

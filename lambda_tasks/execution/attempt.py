@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lambda_tasks")
 
-PACKAGE: Final = str(Path(__file__).parent)
+PACKAGE: Final = str(Path(__file__).parents[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

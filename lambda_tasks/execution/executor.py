@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
+from django.db import connections
 
 from ..conf import Settings
 from ..context import TaskContext
@@ -108,8 +109,8 @@ class Executor:
         `deadline`, in monotonic seconds, is when all must be told. `settled` hears of each as
         soon as its outcome is durable. Raises nothing for a task's sake.
         """
-        asked, settlements = self._parse(deliveries)
-        claimed = await self._claim(asked, settlements, deadline)
+        # In a thread: importing a task's module may block, or use the database.
+        settlements, claimed = await sync_to_async(self._accept)(deliveries, deadline)
         for id, settlement in settlements.items():
             settled(id, settlement)
 
@@ -122,9 +123,16 @@ class Executor:
         return settlements
 
     async def aclose(self) -> None:
-        """End lanes and worker processes."""
+        """End lanes and worker processes, and close the connections."""
         await self._lanes.aclose()
-        self._processes.close()
+        await sync_to_async(connections.close_all)()
+        await asyncio.to_thread(self._processes.close)
+
+    def _accept(
+        self, deliveries: Sequence[Delivery], deadline: float | None
+    ) -> tuple[dict[str, Settlement], list[tuple[_Asked, Claim]]]:
+        asked, settlements = self._parse(deliveries)
+        return settlements, self._claim(asked, settlements, deadline)
 
     def _parse(self, deliveries: Sequence[Delivery]) -> tuple[list[_Asked], dict[str, Settlement]]:
         asked: list[_Asked] = []
@@ -141,7 +149,7 @@ class Executor:
                 refused[delivery.id] = BACK
         return asked, refused
 
-    async def _claim(
+    def _claim(
         self,
         asked: Sequence[_Asked],
         settlements: dict[str, Settlement],
@@ -159,7 +167,7 @@ class Executor:
             for item in asked
         ]
         try:
-            verdicts = await sync_to_async(self._records.claim)(
+            verdicts = self._records.claim(
                 requests,
                 lease=self._lease(asked, deadline),
                 max_attempts=self._settings().max_attempts,

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.db import connections
 
 from ..context import TaskContext, current_run
 from .attempt import Attempt, Ended
@@ -50,15 +51,20 @@ class Lanes:
 
     async def _work(self) -> None:
         async with ThreadSensitiveContext():
-            while True:
-                job = await self._waiting.get()
-                self._busy += 1
-                try:
-                    job.finish(await _run(job.attempt, job.context))
-                except Exception as error:
-                    job.fail(error)
-                finally:
-                    self._busy -= 1
+            try:
+                while True:
+                    await self._work_on(await self._waiting.get())
+            finally:
+                await sync_to_async(connections.close_all)()
+
+    async def _work_on(self, job: "_Job") -> None:
+        self._busy += 1
+        try:
+            job.finish(await _run(job.attempt, job.context))
+        except Exception as error:
+            job.fail(error)
+        finally:
+            self._busy -= 1
 
 
 class _Job:
@@ -87,7 +93,9 @@ async def _run(attempt: Attempt, context: TaskContext) -> Ended:
         await sync_to_async(attempt.abandon)()
         raise
     except BaseException as error:
-        return await sync_to_async(attempt.fail)(error)
+        failure = error
+    # Outside of the except block: within it asgiref adds frames of its own to the traceback.
+    return await sync_to_async(attempt.fail)(failure)
 
 
 async def _in_a_task_of_its_own(attempt: Attempt, context: TaskContext) -> Any:

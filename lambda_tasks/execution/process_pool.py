@@ -8,7 +8,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Final
 
@@ -70,6 +70,7 @@ class _Worker:
         """Start the process, unless it runs."""
         if self._process is not None and self._process.is_alive():
             return
+        self._forget()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([f"{__package__}.preload"])
         self._pipe, child_end = context.Pipe()
@@ -80,7 +81,7 @@ class _Worker:
         child_end.close()
 
     async def run(self, job: Job) -> Ended:
-        if self._process is None or not self._process.is_alive():
+        if self._process is None or wait([self._process.sentinel], timeout=0):
             await asyncio.to_thread(self.start)
         reply = await self._answer(job)
         if reply.ended is None:
@@ -96,10 +97,10 @@ class _Worker:
                 await _readable(self._pipe.fileno(), self._process.sentinel)
             reply: Reply = self._pipe.recv()
         except TimeoutError:
-            self.kill()
+            await asyncio.to_thread(self.kill)
             raise HardTimeLimitExceeded(HARD_MESSAGE.format(job.run.hard_s)) from None
         except (EOFError, OSError):
-            raise self._death() from None
+            raise await asyncio.to_thread(self._death) from None
         except asyncio.CancelledError:
             # Nobody waits for the answer any more; the next job must not get it.
             self.kill()

@@ -63,8 +63,9 @@ class SQSClient:
         await self._stack.aclose()
 
     async def _open(self) -> Any:
+        # Importing and reading the service's description take a while: not on the loop.
+        session = await asyncio.to_thread(_new_session)
         from aiobotocore.config import AioConfig
-        from aiobotocore.session import get_session
 
         options = dict(self._options)
         config = AioConfig(
@@ -79,7 +80,7 @@ class SQSClient:
         )
         if "config" in options:
             config = config.merge(options.pop("config"))
-        client = get_session().create_client("sqs", config=config, **options)
+        client = session.create_client("sqs", config=config, **options)
         return await self._stack.enter_async_context(client)
 
 
@@ -146,6 +147,14 @@ def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]
     else:
         derived["endpoint_url"] = f"{parts.scheme}://{parts.netloc}"
     return derived | dict(options)
+
+
+def _new_session() -> Any:
+    from aiobotocore.session import get_session
+
+    session = get_session()
+    session.get_component("data_loader").load_service_model("sqs", "service-2")
+    return session
 
 
 _NOT_MENTIONED = SendFailure("the answer does not mention it", retryable=True)

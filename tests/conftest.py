@@ -1,0 +1,145 @@
+"""What tests share: a queue of their own, a warm handler, and helpers that build events."""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from lambda_tasks import LambdaTaskWrapper, handler, runtime
+from lambda_tasks.local import LambdaContext, LocalSqs
+from lambda_tasks.local.event_source import EventSourceMapping
+from lambda_tasks.models import TaskRecord
+from tests import environment
+from tests.servers import ServerUnavailable
+from tests.servers.redis_server import RedisServer
+
+Task = LambdaTaskWrapper[Any, Any]
+Event = dict[str, Any]
+Handle = Callable[..., list[int]]
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_call_on_an_event_loop() -> Iterator[None]:
+    with blockbuster_ctx("lambda_tasks") as blockbuster:
+        # The pipe of a worker process is written when its reader waits, read when it has sent.
+        for function in ("os.read", "os.write"):
+            blockbuster.functions[function].can_block_in(
+                "multiprocessing/connection.py", {"_send", "_recv"}
+            )
+        # Once for each client: certificates, credentials, endpoint rules.
+        for function in blockbuster.functions.values():
+            function.can_block_in("aiobotocore/session.py", {"_create_client"})
+        yield
+
+
+@pytest.fixture(scope="session")
+def sqs() -> LocalSqs:
+    return environment.sqs
+
+
+@pytest.fixture
+def queue(sqs: LocalSqs, settings: Any) -> Iterator[str]:
+    """The URL of an SQS queue that only this test uses, as the project's default queue."""
+    url = sqs.create_queue(f"test-{uuid.uuid4().hex}", visibility_timeout_s=30)
+    settings.LAMBDA_TASKS_QUEUES = {"default": url, "other": f"{url}-other"}
+    sqs.create_queue(f"{url.rsplit('/', 1)[1]}-other")
+    yield url
+    sqs.client.delete_queue(QueueUrl=url)
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    server = RedisServer()
+    try:
+        server.start()
+    except ServerUnavailable as reason:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(reason))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _warm_handler(django_db_setup: None) -> Iterator[None]:
+    yield
+    handler.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _closed_runtime() -> Iterator[None]:
+    yield
+    runtime.close()
+
+
+@pytest.fixture
+def handle(transactional_db: None, _warm_handler: None) -> Handle:
+    """Give bodies to the handler as one event; the ids that come back are indexes into them."""
+
+    def handle_bodies(*bodies: Any, timeout_s: float = 60) -> list[int]:
+        event = sqs_event(*bodies)
+        answer = handler.handler(event, LambdaContext(timeout_s=timeout_s))
+        ids = [record["messageId"] for record in event["Records"]]
+        return [ids.index(each["itemIdentifier"]) for each in answer["batchItemFailures"]]
+
+    return handle_bodies
+
+
+@pytest.fixture
+def work_off(_warm_handler: None, sqs: LocalSqs) -> Callable[[str], int]:
+    """Feed a queue to the handler until it is empty; return how many deliveries there were."""
+
+    def work(queue_url: str) -> int:
+        mapping = EventSourceMapping(
+            queue_url,
+            lambda event: handler.handler(event, LambdaContext()),
+            client_options=sqs.client_options,
+        )
+        count = 0
+        while handled := mapping.poll_once(wait_s=0):
+            count += handled
+        return count
+
+    return work
+
+
+def body(task: Task, /, _n_retries: int = 0, **kwargs: Any) -> str:
+    """What a call of the task puts into a queue, direct and with a new invocation id."""
+    message = task.serialize(**kwargs)["message"] | {"n_retries": _n_retries}
+    return json.dumps(message)
+
+
+def sqs_event(*bodies: Any) -> Event:
+    return {
+        "Records": [
+            {
+                "messageId": str(uuid.uuid4()),
+                "receiptHandle": "handle",
+                "body": each,
+                "attributes": {"SentTimestamp": "1700000000000", "ApproximateReceiveCount": "1"},
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+                "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:elsewhere",
+                "awsRegion": "us-east-1",
+            }
+            for each in bodies
+        ]
+    }
+
+
+def record_of(message: str) -> TaskRecord:
+    return TaskRecord.objects.get(id=json.loads(message)["invocation_id"])
+
+
+def bodies_in(sqs: LocalSqs, queue_url: str) -> list[dict[str, Any]]:
+    """Take everything that is visible in a queue."""
+    found: list[dict[str, Any]] = []
+    while messages := sqs.client.receive_message(
+        QueueUrl=queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=0
+    ).get("Messages", []):
+        found.extend(json.loads(message["Body"]) for message in messages)
+    return found

@@ -1,0 +1,61 @@
+"""The servers that the whole run needs, started before Django reads its settings.
+
+LAMBDA_TASKS_TEST_ENGINE chooses the database: postgresql (the default), sqlite or mysql. Where its
+server can't be had the run goes on with SQLite and says so; with CI set it fails instead.
+"""
+
+import json
+import os
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from lambda_tasks.local.sqs_server import LocalSqs
+from tests.servers import ServerUnavailable
+from tests.servers.mariadb import MariaDBServer
+from tests.servers.postgres import PostgresServer
+
+_running = ExitStack()
+_header: list[str] = []
+sqs = LocalSqs()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests() -> Generator[None, Any, Any]:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    _running.enter_context(sqs)
+    os.environ["LAMBDA_TASKS_TEST_QUEUE"] = sqs.create_queue("default")
+    sqs.create_queue("default-other")
+    engine = os.environ.get("LAMBDA_TASKS_TEST_ENGINE", "postgresql")
+    try:
+        databases = _running.enter_context(_databases(engine))
+    except ServerUnavailable as reason:
+        if os.environ.get("CI"):
+            raise
+        _header.append(f"database: SQLite, as there is no {engine}: {reason}")
+    else:
+        _header.append(f"database: {engine}")
+        if databases:
+            os.environ["LAMBDA_TASKS_TEST_DATABASES"] = json.dumps(databases)
+    return (yield)
+
+
+def pytest_report_header() -> list[str]:
+    return _header
+
+
+def pytest_unconfigure() -> None:
+    _running.close()
+
+
+@contextmanager
+def _databases(engine: str) -> Iterator[dict[str, Any]]:
+    """The DATABASES of the run; empty for SQLite, which the settings know by themselves."""
+    if engine == "sqlite":
+        yield {}
+        return
+    server = {"postgresql": PostgresServer, "mysql": MariaDBServer}[engine]()
+    with server:
+        yield {"default": server.django_database("lambda_tasks_tests", create=False)}

@@ -1,0 +1,406 @@
+"""One event after another through the handler: who comes back, and what the records say."""
+
+import json
+import uuid
+from decimal import Decimal
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from lambda_tasks import handler
+from lambda_tasks.models import TaskRecord
+from tests.app import tasks
+from tests.app.models import Effect
+from tests.conftest import Handle, body, record_of
+
+SUCCESS = TaskRecord.TaskStatus.SUCCESS
+FAILED = TaskRecord.TaskStatus.FAILED
+RETRYING = TaskRecord.TaskStatus.RETRYING
+
+
+@pytest.mark.parametrize("task", [tasks.add, tasks.aadd])
+def test_a_task_that_returns_is_a_success_with_its_result(handle: Handle, task: tasks.Any) -> None:
+    message = body(task, a=1)
+
+    failures = handle(message)
+
+    record = record_of(message)
+    assert failures == []
+    assert (record.status, record.result, record.traceback) == (SUCCESS, 3, None)
+    assert (record.task_name, record.kwargs, record.queue) == (task.name, {"a": 1}, "default")
+    assert (record.n_retries, record.n_attempts) == (0, 1)
+    assert record.start_time is not None
+    assert record.end_time is not None
+    assert record.duration is not None
+
+
+@pytest.mark.parametrize("task", [tasks.write_and_fail, tasks.awrite_and_fail])
+def test_a_task_that_raises_is_failed_and_its_writes_are_rolled_back(
+    handle: Handle, task: tasks.Any
+) -> None:
+    message = body(task, name="gone")
+
+    failures = handle(message)
+
+    record = record_of(message)
+    assert failures == []
+    assert record.status == FAILED
+    assert record.traceback is not None
+    assert "ValueError: failed after writing gone" in record.traceback
+    assert record.traceback.count("File ") == 1, "only the task's own frames are shown"
+    assert not Effect.objects.exists()
+
+
+def test_without_atomic_the_writes_of_a_failed_task_stay(handle: Handle) -> None:
+    message = body(tasks.write_and_fail_without_a_transaction, name="stays")
+
+    handle(message)
+
+    assert record_of(message).status == FAILED
+    assert Effect.objects.get().name == "stays"
+
+
+@pytest.mark.parametrize("task", [tasks.leave_effect, tasks.aleave_effect])
+def test_a_finished_invocation_is_acknowledged_and_not_run_again(
+    handle: Handle, task: tasks.Any
+) -> None:
+    message = body(task, name="once")
+
+    failures = [handle(message), handle(message), handle(message, message)]
+
+    assert failures == [[], [], []]
+    assert Effect.objects.count() == 1
+
+
+def test_two_copies_in_one_batch_run_once_and_the_second_comes_back(handle: Handle) -> None:
+    message = body(tasks.aleave_effect, name="once")
+
+    failures = handle(message, message)
+
+    assert failures == [1]
+    assert Effect.objects.count() == 1
+    assert handle(message) == []
+
+
+def test_what_is_delivered_while_another_holds_the_lease_comes_back(handle: Handle) -> None:
+    message = body(tasks.leave_effect, name="held")
+    handle(message)
+    TaskRecord.objects.update(status="RUNNING", claim_token=uuid.uuid4())
+
+    failures = handle(message)
+
+    assert failures == [0]
+    assert Effect.objects.count() == 1
+
+
+def test_what_a_dead_worker_left_is_taken_over_when_its_lease_has_run_out(handle: Handle) -> None:
+    message = body(tasks.leave_effect, name="taken over")
+    handle(message)
+    Effect.objects.all().delete()
+    TaskRecord.objects.update(
+        status="RUNNING", claim_token=uuid.uuid4(), lease_until=datetime(2020, 1, 1, tzinfo=UTC)
+    )
+
+    failures = handle(message)
+
+    record = record_of(message)
+    assert failures == []
+    assert (record.status, record.n_attempts) == (SUCCESS, 2)
+    assert Effect.objects.count() == 1
+
+
+def test_what_was_started_too_often_is_failed_and_comes_back_for_the_dead_letters(
+    handle: Handle,
+) -> None:
+    message = body(tasks.leave_effect, name="poison")
+    handle(message)
+    Effect.objects.all().delete()
+    TaskRecord.objects.update(
+        status="RUNNING", n_attempts=5, lease_until=datetime(2020, 1, 1, tzinfo=UTC)
+    )
+
+    failures = handle(message)
+
+    assert failures == [0]
+    assert record_of(message).status == FAILED
+    assert not Effect.objects.exists()
+
+
+def test_a_cancelled_invocation_is_acknowledged_and_not_run(handle: Handle) -> None:
+    message = body(tasks.leave_effect, name="cancelled")
+    handle(message)
+    Effect.objects.all().delete()
+    TaskRecord.objects.update(status="CANCELLED")
+
+    assert handle(message) == []
+    assert not Effect.objects.exists()
+
+
+def test_a_durable_message_without_its_record_is_not_run(handle: Handle) -> None:
+    content = json.loads(body(tasks.leave_effect, name="ghost")) | {"durable": True}
+
+    assert handle(json.dumps(content)) == [0]
+    assert not Effect.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "",
+        "no json",
+        "[]",
+        "null",
+        "{}",
+        '{"task_name": "tests.app.tasks.add"}',
+        '{"task_name": 3, "kwargs": {}}',
+        '{"task_name": "tests.app.tasks.add", "kwargs": []}',
+        '{"task_name": "tests.app.tasks.add", "kwargs": {"a": NaN}}',
+        '{"task_name": "tests.app.tasks.add", "kwargs": {"a": 1, "a": 2}}',
+        '{"task_name": "tests.app.tasks.add", "kwargs": {"a": ' + "9" * 5000 + "}}",
+        '{"task_name": "tests.app.tasks.add", "kwargs": {"a": ' + "[" * 100_000 + "}}",
+        '{"task_name": "tests.app.tasks.echo", "kwargs": {"value": "\\u0000"}}',
+        '{"task_name": "tests.app.tasks.echo", "kwargs": {"value": "\\ud800"}}',
+        '{"task_name": "tests.app.tasks.add", "kwargs": {"a": 1}, "invocation_id": "no uuid"}',
+        '{"task_name": "tests.app.tasks.add", "kwargs": {"a": 1}, "n_retries": -1}',
+        '{"task_name": "tests.app.tasks.add", "kwargs": {"a": 1}, "v": 2}',
+        '{"task_name": "tests.app.tasks.unknown", "kwargs": {}}',
+        '{"task_name": "tests.app.tasks.not_a_task", "kwargs": {}}',
+        '{"task_name": "tests.app.gone.task", "kwargs": {}}',
+        '{"task_name": "os.system", "kwargs": {"command": "true"}}',
+        '{"task_name": "tests.conftest.body", "kwargs": {}}',
+        '{"task_name": "..", "kwargs": {}}',
+        '{"task_name": "", "kwargs": {}}',
+        None,
+        7,
+    ],
+)
+def test_a_refused_body_comes_back_without_a_record_and_its_neighbours_run(
+    handle: Handle, refused: object
+) -> None:
+    before, after = body(tasks.add, a=1), body(tasks.aadd, a=2)
+
+    failures = handle(before, refused, after)
+
+    assert failures == [1]
+    assert TaskRecord.objects.count() == 2
+    assert {record_of(before).status, record_of(after).status} == {SUCCESS}
+
+
+def test_a_body_of_an_older_producer_runs_under_its_message_id(handle: Handle) -> None:
+    handle('{"task_name": "tests.app.tasks.add", "kwargs": {"a": 1}, "from_a_later_release": 1}')
+
+    assert TaskRecord.objects.get().status == SUCCESS
+
+
+def test_a_message_under_an_alias_runs(handle: Handle) -> None:
+    handle('{"task_name": "gone.module.old_name", "kwargs": {}}')
+
+    assert TaskRecord.objects.get().result == "still found"
+
+
+def test_arguments_that_the_task_no_longer_takes_fail_it(handle: Handle) -> None:
+    handle('{"task_name": "tests.app.tasks.add", "kwargs": {"gone": 1}}')
+
+    record = TaskRecord.objects.get()
+    assert record.status == FAILED
+    assert "gone" in (record.traceback or "")
+
+
+def test_typed_arguments_arrive_as_their_types(handle: Handle) -> None:
+    message = body(
+        tasks.typed,
+        moment=datetime(2026, 1, 2, tzinfo=UTC),
+        day=date(2026, 1, 2),
+        amount=Decimal("1.10"),
+        key=uuid.uuid4(),
+        colour=tasks.Colour.RED,
+        path=Path("/a/b"),
+        point=tasks.Point(1, 2.5),
+        order=tasks.Order(id=1, lines=[tasks.Point(1, 2.0)]),
+        anything={"a": [1, None]},
+    )
+
+    handle(message)
+
+    assert record_of(message).result == [
+        "datetime", "date", "Decimal", "UUID", "Colour", "PosixPath", "Point", "Order", "dict",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["return_what_is_no_json"])
+def test_a_result_that_is_no_json_fails_the_task_and_names_the_type(
+    handle: Handle, name: str
+) -> None:
+    message = body(getattr(tasks, name), name="x")
+
+    handle(message)
+
+    record = record_of(message)
+    assert record.status == FAILED
+    assert "TypeError" in (record.traceback or "")
+    assert "object" in (record.traceback or "")
+    assert not Effect.objects.exists()
+
+
+def test_an_ignored_error_is_a_success_with_its_traceback_and_without_its_writes(
+    handle: Handle,
+) -> None:
+    message = body(tasks.ignored, name="x")
+
+    handle(message)
+
+    record = record_of(message)
+    assert record.status == SUCCESS
+    assert "KeyError" in (record.traceback or "")
+    assert not Effect.objects.exists()
+
+
+def test_a_retried_task_leaves_a_queued_record_that_is_linked_to_it(
+    handle: Handle, queue: str
+) -> None:
+    message = body(tasks.limited, name="x")
+
+    handle(message)
+
+    first = record_of(message)
+    retry = TaskRecord.objects.exclude(id=first.id).get()
+    assert (first.status, retry.status, retry.n_retries) == (RETRYING, "QUEUED", 1)
+    assert (retry.retry_of, retry.root_id) == (first.id, first.id)
+    assert retry.sent_at is not None
+    assert retry.run_after is not None
+    assert retry.enqueued_at is not None
+    assert 30 < (retry.run_after - retry.enqueued_at).total_seconds() < 36
+
+
+def test_the_last_retry_fails_with_the_limit_and_the_error(handle: Handle, queue: str) -> None:
+    message = body(tasks.limited, _n_retries=1, name="x")
+
+    handle(message)
+
+    record = record_of(message)
+    assert record.status == FAILED
+    assert "RateLimited" in (record.traceback or "")
+    assert "MaxRetriesExceededError" in (record.traceback or "")
+    assert TaskRecord.objects.count() == 1
+
+
+def test_a_task_may_ask_for_a_retry_by_hand(handle: Handle, queue: str) -> None:
+    message = body(tasks.ask_for_a_retry, name="x")
+
+    handle(message)
+
+    retry = TaskRecord.objects.get(status="QUEUED")
+    assert retry.run_after is not None
+    assert retry.enqueued_at is not None
+    assert 7 < (retry.run_after - retry.enqueued_at).total_seconds() < 13
+
+
+@pytest.mark.parametrize("task", [tasks.sleep_and_clean_up, tasks.asleep_and_clean_up])
+def test_a_task_may_catch_its_soft_timeout(handle: Handle, task: tasks.Any) -> None:
+    message = body(task, name="x")
+
+    handle(message)
+
+    assert record_of(message).result == "x cleaned up"
+
+
+@pytest.mark.parametrize("task", [tasks.ignore_the_soft_timeout, tasks.aignore_the_soft_timeout])
+def test_except_exception_does_not_survive_the_hard_timeout(
+    handle: Handle, task: tasks.Any
+) -> None:
+    message = body(task, name="x")
+
+    handle(message)
+
+    record = record_of(message)
+    assert record.status == FAILED
+    assert "HardTimeLimitExceeded" in (record.traceback or "")
+
+
+def test_a_worker_process_that_dies_fails_its_task_and_the_next_finds_a_working_one(
+    handle: Handle,
+) -> None:
+    dead, neighbour, later = (
+        body(tasks.exit_at_once, code=3),
+        body(tasks.add, a=1),
+        body(tasks.add, a=2),
+    )
+
+    failures = handle(dead, neighbour)
+    handle(later)
+
+    assert failures == []
+    assert record_of(dead).status == FAILED
+    assert "WorkerProcessDied" in (record_of(dead).traceback or "")
+    assert "exit code 3" in (record_of(dead).traceback or "")
+    assert {record_of(neighbour).status, record_of(later).status} == {SUCCESS}
+
+
+def test_a_system_exit_fails_the_task_and_not_the_handler(handle: Handle) -> None:
+    message, neighbour = body(tasks.exit_politely), body(tasks.aadd, a=1)
+
+    failures = handle(message, neighbour)
+
+    assert failures == []
+    assert record_of(message).status == FAILED
+    assert record_of(neighbour).status == SUCCESS
+
+
+def test_worker_processes_stay_warm_from_one_event_to_the_next(handle: Handle) -> None:
+    first, second = body(tasks.process_id), body(tasks.process_id)
+
+    handle(first)
+    handle(second)
+
+    assert record_of(first).result == record_of(second).result
+
+
+def test_a_task_with_context_is_told_of_its_run(handle: Handle) -> None:
+    message = body(tasks.tell_context)
+
+    handle(message)
+
+    told = record_of(message).result
+    assert told["id"] == json.loads(message)["invocation_id"]
+    assert told["attempt"] == 1
+    assert 0 < told["remaining"] <= 60
+    assert told["metadata"]["place"] == "lambda"
+
+
+@pytest.mark.parametrize("task", [tasks.enqueue_another, tasks.aenqueue_another])
+def test_what_a_task_enqueues_is_sent_with_its_success_and_gone_with_its_failure(
+    handle: Handle, queue: str, task: tasks.Any
+) -> None:
+    handle(body(task, name="kept"), body(task, name="dropped", fail=True))
+
+    queued = TaskRecord.objects.get(status="QUEUED")
+    assert queued.kwargs == {"name": "kept"}
+    assert queued.sent_at is not None
+
+
+def test_a_singleton_that_is_taken_ends_as_it_was_told(handle: Handle) -> None:
+    first, second, other = (
+        body(tasks.alone, key="a", pause_s=0.5),
+        body(tasks.alone, key="a", pause_s=0.5),
+        body(tasks.alone, key="b", pause_s=0.0),
+    )
+
+    handle(first, second, other)
+
+    tracebacks = [record_of(each).traceback or "" for each in (first, second)]
+    assert sum("LockError" in each for each in tracebacks) == 1
+    assert record_of(other).traceback is None
+    assert set(TaskRecord.objects.values_list("status", flat=True)) == {"SUCCESS"}
+
+
+def test_a_ping_is_answered_with_versions() -> None:
+    answer = handler.handler({"lambda_tasks": "ping"}, None)
+
+    assert set(answer) == {"lambda_tasks", "django", "python"}
+
+
+@pytest.mark.parametrize("event", [{}, {"Records": []}, None, [], {"Records": [{}]}, "text"])
+def test_another_kind_of_event_is_refused_with_those_that_are_taken(event: object) -> None:
+    with pytest.raises(ValueError, match="takes SQS events"):
+        handler.handler(event, None)
