@@ -198,7 +198,7 @@ class RecordStore:
                 "lease_until", "run_after", "expired", "now",
             )
         )  # fmt: skip
-        return {row["id"]: row for row in rows}
+        return {row["id"]: dict(row) for row in rows}
 
     def _fail_exhausted(self, verdicts: Mapping[UUID, Claim | Refused]) -> None:
         exhausted = [

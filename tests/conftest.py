@@ -26,8 +26,8 @@ Handle = Callable[..., list[int]]
 def _no_blocking_call_on_an_event_loop() -> Iterator[None]:
     with blockbuster_ctx("lambda_tasks") as blockbuster:
         # The pipe of a worker process is written when its reader waits, read when it has sent.
-        for function in ("os.read", "os.write"):
-            blockbuster.functions[function].can_block_in(
+        for name in ("os.read", "os.write"):
+            blockbuster.functions[name].can_block_in(
                 "multiprocessing/connection.py", {"_send", "_recv"}
             )
         # Once for each client: certificates, credentials, endpoint rules.

@@ -56,6 +56,7 @@ def _databases(engine: str) -> Iterator[dict[str, Any]]:
     if engine == "sqlite":
         yield {}
         return
-    server = {"postgresql": PostgresServer, "mysql": MariaDBServer}[engine]()
+    server: PostgresServer | MariaDBServer
+    server = PostgresServer() if engine == "postgresql" else MariaDBServer()
     with server:
         yield {"default": server.django_database("lambda_tasks_tests", create=False)}

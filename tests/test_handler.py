@@ -2,8 +2,8 @@
 
 import json
 import uuid
-from decimal import Decimal
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from lambda_tasks import handler
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, body, record_of
+from tests.conftest import Handle, Task, body, record_of
 
 SUCCESS = TaskRecord.TaskStatus.SUCCESS
 FAILED = TaskRecord.TaskStatus.FAILED
@@ -20,7 +20,7 @@ RETRYING = TaskRecord.TaskStatus.RETRYING
 
 
 @pytest.mark.parametrize("task", [tasks.add, tasks.aadd])
-def test_a_task_that_returns_is_a_success_with_its_result(handle: Handle, task: tasks.Any) -> None:
+def test_a_task_that_returns_is_a_success_with_its_result(handle: Handle, task: Task) -> None:
     message = body(task, a=1)
 
     failures = handle(message)
@@ -37,7 +37,7 @@ def test_a_task_that_returns_is_a_success_with_its_result(handle: Handle, task: 
 
 @pytest.mark.parametrize("task", [tasks.write_and_fail, tasks.awrite_and_fail])
 def test_a_task_that_raises_is_failed_and_its_writes_are_rolled_back(
-    handle: Handle, task: tasks.Any
+    handle: Handle, task: Task
 ) -> None:
     message = body(task, name="gone")
 
@@ -63,7 +63,7 @@ def test_without_atomic_the_writes_of_a_failed_task_stay(handle: Handle) -> None
 
 @pytest.mark.parametrize("task", [tasks.leave_effect, tasks.aleave_effect])
 def test_a_finished_invocation_is_acknowledged_and_not_run_again(
-    handle: Handle, task: tasks.Any
+    handle: Handle, task: Task
 ) -> None:
     message = body(task, name="once")
 
@@ -297,7 +297,7 @@ def test_a_task_may_ask_for_a_retry_by_hand(handle: Handle, queue: str) -> None:
 
 
 @pytest.mark.parametrize("task", [tasks.sleep_and_clean_up, tasks.asleep_and_clean_up])
-def test_a_task_may_catch_its_soft_timeout(handle: Handle, task: tasks.Any) -> None:
+def test_a_task_may_catch_its_soft_timeout(handle: Handle, task: Task) -> None:
     message = body(task, name="x")
 
     handle(message)
@@ -306,9 +306,7 @@ def test_a_task_may_catch_its_soft_timeout(handle: Handle, task: tasks.Any) -> N
 
 
 @pytest.mark.parametrize("task", [tasks.ignore_the_soft_timeout, tasks.aignore_the_soft_timeout])
-def test_except_exception_does_not_survive_the_hard_timeout(
-    handle: Handle, task: tasks.Any
-) -> None:
+def test_except_exception_does_not_survive_the_hard_timeout(handle: Handle, task: Task) -> None:
     message = body(task, name="x")
 
     handle(message)
@@ -362,6 +360,7 @@ def test_a_task_with_context_is_told_of_its_run(handle: Handle) -> None:
     handle(message)
 
     told = record_of(message).result
+    assert told is not None
     assert told["id"] == json.loads(message)["invocation_id"]
     assert told["attempt"] == 1
     assert 0 < told["remaining"] <= 60
@@ -370,7 +369,7 @@ def test_a_task_with_context_is_told_of_its_run(handle: Handle) -> None:
 
 @pytest.mark.parametrize("task", [tasks.enqueue_another, tasks.aenqueue_another])
 def test_what_a_task_enqueues_is_sent_with_its_success_and_gone_with_its_failure(
-    handle: Handle, queue: str, task: tasks.Any
+    handle: Handle, queue: str, task: Task
 ) -> None:
     handle(body(task, name="kept"), body(task, name="dropped", fail=True))
 

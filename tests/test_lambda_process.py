@@ -1,0 +1,105 @@
+"""The handler under the real awslambdaric process, fed by a Lambda Runtime API server."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection
+
+from lambda_tasks.models import TaskRecord
+from tests.app import tasks
+from tests.app.models import Effect
+from tests.conftest import body, record_of, sqs_event
+from tests.servers.lambda_runtime import FunctionError, LambdaProcess
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module")
+def function() -> Iterator[LambdaProcess]:
+    with LambdaProcess(timeout_s=60) as process:
+        yield process
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_batch_of_sync_and_async_tasks_runs_and_only_the_refused_comes_back(
+    function: LambdaProcess,
+) -> None:
+    good = [body(tasks.add, a=1), body(tasks.aadd, a=2), body(tasks.write_and_fail, name="x")]
+    event = sqs_event(*good, "refused")
+
+    answer = function.invoke(event)
+
+    refused = event["Records"][3]["messageId"]
+    assert answer == {"batchItemFailures": [{"itemIdentifier": refused}]}
+    assert [record_of(each).status for each in good] == ["SUCCESS", "SUCCESS", "FAILED"]
+
+
+def test_worker_processes_stay_warm_from_one_invocation_to_the_next(
+    function: LambdaProcess,
+) -> None:
+    first, second = body(tasks.process_id), body(tasks.process_id)
+
+    function.invoke(sqs_event(first))
+    function.invoke(sqs_event(second))
+
+    assert record_of(first).result == record_of(second).result
+    assert record_of(first).result != function.pid
+
+
+def test_async_tasks_of_a_batch_run_at_the_same_time(function: LambdaProcess) -> None:
+    messages = [body(tasks.wait, seconds=0.5) for _ in range(10)]
+
+    function.invoke(sqs_event(*messages))
+
+    records = [record_of(each) for each in messages]
+    assert all(record.status == "SUCCESS" for record in records)
+    starts = [record.start_time for record in records if record.start_time]
+    ends = [record.end_time for record in records if record.end_time]
+    assert max(starts) < min(ends), "every task began before the first one ended"
+
+
+def test_what_a_task_enqueues_leaves_through_the_handlers_own_loop(
+    function: LambdaProcess,
+) -> None:
+    function.invoke(
+        sqs_event(
+            body(tasks.aenqueue_another, name="from a coroutine"),
+            body(tasks.enqueue_another, name="from a worker process"),
+        )
+    )
+
+    queued = TaskRecord.objects.filter(status="QUEUED")
+    assert queued.count() == 2
+    assert all(record.sent_at is not None for record in queued)
+
+
+def test_an_error_of_the_handler_leaves_the_process_working(function: LambdaProcess) -> None:
+    with pytest.raises(FunctionError, match="takes SQS events"):
+        function.invoke({"something": "else"})
+
+    assert "django" in function.invoke({"lambda_tasks": "ping"})
+
+
+def test_a_killed_function_leaves_nothing_behind_and_its_message_runs_again() -> None:
+    message = body(tasks.leave_effect, name="once")
+    slow = body(tasks.process_id, pause_s=0.0)
+    with LambdaProcess(timeout_s=60) as process:
+        process.invoke(sqs_event(slow))
+        worker = record_of(slow).result
+        assert isinstance(worker, int)
+        assert _alive(worker)
+
+    with LambdaProcess(timeout_s=60) as process:
+        process.invoke(sqs_event(message))
+        process.invoke(sqs_event(message))
+
+    assert Effect.objects.filter(name="once").count() == 1
+    connection.close()
