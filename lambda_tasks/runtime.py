@@ -97,7 +97,7 @@ class Runtime:
         for queue in settings.queues.values():
             if isinstance(queue, conf.SQSQueue) and queue.queue_url.endswith(f"/{name}"):
                 transport = self.sqs_transport(queue, settings.aws)
-                await transport.postpone(receipt_handle, seconds)
+                await self.portal.acall(transport.postpone, receipt_handle, seconds)
                 return
 
     def executor(self) -> "Executor":

@@ -123,7 +123,9 @@ class Arguments:
         try:
             return pydantic.create_model(
                 self._func.__qualname__,
-                __config__=pydantic.ConfigDict(strict=True, extra="forbid"),
+                __config__=pydantic.ConfigDict(
+                    strict=True, extra="forbid", ser_json_inf_nan="constants"
+                ),
                 __module__=self._func.__module__,
                 **fields,
             )

@@ -50,12 +50,15 @@ class Enqueuer:
         if stored_at_once:
             self.store(messages)
         hand_over = _joinable(connection, self)
-        if hand_over is None:
-            hand_over = HandOver(self)
+        if hand_over is not None:
             hand_over.add(messages, stored=stored_at_once)
-            transaction.on_commit(hand_over, using=using)
+            return
+        hand_over = HandOver(self)
+        hand_over.add(messages, stored=stored_at_once)
+        if connection.connection is None and not connection.in_atomic_block:
+            hand_over()  # on_commit() would open a connection, only to find no transaction on it
         else:
-            hand_over.add(messages, stored=stored_at_once)
+            transaction.on_commit(hand_over, using=using)
 
     async def aenqueue(self, messages: Sequence[Outgoing], *, using: str) -> None:
         """See enqueue().

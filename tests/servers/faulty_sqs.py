@@ -8,11 +8,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
-
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 Refuse = Callable[[str], bool]
 
