@@ -318,7 +318,7 @@ def test_an_invocation_waits_for_its_result(queue: str, work_off: Callable[[str]
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: tasks.add.execute_on_commit(a="1"), ValueError, "add"),
+        (lambda: tasks.add.execute_on_commit(a="1"), ValueError, "add"),  # type: ignore[arg-type]
         (lambda: tasks.add.execute_on_commit(a=1, c=2), ValueError, "c"),  # type: ignore[call-arg]
         (lambda: tasks.add.execute_on_commit(), ValueError, "a"),  # type: ignore[call-arg]
         (lambda: tasks.add.execute_on_commit(1), TypeError, "keyword"),  # type: ignore[call-arg]

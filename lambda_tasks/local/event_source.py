@@ -4,18 +4,28 @@ Strict as the real one with ReportBatchItemFailures: an empty answer is success 
 batch, a malformed one, or an exception, a failure for the whole batch.
 """
 
+import base64
+import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Self
 
 from .sqs_server import make_client, queue_arn
 
 logger = logging.getLogger("lambda_tasks")
 
-Invoke = Callable[[dict[str, Any]], Any]
+Event = dict[str, Any]
+Invoke = Callable[[Event], Any]
+Message = Mapping[str, Any]
+
+REQUEST_LIMIT: Final = 10
+"""Messages that one SQS request receives or deletes, by SQS's quotas."""
+
+BATCH_LIMIT: Final = 10_000
+"""Records that Lambda puts into one event of a standard queue, by its mapping's quotas."""
 
 
 @dataclass
@@ -27,7 +37,7 @@ class LambdaContext:
     memory_limit_in_mb: int = 1024
     invoked_function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:local"
     aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    _started: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=time.monotonic, init=False, repr=False)
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds before the invocation is cut off."""
@@ -35,7 +45,11 @@ class LambdaContext:
 
 
 class EventSourceMapping:
-    """One queue and the function that it feeds. `invoke` takes the event, returns the answer."""
+    """One queue and the function that it feeds. `invoke` takes the event, returns the answer.
+
+    With `function_timeout_s` it refuses a queue whose visibility timeout is shorter, as AWS does:
+    its messages would come back while they are still being worked on.
+    """
 
     def __init__(
         self,
@@ -44,72 +58,153 @@ class EventSourceMapping:
         *,
         client_options: dict[str, Any],
         batch_size: int = 10,
+        function_timeout_s: float | None = None,
     ) -> None:
+        if not 1 <= batch_size <= BATCH_LIMIT:
+            raise ValueError(f"batch_size is {batch_size}, but must be 1 to {BATCH_LIMIT}.")
         self._queue_url = queue_url
         self._invoke = invoke
         self._client = make_client(client_options)
         self._batch_size = batch_size
+        if function_timeout_s is not None:
+            self._check_visibility_timeout(function_timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections to SQS."""
+        self._client.close()
 
     def run(self, until: Callable[[], bool], *, wait_s: int = 1) -> None:
-        """Poll until `until()` says so."""
-        while not until():
-            self.poll_once(wait_s=wait_s)
+        """Poll until `until()` says so; an SQS that fails or can't be reached is asked again."""
+        from botocore.exceptions import BotoCoreError, ClientError
 
-    def poll_once(self, *, wait_s: int = 1) -> int:
+        while not until():
+            try:
+                self.poll_once(wait_s)
+            except (BotoCoreError, ClientError) as error:
+                # Its client has waited between its own attempts, so this loop doesn't spin.
+                logger.warning("The queue %s does not answer: %s", self._queue_url, error)
+
+    def poll_once(self, wait_s: int = 1) -> int:
         """Take one batch through the function; return how many messages it had."""
-        messages = self._client.receive_message(
-            QueueUrl=self._queue_url,
-            MaxNumberOfMessages=self._batch_size,
-            WaitTimeSeconds=wait_s,
-            AttributeNames=["All"],
-            MessageAttributeNames=["All"],
-        ).get("Messages", [])
+        messages = self._receive(wait_s)
         if messages:
             self._delete(self._succeeded(messages))
         return len(messages)
 
-    def _succeeded(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        event = {"Records": [self._record(message) for message in messages]}
+    def _receive(self, wait_s: int) -> list[Message]:
+        messages: list[Message] = []
+        while asked := min(REQUEST_LIMIT, self._batch_size - len(messages)):
+            received = self._client.receive_message(
+                QueueUrl=self._queue_url,
+                MaxNumberOfMessages=asked,
+                # Only an empty batch is worth waiting for.
+                WaitTimeSeconds=0 if messages else wait_s,
+                AttributeNames=["All"],
+                MessageAttributeNames=["All"],
+            ).get("Messages", [])
+            messages += received
+            if len(received) < asked:
+                break
+        return messages
+
+    def _succeeded(self, messages: Sequence[Message]) -> list[Message]:
+        event = sqs_event(messages, self._queue_url, self._client.meta.region_name)
         try:
-            failed = failed_ids(self._invoke(event), {each["MessageId"] for each in messages})
+            # Both cross a wire as JSON, so here too: nothing that JSON lacks gets through.
+            answer = json.loads(json.dumps(self._invoke(json.loads(json.dumps(event)))))
+            failed = failed_ids(answer, {each["MessageId"] for each in messages})
         except Exception:
             logger.exception("An invocation failed; its %d messages come back", len(messages))
             return []
         return [each for each in messages if each["MessageId"] not in failed]
 
-    def _delete(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        if messages:
+    def _delete(self, messages: Sequence[Message]) -> None:
+        for chunk in _chunks(messages):
             self._client.delete_message_batch(
                 QueueUrl=self._queue_url,
                 Entries=[
                     {"Id": str(index), "ReceiptHandle": message["ReceiptHandle"]}
-                    for index, message in enumerate(messages)
+                    for index, message in enumerate(chunk)
                 ],
             )
 
-    def _record(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "messageId": message["MessageId"],
-            "receiptHandle": message["ReceiptHandle"],
-            "body": message["Body"],
-            "attributes": dict(message.get("Attributes", {})),
-            "messageAttributes": dict(message.get("MessageAttributes", {})),
-            "md5OfBody": message["MD5OfBody"],
-            "eventSource": "aws:sqs",
-            "eventSourceARN": queue_arn(self._queue_url),
-            "awsRegion": "us-east-1",
-        }
+    def _check_visibility_timeout(self, function_timeout_s: float) -> None:
+        name = "VisibilityTimeout"
+        attributes = self._client.get_queue_attributes(
+            QueueUrl=self._queue_url, AttributeNames=[name]
+        )["Attributes"]
+        if int(attributes[name]) < function_timeout_s:
+            self.close()
+            raise ValueError(
+                f"The queue's visibility timeout of {attributes[name]} s is shorter than the"
+                f" function's timeout of {function_timeout_s} s. Lambda refuses such a mapping;"
+                f" AWS advises six times the function's timeout."
+            )
+
+
+def sqs_event(messages: Sequence[Message], queue_url: str, region: str) -> Event:
+    """The event that Lambda makes of received messages."""
+    arn = queue_arn(queue_url, region)
+    return {"Records": [_record(message, arn, region) for message in messages]}
 
 
 def failed_ids(answer: Any, known: set[str]) -> set[str]:
     """The messages that come back, as Lambda reads an answer. Raises ValueError for a bad one."""
     if answer is None or answer == {}:
         return set()
-    try:
-        failures = answer["batchItemFailures"] or []
-        failed = {failure["itemIdentifier"] for failure in failures}
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"The answer names no batchItemFailures: {answer!r}") from error
-    if not failed <= known:
-        raise ValueError(f"The answer names messages that were not sent: {failed - known!r}")
-    return failed
+    if not isinstance(answer, dict) or "batchItemFailures" not in answer:
+        raise ValueError(f"The answer names no batchItemFailures: {answer!r}")
+    failures = answer["batchItemFailures"]
+    if failures is None:
+        return set()
+    if not isinstance(failures, list):
+        raise ValueError(f"batchItemFailures is no list: {failures!r}")
+    return {_failed_id(failure, known) for failure in failures}
+
+
+def _failed_id(failure: Any, known: set[str]) -> str:
+    id = failure.get("itemIdentifier") if isinstance(failure, dict) else None
+    if not isinstance(id, str) or not id:
+        raise ValueError(f"A failure has no itemIdentifier: {failure!r}")
+    if id not in known:
+        raise ValueError(f"A failure names a message that was not in the batch: {id!r}")
+    return id
+
+
+def _record(message: Message, arn: str, region: str) -> dict[str, Any]:
+    attributes = message.get("MessageAttributes", {})
+    record = {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+        "attributes": dict(message.get("Attributes", {})),
+        "messageAttributes": {name: _attribute(each) for name, each in attributes.items()},
+        "md5OfBody": message["MD5OfBody"],
+        "eventSource": "aws:sqs",
+        "eventSourceARN": arn,
+        "awsRegion": region,
+    }
+    if "MD5OfMessageAttributes" in message:
+        record["md5OfMessageAttributes"] = message["MD5OfMessageAttributes"]
+    return record
+
+
+def _attribute(attribute: Mapping[str, Any]) -> dict[str, Any]:
+    """A message attribute in the event's spelling, which is not SQS's own."""
+    value: dict[str, Any] = {"stringListValues": [], "binaryListValues": []}
+    if "StringValue" in attribute:
+        value["stringValue"] = attribute["StringValue"]
+    if "BinaryValue" in attribute:
+        value["binaryValue"] = base64.b64encode(attribute["BinaryValue"]).decode()
+    return value | {"dataType": attribute["DataType"]}
+
+
+def _chunks(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    for start in range(0, len(messages), REQUEST_LIMIT):
+        yield messages[start : start + REQUEST_LIMIT]

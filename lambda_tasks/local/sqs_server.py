@@ -1,47 +1,73 @@
 """An SQS endpoint on loopback: MiniStack, as a child process that ends with its parent."""
 
+import http.client
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Final, Self
 
 START_TIMEOUT_S: Final = 30.0
+REGION: Final = "us-east-1"
+ACCOUNT: Final = "000000000000"
+HEALTH_PATH: Final = "/_ministack/health"
 
 _SERVE: Final = """
-import os, sys, threading
+import asyncio, os, sys, threading
 def end_with_parent():
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     os._exit(0)
 threading.Thread(target=end_with_parent, daemon=True).start()
-from ministack.app import main
-sys.argv = ["ministack"]
-main()
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from ministack.app import app
+config = Config()
+config.bind = ["fd://" + sys.argv[1]]
+config.keep_alive_timeout = 75
+config.loglevel = "ERROR"
+asyncio.run(serve(app, config))
 """
-"""Standard input is a pipe from the parent: it closes when the parent ends, however it ends."""
+"""Not MiniStack's own main(), which chooses its address itself and leaves a pid file.
+
+Standard input is a pipe from the parent: it closes when the parent ends, however it ends.
+"""
+
+_INHERITED: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR")
+_SETTINGS: Final = {
+    "MINISTACK_HOST": "127.0.0.1",
+    "MINISTACK_REGION": REGION,
+    "MINISTACK_ACCOUNT_ID": ACCOUNT,
+    "SERVICES": "sqs",
+    "LOG_LEVEL": "ERROR",
+    # Listeners of services that nobody asked for, each on a fixed port.
+    "SFTP_ENABLED": "0",
+    "IOT_MTLS_ENABLED": "0",
+    # At its start it removes the containers of every other MiniStack that Docker knows.
+    "DOCKER_HOST": "unix:///nonexistent",
+}
 
 
 class LocalSqs:
     """Real SQS requests without AWS. Use it as a context manager, or start() and stop() it.
 
-    `endpoint_url` is its address, `client_options` what LAMBDA_TASKS_AWS holds to reach it.
+    `endpoint_url` is its address, `client_options` what LAMBDA_TASKS_AWS holds to reach it. Both
+    stay the same from one start() to the next; the queues do not.
     """
 
-    def __init__(self) -> None:
-        self._port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint_url = f"http://127.0.0.1:{self._port}"
+    def __init__(self, *, port: int | None = None) -> None:
+        self.port = port or _free_port()
+        self.endpoint_url = f"http://127.0.0.1:{self.port}"
         self.client_options: dict[str, Any] = {
             "endpoint_url": self.endpoint_url,
-            "region_name": "us-east-1",
+            "region_name": REGION,
             "aws_access_key_id": "test",
             "aws_secret_access_key": "test",
         }
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -50,39 +76,38 @@ class LocalSqs:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
+    def __repr__(self) -> str:
+        state = "stopped" if self._process is None else f"pid {self._process.pid}"
+        return f"<LocalSqs {self.endpoint_url} [{state}]>"
+
     def start(self) -> None:
         """Return when it answers. Raises ModuleNotFoundError, with the fix, without MiniStack."""
+        if self._process is not None:
+            return
         if find_spec("ministack") is None:
             raise ModuleNotFoundError(
-                "A local SQS needs MiniStack: pip install 'lambda-tasks[local]'."
+                "A local SQS needs MiniStack: pip install 'lambda-tasks[local]'.", name="ministack"
             )
-        environment = os.environ | {
-            "BIND_HOST": "127.0.0.1",
-            "GATEWAY_PORT": str(self._port),
-            "MINISTACK_HOST": "127.0.0.1",
-            "SERVICES": "sqs",
-            "LOG_LEVEL": "ERROR",
-            "TMPDIR": tempfile.gettempdir(),
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # Ctrl+C at a terminal is for the parent, which stops it in order.
-            start_new_session=True,
-        )
-        self._wait()
+        with tempfile.TemporaryFile() as output, self._listener() as listener:
+            self._process = self._spawn(listener, output.fileno())
+            listener.close()  # the child's copy is now the only one, and ends with the child
+            if not self._answers():
+                self.stop()
+                output.seek(0)
+                raise RuntimeError(f"MiniStack did not start. It wrote: {output.read().decode()}")
 
     def stop(self) -> None:
         """End it; its queues are gone."""
         if self._process is None:
             return
-        self._process.terminate()
-        self._process.wait(timeout=10)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        if "client" in self.__dict__:
+            self.client.close()
+            del self.client
+        # It keeps nothing that a slower end would save.
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._process = None
 
     def create_queue(
@@ -91,21 +116,33 @@ class LocalSqs:
         *,
         visibility_timeout_s: int = 30,
         max_receive_count: int | None = None,
+        fifo: bool = False,
     ) -> str:
-        """Create a queue, with a dead-letter queue `NAME-dlq` where a count is given; its URL."""
+        """Create a queue and return its URL.
+
+        With `max_receive_count` it gets a dead-letter queue NAME-dlq. A FIFO queue's name ends in
+        `.fifo`, as SQS wants it, whether or not the given one does.
+        """
+        stem = name.removesuffix(".fifo")
+        suffix = ".fifo" if fifo or stem != name else ""
         attributes = {"VisibilityTimeout": str(visibility_timeout_s)}
+        if suffix:
+            attributes["FifoQueue"] = "true"
         if max_receive_count is not None:
-            dead_letters = self.create_queue(f"{name}-dlq")
+            dead_letters = self.create_queue(f"{stem}-dlq{suffix}")
             attributes["RedrivePolicy"] = json.dumps(
                 {
                     "deadLetterTargetArn": queue_arn(dead_letters),
                     "maxReceiveCount": max_receive_count,
                 }
             )
-        if name.endswith(".fifo"):
-            attributes["FifoQueue"] = "true"
-        response = self.client.create_queue(QueueName=name, Attributes=attributes)
+        response = self.client.create_queue(QueueName=stem + suffix, Attributes=attributes)
         url: str = response["QueueUrl"]
+        return url
+
+    def queue_url(self, name: str) -> str:
+        """The URL of a queue that is there, its dead-letter queue for instance."""
+        url: str = self.client.get_queue_url(QueueName=name)["QueueUrl"]
         return url
 
     def counts(self, queue_url: str) -> dict[str, int]:
@@ -120,22 +157,43 @@ class LocalSqs:
         )["Attributes"]
         return {key: int(attributes.get(name, 0)) for key, name in names.items()}
 
+    def purge(self, queue_url: str) -> None:
+        """Drop every message, those in flight too."""
+        self.client.purge_queue(QueueUrl=queue_url)
+
     @cached_property
     def client(self) -> Any:
         """A botocore client of it."""
         return make_client(self.client_options)
 
-    def _wait(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-        raise RuntimeError(f"MiniStack did not start: it ended with {self._process.poll()}.")
+    def _listener(self) -> socket.socket:
+        """Listening before the child does: the port can't be lost, and a first request waits."""
+        return socket.create_server(("127.0.0.1", self.port), backlog=128)
+
+    def _spawn(self, listener: socket.socket, output: int) -> "subprocess.Popen[bytes]":
+        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        return subprocess.Popen(
+            # -P: a module of the current directory must not stand in for one that it imports.
+            [sys.executable, "-P", "-c", _SERVE, str(listener.fileno())],
+            env=inherited | _SETTINGS | {"GATEWAY_PORT": str(self.port)},
+            cwd=tempfile.gettempdir(),
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            # Ctrl+C at a terminal is for the parent, which stops it in order.
+            start_new_session=True,
+        )
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_TIMEOUT_S)
+        try:
+            connection.request("GET", HEALTH_PATH)
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
 
 def make_client(options: dict[str, Any]) -> Any:
@@ -145,14 +203,13 @@ def make_client(options: dict[str, Any]) -> Any:
     return get_session().create_client("sqs", **options)
 
 
-def queue_arn(queue_url: str) -> str:
-    """The ARN that a local queue has."""
+def queue_arn(queue_url: str, region: str = REGION) -> str:
+    """The ARN of the queue at a URL."""
     account, name = queue_url.rsplit("/", 2)[1:]
-    return f"arn:aws:sqs:us-east-1:{account}:{name}"
+    return f"arn:aws:sqs:{region}:{account}:{name}"
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -1,0 +1,1 @@
+"""Speed claims and what proves them; see README.md."""

@@ -1,0 +1,81 @@
+"""Runs contestants, each in a process of its own, and takes medians of interleaved runs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, Self, TypeVar
+
+K = TypeVar("K")
+
+RUN: Final = Path(__file__).parent / "contestants" / "__main__.py"
+
+AWS: Final = {
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+class Contestant:
+    """One module of `contestants`, in a process that lives as long as the context."""
+
+    def __init__(self, module: str, python: Path, environment: Mapping[str, str]) -> None:
+        self._command = [str(python), str(RUN), module]
+        self._environment = os.environ | AWS | environment
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        assert self._process is not None
+        self._process.communicate()
+
+    def ask(self, do: str, **parameters: Any) -> Any:
+        """Let it perform one of its functions; return what that returned."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": do, **parameters}) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{' '.join(self._command)} ended while it was to {do}; see above.")
+        return json.loads(answer)
+
+    def versions(self, *distributions: str) -> dict[str, str | None]:
+        """What its environment has installed."""
+        versions: dict[str, str | None] = self.ask("versions", of=distributions)
+        return versions
+
+
+def take_turns(
+    entries: Sequence[K], runs: int, measure: Callable[[K], float]
+) -> dict[K, list[float]]:
+    """One measure of each entry per run, so that what the machine does meanwhile hits them all.
+
+    Every other run goes backwards, lest one of them always comes after the same other.
+    """
+    results: dict[K, list[float]] = {entry: [] for entry in entries}
+    for run in range(runs):
+        print(f"  run {run + 1} of {runs}", file=sys.stderr)
+        for entry in entries[:: 1 if run % 2 == 0 else -1]:
+            results[entry].append(measure(entry))
+    return results
+
+
+def ratio(these: Sequence[float], those: Sequence[float]) -> float:
+    """The median of the ratios of runs that stood side by side."""
+    return median(this / that for this, that in zip(these, those, strict=True))

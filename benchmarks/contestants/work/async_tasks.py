@@ -1,0 +1,16 @@
+"""The same tasks as coroutines, which django-lambda-tasks does not have."""
+
+import asyncio
+
+from lambda_tasks.decorators import lambda_task
+
+
+@lambda_task
+async def trivial(*, number: int) -> int:
+    return number
+
+
+@lambda_task
+async def wait(*, number: int, seconds: float) -> int:
+    await asyncio.sleep(seconds)
+    return number

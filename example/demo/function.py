@@ -1,0 +1,39 @@
+"""The Lambda side, as a process of its own: the real handler, fed from the queue.
+
+`python -m demo.function` ends when its standard input does, and so with whoever started it.
+"""
+
+import os
+import sys
+import threading
+
+from django.conf import settings
+
+from lambda_tasks import handler
+from lambda_tasks.local import EventSourceMapping, LambdaContext
+
+FUNCTION_TIMEOUT_S = 60.0
+
+
+def main() -> None:
+    stop = threading.Event()
+
+    def stop_with_parent() -> None:
+        sys.stdin.buffer.read()
+        stop.set()
+
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    handler.handler({"lambda_tasks": "ping"}, None)
+    queue_url = os.environ["BOOKSHOP_QUEUE_URL"]
+    endpoint_url = queue_url.rsplit("/", 2)[0]
+    mapping = EventSourceMapping(
+        queue_url,
+        lambda event: handler.handler(event, LambdaContext(timeout_s=FUNCTION_TIMEOUT_S)),
+        client_options={**settings.LAMBDA_TASKS_AWS, "endpoint_url": endpoint_url},
+    )
+    mapping.run(stop.is_set)
+    handler.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+from django.contrib import admin
+from shop.models import Order, Step
+
+
+class StepInline(admin.TabularInline):
+    model = Step
+    extra = 0
+    readonly_fields = ("name", "done_at")
+
+
+@admin.register(Order)
+class OrderAdmin(admin.ModelAdmin):
+    list_display = ("reference", "title", "email", "placed_at")
+    inlines = (StepInline,)
