@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import http.client
 import json
+import selectors
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,4 +196,7 @@ if __name__ == "__main__":
     parser.add_argument("--latency-ms", type=float, default=0)
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
-    asyncio.run(serve(options.latency_ms, options.port))
+    # Not epoll, which rounds the latency up to whole milliseconds.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(serve(options.latency_ms, options.port))

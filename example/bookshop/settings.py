@@ -56,6 +56,10 @@ DATABASES = {
     }
 }
 
+# SQLite has one writer at a time: more tasks at once would only wait for it.
+LAMBDA_TASKS_CONCURRENCY = 2
+LAMBDA_TASKS_PROCESSES = 1
+
 if "BOOKSHOP_QUEUE_URL" in os.environ:
     LAMBDA_TASKS_QUEUES = {"default": os.environ["BOOKSHOP_QUEUE_URL"]}
     LAMBDA_TASKS_AWS = {
@@ -79,5 +83,7 @@ LOGGING = {
             "formatter": "line",
         }
     },
+    # To the handler above, instead of one of Django's own.
+    "loggers": {"django": {"handlers": [], "level": "INFO", "propagate": True}},
     "root": {"handlers": ["console"], "level": "INFO"},
 }

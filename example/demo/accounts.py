@@ -3,10 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from demo.storefront import Sales
 from django.db.models import Count
 from shop.models import Order, Step
 
+from demo.storefront import Sales
 from lambda_tasks import runtime
 from lambda_tasks.models import TaskRecord
 

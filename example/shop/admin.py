@@ -1,4 +1,5 @@
 from django.contrib import admin
+
 from shop.models import Order, Step
 
 

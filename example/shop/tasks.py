@@ -2,9 +2,8 @@
 
 import asyncio
 
-from shop.models import Order, Step
-
 from lambda_tasks import lambda_task, task_logger
+from shop.models import Order, Step
 
 BOUNCING = "bounces.example"
 

@@ -9,12 +9,12 @@ from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
-from shop.models import Order
-from shop.tasks import print_invoice, reserve_stock, send_confirmation
-from shop.transactions import async_atomic
 
 from lambda_tasks import Invocation
 from lambda_tasks.models import TaskRecord
+from shop.models import Order
+from shop.tasks import print_invoice, reserve_stock, send_confirmation
+from shop.transactions import async_atomic
 
 TITLES = ["The Left Hand of Darkness", "Middlemarch", "Solaris", "Kindred", "Invisible Cities"]
 SHOWN = ("QUEUED", "RUNNING", "SUCCESS", "FAILED")

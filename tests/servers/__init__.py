@@ -1,5 +1,8 @@
 """Real servers for the tests, each started on a free loopback port or socket and stopped."""
 
+from tests.servers.mariadb import MariaDBServer
+from tests.servers.postgres import PostgresServer
+from tests.servers.process import ServerUnavailable
+from tests.servers.redis_server import RedisServer
 
-class ServerUnavailable(Exception):
-    """A server can't be had on this machine; the message says why and how to get it."""
+__all__ = ["MariaDBServer", "PostgresServer", "RedisServer", "ServerUnavailable"]

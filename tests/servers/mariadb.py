@@ -1,68 +1,32 @@
-"""MariaDB, from Debian's package, as an ordinary child process in a temporary directory."""
+"""MariaDB, from Debian's package, as an ordinary child process in a temporary directory.
+
+The system's own service, where there is one, is neither used nor touched. MariaDB runs as root
+when it is told so by name.
+"""
 
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tests.servers import ServerUnavailable
-from tests.servers.redis_server import free_port, wait_for_port
+from tests.servers.process import ServerProcess, ServerUnavailable, free_port, is_root, listens
 
 
-class MariaDBServer:
-    """A server on a free loopback port, with a root user without a password."""
+class MariaDBServer(ServerProcess):
+    """A server on a free loopback port, with a user `root` without a password."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.port = free_port()
-        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_mariadb_"))
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        data = self._directory / "data"
-        as_user = ["--user=root"] if os.getuid() == 0 else []
-        subprocess.run(
-            [
-                _program("mariadb-install-db"),
-                f"--datadir={data}",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-                *as_user,
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self._process = subprocess.Popen(
-            [
-                _program("mariadbd"),
-                "--no-defaults",
-                f"--datadir={data}",
-                f"--port={self.port}",
-                "--bind-address=127.0.0.1",
-                f"--socket={self._directory / 'socket'}",
-                "--innodb-flush-log-at-trx-commit=0",
-                *as_user,
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_for_port(self.port, self._process)
+        self._directory: Path | None = None
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(timeout=30)
-            self._process = None
-        shutil.rmtree(self._directory, ignore_errors=True)
+        super().stop()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
 
     def django_database(self, name: str, *, create: bool = True) -> dict[str, Any]:
         """An entry of DATABASES; Django's test runner creates the database by itself."""
@@ -77,14 +41,44 @@ class MariaDBServer:
             "TEST": {"NAME": name},
         }
 
+    def _run(self) -> None:
+        server, install = _program("mariadbd"), _program("mariadb-install-db")
+        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_mariadb_"))
+        as_root = ["--user=root"] if is_root() else []
+        common = ["--no-defaults", f"--datadir={self._directory / 'data'}", *as_root]
+        _make_database(install, common)
+        self._spawn(
+            [
+                server,
+                *common,
+                f"--port={self.port}",
+                "--bind-address=127.0.0.1",
+                f"--socket={self._directory / 'socket'}",
+                f"--pid-file={self._directory / 'pid'}",
+                "--max-connections=200",
+                # What a test writes has no need to outlive the machine.
+                "--innodb-flush-log-at-trx-commit=0",
+                "--innodb-flush-method=nosync",
+                "--skip-log-bin",
+            ]
+        )
+        self._wait_until(lambda: listens(self.port))
+
     def _create(self, name: str) -> None:
         import pymysql
 
-        with (
-            pymysql.connect(host="127.0.0.1", port=self.port, user="root") as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
+        connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root")
+        with connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
+
+
+def _make_database(program: str, common: list[str]) -> None:
+    options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+    made = subprocess.run(
+        [program, *common, *options], capture_output=True, text=True, check=False, cwd="/"
+    )
+    if made.returncode != 0:
+        raise ServerUnavailable(f"{program} ended with {made.returncode}: {made.stderr}")
 
 
 def _program(name: str) -> str:

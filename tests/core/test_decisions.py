@@ -1,0 +1,111 @@
+"""Batching, retries and options: rules that need nothing but their arguments."""
+
+from collections import deque
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.exceptions import LockError, RedisError
+
+from lambda_tasks.core.batching import BatchLimits, take_batch
+from lambda_tasks.core.options import parse_options
+from lambda_tasks.core.retries import RetryRule, retry_id
+from lambda_tasks.errors import Retry
+
+sizes = st.lists(st.integers(1, 30), max_size=60)
+
+
+@given(sizes, st.integers(1, 12), st.integers(1, 40))
+def test_batches_keep_the_order_and_hold_the_limits(
+    messages: list[int], max_entries: int, max_bytes: int
+) -> None:
+    pending, batches = deque(messages), []
+    while pending:
+        batches.append(take_batch(pending, BatchLimits(max_entries, max_bytes), size_bytes=int))
+
+    assert [size for batch in batches for size in batch] == messages
+    for batch, following in zip(batches, [*batches[1:], []], strict=False):
+        assert 1 <= len(batch) <= max_entries
+        assert sum(batch) <= max_bytes or len(batch) == 1
+        has_room = len(batch) < max_entries and following
+        assert not has_room or sum(batch) + following[0] > max_bytes, "a batch left too early"
+
+
+@given(st.floats(0, 900), st.floats(1, 1000), st.integers(0, 32_767), st.floats(1, 5))
+def test_a_retry_comes_after_the_jitter_and_within_what_sqs_can_delay(
+    retry_delay: float, backoff: float, n_retries: int, jitter_s: float
+) -> None:
+    rule = RetryRule(retry_delay=retry_delay, retry_backoff=backoff)
+
+    delay_s = rule.delay_s(ValueError(), n_retries=n_retries, jitter_s=jitter_s)
+
+    assert jitter_s <= delay_s <= 900
+    longer = rule.delay_s(ValueError(), n_retries=n_retries + 1, jitter_s=jitter_s)
+    assert longer >= delay_s
+
+
+def test_the_delay_grows_by_the_backoff() -> None:
+    rule = RetryRule(retry_delay=10, retry_backoff=3)
+
+    delays = [rule.delay_s(ValueError(), n_retries=n, jitter_s=1) for n in range(5)]
+
+    assert delays == [11, 31, 91, 271, 811]
+
+
+def test_a_retry_by_hand_names_its_own_delay() -> None:
+    rule = RetryRule(retry_delay=10)
+
+    assert rule.retries(Retry())
+    assert rule.delay_s(Retry(delay=40), n_retries=0, jitter_s=2) == 42
+    assert rule.delay_s(Retry(), n_retries=0, jitter_s=2) == 12
+
+
+def test_a_retrys_id_follows_from_the_first_and_is_another() -> None:
+    first = UUID(int=1)
+
+    assert retry_id(first) == retry_id(first)
+    assert len({first, retry_id(first), retry_id(retry_id(first))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"retry_dely": 3}, TypeError, "Did you mean 'retry_delay'"),
+        ({"retry_on": (int,)}, TypeError, "int"),
+        ({"retry_on": ValueError}, TypeError, "tuple"),
+        ({"ignore_errors": ("x",)}, TypeError, "'x'"),
+        ({"retry_on": (OSError,), "ignore_errors": (OSError,)}, TypeError, "OSError"),
+        ({"retry_delay": 3}, TypeError, "retry_on is empty"),
+        ({"retry_on": (OSError,), "retry_delay": 901}, ValueError, "0 to 900"),
+        ({"retry_on": (OSError,), "retry_delay": -1}, ValueError, "0 to 900"),
+        ({"retry_backoff": 0.5}, ValueError, "retry_backoff"),
+        ({"max_retries": -1}, ValueError, "max_retries"),
+        ({"singleton": True, "retry_on": (LockError,)}, TypeError, "LockError"),
+        ({"singleton": True, "retry_on": (RedisError,)}, TypeError, "RedisError"),
+        ({"singleton": True, "retry_on": (Exception,)}, TypeError, "Exception"),
+        ({"singleton": True, "singleton_by": ("c",)}, TypeError, "'c'"),
+        ({"singleton_by": ("a",)}, TypeError, "without singleton=True"),
+        ({"soft_timeout": 0}, ValueError, "soft_timeout"),
+        ({"hard_timeout": -1}, ValueError, "hard_timeout"),
+        ({"soft_timeout": 5, "hard_timeout": 5}, ValueError, "not less"),
+        ({"delay": 901}, ValueError, "delay"),
+        ({"delay": -1}, ValueError, "delay"),
+        ({"on_lost": "ignore"}, ValueError, "on_lost"),
+    ],
+)
+def test_an_option_that_cant_be_is_refused_by_name(
+    options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as refused:
+        parse_options("f", options, parameters=["a", "b"])  # type: ignore[arg-type]
+    assert "f" in str(refused.value)
+
+
+def test_a_singleton_retries_its_taken_lock_or_ignores_it() -> None:
+    retried = parse_options("f", {"singleton": True}, parameters=[]).retry_rule
+    ignored = parse_options("f", {"singleton": True, "retry_singleton": False}, parameters=[])
+
+    assert retried.retries(LockError())
+    assert ignored.retry_rule.ignores(LockError())

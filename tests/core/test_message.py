@@ -1,0 +1,122 @@
+"""The envelope: there and back, and every format that was ever released."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambda_tasks.core.message import Message, check_size, decode
+from lambda_tasks.errors import MessageRefused, MessageTooLarge
+
+ID = UUID("12345678-1234-4234-8234-123456789abc")
+
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64) | numbers | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+messages = st.builds(
+    Message,
+    task_name=text.filter(bool),
+    kwargs=st.dictionaries(text, json_values, max_size=5),
+    invocation_id=st.uuids(),
+    n_retries=st.integers(0, 32_767),
+    queue=st.none() | text.filter(bool),
+    durable=st.booleans(),
+    run_after=st.none() | st.datetimes(timezones=st.just(UTC)),
+    group_key=st.none() | text.filter(bool),
+    root_id=st.none() | st.uuids(),
+    retry_of=st.none() | st.uuids(),
+)
+
+
+@given(messages)
+def test_every_message_is_read_back_as_it_was_written(message: Message) -> None:
+    body = message.encode()
+
+    assert decode(body, fallback_id=ID) == message
+    assert body.isascii()
+    assert body.isprintable(), "SQS takes no control characters"
+
+
+@given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")) | json_values.map(json.dumps))
+def test_whatever_a_body_holds_it_is_read_or_refused_with_a_reason(body: str) -> None:
+    try:
+        decode(body, fallback_id=ID)
+    except MessageRefused as reason:
+        assert str(reason)
+
+
+def test_keys_that_hold_their_default_are_left_out() -> None:
+    message = Message(task_name="app.tasks.f", kwargs={}, invocation_id=ID)
+
+    assert message.encode() == (
+        '{"task_name":"app.tasks.f","kwargs":{},"n_retries":0,'
+        '"invocation_id":"12345678-1234-4234-8234-123456789abc"}'
+    )
+
+
+GOLDEN: dict[str, tuple[str, Message]] = {
+    "django-lambda-tasks 0.1": (
+        '{"task_name": "app.tasks.f", "kwargs": {"a": 1}}',
+        Message(task_name="app.tasks.f", kwargs={"a": 1}, invocation_id=ID),
+    ),
+    "django-lambda-tasks 0.8": (
+        '{"task_name":"app.tasks.f","kwargs":{"a":1},"n_retries":2}',
+        Message(task_name="app.tasks.f", kwargs={"a": 1}, n_retries=2, invocation_id=ID),
+    ),
+    "1.0": (
+        '{"task_name":"app.tasks.f","kwargs":{"a":1},"n_retries":1,'
+        '"invocation_id":"00000000-0000-4000-8000-000000000001","queue":"slow","durable":true,'
+        '"run_after":"2026-11-20T12:00:00+00:00","group_key":"tenant",'
+        '"root_id":"00000000-0000-4000-8000-000000000002",'
+        '"retry_of":"00000000-0000-4000-8000-000000000003"}',
+        Message(
+            task_name="app.tasks.f",
+            kwargs={"a": 1},
+            n_retries=1,
+            invocation_id=UUID("00000000-0000-4000-8000-000000000001"),
+            queue="slow",
+            durable=True,
+            run_after=datetime(2026, 11, 20, 12, tzinfo=UTC),
+            group_key="tenant",
+            root_id=UUID("00000000-0000-4000-8000-000000000002"),
+            retry_of=UUID("00000000-0000-4000-8000-000000000003"),
+        ),
+    ),
+    "of a later release": (
+        '{"task_name":"app.tasks.f","kwargs":{},"n_retries":0,"something_new":[1]}',
+        Message(task_name="app.tasks.f", kwargs={}, invocation_id=ID),
+    ),
+}
+
+
+@pytest.mark.parametrize("release", GOLDEN)
+def test_a_body_of_every_release_is_understood(release: str) -> None:
+    body, message = GOLDEN[release]
+
+    assert decode(body, fallback_id=ID) == message
+
+
+def test_a_later_format_version_is_refused_by_name() -> None:
+    with pytest.raises(MessageRefused, match="version 2"):
+        decode('{"v": 2, "task_name": "app.tasks.f", "kwargs": {}}', fallback_id=ID)
+
+
+def test_a_refusal_does_not_repeat_the_body() -> None:
+    with pytest.raises(MessageRefused) as refused:
+        decode('{"secret": "hunter2', fallback_id=ID)
+
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_message_over_the_limit_names_both_sizes() -> None:
+    with pytest.raises(MessageTooLarge, match=r"app\.f has 11 bytes and the queue takes 10"):
+        check_size("x" * 11, task_name="app.f", limit_bytes=10)
+    check_size("x" * 10, task_name="app.f", limit_bytes=10)

@@ -1,0 +1,120 @@
+"""A server's program as a child process that ends with the tests, however these end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import IO, ClassVar, Self
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
+
+_GUARD = """
+import os, subprocess, sys, threading
+user, group, stop_signal, patience_s, *command = sys.argv[1:]
+options = {"user": user, "group": int(group), "extra_groups": []} if user else {}
+server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
+print(server.pid, flush=True)
+threading.Thread(target=lambda: os._exit(server.wait() & 0xFF)).start()
+os.read(0, 1)
+server.send_signal(int(stop_signal))
+threading.Timer(float(patience_s), server.kill).start()
+"""
+"""Stands between the tests and the server: the end of its standard input, which the tests hold,
+stops the server. So stop() and the tests' own end, even by SIGKILL, take the same way."""
+
+
+class ServerUnavailable(Exception):
+    """A server can't be had on this machine; the message says why and how to get it."""
+
+
+class ServerProcess:
+    """What the servers have in common. A subclass says in `_run` what to start."""
+
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        self._guard: subprocess.Popen[str] | None = None
+        self._log: IO[str]  # what the server writes while it starts, for the reason if it fails
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "stopped" if self.pid is None else f"pid {self.pid}"
+        return f"<{type(self).__name__} [{state}]>"
+
+    def start(self) -> None:
+        """Return when it answers. Raises ServerUnavailable with the reason where it can't."""
+        if self._guard is not None:
+            return
+        with tempfile.TemporaryFile("w+") as self._log:
+            try:
+                self._run()
+            except BaseException:
+                self.stop()
+                raise
+
+    def stop(self) -> None:
+        """Return when it has ended and what it wrote is gone; a second time does nothing."""
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.stdin.close()
+            self._guard.wait(timeout=STOP_TIMEOUT_S + 5)
+            self._guard = None
+        self.pid = None
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+    def _spawn(self, command: Sequence[object], *, as_user: tuple[str, int] | None = None) -> None:
+        user, group = as_user or ("", 0)
+        options = [user, group, int(self.stop_signal), STOP_TIMEOUT_S]
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, *map(str, [*options, *command])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd="/",
+            text=True,
+            # Ctrl+C at a terminal is for the tests, which stop the server in order.
+            start_new_session=True,
+        )
+        assert self._guard.stdout is not None
+        with self._guard.stdout as line:
+            self.pid = int(line.readline() or 0) or None
+
+    def _wait_until(self, answers: Callable[[], bool]) -> None:
+        assert self._guard is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not answers():
+            if self._guard.poll() is not None or time.monotonic() > deadline:
+                self._log.seek(0)
+                raise ServerUnavailable(f"{self!r} did not start. It wrote: {self._log.read()}")
+            time.sleep(0.02)
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    return False

@@ -1,0 +1,134 @@
+"""The admin's list of records, through its pages."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+from django.utils.timezone import now
+
+from lambda_tasks.local import LocalSqs
+from lambda_tasks.models import TaskRecord
+from tests.conftest import bodies_in
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/lambda_tasks/taskrecord/"
+
+
+def _record(**fields: Any) -> TaskRecord:
+    return TaskRecord.objects.create(
+        **{
+            "task_name": "tests.app.tasks.add",
+            "kwargs": {"a": 1},
+            "status": "SUCCESS",
+            "result": 3,
+            "enqueued_at": now(),
+            "start_time": now(),
+            "end_time": now() + timedelta(seconds=1.5),
+            **fields,
+        }
+    )
+
+
+@pytest.fixture
+def admin(admin_user: User) -> Client:
+    client = Client()
+    client.force_login(admin_user)
+    return client
+
+
+def _page(client: Client, **query: str) -> str:
+    response = client.get(LIST, query)
+    assert response.status_code == 200, response.status_code
+    return response.content.decode()
+
+
+def test_the_list_shows_what_ran_and_how(admin: Client) -> None:
+    _record()
+    _record(status="FAILED", result=None, traceback="Traceback\nValueError: what was wrong")
+
+    page = _page(admin)
+
+    for words in ("tests.app.tasks.add", "SUCCESS", "FAILED", "1.5", "ValueError: what was wrong"):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"status__exact": "FAILED"}, "failed"),
+        ({"queue__exact": "other"}, "other"),
+        ({"q": "tenant-7"}, "argument"),
+        ({"q": "leave_eff"}, "name"),
+        ({"q": "00000000-0000-0000-0000-000000000007"}, "by_id"),
+        ({"q": "no such thing"}, None),
+    ],
+)
+def test_filters_and_search_find_what_they_name(
+    admin: Client, query: dict[str, str], found: str | None
+) -> None:
+    records = {
+        "failed": _record(status="FAILED"),
+        "other": _record(queue="other"),
+        "argument": _record(kwargs={"a": "of tenant-7"}),
+        "name": _record(task_name="tests.app.tasks.leave_effect"),
+        "by_id": _record(id=uuid.UUID(int=7)),
+    }
+
+    page = _page(admin, **query)
+
+    shown = {name for name, record in records.items() if f"{record.id}/change/" in page}
+    assert shown == ({found} if found else set())
+
+
+def test_a_record_can_be_read_and_not_changed(admin: Client) -> None:
+    record = _record(kwargs={"html": "<script>alert(1)</script>"})
+
+    page = admin.get(reverse("admin:lambda_tasks_taskrecord_change", args=[record.id]))
+
+    text = page.content.decode()
+    assert "&lt;script&gt;alert(1)" in text
+    assert "<script>alert(1)" not in text
+    assert "<textarea" not in text
+    assert admin.get(f"{LIST}add/").status_code == 403
+
+
+def test_replay_enqueues_a_new_invocation_with_the_same_arguments(
+    admin: Client, sqs: LocalSqs, queue: str
+) -> None:
+    record, unknown = _record(), _record(task_name="tests.app.tasks.gone")
+
+    response = admin.post(
+        LIST,
+        {"action": "replay", "_selected_action": [str(record.id), str(unknown.id)]},
+        follow=True,
+    )
+
+    (message,) = bodies_in(sqs, queue)
+    assert message["kwargs"] == {"a": 1}
+    assert message["invocation_id"] != str(record.id)
+    replayed = TaskRecord.objects.get(id=message["invocation_id"])
+    assert (replayed.status, replayed.root_id) == ("QUEUED", record.id)
+    text = response.content.decode()
+    assert "1 task was replayed." in text
+    assert "tests.app.tasks.gone" in text
+    record.refresh_from_db()
+    assert record.status == "SUCCESS"
+
+
+def test_replay_needs_the_change_permission(sqs: LocalSqs, queue: str) -> None:
+    reader = User.objects.create_user("reader", is_staff=True)
+    reader.user_permissions.add(Permission.objects.get(codename="view_taskrecord"))
+    client = Client()
+    client.force_login(reader)
+    record = _record()
+
+    page = _page(client)
+    client.post(LIST, {"action": "replay", "_selected_action": [str(record.id)]})
+
+    assert "Replay selected tasks" not in page
+    assert bodies_in(sqs, queue) == []

@@ -1,0 +1,164 @@
+"""The dispatcher against a transport that a test plays, so that time and answers are its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from lambda_tasks.core.batching import BatchLimits
+from lambda_tasks.core.message import Message, Outgoing
+from lambda_tasks.enqueue.dispatcher import Dispatcher
+from lambda_tasks.ports import SendFailure
+
+
+class PlayedTransport:
+    """Each request waits until the test answers it."""
+
+    limits = BatchLimits(max_entries=10, max_bytes=1000)
+
+    def __init__(self) -> None:
+        self.requests: list[Sequence[Outgoing]] = []
+        self.answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
+        self.requests.append(batch)
+        answer = await self.answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer] * len(batch)
+
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.requests]
+
+
+def message(size_bytes: int = 10) -> Outgoing:
+    return Outgoing(
+        Message(task_name="f", kwargs={}, invocation_id=uuid4()), "x" * size_bytes, "default"
+    )
+
+
+def play(scene: Callable[[PlayedTransport, Dispatcher], Awaitable[None]], **options: Any) -> None:
+    async def run() -> None:
+        transport = PlayedTransport()
+        await scene(transport, Dispatcher(lambda queue: transport, first_backoff_s=0, **options))
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+async def settle() -> None:
+    """Let everything that is ready happen."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_a_lone_message_leaves_at_once() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        call = asyncio.ensure_future(dispatcher.send([message()]))
+        await settle()
+        assert transport.sizes() == [1]
+        transport.answers.put_nowait(None)
+        assert await call == {}
+
+    play(scene)
+
+
+def test_while_requests_are_in_flight_messages_gather() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        calls = []
+        for _ in range(12):
+            calls.append(asyncio.ensure_future(dispatcher.send([message()])))
+            await settle()
+        assert transport.sizes() == [1, 1, 1, 1], "the rest waits for a request to return"
+        for _ in range(5):
+            transport.answers.put_nowait(None)
+        await asyncio.gather(*calls)
+        assert transport.sizes() == [1, 1, 1, 1, 8]
+
+    play(scene)
+
+
+def test_a_batch_is_cut_by_bytes() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        call = asyncio.ensure_future(dispatcher.send([message(400) for _ in range(5)]))
+        for _ in range(3):
+            transport.answers.put_nowait(None)
+        await call
+        assert transport.sizes() == [2, 2, 1]
+
+    play(scene)
+
+
+def test_a_full_buffer_makes_callers_wait_and_loses_nothing() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        first = asyncio.ensure_future(dispatcher.send([message() for _ in range(5)]))
+        await settle()
+        second = asyncio.ensure_future(dispatcher.send([message()]))
+        await settle()
+        assert transport.sizes() == [5], "the second caller waits for room"
+        transport.answers.put_nowait(None)
+        await first
+        transport.answers.put_nowait(None)
+        assert await second == {}
+        assert transport.sizes() == [5, 1]
+
+    play(scene, buffer_limit=5)
+
+
+def test_what_may_yet_be_accepted_is_tried_four_times() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        for _ in range(4):
+            transport.answers.put_nowait(SendFailure("busy", retryable=True))
+        sent = message()
+        failures = await dispatcher.send([sent])
+        assert failures == {sent.message.invocation_id: "busy"}
+        assert transport.sizes() == [1, 1, 1, 1]
+
+    play(scene)
+
+
+def test_what_will_never_be_accepted_is_tried_once() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        transport.answers.put_nowait(SendFailure("no such queue", retryable=False))
+        assert list((await dispatcher.send([message()])).values()) == ["no such queue"]
+        assert transport.sizes() == [1]
+
+    play(scene)
+
+
+def test_a_transport_that_raises_fails_its_own_batch_and_no_more() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        transport.answers.put_nowait(RuntimeError("a bug"))
+        assert "a bug" in str(await dispatcher.send([message()]))
+        transport.answers.put_nowait(None)
+        assert await dispatcher.send([message()]) == {}
+
+    play(scene)
+
+
+def test_draining_waits_for_what_is_open() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        await dispatcher.drain()
+        call = asyncio.ensure_future(dispatcher.send([message()]))
+        await settle()
+        drained = asyncio.ensure_future(dispatcher.drain())
+        await settle()
+        assert not drained.done()
+        assert repr(dispatcher) == "<Dispatcher [1 open, 1 requests in flight]>"
+        transport.answers.put_nowait(None)
+        await asyncio.gather(call, drained)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("answer", [None, SendFailure("no", retryable=False)])
+def test_the_stats_count_what_became_of_messages(answer: Any) -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        transport.answers.put_nowait(answer)
+        await dispatcher.send([message(), message()])
+        stats = dispatcher.stats
+        assert (stats.requests, stats.accepted + stats.failed) == (1, 2)
+        assert stats.accepted == (2 if answer is None else 0)
+
+    play(scene)
