@@ -26,7 +26,7 @@ class Contestant:
 
     def __init__(self, module: str, python: Path, environment: Mapping[str, str]) -> None:
         self._command = [str(python), str(RUN), module]
-        self._environment = os.environ | AWS | environment
+        self._environment = {**os.environ, **AWS, **environment}
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -59,6 +59,15 @@ class Contestant:
         """What its environment has installed."""
         versions: dict[str, str | None] = self.ask("versions", of=distributions)
         return versions
+
+
+def django(database: Mapping[str, Any], *, durable: bool = False) -> dict[str, str]:
+    """The environment of a contestant that is a Django project."""
+    environment = {
+        "BENCHMARK_DATABASE": json.dumps(database),
+        "DJANGO_SETTINGS_MODULE": "benchmarks.contestants.settings",
+    }
+    return environment | ({"BENCHMARK_DURABLE": "yes"} if durable else {})
 
 
 def take_turns(

@@ -1,6 +1,6 @@
 """Messages per second from a call until SQS has accepted it, against others, on one fast endpoint.
 
-    uv run --group bench python -m benchmarks.enqueue --quick
+Run `uv run --group bench python -m benchmarks.enqueue --quick` for a first look.
 """
 
 import argparse
@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
-from benchmarks import environments, options, report
+from benchmarks import contest, environments, options, report
 from benchmarks.contest import Contestant, ratio, take_turns
 from benchmarks.fast_sqs import FastSqs
 from benchmarks.plot import Bar, Panel, draw
+from tests.servers.postgres import PostgresServer
 
 TITLE: Final = "Enqueueing"
 
-DATABASE: Final = '{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}'
+IN_MEMORY: Final = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 """For the transaction only: nothing is written."""
 
 
@@ -40,11 +41,14 @@ AIOBOTOCORE: Final = Entry("aiobotocore, 16 batches at a time", "enqueue_by_hand
 TUNED: Final = Entry("aiobotocore, the same, tuned", "enqueue_by_hand", "aiobotocore tuned")
 BOTO3: Final = Entry("boto3, one batch at a time", "enqueue_by_hand", "boto3", share=0.25)
 PEER: Final = Entry("django-lambda-tasks, one transaction", "peer", "atomic", share=0.05)
-ATOMIC: Final = Entry("lambda_tasks, one transaction", "enqueue_tasks", "atomic")
-BULK: Final = Entry("lambda_tasks, bulk form", "enqueue_tasks", "bulk")
-CONCURRENT: Final = Entry("lambda_tasks, concurrent async calls", "enqueue_tasks", "concurrent")
+OURS: Final = [
+    Entry("lambda_tasks, durable, one transaction", "durable", "atomic", share=0.2),
+    Entry("lambda_tasks, durable, bulk form", "durable", "bulk"),
+    Entry("lambda_tasks, one transaction", "direct", "atomic"),
+    Entry("lambda_tasks, bulk form", "direct", "bulk"),
+    Entry("lambda_tasks, concurrent async calls", "direct", "concurrent"),
+]
 
-OURS: Final = [ATOMIC, BULK, CONCURRENT]
 # In an order that puts what is compared side by side, in time as in the table.
 ENTRIES: Final = [PEER, BOTO3, *OURS, AIOBOTOCORE, TUNED, CEILING]
 
@@ -88,7 +92,7 @@ class Bench:
         return messages / float(seconds)
 
     def versions(self) -> dict[str, str | None]:
-        ours = self._contestants["enqueue_tasks"].versions(
+        ours = self._contestants["direct"].versions(
             "lambda-tasks", "django", "aiobotocore", "botocore", "boto3"
         )
         peer = self._contestants["peer"].versions("django-lambda-tasks", "boto3")
@@ -101,26 +105,28 @@ class Bench:
 def bench() -> Iterator[Bench]:
     with ExitStack() as stack:
         sqs = stack.enter_context(FastSqs())
+        postgres = stack.enter_context(PostgresServer())
         of_endpoint = {"AWS_ENDPOINT_URL": sqs.url, "BENCHMARK_QUEUE_URL": sqs.queue_url}
-        django = of_endpoint | {
-            "BENCHMARK_DATABASE": DATABASE,
-            "DJANGO_SETTINGS_MODULE": "benchmarks.contestants.settings",
-        }
+        direct = of_endpoint | contest.django(IN_MEMORY)
+        durable = of_endpoint | contest.django(postgres.django_database("durable"), durable=True)
         here, peer = environments.here(), environments.django_lambda_tasks()
         contestants = {
             "enqueue_raw": Contestant("enqueue_raw", here, of_endpoint),
             "enqueue_by_hand": Contestant("enqueue_by_hand", here, of_endpoint),
-            "enqueue_tasks": Contestant("enqueue_tasks", here, django),
-            "peer": Contestant("enqueue_tasks", peer, django),
+            "direct": Contestant("enqueue_tasks", here, direct),
+            "durable": Contestant("enqueue_tasks", here, durable),
+            "peer": Contestant("enqueue_tasks", peer, direct),
         }
         for contestant in contestants.values():
             stack.enter_context(contestant)
+        contestants["durable"].ask("migrate")
         yield Bench(sqs, contestants)
 
 
 def table(every: Sequence[Results]) -> str:
     head = [
-        "Sender", "Latency", "Messages/s", "Per request", "× aiobotocore", "× django-lambda-tasks",
+        "Sender", "Latency", "Messages/s", "Per request",
+        "Times aiobotocore", "Times django-lambda-tasks",
     ]  # fmt: skip
     rows = [
         [
@@ -141,7 +147,7 @@ def panels(every: Sequence[Results]) -> list[Panel]:
     return [
         Panel(
             f"{results.latency_ms:g} ms latency",
-            "messages per second",
+            "messages per second, more is better",
             [
                 Bar(
                     entry.label,
@@ -165,9 +171,7 @@ def main() -> None:
         every = []
         for latency_ms in chosen.latency_ms:
             print(f"{latency_ms:g} ms latency", flush=True)
-            every.append(
-                running.measure(latency_ms, messages=chosen.messages, runs=chosen.runs)
-            )
+            every.append(running.measure(latency_ms, messages=chosen.messages, runs=chosen.runs))
     text = (
         f"{conditions} Medians of {chosen.runs} interleaved runs of {chosen.messages:,} messages.\n"
         f"\n{table(every)}\n\n![Messages per second](enqueue.png)"

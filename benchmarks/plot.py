@@ -51,6 +51,7 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
             squeeze=False,
             layout="constrained",
         )
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
         for panel, ax in zip(panels, axes[:, 0], strict=True):
             _draw_panel(ax, panel)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -92,4 +93,3 @@ def _draw_bar(ax: Any, row: int, bar: Bar) -> None:
         color=OURS if bar.is_ours else INK,
         fontweight="bold" if bar.is_ours else "normal",
     )
-

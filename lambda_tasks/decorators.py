@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
+from asgiref.sync import markcoroutinefunction
 from django.db import DEFAULT_DB_ALIAS
 from django.utils.asyncio import async_unsafe
 
@@ -46,6 +47,9 @@ class LambdaTaskWrapper(Generic[P, R]):
     ValueError for a delay out of range.
     """
 
+    __wrapped__: Callable[P, R]
+    __name__: str
+
     def __init__(self, func: Callable[P, R], options: TaskOptions) -> None:
         functools.update_wrapper(self, func)
         self._func = func
@@ -54,6 +58,8 @@ class LambdaTaskWrapper(Generic[P, R]):
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async = inspect.iscoroutinefunction(func)
         self.arguments = Arguments(func, takes_context=options.takes_context)
+        if self.is_async:
+            markcoroutinefunction(self)
 
     def __repr__(self) -> str:
         return f"<LambdaTaskWrapper {self.name}>"

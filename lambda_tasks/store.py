@@ -175,7 +175,7 @@ class RecordStore:
             Q(status=Status.QUEUED) & is_due | is_lost,
             id__in=list(by_id),
             n_attempts__lt=max_attempts,
-        ).update(
+        ).exclude(claim_token=token).update(
             status=Status.RUNNING,
             claim_token=token,
             lease_until=Now() + lease,

@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -87,6 +88,48 @@ def handle(transactional_db: None, _warm_handler: None) -> Handle:
         return [ids.index(each["itemIdentifier"]) for each in answer["batchItemFailures"]]
 
     return handle_bodies
+
+
+@pytest.fixture
+def statements(monkeypatch: Any) -> Any:
+    """Count what every connection of this process executes, BEGIN and COMMIT included."""
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    @contextmanager
+    def counting() -> Iterator[list[str]]:
+        counted: list[str] = []
+        begin, end = BaseDatabaseWrapper.set_autocommit, BaseDatabaseWrapper.commit
+
+        def count(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            counted.append(sql)
+            return execute(sql, params, many, context)
+
+        def set_autocommit(self: Any, autocommit: bool, **kwargs: Any) -> Any:
+            # Leaving autocommit is Django's BEGIN; going back to it costs no statement.
+            if not autocommit:
+                counted.append("BEGIN")
+            return begin(self, autocommit, **kwargs)
+
+        def commit(self: Any) -> Any:
+            counted.append("COMMIT")
+            return end(self)
+
+        def cursor(self: Any, *args: Any, original: Any = BaseDatabaseWrapper.cursor) -> Any:
+            if count not in self.execute_wrappers:
+                self.execute_wrappers.append(count)
+                wrapped.append(self)
+            return original(self, *args)
+
+        wrapped: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(BaseDatabaseWrapper, "cursor", cursor)
+            patch.setattr(BaseDatabaseWrapper, "set_autocommit", set_autocommit)
+            patch.setattr(BaseDatabaseWrapper, "commit", commit)
+            yield counted
+        for connection in wrapped:
+            connection.execute_wrappers.remove(count)
+
+    return counting
 
 
 @pytest.fixture

@@ -18,18 +18,24 @@ def send(*, messages: int, form: str) -> float:
 
 
 async def _send(request: bytes, requests: int) -> float:
-    address = urlsplit(QUEUE_URL)
-    loop = asyncio.get_running_loop()
-    clients = []
-    for first in range(CONNECTIONS):
-        client = _Client(request, len(range(first, requests, CONNECTIONS)))
-        await loop.create_connection(lambda client=client: client, address.hostname, address.port)
-        clients.append(client)
+    clients = [
+        await _connected(_Client(request, len(range(first, requests, CONNECTIONS))))
+        for first in range(CONNECTIONS)
+    ]
     began_at = time.perf_counter()
     for client in clients:
         client.start()
     await asyncio.gather(*(client.done for client in clients))
     return time.perf_counter() - began_at
+
+
+async def _connected(client: "_Client") -> "_Client":
+    address = urlsplit(QUEUE_URL)
+    assert address.hostname is not None
+    assert address.port is not None
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: client, address.hostname, address.port)
+    return client
 
 
 class _Client(asyncio.Protocol):

@@ -7,7 +7,10 @@ import time
 
 from django.db import transaction
 
+from benchmarks.contestants.database import migrate
 from benchmarks.contestants.work.tasks import welcome
+
+__all__ = ["migrate", "send"]
 
 _runner = asyncio.Runner()
 

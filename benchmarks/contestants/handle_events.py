@@ -2,16 +2,16 @@
 
 import importlib
 import json
+import os
 import time
 import uuid
 from typing import Any
 
-from django.core.management import call_command
-from django.db import connection
-from django.test import override_settings
-
+from benchmarks.contestants.database import migrate, postgres_version
 from lambda_tasks.handler import handler
 from lambda_tasks.models import TaskRecord
+
+__all__ = ["handle", "migrate", "postgres_version"]
 
 SUCCESS = ("SUCCESS", "SUCCEEDED")
 """As the two libraries call it."""
@@ -25,36 +25,6 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         return 900_000
-
-
-def migrate() -> list[str]:
-    """Make the tables; return the names of the indexes that this server can't have.
-
-    django-lambda-tasks has trigram indexes, and not every build of PostgreSQL can do them. To go
-    without them is to its advantage: they make an INSERT dearer.
-    """
-    trigram = [index for index in TaskRecord._meta.indexes if "trgm" in index.name]
-    if not trigram or _has_trigrams():
-        call_command("migrate", verbosity=0)
-        return []
-    TaskRecord._meta.indexes = [
-        index for index in TaskRecord._meta.indexes if index not in trigram
-    ]
-    with override_settings(MIGRATION_MODULES={"lambda_tasks": None}):
-        call_command("migrate", run_syncdb=True, verbosity=0)
-    return [index.name for index in trigram]
-
-
-def _has_trigrams() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'pg_trgm'")
-        return cursor.fetchone() is not None
-
-
-def postgres_version() -> str:
-    with connection.cursor() as cursor:
-        cursor.execute("SHOW server_version")
-        return str(cursor.fetchone()[0])
 
 
 def handle(*, task: str, kwargs: dict[str, Any], size: int, events: int) -> list[float]:
@@ -84,8 +54,22 @@ def _succeeded() -> int:
 def _event(task: str, kwargs: dict[str, Any], size: int) -> dict[str, Any]:
     module, _, name = task.rpartition(".")
     wrapper = getattr(importlib.import_module(f"benchmarks.contestants.work.{module}"), name)
-    messages = [wrapper.serialize(number=number, **kwargs)["message"] for number in range(size)]
-    return {"Records": [_record(json.dumps(message)) for message in messages]}
+    calls = [{"number": number, **kwargs} for number in range(size)]
+    make = _durable if "BENCHMARK_DURABLE" in os.environ else _direct
+    return {"Records": [_record(json.dumps(message)) for message in make(wrapper, calls)]}
+
+
+def _direct(wrapper: Any, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [wrapper.serialize(**call)["message"] for call in calls]
+
+
+def _durable(wrapper: Any, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With their records, as lambda_tasks writes them when it enqueues."""
+    invocations = wrapper.execute_many_on_commit(calls)
+    return [
+        message | {"invocation_id": str(invocation.id), "durable": True}
+        for message, invocation in zip(_direct(wrapper, calls), invocations, strict=True)
+    ]
 
 
 def _record(body: str) -> dict[str, Any]:

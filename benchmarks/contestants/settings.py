@@ -14,4 +14,4 @@ DATABASES = {
 }
 
 LAMBDA_TASKS_QUEUES = {"default": {"queue_url": os.environ["BENCHMARK_QUEUE_URL"]}}
-LAMBDA_TASKS_DURABLE = False
+LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ

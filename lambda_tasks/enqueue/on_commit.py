@@ -100,14 +100,14 @@ class Enqueuer:
         self.store(messages)
         return messages
 
-    def send_stored(self, messages: Sequence[Outgoing]) -> None:
-        """Send now. Raises EnqueueError for direct messages that were not accepted."""
+    def send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """Send now, mark what was accepted; the reason for each that was not, by invocation id."""
         failures = self._sender.send(messages)
         self._mark_sent(messages, failures)
-        _raise_for_direct(messages, failures)
+        return failures
 
     async def asend_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """Send now; return the reason for each that was not accepted, by invocation id."""
+        """See send_stored()."""
         failures = await self._sender.asend(messages)
         if any(outgoing.message.durable for outgoing in messages):
             await sync_to_async(self._mark_sent)(messages, failures)
@@ -149,11 +149,11 @@ class HandOver:
             self._unstored.extend(messages)
 
     def __call__(self) -> None:
-        """After the commit."""
+        """After the commit. Raises EnqueueError for direct messages that were not accepted."""
         self.is_open = False
         if self._unstored:
             self.enqueuer.store(self._unstored)
-        self.enqueuer.send_stored(self._messages)
+        _raise_for_direct(self._messages, self.enqueuer.send_stored(self._messages))
 
 
 class _Caller:

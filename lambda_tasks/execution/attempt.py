@@ -44,6 +44,8 @@ class Run:
     soft_s: float
     hard_s: float
     max_retries: int
+    retry_at_once: bool = False
+    """Without a delay, where nobody would wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ class Attempt:
             limit = MaxRetriesExceededError(task_name=self.task.name, n_retries=n_retries)
             return Failed(f"{text}\n{_format(limit)}"), None
         delay_s = rule.delay_s(error, n_retries=n_retries, jitter_s=random.uniform(*JITTER_S))
+        if self.run.retry_at_once:
+            delay_s = 0.0
         return Retried(text, timedelta(seconds=delay_s)), self._retry(delay_s)
 
     def _retry(self, delay_s: float) -> Outgoing:

@@ -9,6 +9,7 @@ from ..conf import current
 from ..core.lifecycle import Claim
 from ..core.message import Outgoing
 from ..ports import ClaimRequest
+from ..registry import resolve
 from .attempt import Run
 from .inline import run_inline
 
@@ -38,13 +39,15 @@ def _run_one(outgoing: Outgoing, runtime: "Runtime") -> Outgoing | None:
     if not isinstance(claim, Claim):
         logger.info("%s is not run: %s", message.invocation_id, claim.refusal.name.lower())
         return None
+    limit = resolve(message.task_name).options.max_retries
     run = Run(
         message=message,
         claim=claim,
         queue=outgoing.queue,
         soft_s=float("inf"),
         hard_s=LEASE.total_seconds(),
-        max_retries=settings.max_retries,
+        max_retries=settings.max_retries if limit is None else limit,
+        retry_at_once=True,
     )
     attempt, context = runtime.attempt(run, metadata={"place": "eager"})
     ended = run_inline(attempt, context, with_limits=False)

@@ -1,0 +1,105 @@
+"""The rules of the house, as tests."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lambda_tasks
+from lambda_tasks import Invocation, LambdaTaskWrapper
+from lambda_tasks.enqueue.modes import ModeSender
+from lambda_tasks.enqueue.on_commit import Enqueuer
+from lambda_tasks.payload import SQSLambdaTask
+
+PACKAGE = Path(lambda_tasks.__file__).parent
+WITH_TWINS = [LambdaTaskWrapper, Invocation, SQSLambdaTask, Enqueuer, ModeSender]
+TWINS = [
+    (each, name)
+    for each in WITH_TWINS
+    for name, member in vars(each).items()
+    if inspect.iscoroutinefunction(member) and not name.startswith("_") and hasattr(each, name[1:])
+]
+
+
+def test_there_are_twins_to_compare() -> None:
+    assert len(TWINS) >= 7
+
+
+@pytest.mark.parametrize(("owner", "name"), TWINS)
+def test_twins_have_one_signature_and_one_description(owner: Any, name: str) -> None:
+    twin, original = getattr(owner, name), inspect.unwrap(getattr(owner, name[1:]))
+
+    assert inspect.signature(twin) == inspect.signature(original)
+    assert (twin.__doc__ or "").startswith(f"See {name[1:]}()")
+
+
+def test_the_public_names_are_there() -> None:
+    assert sorted(lambda_tasks.__all__) == lambda_tasks.__all__
+    assert all(hasattr(lambda_tasks, name) for name in lambda_tasks.__all__)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from lambda_tasks.decorators import lambda_task",
+        "from lambda_tasks.models import TaskRecord, SQSLambdaTask, SQSLambdaTaskMessage",
+        "from lambda_tasks.timeouts import SoftTimeLimitExceeded, HardTimeLimitExceeded",
+        "from lambda_tasks.logging import task_logger",
+        "from lambda_tasks.tasks import cleanup_task_records",
+        "from lambda_tasks.handler import handler",
+    ],
+)
+def test_the_predecessors_import_paths_stay(statement: str) -> None:
+    exec(statement)
+
+
+def test_importing_the_handler_loads_neither_aws_nor_the_admin() -> None:
+    code = (
+        "import sys, lambda_tasks.handler; "
+        "print([name for name in ('aiobotocore', 'botocore', 'boto3', 'redis', 'multiprocessing',"
+        " 'django.contrib.admin') if name in sys.modules])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    module = ast.parse(path.read_text())
+    is_migration = path.parent.name == "migrations" and path.name == "__init__.py"
+
+    assert is_migration or ast.get_docstring(module)
+
+
+def test_a_process_that_has_enqueued_ends_without_a_word(sqs: Any, queue: str) -> None:
+    code = """
+import os, asyncio, django
+django.setup()
+from django.conf import settings
+from lambda_tasks import lambda_task
+from tests.app import tasks
+tasks.add_direct.execute_on_commit(a=1)
+asyncio.run(tasks.aadd_direct.aexecute_on_commit(a=2))
+if os.fork() == 0:
+    tasks.add_direct.execute_on_commit(a=3)
+    raise SystemExit(0)
+os.wait()
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PACKAGE.parent,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,136 @@
+"""Settings: every error names the setting, the value and the fix, and `check` reports them all."""
+
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+
+from lambda_tasks import conf
+
+URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/jobs"
+
+
+def test_without_settings_there_is_a_database_queue_and_the_documented_defaults(
+    settings: Any,
+) -> None:
+    del settings.LAMBDA_TASKS_QUEUES
+    del settings.LAMBDA_TASKS_AWS
+
+    current = conf.current()
+
+    assert current.queues == {"default": conf.DatabaseQueue(name="default")}
+    assert (current.default_soft_timeout, current.default_hard_timeout) == (270, 300)
+    assert (current.max_retries, current.max_attempts, current.concurrency) == (2880, 5, 10)
+    assert current.durable
+    assert current.processes == conf.usable_cpus()
+
+
+@pytest.mark.parametrize(
+    ("value", "queue"),
+    [
+        (URL, conf.SQSQueue(name="q", queue_url=URL)),
+        ({"queue_url": URL}, conf.SQSQueue(name="q", queue_url=URL)),
+        ({"database": True}, conf.DatabaseQueue(name="q")),
+        (
+            {"job_queue_arn": "arn:queue", "job_definition_arn": "arn:definition"},
+            conf.BatchQueue("q", "arn:queue", "arn:definition"),
+        ),
+    ],
+)
+def test_a_queue_is_written_in_each_of_its_forms(
+    settings: Any, value: Any, queue: conf.Queue
+) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": URL, "q": value}
+
+    assert conf.current().queue("q") == queue
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("QUEUES", {}, "default"),
+        ("QUEUES", "url", "dict"),
+        ("QUEUES", {"other": URL}, "'default'"),
+        ("QUEUES", {"default": "not a url"}, "amazonaws"),
+        ("QUEUES", {"default": {"queue_url": URL, "more": 1}}, "queue_url"),
+        ("QUEUES", {"default": {"database": False}}, "database"),
+        ("QUEUES", {"default": {"job_queue_arn": "x"}}, "job_definition_arn"),
+        ("DEFAULT_SOFT_TIMEOUT", 0, "from 1 up"),
+        ("DEFAULT_HARD_TIMEOUT", "300", "whole number"),
+        ("DEFAULT_HARD_TIMEOUT", 270, "not less"),
+        ("EAGER", 1, "True or False"),
+        ("LOCAL_WORKERS", -1, "from 0 up"),
+        ("MAX_RETRIES", -1, "from 0 up"),
+        ("MAX_ATTEMPTS", 0, "from 1 up"),
+        ("CONCURRENCY", 0, "from 1 up"),
+        ("PROCESSES", True, "whole number"),
+        ("SINGLETON_CACHE", "", "name"),
+        ("MODULES", "tests", "list"),
+        ("AWS", [], "dict"),
+        ("CONCURENCY", 3, "Did you mean 'LAMBDA_TASKS_CONCURRENCY'"),
+    ],
+)
+def test_an_error_names_the_setting_the_value_and_the_fix(
+    settings: Any, name: str, value: Any, words: str
+) -> None:
+    setattr(settings, f"LAMBDA_TASKS_{name}", value)
+
+    with pytest.raises(ImproperlyConfigured, match=words) as error:
+        conf.current()
+
+    assert f"LAMBDA_TASKS_{name}" in str(error.value)
+    assert any(words in each.msg for each in run_checks(tags=["lambda_tasks"]))
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        {"EAGER": True, "LOCAL_WORKERS": 1},
+        {"EAGER": True, "NOOP_EXECUTION": True},
+        {"LOCAL_WORKERS": 2, "NOOP_EXECUTION": True},
+    ],
+)
+def test_modes_exclude_one_another(settings: Any, modes: dict[str, Any]) -> None:
+    for name, value in modes.items():
+        setattr(settings, f"LAMBDA_TASKS_{name}", value)
+
+    with pytest.raises(ImproperlyConfigured, match="exclude one another") as error:
+        conf.current()
+
+    assert all(name in str(error.value) for name in modes)
+
+
+def test_all_errors_are_reported_at_once(settings: Any) -> None:
+    settings.LAMBDA_TASKS_EAGER = "yes"
+    settings.LAMBDA_TASKS_CONCURRENCY = 0
+
+    assert len(run_checks(tags=["lambda_tasks"])) == 2
+
+
+def test_the_test_projects_tasks_pass_the_checks() -> None:
+    assert run_checks(tags=["lambda_tasks"]) == []
+
+
+def test_a_task_on_a_queue_that_is_gone_or_too_short_is_an_error(settings: Any) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}}
+    settings.LAMBDA_TASKS_DEFAULT_HARD_TIMEOUT = 8 * 24 * 3600
+
+    found = run_checks(tags=["lambda_tasks"])
+
+    assert found
+    assert all(each.id == "lambda_tasks.E002" for each in found)
+    assert any("tests.app.tasks.add: hard_timeout" in each.msg for each in found)
+
+
+@pytest.mark.parametrize(
+    ("mode", "id"), [("NOOP_EXECUTION", "lambda_tasks.W001"), ("EAGER", "lambda_tasks.W002")]
+)
+def test_a_mode_that_is_not_for_production_is_a_deployment_warning(
+    settings: Any, mode: str, id: str
+) -> None:
+    setattr(settings, f"LAMBDA_TASKS_{mode}", True)
+
+    assert run_checks(tags=["lambda_tasks"]) == []
+    deployment = run_checks(tags=["lambda_tasks"], include_deployment_checks=True)
+    assert [each.id for each in deployment] == [id]

@@ -1,0 +1,201 @@
+"""Claims and their tokens on the real tables, and what they cost."""
+
+import threading
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from lambda_tasks.core.lifecycle import Claim, Failed, Refusal, Refused, Succeeded
+from lambda_tasks.core.message import Message
+from lambda_tasks.errors import LeaseLost
+from lambda_tasks.models import TaskRecord
+from lambda_tasks.ports import ClaimRequest
+from lambda_tasks.store import RecordStore
+from tests.app import tasks
+from tests.conftest import Handle, body
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LEASE = timedelta(minutes=5)
+store = RecordStore()
+
+
+def _request(id: uuid.UUID | None = None, **options: Any) -> ClaimRequest:
+    message = Message(
+        task_name="tests.app.tasks.add", kwargs={"a": 1}, invocation_id=id or uuid.uuid4()
+    )
+    return ClaimRequest(message=message, queue="default", **options)
+
+
+def _claim(request: ClaimRequest, lease: timedelta = LEASE) -> Claim | Refused:
+    verdicts = store.claim([request], lease=lease, max_attempts=3)
+    return verdicts[request.message.invocation_id]
+
+
+def _granted(request: ClaimRequest, lease: timedelta = LEASE) -> Claim:
+    claim = _claim(request, lease)
+    assert isinstance(claim, Claim), claim
+    return claim
+
+
+def test_what_is_claimed_is_held_until_its_lease_ends() -> None:
+    request = _request()
+    first = _granted(request)
+
+    second = _claim(request)
+
+    assert first.attempt == 1
+    assert isinstance(second, Refused)
+    assert second.refusal is Refusal.HELD
+    assert 290 < second.again_in_s <= 300
+
+
+def test_a_lease_that_has_run_out_is_taken_over_and_its_holder_can_no_longer_write() -> None:
+    request = _request()
+    dead = _granted(request, lease=timedelta(seconds=-1))
+
+    taken_over = _granted(request)
+
+    assert taken_over.attempt == 2
+    with pytest.raises(LeaseLost):
+        store.close(dead, Succeeded("from the dead"))
+    store.close(taken_over, Succeeded("from the living"))
+    assert TaskRecord.objects.get().result == "from the living"
+
+
+def test_a_lost_run_that_must_not_be_repeated_is_failed() -> None:
+    request = _request(rerun_when_lost=False)
+    _granted(request, lease=timedelta(seconds=-1))
+
+    verdict = _claim(request)
+
+    assert isinstance(verdict, Refused)
+    assert verdict.refusal is Refusal.EXHAUSTED
+    assert TaskRecord.objects.get().status == "FAILED"
+
+
+def test_a_finished_one_can_be_neither_claimed_nor_closed_again() -> None:
+    request = _request()
+    claim = _granted(request)
+    store.close(claim, Failed("traceback"))
+
+    verdict = _claim(request)
+
+    assert isinstance(verdict, Refused)
+    assert verdict.refusal is Refusal.FINISHED
+    with pytest.raises(LeaseLost):
+        store.close(claim, Succeeded(1))
+
+
+def test_of_many_who_claim_the_same_messages_at_once_each_is_granted_to_one() -> None:
+    requests = [_request() for _ in range(20)]
+    granted: list[uuid.UUID] = []
+    start = threading.Barrier(4)
+
+    def claim(order: int) -> None:
+        mine = requests[order:] + requests[:order]
+        start.wait()
+        verdicts = store.claim(mine, lease=LEASE, max_attempts=3)
+        granted.extend(id for id, verdict in verdicts.items() if isinstance(verdict, Claim))
+        connections.close_all()
+
+    threads = [threading.Thread(target=claim, args=(order * 5,)) for order in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(granted) == sorted(request.message.invocation_id for request in requests)
+
+
+@pytest.mark.parametrize("count", [1, 10, 100])
+def test_a_whole_batch_is_claimed_in_a_constant_number_of_statements(count: int) -> None:
+    requests = [_request() for _ in range(count)]
+
+    with CaptureQueriesContext(connection) as captured:
+        store.claim(requests, lease=LEASE, max_attempts=3)
+
+    assert len(captured) <= 5
+
+
+def test_the_bookkeeping_of_a_batch_costs_at_most_four_statements_a_task(
+    handle: Handle, statements: Any
+) -> None:
+    messages = [body(tasks.aadd, a=number) for number in range(10)]
+    handle(*(body(tasks.aadd, a=number) for number in range(10)))  # connections are there now
+
+    with statements() as counted:
+        handle(*messages)
+
+    assert TaskRecord.objects.filter(status="SUCCESS").count() == 20
+    assert (counted.count("BEGIN"), counted.count("COMMIT")) == (11, 11)
+    assert len(counted) <= 40, counted
+
+
+class OneInvocation(RuleBasedStateMachine):
+    """Any interleaving of deliveries, expiries and completions: one success, one effect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        TaskRecord.objects.all().delete()
+        self.request = _request()
+        self.claims: list[Claim] = []
+        self.effects = 0
+
+    @rule()
+    def deliver(self) -> None:
+        verdict = store.claim([self.request], lease=LEASE, max_attempts=1000)
+        claim = verdict[self.request.message.invocation_id]
+        if isinstance(claim, Claim):
+            self.claims.append(claim)
+
+    @rule()
+    def the_lease_runs_out(self) -> None:
+        from django.db.models.functions import Now
+
+        TaskRecord.objects.filter(status="RUNNING").update(lease_until=Now() - timedelta(seconds=1))
+
+    @precondition(lambda self: self.claims)
+    @rule(which=st.integers(0, 1000))
+    def a_holder_finishes(self, which: int) -> None:
+        claim = self.claims[which % len(self.claims)]
+        try:
+            store.close(claim, Succeeded(claim.attempt))
+        except LeaseLost:
+            return
+        self.effects += 1
+
+    @invariant()
+    def at_most_one_effect(self) -> None:
+        assert self.effects <= 1
+        assert TaskRecord.objects.filter(status="SUCCESS").count() == self.effects
+
+    def teardown(self) -> None:
+        self.deliver()
+        self.the_lease_runs_out()
+        self.deliver()
+        if self.claims:
+            self.a_holder_finishes(len(self.claims) - 1)
+        assert self.effects == 1, "it can always be brought to its end"
+
+
+def test_one_invocation_ends_once_whatever_happens() -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        OneInvocation,
+        settings=hypothesis_settings(
+            max_examples=30,
+            stateful_step_count=15,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
