@@ -16,6 +16,14 @@ FAINT: Final = "#6b7480"
 OTHERS: Final = "#b8c0ca"
 OURS: Final = "#0f7b6c"
 
+STYLE: Final = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.constrained_layout.h_pad": 0.1,
+}
+
 BAR_INCHES: Final = 0.36
 
 NOTE: Final = "Bars: medians. Thin lines: from the slowest run to the fastest."
@@ -43,7 +51,7 @@ class Panel:
 def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
     """Write a PNG with the panels below each other."""
     heights = [len(panel.bars) * BAR_INCHES + 0.95 for panel in panels]
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK}):
+    with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(panels),
             figsize=(8.6, sum(heights) + 0.5),
@@ -51,7 +59,6 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
             squeeze=False,
             layout="constrained",
         )
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
         for panel, ax in zip(panels, axes[:, 0], strict=True):
             _draw_panel(ax, panel)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")

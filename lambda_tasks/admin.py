@@ -50,7 +50,6 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     )  # fmt: skip
     list_filter = ("status", "queue", "task_name", "enqueued_at")
     list_per_page = 50
-    date_hierarchy = "enqueued_at"
     search_fields = ("task_name",)
     search_help_text = "An invocation's id, part of a task's name, or part of an argument."
     show_full_result_count = False

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import AsyncClient, Client, TestCase
+from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from lambda_tasks import EnqueueError, MessageTooLarge, runtime
@@ -207,13 +208,14 @@ def test_the_bulk_forms_check_all_before_they_hand_over_any(sqs: LocalSqs, queue
 
 
 def test_a_bulk_call_stores_its_records_with_one_insert(
-    queue: str, django_assert_num_queries: Any
+    queue: str,
 ) -> None:
-    with django_assert_num_queries(4) as captured, transaction.atomic():
+    with CaptureQueriesContext(connection) as captured, transaction.atomic():
         tasks.add.execute_many_on_commit({"a": number} for number in range(50))
 
     statements = [query["sql"].split()[0] for query in captured.captured_queries]
-    assert statements == ["BEGIN", "INSERT", "COMMIT", "UPDATE"]
+    statements = [each for each in statements if each in ("INSERT", "UPDATE", "SELECT")]
+    assert statements == ["INSERT", "UPDATE"]
 
 
 def test_nothing_to_enqueue_is_nothing_to_send(proxy: FaultySqs) -> None:

@@ -1,8 +1,26 @@
 """Real servers for the tests, each started on a free loopback port or socket and stopped."""
 
+from tests.servers.faulty_sqs import Fault, FaultySqs
+from tests.servers.lambda_runtime import (
+    FunctionError,
+    FunctionTimedOut,
+    LambdaProcess,
+    RuntimeExited,
+)
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import ServerUnavailable
 from tests.servers.redis_server import RedisServer
 
-__all__ = ["MariaDBServer", "PostgresServer", "RedisServer", "ServerUnavailable"]
+__all__ = [
+    "Fault",
+    "FaultySqs",
+    "FunctionError",
+    "FunctionTimedOut",
+    "LambdaProcess",
+    "MariaDBServer",
+    "PostgresServer",
+    "RedisServer",
+    "RuntimeExited",
+    "ServerUnavailable",
+]

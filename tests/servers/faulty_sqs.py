@@ -1,51 +1,102 @@
 """A proxy before a real SQS endpoint that counts requests and does what networks and AWS do.
 
-It loses answers, answers with errors, refuses entries, and is not there; the rest it passes on.
+It loses answers, answers late or with errors, refuses entries, delivers twice, and is not there;
+the rest it passes on.
 """
 
+import http.client
 import json
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
 
-Refuse = Callable[[str], bool]
+Content = dict[str, Any]
+Answer = tuple[int, bytes]
+
+FORWARD_TIMEOUT_S = 30.0
+ERROR_TYPES = {500: "InternalFailure", 503: "ServiceUnavailable", 403: "AccessDenied"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fault:
-    """What happens to the next `times` requests. `refuse` picks entries by their body."""
+    """What happens to the next `times` requests of an action; to each of them where it is None.
 
-    times: int = 1
-    status: int | None = None
-    lose_answer: bool = False
+    `when` chooses among these by their content. Of the rest one or more may be given:
+    `latency_s` waits first; `drop` closes the connection and forwards nothing; `status` answers
+    with that error and forwards nothing; `refuse` picks entries by their body and forwards the
+    others; `lose_answer` forwards and closes the connection; `hang` forwards and answers not
+    before release() (with `drop`, it doesn't forward either); `twice` delivers what the request
+    received once more with the next one, even if it has been deleted in between.
+    """
+
+    times: int | None = 1
+    action: str = "SendMessageBatch"
+    when: Callable[[Content], bool] = lambda content: True
+    latency_s: float = 0.0
     drop: bool = False
-    refuse: Refuse | None = None
+    status: int | None = None
+    refuse: Callable[[str], bool] | None = None
     sender_fault: bool = False
+    code: str = "Refused"
+    lose_answer: bool = False
+    hang: bool = False
+    twice: bool = False
+
+    @classmethod
+    def delivered_twice(cls, times: int | None = 1) -> Self:
+        """At-least-once delivery, taken at its word."""
+        return cls(times=times, action="ReceiveMessage", twice=True)
 
 
 @dataclass
 class Requests:
-    """What has passed: requests by action, and the bodies of what was forwarded."""
+    """What has arrived: requests[ACTION] counts, `contents` holds all in their order.
+
+    `batches` has the bodies of what was forwarded in SendMessageBatch, a list for each request.
+    """
 
     by_action: Counter[str] = field(default_factory=Counter)
+    contents: list[tuple[str, Content]] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
+    _arrived: threading.Condition = field(default_factory=threading.Condition, repr=False)
+
+    def __getitem__(self, action: str) -> int:
+        return self.by_action[action]
+
+    def wait_for(self, action: str, count: int = 1, *, timeout_s: float = 10) -> None:
+        """Return when so many have arrived, answered or not. Raises TimeoutError."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self[action] >= count, timeout_s):
+                raise TimeoutError(f"{self[action]} of {count} {action} within {timeout_s} s.")
+
+    def note_arrival(self, action: str, content: Content) -> None:
+        with self._arrived:
+            self.by_action[action] += 1
+            self.contents.append((action, content))
+            self._arrived.notify_all()
+
+    def note_forwarding(self, action: str, content: Content) -> None:
+        if action == "SendMessageBatch":
+            self.batches.append([each.get("MessageBody") for each in content["Entries"]])
 
 
 class FaultySqs:
-    """Use it as a context manager; `endpoint_url` is where clients go."""
+    """Listens from the beginning; use it as a context manager. Clients go to `endpoint_url`."""
 
     def __init__(self, target_url: str) -> None:
         self.requests = Requests()
-        self._target_url = target_url
+        self._target = urlsplit(target_url).netloc
         self._faults: list[Fault] = []
+        self._again: deque[Content] = deque()
         self._lock = threading.Lock()
-        self._server: ThreadingHTTPServer | None = None
-        self._thread: threading.Thread | None = None
+        self._released = threading.Event()
+        self._port = 0
+        self._server: _Server | None = None
         self.start()
 
     def __enter__(self) -> Self:
@@ -60,107 +111,182 @@ class FaultySqs:
 
     def start(self) -> None:
         """Listen; a second time on the same port."""
-        port = getattr(self, "_port", 0)
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._server.daemon_threads = True
-        self._port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
+        if self._server is not None:
+            return
+        self._server = _Server(self._port, self)
+        self._port = self._server.server_port
+        # The interval is what stop() waits for at the most.
+        threading.Thread(target=self._server.serve_forever, args=(0.01,)).start()
 
     def stop(self) -> None:
-        """Be unreachable."""
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
-            self._server = None
+        """Be unreachable; what hangs is let go."""
+        if self._server is None:
+            return
+        self.release()
+        self._server.shutdown()
+        self._server.server_close()
+        self._server = None
 
-    def inject(self, fault: Fault) -> None:
-        """Faults are used up in their order."""
-        self._faults.append(fault)
-
-    def _next_fault(self) -> Fault | None:
+    def inject(self, fault: Fault, *, times: int | None = None) -> None:
+        """Let a fault happen. Each request meets the first that fits it, in the order of calls."""
         with self._lock:
-            if not self._faults:
-                return None
-            fault = self._faults[0]
-            fault.times -= 1
-            if not fault.times:
-                self._faults.pop(0)
-            return fault
+            self._faults.append(fault if times is None else replace(fault, times=times))
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            # One request a connection: a lost answer is then a closed connection and no more.
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                answer = proxy._answer(dict(self.headers), body)
-                self.close_connection = True
-                if answer is None:
-                    return
-                status, content = answer
-                self.send_response(status)
-                self.send_header("Content-Type", "application/x-amz-json-1.0")
-                self.send_header("Content-Length", str(len(content)))
-                self.send_header("Connection", "close")
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        return Handler
-
-    def _answer(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes] | None:
-        """None where the client gets no answer."""
-        action = headers.get("X-Amz-Target", "").rpartition(".")[2]
+    def clear(self) -> None:
+        """Take back every fault; what hangs is let go."""
         with self._lock:
-            self.requests.by_action[action] += 1
-        fault = self._next_fault() if action == "SendMessageBatch" else None
+            self._faults.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Answer what hangs, late as it is. What will hang from now on hangs anew."""
+        released, self._released = self._released, threading.Event()
+        released.set()
+
+    def answer(self, action: str, headers: dict[str, str], body: bytes) -> Answer | None:
+        """What a client gets; None where its connection is closed without an answer."""
+        content = json.loads(body)
+        fault, released = self._take_fault(action, content), self._released
+        self.requests.note_arrival(action, content)
         if fault is None:
-            return self._forward(headers, body)
+            return self._pass_on(action, headers, content)
+        time.sleep(fault.latency_s)
+        answer = self._fail(fault, action, headers, content)
+        if fault.hang:
+            released.wait()
+        return answer
+
+    def _take_fault(self, action: str, content: Content) -> Fault | None:
+        with self._lock:
+            for index, fault in enumerate(self._faults):
+                if fault.action == action and fault.when(content):
+                    self._use_up(index, fault)
+                    return fault
+        return None
+
+    def _use_up(self, index: int, fault: Fault) -> None:
+        if fault.times is not None and fault.times > 1:
+            self._faults[index] = replace(fault, times=fault.times - 1)
+        elif fault.times is not None:
+            del self._faults[index]
+
+    def _fail(
+        self, fault: Fault, action: str, headers: dict[str, str], content: Content
+    ) -> Answer | None:
         if fault.drop:
             return None
         if fault.status is not None:
-            return fault.status, json.dumps({"__type": "InternalError", "message": "oh"}).encode()
+            return _error(fault.status)
         if fault.refuse is not None:
-            return self._forward_without(headers, body, fault, fault.refuse)
-        answer = self._forward(headers, body)
+            answer = self._pass_on_the_unrefused(fault, action, headers, content)
+        else:
+            answer = self._pass_on(action, headers, content, remember=fault.twice)
         return None if fault.lose_answer else answer
 
-    def _forward_without(
-        self, headers: dict[str, str], body: bytes, fault: Fault, refuse: Refuse
-    ) -> tuple[int, bytes]:
-        content = json.loads(body)
-        refused = [each for each in content["Entries"] if refuse(each["MessageBody"])]
-        content["Entries"] = [each for each in content["Entries"] if each not in refused]
-        answer: dict[str, Any] = {"Successful": []}
-        if content["Entries"]:
-            answer = json.loads(self._forward(headers, json.dumps(content).encode())[1])
-        if refused:
-            answer["Failed"] = [
-                {
-                    "Id": each["Id"],
-                    "SenderFault": fault.sender_fault,
-                    "Code": "Refused",
-                    "Message": "by the test",
-                }
-                for each in refused
-            ]
-        return 200, json.dumps(answer).encode()
+    def _pass_on_the_unrefused(
+        self, fault: Fault, action: str, headers: dict[str, str], content: Content
+    ) -> Answer:
+        assert fault.refuse is not None
+        refused = [each for each in content["Entries"] if fault.refuse(each["MessageBody"])]
+        others = [each for each in content["Entries"] if each not in refused]
+        status, answer = http.client.OK, b'{"Successful": []}'
+        if others:
+            status, answer = self._pass_on(action, headers, content | {"Entries": others})
+        if status != http.client.OK or not refused:
+            return status, answer
+        merged = json.loads(answer)
+        merged.setdefault("Failed", []).extend(_failed(each, fault) for each in refused)
+        return status, json.dumps(merged).encode()
 
-    def _forward(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        content = json.loads(body)
-        if "Entries" in content:
-            with self._lock:
-                self.requests.batches.append([e.get("MessageBody") for e in content["Entries"]])
-        passed = {k: v for k, v in headers.items() if k.lower() not in ("host", "content-length")}
-        request = Request(self._target_url, data=body, headers=passed, method="POST")
+    def _pass_on(
+        self, action: str, headers: dict[str, str], content: Content, *, remember: bool = False
+    ) -> Answer:
+        if action == "ReceiveMessage" and (again := self._take_again(content)):
+            return http.client.OK, json.dumps({"Messages": again}).encode()
+        with self._lock:
+            self.requests.note_forwarding(action, content)
+        status, body = self._forward(headers, json.dumps(content).encode())
+        answer = json.loads(body or b"{}")
+        if not answer.get("Failed", True):
+            del answer["Failed"]  # AWS leaves it out when it is empty
+        if remember:
+            self._again.extend(_delivered_again(each) for each in answer.get("Messages", []))
+        return status, json.dumps(answer).encode()
+
+    def _take_again(self, content: Content) -> list[Content]:
+        with self._lock:
+            count = min(len(self._again), content.get("MaxNumberOfMessages", 1))
+            return [self._again.popleft() for _ in range(count)]
+
+    def _forward(self, headers: dict[str, str], body: bytes) -> Answer:
+        connection = http.client.HTTPConnection(self._target, timeout=FORWARD_TIMEOUT_S)
+        passed = {name: value for name, value in headers.items() if name not in _HOP_BY_HOP}
         try:
-            with urlopen(request, timeout=10) as response:
-                return response.status, response.read()
-        except HTTPError as error:
-            with error:
-                return error.code, error.read()
+            connection.request("POST", "/", body, passed)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException):
+            return _error(http.client.BAD_GATEWAY)
+        finally:
+            connection.close()
+
+
+_HOP_BY_HOP = {"host", "content-length", "connection", "accept-encoding"}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, port: int, proxy: FaultySqs) -> None:
+        self.proxy = proxy
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that doesn't wait for its answer is what some tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    # One request a connection, so a lost answer is a closed connection and no more.
+    server: _Server
+    wbufsize = -1  # an answer in one packet: a second one would wait for the first one's receipt
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        action = headers.get("x-amz-target", "").rpartition(".")[2]
+        answer = self.server.proxy.answer(action, headers, body)
+        if answer is None:
+            return
+        status, content = answer
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the tests read `requests`."""
+
+
+def _error(status: int) -> Answer:
+    type = ERROR_TYPES.get(status, "InternalFailure")
+    return status, json.dumps({"__type": type, "message": "by the test"}).encode()
+
+
+def _failed(entry: Content, fault: Fault) -> Content:
+    return {
+        "Id": entry["Id"],
+        "SenderFault": fault.sender_fault,
+        "Code": fault.code,
+        "Message": "by the test",
+    }
+
+
+def _delivered_again(message: Content) -> Content:
+    attributes = dict(message.get("Attributes", {}))
+    if "ApproximateReceiveCount" in attributes:
+        count = int(attributes["ApproximateReceiveCount"]) + 1
+        attributes["ApproximateReceiveCount"] = str(count)
+    return message | {"Attributes": attributes}

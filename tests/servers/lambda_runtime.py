@@ -6,28 +6,69 @@ The API is AWS's: GET next, POST response, POST error, POST init/error.
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 PREFIX = "/2018-06-01/runtime"
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:tests"
+ENVIRONMENT = {
+    "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
+    "AWS_LAMBDA_FUNCTION_NAME": "tests",
+    "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
+    "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+    "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/tests",
+    "AWS_LAMBDA_LOG_STREAM_NAME": "stream",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 class FunctionError(Exception):
-    """The function raised; the arguments are the error's type, its message and its trace."""
+    """The function raised, or could not be loaded."""
+
+    def __init__(self, type: str, message: str, trace: list[str]) -> None:
+        super().__init__(type, message, trace)
+        self.type = type
+        self.message = message
+        self.trace = trace
+
+
+class FunctionTimedOut(TimeoutError):
+    """The function had no answer at its deadline; its process has been killed, as Lambda does."""
 
 
 class RuntimeExited(Exception):
     """The process ended in the middle of an invocation; the message is its output."""
 
 
+@dataclass(frozen=True)
+class _Invocation:
+    id: str
+    event: Any
+    deadline_ms: int
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    id: str | None  # None: before any invocation, while the function was loaded
+    kind: str
+    content: Any
+
+
 class LambdaProcess:
-    """`python -m awslambdaric HANDLER`, warm from one invoke() to the next."""
+    """`python -m awslambdaric HANDLER`, warm from one invoke() to the next.
+
+    `timeout_s` is the function's, `env` comes on top of the environment of the tests.
+    """
 
     def __init__(
         self, handler: str = "lambda_tasks.handler.handler", *, timeout_s: float = 30, **env: str
@@ -35,118 +76,185 @@ class LambdaProcess:
         self._handler = handler
         self._timeout_s = timeout_s
         self._env = env
-        self._events: queue.Queue[tuple[str, Any] | None] = queue.Queue()
-        self._answers: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self._output: list[str] = []
+        self._api: _RuntimeApi | None = None
         self._process: subprocess.Popen[str] | None = None
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._api())
-        self._server.daemon_threads = True
+        self._reader: threading.Thread | None = None
+        self.lines: list[str] = []
 
     def __enter__(self) -> Self:
-        self._threads = [threading.Thread(target=self._server.serve_forever, args=(0.01,))]
-        self._threads[0].start()
-        host, port = self._server.server_address[:2]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "awslambdaric", self._handler],
-            env={
-                **os.environ,
-                "AWS_LAMBDA_RUNTIME_API": f"{host!s}:{port}",
-                "AWS_LAMBDA_FUNCTION_NAME": "tests",
-                "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-                "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
-                "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/tests",
-                "AWS_LAMBDA_LOG_STREAM_NAME": "stream",
-                "AWS_REGION": "us-east-1",
-                **self._env,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._threads.append(threading.Thread(target=self._read_output))
-        self._threads[1].start()
+        self.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        assert self._process is not None
-        self._events.put(None)
-        self._process.kill()
-        self._process.wait(timeout=10)
-        self._server.shutdown()
-        self._server.server_close()
-        for thread in self._threads:
-            thread.join(timeout=10)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self.stop()
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        return self._running().pid
 
     @property
     def output(self) -> str:
-        """What the process has printed so far."""
-        return "".join(self._output)
+        """What the process has printed so far, on both streams; `lines` has it line by line."""
+        return "".join(self.lines)
 
-    def invoke(self, event: Any) -> Any:
-        """One invocation; its answer. Raises FunctionError and RuntimeExited."""
-        assert self._process is not None
-        self._events.put((str(uuid.uuid4()), event))
-        deadline = time.monotonic() + self._timeout_s
-        while time.monotonic() < deadline:
-            try:
-                kind, content = self._answers.get(timeout=0.1)
-            except queue.Empty:
-                if self._process.poll() is not None:
-                    raise RuntimeExited(self.output) from None
+    def start(self) -> None:
+        """A cold start; nothing where it runs."""
+        if self._process is not None:
+            return
+        self._api = _RuntimeApi()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "awslambdaric", self._handler],
+            env=os.environ | ENVIRONMENT | {"_HANDLER": self._handler} | self._api.env | self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read_output, args=(self._process,))
+        self._reader.start()
+
+    def stop(self) -> None:
+        """End the sandbox: this process and whatever it has started, without a notice."""
+        if self._process is None or self._api is None or self._reader is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(timeout=10)
+        self._api.close()
+        self._process = self._api = self._reader = None
+
+    def kill(self) -> None:
+        """SIGKILL for the process alone, as from the kernel's want of memory; wait for its end."""
+        self._running().kill()
+        self._running().wait()
+
+    def invoke(self, event: Any, *, timeout_s: float | None = None) -> Any:
+        """One invocation; its answer.
+
+        Raises FunctionError; FunctionTimedOut and RuntimeExited, after which start() makes the
+        next cold start.
+        """
+        id = self.begin(event, timeout_s=timeout_s)
+        return self.finish(id, timeout_s=timeout_s)
+
+    def begin(self, event: Any, *, timeout_s: float | None = None) -> str:
+        """The first half of invoke(), for tests that do something in between; its request id."""
+        self._running()
+        assert self._api is not None
+        deadline_ms = round((time.time() + (timeout_s or self._timeout_s)) * 1000)
+        invocation = _Invocation(str(uuid.uuid4()), event, deadline_ms)
+        self._api.invocations.put(invocation)
+        return invocation.id
+
+    def finish(self, id: str, *, timeout_s: float | None = None) -> Any:
+        """The second half of invoke()."""
+        outcome = self._outcome_of(id, timeout_s or self._timeout_s)
+        if outcome.kind == "response":
+            return outcome.content
+        raise FunctionError(
+            outcome.content.get("errorType", ""),
+            outcome.content.get("errorMessage", ""),
+            outcome.content.get("stackTrace", []),
+        )
+
+    def _outcome_of(self, id: str, timeout_s: float) -> _Outcome:
+        assert self._api is not None
+        deadline = time.monotonic() + timeout_s
+        while True:
+            exited = self._running().poll() is not None
+            with suppress(queue.Empty):
+                outcome = self._api.outcomes.get(timeout=0.05)
+                if outcome.id in (id, None):
+                    return outcome
                 continue
-            if kind == "response":
-                return content
-            raise FunctionError(
-                content.get("errorType"), content.get("errorMessage"), content.get("stackTrace")
-            )
-        raise TimeoutError(f"No answer within {self._timeout_s} s. Output: {self.output}")
+            # An answer may have come between the look at the process and at the answers.
+            if exited:
+                self.stop()
+                raise RuntimeExited(self.output)
+            if time.monotonic() > deadline:
+                self.stop()
+                raise FunctionTimedOut(f"No answer within {timeout_s} s. Output: {self.output}")
 
-    def _read_output(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._output.append(line)
+    def _running(self) -> "subprocess.Popen[str]":
+        if self._process is None:
+            raise RuntimeError("The function isn't running: start() it.")
+        return self._process
 
-    def _api(self) -> type[BaseHTTPRequestHandler]:
-        runtime = self
+    def _read_output(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            self.lines.extend(process.stdout)
 
-        class Api(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:
-                item = runtime._events.get()
-                if item is None:
-                    self.close_connection = True
-                    return
-                id, event = item
-                deadline_ms = round((time.time() + runtime._timeout_s) * 1000)
-                self.send_response(200)
-                self.send_header("Lambda-Runtime-Aws-Request-Id", id)
-                self.send_header("Lambda-Runtime-Deadline-Ms", str(deadline_ms))
-                self.send_header("Lambda-Runtime-Invoked-Function-Arn", ARN)
-                self._body(json.dumps(event).encode())
+class _RuntimeApi(ThreadingHTTPServer):
+    """One for each process, so that no invocation is taken by a connection of a dead one."""
 
-            def do_POST(self) -> None:
-                content = self.rfile.read(int(self.headers["Content-Length"]))
-                kind = self.path.removeprefix(PREFIX).rsplit("/", 1)[1]
-                runtime._answers.put((kind, json.loads(content)))
-                self.send_response(202)
-                self._body(b"{}")
+    daemon_threads = True
 
-            def _body(self, content: bytes) -> None:
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.invocations: queue.Queue[_Invocation | None] = queue.Queue()
+        self.outcomes: queue.Queue[_Outcome] = queue.Queue()
+        self.env = {"AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self.server_port}"}
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self._thread.start()
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
+    def close(self) -> None:
+        self.invocations.put(None)
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
 
-        return Api
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A process that is killed leaves its connections in the middle; that is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _RuntimeApi
+    wbufsize = -1  # an answer in one packet: a second one would wait for the first one's receipt
+
+    def do_GET(self) -> None:
+        if self.path != f"{PREFIX}/invocation/next":
+            return self._answer(404, {"errorMessage": f"There is no {self.path}"})
+        invocation = self.server.invocations.get()
+        if invocation is None:
+            self.close_connection = True
+            return None
+        return self._answer(
+            200,
+            invocation.event,
+            {
+                "Lambda-Runtime-Aws-Request-Id": invocation.id,
+                "Lambda-Runtime-Deadline-Ms": str(invocation.deadline_ms),
+                "Lambda-Runtime-Invoked-Function-Arn": ARN,
+                "Lambda-Runtime-Trace-Id": f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]}",
+            },
+        )
+
+    def do_POST(self) -> None:
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"null")
+        match self.path.removeprefix(f"{PREFIX}/").split("/"):
+            case ["invocation", id, ("response" | "error") as kind]:
+                self.server.outcomes.put(_Outcome(id, kind, content))
+            case ["init", "error"]:
+                self.server.outcomes.put(_Outcome(None, "error", content))
+            case _:
+                return self._answer(404, {"errorMessage": f"There is no {self.path}"})
+        return self._answer(202, {"status": "OK"})
+
+    def _answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: what the function prints is in the process's output."""

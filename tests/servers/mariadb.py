@@ -7,11 +7,9 @@ when it is told so by name.
 import os
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from tests.servers.process import ServerProcess, ServerUnavailable, free_port, is_root, listens
+from tests.servers.process import ServerProcess, ServerUnavailable, free_port, is_root
 
 
 class MariaDBServer(ServerProcess):
@@ -20,13 +18,6 @@ class MariaDBServer(ServerProcess):
     def __init__(self) -> None:
         super().__init__()
         self.port = free_port()
-        self._directory: Path | None = None
-
-    def stop(self) -> None:
-        super().stop()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
 
     def django_database(self, name: str, *, create: bool = True) -> dict[str, Any]:
         """An entry of DATABASES; Django's test runner creates the database by itself."""
@@ -43,9 +34,9 @@ class MariaDBServer(ServerProcess):
 
     def _run(self) -> None:
         server, install = _program("mariadbd"), _program("mariadb-install-db")
-        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_mariadb_"))
+        directory = self._make_directory()
         as_root = ["--user=root"] if is_root() else []
-        common = ["--no-defaults", f"--datadir={self._directory / 'data'}", *as_root]
+        common = ["--no-defaults", f"--datadir={directory / 'data'}", *as_root]
         _make_database(install, common)
         self._spawn(
             [
@@ -53,8 +44,8 @@ class MariaDBServer(ServerProcess):
                 *common,
                 f"--port={self.port}",
                 "--bind-address=127.0.0.1",
-                f"--socket={self._directory / 'socket'}",
-                f"--pid-file={self._directory / 'pid'}",
+                f"--socket={directory / 'socket'}",
+                f"--pid-file={directory / 'pid'}",
                 "--max-connections=200",
                 # What a test writes has no need to outlive the machine.
                 "--innodb-flush-log-at-trx-commit=0",
@@ -62,13 +53,25 @@ class MariaDBServer(ServerProcess):
                 "--skip-log-bin",
             ]
         )
-        self._wait_until(lambda: listens(self.port))
+        self._wait_until(self._answers)
 
-    def _create(self, name: str) -> None:
+    def _answers(self) -> bool:
+        """Its port alone says too little: it listens before it heeds a signal that stops it."""
         import pymysql
 
-        connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root")
-        with connection, connection.cursor() as cursor:
+        try:
+            self._connect().close()
+        except pymysql.OperationalError:
+            return False
+        return True
+
+    def _connect(self) -> Any:
+        import pymysql
+
+        return pymysql.connect(host="127.0.0.1", port=self.port, user="root")
+
+    def _create(self, name: str) -> None:
+        with self._connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
 
 

@@ -9,7 +9,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,6 @@ class PostgresServer(ServerProcess):
 
     stop_signal = signal.SIGINT  # ends the sessions that are open; SIGTERM would wait for them
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._directory: Path | None = None
-
-    def stop(self) -> None:
-        super().stop()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
-
     @property
     def socket_directory(self) -> str:
         """What clients take for a host."""
@@ -61,14 +50,14 @@ class PostgresServer(ServerProcess):
         }
 
     def _run(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_postgres_"))
+        directory = self._make_directory()
         user = pwd.getpwnam("nobody") if is_root() else None
-        programs = _programs(copy_to=self._directory / "programs" if user else None)
-        data = self._directory / "data"
+        programs = _programs(copy_to=directory / "programs" if user else None)
+        data = directory / "data"
         if user is not None:
-            os.chown(self._directory, user.pw_uid, user.pw_gid)
+            os.chown(directory, user.pw_uid, user.pw_gid)
         _make_cluster(programs, data, user)
-        settings = SETTINGS | {"unix_socket_directories": self._directory}
+        settings = SETTINGS | {"unix_socket_directories": directory}
         options = [word for each in settings.items() for word in ("-c", "{}={}".format(*each))]
         self._spawn(
             [programs / "postgres", "-D", data, *options],

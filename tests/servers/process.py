@@ -1,6 +1,7 @@
 """A server's program as a child process that ends with the tests, however these end."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,24 +10,31 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, ClassVar, Self
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 
 _GUARD = """
-import os, subprocess, sys, threading
-user, group, stop_signal, patience_s, *command = sys.argv[1:]
+import os, shutil, subprocess, sys, threading
+directory, user, group, stop_signal, patience_s, *command = sys.argv[1:]
 options = {"user": user, "group": int(group), "extra_groups": []} if user else {}
 server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
 print(server.pid, flush=True)
-threading.Thread(target=lambda: os._exit(server.wait() & 0xFF)).start()
+def end():
+    code = server.wait()
+    if directory:
+        shutil.rmtree(directory, ignore_errors=True)
+    os._exit(code & 0xFF)
+threading.Thread(target=end).start()
 os.read(0, 1)
 server.send_signal(int(stop_signal))
 threading.Timer(float(patience_s), server.kill).start()
 """
 """Stands between the tests and the server: the end of its standard input, which the tests hold,
-stops the server. So stop() and the tests' own end, even by SIGKILL, take the same way."""
+stops the server, and its directory goes too. So stop() and the tests' own end, even by SIGKILL,
+take the same way."""
 
 
 class ServerUnavailable(Exception):
@@ -40,6 +48,7 @@ class ServerProcess:
 
     def __init__(self) -> None:
         self.pid: int | None = None
+        self._directory: Path | None = None
         self._guard: subprocess.Popen[str] | None = None
         self._log: IO[str]  # what the server writes while it starts, for the reason if it fails
 
@@ -71,14 +80,22 @@ class ServerProcess:
             self._guard.stdin.close()
             self._guard.wait(timeout=STOP_TIMEOUT_S + 5)
             self._guard = None
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
         self.pid = None
 
     def _run(self) -> None:
         raise NotImplementedError
 
+    def _make_directory(self) -> Path:
+        """A temporary one for what the server writes; it goes with the server."""
+        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_server_"))
+        return self._directory
+
     def _spawn(self, command: Sequence[object], *, as_user: tuple[str, int] | None = None) -> None:
         user, group = as_user or ("", 0)
-        options = [user, group, int(self.stop_signal), STOP_TIMEOUT_S]
+        options = [self._directory or "", user, group, int(self.stop_signal), STOP_TIMEOUT_S]
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _GUARD, *map(str, [*options, *command])],
             stdin=subprocess.PIPE,
