@@ -216,7 +216,12 @@ def tell_context(*, context: TaskContext) -> dict[str, Any]:
     }
 
 
-@lambda_task(singleton=True, singleton_by=("key",), retry_singleton=False)
+@lambda_task(
+    singleton=True,
+    singleton_by=("key",),
+    retry_singleton=False,
+    atomic=False,  # SQLite would not let two transactions run side by side
+)
 def alone(*, key: str, pause_s: float) -> str:
     time.sleep(pause_s)
     return key
