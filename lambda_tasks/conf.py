@@ -147,6 +147,11 @@ def _contradictions(settings: Settings) -> list[str]:
     chosen = [name for name, is_on in modes.items() if is_on]
     if len(chosen) > 1:
         problems.append(f"{' and '.join(chosen)} exclude one another. Keep one of them.")
+    if settings.local_workers > 0:
+        problems.append(
+            f"LAMBDA_TASKS_LOCAL_WORKERS is {settings.local_workers}, and this release has no "
+            "local workers yet. Use LAMBDA_TASKS_EAGER, or an SQS on loopback (lambda_tasks.local)."
+        )
     if settings.default_soft_timeout >= settings.default_hard_timeout:
         problems.append(
             f"LAMBDA_TASKS_DEFAULT_SOFT_TIMEOUT ({settings.default_soft_timeout}) is not less "

@@ -467,6 +467,23 @@ def test_a_durable_message_survives_an_unreachable_queue_and_the_relay_sends_it(
     assert async_to_sync(relay.run_once)(grace=timedelta(0)) == 0
 
 
+def test_a_queue_that_is_gone_from_the_settings_holds_up_no_other(
+    queue: str, caplog: Any, work_off: Callable[[str], int]
+) -> None:
+    for name in ("old", "default"):
+        TaskRecord.objects.create(
+            task_name=tasks.leave_effect.name, kwargs={"name": name}, queue=name, enqueued_at=now()
+        )
+
+    sent = async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0))
+    work_off(queue)
+
+    assert sent == 1
+    assert Effect.objects.get().name == "default"
+    assert TaskRecord.objects.get(queue="old").status == "QUEUED"
+    assert "no queue 'old' in LAMBDA_TASKS_QUEUES" in caplog.text
+
+
 def test_a_direct_message_to_an_unreachable_queue_is_an_error(proxy: FaultySqs) -> None:
     proxy.stop()
 

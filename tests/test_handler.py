@@ -273,6 +273,21 @@ def test_a_retried_task_leaves_a_queued_record_that_is_linked_to_it(
     assert 30 < (retry.run_after - retry.enqueued_at).total_seconds() < 36
 
 
+def test_a_retry_that_can_not_be_sent_waits_for_the_relay_and_disturbs_no_neighbour(
+    handle: Handle, queue: str
+) -> None:
+    message = body(tasks.limited, name="x")
+    unknown_queue = json.dumps(json.loads(message) | {"queue": "gone"})
+    neighbour = body(tasks.add, a=1)
+
+    failures = handle(unknown_queue, neighbour)
+
+    assert failures == []
+    assert (record_of(message).status, record_of(neighbour).status) == (RETRYING, SUCCESS)
+    retry = TaskRecord.objects.get(status="QUEUED")
+    assert (retry.retry_of, retry.sent_at) == (record_of(message).id, None)
+
+
 def test_the_last_retry_fails_with_the_limit_and_the_error(handle: Handle, queue: str) -> None:
     message = body(tasks.limited, _n_retries=1, name="x")
 

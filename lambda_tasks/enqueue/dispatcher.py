@@ -93,7 +93,7 @@ class Dispatcher:
             await self._wait_for_room()
             self._open += len(part)
             for outgoing in part:
-                self._stream(outgoing.queue).add(_Entry(outgoing, call))
+                self._add(_Entry(outgoing, call))
         await call.done
         return call.failures
 
@@ -124,6 +124,15 @@ class Dispatcher:
             _wake(self._room)
         if not self._open:
             _wake(self._idle)
+
+    def _add(self, entry: _Entry) -> None:
+        try:
+            stream = self._stream(entry.outgoing.queue)
+        except Exception as error:
+            # A queue that is gone from the settings concerns its own messages only.
+            self.settle(entry, SendFailure(str(error), retryable=False))
+        else:
+            stream.add(entry)
 
     def _stream(self, queue: str) -> "_Stream":
         transport = self._transport_for(queue)

@@ -43,6 +43,8 @@ class Relay:
         if not due:
             return 0
         failures = await self._asend(due)
+        for id, reason in failures.items():
+            logger.error("%s could not be sent by the relay: %s", id, reason)
         sent = [each.message.invocation_id for each in due]
         sent = [id for id in sent if id not in failures]
         await sync_to_async(self._outbox.mark_sent)(sent)
