@@ -37,6 +37,8 @@ class Runtime:
         self.portal = Portal()
         self._clients: dict[str, SQSClient] = {}
         self._transports: dict[str, Transport] = {}
+        self._by_queue: dict[str, Transport] = {}
+        self._settings: conf.Settings | None = None
 
     @cached_property
     def store(self) -> "RecordStore":
@@ -75,10 +77,11 @@ class Runtime:
     def transport(self, queue: str) -> Transport:
         """The transport of a queue. Raises ImproperlyConfigured for an unknown one."""
         settings = conf.current()
-        destination = settings.queue(queue)
-        if isinstance(destination, conf.SQSQueue):
-            return self.sqs_transport(destination, settings.aws)
-        return self._transports.setdefault("database", DatabaseTransport())
+        if settings is not self._settings:
+            self._settings, self._by_queue = settings, {}
+        if queue not in self._by_queue:
+            self._by_queue[queue] = self._make_transport(settings.queue(queue), settings.aws)
+        return self._by_queue[queue]
 
     def sqs_transport(self, queue: conf.SQSQueue, aws: Mapping[str, Any]) -> SQSTransport:
         """Sends to this queue; queues of one region share a client."""
@@ -143,6 +146,11 @@ class Runtime:
 
     async def _send_retry(self, retry: Outgoing) -> None:
         await self.enqueuer.asend_stored([retry])
+
+    def _make_transport(self, queue: conf.Queue, aws: Mapping[str, Any]) -> Transport:
+        if isinstance(queue, conf.SQSQueue):
+            return self.sqs_transport(queue, aws)
+        return self._transports.setdefault("database", DatabaseTransport())
 
     def _run_now(self, outgoing: Outgoing) -> None:
         from .execution.eager import run_eagerly

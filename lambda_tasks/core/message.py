@@ -15,6 +15,9 @@ from ..errors import MessageRefused, MessageTooLarge
 
 FORMAT_VERSION: Final = 1
 
+# Kept, because json.dumps() makes a new one for each call with other than its default options.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
 T = TypeVar("T")
 
 
@@ -107,7 +110,7 @@ def encode_json(value: object, *, what: str) -> str:
     (PostgreSQL refuses it) and lone surrogates (no UTF-8).
     """
     try:
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+        text = _ENCODER.encode(value)
     except RecursionError:
         raise ValueError(f"{what}: nested too deeply for JSON.") from None
     except ValueError as error:

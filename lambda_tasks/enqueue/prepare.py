@@ -3,6 +3,7 @@
 Whatever can be known at the call is raised here, so that the caller's transaction can roll back.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -32,7 +33,8 @@ def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | N
             f"LAMBDA_TASKS_QUEUES[{queue!r}] is an AWS Batch queue, which this release does not "
             "send to. Use an SQS queue."
         )
-    message = _with(message, durable=_is_durable(settings, destination, durable))
+    if _is_durable(settings, destination, durable):
+        message = replace(message, durable=True)
     body = message.encode()
     if isinstance(destination, conf.SQSQueue):
         check_size(body, task_name=message.task_name, limit_bytes=sqs.MAX_MESSAGE_BYTES)
@@ -85,9 +87,3 @@ def _wait_s(run_after: datetime | None) -> int:
         return 0
     wait = (run_after - datetime.now(UTC)).total_seconds()
     return round(min(max(wait, 0), MAX_DELAY_S))
-
-
-def _with(message: Message, *, durable: bool) -> Message:
-    from dataclasses import replace
-
-    return replace(message, durable=durable) if durable != message.durable else message
