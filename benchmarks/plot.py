@@ -16,7 +16,7 @@ FAINT: Final = "#6b7480"
 OTHERS: Final = "#b8c0ca"
 OURS: Final = "#0f7b6c"
 
-STYLE: Final = {
+STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,

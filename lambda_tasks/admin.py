@@ -46,7 +46,7 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
 
     list_display = (
         "short_id", "task_name", "coloured_status", "queue", "enqueued_at", "duration_s",
-        "n_retries", "n_attempts", "short_result",
+        "n_retries", "short_result",
     )  # fmt: skip
     list_filter = ("status", "queue", "task_name", "enqueued_at")
     list_per_page = 50

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, router
 
 from . import conf, registry
 
@@ -53,6 +54,37 @@ def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
             )
         )
     return found
+
+
+@register("lambda_tasks")
+def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """SQLite in its default mode, in which tasks that run side by side fail."""
+    if conf.errors() or not _runs_elsewhere(conf.current()):
+        return []
+    from .models import TaskRecord
+
+    database = connections[router.db_for_write(TaskRecord)]
+    mode = database.settings_dict["OPTIONS"].get("transaction_mode") or "DEFERRED"
+    if database.vendor != "sqlite" or mode.upper() != "DEFERRED":
+        return []
+    return [
+        Warning(
+            f"The database {database.alias!r} holds the task records and is an SQLite whose "
+            "transactions begin as readers: of two that want to write, one fails at once with "
+            "'database is locked'.",
+            hint=(
+                f"Let them wait for one another: DATABASES[{database.alias!r}]['OPTIONS'] = "
+                "{'transaction_mode': 'IMMEDIATE', 'timeout': 30}"
+            ),
+            id="lambda_tasks.W003",
+        )
+    ]
+
+
+def _runs_elsewhere(settings: conf.Settings) -> bool:
+    return not (settings.eager or settings.noop_execution) and any(
+        isinstance(queue, conf.SQSQueue) for queue in settings.queues.values()
+    )
 
 
 def _problems(task: "registry.Task", settings: conf.Settings) -> list[str]:

@@ -5,14 +5,18 @@ import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.cache import caches
+from redis import Redis
 
 from lambda_tasks import handler
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, body, record_of
+from tests.servers.redis_server import RedisServer
 
 SUCCESS = TaskRecord.TaskStatus.SUCCESS
 FAILED = TaskRecord.TaskStatus.FAILED
@@ -406,6 +410,31 @@ def test_a_singleton_that_is_taken_ends_as_it_was_told(handle: Handle) -> None:
     assert sum("LockError" in each for each in tracebacks) == 1
     assert record_of(other).traceback is None
     assert set(TaskRecord.objects.values_list("status", flat=True)) == {"SUCCESS"}
+
+
+def test_where_the_cache_is_redis_it_holds_the_singletons_lock(
+    handle: Handle, redis: RedisServer, settings: Any
+) -> None:
+    settings.CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": redis.location,
+        }
+    }
+    with Redis.from_url(redis.location) as client:
+        held = client.lock(f"lambda_tasks.singleton_lock.{tasks.aalone.name}.key='a'", timeout=60)
+        held.acquire()
+        taken, other, later = (body(tasks.aalone, key=key) for key in "aba")
+
+        handle(taken, other)
+        held.release()
+        handle(later)
+
+        results = [(record_of(each).status, record_of(each).result) for each in (other, later)]
+        assert results == [(SUCCESS, "b"), (SUCCESS, "a")]
+        assert "LockError" in (record_of(taken).traceback or "")
+        assert client.keys() == [], "each has released its own"
+    caches["default"].close()
 
 
 def test_a_ping_is_answered_with_versions() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db.utils import ConnectionHandler
 
-from lambda_tasks import conf
+from lambda_tasks import checks, conf
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/jobs"
 
@@ -122,6 +123,20 @@ def test_a_task_on_a_queue_that_is_gone_or_too_short_is_an_error(settings: Any) 
     assert found
     assert all(each.id == "lambda_tasks.E002" for each in found)
     assert any("tests.app.tasks.add: hard_timeout" in each.msg for each in found)
+
+
+def test_sqlite_is_warned_of_in_the_mode_in_which_tasks_lock_one_another_out(
+    settings: Any, monkeypatch: Any
+) -> None:
+    default = ConnectionHandler({"default": {"ENGINE": "django.db.backends.sqlite3"}})
+    monkeypatch.setattr(checks, "connections", default)
+
+    (warning,) = run_checks(tags=["lambda_tasks"])
+    assert warning.id == "lambda_tasks.W003"
+    assert "'transaction_mode': 'IMMEDIATE'" in str(warning.hint)
+
+    settings.LAMBDA_TASKS_EAGER = True
+    assert run_checks(tags=["lambda_tasks"]) == []
 
 
 @pytest.mark.parametrize(

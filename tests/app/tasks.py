@@ -227,6 +227,11 @@ def alone(*, key: str, pause_s: float) -> str:
     return key
 
 
+@lambda_task(singleton=True, singleton_by=("key",), retry_singleton=False)
+async def aalone(*, key: str) -> str:
+    return key
+
+
 @lambda_task
 def enqueue_another(*, name: str, fail: bool = False) -> None:
     with transaction.atomic():
