@@ -8,6 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
 from . import conf, registry
+from .ports import Task
 
 
 @register("lambda_tasks")
@@ -87,7 +88,7 @@ def _runs_elsewhere(settings: conf.Settings) -> bool:
     )
 
 
-def _problems(task: "registry.Task", settings: conf.Settings) -> list[str]:
+def _problems(task: Task, settings: conf.Settings) -> list[str]:
     problems = []
     try:
         task.arguments.build()

@@ -1,15 +1,18 @@
 """What the two wings need from outside, as Protocols: the real ones are wired in `runtime`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
+from .context import TaskContext
+from .core.arguments import Arguments
 from .core.batching import BatchLimits
 from .core.lifecycle import Claim, Outcome, Refused
 from .core.message import Message, Outgoing
+from .core.options import TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,22 @@ class Records(Protocol):
 
     def release_lock(self, key: str, token: UUID) -> None:
         """Let go of a lock, if it is still this owner's."""
+
+
+class Task(Protocol):
+    """What the way in needs of a task: its declaration, and how to call it."""
+
+    name: str
+    options: TaskOptions
+    arguments: Arguments
+    is_async: bool
+
+    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> Any:
+        """Call the function with arguments that are valid already."""
+
+
+Resolve = Callable[[str], Task]
+"""The task of a dotted name. Raises UnknownTask."""
 
 
 class Lock(Protocol):

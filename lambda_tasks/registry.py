@@ -1,37 +1,32 @@
 """From a dotted name to its task, importing its module and nothing else."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.utils.module_loading import autodiscover_modules
 
 from . import conf
 from .errors import UnknownTask
+from .ports import Task
 
-if TYPE_CHECKING:
-    from .decorators import LambdaTaskWrapper
-
-    Task = LambdaTaskWrapper[Any, Any]
-
-_tasks: dict[str, "Task"] = {}
-_aliases: dict[str, "Task"] = {}
+_tasks: dict[str, Task] = {}
+_aliases: dict[str, Task] = {}
 _state = {"discovered": False}
 
 
-def register(task: "Task") -> None:
+def register(task: Task) -> None:
     """Make a task known under its name and its aliases; the last definition counts."""
     _tasks[task.name] = task
     for alias in task.options.aliases:
         _aliases[alias] = task
 
 
-def tasks() -> list["Task"]:
+def tasks() -> list[Task]:
     """Every task that has been defined in this process so far."""
     return list(_tasks.values())
 
 
-def resolve(task_name: str) -> "Task":
+def resolve(task_name: str) -> Task:
     """The task of this name. Raises UnknownTask where there is none, or where the module is not
     one of an installed app or of LAMBDA_TASKS_MODULES."""
     if task_name in _aliases:
@@ -53,9 +48,7 @@ def discover() -> None:
         autodiscover_modules("tasks")
 
 
-def _import(task_name: str) -> "Task":
-    from .decorators import LambdaTaskWrapper
-
+def _import(task_name: str) -> Task:
     module_name, _, attribute = task_name.rpartition(".")
     if not _may_be_imported(module_name):
         raise UnknownTask(
@@ -68,8 +61,9 @@ def _import(task_name: str) -> "Task":
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise UnknownTask(f"There is no module {module_name!r} for {task_name!r}.") from error
         raise
-    task = getattr(module, attribute, None)
-    if not isinstance(task, LambdaTaskWrapper):
+    found: object = getattr(module, attribute, None)
+    task = next((each for each in _tasks.values() if each is found), None)
+    if task is None:
         raise UnknownTask(f"{task_name!r} is no task. Is the function decorated with @lambda_task?")
     return task
 

@@ -24,6 +24,8 @@ from .enqueue.transports.sqs import SQSClient, SQSTransport, client_options
 from .ports import Transport
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from .execution.attempt import Attempt, Run
     from .execution.executor import Executor
     from .execution.locks import SingletonLocks
@@ -114,13 +116,13 @@ class Runtime:
             records=self.store,
             settings=conf.current,
             resolve=registry.resolve,
-            make_attempt=lambda run, metadata: self.attempt(run, metadata=metadata),
+            make_attempt=self.attempt,
             send_retry=self._send_retry,
             lanes=Lanes(settings.concurrency),
-            processes=ProcessPool(settings.processes),
+            processes=ProcessPool(settings.processes, work_in_a_process),
         )
 
-    def attempt(self, run: "Run", *, metadata: Mapping[str, Any]) -> "tuple[Attempt, TaskContext]":
+    def attempt(self, run: "Run", metadata: Mapping[str, Any]) -> "tuple[Attempt, TaskContext]":
         """One attempt of a run, and what its task may know of it."""
         from .execution.attempt import Attempt, context_of
 
@@ -153,9 +155,9 @@ class Runtime:
         return self._transports.setdefault("database", DatabaseTransport())
 
     def _run_now(self, outgoing: Outgoing) -> None:
-        from .execution.eager import run_eagerly
+        from .execution.eager import EagerRunner
 
-        run_eagerly(outgoing, self)
+        EagerRunner(self.store, registry.resolve, self.attempt).run(outgoing)
 
 
 class _Process:
@@ -200,6 +202,13 @@ def enqueuer() -> Enqueuer:
 def store() -> "RecordStore":
     """The records."""
     return current().store
+
+
+def work_in_a_process(pipe: "Connection") -> None:
+    """What a worker process does."""
+    from .execution.process_main import serve
+
+    serve(pipe, lambda run, metadata: current().attempt(run, metadata))
 
 
 def close() -> None:

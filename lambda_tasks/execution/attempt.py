@@ -7,13 +7,13 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from django.db import transaction
 
@@ -23,11 +23,8 @@ from ..core.lifecycle import Claim, Failed, Outcome, Retried, Succeeded
 from ..core.message import Message, Outgoing
 from ..core.retries import JITTER_S, retry_id
 from ..errors import LeaseLost, MaxRetriesExceededError
-from ..ports import Lock, Records
+from ..ports import Lock, Records, Task
 from . import connections
-
-if TYPE_CHECKING:
-    from ..decorators import LambdaTaskWrapper
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -71,9 +68,7 @@ def context_of(run: Run, metadata: Mapping[str, Any]) -> TaskContext:
 class Attempt:
     """Call begin(), then the task, then succeed() or fail(), all on one thread."""
 
-    def __init__(
-        self, run: Run, task: "LambdaTaskWrapper[Any, Any]", *, records: Records, lock: Lock
-    ) -> None:
+    def __init__(self, run: Run, task: Task, *, records: Records, lock: Lock) -> None:
         self.run = run
         self.task = task
         self._records = records
@@ -195,3 +190,7 @@ def _from_the_task(error: BaseException) -> TracebackType | None:
     while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE):
         step = step.tb_next
     return step or error.__traceback__
+
+
+MakeAttempt = Callable[[Run, Mapping[str, Any]], tuple[Attempt, TaskContext]]
+"""Of a run, and of what the place where it runs tells of itself."""

@@ -10,28 +10,22 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.db import connections
 
 from ..conf import Settings
-from ..context import TaskContext
 from ..core.lifecycle import Claim, Refusal, Refused
 from ..core.message import Message, Outgoing, decode
 from ..errors import MessageRefused
 from ..logging import task_logger
-from ..ports import ClaimRequest, Records
-from .attempt import Attempt, Ended, Run
+from ..ports import ClaimRequest, Records, Resolve, Task
+from .attempt import Ended, MakeAttempt, Run
 from .lanes import Lanes
 from .process_main import Job
 from .process_pool import ProcessPool
-
-if TYPE_CHECKING:
-    from ..decorators import LambdaTaskWrapper
-
-    Task = LambdaTaskWrapper[Any, Any]
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -67,7 +61,7 @@ class _Asked:
 
     delivery: Delivery
     message: Message
-    task: "Task"
+    task: Task
 
     @property
     def queue(self) -> str:
@@ -82,8 +76,8 @@ class Executor:
         *,
         records: Records,
         settings: Callable[[], Settings],
-        resolve: Callable[[str], "Task"],
-        make_attempt: Callable[[Run, Mapping[str, Any]], tuple[Attempt, TaskContext]],
+        resolve: Resolve,
+        make_attempt: MakeAttempt,
         send_retry: Callable[[Outgoing], Awaitable[None]],
         lanes: Lanes,
         processes: ProcessPool,
@@ -212,7 +206,7 @@ class Executor:
         _log_end(item, ended)
         return DONE if ended.outcome is not None else BACK
 
-    async def _attempt(self, run: Run, task: "Task", metadata: Mapping[str, Any]) -> Ended:
+    async def _attempt(self, run: Run, task: Task, metadata: Mapping[str, Any]) -> Ended:
         if task.is_async:
             attempt, context = self._make_attempt(run, metadata)
             return await self._lanes.run(attempt, context)
@@ -241,7 +235,7 @@ class Executor:
             max_retries=self._settings().max_retries if limit is None else limit,
         )
 
-    def _limits(self, task: "Task") -> tuple[float, float]:
+    def _limits(self, task: Task) -> tuple[float, float]:
         settings, options = self._settings(), task.options
         hard_s = options.hard_timeout or settings.default_hard_timeout
         soft_s = options.soft_timeout or min(settings.default_soft_timeout, hard_s * 0.9)

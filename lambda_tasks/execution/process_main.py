@@ -13,7 +13,7 @@ import django
 from django.apps import apps
 from django.db import connections
 
-from .attempt import Ended, Run
+from .attempt import Ended, MakeAttempt, Run
 from .inline import run_inline
 
 
@@ -43,8 +43,8 @@ def prepare() -> None:
     connections.close_all()
 
 
-def main(pipe: Connection) -> None:
-    """Serve until the other end closes."""
+def serve(pipe: Connection, make_attempt: MakeAttempt) -> None:
+    """Run jobs until the other end closes."""
     # A group of its own: whatever a task has started goes with it when it is killed.
     os.setpgid(0, 0)
     # Ctrl+C at a terminal is for the parent, which ends its children in order.
@@ -56,14 +56,12 @@ def main(pipe: Connection) -> None:
             job: Job = pipe.recv()
         except EOFError:
             return
-        pipe.send(_reply(job))
+        pipe.send(_reply(job, make_attempt))
 
 
-def _reply(job: Job) -> Reply:
-    from .. import runtime
-
+def _reply(job: Job, make_attempt: MakeAttempt) -> Reply:
     try:
-        attempt, context = runtime.current().attempt(job.run, metadata=job.metadata)
+        attempt, context = make_attempt(job.run, job.metadata)
         return Reply(run_inline(attempt, context, with_limits=True))
     except Exception as error:
         return Reply(None, repr(error))

@@ -8,24 +8,29 @@ import asyncio
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Final
 
 from ..errors import HardTimeLimitExceeded, LambdaTasksError, WorkerProcessDied
 from .attempt import Ended
-from .process_main import Job, Reply, main
+from .process_main import Job, Reply
 from .timeouts import HARD_MESSAGE
 
 KILL_GRACE_S: Final = 2.0
 """How long a task may ignore its hard timeout before its process is killed."""
 
 
+Main = Callable[[Connection], None]
+"""What a worker process does with its end of the pipe; found there by its dotted name."""
+
+
 class ProcessPool:
     """So many worker processes, each started when it is first needed."""
 
-    def __init__(self, count: int) -> None:
-        self._workers = [_Worker() for _ in range(count)]
+    def __init__(self, count: int, main: Main) -> None:
+        self._workers = [_Worker(main) for _ in range(count)]
         # Last in, first out: a warm one is taken before another is started.
         self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
         for worker in reversed(self._workers):
@@ -58,7 +63,8 @@ class ProcessPool:
 
 
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, main: Main) -> None:
+        self._main = main
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -75,7 +81,7 @@ class _Worker:
         context.set_forkserver_preload([f"{__package__}.preload"])
         self._pipe, child_end = context.Pipe()
         self._process = context.Process(
-            target=main, args=(child_end,), name="lambda_tasks-worker", daemon=True
+            target=self._main, args=(child_end,), name="lambda_tasks-worker", daemon=True
         )
         self._process.start()
         child_end.close()
