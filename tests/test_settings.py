@@ -15,8 +15,9 @@ URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/jobs"
 def test_without_settings_there_is_a_database_queue_and_the_documented_defaults(
     settings: Any,
 ) -> None:
-    del settings.LAMBDA_TASKS_QUEUES
-    del settings.LAMBDA_TASKS_AWS
+    for name in ("LAMBDA_TASKS_QUEUES", "LAMBDA_TASKS_AWS"):
+        setattr(settings, name, None)  # a mere deletion sends no setting_changed
+        delattr(settings, name)
 
     current = conf.current()
 
