@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lambda_tasks")
 
-RESPONSE_MARGIN_S: Final = 1.5
+RESPONSE_MARGIN_S: Final = 2.0
 """Before Lambda's own timeout, to settle and to answer: a timeout would replay the whole batch."""
+
+STUCK_S: Final = 0.8
+"""After the deadline, in which the executor gives back what it could not finish."""
+
+POSTPONE_S: Final = 0.7
+"""For SQS to take back what must come back at a certain time: a courtesy, within the margin."""
 
 RELAY_EVERY_S: Final = 60.0
 RELAY_NEEDS_S: Final = 10.0
@@ -86,32 +92,40 @@ class LambdaHandler:
             if settlement.acknowledge:
                 open_ids.pop(id, None)
 
-        settlements = await self._executor.run(
-            [_delivery(record) for record in records],
-            deadline=deadline,
-            metadata=_metadata(context),
-            settled=settled,
+        running = asyncio.ensure_future(
+            self._executor.run(
+                [_delivery(record) for record in records],
+                deadline=deadline,
+                metadata=_metadata(context),
+                settled=settled,
+            )
         )
+        settlements = await _by(deadline, running)
         await self._postpone(records, settlements)
         await self._relay_now_and_then(deadline)
         return {"batchItemFailures": [{"itemIdentifier": id} for id in open_ids]}
 
     async def _postpone(self, records: list[Any], settlements: Mapping[str, "Settlement"]) -> None:
         """Make what must wait visible at its time, instead of after the queue's timeout."""
-        for record in records:
-            settlement = settlements.get(record["messageId"])
-            if settlement is None or settlement.again_in_s is None:
-                continue
-            try:
-                await self._runtime.postpone(
-                    record.get("eventSourceARN", ""),
-                    record.get("receiptHandle", ""),
-                    settlement.again_in_s,
-                )
-            except Exception:
-                logger.warning(
-                    "%s keeps its visibility timeout", record["messageId"], exc_info=True
-                )
+        waiting = [
+            self._postpone_one(record, settlement.again_in_s)
+            for record in records
+            if (settlement := settlements.get(record["messageId"])) is not None
+            and settlement.again_in_s is not None
+        ]
+        if waiting:
+            tasks = [asyncio.ensure_future(each) for each in waiting]
+            _, late = await asyncio.wait(tasks, timeout=POSTPONE_S)
+            for task in late:
+                task.cancel()
+
+    async def _postpone_one(self, record: Mapping[str, Any], seconds: float) -> None:
+        try:
+            await self._runtime.postpone(
+                record.get("eventSourceARN", ""), record.get("receiptHandle", ""), seconds
+            )
+        except Exception:
+            logger.warning("%s keeps its visibility timeout", record["messageId"], exc_info=True)
 
     async def _relay_now_and_then(self, deadline: float | None) -> None:
         now = time.monotonic()
@@ -159,6 +173,19 @@ def _deadline(context: Any) -> float | None:
         return None
     left_s: float = remaining() / 1000
     return time.monotonic() + left_s - RESPONSE_MARGIN_S
+
+
+async def _by(
+    deadline: float | None, running: "asyncio.Future[dict[str, Settlement]]"
+) -> "dict[str, Settlement]":
+    """What the executor says; nothing where it is stuck itself, so that the answer gets out."""
+    left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0) + STUCK_S
+    done, _ = await asyncio.wait([running], timeout=left_s)
+    if done:
+        return running.result()
+    running.cancel()
+    logger.error("The records are not settled in time and come back.")
+    return {}
 
 
 def _metadata(context: Any) -> dict[str, Any]:

@@ -86,6 +86,12 @@ class Records(Protocol):
         Raises LeaseLost, and changes nothing, where the claim no longer holds.
         """
 
+    def release(self, claim: Claim, *, started: bool) -> None:
+        """Give back what this claim holds, for another delivery to run; nothing where it is lost.
+
+        What has not been `started` counts as no attempt.
+        """
+
     def acquire_lock(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
         """Take a singleton's lock, unless another holds it and its time is not over."""
 

@@ -80,7 +80,7 @@ class RecordStore:
             id: _verdict(rows.get(id), request, token, max_attempts)
             for id, request in by_id.items()
         }
-        self._fail_exhausted(verdicts)
+        self._fail_exhausted(verdicts, max_attempts)
         return verdicts
 
     def close(
@@ -105,6 +105,22 @@ class RecordStore:
                 raise LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
             if retry is not None:
                 self.insert_queued([retry])
+
+    def release(self, claim: Claim, *, started: bool) -> None:
+        """Give back what this claim holds, for another delivery to run; nothing where it is lost.
+
+        What has not been `started` counts as no attempt.
+        """
+        self._records.filter(
+            id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
+        ).update(
+            status=Status.QUEUED,
+            claim_token=None,
+            lease_until=None,
+            start_time=None,
+            n_attempts=F("n_attempts") - (0 if started else 1),
+            sent_at=Now(),  # its delivery comes back by itself
+        )
 
     def unsent(self, *, older_than: timedelta, due_within: timedelta, limit: int) -> list[Outgoing]:
         """Messages that no queue has accepted, though there was time, oldest first."""
@@ -200,16 +216,18 @@ class RecordStore:
         )  # fmt: skip
         return {row["id"]: dict(row) for row in rows}
 
-    def _fail_exhausted(self, verdicts: Mapping[UUID, Claim | Refused]) -> None:
+    def _fail_exhausted(self, verdicts: Mapping[UUID, Claim | Refused], max_attempts: int) -> None:
         exhausted = [
             id
             for id, verdict in verdicts.items()
             if isinstance(verdict, Refused) and verdict.refusal is Refusal.EXHAUSTED
         ]
         if exhausted:
-            self._records.filter(
-                id__in=exhausted, status=Status.RUNNING, lease_until__lt=Now()
-            ).update(**_closing(Failed("Its worker died before the task ended.")))
+            is_lost = Q(status=Status.RUNNING, lease_until__lt=Now())
+            is_given_back = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
+            self._records.filter(is_lost | is_given_back, id__in=exhausted).update(
+                **_closing(Failed("Its worker died before the task ended."))
+            )
 
 
 def _queued_record(outgoing: Outgoing) -> TaskRecord:
@@ -280,6 +298,8 @@ def _verdict(
         return Refused(Refusal.FINISHED)
     if row["claim_token"] == token:
         return Claim(invocation_id=row["id"], token=token, attempt=row["n_attempts"])
+    if status is Status.QUEUED and row["n_attempts"] >= max_attempts:
+        return Refused(Refusal.EXHAUSTED)
     if status is Status.QUEUED:
         wait = row["run_after"] - row["now"] if row["run_after"] else timedelta(0)
         return Refused(Refusal.NOT_DUE, again_in_s=wait.total_seconds())

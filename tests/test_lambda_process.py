@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(scope="module")
-def function() -> Iterator[LambdaProcess]:
+def function(django_db_setup: None) -> Iterator[LambdaProcess]:
     with LambdaProcess(timeout_s=60) as process:
         yield process
 

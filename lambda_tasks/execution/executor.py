@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,7 +17,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from ..conf import Settings
-from ..core.lifecycle import Claim, Refusal, Refused
+from ..core.lifecycle import Claim, Failed, Refusal, Refused
 from ..core.message import Message, Outgoing, decode
 from ..errors import MessageRefused
 from ..logging import task_logger
@@ -31,6 +31,12 @@ logger = logging.getLogger("lambda_tasks")
 
 LEASE_MARGIN_S: Final = 30.0
 """A lease outlives the hard timeout by this much: to kill, to roll back, to write the record."""
+
+LAST_SECOND_S: Final = 1.0
+"""Between a task's hard timeout and the deadline of its place: to roll back and to record."""
+
+CUT_OFF_S: Final = 0.3
+"""For what is cancelled at the deadline to end; what does not is left behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,25 @@ class Settlement:
 
 DONE: Final = Settlement(acknowledge=True)
 BACK: Final = Settlement(acknowledge=False)
+
+
+class _NoTimeLeft(Exception):
+    """The place ends before the task could have its time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a batch runs: from when to when, in monotonic seconds, and what it tells of itself."""
+
+    began_at: float
+    deadline: float | None
+    metadata: Mapping[str, Any]
+
+    def left_s(self) -> float:
+        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
+
+    def whole_s(self) -> float:
+        return float("inf") if self.deadline is None else self.deadline - self.began_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +128,25 @@ class Executor:
         `deadline`, in monotonic seconds, is when all must be told. `settled` hears of each as
         soon as its outcome is durable. Raises nothing for a task's sake.
         """
-        # In a thread: importing a task's module may block, or use the database.
-        settlements, claimed = await sync_to_async(self._accept)(deliveries, deadline)
-        for id, settlement in settlements.items():
+        place = _Place(began_at=time.monotonic(), deadline=deadline, metadata=metadata)
+        settlements: dict[str, Settlement] = {}
+
+        def settle(id: str, settlement: Settlement) -> None:
+            settlements[id] = settlement
             settled(id, settlement)
 
         async def one(item: _Asked, claim: Claim) -> None:
-            settlement = await self._run_one(item, claim, deadline, metadata)
-            settlements[item.delivery.id] = settlement
-            settled(item.delivery.id, settlement)
+            settle(item.delivery.id, await self._run_one(item, claim, place))
 
-        await asyncio.gather(*(one(item, claim) for item, claim in claimed))
+        # In a thread: importing a task's module may block, or use the database.
+        refused, claimed = await sync_to_async(self._accept)(deliveries, deadline)
+        for id, settlement in refused.items():
+            settle(id, settlement)
+        for group in _apart_from_suspects(claimed):
+            await _before(deadline, [one(item, claim) for item, claim in group])
+        for item, claim in claimed:
+            if item.delivery.id not in settlements:
+                settle(item.delivery.id, await sync_to_async(self._cut_off)(item, claim))
         return settlements
 
     async def aclose(self) -> None:
@@ -191,12 +224,12 @@ class Executor:
                 settlements[item.delivery.id] = _settle_refused(item, verdict)
         return list(granted.values())
 
-    async def _run_one(
-        self, item: _Asked, claim: Claim, deadline: float | None, metadata: Mapping[str, Any]
-    ) -> Settlement:
+    async def _run_one(self, item: _Asked, claim: Claim, place: _Place) -> Settlement:
         try:
-            run = self._run(item, claim, deadline)
-            ended = await self._attempt(run, item.task, metadata)
+            ended = await self._attempt(item, claim, place)
+        except _NoTimeLeft:
+            logger.info("%s waits for the next event", item.message.invocation_id)
+            return await sync_to_async(self._release)(claim, started=False)
         except Exception:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", item.task.name, item.message.invocation_id)
@@ -206,25 +239,60 @@ class Executor:
         _log_end(item, ended)
         return DONE if ended.outcome is not None else BACK
 
-    async def _attempt(self, run: Run, task: Task, metadata: Mapping[str, Any]) -> Ended:
-        if task.is_async:
-            attempt, context = self._make_attempt(run, metadata)
-            return await self._lanes.run(attempt, context)
+    async def _attempt(self, item: _Asked, claim: Claim, place: _Place) -> Ended:
+        def run() -> Run:
+            return self._run(item, claim, place)
+
+        if item.task.is_async:
+            return await self._lanes.run(lambda: self._make_attempt(run(), place.metadata))
         try:
-            return await self._processes.run(Job(run, dict(metadata)))
+            return await self._processes.run(lambda: Job(run(), dict(place.metadata)))
         except BaseException as error:
             if not _is_end_of_process(error):
                 raise
-            attempt, _ = self._make_attempt(run, metadata)
+            attempt, _ = self._make_attempt(self._any_run(item, claim), place.metadata)
             return await sync_to_async(attempt.fail)(error)
 
-    def _run(self, item: _Asked, claim: Claim, deadline: float | None) -> Run:
+    def _cut_off(self, item: _Asked, claim: Claim) -> Settlement:
+        """What the deadline has interrupted goes back; its token is void, so it can't commit."""
+        logger.error(
+            "%s %s is cut off: the place where it runs ends",
+            item.task.name, item.message.invocation_id,
+        )  # fmt: skip
+        give_up = self._release if item.task.options.on_lost == "rerun" else self._fail
+        return give_up(claim)
+
+    def _fail(self, claim: Claim) -> Settlement:
+        try:
+            self._records.close(claim, Failed("The place where it ran ended before the task."))
+        except Exception:
+            logger.exception("%s comes back when its lease is over", claim.invocation_id)
+            return BACK
+        return DONE
+
+    def _release(self, claim: Claim, *, started: bool = True) -> Settlement:
+        try:
+            self._records.release(claim, started=started)
+        except Exception:
+            logger.exception("%s comes back when its lease is over", claim.invocation_id)
+            return BACK
+        return Settlement(acknowledge=False, again_in_s=0.0)
+
+    def _run(self, item: _Asked, claim: Claim, place: _Place) -> Run:
+        """As from now. Raises _NoTimeLeft where the task would not have the time it could have."""
         soft_s, hard_s = self._limits(item.task)
-        if deadline is not None:
-            # Where the place ends sooner than the task's limits, the task hears of it in time.
-            left = max(deadline - time.monotonic(), 0.2)
-            hard_s = min(hard_s, left)
-            soft_s = min(soft_s, hard_s * 0.9)
+        # Where the whole event is shorter than the task's limits, the task hears of it in time.
+        longest_s = max(place.whole_s() - LAST_SECOND_S, 0.2)
+        hard_s = min(hard_s, longest_s)
+        soft_s = min(soft_s, hard_s * 0.9)
+        left_s = place.left_s() - LAST_SECOND_S
+        if left_s < soft_s:
+            raise _NoTimeLeft
+        return self._any_run(item, claim, soft_s=soft_s, hard_s=min(hard_s, left_s))
+
+    def _any_run(
+        self, item: _Asked, claim: Claim, *, soft_s: float = 0.0, hard_s: float = 0.0
+    ) -> Run:
         limit = item.task.options.max_retries
         return Run(
             message=item.message,
@@ -247,6 +315,32 @@ class Executor:
         if deadline is not None:
             seconds = max(deadline - time.monotonic(), 0.0)
         return timedelta(seconds=math.ceil(seconds + LEASE_MARGIN_S))
+
+
+def _apart_from_suspects(
+    claimed: Sequence[tuple[_Asked, Claim]],
+) -> list[list[tuple[_Asked, Claim]]]:
+    """Those that were started before, without an outcome, run after all others and one by one:
+    what has killed a worker may do it again."""
+    groups = [[each for each in claimed if each[1].attempt == 1]]
+    groups += [[each] for each in claimed if each[1].attempt > 1]
+    return groups
+
+
+async def _before(deadline: float | None, running: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run them to their ends, or cancel at the deadline what has not come to its end."""
+    if not running:
+        return
+    tasks = [asyncio.ensure_future(each) for each in running]
+    left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+    _, late = await asyncio.wait(tasks, timeout=left_s)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late, timeout=CUT_OFF_S)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.result()
 
 
 def _is_end_of_process(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ makes lands on the lane's own thread, so that a transaction opened there holds f
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -14,7 +14,10 @@ from django.db import connections
 
 from ..context import TaskContext, current_run
 from .attempt import Attempt, Ended
-from .timeouts import Limited
+from .limited import Limited
+
+Start = Callable[[], tuple[Attempt, TaskContext]]
+"""Called when a lane is free, so that a task's time begins with the task."""
 
 
 class Lanes:
@@ -23,22 +26,30 @@ class Lanes:
     def __init__(self, count: int) -> None:
         self._count = count
         self._waiting: asyncio.Queue[_Job] = asyncio.Queue()
-        self._lanes: list[asyncio.Task[None]] = []
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._busy = 0
 
-    async def run(self, attempt: Attempt, context: TaskContext) -> Ended:
-        """Run one attempt on the next free lane."""
-        job = _Job(attempt, context, asyncio.get_running_loop().create_future())
+    async def run(self, start: Start) -> Ended:
+        """Run one attempt on the next free lane. Raises what `start` raises.
+
+        Cancelled, it takes the lane along, whose thread may be stuck in the task's own code.
+        """
+        job = _Job(start, asyncio.get_running_loop().create_future())
         self._waiting.put_nowait(job)
         self._start_one_if_needed()
-        return await job.ended
+        try:
+            return await job.ended
+        except asyncio.CancelledError:
+            if job.lane is not None:
+                self._leave(job.lane)
+            raise
 
     async def aclose(self) -> None:
         """End the lanes, and with them their threads."""
-        for lane in self._lanes:
-            lane.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
-        self._lanes.clear()
+        for lane in list(self._lanes):
+            self._leave(lane)
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
     def _start_one_if_needed(self) -> None:
         idle = len(self._lanes) - self._busy
@@ -47,7 +58,14 @@ class Lanes:
             lane = asyncio.get_running_loop().create_task(
                 self._work(), context=contextvars.Context()
             )
-            self._lanes.append(lane)
+            self._lanes.add(lane)
+
+    def _leave(self, lane: "asyncio.Task[None]") -> None:
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+            self._leaving.add(lane)
+            lane.add_done_callback(self._leaving.discard)
+            lane.cancel()
 
     async def _work(self) -> None:
         async with ThreadSensitiveContext():
@@ -58,30 +76,26 @@ class Lanes:
                 await sync_to_async(connections.close_all)()
 
     async def _work_on(self, job: "_Job") -> None:
+        if job.ended.done():  # nobody waits for it any more
+            return
+        job.lane = asyncio.current_task()
         self._busy += 1
         try:
-            job.finish(await _run(job.attempt, job.context))
+            ended = await _run(*job.start())
+            if not job.ended.done():
+                job.ended.set_result(ended)
         except Exception as error:
-            job.fail(error)
+            if not job.ended.done():
+                job.ended.set_exception(error)
         finally:
             self._busy -= 1
 
 
 class _Job:
-    def __init__(
-        self, attempt: Attempt, context: TaskContext, ended: "asyncio.Future[Ended]"
-    ) -> None:
-        self.attempt = attempt
-        self.context = context
+    def __init__(self, start: Start, ended: "asyncio.Future[Ended]") -> None:
+        self.start = start
         self.ended = ended
-
-    def finish(self, ended: Ended) -> None:
-        if not self.ended.done():
-            self.ended.set_result(ended)
-
-    def fail(self, error: Exception) -> None:
-        if not self.ended.done():
-            self.ended.set_exception(error)
+        self.lane: asyncio.Task[None] | None = None
 
 
 async def _run(attempt: Attempt, context: TaskContext) -> Ended:

@@ -36,15 +36,15 @@ class ProcessPool:
         for worker in reversed(self._workers):
             self._free.put_nowait(worker)
 
-    async def run(self, job: Job) -> Ended:
-        """Run one job in the next free process.
+    async def run(self, make_job: Callable[[], Job]) -> Ended:
+        """Run one job, made when a process is free for it. Raises what `make_job` raises.
 
         Raises HardTimeLimitExceeded where the process had to be killed, WorkerProcessDied where
         it ended by itself, LambdaTasksError where it could not write the record.
         """
         worker = await self._free.get()
         try:
-            return await worker.run(job)
+            return await worker.run(make_job())
         finally:
             self._free.put_nowait(worker)
 
@@ -109,7 +109,7 @@ class _Worker:
             raise await asyncio.to_thread(self._death) from None
         except asyncio.CancelledError:
             # Nobody waits for the answer any more; the next job must not get it.
-            self.kill()
+            await asyncio.to_thread(self.kill)
             raise
         return reply
 

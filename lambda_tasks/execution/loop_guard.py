@@ -1,0 +1,65 @@
+"""Interrupts a coroutine that blocks its event loop beyond its time limits, by SIGALRM.
+
+While a coroutine blocks, the loop's own timers can't fire: the signal's handler runs inside of it,
+on the main thread, and raises there what is due. So the others of the batch go on.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .limited import Limited
+
+PATIENCE_S: Final = 0.25
+"""The loop's own timers come first: they raise a limit at an await."""
+
+_running: "ContextVar[Limited | None]" = ContextVar("lambda_tasks_limited", default=None)
+"""Whose code this is, in a coroutine and in the tasks that it has started."""
+
+
+class LoopGuard:
+    """One per process. On another thread than the main one it watches nothing."""
+
+    def __init__(self) -> None:
+        self._watched: set[Limited] = set()
+
+    @contextmanager
+    def watching(self, limited: "Limited") -> Iterator[None]:
+        """Watch what runs in the body, in this context."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        _running.set(limited)
+        self._watched.add(limited)
+        self._arm()
+        try:
+            yield
+        finally:
+            self._watched.discard(limited)
+            self._arm()
+
+    def _arm(self) -> None:
+        limits = [each.next_limit for each in self._watched]
+        at = min((limit for limit in limits if limit is not None), default=None)
+        if at is None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            return
+        signal.signal(signal.SIGALRM, self._on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, max(at + PATIENCE_S - time.monotonic(), PATIENCE_S))
+
+    def _on_alarm(self, signum: int, frame: object) -> None:
+        limited = _running.get()
+        error = None
+        if limited is not None and limited in self._watched:
+            error = limited.take(time.monotonic() - PATIENCE_S)
+        self._arm()
+        if error is not None:
+            raise error
+
+
+guard = LoopGuard()

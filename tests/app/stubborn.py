@@ -1,0 +1,193 @@
+"""Tasks that meet their time limits in every place where a coroutine can stand."""
+
+import asyncio
+import hashlib
+import sys
+import time
+
+import anyio
+from asgiref.sync import sync_to_async
+
+from lambda_tasks import SoftTimeLimitExceeded, lambda_task
+
+SOFT_S = 0.3
+HARD_S = 0.8
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def block(*, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def spin_for_ever() -> None:
+    while True:
+        pass
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+async def block_and_clean_up() -> str:
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        await asyncio.sleep(0.01)
+    return "cleaned up"
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def block_and_swallow_exceptions() -> None:
+    while True:
+        try:
+            time.sleep(30)
+        except Exception:
+            continue
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def block_in_a_task_of_its_own() -> None:
+    async def blocking() -> None:
+        time.sleep(30)
+
+    await asyncio.create_task(blocking())
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def swallow_everything() -> None:
+    while True:
+        try:
+            await asyncio.sleep(30)
+        except BaseException:
+            continue
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+async def wait_for_a_task_group() -> list[str]:
+    ended: list[str] = []
+
+    async def child(name: str) -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append(name)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child("one"))
+            group.create_task(child("two"))
+    except* SoftTimeLimitExceeded:
+        ended.append("group")
+    await _nothing_is_left_over()
+    return sorted(ended)
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+async def wait_for_an_anyio_task_group() -> list[str]:
+    ended: list[str] = []
+
+    async def child(name: str) -> None:
+        try:
+            await anyio.sleep(30)
+        finally:
+            ended.append(name)
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(child, "one")
+            group.start_soon(child, "two")
+    except* SoftTimeLimitExceeded:
+        ended.append("group")
+    await _nothing_is_left_over()
+    return sorted(ended)
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+async def wait_inside_of_a_task_group() -> list[str]:
+    ended: list[str] = []
+
+    async def child() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append("child")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+            await asyncio.sleep(30)
+    except* SoftTimeLimitExceeded:
+        ended.append("group")
+    await _nothing_is_left_over()
+    return sorted(ended)
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+async def wait_under_timeouts(*, own_s: float) -> str:
+    try:
+        async with asyncio.timeout(own_s + 20), asyncio.timeout(own_s):
+            await asyncio.sleep(30)
+    except SoftTimeLimitExceeded:
+        found = "soft timeout"
+    except TimeoutError:
+        found = "own timeout"
+    await _nothing_is_left_over()
+    return found
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+async def wait_under_an_anyio_scope(*, own_s: float) -> str:
+    found = "scope"
+    try:
+        with anyio.move_on_after(own_s + 20), anyio.move_on_after(own_s):
+            await anyio.sleep(30)
+    except SoftTimeLimitExceeded:
+        found = "soft timeout"
+    await _nothing_is_left_over()
+    return found
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+async def gather_and_wait() -> list[str]:
+    ended: list[str] = []
+
+    async def child(name: str) -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append(name)
+
+    try:
+        await asyncio.gather(child("one"), child("two"))
+    except SoftTimeLimitExceeded:
+        ended.append("soft timeout")
+    await _nothing_is_left_over()
+    return sorted(ended)
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+def compute_in_c() -> None:
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
+
+
+async def _nothing_is_left_over() -> None:
+    """A stray cancellation would show at the next awaits."""
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+    task = asyncio.current_task()
+    assert task is not None
+    # Python 3.11's TaskGroup forgets to count down where a child fails while it is waited for.
+    assert sys.version_info < (3, 12) or task.cancelling() == 0
+
+
+@lambda_task(soft_timeout=1.2, hard_timeout=1.5)
+def take_half_a_second() -> None:
+    time.sleep(0.5)
+
+
+@lambda_task(soft_timeout=20, hard_timeout=25)
+async def hang_in_a_thread() -> None:
+    await sync_to_async(time.sleep)(15)
+
+
+@lambda_task(soft_timeout=20, hard_timeout=25, on_lost="fail")
+async def hang_in_a_thread_only_once() -> None:
+    await sync_to_async(time.sleep)(15)
