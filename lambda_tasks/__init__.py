@@ -6,6 +6,7 @@ The names here need no app registry, so that a `tasks` module can import them at
 from .context import TaskContext
 from .decorators import LambdaTaskWrapper, lambda_task
 from .errors import (
+    Continue,
     EnqueueError,
     HardTimeLimitExceeded,
     LambdaTasksError,
@@ -20,6 +21,7 @@ from .invocation import Invocation
 from .logging import task_logger
 
 __all__ = [
+    "Continue",
     "EnqueueError",
     "HardTimeLimitExceeded",
     "Invocation",

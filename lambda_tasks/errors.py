@@ -82,6 +82,18 @@ class Retry(LambdaTasksError):
         super().__init__(message or "The task asked to be run again.")
 
 
+class Continue(LambdaTasksError):
+    """Raise it inside a task to end this run, keep its writes, and go on in another.
+
+    `state`, JSON values, is `context.state` of the next run. `delay` is in seconds.
+    """
+
+    def __init__(self, state: object, *, delay: float = 0) -> None:
+        self.state = state
+        self.delay = delay
+        super().__init__("The task goes on in another run.")
+
+
 class SoftTimeLimitExceeded(Exception):
     """Raised inside a task when its soft timeout is over, so that it can clean up."""
 

@@ -42,7 +42,7 @@ class Invocation:
         """Wait for the end and return the task's result as JSON values; for scripts and tests.
 
         Raises TaskFailed, with the traceback, where it ended otherwise, and TimeoutError after
-        `timeout` seconds. Follows a retry to its own end.
+        `timeout` seconds. Follows retries, and runs that go on, to their own end.
         """
         for pause_s in _pauses(self, timeout):
             record = self._followed()
@@ -61,7 +61,7 @@ class Invocation:
         raise AssertionError("unreachable")
 
     def _followed(self) -> "TaskRecord | None":
-        return runtime.store().find_last_retry(self.id)
+        return runtime.store().find_last(self.id)
 
 
 def _pauses(invocation: Invocation, timeout: float | None) -> Iterator[float]:

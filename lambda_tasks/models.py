@@ -4,6 +4,7 @@ import datetime
 import uuid
 from typing import ClassVar
 
+from asgiref.sync import sync_to_async
 from django.db import models
 
 from .core.lifecycle import Status
@@ -78,6 +79,22 @@ class TaskRecord(models.Model):
         if self.start_time is None or self.end_time is None:
             return None
         return self.end_time - self.start_time
+
+    def cancel(self) -> bool:
+        """Let it not run, or not come to an end; False where it is finished already.
+
+        A QUEUED one never runs. A RUNNING one can't commit any more: an async one is cancelled at
+        its next await, a sync one goes on to its end and is rolled back there.
+        """
+        from . import runtime
+
+        cancelled = runtime.store().cancel(self.pk)
+        self.refresh_from_db()
+        return cancelled
+
+    async def acancel(self) -> bool:
+        """See cancel()."""
+        return await sync_to_async(self.cancel)()
 
 
 class SingletonLock(models.Model):

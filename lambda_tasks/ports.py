@@ -57,8 +57,21 @@ class Outbox(Protocol):
     def mark_sent(self, invocation_ids: Sequence[UUID]) -> None:
         """Note that the queue has accepted these."""
 
-    def unsent(self, *, older_than: timedelta, due_within: timedelta, limit: int) -> list[Outgoing]:
-        """Messages that no queue has accepted, though there was time, oldest first."""
+    def unsent(
+        self,
+        *,
+        older_than: timedelta,
+        due_within: timedelta,
+        lost_for: timedelta,
+        waiting_for: timedelta,
+        limit: int,
+    ) -> list[Outgoing]:
+        """Messages that are to be sent, oldest first.
+
+        Those that no queue has accepted in the time `older_than`; and, as they may have ended
+        among the dead letters, those of runs whose lease is over for `lost_for`, and those that
+        were sent, and due, and not run in the time `waiting_for`.
+        """
 
 
 class Records(Protocol):
@@ -79,12 +92,21 @@ class Records(Protocol):
         outcome: Outcome,
         *,
         ran_for: timedelta | None = None,
-        retry: Outgoing | None = None,
+        following: Outgoing | None = None,
     ) -> None:
-        """Write what an attempt ended in, and the QUEUED record of its retry with it.
+        """Write what an attempt ended in, and the QUEUED record of what follows it.
 
         Raises LeaseLost, and changes nothing, where the claim no longer holds.
         """
+
+    def save_state(self, claim: Claim, state: object) -> None:
+        """Keep what the run has saved. Raises LeaseLost where the claim no longer holds."""
+
+    def show_progress(self, claim: Claim, progress: object) -> None:
+        """Show how far the run is; nothing where the claim no longer holds."""
+
+    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Those that no longer hold: cancelled, or taken over."""
 
     def release(self, claim: Claim, *, started: bool) -> None:
         """Give back what this claim holds, for another delivery to run; nothing where it is lost.

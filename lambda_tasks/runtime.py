@@ -117,7 +117,7 @@ class Runtime:
             settings=conf.current,
             resolve=registry.resolve,
             make_attempt=self.attempt,
-            send_retry=self._send_retry,
+            send_stored=self._send_stored,
             lanes=Lanes(settings.concurrency),
             processes=ProcessPool(settings.processes, work_in_a_process),
         )
@@ -128,7 +128,7 @@ class Runtime:
 
         task = registry.resolve(run.message.task_name)
         attempt = Attempt(run, task, records=self.store, lock=self.locks)
-        return attempt, context_of(run, metadata)
+        return attempt, context_of(run, metadata, records=self.store)
 
     def close(self) -> None:
         """Send what is still open and close the connections."""
@@ -146,8 +146,8 @@ class Runtime:
         for client in self._clients.values():
             await client.aclose()
 
-    async def _send_retry(self, retry: Outgoing) -> None:
-        await self.enqueuer.asend_stored([retry])
+    async def _send_stored(self, outgoing: Outgoing) -> None:
+        await self.enqueuer.asend_stored([outgoing])
 
     def _make_transport(self, queue: conf.Queue, aws: Mapping[str, Any]) -> Transport:
         if isinstance(queue, conf.SQSQueue):

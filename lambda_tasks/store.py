@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 
 from .core.lifecycle import (
     Claim,
+    Continued,
     Failed,
     Outcome,
     Refusal,
@@ -26,7 +27,7 @@ from .core.lifecycle import (
     outcome_status,
 )
 from .core.message import Message, Outgoing
-from .core.retries import retry_id
+from .core.retries import continuation_id, retry_id
 from .errors import LeaseLost
 from .models import SingletonLock, TaskRecord
 from .ports import ClaimRequest
@@ -53,7 +54,12 @@ class RecordStore:
 
     def mark_sent(self, invocation_ids: Sequence[UUID]) -> None:
         """Note that the queue has accepted these messages."""
-        self._records.filter(id__in=invocation_ids).update(sent_at=Now())
+        records = self._records.filter(id__in=invocation_ids)
+        records.update(
+            sent_at=Now(),
+            # A lost run's message is on its way again: for the next one it is as if lost now.
+            lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
+        )
 
     def claim(
         self, requests: Sequence[ClaimRequest], *, lease: timedelta, max_attempts: int
@@ -89,31 +95,29 @@ class RecordStore:
         outcome: Outcome,
         *,
         ran_for: timedelta | None = None,
-        retry: Outgoing | None = None,
+        following: Outgoing | None = None,
     ) -> None:
-        """Write what an attempt ended in, and the QUEUED record of its retry with it.
+        """Write what an attempt ended in, and the QUEUED record of what follows it.
 
         `ran_for` sets the start to when the task itself began, after the claim and the wait for
         a free lane or process.
         Raises LeaseLost, and changes nothing, where the claim's token is no longer the record's.
         """
         with transaction.atomic(using=self.alias, savepoint=False):
-            changed = self._records.filter(
-                id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
-            ).update(**_closing(outcome, ran_for))
-            if not changed:
+            if not self._held(claim).update(**_closing(outcome, ran_for)):
                 raise LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
-            if retry is not None:
-                self.insert_queued([retry])
+            if following is not None:
+                self._records.bulk_create(
+                    [_queued_record(following, state=self._handed_on(claim, outcome))],
+                    ignore_conflicts=True,
+                )
 
     def release(self, claim: Claim, *, started: bool) -> None:
         """Give back what this claim holds, for another delivery to run; nothing where it is lost.
 
         What has not been `started` counts as no attempt.
         """
-        self._records.filter(
-            id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
-        ).update(
+        self._held(claim).update(
             status=Status.QUEUED,
             claim_token=None,
             lease_until=None,
@@ -122,14 +126,59 @@ class RecordStore:
             sent_at=Now(),  # its delivery comes back by itself
         )
 
-    def unsent(self, *, older_than: timedelta, due_within: timedelta, limit: int) -> list[Outgoing]:
-        """Messages that no queue has accepted, though there was time, oldest first."""
+    def save_state(self, claim: Claim, state: object) -> None:
+        """Keep what the run has saved. Raises LeaseLost where the claim no longer holds."""
+        if not self._held(claim).update(state=state):
+            raise LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
+
+    def show_progress(self, claim: Claim, progress: object) -> None:
+        """Show how far the run is; nothing where the claim no longer holds."""
+        self._held(claim).update(progress=progress)
+
+    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Those that no longer hold: cancelled, or taken over."""
+        tokens = {claim.token for claim in claims}
+        held = set(
+            self._records.filter(
+                id__in=[claim.invocation_id for claim in claims],
+                claim_token__in=tokens,
+                status=Status.RUNNING,
+            )
+            .order_by()
+            .values_list("id", flat=True)
+        )
+        return [claim for claim in claims if claim.invocation_id not in held]
+
+    def cancel(self, invocation_id: UUID) -> bool:
+        """Make a QUEUED or RUNNING record CANCELLED; False where it is finished."""
+        unfinished = self._records.filter(
+            id=invocation_id, status__in=[Status.QUEUED, Status.RUNNING]
+        )
+        return bool(unfinished.update(status=Status.CANCELLED, end_time=Now()))
+
+    def unsent(
+        self,
+        *,
+        older_than: timedelta,
+        due_within: timedelta,
+        lost_for: timedelta,
+        waiting_for: timedelta,
+        limit: int,
+    ) -> list[Outgoing]:
+        """Messages that are to be sent, oldest first.
+
+        Those that no queue has accepted in the time `older_than`; and, as they may have ended
+        among the dead letters, those of runs whose lease is over for `lost_for`, and those that
+        were sent, and due, and not run in the time `waiting_for`.
+        """
+        is_due = Q(run_after=None) | Q(run_after__lte=Now() + due_within)
+        waits_since = Q(run_after=None) | Q(run_after__lt=Now() - waiting_for)
+        queued, running = Q(status=Status.QUEUED), Q(status=Status.RUNNING)
         records = (
             self._records.filter(
-                Q(run_after=None) | Q(run_after__lte=Now() + due_within),
-                status=Status.QUEUED,
-                sent_at=None,
-                enqueued_at__lt=Now() - older_than,
+                queued & is_due & Q(sent_at=None, enqueued_at__lt=Now() - older_than)
+                | queued & waits_since & Q(sent_at__lt=Now() - waiting_for)
+                | running & Q(lease_until__lt=Now() - lost_for)
             )
             .annotate(now=Now())
             .order_by("enqueued_at")[:limit]
@@ -140,14 +189,12 @@ class RecordStore:
         """The record of an invocation, or None before there is one."""
         return self._records.filter(id=invocation_id).first()
 
-    def find_last_retry(self, invocation_id: UUID) -> TaskRecord | None:
-        """The same, or where it was retried the record of its last retry so far."""
-        record = self.find(invocation_id)
-        while record is not None and record.status == Status.RETRYING:
-            retry = self.find(retry_id(record.id))
-            if retry is None:
-                break
-            record = retry
+    def find_last(self, invocation_id: UUID) -> TaskRecord | None:
+        """The same, or the record of the last invocation so far that has followed from it."""
+        record = following = self.find(invocation_id)
+        while following is not None:
+            record = following
+            following = self._find_following(record)
         return record
 
     def delete_finished(self, *, before: datetime, limit: int) -> int:
@@ -176,6 +223,24 @@ class RecordStore:
     @property
     def _records(self) -> "QuerySet[TaskRecord]":
         return TaskRecord.objects.using(self.alias)
+
+    def _find_following(self, record: TaskRecord) -> TaskRecord | None:
+        if record.status == Status.RETRYING:
+            return self.find(retry_id(record.id))
+        if record.status == Status.SUCCESS and record.state is not None:
+            return self.find(continuation_id(record.id))
+        return None
+
+    def _held(self, claim: Claim) -> "QuerySet[TaskRecord]":
+        return self._records.filter(
+            id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
+        )
+
+    def _handed_on(self, claim: Claim, outcome: Outcome) -> Any:
+        """The state of the run that follows: given, or what this one has saved for good."""
+        if isinstance(outcome, Continued):
+            return outcome.state
+        return self._records.values_list("state", flat=True).get(id=claim.invocation_id)
 
     def _take(
         self,
@@ -211,7 +276,7 @@ class RecordStore:
             .annotate(expired=expired, now=Now())
             .values(
                 "id", "status", "claim_token", "n_attempts",
-                "lease_until", "run_after", "expired", "now",
+                "lease_until", "run_after", "state", "expired", "now",
             )
         )  # fmt: skip
         return {row["id"]: dict(row) for row in rows}
@@ -230,7 +295,7 @@ class RecordStore:
             )
 
 
-def _queued_record(outgoing: Outgoing) -> TaskRecord:
+def _queued_record(outgoing: Outgoing, *, state: Any = None) -> TaskRecord:
     run_after: Any = outgoing.message.run_after
     if run_after is None and outgoing.delay_s:
         run_after = Now() + timedelta(seconds=outgoing.delay_s)
@@ -239,6 +304,7 @@ def _queued_record(outgoing: Outgoing) -> TaskRecord:
         status=Status.QUEUED,
         enqueued_at=Now(),
         run_after=run_after,
+        state=state,
     )
 
 
@@ -297,7 +363,9 @@ def _verdict(
     if status.is_finished:
         return Refused(Refusal.FINISHED)
     if row["claim_token"] == token:
-        return Claim(invocation_id=row["id"], token=token, attempt=row["n_attempts"])
+        return Claim(
+            invocation_id=row["id"], token=token, attempt=row["n_attempts"], state=row["state"]
+        )
     if status is Status.QUEUED and row["n_attempts"] >= max_attempts:
         return Refused(Refusal.EXHAUSTED)
     if status is Status.QUEUED:
@@ -320,4 +388,6 @@ def _closing(outcome: Outcome, ran_for: timedelta | None = None) -> dict[str, An
         fields["start_time"] = Now() - ran_for
     if isinstance(outcome, Succeeded):
         fields["result"] = outcome.result
+    if isinstance(outcome, Continued):
+        fields["state"] = outcome.state
     return fields

@@ -151,9 +151,11 @@ def work_off(_warm_handler: None, sqs: LocalSqs) -> Callable[[str], int]:
     return work
 
 
-def body(task: Task, /, _n_retries: int = 0, **kwargs: Any) -> str:
+def body(task: Task, /, _n_retries: int = 0, _id: uuid.UUID | None = None, **kwargs: Any) -> str:
     """What a call of the task puts into a queue, direct and with a new invocation id."""
     message = task.serialize(**kwargs)["message"] | {"n_retries": _n_retries}
+    if _id is not None:
+        message["invocation_id"] = str(_id)
     return json.dumps(message)
 
 

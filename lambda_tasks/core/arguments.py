@@ -136,19 +136,19 @@ class Arguments:
             ) from error
 
 
-def result_to_json(result: object, *, task_name: str) -> Any:
-    """A task's result as JSON values. Raises TypeError, naming the type, where it can't be."""
+def to_json_values(value: object, *, what: str) -> Any:
+    """A task's result or state as JSON values. Raises TypeError, naming the type, for others."""
     try:
-        value = to_jsonable_python(result)
-        encode_json(value, what=f"the result of {task_name}")
+        values = to_jsonable_python(value)
+        encode_json(values, what=what)
     except PydanticSerializationError as error:
         raise TypeError(
-            f"{task_name} returned a {type(result).__name__} that is no JSON: {error}. "
-            "Return plain values, dataclasses or pydantic models."
+            f"{what} is a {type(value).__name__} that is no JSON: {error}. "
+            "Use plain values, dataclasses or pydantic models."
         ) from error
     except ValueError as error:
-        raise TypeError(f"{task_name} returned a {type(result).__name__}: {error}") from error
-    return value
+        raise TypeError(f"{what} is a {type(value).__name__}: {error}") from error
+    return values
 
 
 def _check_parameter(

@@ -4,7 +4,8 @@
     QUEUED | RUNNING -> CANCELLED
     RUNNING -> RUNNING   its worker died, its lease ran out, another took it over
 
-A RETRYING record is finished: the retry is an invocation of its own.
+A RETRYING record is finished: the retry is an invocation of its own. So is a SUCCESS from which
+another run goes on; its record keeps the state that it has handed on.
 """
 
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Claim:
     invocation_id: UUID
     token: UUID
     attempt: int
+    state: Any = None
+    """What an earlier run has saved, as JSON values."""
 
 
 class Refusal(Enum):
@@ -89,14 +92,22 @@ class Retried:
     delay: timedelta
 
 
-Outcome = Succeeded | Failed | Retried
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The task's work is done for this run, and another goes on from `state`."""
+
+    state: Any
+    traceback: str | None = None
+
+
+Outcome = Succeeded | Failed | Retried | Continued
 """What an attempt ended in."""
 
 
 def outcome_status(outcome: Outcome) -> Status:
     """The status that an outcome gives its record."""
     match outcome:
-        case Succeeded():
+        case Succeeded() | Continued():
             return Status.SUCCESS
         case Failed():
             return Status.FAILED

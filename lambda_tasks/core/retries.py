@@ -45,6 +45,11 @@ class RetryRule:
             return MAX_DELAY_S
 
 
+def continuation_id(invocation_id: UUID) -> UUID:
+    """The id of the invocation that goes on where this one stopped; derived as a retry's is."""
+    return uuid5(invocation_id, "continue")
+
+
 def retry_id(invocation_id: UUID) -> UUID:
     """The id of the invocation that follows this one: derived, so that a crash between the
     record's end and the send neither loses nor doubles it."""

@@ -1,4 +1,4 @@
-"""Sends what was stored and, for whatever reason, not sent.
+"""Sends what was stored and, for whatever reason, not sent, or not run.
 
 Several at once are safe: a message that two of them send is claimed once.
 """
@@ -20,6 +20,13 @@ logger = logging.getLogger("lambda_tasks")
 GRACE: Final = timedelta(seconds=30)
 """So long the process that stored a message has to send it itself."""
 
+LOST_FOR: Final = timedelta(minutes=15)
+"""After the end of its lease a run is to be taken over by a redelivery. Where none has come for so
+long, its message is among the dead letters, or gone."""
+
+WAITING_FOR: Final = timedelta(hours=24)
+"""So long a message may wait in its queue before it is sent again. It costs a delivery."""
+
 LIMIT: Final = 1000
 """Messages in one round, so that a handler's invocation does not grow long over it."""
 
@@ -38,7 +45,11 @@ class Relay:
     async def run_once(self, *, grace: timedelta = GRACE) -> int:
         """Send what is older than `grace` and due within SQS's longest delay; how many went."""
         due = await sync_to_async(self._outbox.unsent)(
-            older_than=grace, due_within=timedelta(seconds=MAX_DELAY_S), limit=LIMIT
+            older_than=grace,
+            due_within=timedelta(seconds=MAX_DELAY_S),
+            lost_for=LOST_FOR,
+            waiting_for=WAITING_FOR,
+            limit=LIMIT,
         )
         if not due:
             return 0

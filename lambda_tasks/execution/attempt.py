@@ -14,17 +14,19 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
+from uuid import UUID
 
 from django.db import transaction
 
 from ..context import TaskContext
-from ..core.arguments import result_to_json
-from ..core.lifecycle import Claim, Failed, Outcome, Retried, Succeeded
+from ..core.arguments import to_json_values
+from ..core.lifecycle import Claim, Continued, Failed, Outcome, Retried, Succeeded
 from ..core.message import Message, Outgoing
-from ..core.retries import JITTER_S, retry_id
-from ..errors import LeaseLost, MaxRetriesExceededError
+from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
+from ..errors import Continue, LeaseLost, MaxRetriesExceededError
 from ..ports import Lock, Records, Task
 from . import connections
+from .journal import RunJournal, checked_state
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -50,10 +52,11 @@ class Ended:
     """How an attempt ended, in its record; None where the record is another's by now."""
 
     outcome: Outcome | None
-    retry: Outgoing | None = None
+    following: Outgoing | None = None
+    """The retry, or the next run, whose record is stored with this one's end."""
 
 
-def context_of(run: Run, metadata: Mapping[str, Any]) -> TaskContext:
+def context_of(run: Run, metadata: Mapping[str, Any], *, records: Records) -> TaskContext:
     """What the task of a run may know of it, from now on."""
     return TaskContext(
         task_name=run.message.task_name,
@@ -62,6 +65,8 @@ def context_of(run: Run, metadata: Mapping[str, Any]) -> TaskContext:
         n_retries=run.message.n_retries,
         deadline=time.monotonic() + run.soft_s,
         metadata=metadata,
+        state=run.claim.state,
+        journal=RunJournal(run.claim, run.message.task_name, records=records),
     )
 
 
@@ -96,24 +101,27 @@ class Attempt:
 
         Raises TypeError for a result that is no JSON, LeaseLost, and what the database raises.
         """
-        outcome = Succeeded(result_to_json(result, task_name=self.task.name))
-        self._records.close(self.run.claim, outcome, ran_for=self._ran_for())
-        self._end_transaction(None)
-        self._held.close()
-        return Ended(outcome)
+        value = to_json_values(result, what=f"the result of {self.task.name}")
+        return self._commit(Succeeded(value))
 
     def fail(self, error: BaseException) -> Ended:
         """Roll the task's writes back and write what follows from the error.
 
+        Of Continue: commit them, as succeed() does, with the record of the next run.
         Raises what the database raises: then nothing is known, and the delivery must come back.
         """
+        if isinstance(error, Continue):
+            try:
+                return self._go_on(error)
+            except Exception as failure:
+                error = failure
         self._end_transaction(error)
         self._held.close()
         if isinstance(error, LeaseLost):
             return Ended(None)
         outcome, retry = self._consequence(error)
         try:
-            self._records.close(self.run.claim, outcome, ran_for=self._ran_for(), retry=retry)
+            self._records.close(self.run.claim, outcome, ran_for=self._ran_for(), following=retry)
         except LeaseLost:
             # Also where the commit went through and only its answer, or a hook after it, failed.
             logger.exception(
@@ -127,6 +135,18 @@ class Attempt:
         """Roll back and leave the record as it is: the lease brings the task back."""
         self._end_transaction(InterruptedError())
         self._held.close()
+
+    def _go_on(self, request: Continue) -> Ended:
+        state = checked_state(request.state, task_name=self.task.name)
+        delay_s = min(max(request.delay, 0), MAX_DELAY_S)
+        next_id = continuation_id(self.run.message.invocation_id)
+        return self._commit(Continued(state), self._next(next_id, delay_s=delay_s))
+
+    def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:
+        self._records.close(self.run.claim, outcome, ran_for=self._ran_for(), following=following)
+        self._end_transaction(None)
+        self._held.close()
+        return Ended(outcome, following)
 
     def _ran_for(self) -> timedelta | None:
         """None where this object only writes the end of what ran in a process that died."""
@@ -159,20 +179,23 @@ class Attempt:
         delay_s = rule.delay_s(error, n_retries=n_retries, jitter_s=random.uniform(*JITTER_S))
         if self.run.retry_at_once:
             delay_s = 0.0
-        return Retried(text, timedelta(seconds=delay_s)), self._retry(delay_s)
+        next_id = retry_id(self.run.message.invocation_id)
+        retry = self._next(next_id, delay_s=delay_s, n_retries=n_retries + 1)
+        return Retried(text, timedelta(seconds=delay_s)), retry
 
-    def _retry(self, delay_s: float) -> Outgoing:
+    def _next(self, id: UUID, *, delay_s: float, n_retries: int = 0) -> Outgoing:
+        """The message of the invocation that follows this one."""
         message = self.run.message
-        retry = replace(
+        following = replace(
             message,
-            invocation_id=retry_id(message.invocation_id),
-            n_retries=message.n_retries + 1,
+            invocation_id=id,
+            n_retries=n_retries,
             durable=True,
             run_after=None,
             root_id=message.root_id or message.invocation_id,
             retry_of=message.invocation_id,
         )
-        return Outgoing(retry, retry.encode(), self.run.queue, round(delay_s))
+        return Outgoing(following, following.encode(), self.run.queue, round(delay_s))
 
     def _lock_key(self) -> str:
         kwargs = self.run.message.kwargs

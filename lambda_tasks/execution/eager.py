@@ -51,4 +51,4 @@ class EagerRunner:
             retry_at_once=True,
         )
         attempt, context = self._make_attempt(run, {"place": "eager"})
-        return run_inline(attempt, context, with_limits=False).retry
+        return run_inline(attempt, context, with_limits=False).following

@@ -22,6 +22,7 @@ from ..core.message import Message, Outgoing, decode
 from ..errors import MessageRefused
 from ..logging import task_logger
 from ..ports import ClaimRequest, Records, Resolve, Task
+from . import journal
 from .attempt import Ended, MakeAttempt, Run
 from .lanes import Lanes
 from .process_main import Job
@@ -34,6 +35,9 @@ LEASE_MARGIN_S: Final = 30.0
 
 LAST_SECOND_S: Final = 1.0
 """Between a task's hard timeout and the deadline of its place: to roll back and to record."""
+
+WATCH_EVERY_S: Final = 2.0
+"""How soon a running async task hears that its record was cancelled."""
 
 CUT_OFF_S: Final = 0.3
 """For what is cancelled at the deadline to end; what does not is left behind."""
@@ -103,7 +107,7 @@ class Executor:
         settings: Callable[[], Settings],
         resolve: Resolve,
         make_attempt: MakeAttempt,
-        send_retry: Callable[[Outgoing], Awaitable[None]],
+        send_stored: Callable[[Outgoing], Awaitable[None]],
         lanes: Lanes,
         processes: ProcessPool,
     ) -> None:
@@ -111,7 +115,7 @@ class Executor:
         self._settings = settings
         self._resolve = resolve
         self._make_attempt = make_attempt
-        self._send_retry = send_retry
+        self._send_stored = send_stored
         self._lanes = lanes
         self._processes = processes
 
@@ -142,8 +146,12 @@ class Executor:
         refused, claimed = await sync_to_async(self._accept)(deliveries, deadline)
         for id, settlement in refused.items():
             settle(id, settlement)
-        for group in _apart_from_suspects(claimed):
-            await _before(deadline, [one(item, claim) for item, claim in group])
+        watch = asyncio.ensure_future(self._watch())
+        try:
+            for group in _apart_from_suspects(claimed):
+                await _before(deadline, [one(item, claim) for item, claim in group])
+        finally:
+            watch.cancel()
         for item, claim in claimed:
             if item.delivery.id not in settlements:
                 settle(item.delivery.id, await sync_to_async(self._cut_off)(item, claim))
@@ -152,6 +160,7 @@ class Executor:
     async def aclose(self) -> None:
         """End lanes and worker processes, and close the connections."""
         await self._lanes.aclose()
+        await asyncio.to_thread(journal.close)
         await sync_to_async(connections.close_all)()
         await asyncio.to_thread(self._processes.close)
 
@@ -234,10 +243,22 @@ class Executor:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", item.task.name, item.message.invocation_id)
             return BACK
-        if ended.retry is not None:
-            await self._send_retry(ended.retry)
+        if ended.following is not None:
+            await self._send_stored(ended.following)
         _log_end(item, ended)
         return DONE if ended.outcome is not None else BACK
+
+    async def _watch(self) -> None:
+        """Cancel async tasks whose claim is lost: cancelled, or taken over by another worker."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            claims = self._lanes.claims()
+            if not claims:
+                continue
+            try:
+                self._lanes.cancel(await sync_to_async(self._records.lost)(claims))
+            except Exception:
+                logger.warning("The records of running tasks can't be read", exc_info=True)
 
     async def _attempt(self, item: _Asked, claim: Claim, place: _Place) -> Ended:
         def run() -> Run:

@@ -6,13 +6,14 @@ makes lands on the lane's own thread, so that a transaction opened there holds f
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
 from ..context import TaskContext, current_run
+from ..core.lifecycle import Claim
 from .attempt import Attempt, Ended
 from .limited import Limited
 
@@ -29,6 +30,17 @@ class Lanes:
         self._lanes: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._busy = 0
+        self._jobs: set[_Job] = set()
+
+    def claims(self) -> list[Claim]:
+        """What runs now."""
+        return [job.claim for job in self._jobs if job.claim is not None]
+
+    def cancel(self, claims: Collection[Claim]) -> None:
+        """Cancel these at their next await."""
+        for job in self._jobs:
+            if job.task is not None and job.claim in claims:
+                job.task.cancel()
 
     async def run(self, start: Start) -> Ended:
         """Run one attempt on the next free lane. Raises what `start` raises.
@@ -37,6 +49,7 @@ class Lanes:
         """
         job = _Job(start, asyncio.get_running_loop().create_future())
         self._waiting.put_nowait(job)
+        self._jobs.add(job)
         self._start_one_if_needed()
         try:
             return await job.ended
@@ -44,6 +57,8 @@ class Lanes:
             if job.lane is not None:
                 self._leave(job.lane)
             raise
+        finally:
+            self._jobs.remove(job)
 
     async def aclose(self) -> None:
         """End the lanes, and with them their threads."""
@@ -81,7 +96,7 @@ class Lanes:
         job.lane = asyncio.current_task()
         self._busy += 1
         try:
-            ended = await _run(*job.start())
+            ended = await _run(job)
             if not job.ended.done():
                 job.ended.set_result(ended)
         except Exception as error:
@@ -96,12 +111,16 @@ class _Job:
         self.start = start
         self.ended = ended
         self.lane: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.claim: Claim | None = None
 
 
-async def _run(attempt: Attempt, context: TaskContext) -> Ended:
+async def _run(job: _Job) -> Ended:
+    attempt, context = job.start()
+    job.claim = attempt.run.claim
     try:
         await sync_to_async(attempt.begin)()
-        result = await _in_a_task_of_its_own(attempt, context)
+        result = await _in_a_task_of_its_own(job, attempt, context)
         return await sync_to_async(attempt.succeed)(result)
     except asyncio.CancelledError:
         await sync_to_async(attempt.abandon)()
@@ -112,12 +131,12 @@ async def _run(attempt: Attempt, context: TaskContext) -> Ended:
     return await sync_to_async(attempt.fail)(failure)
 
 
-async def _in_a_task_of_its_own(attempt: Attempt, context: TaskContext) -> Any:
+async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, context: TaskContext) -> Any:
     """With a copy of the lane's context, so that nothing of it is left for the next task."""
     own = contextvars.copy_context()
     own.run(current_run.set, context)
     limited = _captured(attempt, context)
-    task = asyncio.get_running_loop().create_task(limited, context=own)
+    task = job.task = asyncio.get_running_loop().create_task(limited, context=own)
     try:
         result, error = await task
     except asyncio.CancelledError:

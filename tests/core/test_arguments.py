@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_tasks.core.arguments import Arguments, check_signature, result_to_json
+from lambda_tasks.core.arguments import Arguments, check_signature, to_json_values
 
 
 class Size(Enum):
@@ -147,14 +147,14 @@ def test_validation_is_strict(value: Any) -> None:
 )
 def test_a_result_that_is_no_json_is_a_type_error(result: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
-        result_to_json(result, task_name="app.tasks.f")
+        to_json_values(result, what="the result of app.tasks.f")
 
 
 def test_results_are_serialized_as_pydantic_does() -> None:
     line = Line(start=Point(1, 2), labels={})
     result = {"when": date(2026, 1, 2), "at": Point(1, 2.0), "all": {3}, "line": line}
 
-    assert result_to_json(result, task_name="f") == {
+    assert to_json_values(result, what="the result") == {
         "when": "2026-01-02",
         "at": {"x": 1, "y": 2.0},
         "all": [3],

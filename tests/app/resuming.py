@@ -1,0 +1,70 @@
+"""Tasks that keep a state, go on in another run, show their progress, and can be cancelled."""
+
+import asyncio
+import os
+import time
+
+from lambda_tasks import Continue, Retry, TaskContext, WorkerProcessDied, lambda_task
+from tests.app.models import Effect
+
+
+@lambda_task(takes_context=True)
+async def count_to_three(*, context: TaskContext) -> str:
+    done = context.state or 0
+    await Effect.objects.acreate(name=f"step {done}")
+    if done < 2:
+        raise Continue(done + 1)
+    return f"{done + 1} steps"
+
+
+@lambda_task(takes_context=True)
+def count_to_two(*, context: TaskContext) -> str:
+    Effect.objects.create(name=f"step {context.state}")
+    if context.state is None:
+        raise Continue({"page": 2}, delay=1)
+    return str(context.state)
+
+
+@lambda_task(takes_context=True, atomic=False, retry_on=(WorkerProcessDied,))
+def save_and_die(*, context: TaskContext) -> object:
+    if context.state is None:
+        context.save({"page": 3})
+        os._exit(1)
+    return context.state
+
+
+@lambda_task(takes_context=True)
+async def save_and_retry(*, context: TaskContext) -> object:
+    if context.n_retries == 0:
+        await context.asave("rolled back with the rest")
+        raise Retry
+    return context.state
+
+
+@lambda_task(takes_context=True)
+def save(*, size: int, context: TaskContext) -> None:
+    context.save("x" * size if size else object())
+
+
+@lambda_task(takes_context=True)
+async def show_progress_and_wait(*, seconds: float, context: TaskContext) -> None:
+    await context.aprogress(1, 3, "one of three")
+    await asyncio.sleep(seconds)
+
+
+@lambda_task(takes_context=True)
+def show_progress_and_sleep(*, seconds: float, context: TaskContext) -> None:
+    context.progress(1, 3, "one of three")
+    time.sleep(seconds)
+
+
+@lambda_task
+async def leave_effect_and_wait(*, seconds: float) -> None:
+    await Effect.objects.acreate(name="of a cancelled task")
+    await asyncio.sleep(seconds)
+
+
+@lambda_task
+def leave_effect_and_sleep(*, seconds: float) -> None:
+    Effect.objects.create(name="of a cancelled task")
+    time.sleep(seconds)

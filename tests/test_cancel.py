@@ -1,0 +1,77 @@
+"""Cancelling: what waits never runs, what runs never commits."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lambda_tasks.models import TaskRecord
+from tests.app import resuming, tasks
+from tests.app.models import Effect
+from tests.conftest import Handle, Task, body, record_of, sqs_event
+from tests.servers import LambdaProcess
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module")
+def function(django_db_setup: None) -> Iterator[LambdaProcess]:
+    with LambdaProcess(timeout_s=60) as process:
+        yield process
+
+
+def test_a_queued_task_that_is_cancelled_never_runs(
+    queue: str, work_off: Callable[[str], int]
+) -> None:
+    invocation = tasks.leave_effect.execute_on_commit(name="never")
+    record = invocation.record()
+    assert record is not None
+
+    cancelled = record.cancel()
+    deliveries = work_off(queue)
+
+    assert cancelled
+    assert deliveries == 1, "acknowledged at once"
+    assert record.status == "CANCELLED"
+    assert not Effect.objects.exists()
+
+
+def test_a_finished_task_can_not_be_cancelled(handle: Handle) -> None:
+    message = body(tasks.add, a=1)
+    handle(message)
+
+    record = record_of(message)
+
+    assert not record.cancel()
+    assert record.status == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("task", "seconds", "at_most_s"),
+    [(resuming.leave_effect_and_wait, 40, 15), (resuming.leave_effect_and_sleep, 2, 15)],
+)
+def test_a_running_task_that_is_cancelled_does_not_commit(
+    function: LambdaProcess, task: Task, seconds: float, at_most_s: float
+) -> None:
+    message = body(task, seconds=seconds)
+    event = sqs_event(message)
+    began_at = time.monotonic()
+    id = function.begin(event)
+    record = _running(task)
+
+    assert record.cancel()
+    function.finish(id)
+
+    assert time.monotonic() - began_at < at_most_s
+    assert record_of(message).status == "CANCELLED"
+    assert not Effect.objects.exists()
+    assert function.invoke(event) == {"batchItemFailures": []}
+
+
+def _running(task: Task) -> TaskRecord:
+    for _ in range(300):
+        record = TaskRecord.objects.filter(task_name=task.name, status="RUNNING").first()
+        if record is not None:
+            return record
+        time.sleep(0.05)
+    raise AssertionError("It was not started.")

@@ -1,0 +1,123 @@
+"""Work that is longer than one run: a state that is kept, runs that go on, progress."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import connection
+
+from lambda_tasks.models import TaskRecord
+from tests.app import resuming
+from tests.app.models import Effect
+from tests.conftest import Handle, Task, body, record_of, sqs_event
+from tests.servers import LambdaProcess
+
+
+def _names() -> list[str]:
+    return sorted(Effect.objects.values_list("name", flat=True))
+
+
+@pytest.mark.parametrize(
+    ("task", "steps", "result"),
+    [
+        (resuming.count_to_three, ["step 0", "step 1", "step 2"], "3 steps"),
+        (resuming.count_to_two, ["step None", "step {'page': 2}"], "{'page': 2}"),
+    ],
+)
+def test_a_task_goes_on_in_further_runs_and_keeps_the_writes_of_each(
+    transactional_db: None,
+    queue: str,
+    work_off: Callable[[str], int],
+    task: Task,
+    steps: list[str],
+    result: str,
+) -> None:
+    invocation = task.execute_on_commit()
+
+    for _ in range(50):
+        work_off(queue)
+        if TaskRecord.objects.filter(status="SUCCESS").count() == len(steps):
+            break
+        time.sleep(0.1)
+
+    records = list(TaskRecord.objects.order_by("enqueued_at"))
+    assert invocation.result(timeout=5) == result
+    assert _names() == steps
+    assert {record.root_id for record in records} == {invocation.id}
+    assert [record.retry_of for record in records] == [None, *[each.id for each in records[:-1]]]
+
+
+def test_a_run_that_goes_on_is_delivered_twice_and_followed_once(
+    handle: Handle, queue: str
+) -> None:
+    message = body(resuming.count_to_three)
+
+    handle(message)
+    handle(message)
+
+    assert _names() == ["step 0"]
+    assert TaskRecord.objects.filter(status="QUEUED", state=1).count() == 1
+
+
+def test_what_a_run_has_saved_is_there_after_its_worker_has_died(
+    handle: Handle, queue: str
+) -> None:
+    message = body(resuming.save_and_die)
+
+    handle(message)
+    retry = TaskRecord.objects.get(retry_of=record_of(message).id)
+    TaskRecord.objects.filter(id=retry.id).update(run_after=None)
+    handle(body(resuming.save_and_die, _id=retry.id))
+
+    retry.refresh_from_db()
+    assert (retry.status, retry.result) == ("SUCCESS", {"page": 3})
+
+
+def test_what_a_run_has_saved_in_its_transaction_is_rolled_back_with_it(
+    handle: Handle, queue: str
+) -> None:
+    handle(body(resuming.save_and_retry))
+
+    assert TaskRecord.objects.get(status="QUEUED").state is None
+
+
+@pytest.mark.parametrize(
+    ("size", "problem"), [(70_000, "70002 bytes and may have 65536"), (0, "is a object that is no")]
+)
+def test_a_state_that_is_too_large_or_no_json_is_refused(
+    handle: Handle, size: int, problem: str
+) -> None:
+    message = body(resuming.save, size=size)
+
+    handle(message)
+
+    assert record_of(message).status == "FAILED"
+    assert problem in (record_of(message).traceback or "")
+
+
+@pytest.fixture(scope="module")
+def function(django_db_setup: None) -> Iterator[LambdaProcess]:
+    with LambdaProcess(timeout_s=60) as process:
+        yield process
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "task", [resuming.show_progress_and_wait, resuming.show_progress_and_sleep]
+)
+def test_progress_is_shown_while_the_task_runs(function: LambdaProcess, task: Task) -> None:
+    message = body(task, seconds=1.5)
+    id = function.begin(sqs_event(message))
+
+    shown = None
+    for _ in range(300):
+        record = TaskRecord.objects.filter(task_name=task.name).first()
+        if record is not None and (shown := record.progress):
+            break
+        time.sleep(0.05)
+    status_then = record and record.status
+    function.finish(id)
+
+    assert shown == {"done": 1, "total": 3, "text": "one of three"}
+    assert status_then == "RUNNING" or connection.vendor == "sqlite"
+    assert record_of(message).status == "SUCCESS"
