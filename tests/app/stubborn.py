@@ -183,11 +183,12 @@ def take_half_a_second() -> None:
     time.sleep(0.5)
 
 
-@lambda_task(soft_timeout=20, hard_timeout=25)
+# Not atomic, since a hanging transaction would keep all others from writing to SQLite.
+@lambda_task(soft_timeout=20, hard_timeout=25, atomic=False)
 async def hang_in_a_thread() -> None:
     await sync_to_async(time.sleep)(15)
 
 
-@lambda_task(soft_timeout=20, hard_timeout=25, on_lost="fail")
+@lambda_task(soft_timeout=20, hard_timeout=25, on_lost="fail", atomic=False)
 async def hang_in_a_thread_only_once() -> None:
     await sync_to_async(time.sleep)(15)
