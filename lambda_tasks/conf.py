@@ -25,6 +25,9 @@ MAX_OTHER_TIMEOUT_S: Final = 7 * 24 * 3600
 """Batch and worker queues have no bound of AWS's; a week catches a slip of the finger."""
 
 
+SHORTEST_KEY: Final = 32
+
+
 @dataclass(frozen=True, slots=True)
 class SQSQueue:
     """A queue of Amazon SQS that a Lambda function, or a worker, consumes."""
@@ -77,6 +80,7 @@ class Settings:
     processes: int = field(default_factory=lambda: usable_cpus())  # noqa: PLW0108 - defined below
     max_attempts: int = 5
     modules: tuple[str, ...] = ()
+    signing_keys: tuple[str, ...] = field(default=(), repr=False)
     aws: Mapping[str, Any] = field(default_factory=dict)
 
     def queue(self, name: str) -> Queue:
@@ -199,6 +203,18 @@ def _module_names(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _keys(name: str, value: object) -> tuple[str, ...]:
+    # A key's value stays out of the message.
+    if not isinstance(value, list | tuple) or not all(isinstance(key, str) for key in value):
+        raise ImproperlyConfigured(f"{name} is a {type(value).__name__}. Use a list of keys.")
+    if any(len(key) < SHORTEST_KEY for key in value):
+        raise ImproperlyConfigured(
+            f"{name} has a key of less than {SHORTEST_KEY} characters. "
+            "Use secrets.token_urlsafe(32)."
+        )
+    return tuple(value)
+
+
 def _client_options(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _error(
@@ -257,6 +273,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "processes": _whole_number(1),
     "max_attempts": _whole_number(1),
     "modules": _module_names,
+    "signing_keys": _keys,
     "aws": _client_options,
 }
 

@@ -203,6 +203,7 @@ def _delivery(record: Mapping[str, Any]) -> "Delivery":
     return Delivery(
         id=message_id,
         body=record.get("body"),
+        queue=str(record.get("eventSourceARN") or "").rpartition(":")[2],
         fallback_id=_as_uuid(message_id),
         enqueued_at=_sent_at(record.get("attributes") or {}),
     )

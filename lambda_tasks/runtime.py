@@ -38,7 +38,6 @@ class Runtime:
     def __init__(self) -> None:
         self.portal = Portal()
         self._clients: dict[str, SQSClient] = {}
-        self._transports: dict[str, Transport] = {}
         self._by_queue: dict[str, Transport] = {}
         self._settings: conf.Settings | None = None
 
@@ -82,26 +81,16 @@ class Runtime:
         if settings is not self._settings:
             self._settings, self._by_queue = settings, {}
         if queue not in self._by_queue:
-            self._by_queue[queue] = self._make_transport(settings.queue(queue), settings.aws)
+            self._by_queue[queue] = self._make_transport(settings.queue(queue), settings)
         return self._by_queue[queue]
-
-    def sqs_transport(self, queue: conf.SQSQueue, aws: Mapping[str, Any]) -> SQSTransport:
-        """Sends to this queue; queues of one region share a client."""
-        options = client_options(queue.queue_url, aws)
-        client_key = repr(sorted(options.items(), key=lambda item: item[0]))
-        client = self._clients.setdefault(client_key, SQSClient(options))
-        key = f"{client_key} {queue.queue_url}"
-        transport = self._transports.get(key)
-        if not isinstance(transport, SQSTransport):
-            transport = self._transports[key] = SQSTransport(queue.queue_url, client)
-        return transport
 
     async def postpone(self, queue_arn: str, receipt_handle: str, seconds: float) -> None:
         """Make a received message visible in so many seconds, where its queue is one of ours."""
-        name, settings = queue_arn.rpartition(":")[2], conf.current()
-        for queue in settings.queues.values():
-            if isinstance(queue, conf.SQSQueue) and queue.queue_url.endswith(f"/{name}"):
-                transport = self.sqs_transport(queue, settings.aws)
+        sqs_name = queue_arn.rpartition(":")[2]
+        for name, queue in conf.current().queues.items():
+            if isinstance(queue, conf.SQSQueue) and queue.queue_url.endswith(f"/{sqs_name}"):
+                transport = self.transport(name)
+                assert isinstance(transport, SQSTransport)
                 await self.portal.acall(transport.postpone, receipt_handle, seconds)
                 return
 
@@ -149,10 +138,17 @@ class Runtime:
     async def _send_stored(self, outgoing: Outgoing) -> None:
         await self.enqueuer.asend_stored([outgoing])
 
-    def _make_transport(self, queue: conf.Queue, aws: Mapping[str, Any]) -> Transport:
-        if isinstance(queue, conf.SQSQueue):
-            return self.sqs_transport(queue, aws)
-        return self._transports.setdefault("database", DatabaseTransport())
+    def _make_transport(self, queue: conf.Queue, settings: conf.Settings) -> Transport:
+        if not isinstance(queue, conf.SQSQueue):
+            return DatabaseTransport()
+        signing_key = next(iter(settings.signing_keys), None)
+        return SQSTransport(queue.queue_url, self._client(queue, settings), signing_key)
+
+    def _client(self, queue: conf.SQSQueue, settings: conf.Settings) -> SQSClient:
+        """Queues of one region share a client."""
+        options = client_options(queue.queue_url, settings.aws)
+        key = repr(sorted(options.items(), key=lambda item: item[0]))
+        return self._clients.setdefault(key, SQSClient(options))
 
     def _run_now(self, outgoing: Outgoing) -> None:
         from .execution.eager import EagerRunner

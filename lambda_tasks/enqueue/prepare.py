@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from .. import conf
 from ..core.message import Message, Outgoing, check_size
 from ..core.retries import MAX_DELAY_S
+from ..core.signature import SIGNATURE_BYTES
 from .transports import sqs
 
 MAX_GROUP_KEY_CHARACTERS: Final = 128
@@ -37,7 +38,8 @@ def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | N
         message = replace(message, durable=True)
     body = message.encode()
     if isinstance(destination, conf.SQSQueue):
-        check_size(body, task_name=message.task_name, limit_bytes=sqs.MAX_MESSAGE_BYTES)
+        room = SIGNATURE_BYTES if settings.signing_keys else 0
+        check_size(body, task_name=message.task_name, limit_bytes=sqs.MAX_MESSAGE_BYTES - room)
     return Outgoing(
         message=message, body=body, queue=queue, delay_s=delay_s or _wait_s(message.run_after)
     )

@@ -19,6 +19,7 @@ from django.db import connections
 from ..conf import Settings
 from ..core.lifecycle import Claim, Failed, Refusal, Refused
 from ..core.message import Message, Outgoing, decode
+from ..core.signature import verify
 from ..errors import MessageRefused
 from ..logging import task_logger
 from ..ports import ClaimRequest, Records, Resolve, Task
@@ -45,10 +46,11 @@ CUT_OFF_S: Final = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One arrival of a message. `id` is the queue's own name for it."""
+    """One arrival of a message. `id` is the queue's own name for it, `queue` that queue's."""
 
     id: str
     body: object
+    queue: str
     fallback_id: UUID
     enqueued_at: datetime | None = None
 
@@ -173,9 +175,11 @@ class Executor:
     def _parse(self, deliveries: Sequence[Delivery]) -> tuple[list[_Asked], dict[str, Settlement]]:
         asked: list[_Asked] = []
         refused: dict[str, Settlement] = {}
+        keys = self._settings().signing_keys
         for delivery in deliveries:
             try:
-                message = decode(delivery.body, fallback_id=delivery.fallback_id)
+                body = verify(delivery.body, keys=keys, queue=delivery.queue)
+                message = decode(body, fallback_id=delivery.fallback_id)
                 asked.append(_Asked(delivery, message, self._resolve(message.task_name)))
             except MessageRefused as reason:
                 logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)

@@ -66,6 +66,11 @@ def leave_effect(*, name: str) -> int:
     return effect.pk
 
 
+@lambda_task(durable=False)
+def leave_effect_direct(*, name: str) -> None:
+    Effect.objects.create(name=name, process=os.getpid())
+
+
 @lambda_task
 async def aleave_effect(*, name: str) -> int:
     effect = await Effect.objects.acreate(name=name, process=os.getpid())

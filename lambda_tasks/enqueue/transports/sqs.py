@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from ...core.batching import BatchLimits
 from ...core.message import Outgoing
+from ...core.signature import SIGNATURE_BYTES, sign
 from ...ports import SendFailure
 from ..dispatcher import MAX_IN_FLIGHT
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """Of one message and of one request together (quotas, Amazon SQS developer guide)."""
 
-LIMITS: Final = BatchLimits(max_entries=10, max_bytes=MAX_MESSAGE_BYTES)
+LIMITS: Final = BatchLimits(max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES)
 
 MAX_VISIBILITY_TIMEOUT_S: Final = 12 * 3600
 
@@ -85,13 +86,15 @@ class SQSClient:
 
 
 class SQSTransport:
-    """Sends to one queue."""
+    """Sends to one queue, signed where there is a key."""
 
     limits = LIMITS
 
-    def __init__(self, queue_url: str, client: SQSClient) -> None:
+    def __init__(self, queue_url: str, client: SQSClient, signing_key: str | None = None) -> None:
         self._queue_url = queue_url
+        self._queue = queue_url.rpartition("/")[2]
         self._client = client
+        self._signing_key = signing_key
         self._is_fifo = queue_url.endswith(".fifo")
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
@@ -123,7 +126,10 @@ class SQSTransport:
 
     def _entry(self, id: str, outgoing: Outgoing) -> dict[str, Any]:
         message = outgoing.message
-        entry: dict[str, Any] = {"Id": id, "MessageBody": outgoing.body}
+        body = outgoing.body
+        if self._signing_key is not None:
+            body = sign(body, key=self._signing_key, queue=self._queue)
+        entry: dict[str, Any] = {"Id": id, "MessageBody": body}
         if self._is_fifo:
             # A FIFO queue has one delay for all its messages, and wants a group.
             entry["MessageGroupId"] = message.group_key or message.task_name[:128]
