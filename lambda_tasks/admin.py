@@ -21,6 +21,7 @@ from .enqueue.prepare import prepare
 from .errors import MessageRefused
 from .models import TaskRecord
 from .registry import resolve
+from .sealing import unseal
 
 COLOURS = {
     TaskRecord.TaskStatus.QUEUED: "#8a6d00",
@@ -149,13 +150,18 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
 
 def _replayed(record: TaskRecord) -> Outgoing:
     task = resolve(record.task_name)
+    secrets = unseal(record.secrets)
+    if missing := task.secret_names & record.kwargs.keys() - secrets.keys():
+        names = ", ".join(sorted(missing))
+        raise ValueError(f"its secret arguments ({names}) were removed when it was finished")
     message = Message(
         task_name=task.name,
-        kwargs=record.kwargs,
+        kwargs=record.kwargs | secrets,
         invocation_id=uuid.uuid4(),
         queue=record.queue,
         group_key=record.group_key,
         root_id=record.root_id or record.id,
+        secret=task.secret_names,
     )
     return prepare(message, queue=record.queue, durable=task.options.durable)
 

@@ -81,6 +81,7 @@ class Settings:
     max_attempts: int = 5
     modules: tuple[str, ...] = ()
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
+    redact: frozenset[str] = frozenset()
     aws: Mapping[str, Any] = field(default_factory=dict)
 
     def queue(self, name: str) -> Queue:
@@ -203,6 +204,14 @@ def _module_names(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _parameter_names(name: str, value: object) -> frozenset[str]:
+    if not isinstance(value, list | tuple | set | frozenset) or not all(
+        isinstance(item, str) and item.isidentifier() for item in value
+    ):
+        raise _error(name, value, "Use a list of parameters' names.")
+    return frozenset(value)
+
+
 def _keys(name: str, value: object) -> tuple[str, ...]:
     # A key's value stays out of the message.
     if not isinstance(value, list | tuple) or not all(isinstance(key, str) for key in value):
@@ -274,6 +283,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "max_attempts": _whole_number(1),
     "modules": _module_names,
     "signing_keys": _keys,
+    "redact": _parameter_names,
     "aws": _client_options,
 }
 

@@ -50,6 +50,7 @@ class TaskContext:
     deadline: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
+    secrets: tuple[object, ...] = field(default=(), repr=False, compare=False)
     journal: Journal = field(default_factory=_Nowhere, repr=False, compare=False)
 
     def remaining(self) -> float:

@@ -13,7 +13,7 @@ from asgiref.sync import markcoroutinefunction
 from django.db import DEFAULT_DB_ALIAS
 from django.utils.asyncio import async_unsafe
 
-from . import registry, runtime
+from . import conf, registry, runtime
 from .context import TaskContext
 from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature
 from .core.message import Message, Outgoing
@@ -70,6 +70,12 @@ class LambdaTaskWrapper(Generic[P, R]):
         passed = dict(kwargs)
         context: Any = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
         return self.run(self.arguments.validate(passed), context)
+
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """The parameters annotated as SecretStr, and those that LAMBDA_TASKS_REDACT names."""
+        named = conf.current().redact.intersection(self.arguments.names)
+        return self.arguments.secret_names | named
 
     def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R:
         """Call the function with arguments that are valid already."""
@@ -161,6 +167,7 @@ class LambdaTaskWrapper(Generic[P, R]):
             queue=None if queue == options.queue else queue,
             run_after=overrides.run_after,
             group_key=overrides.group_key,
+            secret=self.secret_names,
         )
         delay_s = options.delay if overrides.delay is None else overrides.delay
         return prepare(message, queue=queue, delay_s=delay_s, durable=options.durable)

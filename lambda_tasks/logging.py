@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from .context import current_run
+from .core.redaction import redact
 
 
 class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
@@ -19,15 +20,29 @@ class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
         return (msg if run is None else f"[{run.invocation_id}] {msg}"), kwargs
 
 
+class _Redaction(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        run = current_run.get()
+        if run is not None and run.secrets:
+            record.msg, record.args = redact(record.getMessage(), run.secrets), ()
+        return True
+
+
 task_logger = _TaskLogger(logging.getLogger("lambda_tasks.task"))
 """For a task's own lines: `task_logger.info("sent to %s", address)`."""
 
+task_logger.logger.addFilter(_Redaction())
 
-class TaskContextFilter(logging.Filter):
-    """Put it on a handler in LOGGING; outside of a task the three attributes are empty."""
+
+class TaskContextFilter(_Redaction):
+    """Put it on a handler in LOGGING; outside of a task the three attributes are empty.
+
+    It also redacts the values of the running task's secret arguments.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Mark the record; none is held back."""
+        super().filter(record)
         run = current_run.get()
         record.invocation_id = str(run.invocation_id) if run else ""
         record.task_name = run.task_name if run else ""

@@ -37,6 +37,7 @@ class TaskRecord(models.Model):
     status = models.CharField(
         max_length=10, choices=TaskStatus, default=TaskStatus.QUEUED, editable=False
     )
+    secrets = models.TextField(null=True, editable=False)
     result = models.JSONField(null=True, editable=False)
     traceback = models.TextField(null=True, editable=False)
     progress = models.JSONField(null=True, editable=False)

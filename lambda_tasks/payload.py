@@ -7,7 +7,7 @@ from uuid import UUID
 import pydantic
 from django.db import DEFAULT_DB_ALIAS
 
-from . import runtime
+from . import registry, runtime
 from .core.message import Message, Outgoing
 from .enqueue.prepare import prepare
 
@@ -65,5 +65,6 @@ class SQSLambdaTask(pydantic.BaseModel):
             n_retries=self.message.n_retries,
             invocation_id=self.message.invocation_id,
             queue=self.queue,
+            secret=registry.secret_names(self.message.task_name),
         )
         return prepare(message, queue=self.queue, delay_s=self.delay, durable=None)

@@ -129,6 +129,10 @@ class Task(Protocol):
     arguments: Arguments
     is_async: bool
 
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """The parameters whose values are not for people's eyes."""
+
     def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> Any:
         """Call the function with arguments that are valid already."""
 

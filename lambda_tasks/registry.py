@@ -41,6 +41,14 @@ def resolve(task_name: str) -> Task:
         raise
 
 
+def secret_names(task_name: str) -> frozenset[str]:
+    """The secret parameters of a task; of one that is not known here, those of the setting."""
+    try:
+        return resolve(task_name).secret_names
+    except UnknownTask:
+        return conf.current().redact
+
+
 def discover() -> None:
     """Import the `tasks` module of every installed app, once."""
     if not _state["discovered"]:

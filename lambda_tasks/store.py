@@ -4,9 +4,10 @@ State changes are conditional on the state that the caller believes in, and all 
 database's own, so that no worker's clock decides who owns a record.
 """
 
+import logging
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -31,6 +32,9 @@ from .core.retries import continuation_id, retry_id
 from .errors import LeaseLost
 from .models import SingletonLock, TaskRecord
 from .ports import ClaimRequest
+from .sealing import NOT_KEPT, seal, unseal
+
+logger = logging.getLogger("lambda_tasks")
 
 EARLY_DELIVERY: Final = timedelta(seconds=1)
 """SQS delays in whole seconds, so a message may come a little before its time."""
@@ -154,7 +158,7 @@ class RecordStore:
         unfinished = self._records.filter(
             id=invocation_id, status__in=[Status.QUEUED, Status.RUNNING]
         )
-        return bool(unfinished.update(status=Status.CANCELLED, end_time=Now()))
+        return bool(unfinished.update(status=Status.CANCELLED, end_time=Now(), secrets=None))
 
     def unsent(
         self,
@@ -181,9 +185,10 @@ class RecordStore:
                 | running & Q(lease_until__lt=Now() - lost_for)
             )
             .annotate(now=Now())
+            .exclude(secrets=NOT_KEPT)
             .order_by("enqueued_at")[:limit]
         )
-        return [_outgoing(record, getattr(record, "now")) for record in records]  # noqa: B009
+        return list(_readable(records))
 
     def find(self, invocation_id: UUID) -> TaskRecord | None:
         """The record of an invocation, or None before there is one."""
@@ -308,11 +313,21 @@ def _queued_record(outgoing: Outgoing, *, state: Any = None) -> TaskRecord:
     )
 
 
+def _readable(records: Iterable[TaskRecord]) -> Iterator[Outgoing]:
+    """One whose secrets can't be read holds up no other."""
+    for record in records:
+        try:
+            yield _outgoing(record, getattr(record, "now"))  # noqa: B009 - annotated
+        except ValueError as error:
+            logger.error("%s can't be sent: %s", record.id, error)
+
+
 def _outgoing(record: TaskRecord, now: datetime) -> Outgoing:
     """The message that a QUEUED record stands for, with what is left of its delay."""
+    secrets = unseal(record.secrets)
     message = Message(
         task_name=record.task_name,
-        kwargs=record.kwargs,
+        kwargs=record.kwargs | secrets,
         invocation_id=record.id,
         n_retries=record.n_retries,
         queue=record.queue,
@@ -321,6 +336,7 @@ def _outgoing(record: TaskRecord, now: datetime) -> Outgoing:
         group_key=record.group_key,
         root_id=record.root_id,
         retry_of=record.retry_of,
+        secret=frozenset(secrets),
     )
     wait = record.run_after - now if record.run_after else timedelta(0)
     delay_s = max(0, math.ceil(wait.total_seconds()))
@@ -343,7 +359,8 @@ def _asked_for(message: Message, queue: str) -> dict[str, Any]:
     return {
         "id": message.invocation_id,
         "task_name": message.task_name,
-        "kwargs": message.kwargs,
+        "kwargs": message.shown_kwargs,
+        "secrets": seal(message.secret_kwargs),
         "n_retries": message.n_retries,
         "queue": queue,
         "group_key": message.group_key,
@@ -383,6 +400,7 @@ def _closing(outcome: Outcome, ran_for: timedelta | None = None) -> dict[str, An
         "status": outcome_status(outcome),
         "end_time": Now(),
         "traceback": outcome.traceback,
+        "secrets": None,
     }
     if ran_for is not None:
         fields["start_time"] = Now() - ran_for

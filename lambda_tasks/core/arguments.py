@@ -8,7 +8,8 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -16,6 +17,8 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from .message import encode_json
 
 CONTEXT_PARAMETER = "context"
+
+SECRET_TYPES: Final = (pydantic.SecretStr, pydantic.SecretBytes)
 
 
 def check_signature(func: Callable[..., Any], *, takes_context: bool) -> None:
@@ -74,6 +77,11 @@ class Arguments:
         """
         return self._passed(self._model.model_validate_json(json.dumps(kwargs)))
 
+    @cached_property
+    def secret_names(self) -> frozenset[str]:
+        """The parameters that are annotated as secrets."""
+        return frozenset(name for name in self._names if _is_secret(self._hints[name]))
+
     def build(self) -> None:
         """Build the model now. Raises TypeError where an annotation can't be one of a task's."""
         _ = self._model
@@ -104,6 +112,10 @@ class Arguments:
                 raise TypeError(_pass_the_primary_key(self._func, name, type(value)))
 
     @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return get_type_hints(self._func, include_extras=True)
+
+    @cached_property
     def _names_by_field(self) -> dict[str, str]:
         return {f"p{index}": name for index, name in enumerate(self._names)}
 
@@ -111,20 +123,26 @@ class Arguments:
     def _model(self) -> type[pydantic.BaseModel]:
         # Fields carry neutral names and the parameters' names as aliases, because a parameter
         # may be called `json` or `copy`, which pydantic's own attributes are.
-        hints = get_type_hints(self._func, include_extras=True)
+        hints = self._hints
         parameters = inspect.signature(self._func).parameters
         for name in self._names:
             if _is_django_model(hints[name]):
                 raise TypeError(_pass_the_primary_key(self._func, name, hints[name]))
         fields: dict[str, Any] = {
-            field: (hints[name], pydantic.Field(_default(parameters[name]), alias=name))
+            field: (
+                _travelling(hints[name]),
+                pydantic.Field(_default(parameters[name]), alias=name),
+            )
             for field, name in self._names_by_field.items()
         }
         try:
-            return pydantic.create_model(
+            model: type[pydantic.BaseModel] = pydantic.create_model(
                 self._func.__qualname__,
                 __config__=pydantic.ConfigDict(
-                    strict=True, extra="forbid", ser_json_inf_nan="constants"
+                    strict=True,
+                    extra="forbid",
+                    ser_json_inf_nan="constants",
+                    hide_input_in_errors=bool(self.secret_names),
                 ),
                 __module__=self._func.__module__,
                 **fields,
@@ -134,6 +152,9 @@ class Arguments:
                 f"{self._func.__qualname__} has a parameter of a type that pydantic can't carry "
                 f"through JSON: {error.message.splitlines()[0]}"
             ) from error
+        for name in self._names:
+            _refuse_hidden_secrets(self._func.__qualname__, name, self._hints[name])
+        return model
 
 
 def to_json_values(value: object, *, what: str) -> Any:
@@ -171,6 +192,43 @@ def _check_parameter(
         )
     if parameter.name not in annotations:
         raise TypeError(f"{name} has the parameter {parameter.name!r} without an annotation.")
+
+
+def _is_secret(hint: object) -> bool:
+    return hint in SECRET_TYPES or any(_is_secret(part) for part in get_args(hint))
+
+
+def _travelling(hint: Any) -> Any:
+    """The annotation with secrets that pydantic writes as they are: they are to arrive."""
+    if hint in SECRET_TYPES:
+        return Annotated[hint, pydantic.PlainSerializer(_reveal, when_used="json")]
+    parts = get_args(hint)
+    if not _is_secret(hint):
+        return hint
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(_travelling(part) for part in parts)]  # noqa: UP007 - made at run time
+    if get_origin(hint) is Annotated:
+        return Annotated[(_travelling(parts[0]), *parts[1:])]
+    return get_origin(hint)[tuple(_travelling(part) for part in parts)]
+
+
+def _reveal(secret: pydantic.SecretStr | pydantic.SecretBytes) -> str | bytes:
+    return secret.get_secret_value()
+
+
+def _refuse_hidden_secrets(function: str, name: str, hint: Any) -> None:
+    """A secret inside of a model would be redacted before it is sent."""
+    if _is_secret(hint):
+        return
+    try:
+        schema = pydantic.TypeAdapter(hint).json_schema()
+    except (pydantic.errors.PydanticInvalidForJsonSchema, pydantic.errors.PydanticUserError):
+        return
+    if '"writeOnly": true' in json.dumps(schema):
+        raise TypeError(
+            f"{function} has the parameter {name!r}, a model with a SecretStr in it, which would "
+            "arrive redacted. Pass the secret as a parameter of its own."
+        )
 
 
 def _default(parameter: inspect.Parameter) -> Any:

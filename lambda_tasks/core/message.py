@@ -6,12 +6,13 @@ ignored, and a body of a later format version is refused so that it goes back to
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
 from ..errors import MessageRefused, MessageTooLarge
+from .redaction import REDACTED
 
 FORMAT_VERSION: Final = 1
 
@@ -40,6 +41,18 @@ class Message:
     group_key: str | None = None
     root_id: UUID | None = None
     retry_of: UUID | None = None
+    secret: frozenset[str] = field(default=frozenset(), compare=False)
+    """Names of arguments that are not for people's eyes; not part of the body."""
+
+    @property
+    def shown_kwargs(self) -> dict[str, Any]:
+        """The arguments, with the secret ones redacted."""
+        return self.kwargs | dict.fromkeys(self.secret & self.kwargs.keys(), REDACTED)
+
+    @property
+    def secret_kwargs(self) -> dict[str, Any]:
+        """The secret ones alone."""
+        return {name: self.kwargs[name] for name in self.secret & self.kwargs.keys()}
 
     def encode(self) -> str:
         """The SQS body. Raises ValueError for what JSON, SQS or a database can't hold."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .. import conf
+from .. import conf, sealing
 from ..core.message import Message, Outgoing, check_size
 from ..core.retries import MAX_DELAY_S
 from ..core.signature import SIGNATURE_BYTES
@@ -22,8 +22,9 @@ MAX_GROUP_KEY_CHARACTERS: Final = 128
 def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | None) -> Outgoing:
     """Encode a message for a queue. `durable` is None where the setting decides.
 
-    Raises ImproperlyConfigured for an unknown queue, ValueError for a delay or a group key out of
-    range and for text that can't travel, MessageTooLarge.
+    Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored,
+    ValueError for a delay or a group key out of range and for text that can't travel,
+    MessageTooLarge.
     """
     settings = conf.current()
     destination = settings.queue(queue)
@@ -36,6 +37,8 @@ def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | N
         )
     if _is_durable(settings, destination, durable):
         message = replace(message, durable=True)
+        if message.secret_kwargs:
+            sealing.check_available(message.task_name)
     body = message.encode()
     if isinstance(destination, conf.SQSQueue):
         room = SIGNATURE_BYTES if settings.signing_keys else 0

@@ -22,6 +22,7 @@ from ..context import TaskContext
 from ..core.arguments import to_json_values
 from ..core.lifecycle import Claim, Continued, Failed, Outcome, Retried, Succeeded
 from ..core.message import Message, Outgoing
+from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
 from ..errors import Continue, LeaseLost, MaxRetriesExceededError
 from ..ports import Lock, Records, Task
@@ -66,6 +67,7 @@ def context_of(run: Run, metadata: Mapping[str, Any], *, records: Records) -> Ta
         deadline=time.monotonic() + run.soft_s,
         metadata=metadata,
         state=run.claim.state,
+        secrets=tuple(run.message.secret_kwargs.values()),
         journal=RunJournal(run.claim, run.message.task_name, records=records),
     )
 
@@ -168,7 +170,7 @@ class Attempt:
 
     def _consequence(self, error: BaseException) -> tuple[Outcome, Outgoing | None]:
         rule, n_retries = self.task.options.retry_rule, self.run.message.n_retries
-        text = _format(error)
+        text = redact(_format(error), self.run.message.secret_kwargs.values())
         if rule.ignores(error):
             return Succeeded(traceback=text), None
         if not rule.retries(error):

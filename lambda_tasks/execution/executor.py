@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -180,7 +180,9 @@ class Executor:
             try:
                 body = verify(delivery.body, keys=keys, queue=delivery.queue)
                 message = decode(body, fallback_id=delivery.fallback_id)
-                asked.append(_Asked(delivery, message, self._resolve(message.task_name)))
+                task = self._resolve(message.task_name)
+                message = replace(message, secret=task.secret_names)
+                asked.append(_Asked(delivery, message, task))
             except MessageRefused as reason:
                 logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)
                 refused[delivery.id] = BACK
