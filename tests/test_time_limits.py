@@ -27,7 +27,7 @@ def _run(function: LambdaProcess, task: Task, **kwargs: Any) -> TaskRecord:
 
     answer = function.invoke(sqs_event(message, neighbour))
 
-    assert answer == {"batchItemFailures": []}
+    assert answer == {"batchItemFailures": []}, function.output[-3000:]
     assert record_of(neighbour).status == "SUCCESS"
     assert time.monotonic() - began_at < 20, "ended by its limits, and not by itself"
     return record_of(message)
