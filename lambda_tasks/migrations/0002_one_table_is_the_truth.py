@@ -14,6 +14,7 @@ STATUSES = ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "RETRYING", "CANCELLED"]
 ADDED: dict[str, "models.Field[Any, Any]"] = {
     "queue": models.CharField(default="default", editable=False, max_length=255),
     "group_key": models.CharField(editable=False, max_length=128, null=True),
+    "secrets": models.TextField(editable=False, null=True),
     "progress": models.JSONField(editable=False, null=True),
     "state": models.JSONField(editable=False, null=True),
     "n_attempts": models.PositiveSmallIntegerField(default=0, editable=False),
