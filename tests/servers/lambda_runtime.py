@@ -131,6 +131,11 @@ class LambdaProcess:
         self._running().kill()
         self._running().wait()
 
+    def kill_sandbox(self) -> None:
+        """SIGKILL for the process and all that it has started, and no word to who invokes it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._running().pid, signal.SIGKILL)
+
     def invoke(self, event: Any, *, timeout_s: float | None = None) -> Any:
         """One invocation; its answer.
 

@@ -1,0 +1,1 @@
+"""Real handler processes that are killed: nothing is lost, and nothing runs twice in effect."""

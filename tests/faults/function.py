@@ -1,0 +1,67 @@
+"""The Lambda function of these tests: ours, which kills itself once at the point FAULT names."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import django
+
+django.setup()
+
+from lambda_tasks import handler as ours  # noqa: E402
+from lambda_tasks.execution import executor  # noqa: E402
+from lambda_tasks.execution.attempt import Attempt  # noqa: E402
+from lambda_tasks.runtime import Runtime  # noqa: E402
+from lambda_tasks.store import RecordStore  # noqa: E402
+from tests.app.ledger import first_time  # noqa: E402
+
+# A dead worker's tasks are to be taken over within the patience of a test.
+executor.LEASE_MARGIN_S = 1.0  # type: ignore[misc]
+
+
+def handler(event: Any, context: Any) -> Any:
+    strike("after the receive")
+    answer = ours.handler(event, context)
+    strike("before the response")
+    return answer
+
+
+def strike(point: str) -> None:
+    if os.environ.get("FAULT") == point and first_time(os.environ["FAULT_MARKER"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _after(function: Callable[..., Any], point: str) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        strike(point)
+        return result
+
+    return wrapped
+
+
+def _before(function: Callable[..., Any], point: str) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        strike(point)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def _install() -> None:
+    patches: dict[type, dict[str, Callable[..., Any]]] = {
+        RecordStore: {"claim": _after(RecordStore.claim, "after the claim")},
+        Attempt: {
+            "succeed": _after(
+                _before(Attempt.succeed, "after the task's effect"), "after the commit"
+            )
+        },
+        Runtime: {"_send_stored": _before(Runtime._send_stored, "between the record and its send")},
+    }
+    for owner, methods in patches.items():
+        for name, method in methods.items():
+            setattr(owner, name, method)
+
+
+_install()
