@@ -145,7 +145,7 @@ class LambdaHandler:
         await self._executor.aclose()
         from . import runtime
 
-        await runtime.aclose()
+        await runtime.aclose(self._runtime)
 
 
 _kept: dict[str, LambdaHandler] = {}

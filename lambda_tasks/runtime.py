@@ -4,6 +4,7 @@ Everything here is made at first use, and anew after a fork: a child must share 
 loop nor the sockets of its parent.
 """
 
+import asyncio
 import atexit
 import os
 import threading
@@ -128,7 +129,7 @@ class Runtime:
     async def aclose(self) -> None:
         """See close(). For who has lent the portal its loop."""
         await self.portal.acall(self._drain)
-        self.portal.close()
+        await asyncio.to_thread(self.portal.close)
 
     async def _drain(self) -> None:
         await self.dispatcher.drain()
@@ -213,10 +214,11 @@ def close() -> None:
         runtime.close()
 
 
-async def aclose() -> None:
-    """See close()."""
-    if (runtime := _process.take()) is not None:
-        await runtime.aclose()
+async def aclose(runtime: Runtime) -> None:
+    """See close(). For who has kept a runtime, which need not be the process's any more."""
+    if runtime is _process.runtime:
+        _process.take()
+    await runtime.aclose()
 
 
 atexit.register(close)

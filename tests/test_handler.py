@@ -1,6 +1,7 @@
 """One event after another through the handler: who comes back, and what the records say."""
 
 import json
+import threading
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -11,7 +12,7 @@ import pytest
 from django.core.cache import caches
 from redis import Redis
 
-from lambda_tasks import handler
+from lambda_tasks import handler, runtime
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
@@ -371,6 +372,19 @@ def test_worker_processes_stay_warm_from_one_event_to_the_next(handle: Handle) -
     handle(second)
 
     assert record_of(first).result == record_of(second).result
+
+
+def test_a_handler_closes_what_it_has_opened_although_the_process_began_anew(
+    handle: Handle, queue: str
+) -> None:
+    handle(body(tasks.limited, name="x"))
+    runtime.close()
+    handle(body(tasks.limited, name="y"))
+
+    handler.close()
+
+    threads = [thread.name for thread in threading.enumerate()]
+    assert "lambda_tasks-portal" not in threads
 
 
 def test_a_task_with_context_is_told_of_its_run(handle: Handle) -> None:

@@ -151,7 +151,6 @@ def test_a_send_whose_answer_was_lost_is_sent_again_and_runs_once(
         }
         proxy.inject(Fault(lose_answer=True))
         asked = _ask(tasks.enter)
-        runtime.close()
 
     with plant() as farm:
         assert proxy.requests["SendMessageBatch"] == 2
