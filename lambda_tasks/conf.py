@@ -16,6 +16,8 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from .core.message import MAX_NAME
+
 PREFIX: Final = "LAMBDA_TASKS_"
 
 MAX_LAMBDA_TIMEOUT_S: Final = 900
@@ -242,8 +244,8 @@ def _queues(name: str, value: object) -> Mapping[str, Queue]:
 
 
 def _queue(name: str, queue: object, raw: object) -> Queue:
-    if not isinstance(queue, str) or not queue:
-        raise _error(name, raw, "A queue's name is a text.")
+    if not isinstance(queue, str) or not 0 < len(queue) <= MAX_NAME:
+        raise _error(name, raw, f"A queue's name is a text of 1 to {MAX_NAME} characters.")
     if isinstance(raw, str):
         return _sqs_queue(name, queue, raw)
     match raw:
@@ -262,10 +264,17 @@ def _queue(name: str, queue: object, raw: object) -> Queue:
 
 
 def _sqs_queue(name: str, queue: str, url: str) -> SQSQueue:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or not parts.path.strip("/"):
+    if not _is_http_url(url):
         raise _error(name, url, "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/...")
     return SQSQueue(name=queue, queue_url=url)
+
+
+def _is_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc and parts.path.strip("/"))
 
 
 _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {

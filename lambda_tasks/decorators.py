@@ -64,7 +64,7 @@ class LambdaTaskWrapper(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<LambdaTaskWrapper {self.name}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now: no record, no queue, no transaction, no timeout."""
         self._refuse_positional(args)
         passed = dict(kwargs)
@@ -85,7 +85,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         return func(**arguments, context=context or TaskContext(task_name=self.name))
 
     @async_unsafe("You are in an event loop: use `await task.aexecute_on_commit(...)`.")
-    def execute_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+    def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
         """Send it when the current transaction commits, at once outside of one.
 
         Raises EnqueueError where the task is not durable and its queue did not accept it.
@@ -94,7 +94,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         runtime.enqueuer().enqueue([outgoing], using=self._overrides.using)
         return Invocation(outgoing.message)
 
-    async def aexecute_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+    async def aexecute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
         """See execute_on_commit()."""
         outgoing = self._outgoing(args, kwargs)
         await runtime.enqueuer().aenqueue([outgoing], using=self._overrides.using)
@@ -113,7 +113,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         await runtime.enqueuer().aenqueue(outgoing, using=self._overrides.using)
         return [Invocation(each.message) for each in outgoing]
 
-    def serialize(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+    def serialize(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """The call as a JSON-ready dict; `SQSLambdaTask.model_validate()` reads it back."""
         return SQSLambdaTask.of(self._outgoing(args, kwargs)).model_dump(mode="json")
 

@@ -10,6 +10,7 @@ import os
 import platform
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +33,10 @@ POSTPONE_S: Final = 0.7
 
 RELAY_EVERY_S: Final = 60.0
 RELAY_NEEDS_S: Final = 10.0
+
+THE_WHOLE_BATCH: Final = ""
+"""An empty identifier makes Lambda return all records (Using Lambda with Amazon SQS, "Implementing
+partial batch responses")."""
 
 TAKES: Final = (
     'This handler takes SQS events, {"lambda_tasks": "ping"} and {"lambda_tasks": "tick"}.'
@@ -70,7 +75,7 @@ class LambdaHandler:
     def handle(self, event: Any, context: Any) -> dict[str, Any]:
         """Answer one event."""
         match event:
-            case {"Records": [{"eventSource": "aws:sqs"}, *_] as records}:
+            case {"Records": [*records]} if any(map(_is_of_sqs, records)):
                 return self._runner.run(self._run_records(records, context))
             case {"lambda_tasks": "ping"}:
                 return self._versions
@@ -85,25 +90,30 @@ class LambdaHandler:
 
     async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
         deadline = _deadline(context)
+        of_sqs = [record for record in records if _is_of_sqs(record)]
         # All count as failed until their outcome is durable.
-        open_ids = dict.fromkeys(record["messageId"] for record in records)
+        open_ids = Counter(record["messageId"] for record in of_sqs)
 
         def settled(id: str, settlement: "Settlement") -> None:
             if settlement.acknowledge:
-                open_ids.pop(id, None)
+                open_ids[id] -= 1
 
         running = asyncio.ensure_future(
             self._executor.run(
-                [_delivery(record) for record in records],
+                [_delivery(record) for record in of_sqs],
                 deadline=deadline,
                 metadata=_metadata(context),
                 settled=settled,
             )
         )
         settlements = await _by(deadline, running)
-        await self._postpone(records, settlements)
+        await self._postpone(of_sqs, settlements)
         await self._relay_now_and_then(deadline)
-        return {"batchItemFailures": [{"itemIdentifier": id} for id in open_ids]}
+        failures = list(+open_ids)
+        if len(of_sqs) < len(records):
+            logger.error("A record of the event has no messageId or is not of SQS: all come back.")
+            failures.append(THE_WHOLE_BATCH)
+        return {"batchItemFailures": [{"itemIdentifier": id} for id in failures]}
 
     async def _postpone(self, records: list[Any], settlements: Mapping[str, "Settlement"]) -> None:
         """Make what must wait visible at its time, instead of after the queue's timeout."""
@@ -196,6 +206,13 @@ def _metadata(context: Any) -> dict[str, Any]:
     }
 
 
+def _is_of_sqs(record: Any) -> bool:
+    match record:
+        case {"eventSource": "aws:sqs", "messageId": str(message_id)}:
+            return bool(message_id)
+    return False
+
+
 def _delivery(record: Mapping[str, Any]) -> "Delivery":
     from .execution.executor import Delivery
 
@@ -205,7 +222,7 @@ def _delivery(record: Mapping[str, Any]) -> "Delivery":
         body=record.get("body"),
         queue=str(record.get("eventSourceARN") or "").rpartition(":")[2],
         fallback_id=_as_uuid(message_id),
-        enqueued_at=_sent_at(record.get("attributes") or {}),
+        enqueued_at=_sent_at(record.get("attributes")),
     )
 
 
@@ -213,15 +230,18 @@ def _as_uuid(message_id: str) -> UUID:
     try:
         return UUID(message_id)
     except ValueError:
-        return uuid.uuid5(uuid.NAMESPACE_OID, message_id)
+        return uuid.uuid5(uuid.NAMESPACE_OID, ascii(message_id))
 
 
-def _sent_at(attributes: Mapping[str, Any]) -> datetime | None:
+def _sent_at(attributes: Any) -> datetime | None:
+    from .core.message import YEARS
+
     try:
         milliseconds = int(attributes["SentTimestamp"])
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+        sent_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    return sent_at if sent_at.year in YEARS else None
 
 
 def _kind(event: Any) -> str:

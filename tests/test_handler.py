@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.cache import caches
+from django.db import connection
 from redis import Redis
 
 from lambda_tasks import handler, runtime
@@ -372,6 +373,23 @@ def test_worker_processes_stay_warm_from_one_event_to_the_next(handle: Handle) -
     handle(second)
 
     assert record_of(first).result == record_of(second).result
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite adds no constraint to a table")
+def test_a_message_that_the_database_refuses_holds_up_no_neighbour(handle: Handle) -> None:
+    refused = json.dumps(json.loads(body(tasks.add_direct, a=1)) | {"group_key": "refused"})
+    neighbours = [body(tasks.add_direct, a=2), body(tasks.aadd_direct, a=3)]
+    table = TaskRecord._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT no CHECK (group_key <> 'refused')")
+    try:
+        failures = handle(neighbours[0], refused, neighbours[1])
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT no")
+
+    assert failures == [1]
+    assert [record_of(each).status for each in neighbours] == [SUCCESS, SUCCESS]
 
 
 def test_a_handler_closes_what_it_has_opened_although_the_process_began_anew(

@@ -5,6 +5,7 @@ ignored, and a body of a later format version is refused so that it goes back to
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,15 @@ from ..errors import MessageRefused, MessageTooLarge
 from .redaction import REDACTED
 
 FORMAT_VERSION: Final = 1
+
+MAX_NAME: Final = 255
+"""Characters of a task's name, and of a queue's name in the settings; the record's columns."""
+
+MAX_GROUP_KEY: Final = 128
+"""Characters of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
+
+YEARS: Final = range(1970, 9000)
+"""Of moments: off the ends of the calendar, where a change of time zone overflows."""
 
 # Kept, because json.dumps() makes a new one for each call with other than its default options.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
@@ -95,22 +105,22 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
     if not isinstance(body, str):
         raise MessageRefused(f"A body is a JSON text, not {type(body).__name__}.")
     content = _parse(body)
-    version = content.get("v", FORMAT_VERSION)
-    if type(version) is not int or version > FORMAT_VERSION:
+    version = _optional(content, "v", int) or FORMAT_VERSION
+    if version > FORMAT_VERSION:
         raise MessageRefused(
-            f"The body has format version {version!r} and this release reads up to "
+            f"The body has format version {min(version, 999)} and this release reads up to "
             f"{FORMAT_VERSION}. It goes back to the queue for a newer one."
         )
     invocation_id = _optional_uuid(content, "invocation_id") or fallback_id
     return Message(
-        task_name=_required(content, "task_name", str),
-        kwargs=_required(content, "kwargs", dict),
+        task_name=_required("task_name", _short(content, "task_name", MAX_NAME)),
+        kwargs=_required("kwargs", _optional(content, "kwargs", dict)),
         n_retries=_retries(content),
         invocation_id=invocation_id,
-        queue=_optional(content, "queue", str),
+        queue=_short(content, "queue", MAX_NAME),
         durable=_optional(content, "durable", bool) or False,
         run_after=_optional_datetime(content, "run_after"),
-        group_key=_optional(content, "group_key", str),
+        group_key=_short(content, "group_key", MAX_GROUP_KEY),
         root_id=_optional_uuid(content, "root_id"),
         retry_of=_optional_uuid(content, "retry_of"),
     )
@@ -168,7 +178,10 @@ def _strings(value: object) -> Iterable[str]:
 def _parse(body: str) -> dict[str, Any]:
     try:
         content = json.loads(
-            body, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates
+            body,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_without_duplicates,
         )
     except MessageRefused:
         raise
@@ -180,9 +193,9 @@ def _parse(body: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise MessageRefused(f"The body is a JSON {type(content).__name__}, not an object.")
     try:
-        check_text(content, what="the body")
+        check_text(content, what="The body")
     except ValueError as error:
-        raise MessageRefused(f"Of the body, {error}") from None
+        raise MessageRefused(str(error)) from None
     except RecursionError:
         raise MessageRefused("The body is nested too deeply.") from None
     return content
@@ -192,6 +205,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise MessageRefused(f"The body holds {name}, which is no JSON.")
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise MessageRefused("The body holds a number beyond the range of floats.")
+    return number
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
@@ -199,8 +219,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _required(content: dict[str, Any], key: str, kind: type[T]) -> T:
-    value = _optional(content, key, kind)
+def _required(key: str, value: T | None) -> T:
     if value is None:
         raise MessageRefused(f"The body has no {key!r}.")
     return value
@@ -212,6 +231,13 @@ def _optional(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
         raise MessageRefused(
             f"The body's {key!r} is a {type(value).__name__}, not a {kind.__name__}."
         )
+    return value
+
+
+def _short(content: dict[str, Any], key: str, limit: int) -> str | None:
+    value = _optional(content, key, str)
+    if value is not None and len(value) > limit:
+        raise MessageRefused(f"The body's {key!r} is longer than {limit} characters.")
     return value
 
 
@@ -242,4 +268,6 @@ def _optional_datetime(content: dict[str, Any], key: str) -> datetime | None:
         raise MessageRefused(f"The body's {key!r} is no ISO 8601 time.") from None
     if moment.tzinfo is None:
         raise MessageRefused(f"The body's {key!r} has no time zone.")
+    if moment.year not in YEARS:
+        raise MessageRefused(f"The body's {key!r} is outside the years 1970 to 8999.")
     return moment

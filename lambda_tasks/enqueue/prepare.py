@@ -5,18 +5,14 @@ Whatever can be known at the call is raised here, so that the caller's transacti
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import conf, sealing
-from ..core.message import Message, Outgoing, check_size
+from ..core.message import MAX_GROUP_KEY, YEARS, Message, Outgoing, check_size
 from ..core.retries import MAX_DELAY_S
 from ..core.signature import SIGNATURE_BYTES
 from .transports import sqs
-
-MAX_GROUP_KEY_CHARACTERS: Final = 128
-"""Of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
 
 
 def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | None) -> Outgoing:
@@ -59,23 +55,34 @@ def check_delay(delay_s: object) -> None:
 
 
 def check_run_after(run_after: datetime | timedelta) -> datetime:
-    """The moment that is meant. Raises ValueError for a naive datetime."""
+    """The moment that is meant. Raises ValueError for a naive datetime or one far off."""
     if isinstance(run_after, timedelta):
-        return datetime.now(UTC) + run_after
+        return _check_year(_from_now(run_after))
     if run_after.tzinfo is None:
         raise ValueError(
             f"run_after is {run_after!r}, which has no time zone. Use django.utils.timezone.now() "
             "and what follows from it."
         )
-    return run_after
+    return _check_year(run_after)
+
+
+def _from_now(delay: timedelta) -> datetime:
+    try:
+        return datetime.now(UTC) + delay
+    except OverflowError:
+        raise ValueError(f"run_after is {delay!r}, beyond the end of the calendar.") from None
+
+
+def _check_year(moment: datetime) -> datetime:
+    if moment.year not in YEARS:
+        raise ValueError(f"run_after is {moment!r}, outside the years 1970 to 8999.")
+    return moment
 
 
 def _check_group_key(message: Message) -> None:
     key = message.group_key
-    if key is not None and not 0 < len(key) <= MAX_GROUP_KEY_CHARACTERS:
-        raise ValueError(
-            f"group_key has {len(key)} characters. SQS takes 1 to {MAX_GROUP_KEY_CHARACTERS}."
-        )
+    if key is not None and not 0 < len(key) <= MAX_GROUP_KEY:
+        raise ValueError(f"group_key has {len(key)} characters. SQS takes 1 to {MAX_GROUP_KEY}.")
 
 
 def _is_durable(settings: conf.Settings, destination: conf.Queue, durable: bool | None) -> bool:

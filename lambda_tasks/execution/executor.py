@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import connections
+from django.db import InterfaceError, OperationalError, connections
 
 from ..conf import Settings
 from ..core.lifecycle import Claim, Failed, Refusal, Refused
@@ -214,7 +214,11 @@ class Executor:
                 lease=self._lease(asked, deadline),
                 max_attempts=self._settings().max_attempts,
             )
-        except Exception:
+        except Exception as error:
+            if len(asked) > 1 and not isinstance(error, OperationalError | InterfaceError):
+                # What the database refuses of one message must not hold up its neighbours.
+                alone = [self._claim([item], settlements, deadline) for item in asked]
+                return [claimed for each in alone for claimed in each]
             logger.exception("%d messages could not be claimed and go back", len(asked))
             settlements.update((item.delivery.id, BACK) for item in asked)
             return []

@@ -21,16 +21,20 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
     max_leaves=20,
 )  # fmt: skip
+names = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=128
+)
+moments = st.datetimes(datetime(1970, 1, 1), datetime(8999, 12, 31), timezones=st.just(UTC))
 messages = st.builds(
     Message,
-    task_name=text.filter(bool),
+    task_name=names,
     kwargs=st.dictionaries(text, json_values, max_size=5),
     invocation_id=st.uuids(),
     n_retries=st.integers(0, 32_767),
-    queue=st.none() | text.filter(bool),
+    queue=st.none() | names,
     durable=st.booleans(),
-    run_after=st.none() | st.datetimes(timezones=st.just(UTC)),
-    group_key=st.none() | text.filter(bool),
+    run_after=st.none() | moments,
+    group_key=st.none() | names,
     root_id=st.none() | st.uuids(),
     retry_of=st.none() | st.uuids(),
 )
