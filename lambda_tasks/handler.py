@@ -149,6 +149,11 @@ class LambdaHandler:
             logger.exception("The relay failed; it runs again with a later event.")
 
     async def _tick(self) -> dict[str, Any]:
+        from asgiref.sync import sync_to_async
+
+        from .execution import connections
+
+        await sync_to_async(connections.refresh)()
         return {"relayed": await self._runtime.relay.run_once()}
 
     async def _close(self) -> None:

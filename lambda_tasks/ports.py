@@ -145,4 +145,7 @@ class Lock(Protocol):
     """What keeps a singleton alone."""
 
     def held(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
-        """Held in the body, for so long at most. Raises LockError where another holds it."""
+        """Held in the body, for so long at most.
+
+        Raises LockError where another holds it, Retry where that can't be known.
+        """

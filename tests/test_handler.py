@@ -444,15 +444,13 @@ def test_a_singleton_that_is_taken_ends_as_it_was_told(handle: Handle) -> None:
     assert set(TaskRecord.objects.values_list("status", flat=True)) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize(
+    "backend", ["django.core.cache.backends.redis.RedisCache", "django_redis.cache.RedisCache"]
+)
 def test_where_the_cache_is_redis_it_holds_the_singletons_lock(
-    handle: Handle, redis: RedisServer, settings: Any
+    handle: Handle, redis: RedisServer, settings: Any, backend: str
 ) -> None:
-    settings.CACHES = {
-        "default": {
-            "BACKEND": "django.core.cache.backends.redis.RedisCache",
-            "LOCATION": redis.location,
-        }
-    }
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.location}}
     with Redis.from_url(redis.location) as client:
         held = client.lock(f"lambda_tasks.singleton_lock.{tasks.aalone.name}.key='a'", timeout=60)
         held.acquire()

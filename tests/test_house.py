@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,20 @@ def test_twins_have_one_signature_and_one_description(owner: Any, name: str) -> 
 
     assert inspect.signature(twin) == inspect.signature(original)
     assert (twin.__doc__ or "").startswith(f"See {name[1:]}()")
+
+
+def test_every_window_of_the_fault_table_names_tests_that_are_there() -> None:
+    root = PACKAGE.parent
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (root / "ARCHITECTURE.md").read_text())
+
+    assert len(named) >= 19
+    for path, name in named:
+        functions = [
+            node.name
+            for node in ast.walk(ast.parse((root / path).read_text()))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        assert name in functions, f"{path} has no {name}"
 
 
 def test_the_public_names_are_there() -> None:

@@ -1,13 +1,16 @@
 """Claims and their tokens on the real tables, and what they cost."""
 
 import threading
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection, connections
+from django.db.models import Max, Min
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -69,6 +72,26 @@ def test_a_lease_that_has_run_out_is_taken_over_and_its_holder_can_no_longer_wri
         store.close(dead, Succeeded("from the dead"))
     store.close(taken_over, Succeeded("from the living"))
     assert TaskRecord.objects.get().result == "from the living"
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_leases_reckon_with_the_databases_clock_alone(monkeypatch: Any, days: int) -> None:
+    mine, another = _request(), _request()
+    held = _granted(mine)
+    later = timedelta(days=days)
+    now, seconds = timezone.now, time.time
+    monkeypatch.setattr(timezone, "now", lambda: now() + later)
+    monkeypatch.setattr(time, "time", lambda: seconds() + later.total_seconds())
+
+    refused = _claim(mine)
+    of_another = _granted(another)
+
+    assert isinstance(refused, Refused)
+    assert refused.refusal is Refusal.HELD
+    assert 290 < refused.again_in_s <= 300
+    assert store.lost([held, of_another]) == []
+    span = TaskRecord.objects.aggregate(span=Max("lease_until") - Min("lease_until"))["span"]
+    assert span < timedelta(minutes=1)
 
 
 def test_a_lost_run_that_must_not_be_repeated_is_failed() -> None:

@@ -1,11 +1,13 @@
 """Keeps a thread's database connections from one attempt to the next, and no dead ones.
 
 Django closes connections at the end of each request, by their age. Between tasks that would mean
-a new connection for each; instead one is checked when it has idled, or has had an error.
+a new connection for each; instead one is checked when it has idled, has had an error, or when its
+server has said something unasked.
 """
 
 import time
 import weakref
+from multiprocessing.connection import wait
 from typing import Final
 
 from django.db import connections
@@ -24,9 +26,15 @@ def refresh() -> None:
         if connection.in_atomic_block or connection.connection is None:
             continue
         idled_s = now - _last_used.get(connection, now)
-        if connection.errors_occurred or idled_s > IDLE_S:
+        if connection.errors_occurred or idled_s > IDLE_S or _has_word_from_server(connection):
             _close_if_unusable(connection)
         _last_used[connection] = now
+
+
+def _has_word_from_server(connection: BaseDatabaseWrapper) -> bool:
+    """Nothing was asked, so it is most likely the end; looking costs no statement."""
+    is_socket = hasattr(connection.connection, "fileno")
+    return is_socket and bool(wait([connection.connection.fileno()], timeout=0))
 
 
 def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:

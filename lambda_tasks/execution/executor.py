@@ -23,6 +23,7 @@ from ..core.signature import verify
 from ..errors import MessageRefused
 from ..logging import task_logger
 from ..ports import ClaimRequest, Records, Resolve, Task
+from . import connections as kept_connections
 from . import journal
 from .attempt import Ended, MakeAttempt, Run
 from .lanes import Lanes
@@ -169,6 +170,7 @@ class Executor:
     def _accept(
         self, deliveries: Sequence[Delivery], deadline: float | None
     ) -> tuple[dict[str, Settlement], list[tuple[_Asked, Claim]]]:
+        kept_connections.refresh()
         asked, settlements = self._parse(deliveries)
         return settlements, self._claim(asked, settlements, deadline)
 

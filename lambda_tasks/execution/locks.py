@@ -6,14 +6,21 @@ run twice at once is the claim's business.
 
 import contextlib
 import hashlib
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from django.core.cache import caches
 
+from ..errors import Retry
 from ..ports import Records
+
+logger = logging.getLogger("lambda_tasks")
+
+OUTAGE_RETRY_S: Final = 15.0
+"""Before a singleton asks again for a lock that could not be asked for."""
 
 
 class SingletonLocks:
@@ -25,7 +32,11 @@ class SingletonLocks:
 
     @contextlib.contextmanager
     def held(self, key: str, *, timeout_s: float) -> Iterator[None]:
-        """Held in the body. Raises redis.exceptions.LockError where another holds it."""
+        """Held in the body.
+
+        Raises redis.exceptions.LockError where another holds it, and Retry where Redis can't be
+        reached: whether another holds it is not known.
+        """
         client = _redis_client(caches[self._cache_alias()])
         lock = _in_redis(client, key, timeout_s) if client else self._in_database(key, timeout_s)
         with lock:
@@ -44,17 +55,25 @@ class SingletonLocks:
 
 @contextlib.contextmanager
 def _in_redis(client: Any, key: str, timeout_s: float) -> Iterator[None]:
-    from redis.exceptions import LockError
+    from redis.exceptions import LockError, RedisError
 
     lock = client.lock(key, timeout=timeout_s, blocking=False)
-    if not lock.acquire():
+    try:
+        is_taken = not lock.acquire()
+    except RedisError as error:
+        raise Retry(f"Redis can't be asked for {key}.", delay=OUTAGE_RETRY_S) from error
+    if is_taken:
         raise _taken(key)
     try:
         yield
     finally:
-        # It may have run out, and be another's by now.
-        with contextlib.suppress(LockError):
+        # What the task has done stands, whatever has become of its lock, which runs out by itself.
+        try:
             lock.release()
+        except LockError:
+            logger.info("%s had run out before its run had ended", key)
+        except RedisError:
+            logger.warning("%s can't be released and runs out", key, exc_info=True)
 
 
 def _redis_client(cache: Any) -> Any | None:

@@ -1,0 +1,72 @@
+"""Tasks from under which something is pulled away while they run."""
+
+import asyncio
+
+import psycopg
+from django.db import connection
+
+from lambda_tasks import lambda_task
+from tests.app.models import Effect
+
+
+def cut_connections(*, close_database: bool = False) -> None:
+    """End every connection to the tests' database, and perhaps let nobody in again."""
+    with administrator() as server:
+        name = connection.settings_dict["NAME"]
+        if close_database:
+            server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+
+
+def open_database() -> None:
+    with administrator() as server:
+        name = connection.settings_dict["NAME"]
+        server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+
+def administrator() -> "psycopg.Connection[tuple[object, ...]]":
+    parameters = connection.get_connection_params()
+    chosen = {key: parameters[key] for key in ("host", "port", "user") if key in parameters}
+    return psycopg.connect(dbname="postgres", autocommit=True, **chosen)
+
+
+@lambda_task(durable=False)
+def cut_and_write(*, name: str) -> None:
+    Effect.objects.create(name=f"before {name}")
+    cut_connections()
+    Effect.objects.create(name=name)
+
+
+@lambda_task(durable=False)
+async def acut_and_write(*, name: str) -> None:
+    await Effect.objects.acreate(name=f"before {name}")
+    await asyncio.to_thread(cut_connections)
+    await Effect.objects.acreate(name=name)
+
+
+@lambda_task(durable=False)
+def cut_and_return(*, name: str) -> None:
+    Effect.objects.create(name=name)
+    cut_connections()
+
+
+@lambda_task(durable=False)
+async def acut_and_return(*, name: str) -> None:
+    await Effect.objects.acreate(name=name)
+    await asyncio.to_thread(cut_connections)
+
+
+@lambda_task(durable=False)
+def close_database_once(*, name: str) -> None:
+    is_first = not Effect.objects.filter(name="first").exists()
+    Effect.objects.create(name=name)
+    if is_first:
+        cut_connections(close_database=True)
+
+
+@lambda_task(durable=False, singleton=True, retry_singleton=False)
+async def aalone_for_a_second(*, name: str) -> None:
+    await asyncio.sleep(1)
+    await Effect.objects.acreate(name=name)

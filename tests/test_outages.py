@@ -1,0 +1,222 @@
+"""What everything stands on goes away for a while: tasks recover or fail with a record, and the
+process goes on."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.cache import caches
+from django.db import connection, connections
+from redis import Redis
+
+from lambda_tasks import handler
+from lambda_tasks.models import TaskRecord
+from tests.app import outages, tasks
+from tests.app.models import Effect
+from tests.conftest import Handle, Task, body, record_of, sqs_event
+from tests.servers.lambda_runtime import LambdaProcess
+from tests.servers.redis_server import RedisServer
+
+on_postgresql = pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="cuts connections with pg_terminate_backend()"
+)
+
+
+def effects() -> set[str]:
+    return set(Effect.objects.values_list("name", flat=True))
+
+
+def redeliver(handle: Handle, message: str) -> None:
+    """As the queue does when the lease of who died is over."""
+    TaskRecord.objects.filter(status="RUNNING").update(lease_until="2000-01-01T00:00:00Z")
+    assert handle(message) == []
+
+
+@pytest.fixture
+def own_redis(settings: Any) -> Iterator[RedisServer]:
+    """One that a test may stop."""
+    with RedisServer() as server:
+        settings.CACHES = {
+            "default": {
+                "BACKEND": "django.core.cache.backends.redis.RedisCache",
+                "LOCATION": server.location,
+            }
+        }
+        yield server
+        caches["default"].close()
+
+
+@on_postgresql
+@pytest.mark.parametrize("task", [outages.cut_and_write, outages.acut_and_write])
+def test_a_task_whose_connection_is_cut_fails_with_a_record(handle: Handle, task: Task) -> None:
+    message = body(task, name="x")
+
+    failures = handle(message)
+
+    connections.close_all()
+    record = record_of(message)
+    assert failures == []
+    assert record.status == "FAILED"
+    assert "OperationalError" in (record.traceback or "")
+    assert effects() == set()
+    following = body(tasks.leave_effect_direct, name="y")
+    assert handle(following) == []
+    assert effects() == {"y"}
+
+
+@on_postgresql
+@pytest.mark.parametrize("task", [outages.cut_and_return, outages.acut_and_return])
+def test_a_cut_before_the_commit_leaves_no_half(handle: Handle, task: Task) -> None:
+    message = body(task, name="x")
+
+    failures = handle(message)
+
+    connections.close_all()
+    assert failures == []
+    assert record_of(message).status == "FAILED"
+    assert effects() == set()
+
+
+@on_postgresql
+def test_connections_that_were_cut_between_two_events_are_not_used_again(handle: Handle) -> None:
+    messages = [body(tasks.leave_effect_direct, name="x"), body(tasks.aadd_direct, a=1)]
+    assert handle(*messages) == []
+
+    outages.cut_connections()
+    connections.close_all()
+
+    messages = [body(tasks.leave_effect_direct, name="y"), body(tasks.aadd_direct, a=1)]
+    assert handle(*messages) == []
+    assert [record_of(each).status for each in messages] == ["SUCCESS", "SUCCESS"]
+
+
+@on_postgresql
+def test_a_tick_after_a_cut_finds_the_database(handle: Handle) -> None:
+    tick = {"lambda_tasks": "tick"}
+    handler.handler(tick, None)
+
+    outages.cut_connections()
+    connections.close_all()
+
+    assert handler.handler(tick, None) == {"relayed": 0}
+
+
+@on_postgresql
+def test_what_a_database_that_is_gone_can_not_record_comes_back_and_runs(handle: Handle) -> None:
+    message = body(outages.close_database_once, name="x")
+
+    try:
+        failures = handle(message)
+    finally:
+        outages.open_database()
+        connections.close_all()
+
+    assert failures == [0], "nothing is known of it, so it is not acknowledged"
+    assert record_of(message).status == "RUNNING"
+    assert effects() == set()
+    Effect.objects.create(name="first")
+    redeliver(handle, message)
+    assert record_of(message).status == "SUCCESS"
+    assert effects() == {"first", "x"}
+
+
+@on_postgresql
+def test_an_event_that_finds_no_database_comes_back_whole(handle: Handle) -> None:
+    messages = [body(tasks.leave_effect_direct, name="x"), body(tasks.aadd_direct, a=1)]
+    outages.cut_connections(close_database=True)
+    connections.close_all()
+
+    try:
+        failures = handle(*messages)
+    finally:
+        outages.open_database()
+        connections.close_all()
+
+    assert failures == [0, 1]
+    assert handle(*messages) == []
+    assert effects() == {"x"}
+
+
+def test_redis_that_restarts_under_a_held_lock_takes_nothing_from_the_task(
+    handle: Handle, own_redis: RedisServer
+) -> None:
+    message = body(outages.aalone_for_a_second, name="x")
+
+    def restart() -> None:
+        own_redis.stop()
+        own_redis.start()
+
+    restarting = threading.Timer(0.5, restart)
+    restarting.start()
+    failures = handle(message)
+    restarting.join()
+
+    assert failures == []
+    assert (record_of(message).status, record_of(message).traceback) == ("SUCCESS", None)
+    following = body(outages.aalone_for_a_second, name="y")
+    assert handle(following) == []
+    assert effects() == {"x", "y"}
+
+
+def test_redis_that_goes_away_under_a_held_lock_takes_nothing_from_the_task(
+    handle: Handle, own_redis: RedisServer
+) -> None:
+    message = body(outages.aalone_for_a_second, name="x")
+
+    stopping = threading.Timer(0.5, own_redis.stop)
+    stopping.start()
+    failures = handle(message)
+    stopping.join()
+
+    assert failures == []
+    assert (record_of(message).status, record_of(message).traceback) == ("SUCCESS", None)
+    assert effects() == {"x"}
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
+def test_a_lost_lock_lets_another_run_in_and_never_the_same_one(
+    handle: Handle, own_redis: RedisServer, settings: Any
+) -> None:
+    message, another = (body(outages.aalone_for_a_second, name=name) for name in "xy")
+    caches_of_its_own = {"LAMBDA_TASKS_TEST_CACHES": json.dumps(settings.CACHES)}
+    with LambdaProcess(timeout_s=60, **caches_of_its_own) as function:
+        running = function.begin(sqs_event(message))
+        _wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
+
+        with Redis.from_url(own_redis.location) as client:
+            _wait_for(lambda: client.delete(*client.keys("lambda_tasks.*") or ["none"]) == 1)
+        failures = handle(message, another)
+        function.finish(running)
+
+    assert failures == [0], "it is held, whatever Redis says"
+    assert sorted(Effect.objects.values_list("name", flat=True)) == ["x", "y"]
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_singleton_that_can_not_ask_redis_for_its_lock_runs_when_it_can(
+    handle: Handle, own_redis: RedisServer, queue: str
+) -> None:
+    own_redis.stop()
+    message, neighbour = body(outages.aalone_for_a_second, name="x"), body(tasks.aadd_direct, a=1)
+
+    failures = handle(message, neighbour)
+
+    assert failures == []
+    assert record_of(message).status == "RETRYING"
+    assert "Redis can't be asked" in (record_of(message).traceback or "")
+    assert record_of(neighbour).status == "SUCCESS"
+    assert effects() == set()
+    own_redis.start()
+    retry = TaskRecord.objects.get(status="QUEUED")
+    TaskRecord.objects.update(run_after=None)
+    assert handle(body(outages.aalone_for_a_second, name="x", _id=retry.id)) == []
+    assert effects() == {"x"}
