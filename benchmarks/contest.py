@@ -21,6 +21,10 @@ AWS: Final = {
 }
 
 
+class ContestantEnded(SystemExit):
+    """Its process has ended where it was to answer."""
+
+
 class Contestant:
     """One module of `contestants`, in a process that lives as long as the context."""
 
@@ -52,8 +56,13 @@ class Contestant:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise SystemExit(f"{' '.join(self._command)} ended while it was to {do}; see above.")
+            raise ContestantEnded(f"{' '.join(self._command)} ended at {do!r}; see above.")
         return json.loads(answer)
+
+    def kill(self) -> None:
+        """SIGKILL, in whatever it does; who asked it hears of it."""
+        assert self._process is not None
+        self._process.kill()
 
     def versions(self, *distributions: str) -> dict[str, str | None]:
         """What its environment has installed."""

@@ -45,7 +45,7 @@ def _holdings(pid: int) -> Holdings:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND pid <> pg_backend_pid()"
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"  # no autovacuum
         )
         (connections,) = cursor.fetchone()
     return Holdings(

@@ -15,7 +15,7 @@ def migrate() -> list[str]:
     """
     trigram = [index for index in TaskRecord._meta.indexes if "trgm" in index.name]
     if not trigram or _has_trigrams():
-        call_command("migrate", verbosity=0)
+        call_command("migrate", run_syncdb=True, verbosity=0)
         return []
     TaskRecord._meta.indexes = [index for index in TaskRecord._meta.indexes if index not in trigram]
     with override_settings(MIGRATION_MODULES={"lambda_tasks": None}):

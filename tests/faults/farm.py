@@ -1,25 +1,20 @@
 """A queue, the functions that it feeds, and the ledger in which their tasks are counted."""
 
-import random
-import threading
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
 
 from asgiref.sync import async_to_sync
-from django.db import connections
 from django.db.models import Count
 
 from lambda_tasks import runtime
-from lambda_tasks.local import EventSourceMapping, LocalSqs
+from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app.models import Effect
-from tests.servers import FunctionTimedOut, LambdaProcess, RuntimeExited
+from tests.servers import Fleet, LambdaProcess
 
 FUNCTION_TIMEOUT_S = 6.0
 VISIBILITY_TIMEOUT_S = 2
@@ -50,14 +45,12 @@ def ledger(asked: Sequence[uuid.UUID]) -> Ledger:
     )
 
 
-class Farm:
-    """Use it as a context manager. `kill_one()` ends a function's sandbox, whatever it does."""
+class Farm(Fleet):
+    """Functions of the tests' own, and the ledger of what they did."""
 
     def __init__(self, sqs: LocalSqs, queue_url: str, *, functions: int = 1, **env: str) -> None:
-        self.kills = 0
         self._sqs = sqs
-        self._queue_url = queue_url
-        self._functions = [
+        handlers = [
             LambdaProcess(
                 "tests.faults.function.handler",
                 timeout_s=FUNCTION_TIMEOUT_S,
@@ -66,29 +59,7 @@ class Farm:
             )
             for _ in range(functions)
         ]
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        for function in self._functions:
-            function.start()
-            thread = threading.Thread(target=self._feed, args=(function,))
-            thread.start()
-            self._threads.append(thread)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        for function in self._functions:
-            function.stop()
-
-    def kill_one(self) -> None:
-        """The whole sandbox, as when Lambda's host is gone."""
-        random.choice(self._functions).kill_sandbox()
-        self.kills += 1
+        super().__init__(queue_url, handlers, client_options=sqs.client_options)
 
     def wait_for_the_end(self, asked: Sequence[uuid.UUID], *, patience_s: float = 60) -> Ledger:
         """Until the ledger is clean and the queue empty, or patience is over; what it says then.
@@ -109,20 +80,6 @@ class Farm:
             QueueUrl=self._queue_url, AttributeNames=names
         )["Attributes"]
         return all(counts[name] == "0" for name in names)
-
-    def _feed(self, function: LambdaProcess) -> None:
-        def invoke(event: object) -> object:
-            try:
-                return function.invoke(event)
-            except (RuntimeExited, FunctionTimedOut):
-                function.start()
-                raise
-
-        with EventSourceMapping(
-            self._queue_url, invoke, client_options=self._sqs.client_options
-        ) as mapping:
-            mapping.run(self._stop.is_set)
-        connections.close_all()
 
 
 def marker(directory: Path) -> str:

@@ -1,6 +1,7 @@
 """Real servers for the tests, each started on a free loopback port or socket and stopped."""
 
 from tests.servers.faulty_sqs import Fault, FaultySqs
+from tests.servers.fleet import Fleet
 from tests.servers.lambda_runtime import (
     FunctionError,
     FunctionTimedOut,
@@ -15,6 +16,7 @@ from tests.servers.redis_server import RedisServer
 __all__ = [
     "Fault",
     "FaultySqs",
+    "Fleet",
     "FunctionError",
     "FunctionTimedOut",
     "LambdaProcess",

@@ -15,6 +15,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 PREFIX = "/2018-06-01/runtime"
@@ -67,12 +68,15 @@ class _Outcome:
 class LambdaProcess:
     """`python -m awslambdaric HANDLER`, warm from one invoke() to the next.
 
-    `timeout_s` is the function's, `env` comes on top of the environment of the tests.
+    `timeout_s` is the function's, `env` comes on top of the environment of the tests. `python` and
+    `directory`, which it imports from, may be set before start().
     """
 
     def __init__(
         self, handler: str = "lambda_tasks.handler.handler", *, timeout_s: float = 30, **env: str
     ) -> None:
+        self.python = sys.executable
+        self.directory = Path.cwd()
         self._handler = handler
         self._timeout_s = timeout_s
         self._env = env
@@ -103,7 +107,8 @@ class LambdaProcess:
             return
         self._api = _RuntimeApi()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "awslambdaric", self._handler],
+            [self.python, "-m", "awslambdaric", self._handler],
+            cwd=self.directory,
             env=os.environ | ENVIRONMENT | {"_HANDLER": self._handler} | self._api.env | self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
