@@ -138,7 +138,8 @@ async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, context: TaskContex
     limited = _captured(attempt, context)
     task = job.task = asyncio.get_running_loop().create_task(limited, context=own)
     try:
-        result, error = await task
+        # Shielded, as it answers a cancellation with a value: the lane's own must reach the lane.
+        result, error = await asyncio.shield(task)
     except asyncio.CancelledError:
         task.cancel()
         await asyncio.wait([task])
