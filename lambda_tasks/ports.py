@@ -1,6 +1,6 @@
 """What the two wings need from outside, as Protocols: the real ones are wired in `runtime`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -114,11 +114,26 @@ class Records(Protocol):
         What has not been `started` counts as no attempt.
         """
 
+    def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
+        """Begin the leases anew of those that still hold."""
+
     def acquire_lock(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
         """Take a singleton's lock, unless another holds it and its time is not over."""
 
     def release_lock(self, key: str, token: UUID) -> None:
         """Let go of a lock, if it is still this owner's."""
+
+
+class DueRecords(Protocol):
+    """What a queue that is the table itself needs of the records."""
+
+    def due(
+        self, queues: Collection[str], *, limit: int
+    ) -> AbstractContextManager[Sequence[Outgoing]]:
+        """What is to run now, oldest first; nobody else gets it while the body runs."""
+
+    def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
+        """Make a QUEUED record due after this time."""
 
 
 class Task(Protocol):

@@ -8,9 +8,11 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
 
 from . import conf, registry
 from .context import TaskContext
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from .execution.attempt import Attempt, Run
     from .execution.executor import Executor
     from .execution.locks import SingletonLocks
+    from .execution.sources import Source
     from .store import RecordStore
+    from .worker import Worker
 
 
 class Runtime:
@@ -95,8 +99,60 @@ class Runtime:
                 await self.portal.acall(transport.postpone, receipt_handle, seconds)
                 return
 
-    def executor(self) -> "Executor":
-        """A new executor, for a handler or a worker to keep."""
+    def worker(
+        self,
+        queues: Collection[str],
+        *,
+        once: bool,
+        drain_s: float,
+        concurrency: int | None = None,
+        processes: int | None = None,
+    ) -> "tuple[Worker, Executor]":
+        """A new worker for these queues, on the running loop, which the portal gets too.
+
+        Raises ImproperlyConfigured for a queue that is not there or that no worker consumes.
+        """
+        from .worker import Worker
+
+        settings = conf.current()
+        sources = self._sources([settings.queue(name) for name in queues], settings, once=once)
+        self.portal.adopt(asyncio.get_running_loop())
+        concurrency = concurrency or settings.concurrency
+        processes = processes or settings.processes
+        executor = self.executor(concurrency=concurrency, processes=processes)
+        worker = Worker(
+            sources,
+            executor,
+            relay=self.relay.run_once,
+            capacity=concurrency + processes,
+            drain_s=drain_s,
+        )
+        return worker, executor
+
+    def _sources(
+        self, queues: Sequence[conf.Queue], settings: conf.Settings, *, once: bool
+    ) -> "list[Source]":
+        from .execution.sources import ONCE_WAIT_S, WAIT_S, DatabaseSource, SqsSource
+
+        sources: list[Source] = []
+        of_the_table = [queue.name for queue in queues if isinstance(queue, conf.DatabaseQueue)]
+        if of_the_table:
+            sources.append(DatabaseSource(of_the_table, self.store))
+        for queue in queues:
+            if isinstance(queue, conf.SQSQueue):
+                call = self._client(queue, settings).call
+                wait_s = ONCE_WAIT_S if once else WAIT_S
+                sources.append(SqsSource(queue.queue_url, call, wait_s=wait_s))
+            elif isinstance(queue, conf.BatchQueue):
+                raise ImproperlyConfigured(
+                    f"The queue {queue.name!r} is AWS Batch's, whose jobs no worker consumes."
+                )
+        return sources
+
+    def executor(
+        self, *, concurrency: int | None = None, processes: int | None = None
+    ) -> "Executor":
+        """A new executor, for a handler or a worker to keep; the settings say how large."""
         from .execution.executor import Executor
         from .execution.lanes import Lanes
         from .execution.process_pool import ProcessPool
@@ -108,8 +164,8 @@ class Runtime:
             resolve=registry.resolve,
             make_attempt=self.attempt,
             send_stored=self._send_stored,
-            lanes=Lanes(settings.concurrency),
-            processes=ProcessPool(settings.processes, work_in_a_process),
+            lanes=Lanes(concurrency or settings.concurrency),
+            processes=ProcessPool(processes or settings.processes, work_in_a_process),
         )
 
     def attempt(self, run: "Run", metadata: Mapping[str, Any]) -> "tuple[Attempt, TaskContext]":

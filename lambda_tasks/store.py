@@ -7,12 +7,13 @@ database's own, so that no worker's clock decides who owns a record.
 import logging
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.db.models import BooleanField, Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
@@ -189,6 +190,39 @@ class RecordStore:
             .order_by("enqueued_at")[:limit]
         )
         return list(_readable(records))
+
+    @contextmanager
+    def due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Outgoing]]:
+        """What is to run now in queues that are this table, oldest first.
+
+        Locked in the body, where the database can skip what others have locked: so no two workers
+        try to claim the same. What a worker that died has left is due when its lease is over.
+        """
+        is_due = Q(run_after=None) | Q(run_after__lte=Now())
+        is_lost = Q(status=Status.RUNNING, lease_until__lt=Now())
+        with transaction.atomic(using=self.alias):
+            records = (
+                self._records.filter(Q(status=Status.QUEUED) & is_due | is_lost, queue__in=queues)
+                .annotate(now=Now())
+                .exclude(secrets=NOT_KEPT)
+                .order_by("enqueued_at")
+            )
+            if connections[self.alias].features.has_select_for_update_skip_locked:
+                records = records.select_for_update(skip_locked=True)
+            yield list(_readable(records[:limit]))
+
+    def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
+        """Make a QUEUED record due after this time."""
+        queued = self._records.filter(id=invocation_id, status=Status.QUEUED)
+        queued.update(run_after=Now() + delay)
+
+    def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
+        """Begin the leases anew of those that still hold."""
+        self._records.filter(
+            id__in=[claim.invocation_id for claim in claims],
+            claim_token__in={claim.token for claim in claims},
+            status=Status.RUNNING,
+        ).update(lease_until=Now() + lease)
 
     def find(self, invocation_id: UUID) -> TaskRecord | None:
         """The record of an invocation, or None before there is one."""

@@ -46,7 +46,8 @@ def sqs() -> LocalSqs:
 def queue(sqs: LocalSqs, settings: Any) -> Iterator[str]:
     """The URL of an SQS queue that only this test uses, as the project's default queue."""
     url = sqs.create_queue(f"test-{uuid.uuid4().hex}", visibility_timeout_s=30)
-    settings.LAMBDA_TASKS_QUEUES = {"default": url, "other": f"{url}-other"}
+    table = {"database": True}
+    settings.LAMBDA_TASKS_QUEUES = {"default": url, "other": f"{url}-other", "table": table}
     sqs.create_queue(f"{url.rsplit('/', 1)[1]}-other")
     yield url
     sqs.client.delete_queue(QueueUrl=url)

@@ -75,6 +75,7 @@ LAMBDA_TASKS_QUEUES = {
     "default": os.environ.get("LAMBDA_TASKS_TEST_QUEUE", "http://127.0.0.1:9/000000000000/default"),
     "other": os.environ.get("LAMBDA_TASKS_TEST_QUEUE", "http://127.0.0.1:9/000000000000/default")
     + "-other",
+    "table": {"database": True},
 }
 LAMBDA_TASKS_AWS = {
     "region_name": "us-east-1",

@@ -8,7 +8,8 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -35,6 +36,9 @@ logger = logging.getLogger("lambda_tasks")
 LEASE_MARGIN_S: Final = 30.0
 """A lease outlives the hard timeout by this much: to kill, to roll back, to write the record."""
 
+EXTEND_EVERY_S: Final = 10.0
+"""Where there is no deadline a batch may wait for long; its leases are begun anew meanwhile."""
+
 LAST_SECOND_S: Final = 1.0
 """Between a task's hard timeout and the deadline of its place: to roll back and to record."""
 
@@ -54,6 +58,8 @@ class Delivery:
     queue: str
     fallback_id: UUID
     enqueued_at: datetime | None = None
+    is_row: bool = False
+    """From the records' own table, where nothing is signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class _NoTimeLeft(Exception):
     """The place ends before the task could have its time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a batch runs: from when to when, in monotonic seconds, and what it tells of itself."""
 
@@ -98,6 +104,19 @@ class _Asked:
     @property
     def queue(self) -> str:
         return self.message.queue or self.task.options.queue
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What accept() has claimed, and what it has refused; by its default nothing."""
+
+    began_at: float = 0.0
+    deadline: float | None = None
+    refused: Mapping[str, Settlement] = field(default_factory=dict)
+    claimed: Sequence[tuple[_Asked, Claim]] = ()
+
+    def __len__(self) -> int:
+        return len(self.refused) + len(self.claimed)
 
 
 class Executor:
@@ -135,7 +154,34 @@ class Executor:
         `deadline`, in monotonic seconds, is when all must be told. `settled` hears of each as
         soon as its outcome is durable. Raises nothing for a task's sake.
         """
-        place = _Place(began_at=time.monotonic(), deadline=deadline, metadata=metadata)
+        accepted = await self.accept(nullcontext(deliveries), deadline=deadline)
+        return await self.work_off(accepted, metadata=metadata, settled=settled)
+
+    async def accept(
+        self,
+        arriving: AbstractContextManager[Sequence[Delivery]],
+        *,
+        deadline: float | None = None,
+    ) -> Accepted:
+        """The first half of run(): claim what can be claimed.
+
+        `arriving` is open, on a thread, until all is claimed: it may hold locks.
+        """
+        began_at = time.monotonic()
+        # In a thread: importing a task's module may block, or use the database.
+        refused, claimed = await sync_to_async(self._accept)(arriving, deadline)
+        return Accepted(began_at, deadline, refused, claimed)
+
+    async def work_off(
+        self,
+        accepted: Accepted,
+        *,
+        metadata: Mapping[str, Any],
+        settled: Callable[[str, Settlement], None],
+        end: "asyncio.Future[None] | None" = None,
+    ) -> dict[str, Settlement]:
+        """The second half of run(). What has not come to its end when `end` is done is cut off."""
+        place = _Place(accepted.began_at, accepted.deadline, metadata)
         settlements: dict[str, Settlement] = {}
 
         def settle(id: str, settlement: Settlement) -> None:
@@ -145,17 +191,17 @@ class Executor:
         async def one(item: _Asked, claim: Claim) -> None:
             settle(item.delivery.id, await self._run_one(item, claim, place))
 
-        # In a thread: importing a task's module may block, or use the database.
-        refused, claimed = await sync_to_async(self._accept)(deliveries, deadline)
-        for id, settlement in refused.items():
+        for id, settlement in accepted.refused.items():
             settle(id, settlement)
         watch = asyncio.ensure_future(self._watch())
+        extend = asyncio.ensure_future(self._extend(accepted, settlements))
         try:
-            for group in _apart_from_suspects(claimed):
-                await _before(deadline, [one(item, claim) for item, claim in group])
+            for group in _apart_from_suspects(accepted.claimed):
+                await _before(accepted.deadline, end, [one(item, claim) for item, claim in group])
         finally:
             watch.cancel()
-        for item, claim in claimed:
+            extend.cancel()
+        for item, claim in accepted.claimed:
             if item.delivery.id not in settlements:
                 settle(item.delivery.id, await sync_to_async(self._cut_off)(item, claim))
         return settlements
@@ -168,11 +214,12 @@ class Executor:
         await asyncio.to_thread(self._processes.close)
 
     def _accept(
-        self, deliveries: Sequence[Delivery], deadline: float | None
+        self, arriving: AbstractContextManager[Sequence[Delivery]], deadline: float | None
     ) -> tuple[dict[str, Settlement], list[tuple[_Asked, Claim]]]:
         kept_connections.refresh()
-        asked, settlements = self._parse(deliveries)
-        return settlements, self._claim(asked, settlements, deadline)
+        with arriving as deliveries:
+            asked, settlements = self._parse(deliveries)
+            return settlements, self._claim(asked, settlements, deadline)
 
     def _parse(self, deliveries: Sequence[Delivery]) -> tuple[list[_Asked], dict[str, Settlement]]:
         asked: list[_Asked] = []
@@ -180,7 +227,9 @@ class Executor:
         keys = self._settings().signing_keys
         for delivery in deliveries:
             try:
-                body = verify(delivery.body, keys=keys, queue=delivery.queue)
+                body = delivery.body
+                if not delivery.is_row:
+                    body = verify(body, keys=keys, queue=delivery.queue)
                 message = decode(body, fallback_id=delivery.fallback_id)
                 task = self._resolve(message.task_name)
                 message = replace(message, secret=task.secret_names)
@@ -272,6 +321,21 @@ class Executor:
             except Exception:
                 logger.warning("The records of running tasks can't be read", exc_info=True)
 
+    async def _extend(self, accepted: Accepted, settlements: Mapping[str, Settlement]) -> None:
+        """Begin the leases of what is still open anew, as long as it takes."""
+        if accepted.deadline is not None:
+            return  # the lease lasts until then
+        while True:
+            await asyncio.sleep(EXTEND_EVERY_S)
+            still = [each for each in accepted.claimed if each[0].delivery.id not in settlements]
+            if not still:
+                continue
+            lease = self._lease([item for item, _ in still], None)
+            try:
+                await sync_to_async(self._records.extend)([claim for _, claim in still], lease)
+            except Exception:
+                logger.warning("Leases can't be extended", exc_info=True)
+
     async def _attempt(self, item: _Asked, claim: Claim, place: _Place) -> Ended:
         def run() -> Run:
             return self._run(item, claim, place)
@@ -360,13 +424,16 @@ def _apart_from_suspects(
     return groups
 
 
-async def _before(deadline: float | None, running: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run them to their ends, or cancel at the deadline what has not come to its end."""
+async def _before(
+    deadline: float | None,
+    end: "asyncio.Future[None] | None",
+    running: Sequence[Coroutine[Any, Any, None]],
+) -> None:
+    """Run them to their ends, or cancel at the deadline, or the end, what has not come to its."""
     if not running:
         return
     tasks = [asyncio.ensure_future(each) for each in running]
-    left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-    _, late = await asyncio.wait(tasks, timeout=left_s)
+    late = await _late(tasks, deadline, end)
     for task in late:
         task.cancel()
     if late:
@@ -374,6 +441,24 @@ async def _before(deadline: float | None, running: Sequence[Coroutine[Any, Any, 
     for task in tasks:
         if task.done() and not task.cancelled():
             task.result()
+
+
+async def _late(
+    tasks: Sequence["asyncio.Task[None]"],
+    deadline: float | None,
+    end: "asyncio.Future[None] | None",
+) -> "set[asyncio.Task[None]]":
+    """Wait; return those that are not done when the time is over."""
+    open_tasks = set(tasks)
+    while open_tasks and not (end is not None and end.done()):
+        left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        waits: set[asyncio.Future[None]] = {*open_tasks, *([end] if end is not None else [])}
+        when = asyncio.FIRST_COMPLETED if end is not None else asyncio.ALL_COMPLETED
+        await asyncio.wait(waits, timeout=left_s, return_when=when)
+        open_tasks = {task for task in open_tasks if not task.done()}
+        if left_s == 0.0:
+            break
+    return open_tasks
 
 
 def _is_end_of_process(error: BaseException) -> bool:

@@ -1,0 +1,163 @@
+"""Runs tasks outside of Lambda: takes them from its queues, through the same executor, until it is
+told to stop."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+from .execution.executor import Accepted, Executor, Settlement
+from .execution.sources import Source
+
+logger = logging.getLogger("lambda_tasks")
+
+T = TypeVar("T")
+
+BATCH: Final = 10
+"""Deliveries that are claimed together."""
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+FIRST: Final = asyncio.FIRST_COMPLETED
+
+RELAY_EVERY_S: Final = 60.0
+
+AFTER_AN_ERROR_S: Final = 5.0
+"""Before a source that failed is asked again."""
+
+
+class Worker:
+    """`relay` sends what was left. `capacity` deliveries in work are enough to take no more."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        executor: Executor,
+        *,
+        relay: Callable[[], Awaitable[int]],
+        capacity: int,
+        drain_s: float,
+    ) -> None:
+        self.in_work = 0
+        self.done = 0
+        self.cut_off = 0
+        self._sources = sources
+        self._executor = executor
+        self._relay = relay
+        self._capacity = capacity
+        self._begun = 0
+        self._has_room = asyncio.Event()
+        self._drain_s = drain_s
+        self._stopping = asyncio.Event()
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._batches: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Take nothing more and finish what runs; called again, give that back at once."""
+        if not self._stopping.is_set():
+            logger.info("The worker stops; what runs has %g s.", self._drain_s)
+            self._stopping.set()
+        elif not self._end.done():
+            self._end.set_result(None)
+
+    async def run(self, *, once: bool = False, max_tasks: int | None = None) -> None:
+        """Until stop(); `once`, until there is nothing to do; or until so many tasks have begun.
+
+        SIGTERM and SIGINT stop it.
+        """
+        loop = asyncio.get_running_loop()
+        for each in SIGNALS:
+            loop.add_signal_handler(each, self.stop)
+        relaying = asyncio.ensure_future(self._relay_now_and_then())
+        most = float("inf") if max_tasks is None else max_tasks
+        await asyncio.gather(*(self._take_from(each, once, most) for each in self._sources))
+        relaying.cancel()
+        await self._drain()
+        for source in self._sources:
+            await source.aclose()
+        for each in SIGNALS:
+            loop.remove_signal_handler(each)
+
+    async def _take_from(self, source: Source, once: bool, max_tasks: float) -> None:
+        while not self._stopping.is_set():
+            if self.in_work >= self._capacity:
+                self._has_room.clear()
+                await self._unless_stopped(self._has_room.wait())
+                continue
+            accepted = await self._accept(source, int(min(BATCH, max_tasks - self._begun)))
+            self._begin(source, accepted)
+            if self._begun >= max_tasks:
+                self._stopping.set()
+            if once and not accepted and not self._batches:
+                return
+
+    async def _accept(self, source: Source, limit: int) -> "Accepted":
+        try:
+            arriving = await self._unless_stopped(source.take(limit))
+            return Accepted() if arriving is None else await self._executor.accept(arriving)
+        except Exception:
+            logger.exception("A queue can't be read; the next try is in %g s", AFTER_AN_ERROR_S)
+            await self._unless_stopped(asyncio.sleep(AFTER_AN_ERROR_S))
+            return Accepted()
+
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """What it brings, or None when the worker stops first.
+
+        What a long poll that is left had taken comes back after its visibility timeout.
+        """
+        task = asyncio.ensure_future(waiting)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([task, stopping], return_when=FIRST)
+        stopping.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait([task])
+        return None
+
+    def _begin(self, source: Source, accepted: Accepted) -> None:
+        if accepted:
+            self._begun += len(accepted)
+            self.in_work += len(accepted)
+            batch = asyncio.ensure_future(self._work_off(source, accepted))
+            self._batches.add(batch)
+            batch.add_done_callback(self._batches.discard)
+
+    async def _work_off(self, source: Source, accepted: Accepted) -> None:
+        def settled(id: str, settlement: Settlement) -> None:
+            self.in_work -= 1
+            self.done += settlement.acknowledge
+            self.cut_off += self._end.done() and not settlement.acknowledge
+            source.settle(id, settlement)
+            self._has_room.set()
+
+        await self._executor.work_off(
+            accepted, metadata=_metadata(), settled=settled, end=self._end
+        )
+
+    async def _drain(self) -> None:
+        finishing = asyncio.ensure_future(_all_done(self._batches))
+        await asyncio.wait([finishing, self._end], timeout=self._drain_s, return_when=FIRST)
+        if not finishing.done() and not self._end.done():
+            logger.warning("What still runs after %g s goes back to its queue.", self._drain_s)
+            self._end.set_result(None)
+        await finishing
+
+    async def _relay_now_and_then(self) -> None:
+        while True:
+            try:
+                await self._relay()
+            except Exception:
+                logger.exception("The relay failed; it runs again in %g s.", RELAY_EVERY_S)
+            await asyncio.sleep(RELAY_EVERY_S)
+
+
+async def _all_done(tasks: "set[asyncio.Task[None]]") -> None:
+    while tasks:
+        await asyncio.wait(tasks)
+
+
+def _metadata() -> dict[str, Any]:
+    return {"place": "worker", "host": socket.gethostname(), "pid": os.getpid()}

@@ -1,0 +1,277 @@
+"""`manage.py lambda_tasks worker`: real processes on real queues."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import connection
+from django.utils import timezone
+
+from lambda_tasks.execution import sources
+from lambda_tasks.local import LocalSqs
+from lambda_tasks.models import TaskRecord
+from tests.app import ledger, resuming, tasks
+from tests.app.models import Effect
+from tests.servers import FaultySqs
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TABLE = {"queue": "table"}
+PATIENCE_S = 60
+
+
+@contextmanager
+def worker(queue_url: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "django", "lambda_tasks", "worker", *arguments],
+        env=os.environ | {"LAMBDA_TASKS_TEST_QUEUE": queue_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def run(queue_url: str, *arguments: str) -> tuple[int, str]:
+    """Its exit code and what it has printed."""
+    with worker(queue_url, *arguments) as process:
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, output
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def statuses() -> list[str]:
+    return sorted(TaskRecord.objects.values_list("status", flat=True))
+
+
+def is_running() -> bool:
+    return TaskRecord.objects.filter(status="RUNNING").exists()
+
+
+def test_it_works_off_sqs_and_the_table_and_stops(queue: str, sqs: LocalSqs) -> None:
+    for options in ({}, TABLE):
+        tasks.leave_effect.using(**options).execute_on_commit(name=f"sync {options}")
+        tasks.aleave_effect.using(**options).execute_on_commit(name=f"async {options}")
+        tasks.write_and_fail.using(**options).execute_on_commit(name="never")
+
+    code, output = run(queue, "--once")
+
+    assert code == 0, output
+    assert statuses() == ["FAILED"] * 2 + ["SUCCESS"] * 4
+    assert Effect.objects.count() == 4
+    assert "6 done" in output
+    left = sqs.client.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    assert left["ApproximateNumberOfMessages"] == "0"
+    assert left["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+def test_what_a_task_enqueues_into_the_table_runs_too(queue: str) -> None:
+    resuming.count_to_three.using(**TABLE).execute_on_commit()
+
+    code, output = run(queue, "--queue", "table", "--once")
+
+    assert code == 0, output
+    assert set(statuses()) == {"SUCCESS"}
+
+
+def test_what_is_due_in_weeks_waits_in_its_row(queue: str) -> None:
+    in_weeks = timezone.now() + timedelta(weeks=3)
+    tasks.leave_effect.using(run_after=in_weeks, **TABLE).execute_on_commit(name="x")
+    run(queue, "--queue", "table", "--once")
+    assert statuses() == ["QUEUED"]
+
+    TaskRecord.objects.update(run_after=timezone.now() - timedelta(seconds=1))
+    run(queue, "--queue", "table", "--once")
+
+    assert statuses() == ["SUCCESS"]
+    assert Effect.objects.count() == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_finishes_what_runs_and_takes_no_more(
+    queue: str, number: signal.Signals
+) -> None:
+    resuming.leave_effect_and_sleep.using(**TABLE).execute_on_commit(seconds=2)
+    with worker(queue, "--queue", "table") as process:
+        wait_for(is_running)
+        process.send_signal(number)
+        later = tasks.leave_effect.using(**TABLE).execute_on_commit(name="later")
+        process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0
+    assert statuses() == ["QUEUED", "SUCCESS"]
+    assert TaskRecord.objects.get(id=later.id).status == "QUEUED"
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
+@pytest.mark.parametrize(("drain", "signals"), [("0.5", 1), ("60", 2)])
+def test_what_does_not_end_in_time_is_given_back(queue: str, drain: str, signals: int) -> None:
+    resuming.leave_effect_and_wait.using(**TABLE).execute_on_commit(seconds=40)
+    with worker(queue, "--queue", "table", "--drain", drain) as process:
+        wait_for(is_running)
+        for _ in range(signals):
+            process.terminate()
+            time.sleep(0.3)
+        process.communicate(timeout=30)
+
+    assert process.returncode == 3
+    assert statuses() == ["QUEUED"]
+    assert not Effect.objects.exists()
+
+
+def test_several_at_once_run_everything_once(queue: str) -> None:
+    ids = [
+        each.id
+        for task in (ledger.enter, ledger.aenter)
+        for each in task.using(**TABLE).execute_many_on_commit([{}] * 60)
+    ]
+
+    with (
+        worker(queue, "--once") as one,
+        worker(queue, "--once") as two,
+        worker(queue, "--once") as three,
+    ):
+        for process in (one, two, three):
+            output, _ = process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == 0, output
+
+    assert statuses() == ["SUCCESS"] * len(ids)
+    assert sorted(Effect.objects.values_list("name", flat=True)) == sorted(map(str, ids))
+    assert set(TaskRecord.objects.values_list("n_attempts", flat=True)) == {1}
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
+def test_what_a_killed_one_has_left_is_taken_over(queue: str) -> None:
+    resuming.leave_effect_and_wait.using(**TABLE).execute_on_commit(seconds=2)
+    with worker(queue, "--queue", "table") as process:
+        wait_for(is_running)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert statuses() == ["RUNNING"]
+
+    TaskRecord.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    run(queue, "--queue", "table", "--once")
+
+    assert statuses() == ["SUCCESS"]
+    assert Effect.objects.count() == 1
+
+
+def test_a_task_of_another_release_waits_and_holds_up_no_other(queue: str) -> None:
+    tasks.add.using(**TABLE).execute_on_commit(a=1)
+    TaskRecord.objects.update(task_name="tests.app.tasks.not_yet")
+    tasks.aadd.using(**TABLE).execute_on_commit(a=1)
+
+    code, output = run(queue, "--queue", "table", "--once")
+
+    assert code == 0, output
+    assert "not_yet" in output
+    assert statuses() == ["QUEUED", "SUCCESS"]
+    waiting = TaskRecord.objects.get(status="QUEUED")
+    assert waiting.run_after is not None
+    assert waiting.run_after > timezone.now()
+
+
+def test_it_stops_after_as_many_tasks_as_it_was_told(queue: str) -> None:
+    tasks.aadd.using(**TABLE).execute_many_on_commit([{"a": number} for number in range(15)])
+
+    code, output = run(queue, "--queue", "table", "--max-tasks", "12")
+
+    assert code == 0, output
+    assert statuses() == ["QUEUED"] * 3 + ["SUCCESS"] * 12
+
+
+def test_finished_messages_are_deleted_in_batches(
+    sqs: LocalSqs, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks.aadd_direct.execute_many_on_commit([{"a": number} for number in range(100)])
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        url = queue.replace(sqs.endpoint_url, proxy.endpoint_url)
+
+        code, output = run(url, "--queue", "default", "--once")
+
+        assert code == 0, output
+        assert statuses() == ["SUCCESS"] * 100
+        assert proxy.requests["DeleteMessageBatch"] <= 30
+
+
+def test_what_runs_for_long_stays_invisible(sqs: LocalSqs, queue: str) -> None:
+    resuming.leave_effect_and_wait.using(queue="default").execute_on_commit(seconds=4)
+    code = (
+        "import sys; from lambda_tasks.execution import sources;"
+        "sources.VISIBILITY_S, sources.HEARTBEAT_S = 2, 0.5;"
+        "from django.core.management import execute_from_command_line as execute;"
+        "execute(['manage.py', 'lambda_tasks', 'worker', '--once', '--queue', 'default'])"
+    )
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        url = queue.replace(sqs.endpoint_url, proxy.endpoint_url)
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"LAMBDA_TASKS_TEST_QUEUE": url},
+            check=True,
+            timeout=PATIENCE_S,
+        )
+
+        assert proxy.requests["ChangeMessageVisibilityBatch"] >= 4
+    assert sources.VISIBILITY_S >= 3 * sources.HEARTBEAT_S
+    assert (statuses(), TaskRecord.objects.get().n_attempts) == (["SUCCESS"], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nowhere", "no queue 'nowhere' in LAMBDA_TASKS_QUEUES"), ("batch", "no worker consumes")],
+)
+def test_a_queue_that_no_worker_can_consume_is_refused(
+    settings: Any, name: str, words: str
+) -> None:
+    arns = {"job_queue_arn": "arn:queue", "job_definition_arn": "arn:definition"}
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}, "batch": arns}
+
+    with pytest.raises(CommandError, match=words):
+        call_command("lambda_tasks", "worker", "--queue", name, "--once")
+
+
+def test_without_a_queue_in_the_settings_a_project_works_on_the_table(
+    tmp_path: Any, settings: Any
+) -> None:
+    code = (
+        "from tests.settings import *\n"
+        "del LAMBDA_TASKS_QUEUES, LAMBDA_TASKS_AWS\n"
+    )  # fmt: skip
+    module = f"settings_{uuid.uuid4().hex}"
+    (tmp_path / f"{module}.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    here = os.environ | {"DJANGO_SETTINGS_MODULE": module, "PYTHONPATH": path}
+    call = (
+        "import django; django.setup();"
+        "from tests.app import tasks; tasks.add.execute_on_commit(a=1)"
+    )
+
+    subprocess.run([sys.executable, "-c", call], env=here, check=True, timeout=PATIENCE_S)
+    subprocess.run(
+        [sys.executable, "-m", "django", "lambda_tasks", "worker", "--once"],
+        env=here, check=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+
+    record = TaskRecord.objects.get()
+    assert (record.status, record.result) == ("SUCCESS", 3)
