@@ -45,6 +45,12 @@ assert Client().post("/orders/", {"title": "Kindred"}).status_code == 202
 assert async_to_sync(AsyncClient().post)("/async/", {"title": "Solaris"}).status_code == 202
 assert TaskRecord.objects.count() == 2
 """
+BOTH_DONE = """
+from lambda_tasks.models import TaskRecord
+
+statuses = [record.status for record in TaskRecord.objects.all()]
+assert statuses == ["SUCCESS", "SUCCESS"], statuses
+"""
 LATER = """
 import time
 from lambda_tasks.models import TaskRecord
@@ -118,6 +124,26 @@ class Newcomer:
 
 
 @pytest.fixture
+def beginner(tmp_path: Path) -> Newcomer:
+    """As far as the first task."""
+    newcomer = Newcomer(tmp_path)
+    newcomer.run("-m", "django", "startproject", "mysite", ".")
+    newcomer.run("manage.py", "startapp", "shop")
+    newcomer.write("shop/models.py", MODELS)
+    newcomer.write("mysite/urls.py", URLS)
+    first: dict[str, str] = {}
+    for block in BLOCK.finditer(README):
+        first.setdefault(block["file"], block["code"])
+    settings = "INSTALLED_APPS += ['shop']\n" + first["mysite/settings.py"]
+    newcomer.write("mysite/settings.py", settings, add=True)
+    for file in ("shop/tasks.py", "shop/views.py"):
+        newcomer.write(file, first[file])
+    newcomer.run("manage.py", "makemigrations", "shop")
+    newcomer.run("manage.py", "migrate")
+    return newcomer
+
+
+@pytest.fixture
 def newcomer(tmp_path: Path) -> Newcomer:
     newcomer, port, blocks = Newcomer(tmp_path), str(PORT), _blocks()
     newcomer.run("-m", "django", "startproject", "mysite", ".")
@@ -147,6 +173,13 @@ def _wait_for_the_queue() -> None:
 
 def test_every_block_of_python_names_its_file() -> None:
     assert len(BLOCK.findall(README)) == README.count("```python\n")
+
+
+def test_the_first_task_runs_with_the_first_two_settings_and_a_worker(beginner: Newcomer) -> None:
+    beginner.run("manage.py", "check", "--fail-level", "WARNING")
+    beginner.run("manage.py", "shell", stdin=VISITS)
+    beginner.run("manage.py", "lambda_tasks", "worker", "--once")
+    beginner.run("manage.py", "shell", stdin=BOTH_DONE)
 
 
 def test_what_the_readme_shows_works_as_it_says(newcomer: Newcomer) -> None:

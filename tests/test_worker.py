@@ -22,11 +22,11 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import ledger, resuming, tasks
 from tests.app.models import Effect
+from tests.conftest import Task
 from tests.servers import FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-TABLE = {"queue": "table"}
 PATIENCE_S = 60
 
 
@@ -71,10 +71,10 @@ def is_running() -> bool:
 
 
 def test_it_works_off_sqs_and_the_table_and_stops(queue: str, sqs: LocalSqs) -> None:
-    for options in ({}, TABLE):
-        tasks.leave_effect.using(**options).execute_on_commit(name=f"sync {options}")
-        tasks.aleave_effect.using(**options).execute_on_commit(name=f"async {options}")
-        tasks.write_and_fail.using(**options).execute_on_commit(name="never")
+    for name in ("default", "table"):
+        tasks.leave_effect.using(queue=name).execute_on_commit(name=f"sync, {name}")
+        tasks.aleave_effect.using(queue=name).execute_on_commit(name=f"async, {name}")
+        tasks.write_and_fail.using(queue=name).execute_on_commit(name="never")
 
     code, output = run(queue, "--once")
 
@@ -88,7 +88,8 @@ def test_it_works_off_sqs_and_the_table_and_stops(queue: str, sqs: LocalSqs) -> 
 
 
 def test_what_a_task_enqueues_into_the_table_runs_too(queue: str) -> None:
-    resuming.count_to_three.using(**TABLE).execute_on_commit()
+    count: Task = resuming.count_to_three
+    count.using(queue="table").execute_on_commit()
 
     code, output = run(queue, "--queue", "table", "--once")
 
@@ -98,7 +99,7 @@ def test_what_a_task_enqueues_into_the_table_runs_too(queue: str) -> None:
 
 def test_what_is_due_in_weeks_waits_in_its_row(queue: str) -> None:
     in_weeks = timezone.now() + timedelta(weeks=3)
-    tasks.leave_effect.using(run_after=in_weeks, **TABLE).execute_on_commit(name="x")
+    tasks.leave_effect.using(run_after=in_weeks, queue="table").execute_on_commit(name="x")
     run(queue, "--queue", "table", "--once")
     assert statuses() == ["QUEUED"]
 
@@ -113,11 +114,11 @@ def test_what_is_due_in_weeks_waits_in_its_row(queue: str) -> None:
 def test_told_to_stop_it_finishes_what_runs_and_takes_no_more(
     queue: str, number: signal.Signals
 ) -> None:
-    resuming.leave_effect_and_sleep.using(**TABLE).execute_on_commit(seconds=2)
+    resuming.leave_effect_and_sleep.using(queue="table").execute_on_commit(seconds=2)
     with worker(queue, "--queue", "table") as process:
         wait_for(is_running)
         process.send_signal(number)
-        later = tasks.leave_effect.using(**TABLE).execute_on_commit(name="later")
+        later = tasks.leave_effect.using(queue="table").execute_on_commit(name="later")
         process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 0
@@ -128,7 +129,7 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_no_more(
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
 @pytest.mark.parametrize(("drain", "signals"), [("0.5", 1), ("60", 2)])
 def test_what_does_not_end_in_time_is_given_back(queue: str, drain: str, signals: int) -> None:
-    resuming.leave_effect_and_wait.using(**TABLE).execute_on_commit(seconds=40)
+    resuming.leave_effect_and_wait.using(queue="table").execute_on_commit(seconds=40)
     with worker(queue, "--queue", "table", "--drain", drain) as process:
         wait_for(is_running)
         for _ in range(signals):
@@ -145,7 +146,7 @@ def test_several_at_once_run_everything_once(queue: str) -> None:
     ids = [
         each.id
         for task in (ledger.enter, ledger.aenter)
-        for each in task.using(**TABLE).execute_many_on_commit([{}] * 60)
+        for each in task.using(queue="table").execute_many_on_commit([{}] * 60)
     ]
 
     with (
@@ -164,7 +165,7 @@ def test_several_at_once_run_everything_once(queue: str) -> None:
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
 def test_what_a_killed_one_has_left_is_taken_over(queue: str) -> None:
-    resuming.leave_effect_and_wait.using(**TABLE).execute_on_commit(seconds=2)
+    resuming.leave_effect_and_wait.using(queue="table").execute_on_commit(seconds=2)
     with worker(queue, "--queue", "table") as process:
         wait_for(is_running)
         os.killpg(process.pid, signal.SIGKILL)
@@ -178,9 +179,9 @@ def test_what_a_killed_one_has_left_is_taken_over(queue: str) -> None:
 
 
 def test_a_task_of_another_release_waits_and_holds_up_no_other(queue: str) -> None:
-    tasks.add.using(**TABLE).execute_on_commit(a=1)
+    tasks.add.using(queue="table").execute_on_commit(a=1)
     TaskRecord.objects.update(task_name="tests.app.tasks.not_yet")
-    tasks.aadd.using(**TABLE).execute_on_commit(a=1)
+    tasks.aadd.using(queue="table").execute_on_commit(a=1)
 
     code, output = run(queue, "--queue", "table", "--once")
 
@@ -193,7 +194,7 @@ def test_a_task_of_another_release_waits_and_holds_up_no_other(queue: str) -> No
 
 
 def test_it_stops_after_as_many_tasks_as_it_was_told(queue: str) -> None:
-    tasks.aadd.using(**TABLE).execute_many_on_commit([{"a": number} for number in range(15)])
+    tasks.aadd.using(queue="table").execute_many_on_commit([{"a": number} for number in range(15)])
 
     code, output = run(queue, "--queue", "table", "--max-tasks", "12")
 
