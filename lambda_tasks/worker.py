@@ -93,7 +93,7 @@ class Worker:
             if once and not accepted and not self._batches:
                 return
 
-    async def _accept(self, source: Source, limit: int) -> "Accepted":
+    async def _accept(self, source: Source, limit: int) -> Accepted:
         try:
             arriving = await self._unless_stopped(source.take(limit))
             return Accepted() if arriving is None else await self._executor.accept(arriving)
@@ -126,16 +126,27 @@ class Worker:
             batch.add_done_callback(self._batches.discard)
 
     async def _work_off(self, source: Source, accepted: Accepted) -> None:
+        open_places = len(accepted)
+
         def settled(id: str, settlement: Settlement) -> None:
-            self.in_work -= 1
+            nonlocal open_places
+            open_places -= 1
             self.done += settlement.acknowledge
             self.cut_off += self._end.done() and not settlement.acknowledge
             source.settle(id, settlement)
-            self._has_room.set()
+            self._leave(1)
 
-        await self._executor.work_off(
-            accepted, metadata=_metadata(), settled=settled, end=self._end
-        )
+        try:
+            await self._executor.work_off(
+                accepted, metadata=_metadata(), settled=settled, end=self._end
+            )
+        except Exception:
+            logger.exception("%d deliveries come back by themselves", open_places)
+            self._leave(open_places)
+
+    def _leave(self, places: int) -> None:
+        self.in_work -= places
+        self._has_room.set()
 
     async def _drain(self) -> None:
         finishing = asyncio.ensure_future(_all_done(self._batches))

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from django.utils import timezone
 from lambda_tasks.execution import sources
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from tests.app import ledger, resuming, tasks
+from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Task
 from tests.servers import FaultySqs
@@ -252,27 +253,38 @@ def test_a_queue_that_no_worker_can_consume_is_refused(
         call_command("lambda_tasks", "worker", "--queue", name, "--once")
 
 
+@pytest.mark.parametrize("more", ["", "LAMBDA_TASKS_SIGNING_KEYS = ['k' * 40]"])
 def test_without_a_queue_in_the_settings_a_project_works_on_the_table(
-    tmp_path: Any, settings: Any
+    tmp_path: Path, more: str
 ) -> None:
-    code = (
-        "from tests.settings import *\n"
-        "del LAMBDA_TASKS_QUEUES, LAMBDA_TASKS_AWS\n"
-    )  # fmt: skip
     module = f"settings_{uuid.uuid4().hex}"
-    (tmp_path / f"{module}.py").write_text(code)
-    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    lines = ["from tests.settings import *", "del LAMBDA_TASKS_QUEUES, LAMBDA_TASKS_AWS", more]
+    (tmp_path / f"{module}.py").write_text("\n".join(lines))
+    path = os.pathsep.join([str(tmp_path), str(Path.cwd())])
     here = os.environ | {"DJANGO_SETTINGS_MODULE": module, "PYTHONPATH": path}
     call = (
         "import django; django.setup();"
         "from tests.app import tasks; tasks.add.execute_on_commit(a=1)"
     )
 
-    subprocess.run([sys.executable, "-c", call], env=here, check=True, timeout=PATIENCE_S)
-    subprocess.run(
-        [sys.executable, "-m", "django", "lambda_tasks", "worker", "--once"],
-        env=here, check=True, timeout=PATIENCE_S,
-    )  # fmt: skip
+    for command in (["-c", call], ["-m", "django", "lambda_tasks", "worker", "--once"]):
+        subprocess.run([sys.executable, *command], env=here, check=True, timeout=PATIENCE_S)
 
     record = TaskRecord.objects.get()
     assert (record.status, record.result) == ("SUCCESS", 3)
+
+
+@pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="cuts connections with pg_terminate_backend()"
+)
+def test_it_outlives_a_database_that_cuts_its_connections(queue: str) -> None:
+    with worker(queue, "--queue", "table"):
+        tasks.add.using(queue="table").execute_on_commit(a=1)
+        wait_for(lambda: statuses() == ["SUCCESS"])
+
+        outages.cut_connections()
+        connection.close()
+        tasks.add.using(queue="table").execute_on_commit(a=2)
+        tasks.aadd.using(queue="table").execute_on_commit(a=2)
+
+        wait_for(lambda: statuses() == ["SUCCESS"] * 3)
