@@ -115,10 +115,11 @@ def test_what_is_due_in_weeks_waits_in_its_row(queue: str) -> None:
 def test_told_to_stop_it_finishes_what_runs_and_takes_no_more(
     queue: str, number: signal.Signals
 ) -> None:
-    resuming.leave_effect_and_sleep.using(queue="table").execute_on_commit(seconds=2)
+    resuming.leave_effect_and_sleep.using(queue="table").execute_on_commit(seconds=3)
     with worker(queue, "--queue", "table") as process:
         wait_for(is_running)
         process.send_signal(number)
+        time.sleep(0.5)  # it has heard of it
         later = tasks.leave_effect.using(queue="table").execute_on_commit(name="later")
         process.communicate(timeout=PATIENCE_S)
 
@@ -135,7 +136,7 @@ def test_what_does_not_end_in_time_is_given_back(queue: str, drain: str, signals
         wait_for(is_running)
         for _ in range(signals):
             process.terminate()
-            time.sleep(0.3)
+            time.sleep(1)  # so that the second is not taken for the first
         process.communicate(timeout=30)
 
     assert process.returncode == 3
