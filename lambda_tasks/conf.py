@@ -47,8 +47,16 @@ class BatchQueue:
     name: str
     job_queue_arn: str
     job_definition_arn: str
+    direct: bool = False
+    """Jobs are submitted by who enqueues, and not by the consumer of the default queue."""
 
     max_timeout_s = MAX_OTHER_TIMEOUT_S
+
+    @property
+    def region(self) -> str | None:
+        """Of the job queue, where its ARN tells."""
+        segments = self.job_queue_arn.split(":")
+        return segments[3] if len(segments) > 5 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,11 @@ class Settings:
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
     redact: frozenset[str] = frozenset()
     aws: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def signing_key(self) -> str | None:
+        """What signs; the others are accepted only."""
+        return next(iter(self.signing_keys), None)
 
     def queue(self, name: str) -> Queue:
         """Raises ImproperlyConfigured for an unknown name."""
@@ -154,11 +167,6 @@ def _contradictions(settings: Settings) -> list[str]:
     chosen = [name for name, is_on in modes.items() if is_on]
     if len(chosen) > 1:
         problems.append(f"{' and '.join(chosen)} exclude one another. Keep one of them.")
-    if settings.local_workers > 0:
-        problems.append(
-            f"LAMBDA_TASKS_LOCAL_WORKERS is {settings.local_workers}, and this release has no "
-            "local workers yet. Use LAMBDA_TASKS_EAGER, or an SQS on loopback (lambda_tasks.local)."
-        )
     if settings.default_soft_timeout >= settings.default_hard_timeout:
         problems.append(
             f"LAMBDA_TASKS_DEFAULT_SOFT_TIMEOUT ({settings.default_soft_timeout}) is not less "
@@ -251,8 +259,8 @@ def _queue(name: str, queue: object, raw: object) -> Queue:
     match raw:
         case {"queue_url": str(url), **rest} if not rest:
             return _sqs_queue(name, queue, url)
-        case {"job_queue_arn": str(arn), "job_definition_arn": str(definition), **rest} if not rest:
-            return BatchQueue(name=queue, job_queue_arn=arn, job_definition_arn=definition)
+        case {"job_queue_arn": str(arn), "job_definition_arn": str(definition), **rest}:
+            return _batch_queue(name, queue, arn, definition, dict(rest))
         case {"database": True, **rest} if not rest:
             return DatabaseQueue(name=queue)
     raise _error(
@@ -261,6 +269,19 @@ def _queue(name: str, queue: object, raw: object) -> Queue:
         'Use a queue URL, {"queue_url": ...}, {"job_queue_arn": ..., "job_definition_arn": ...} '
         'or {"database": True}.',
     )
+
+
+def _batch_queue(
+    name: str, queue: str, arn: str, definition: str, rest: dict[Any, Any]
+) -> BatchQueue:
+    if queue == "default":
+        raise _error(name, arn, "The default queue is SQS's or a database queue: jobs pass it.")
+    match rest:
+        case {"direct": bool(direct), **more} if not more:
+            return BatchQueue(queue, arn, definition, direct=direct)
+        case {**more} if not more:
+            return BatchQueue(queue, arn, definition)
+    raise _error(name, rest, 'Besides the two ARNs there is "direct": True.')
 
 
 def _sqs_queue(name: str, queue: str, url: str) -> SQSQueue:

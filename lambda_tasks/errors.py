@@ -66,6 +66,10 @@ class WorkerProcessDied(LambdaTasksError):
     """The process that ran a task ended before the task did."""
 
 
+class SecretUnavailable(LambdaTasksError):
+    """Secrets Manager did not give a secret that the environment refers to."""
+
+
 class LeaseLost(LambdaTasksError):
     """A record was taken over by another worker; what this one did is rolled back."""
 

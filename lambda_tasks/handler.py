@@ -6,8 +6,11 @@ database connections kept from one invocation to the next.
 
 import asyncio
 import logging
+import multiprocessing.process
 import os
 import platform
+import random
+import sys
 import time
 import uuid
 from collections import Counter
@@ -16,6 +19,8 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
+
+from . import cold_start
 
 if TYPE_CHECKING:
     from .execution.executor import Delivery, Settlement
@@ -38,6 +43,12 @@ THE_WHOLE_BATCH: Final = ""
 """An empty identifier makes Lambda return all records (Using Lambda with Amazon SQS, "Implementing
 partial batch responses")."""
 
+IN_LAMBDA: Final = "AWS_LAMBDA_RUNTIME_API" in os.environ
+
+AMPLE_MIB: Final = 512
+"""From here on there is room for a fork server from the start. A smaller function gets one with its
+first sync task."""
+
 TAKES: Final = (
     'This handler takes SQS events, {"lambda_tasks": "ping"} and {"lambda_tasks": "tick"}.'
 )
@@ -52,16 +63,14 @@ class LambdaHandler:
     """What stays from one invocation to the next."""
 
     def __init__(self) -> None:
+        cold_start.set_up()
         import django
-        from django.apps import apps
 
-        if not apps.ready:
-            django.setup()
         from . import runtime
 
         self._runner = asyncio.Runner()
         self._runtime = runtime.current()
-        if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+        if IN_LAMBDA:
             # Elsewhere somebody may enqueue between two events, when this loop stands still.
             self._runtime.portal.adopt(self._runner.get_loop())
         self._executor = self._runtime.executor()
@@ -71,6 +80,10 @@ class LambdaHandler:
             "python": platform.python_version(),
         }
         self._relayed_at = time.monotonic()
+        if _memory_mib() >= AMPLE_MIB:
+            self._executor.prepare()
+        if IN_LAMBDA:
+            _register_snapshot_hooks(self)
 
     def handle(self, event: Any, context: Any) -> dict[str, Any]:
         """Answer one event."""
@@ -82,6 +95,18 @@ class LambdaHandler:
             case {"lambda_tasks": "tick"}:
                 return self._runner.run(self._tick())
         raise ValueError(f"{TAKES} It was given {_kind(event)}.")
+
+    def before_snapshot(self) -> None:
+        """Close what must not be open in two places: SnapStart makes many of this process."""
+        from django.db import connections
+
+        connections.close_all()
+        self._runner.run(self._disconnect())
+
+    def after_restore(self) -> None:
+        """Begin anew what every copy would else have in common."""
+        random.seed()
+        self._relayed_at = time.monotonic()
 
     def close(self) -> None:
         """End lanes, worker processes and connections."""
@@ -155,6 +180,10 @@ class LambdaHandler:
 
         await sync_to_async(connections.refresh)()
         return {"relayed": await self._runtime.relay.run_once()}
+
+    async def _disconnect(self) -> None:
+        await self._executor.aclose()
+        await self._runtime.disconnect()
 
     async def _close(self) -> None:
         await self._executor.aclose()
@@ -260,3 +289,35 @@ def _version() -> str:
         return version("lambda-tasks")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _memory_mib() -> int:
+    size = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+    return int(size) if size.isdecimal() else 0
+
+
+def _register_snapshot_hooks(warm: LambdaHandler) -> None:
+    try:
+        from snapshot_restore_py import register_after_restore, register_before_snapshot
+    except ModuleNotFoundError:
+        return  # a runtime that takes no snapshots
+    register_before_snapshot(warm.before_snapshot)
+    register_after_restore(warm.after_restore)
+
+
+def _is_the_function() -> bool:
+    """This module is what Lambda starts, and no project's own that imports it; nor is this one of
+    its worker processes."""
+    if not IN_LAMBDA or multiprocessing.process.parent_process() is not None:
+        return False
+    ours = f"{__name__}.{handler.__name__}"
+    return os.environ.get("_HANDLER", ours).replace("/", ".") == ours
+
+
+if __name__ == "__main__":
+    from .batch_job import run_job
+
+    sys.exit(run_job())
+elif _is_the_function():
+    # In Lambda's init phase, which has a CPU to itself and is what SnapStart takes a snapshot of.
+    _warm()

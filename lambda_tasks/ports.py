@@ -108,10 +108,11 @@ class Records(Protocol):
     def lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """Those that no longer hold: cancelled, or taken over."""
 
-    def release(self, claim: Claim, *, started: bool) -> None:
+    def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
         """Give back what this claim holds, for another delivery to run; nothing where it is lost.
 
-        What has not been `started` counts as no attempt.
+        What has not been `started` counts as no attempt. Where its delivery does not come back by
+        itself, it is left to the relay.
         """
 
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:

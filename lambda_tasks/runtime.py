@@ -10,8 +10,9 @@ import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 
 from . import conf, registry
@@ -22,8 +23,11 @@ from .enqueue.modes import ModeSender
 from .enqueue.on_commit import Enqueuer
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
+from .enqueue.transports.aws import AwsClient, RequestFailed
+from .enqueue.transports.batch import DirectBatchTransport, JobQueue, ViaDefaultQueue
 from .enqueue.transports.database import DatabaseTransport
-from .enqueue.transports.sqs import SQSClient, SQSTransport, client_options
+from .enqueue.transports.sqs import SQSTransport, client_options
+from .errors import Retry
 from .ports import Transport
 
 if TYPE_CHECKING:
@@ -36,13 +40,16 @@ if TYPE_CHECKING:
     from .store import RecordStore
     from .worker import Worker
 
+SUBMIT_AGAIN_S: Final = 10
+"""After AWS Batch has not taken a job, and may yet."""
+
 
 class Runtime:
     """The objects of one process, each made once."""
 
     def __init__(self) -> None:
         self.portal = Portal()
-        self._clients: dict[str, SQSClient] = {}
+        self._clients: dict[str, AwsClient] = {}
         self._by_queue: dict[str, Transport] = {}
         self._settings: conf.Settings | None = None
 
@@ -88,6 +95,22 @@ class Runtime:
         if queue not in self._by_queue:
             self._by_queue[queue] = self._make_transport(settings.queue(queue), settings)
         return self._by_queue[queue]
+
+    async def submit_job(self, queue_name: str, body: str) -> str:
+        """Submit a job for a message of an AWS Batch queue; return the job's id.
+
+        Raises ImproperlyConfigured for another kind of queue, Retry where AWS may yet take it.
+        """
+        settings = conf.current()
+        queue = settings.queue(queue_name)
+        if not isinstance(queue, conf.BatchQueue):
+            raise ImproperlyConfigured(f"The queue {queue_name!r} is not AWS Batch's.")
+        try:
+            return await self.portal.acall(self._job_queue(queue, settings).submit, body)
+        except RequestFailed as error:
+            if error.failure.retryable:
+                raise Retry(str(error), delay=SUBMIT_AGAIN_S) from error
+            raise
 
     async def postpone(self, queue_arn: str, receipt_handle: str, seconds: float) -> None:
         """Make a received message visible in so many seconds, where its queue is one of ours."""
@@ -140,7 +163,7 @@ class Runtime:
             sources.append(DatabaseSource(of_the_table, self.store))
         for queue in queues:
             if isinstance(queue, conf.SQSQueue):
-                call = self._client(queue, settings).call
+                call = self._sqs_client(queue, settings).call
                 wait_s = ONCE_WAIT_S if once else WAIT_S
                 sources.append(SqsSource(queue.queue_url, call, wait_s=wait_s))
             elif isinstance(queue, conf.BatchQueue):
@@ -182,9 +205,13 @@ class Runtime:
             self.portal.call(self._drain)
             self.portal.close()
 
+    async def disconnect(self) -> None:
+        """Send what is still open and close the connections; they are opened again when used."""
+        await self.portal.acall(self._drain)
+
     async def aclose(self) -> None:
         """See close(). For who has lent the portal its loop."""
-        await self.portal.acall(self._drain)
+        await self.disconnect()
         await asyncio.to_thread(self.portal.close)
 
     async def _drain(self) -> None:
@@ -196,16 +223,35 @@ class Runtime:
         await self.enqueuer.asend_stored([outgoing])
 
     def _make_transport(self, queue: conf.Queue, settings: conf.Settings) -> Transport:
-        if not isinstance(queue, conf.SQSQueue):
-            return DatabaseTransport()
-        signing_key = next(iter(settings.signing_keys), None)
-        return SQSTransport(queue.queue_url, self._client(queue, settings), signing_key)
+        if isinstance(queue, conf.SQSQueue):
+            client = self._sqs_client(queue, settings)
+            return SQSTransport(queue.queue_url, client, settings.signing_key)
+        if isinstance(queue, conf.BatchQueue):
+            return self._make_batch_transport(queue, settings)
+        return DatabaseTransport()
 
-    def _client(self, queue: conf.SQSQueue, settings: conf.Settings) -> SQSClient:
-        """Queues of one region share a client."""
-        options = client_options(queue.queue_url, settings.aws)
-        key = repr(sorted(options.items(), key=lambda item: item[0]))
-        return self._clients.setdefault(key, SQSClient(options))
+    def _make_batch_transport(self, queue: conf.BatchQueue, settings: conf.Settings) -> Transport:
+        in_table = isinstance(settings.queue("default"), conf.DatabaseQueue)
+        store = sync_to_async(self.store.insert_queued) if in_table else None
+        via_default = ViaDefaultQueue(self.transport("default"), store)
+        if not queue.direct:
+            return via_default
+        return DirectBatchTransport(self._job_queue(queue, settings), via_default)
+
+    def _job_queue(self, queue: conf.BatchQueue, settings: conf.Settings) -> JobQueue:
+        region = {"region_name": queue.region} if queue.region else {}
+        options = region | dict(settings.aws)
+        client = self._client("batch", options)
+        arns = (queue.job_queue_arn, queue.job_definition_arn)
+        return JobQueue(*arns, client, settings.signing_key)
+
+    def _sqs_client(self, queue: conf.SQSQueue, settings: conf.Settings) -> AwsClient:
+        return self._client("sqs", client_options(queue.queue_url, settings.aws))
+
+    def _client(self, service: str, options: Mapping[str, Any]) -> AwsClient:
+        """Queues of one service and region share a client."""
+        key = f"{service} {sorted(options.items(), key=lambda item: item[0])!r}"
+        return self._clients.setdefault(key, AwsClient(service, options))
 
     def _run_now(self, outgoing: Outgoing) -> None:
         from .execution.eager import EagerRunner
@@ -259,8 +305,10 @@ def store() -> "RecordStore":
 
 def work_in_a_process(pipe: "Connection") -> None:
     """What a worker process does."""
+    from .cold_start.memory_limit import limit_memory
     from .execution.process_main import serve
 
+    limit_memory()
     serve(pipe, lambda run, metadata: current().attempt(run, metadata))
 
 

@@ -18,6 +18,7 @@ from django.db.models import BooleanField, Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from .core.lifecycle import (
+    LONGEST_WAIT,
     Claim,
     Continued,
     Failed,
@@ -82,7 +83,7 @@ class RecordStore:
         direct = [request for request in by_id.values() if not request.message.durable]
         if direct:
             self._records.bulk_create(
-                [_running_record(request, token, lease) for request in direct],
+                [_direct_record(request, token, lease) for request in direct],
                 ignore_conflicts=True,
             )
         self._take(by_id, token, lease, max_attempts)
@@ -92,6 +93,7 @@ class RecordStore:
             for id, request in by_id.items()
         }
         self._fail_exhausted(verdicts, max_attempts)
+        self._leave_to_relay(verdicts)
         return verdicts
 
     def close(
@@ -117,10 +119,11 @@ class RecordStore:
                     ignore_conflicts=True,
                 )
 
-    def release(self, claim: Claim, *, started: bool) -> None:
+    def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
         """Give back what this claim holds, for another delivery to run; nothing where it is lost.
 
-        What has not been `started` counts as no attempt.
+        What has not been `started` counts as no attempt. Where its delivery does not come back by
+        itself, it is left to the relay.
         """
         self._held(claim).update(
             status=Status.QUEUED,
@@ -128,7 +131,7 @@ class RecordStore:
             lease_until=None,
             start_time=None,
             n_attempts=F("n_attempts") - (0 if started else 1),
-            sent_at=Now(),  # its delivery comes back by itself
+            sent_at=Now() if comes_back else None,
         )
 
     def save_state(self, claim: Claim, state: object) -> None:
@@ -320,6 +323,15 @@ class RecordStore:
         )  # fmt: skip
         return {row["id"]: dict(row) for row in rows}
 
+    def _leave_to_relay(self, verdicts: Mapping[UUID, Claim | Refused]) -> None:
+        later = [
+            id
+            for id, verdict in verdicts.items()
+            if isinstance(verdict, Refused) and verdict.refusal is Refusal.LATER
+        ]
+        if later:
+            self._records.filter(id__in=later, status=Status.QUEUED).update(sent_at=None)
+
     def _fail_exhausted(self, verdicts: Mapping[UUID, Claim | Refused], max_attempts: int) -> None:
         exhausted = [
             id
@@ -377,6 +389,19 @@ def _outgoing(record: TaskRecord, now: datetime) -> Outgoing:
     return Outgoing(message=message, body=message.encode(), queue=record.queue, delay_s=delay_s)
 
 
+def _direct_record(request: ClaimRequest, token: UUID, lease: timedelta) -> TaskRecord:
+    """Of a message that comes without one. Whether it is due the database's clock decides."""
+    if request.message.run_after is None:
+        return _running_record(request, token, lease)
+    return TaskRecord(
+        **_asked_for(request.message, request.queue),
+        status=Status.QUEUED,
+        enqueued_at=request.enqueued_at or Now(),
+        sent_at=Now(),
+        run_after=request.message.run_after,
+    )
+
+
 def _running_record(request: ClaimRequest, token: UUID, lease: timedelta) -> TaskRecord:
     return TaskRecord(
         **_asked_for(request.message, request.queue),
@@ -421,7 +446,8 @@ def _verdict(
         return Refused(Refusal.EXHAUSTED)
     if status is Status.QUEUED:
         wait = row["run_after"] - row["now"] if row["run_after"] else timedelta(0)
-        return Refused(Refusal.NOT_DUE, again_in_s=wait.total_seconds())
+        refusal = Refusal.LATER if wait > LONGEST_WAIT else Refusal.NOT_DUE
+        return Refused(refusal, again_in_s=wait.total_seconds())
     may_run_again = request.rerun_when_lost and row["n_attempts"] < max_attempts
     if row["expired"] and not may_run_again:
         return Refused(Refusal.EXHAUSTED)

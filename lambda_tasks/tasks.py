@@ -22,3 +22,12 @@ def cleanup_task_records(*, retention_days: int = 7) -> int:
     while chunk := runtime.store().delete_finished(before=before, limit=CHUNK):
         deleted += chunk
     return deleted
+
+
+@lambda_task(atomic=False)
+async def submit_batch_job(*, message_json: str, batch_queue: str) -> str:
+    """Submit a message of an AWS Batch queue as a job; return the job's id.
+
+    What asks for it is the transport: who enqueues need not be allowed to submit jobs.
+    """
+    return await runtime.current().submit_job(batch_queue, message_json)

@@ -15,7 +15,7 @@ from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.local.event_source import EventSourceMapping
 from lambda_tasks.models import TaskRecord
 from tests import environment
-from tests.servers import ServerUnavailable
+from tests.servers import Moto, ServerUnavailable
 from tests.servers.redis_server import RedisServer
 
 Task = LambdaTaskWrapper[Any, Any]
@@ -64,6 +64,12 @@ def redis() -> Iterator[RedisServer]:
         pytest.skip(str(reason))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    with Moto() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

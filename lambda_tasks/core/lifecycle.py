@@ -11,7 +11,7 @@ another run goes on; its record keeps the state that it has handed on.
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, StrEnum, auto
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 
@@ -29,6 +29,10 @@ class Status(StrEnum):
     def is_finished(self) -> bool:
         """No further run of this invocation will come."""
         return self not in (Status.QUEUED, Status.RUNNING)
+
+
+LONGEST_WAIT: Final = timedelta(hours=12)
+"""For which a delivery can be put back (ChangeMessageVisibility, Amazon SQS API reference)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Refusal(Enum):
     HELD = auto()
     """A live lease of another worker."""
     NOT_DUE = auto()
+    LATER = auto()
+    """Due so late that it waits in its record, from where the relay sends it in time."""
     UNKNOWN = auto()
     """A durable message whose record is not there."""
     EXHAUSTED = auto()
@@ -66,7 +72,7 @@ class Refused:
     @property
     def acknowledge(self) -> bool:
         """The delivery is done with: nothing will ever come of it."""
-        return self.refusal in (Refusal.FINISHED, Refusal.CANCELLED)
+        return self.refusal in (Refusal.FINISHED, Refusal.CANCELLED, Refusal.LATER)
 
 
 @dataclass(frozen=True, slots=True)

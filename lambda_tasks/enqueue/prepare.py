@@ -12,7 +12,7 @@ from .. import conf, sealing
 from ..core.message import MAX_GROUP_KEY, YEARS, Message, Outgoing, check_size
 from ..core.retries import MAX_DELAY_S
 from ..core.signature import SIGNATURE_BYTES
-from .transports import sqs
+from .transports import batch, sqs
 
 
 def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | None) -> Outgoing:
@@ -26,19 +26,17 @@ def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | N
     destination = settings.queue(queue)
     check_delay(delay_s)
     _check_group_key(message)
-    if isinstance(destination, conf.BatchQueue):
+    if isinstance(destination, conf.BatchQueue) and message.secret_kwargs:
         raise ImproperlyConfigured(
-            f"LAMBDA_TASKS_QUEUES[{queue!r}] is an AWS Batch queue, which this release does not "
-            "send to. Use an SQS queue."
+            f"{message.task_name} has secret arguments, and the queue {queue!r} is AWS Batch's, "
+            "which shows a job's message to whoever may describe it. Pass a reference instead."
         )
     if _is_durable(settings, destination, durable):
         message = replace(message, durable=True)
         if message.secret_kwargs:
             sealing.check_available(message.task_name)
     body = message.encode()
-    if isinstance(destination, conf.SQSQueue):
-        room = SIGNATURE_BYTES if settings.signing_keys else 0
-        check_size(body, task_name=message.task_name, limit_bytes=sqs.MAX_MESSAGE_BYTES - room)
+    _check_size(message, body, destination, is_signed=bool(settings.signing_keys))
     return Outgoing(
         message=message, body=body, queue=queue, delay_s=delay_s or _wait_s(message.run_after)
     )
@@ -85,10 +83,19 @@ def _check_group_key(message: Message) -> None:
         raise ValueError(f"group_key has {len(key)} characters. SQS takes 1 to {MAX_GROUP_KEY}.")
 
 
+def _check_size(message: Message, body: str, destination: conf.Queue, *, is_signed: bool) -> None:
+    if isinstance(destination, conf.DatabaseQueue):
+        return
+    limit = sqs.MAX_MESSAGE_BYTES - (SIGNATURE_BYTES if is_signed else 0)
+    if isinstance(destination, conf.BatchQueue):
+        body, limit = batch.as_overrides(body, is_signed=is_signed), batch.MAX_OVERRIDES
+    check_size(body, task_name=message.task_name, limit_bytes=limit)
+
+
 def _is_durable(settings: conf.Settings, destination: conf.Queue, durable: bool | None) -> bool:
     if settings.noop_execution or settings.eager:
         return False
-    if isinstance(destination, conf.DatabaseQueue):
+    if settings.local_workers or isinstance(destination, conf.DatabaseQueue):
         return True  # the row is the queue
     return settings.durable if durable is None else durable
 

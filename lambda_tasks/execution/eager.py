@@ -1,6 +1,7 @@
 """Eager mode: a message is run at once, on the caller's thread, with its record as ever."""
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -31,7 +32,7 @@ class EagerRunner:
             next_one = self._run_one(next_one)
 
     def _run_one(self, outgoing: Outgoing) -> Outgoing | None:
-        settings, message = current(), outgoing.message
+        settings, message = current(), replace(outgoing.message, run_after=None)
         claim = self._records.claim(
             [ClaimRequest(message=message, queue=outgoing.queue)],
             lease=LEASE,

@@ -60,6 +60,8 @@ class Delivery:
     enqueued_at: datetime | None = None
     is_row: bool = False
     """From the records' own table, where nothing is signed."""
+    comes_back: bool = True
+    """By itself, where it is not acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,10 @@ class Executor:
                 settle(item.delivery.id, await sync_to_async(self._cut_off)(item, claim))
         return settlements
 
+    def prepare(self) -> None:
+        """Let the worker processes' fork server load the project meanwhile."""
+        self._processes.prepare()
+
     async def aclose(self) -> None:
         """End lanes and worker processes, and close the connections."""
         await self._lanes.aclose()
@@ -299,7 +305,7 @@ class Executor:
             ended = await self._attempt(item, claim, place)
         except _NoTimeLeft:
             logger.info("%s waits for the next event", item.message.invocation_id)
-            return await sync_to_async(self._release)(claim, started=False)
+            return await sync_to_async(self._release)(item, claim, started=False)
         except Exception:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", item.task.name, item.message.invocation_id)
@@ -357,9 +363,9 @@ class Executor:
             item.task.name, item.message.invocation_id,
         )  # fmt: skip
         give_up = self._release if item.task.options.on_lost == "rerun" else self._fail
-        return give_up(claim)
+        return give_up(item, claim)
 
-    def _fail(self, claim: Claim) -> Settlement:
+    def _fail(self, item: _Asked, claim: Claim) -> Settlement:
         try:
             self._records.close(claim, Failed("The place where it ran ended before the task."))
         except Exception:
@@ -367,9 +373,9 @@ class Executor:
             return BACK
         return DONE
 
-    def _release(self, claim: Claim, *, started: bool = True) -> Settlement:
+    def _release(self, item: _Asked, claim: Claim, *, started: bool = True) -> Settlement:
         try:
-            self._records.release(claim, started=started)
+            self._records.release(claim, started=started, comes_back=item.delivery.comes_back)
         except Exception:
             logger.exception("%s comes back when its lease is over", claim.invocation_id)
             return BACK

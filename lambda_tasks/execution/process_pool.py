@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Final
 
@@ -48,9 +50,10 @@ class ProcessPool:
         finally:
             self._free.put_nowait(worker)
 
-    async def warm_up(self) -> None:
-        """Start all of them now."""
-        await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in self._workers))
+    def prepare(self) -> None:
+        """Start the fork server, which loads the project by itself; without waiting for it."""
+        _fork_server()
+        forkserver.ensure_running()
 
     def pids(self) -> list[int]:
         """The processes that run."""
@@ -77,8 +80,7 @@ class _Worker:
         if self._process is not None and self._process.is_alive():
             return
         self._forget()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([f"{__package__}.preload"])
+        context = _fork_server()
         self._pipe, child_end = context.Pipe()
         self._process = context.Process(
             target=self._main, args=(child_end,), name="lambda_tasks-worker", daemon=True
@@ -138,6 +140,12 @@ class _Worker:
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
+
+
+def _fork_server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{__package__}.preload"])
+    return context
 
 
 async def _readable(*descriptors: int) -> None:

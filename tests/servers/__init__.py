@@ -9,6 +9,7 @@ from tests.servers.lambda_runtime import (
     RuntimeExited,
 )
 from tests.servers.mariadb import MariaDBServer
+from tests.servers.moto import Moto
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import ServerUnavailable
 from tests.servers.redis_server import RedisServer
@@ -21,6 +22,7 @@ __all__ = [
     "FunctionTimedOut",
     "LambdaProcess",
     "MariaDBServer",
+    "Moto",
     "PostgresServer",
     "RedisServer",
     "RuntimeExited",

@@ -1,6 +1,7 @@
 """The Lambda Runtime API, and the real awslambdaric process that works against it.
 
-The API is AWS's: GET next, POST response, POST error, POST init/error.
+The API is AWS's: GET next, POST response, POST error, POST init/error, and GET
+restore/next, which is where SnapStart takes its snapshot.
 """
 
 import json
@@ -170,6 +171,18 @@ class LambdaProcess:
             outcome.content.get("stackTrace", []),
         )
 
+    def wait_for_snapshot(self, timeout_s: float = 30) -> None:
+        """Until its start is over, where AWS_LAMBDA_INITIALIZATION_TYPE is snap-start."""
+        self._running()
+        assert self._api is not None
+        if not self._api.is_at_snapshot.wait(timeout_s):
+            raise FunctionTimedOut(f"No snapshot within {timeout_s} s. Output: {self.output}")
+
+    def restore(self) -> None:
+        """Let it go on, as what is restored from its snapshot does."""
+        assert self._api is not None
+        self._api.is_restored.set()
+
     def _outcome_of(self, id: str, timeout_s: float) -> _Outcome:
         assert self._api is not None
         deadline = time.monotonic() + timeout_s
@@ -208,12 +221,15 @@ class _RuntimeApi(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.invocations: queue.Queue[_Invocation | None] = queue.Queue()
         self.outcomes: queue.Queue[_Outcome] = queue.Queue()
+        self.is_at_snapshot = threading.Event()
+        self.is_restored = threading.Event()
         self.env = {"AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self.server_port}"}
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self._thread.start()
 
     def close(self) -> None:
         self.invocations.put(None)
+        self.is_restored.set()
         self.shutdown()
         self.server_close()
         self._thread.join()
@@ -228,6 +244,10 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # an answer in one packet: a second one would wait for the first one's receipt
 
     def do_GET(self) -> None:
+        if self.path == f"{PREFIX}/restore/next":
+            self.server.is_at_snapshot.set()
+            self.server.is_restored.wait()
+            return self._answer(200, {})
         if self.path != f"{PREFIX}/invocation/next":
             return self._answer(404, {"errorMessage": f"There is no {self.path}"})
         invocation = self.server.invocations.get()

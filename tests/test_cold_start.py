@@ -1,0 +1,294 @@
+"""The cold start: secrets from Secrets Manager, the memory limit, its order, and what follows when
+it fails; in the real awslambdaric process where a process of its own matters."""
+
+import json
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from lambda_tasks import LambdaTaskWrapper, cold_start
+from lambda_tasks.errors import SecretUnavailable
+from lambda_tasks.models import TaskRecord
+from tests.app import places
+from tests.conftest import body, record_of, sqs_event
+from tests.servers import FunctionError, LambdaProcess, Moto
+
+ENVIRONMENT = "LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN"
+ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:mysite"
+VALUE = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def aws(moto: Moto, monkeypatch: Any) -> Iterator[None]:
+    """This process's environment, as it was, afterwards."""
+    before = dict(os.environ)
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.fixture
+def secret(moto: Moto) -> tuple[str, str]:
+    content = {"KEY": VALUE, "PORT": 5432, "DEEP": {"a": 1}, "NONE": None}
+    return moto.create_secret(f"mysite-{uuid.uuid4().hex}", json.dumps(content))
+
+
+def test_the_environment_comes_from_a_secret_and_overrides(moto: Moto, monkeypatch: Any) -> None:
+    content = {"COLD_A": "from the secret", "COLD_B": "b"}
+    arn, version = moto.create_secret(f"env-{uuid.uuid4().hex}", json.dumps(content))
+    monkeypatch.setenv("COLD_A", "from the function")
+    monkeypatch.setenv(ENVIRONMENT, f"{arn}:{version}")
+
+    cold_start.set_up()
+
+    assert (os.environ["COLD_A"], os.environ["COLD_B"]) == ("from the secret", "b")
+
+
+def test_every_form_of_a_reference_is_read(moto: Moto, secret: Any, monkeypatch: Any) -> None:
+    arn, version = secret
+    moto.secrets.put_secret_value(SecretId=arn, SecretString='{"KEY": "newer"}')
+    plain, _ = moto.create_secret(f"plain-{uuid.uuid4().hex}", "no JSON at all")
+    references = {
+        "BY_ID": (f"{arn}:KEY::{version}", VALUE),
+        "BY_STAGE": (f"{arn}:KEY:AWSPREVIOUS:", VALUE),
+        "BY_BOTH": (f"{arn}:KEY:AWSPREVIOUS:{version}", VALUE),
+        "CURRENT": (f"{arn}:KEY::", "newer"),
+        "A_NUMBER": (f"{arn}:PORT::{version}", "5432"),
+        "WHOLE": (plain, "no JSON at all"),
+    }
+    for name, (reference, _) in references.items():
+        monkeypatch.setenv(f"LAMBDA_TASKS_SECRET_{name}", reference)
+
+    cold_start.set_up()
+
+    assert {name: os.environ[name] for name in references} == {
+        name: value for name, (_, value) in references.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("nonsense", "1 segments"),
+        (ARN.replace("secretsmanager", "sqs"), "does not begin with arn:aws:secretsmanager"),
+        (ARN.replace("us-east-1", ""), "does not begin with arn:aws:secretsmanager"),
+        (f"{ARN}:KEY", "8 segments"),
+        (f"{ARN}:KEY:", "9 segments"),
+        (f"{ARN}:::v1", "JSON key is empty"),
+        (f"{ARN}:KEY::v1:", "11 segments"),
+    ],
+)
+def test_a_malformed_reference_is_named(monkeypatch: Any, reference: str, reason: str) -> None:
+    monkeypatch.setenv("LAMBDA_TASKS_SECRET_X", reference)
+
+    with pytest.raises(ValueError, match=f"LAMBDA_TASKS_SECRET_X .*{reason}"):
+        cold_start.set_up()
+
+
+@pytest.mark.parametrize("reference", ["nonsense", ARN, f"{ARN}:", f"{ARN}:KEY::v1"])
+def test_a_malformed_reference_of_the_environment_is_named(
+    monkeypatch: Any, reference: str
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, reference)
+
+    with pytest.raises(ValueError, match=f"{ENVIRONMENT} is no <arn>:<version-id>"):
+        cold_start.set_up()
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [("MISSING", "no key 'MISSING'"), ("DEEP", "is no text"), ("NONE", "is no text")],
+)
+def test_a_key_that_gives_no_text_is_named(
+    secret: Any, monkeypatch: Any, key: str, reason: str
+) -> None:
+    monkeypatch.setenv("LAMBDA_TASKS_SECRET_X", f"{secret[0]}:{key}::{secret[1]}")
+
+    with pytest.raises(ValueError, match=f"LAMBDA_TASKS_SECRET_X: .*{reason}") as error:
+        cold_start.set_up()
+
+    assert VALUE not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", [f"{VALUE}, no JSON", f'["{VALUE}"]', f'{{"A": ["{VALUE}"]}}', f'{{"": "{VALUE}"}}']
+)
+def test_a_secret_that_is_no_environment_sets_nothing(
+    moto: Moto, monkeypatch: Any, text: str
+) -> None:
+    arn, version = moto.create_secret(f"bad-{uuid.uuid4().hex}", text)
+    monkeypatch.setenv(ENVIRONMENT, f"{arn}:{version}")
+    before = dict(os.environ)
+
+    with pytest.raises(ValueError, match=ENVIRONMENT) as error:
+        cold_start.set_up()
+
+    assert VALUE not in str(error.value)
+    assert dict(os.environ) == before
+
+
+def test_what_is_set_already_is_not_overwritten(secret: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LAMBDA_TASKS_SECRET_COLD_X", f"{secret[0]}:KEY::")
+    monkeypatch.setenv("COLD_X", "here first")
+
+    with pytest.raises(ValueError, match="COLD_X is set already"):
+        cold_start.set_up()
+
+    assert os.environ["COLD_X"] == "here first"
+
+
+def test_a_secret_that_aws_does_not_give_sets_none_and_is_named(
+    secret: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("LAMBDA_TASKS_SECRET_COLD_GOOD", f"{secret[0]}:KEY::")
+    monkeypatch.setenv("LAMBDA_TASKS_SECRET_COLD_GONE", f"{ARN}-gone:KEY::")
+
+    with pytest.raises(SecretUnavailable, match="COLD_GONE.*ResourceNotFoundException"):
+        cold_start.set_up()
+
+    assert "COLD_GOOD" not in os.environ
+
+
+class _Together(BaseHTTPRequestHandler):
+    """Answers when three requests are waiting at the same time."""
+
+    barrier = threading.Barrier(3)
+    asked: list[dict[str, str]] = []
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(request)
+        self.barrier.wait(timeout=20)
+        answer = json.dumps({"SecretString": '{"A": "a", "B": "b"}'}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_one_request_for_each_version_and_all_at_once(monkeypatch: Any) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Together)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", url)
+    for name, version in [("A1", "v1"), ("B1", "v1"), ("A2", "v2"), ("B2", "v2"), ("B3", "v3")]:
+        reference = f"{ARN}:{name[0]}::{version}"
+        monkeypatch.setenv(f"LAMBDA_TASKS_SECRET_COLD_{name}", reference)
+
+    try:
+        cold_start.set_up()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    assert sorted(each["VersionId"] for each in _Together.asked) == ["v1", "v2", "v3"]
+    assert os.environ["COLD_B3"] == "b"
+
+
+def run_in(function: LambdaProcess, task: LambdaTaskWrapper[Any, Any], **kwargs: Any) -> TaskRecord:
+    message = body(task, **kwargs)
+    answer = function.invoke(sqs_event(message))
+    assert answer == {"batchItemFailures": []}
+    return record_of(message)
+
+
+def test_the_order_is_environment_then_secrets_then_django_then_worker_processes(
+    moto: Moto, transactional_db: None
+) -> None:
+    secret_arn, _ = moto.create_secret(f"single-{uuid.uuid4().hex}", '{"KEY": "the secret"}')
+    arn, version = moto.create_secret(
+        f"env-{uuid.uuid4().hex}",
+        json.dumps(
+            {
+                "DJANGO_SETTINGS_MODULE": "tests.cold_settings",
+                "FROM_ENVIRONMENT": "the environment",
+                "LAMBDA_TASKS_SECRET_FROM_SECRET": f"{secret_arn}:KEY::",
+            }
+        ),
+    )
+    reference = {ENVIRONMENT: f"{arn}:{version}"}
+    with LambdaProcess(**moto.env, **reference) as function:
+        record = run_in(function, places.environment, name="FROM_SECRET")
+
+        assert "the settings see the environment and the secret" in function.output
+    assert record.result == "the secret", "of a worker process"
+
+
+def test_a_cold_start_that_fails_says_why_and_the_next_invocation_tries_again(
+    moto: Moto, transactional_db: None
+) -> None:
+    arn, _ = moto.create_secret(f"late-{uuid.uuid4().hex}", "{}")
+    reference = f"{arn}:KEY::"
+    with LambdaProcess(**moto.env, LAMBDA_TASKS_SECRET_LATE=reference) as function:
+        with pytest.raises(FunctionError, match="LAMBDA_TASKS_SECRET_LATE: the secret has no key"):
+            function.invoke({"lambda_tasks": "ping"})
+        moto.secrets.put_secret_value(SecretId=arn, SecretString='{"KEY": "in time"}')
+        function.stop()
+        function.start()
+
+        record = run_in(function, places.environment, name="LATE")
+    assert record.result == "in time"
+
+
+def test_a_task_beyond_the_memory_fails_alone(transactional_db: None) -> None:
+    with LambdaProcess(AWS_LAMBDA_FUNCTION_MEMORY_SIZE="1024", timeout_s=60) as function:
+        before = run_in(function, places.memory_limit)
+        hogged = run_in(function, places.hog, mib=1000)
+        fitting = run_in(function, places.hog, mib=200)
+        after = run_in(function, places.memory_limit)
+
+    assert before.result["limit_mib"] == 1024 - 128
+    assert hogged.status == "FAILED"
+    assert "MemoryError" in (hogged.traceback or "")
+    assert fitting.result == 200 << 20
+    assert after.result == before.result, "in the same process"
+
+
+def test_the_smallest_function_starts_and_runs_tasks_of_both_kinds(transactional_db: None) -> None:
+    from tests.app import tasks
+
+    with LambdaProcess(AWS_LAMBDA_FUNCTION_MEMORY_SIZE="128", timeout_s=60) as function:
+        assert run_in(function, tasks.leave_effect, name="sync").status == "SUCCESS"
+        assert run_in(function, tasks.aleave_effect, name="async").status == "SUCCESS"
+        assert run_in(function, places.hog, mib=16).status == "SUCCESS"
+
+
+def test_a_snapshot_holds_no_connection_and_a_restored_function_opens_its_own(
+    transactional_db: None,
+) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("the server is asked for its connections")
+    name = f"snapshot-{uuid.uuid4().hex[:8]}"
+    environment = {
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start",
+        "TESTS_CONNECT_AT_START": "1",
+        "PGAPPNAME": name,
+    }
+    with LambdaProcess(**environment) as function:
+        function.wait_for_snapshot()
+        assert "connected at its start" in function.output
+        assert connections_called(name) == 0
+        function.restore()
+
+        assert run_in(function, places.memory_limit).status == "SUCCESS"
+        assert connections_called(name) > 0
+
+
+def connections_called(name: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [name])
+        count: int = cursor.fetchone()[0]
+        return count
