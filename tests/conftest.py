@@ -46,8 +46,8 @@ def sqs() -> LocalSqs:
 def queue(sqs: LocalSqs, settings: Any) -> Iterator[str]:
     """The URL of an SQS queue that only this test uses, as the project's default queue."""
     url = sqs.create_queue(f"test-{uuid.uuid4().hex}", visibility_timeout_s=30)
-    table = {"database": True}
-    settings.LAMBDA_TASKS_QUEUES = {"default": url, "other": f"{url}-other", "table": table}
+    own = {"default": url, "other": f"{url}-other"}
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | own
     sqs.create_queue(f"{url.rsplit('/', 1)[1]}-other")
     yield url
     sqs.client.delete_queue(QueueUrl=url)
@@ -69,6 +69,7 @@ def redis() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Moto]:
     with Moto() as server:
+        server.create_job_queue("heavy")
         yield server
 
 

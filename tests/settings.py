@@ -76,7 +76,14 @@ LAMBDA_TASKS_QUEUES = {
     "other": os.environ.get("LAMBDA_TASKS_TEST_QUEUE", "http://127.0.0.1:9/000000000000/default")
     + "-other",
     "table": {"database": True},
+    "heavy": {
+        "job_queue_arn": "arn:aws:batch:us-east-1:123456789012:job-queue/heavy",
+        "job_definition_arn": "arn:aws:batch:us-east-1:123456789012:job-definition/heavy:1",
+    },
 }
+LAMBDA_TASKS_SIGNING_KEYS = [
+    key for key in os.environ.get("LAMBDA_TASKS_TEST_SIGNING_KEYS", "").split(",") if key
+]
 LAMBDA_TASKS_AWS = {
     "region_name": "us-east-1",
     "aws_access_key_id": "test",

@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.db import connection
@@ -151,7 +151,7 @@ def test_a_secret_that_aws_does_not_give_sets_none_and_is_named(
     monkeypatch.setenv("LAMBDA_TASKS_SECRET_COLD_GOOD", f"{secret[0]}:KEY::")
     monkeypatch.setenv("LAMBDA_TASKS_SECRET_COLD_GONE", f"{ARN}-gone:KEY::")
 
-    with pytest.raises(SecretUnavailable, match="COLD_GONE.*ResourceNotFoundException"):
+    with pytest.raises(SecretUnavailable, match=r"COLD_GONE.*ResourceNotFoundException"):
         cold_start.set_up()
 
     assert "COLD_GOOD" not in os.environ
@@ -161,7 +161,7 @@ class _Together(BaseHTTPRequestHandler):
     """Answers when three requests are waiting at the same time."""
 
     barrier = threading.Barrier(3)
-    asked: list[dict[str, str]] = []
+    asked: ClassVar[list[dict[str, str]]] = []
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -219,8 +219,8 @@ def test_the_order_is_environment_then_secrets_then_django_then_worker_processes
             }
         ),
     )
-    reference = {ENVIRONMENT: f"{arn}:{version}"}
-    with LambdaProcess(**moto.env, **reference) as function:
+    env: Any = moto.env | {ENVIRONMENT: f"{arn}:{version}"}
+    with LambdaProcess(**env) as function:
         record = run_in(function, places.environment, name="FROM_SECRET")
 
         assert "the settings see the environment and the secret" in function.output
@@ -231,8 +231,8 @@ def test_a_cold_start_that_fails_says_why_and_the_next_invocation_tries_again(
     moto: Moto, transactional_db: None
 ) -> None:
     arn, _ = moto.create_secret(f"late-{uuid.uuid4().hex}", "{}")
-    reference = f"{arn}:KEY::"
-    with LambdaProcess(**moto.env, LAMBDA_TASKS_SECRET_LATE=reference) as function:
+    env: Any = moto.env | {"LAMBDA_TASKS_SECRET_LATE": f"{arn}:KEY::"}
+    with LambdaProcess(**env) as function:
         with pytest.raises(FunctionError, match="LAMBDA_TASKS_SECRET_LATE: the secret has no key"):
             function.invoke({"lambda_tasks": "ping"})
         moto.secrets.put_secret_value(SecretId=arn, SecretString='{"KEY": "in time"}')
@@ -250,6 +250,7 @@ def test_a_task_beyond_the_memory_fails_alone(transactional_db: None) -> None:
         fitting = run_in(function, places.hog, mib=200)
         after = run_in(function, places.memory_limit)
 
+    assert before.result is not None
     assert before.result["limit_mib"] == 1024 - 128
     assert hogged.status == "FAILED"
     assert "MemoryError" in (hogged.traceback or "")
@@ -272,7 +273,7 @@ def test_a_snapshot_holds_no_connection_and_a_restored_function_opens_its_own(
     if connection.vendor != "postgresql":
         pytest.skip("the server is asked for its connections")
     name = f"snapshot-{uuid.uuid4().hex[:8]}"
-    environment = {
+    environment: Any = {
         "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start",
         "TESTS_CONNECT_AT_START": "1",
         "PGAPPNAME": name,

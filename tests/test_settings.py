@@ -63,7 +63,12 @@ def test_a_queue_is_written_in_each_of_its_forms(
         ("DEFAULT_HARD_TIMEOUT", 270, "not less"),
         ("EAGER", 1, "True or False"),
         ("LOCAL_WORKERS", -1, "from 0 up"),
-        ("LOCAL_WORKERS", 2, "no local workers yet"),
+        ("LOCAL_WORKERS", True, "whole number"),
+        (
+            "QUEUES",
+            {"default": URL, "b": {"job_queue_arn": "x", "job_definition_arn": "y", "z": 1}},
+            "direct",
+        ),
         ("MAX_RETRIES", -1, "from 0 up"),
         ("MAX_ATTEMPTS", 0, "from 1 up"),
         ("CONCURRENCY", 0, "from 1 up"),

@@ -52,40 +52,33 @@ class Moto:
         made = self.secrets.create_secret(Name=name, SecretString=value)
         return made["ARN"], made["VersionId"]
 
-    def create_job_queue(self, name: str) -> dict[str, Any]:
-        """A queue with a job definition, as LAMBDA_TASKS_QUEUES has it."""
+    def create_job_queue(self, name: str) -> None:
+        """A queue, and a job definition of the same name."""
         roles = self._client("iam")
         role = roles.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
         roles.close()
         environment = self.batch.create_compute_environment(
-            computeEnvironmentName=name, type="UNMANAGED", serviceRole=role
+            computeEnvironmentName=name, state="ENABLED", type="UNMANAGED", serviceRole=role
         )
-        queue = self.batch.create_job_queue(
+        self.batch.create_job_queue(
             jobQueueName=name,
+            state="ENABLED",
             priority=1,
             computeEnvironmentOrder=[
                 {"order": 1, "computeEnvironment": environment["computeEnvironmentArn"]}
             ],
         )
-        definition = self.batch.register_job_definition(
+        self.batch.register_job_definition(
             jobDefinitionName=name,
             type="container",
             containerProperties={"image": "mysite", "vcpus": 1, "memory": 512},
         )
-        return {
-            "job_queue_arn": queue["jobQueueArn"],
-            "job_definition_arn": definition["jobDefinitionArn"],
-        }
 
-    def jobs(self, queue: dict[str, Any]) -> list[dict[str, Any]]:
+    def jobs(self, queue: str) -> list[dict[str, Any]]:
         """The jobs of a queue, in full."""
-        ids = [
-            job["jobId"]
-            for status in ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED")
-            for job in self.batch.list_jobs(jobQueue=queue["job_queue_arn"], jobStatus=status)[
-                "jobSummaryList"
-            ]
-        ]
+        states = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED")
+        answers = [self.batch.list_jobs(jobQueue=queue, jobStatus=state) for state in states]
+        ids = [job["jobId"] for answer in answers for job in answer["jobSummaryList"]]
         found: list[dict[str, Any]] = self.batch.describe_jobs(jobs=ids)["jobs"] if ids else []
         return found
 
