@@ -12,7 +12,8 @@ from uuid import UUID
 from . import cold_start
 
 if TYPE_CHECKING:
-    from .execution.executor import Delivery, Executor, Settlement
+    from .execution.delivery import Delivery, Settlement
+    from .execution.executor import Executor
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -83,7 +84,7 @@ async def _run_once(
 
 
 def _delivery(body: str) -> "Delivery":
-    from .execution.executor import Delivery
+    from .execution.delivery import Delivery
 
     job_id = os.environ.get("AWS_BATCH_JOB_ID") or str(uuid.uuid4())
     return Delivery(

@@ -115,7 +115,8 @@ class LambdaTaskWrapper(Generic[P, R]):
 
     def serialize(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """The call as a JSON-ready dict; `SQSLambdaTask.model_validate()` reads it back."""
-        return SQSLambdaTask.of(self._outgoing(args, kwargs)).model_dump(mode="json")
+        payload = SQSLambdaTask.of(self._outgoing(args, kwargs))
+        return payload.model_dump(mode="json", exclude_none=True)
 
     def using(
         self,

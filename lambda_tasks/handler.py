@@ -23,7 +23,7 @@ from uuid import UUID
 from . import cold_start
 
 if TYPE_CHECKING:
-    from .execution.executor import Delivery, Settlement
+    from .execution.delivery import Delivery, Settlement
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -248,16 +248,23 @@ def _is_of_sqs(record: Any) -> bool:
 
 
 def _delivery(record: Mapping[str, Any]) -> "Delivery":
-    from .execution.executor import Delivery
+    from .execution.delivery import Delivery
 
     message_id = record["messageId"]
+    queue = str(record.get("eventSourceARN") or "").rpartition(":")[2]
     return Delivery(
         id=message_id,
         body=record.get("body"),
-        queue=str(record.get("eventSourceARN") or "").rpartition(":")[2],
+        queue=queue,
         fallback_id=_as_uuid(message_id),
         enqueued_at=_sent_at(record.get("attributes")),
+        ordered_by=_group(record.get("attributes")) if queue.endswith(".fifo") else None,
     )
+
+
+def _group(attributes: Any) -> str | None:
+    group = attributes.get("MessageGroupId") if isinstance(attributes, Mapping) else None
+    return group if isinstance(group, str) else None
 
 
 def _as_uuid(message_id: str) -> UUID:

@@ -34,6 +34,8 @@ class SQSLambdaTask(pydantic.BaseModel):
     message: SQSLambdaTaskMessage
     delay: int = pydantic.Field(default=0, ge=0, le=900)
     queue: str = "default"
+    run_after: pydantic.AwareDatetime | None = None
+    group_key: str | None = None
 
     def execute_on_commit(self) -> None:
         """Enqueue it when the current transaction commits, at once outside of one."""
@@ -56,6 +58,8 @@ class SQSLambdaTask(pydantic.BaseModel):
             ),
             delay=outgoing.delay_s,
             queue=outgoing.queue,
+            run_after=message.run_after,
+            group_key=message.group_key,
         )
 
     def _outgoing(self) -> Outgoing:
@@ -65,6 +69,8 @@ class SQSLambdaTask(pydantic.BaseModel):
             n_retries=self.message.n_retries,
             invocation_id=self.message.invocation_id,
             queue=self.queue,
+            run_after=self.run_after,
+            group_key=self.group_key,
             secret=registry.secret_names(self.message.task_name),
         )
         return prepare(message, queue=self.queue, delay_s=self.delay, durable=None)

@@ -9,7 +9,8 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from .execution.executor import Accepted, Executor, Settlement
+from .execution.delivery import Accepted, Settlement
+from .execution.executor import Executor
 from .execution.sources import Source
 
 logger = logging.getLogger("lambda_tasks")

@@ -7,10 +7,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from django.db import InterfaceError, OperationalError, connections
 
 from ..conf import Settings
 from ..core.lifecycle import Claim, Failed, Refusal, Refused
-from ..core.message import Message, Outgoing, decode
+from ..core.message import Outgoing, decode
 from ..core.signature import verify
 from ..errors import MessageRefused
 from ..logging import task_logger
@@ -27,6 +27,17 @@ from ..ports import ClaimRequest, Records, Resolve, Task
 from . import connections as kept_connections
 from . import journal
 from .attempt import Ended, MakeAttempt, Run
+from .delivery import (
+    BACK,
+    DONE,
+    Accepted,
+    Asked,
+    Claimed,
+    Delivery,
+    Settlement,
+    behind_refused,
+    in_turns,
+)
 from .lanes import Lanes
 from .process_main import Job
 from .process_pool import ProcessPool
@@ -49,33 +60,6 @@ CUT_OFF_S: Final = 0.3
 """For what is cancelled at the deadline to end; what does not is left behind."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One arrival of a message. `id` is the queue's own name for it, `queue` that queue's."""
-
-    id: str
-    body: object
-    queue: str
-    fallback_id: UUID
-    enqueued_at: datetime | None = None
-    is_row: bool = False
-    """From the records' own table, where nothing is signed."""
-    comes_back: bool = True
-    """By itself, where it is not acknowledged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What the queue is to be told: done, or back again, perhaps after some seconds."""
-
-    acknowledge: bool
-    again_in_s: float | None = None
-
-
-DONE: Final = Settlement(acknowledge=True)
-BACK: Final = Settlement(acknowledge=False)
-
-
 class _NoTimeLeft(Exception):
     """The place ends before the task could have its time."""
 
@@ -93,32 +77,6 @@ class _Place:
 
     def whole_s(self) -> float:
         return float("inf") if self.deadline is None else self.deadline - self.began_at
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A delivery that names a task."""
-
-    delivery: Delivery
-    message: Message
-    task: Task
-
-    @property
-    def queue(self) -> str:
-        return self.message.queue or self.task.options.queue
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What accept() has claimed, and what it has refused; by its default nothing."""
-
-    began_at: float = 0.0
-    deadline: float | None = None
-    refused: Mapping[str, Settlement] = field(default_factory=dict)
-    claimed: Sequence[tuple[_Asked, Claim]] = ()
-
-    def __len__(self) -> int:
-        return len(self.refused) + len(self.claimed)
 
 
 class Executor:
@@ -142,6 +100,8 @@ class Executor:
         self._send_stored = send_stored
         self._lanes = lanes
         self._processes = processes
+        self._batches = 0
+        self._watching: asyncio.Task[None] | None = None
 
     async def run(
         self,
@@ -190,18 +150,22 @@ class Executor:
             settlements[id] = settlement
             settled(id, settlement)
 
-        async def one(item: _Asked, claim: Claim) -> None:
-            settle(item.delivery.id, await self._run_one(item, claim, place))
+        async def one_by_one(chain: Sequence[Claimed]) -> None:
+            goes_on = True
+            for item, claim in chain:
+                running = self._run_one(item, claim, place) if goes_on else self._wait(item, claim)
+                settlement = await running
+                settle(item.delivery.id, settlement)
+                goes_on = goes_on and settlement.acknowledge
 
         for id, settlement in accepted.refused.items():
             settle(id, settlement)
-        watch = asyncio.ensure_future(self._watch())
         extend = asyncio.ensure_future(self._extend(accepted, settlements))
         try:
-            for group in _apart_from_suspects(accepted.claimed):
-                await _before(accepted.deadline, end, [one(item, claim) for item, claim in group])
+            with self._watched():
+                for chains in in_turns(accepted.claimed):
+                    await _before(accepted.deadline, end, [one_by_one(each) for each in chains])
         finally:
-            watch.cancel()
             extend.cancel()
         for item, claim in accepted.claimed:
             if item.delivery.id not in settlements:
@@ -221,14 +185,19 @@ class Executor:
 
     def _accept(
         self, arriving: AbstractContextManager[Sequence[Delivery]], deadline: float | None
-    ) -> tuple[dict[str, Settlement], list[tuple[_Asked, Claim]]]:
+    ) -> tuple[dict[str, Settlement], list[Claimed]]:
         kept_connections.refresh()
         with arriving as deliveries:
             asked, settlements = self._parse(deliveries)
-            return settlements, self._claim(asked, settlements, deadline)
+            claimed = self._claim(asked, settlements, deadline)
+        behind = behind_refused(deliveries, settlements)
+        for item, claim in claimed:
+            if item.delivery.id in behind:
+                settlements[item.delivery.id] = self._release(item, claim, started=False)
+        return settlements, [each for each in claimed if each[0].delivery.id not in behind]
 
-    def _parse(self, deliveries: Sequence[Delivery]) -> tuple[list[_Asked], dict[str, Settlement]]:
-        asked: list[_Asked] = []
+    def _parse(self, deliveries: Sequence[Delivery]) -> tuple[list[Asked], dict[str, Settlement]]:
+        asked: list[Asked] = []
         refused: dict[str, Settlement] = {}
         keys = self._settings().signing_keys
         for delivery in deliveries:
@@ -239,7 +208,7 @@ class Executor:
                 message = decode(body, fallback_id=delivery.fallback_id)
                 task = self._resolve(message.task_name)
                 message = replace(message, secret=task.secret_names)
-                asked.append(_Asked(delivery, message, task))
+                asked.append(Asked(delivery, message, task))
             except MessageRefused as reason:
                 logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)
                 refused[delivery.id] = BACK
@@ -250,10 +219,10 @@ class Executor:
 
     def _claim(
         self,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         settlements: dict[str, Settlement],
         deadline: float | None,
-    ) -> list[tuple[_Asked, Claim]]:
+    ) -> list[Claimed]:
         if not asked:
             return []
         requests = [
@@ -283,11 +252,11 @@ class Executor:
 
     def _granted(
         self,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         verdicts: Mapping[UUID, Claim | Refused],
         settlements: dict[str, Settlement],
-    ) -> list[tuple[_Asked, Claim]]:
-        granted: dict[UUID, tuple[_Asked, Claim]] = {}
+    ) -> list[Claimed]:
+        granted: dict[UUID, Claimed] = {}
         for item in asked:
             id = item.message.invocation_id
             verdict = verdicts[id]
@@ -300,12 +269,11 @@ class Executor:
                 settlements[item.delivery.id] = _settle_refused(item, verdict)
         return list(granted.values())
 
-    async def _run_one(self, item: _Asked, claim: Claim, place: _Place) -> Settlement:
+    async def _run_one(self, item: Asked, claim: Claim, place: _Place) -> Settlement:
         try:
             ended = await self._attempt(item, claim, place)
         except _NoTimeLeft:
-            logger.info("%s waits for the next event", item.message.invocation_id)
-            return await sync_to_async(self._release)(item, claim, started=False)
+            return await self._wait(item, claim)
         except Exception:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", item.task.name, item.message.invocation_id)
@@ -314,6 +282,24 @@ class Executor:
             await self._send_stored(ended.following)
         _log_end(item, ended)
         return DONE if ended.outcome is not None else BACK
+
+    async def _wait(self, item: Asked, claim: Claim) -> Settlement:
+        logger.info("%s waits for another delivery", item.message.invocation_id)
+        return await sync_to_async(self._release)(item, claim, started=False)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """While one batch or more is being worked on."""
+        self._batches += 1
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._watch())
+        try:
+            yield
+        finally:
+            self._batches -= 1
+            if not self._batches:
+                self._watching.cancel()
+                self._watching = None
 
     async def _watch(self) -> None:
         """Cancel async tasks whose claim is lost: cancelled, or taken over by another worker."""
@@ -342,7 +328,7 @@ class Executor:
             except Exception:
                 logger.warning("Leases can't be extended", exc_info=True)
 
-    async def _attempt(self, item: _Asked, claim: Claim, place: _Place) -> Ended:
+    async def _attempt(self, item: Asked, claim: Claim, place: _Place) -> Ended:
         def run() -> Run:
             return self._run(item, claim, place)
 
@@ -356,7 +342,7 @@ class Executor:
             attempt, _ = self._make_attempt(self._any_run(item, claim), place.metadata)
             return await sync_to_async(attempt.fail)(error)
 
-    def _cut_off(self, item: _Asked, claim: Claim) -> Settlement:
+    def _cut_off(self, item: Asked, claim: Claim) -> Settlement:
         """What the deadline has interrupted goes back; its token is void, so it can't commit."""
         logger.error(
             "%s %s is cut off: the place where it runs ends",
@@ -365,7 +351,7 @@ class Executor:
         give_up = self._release if item.task.options.on_lost == "rerun" else self._fail
         return give_up(item, claim)
 
-    def _fail(self, item: _Asked, claim: Claim) -> Settlement:
+    def _fail(self, item: Asked, claim: Claim) -> Settlement:
         try:
             self._records.close(claim, Failed("The place where it ran ended before the task."))
         except Exception:
@@ -373,7 +359,7 @@ class Executor:
             return BACK
         return DONE
 
-    def _release(self, item: _Asked, claim: Claim, *, started: bool = True) -> Settlement:
+    def _release(self, item: Asked, claim: Claim, *, started: bool = True) -> Settlement:
         try:
             self._records.release(claim, started=started, comes_back=item.delivery.comes_back)
         except Exception:
@@ -381,7 +367,7 @@ class Executor:
             return BACK
         return Settlement(acknowledge=False, again_in_s=0.0)
 
-    def _run(self, item: _Asked, claim: Claim, place: _Place) -> Run:
+    def _run(self, item: Asked, claim: Claim, place: _Place) -> Run:
         """As from now. Raises _NoTimeLeft where the task would not have the time it could have."""
         soft_s, hard_s = self._limits(item.task)
         # Where the whole event is shorter than the task's limits, the task hears of it in time.
@@ -394,7 +380,7 @@ class Executor:
         return self._any_run(item, claim, soft_s=soft_s, hard_s=min(hard_s, left_s))
 
     def _any_run(
-        self, item: _Asked, claim: Claim, *, soft_s: float = 0.0, hard_s: float = 0.0
+        self, item: Asked, claim: Claim, *, soft_s: float = 0.0, hard_s: float = 0.0
     ) -> Run:
         limit = item.task.options.max_retries
         return Run(
@@ -412,22 +398,12 @@ class Executor:
         soft_s = options.soft_timeout or min(settings.default_soft_timeout, hard_s * 0.9)
         return min(soft_s, hard_s), hard_s
 
-    def _lease(self, asked: Sequence[_Asked], deadline: float | None) -> timedelta:
+    def _lease(self, asked: Sequence[Asked], deadline: float | None) -> timedelta:
         """Long enough for every one of a batch that is claimed together to wait and to run."""
         seconds = max(self._limits(item.task)[1] for item in asked)
         if deadline is not None:
             seconds = max(deadline - time.monotonic(), 0.0)
         return timedelta(seconds=math.ceil(seconds + LEASE_MARGIN_S))
-
-
-def _apart_from_suspects(
-    claimed: Sequence[tuple[_Asked, Claim]],
-) -> list[list[tuple[_Asked, Claim]]]:
-    """Those that were started before, without an outcome, run after all others and one by one:
-    what has killed a worker may do it again."""
-    groups = [[each for each in claimed if each[1].attempt == 1]]
-    groups += [[each] for each in claimed if each[1].attempt > 1]
-    return groups
 
 
 async def _before(
@@ -473,7 +449,7 @@ def _is_end_of_process(error: BaseException) -> bool:
     return isinstance(error, HardTimeLimitExceeded | WorkerProcessDied)
 
 
-def _settle_refused(item: _Asked, refused: Refused) -> Settlement:
+def _settle_refused(item: Asked, refused: Refused) -> Settlement:
     if refused.acknowledge:
         task_logger.info(
             "%s %s is %s already: its delivery is done with",
@@ -488,6 +464,6 @@ def _settle_refused(item: _Asked, refused: Refused) -> Settlement:
     return Settlement(acknowledge=False, again_in_s=refused.again_in_s if waits else None)
 
 
-def _log_end(item: _Asked, ended: Ended) -> None:
+def _log_end(item: Asked, ended: Ended) -> None:
     outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
     task_logger.info("%s %s: %s", item.task.name, item.message.invocation_id, outcome)

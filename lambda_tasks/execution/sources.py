@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from asgiref.sync import sync_to_async
 
 from ..ports import DueRecords
-from .executor import Delivery, Settlement
+from .delivery import Delivery, Settlement
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -86,7 +86,7 @@ class SqsSource:
             MaxNumberOfMessages=min(limit, REQUEST_LIMIT),
             WaitTimeSeconds=self._wait_s,
             VisibilityTimeout=VISIBILITY_S,
-            MessageSystemAttributeNames=["SentTimestamp"],
+            MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
         )
         messages = answer.get("Messages") or []
         self._receipts |= {each["MessageId"]: each["ReceiptHandle"] for each in messages}
@@ -147,13 +147,16 @@ class SqsSource:
             await self._show(dict(self._receipts), seconds=VISIBILITY_S)
 
     def _delivery(self, message: Mapping[str, Any]) -> Delivery:
-        sent_ms = int(message.get("Attributes", {}).get("SentTimestamp", 0))
+        attributes = message.get("Attributes", {})
+        sent_ms = int(attributes.get("SentTimestamp", 0))
+        is_fifo = self._queue_url.endswith(".fifo")
         return Delivery(
             id=message["MessageId"],
             body=message["Body"],
             queue=self._name,
             fallback_id=uuid.UUID(message["MessageId"]),
             enqueued_at=datetime.fromtimestamp(sent_ms / 1000, UTC) if sent_ms else None,
+            ordered_by=attributes.get("MessageGroupId") if is_fifo else None,
         )
 
 

@@ -9,12 +9,13 @@ from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pydantic
 from django.db import transaction
 
 from lambda_tasks import Retry, TaskContext, lambda_task, task_logger
+from lambda_tasks.models import TaskRecord
 from tests.app.models import Effect
 
 not_a_task = {"a name": "that can be imported"}
@@ -260,3 +261,8 @@ def renamed() -> str:
 @lambda_task
 async def log_a_line(*, text: str) -> None:
     task_logger.info(text)
+
+
+@lambda_task(takes_context=True)
+def lose_own_claim(*, context: TaskContext) -> None:
+    TaskRecord.objects.filter(id=context.invocation_id).update(claim_token=uuid4())
