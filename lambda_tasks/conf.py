@@ -29,6 +29,9 @@ MAX_OTHER_TIMEOUT_S: Final = 7 * 24 * 3600
 
 SHORTEST_KEY: Final = 32
 
+LOCAL_WORKERS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_WORKERS_CHILD"
+"""In the environment of local workers: how many they are. There it overrides the setting."""
+
 
 @dataclass(frozen=True, slots=True)
 class SQSQueue:
@@ -94,6 +97,15 @@ class Settings:
     redact: frozenset[str] = frozenset()
     aws: Mapping[str, Any] = field(default_factory=dict)
 
+    def is_table(self, queue: Queue) -> bool:
+        """Whether the messages of this queue are worked off from the table of the records."""
+        return self.local_workers > 0 or isinstance(queue, DatabaseQueue)
+
+    @property
+    def has_table_queues(self) -> bool:
+        """Whether there is one at all."""
+        return any(map(self.is_table, self.queues.values()))
+
     @property
     def signing_key(self) -> str | None:
         """What signs; the others are accepted only."""
@@ -142,6 +154,8 @@ def _load() -> tuple[Settings, tuple[str, ...]]:
             values[key] = _PARSERS[key](name, getattr(django_settings, name))
         except ImproperlyConfigured as error:
             problems.append(str(error))
+    if count := os.environ.get(LOCAL_WORKERS_VARIABLE):
+        values["local_workers"] = values["processes"] = int(count)
     settings = Settings(**values)
     problems.extend(_contradictions(settings))
     return settings, tuple(problems)
@@ -167,6 +181,12 @@ def _contradictions(settings: Settings) -> list[str]:
     chosen = [name for name, is_on in modes.items() if is_on]
     if len(chosen) > 1:
         problems.append(f"{' and '.join(chosen)} exclude one another. Keep one of them.")
+    if settings.local_workers and not os.environ.get("DJANGO_SETTINGS_MODULE"):
+        problems.append(
+            f"LAMBDA_TASKS_LOCAL_WORKERS is {settings.local_workers} and the environment has no "
+            "DJANGO_SETTINGS_MODULE, from which its processes load the settings. Set it, or use "
+            "LAMBDA_TASKS_EAGER."
+        )
     if settings.default_soft_timeout >= settings.default_hard_timeout:
         problems.append(
             f"LAMBDA_TASKS_DEFAULT_SOFT_TIMEOUT ({settings.default_soft_timeout}) is not less "

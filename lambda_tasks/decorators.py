@@ -18,7 +18,7 @@ from .context import TaskContext
 from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature
 from .core.message import Message, Outgoing
 from .core.options import OptionNames, TaskOptions, parse_options
-from .enqueue.prepare import check_delay, check_run_after, prepare
+from .enqueue.prepare import check_delay, check_priority, check_run_after, prepare
 from .invocation import Invocation
 from .payload import SQSLambdaTask
 
@@ -37,6 +37,7 @@ class _Overrides:
     run_after: datetime | None = None
     using: str = DEFAULT_DB_ALIAS
     group_key: str | None = None
+    priority: int = 0
 
 
 class LambdaTaskWrapper(Generic[P, R]):
@@ -126,12 +127,14 @@ class LambdaTaskWrapper(Generic[P, R]):
         queue: str | None = None,
         using: str | None = None,
         group_key: str | None = None,
+        priority: int | None = None,
     ) -> Self:
         """A copy of the task with these overrides; every call form works on it.
 
         `delay` is 0..900 seconds. `run_after` is an aware datetime, or a timedelta from now, any
         time ahead. `using` names the database whose transaction is joined. `group_key` (a tenant,
-        say) becomes SQS's MessageGroupId. Raises ValueError for what is out of range.
+        say) becomes SQS's MessageGroupId. `priority`, from -100 to 100, is for database queues.
+        Raises ValueError for what is out of range.
         """
         if isinstance(delay, timedelta):
             delay = round(delay.total_seconds())
@@ -143,6 +146,7 @@ class LambdaTaskWrapper(Generic[P, R]):
             "queue": queue,
             "using": using,
             "group_key": group_key,
+            "priority": None if priority is None else check_priority(priority),
         }
         changed = copy.copy(self)
         changed._overrides = replace(
@@ -168,6 +172,7 @@ class LambdaTaskWrapper(Generic[P, R]):
             queue=None if queue == options.queue else queue,
             run_after=overrides.run_after,
             group_key=overrides.group_key,
+            priority=overrides.priority,
             secret=self.secret_names,
         )
         delay_s = options.delay if overrides.delay is None else overrides.delay

@@ -34,6 +34,7 @@ class TaskRecord(models.Model):
     kwargs = models.JSONField(editable=False)
     queue = models.CharField(max_length=255, default="default", editable=False)
     group_key = models.CharField(max_length=128, null=True, editable=False)
+    priority = models.SmallIntegerField(default=0, editable=False)
     status = models.CharField(
         max_length=10, choices=TaskStatus, default=TaskStatus.QUEUED, editable=False
     )
@@ -61,7 +62,9 @@ class TaskRecord(models.Model):
         ordering: ClassVar[list[str]] = ["-enqueued_at"]
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),
-            models.Index(fields=["status", "enqueued_at"], name="taskrecord_status"),
+            models.Index(
+                fields=["status", "queue", "-priority", "enqueued_at"], name="taskrecord_status"
+            ),
             models.Index(fields=["task_name", "enqueued_at"], name="taskrecord_task_name"),
             models.Index(fields=["root_id"], name="taskrecord_root"),
         ]

@@ -9,7 +9,7 @@ from django.db import DEFAULT_DB_ALIAS
 
 from . import registry, runtime
 from .core.message import Message, Outgoing
-from .enqueue.prepare import prepare
+from .enqueue.prepare import check_priority, prepare
 
 
 class SQSLambdaTaskMessage(pydantic.BaseModel):
@@ -36,6 +36,7 @@ class SQSLambdaTask(pydantic.BaseModel):
     queue: str = "default"
     run_after: pydantic.AwareDatetime | None = None
     group_key: str | None = None
+    priority: int | None = None
 
     def execute_on_commit(self) -> None:
         """Enqueue it when the current transaction commits, at once outside of one."""
@@ -60,6 +61,7 @@ class SQSLambdaTask(pydantic.BaseModel):
             queue=outgoing.queue,
             run_after=message.run_after,
             group_key=message.group_key,
+            priority=message.priority or None,
         )
 
     def _outgoing(self) -> Outgoing:
@@ -71,6 +73,7 @@ class SQSLambdaTask(pydantic.BaseModel):
             queue=self.queue,
             run_after=self.run_after,
             group_key=self.group_key,
+            priority=0 if self.priority is None else check_priority(self.priority),
             secret=registry.secret_names(self.message.task_name),
         )
         return prepare(message, queue=self.queue, delay_s=self.delay, durable=None)

@@ -125,13 +125,29 @@ class Records(Protocol):
         """Let go of a lock, if it is still this owner's."""
 
 
+class Listener(Protocol):
+    """Hears of new records, on a connection of its own."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to clear()."""
+
+    def clear(self) -> None:
+        """Take what has been told. Raises the driver's error where the connection is gone."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
 class DueRecords(Protocol):
     """What a queue that is the table itself needs of the records."""
 
     def due(
         self, queues: Collection[str], *, limit: int
     ) -> AbstractContextManager[Sequence[Outgoing]]:
-        """What is to run now, oldest first; nobody else gets it while the body runs."""
+        """What is to run now, by priority, then oldest first; nobody else gets it meanwhile."""
+
+    def listen(self) -> Listener | None:
+        """Begin to hear of new records; None where the database can't tell."""
 
     def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
         """Make a QUEUED record due after this time."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .execution.executor import Executor
     from .execution.locks import SingletonLocks
     from .execution.sources import Source
+    from .local.workers import LocalWorkers
     from .store import RecordStore
     from .worker import Worker
 
@@ -52,13 +53,14 @@ class Runtime:
         self._clients: dict[str, AwsClient] = {}
         self._by_queue: dict[str, Transport] = {}
         self._settings: conf.Settings | None = None
+        self._local_workers: LocalWorkers | None = None
 
     @cached_property
     def store(self) -> "RecordStore":
         """Every statement about records."""
         from .store import RecordStore
 
-        return RecordStore()
+        return RecordStore(announces=lambda: conf.current().has_table_queues)
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
@@ -68,7 +70,9 @@ class Runtime:
     @cached_property
     def sender(self) -> ModeSender:
         """Knows the modes."""
-        return ModeSender(self.portal, self.dispatcher, self._run_now)
+        return ModeSender(
+            self.portal, self.dispatcher, run_now=self._run_now, wake=self._wake_local_workers
+        )
 
     @cached_property
     def enqueuer(self) -> Enqueuer:
@@ -126,7 +130,7 @@ class Runtime:
         self,
         queues: Collection[str],
         *,
-        once: bool,
+        once: bool = False,
         drain_s: float,
         concurrency: int | None = None,
         processes: int | None = None,
@@ -149,6 +153,7 @@ class Runtime:
             relay=self.relay.run_once,
             capacity=concurrency + processes,
             drain_s=drain_s,
+            once=once,
         )
         return worker, executor
 
@@ -158,10 +163,12 @@ class Runtime:
         from .execution.sources import ONCE_WAIT_S, WAIT_S, DatabaseSource, SqsSource
 
         sources: list[Source] = []
-        of_the_table = [queue.name for queue in queues if isinstance(queue, conf.DatabaseQueue)]
+        of_the_table = [queue.name for queue in queues if settings.is_table(queue)]
         if of_the_table:
             sources.append(DatabaseSource(of_the_table, self.store))
         for queue in queues:
+            if settings.is_table(queue):
+                continue
             if isinstance(queue, conf.SQSQueue):
                 call = self._sqs_client(queue, settings).call
                 wait_s = ONCE_WAIT_S if once else WAIT_S
@@ -201,6 +208,8 @@ class Runtime:
 
     def close(self) -> None:
         """Send what is still open and close the connections."""
+        if self._local_workers is not None:
+            self._local_workers.close()
         if self.portal.has_thread:
             self.portal.call(self._drain)
             self.portal.close()
@@ -252,6 +261,13 @@ class Runtime:
         """Queues of one service and region share a client."""
         key = f"{service} {sorted(options.items(), key=lambda item: item[0])!r}"
         return self._clients.setdefault(key, AwsClient(service, options))
+
+    def _wake_local_workers(self) -> None:
+        from .local.workers import LocalWorkers
+
+        if self._local_workers is None:
+            self._local_workers = LocalWorkers(conf.current().local_workers)
+        self._local_workers.wake()
 
     def _run_now(self, outgoing: Outgoing) -> None:
         from .execution.eager import EagerRunner

@@ -7,7 +7,7 @@ database's own, so that no worker's clock decides who owns a record.
 import logging
 import math
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,6 +17,7 @@ from django.db import connections, router, transaction
 from django.db.models import BooleanField, Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
+from . import wakeups
 from .core.lifecycle import (
     LONGEST_WAIT,
     Claim,
@@ -43,7 +44,13 @@ EARLY_DELIVERY: Final = timedelta(seconds=1)
 
 
 class RecordStore:
-    """The records of this project, in the database that the router names for TaskRecord."""
+    """The records of this project, in the database that the router names for TaskRecord.
+
+    `announces` says whether workers wait for what is stored.
+    """
+
+    def __init__(self, *, announces: Callable[[], bool] = bool) -> None:
+        self._announces = announces
 
     @property
     def alias(self) -> str:
@@ -66,6 +73,12 @@ class RecordStore:
             # A lost run's message is on its way again: for the next one it is as if lost now.
             lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
         )
+        if self._announces():
+            wakeups.announce(self.alias)
+
+    def listen(self) -> wakeups.PostgresListener | None:
+        """Begin to hear of new records; None where the database can't tell."""
+        return wakeups.listen(self.alias)
 
     def claim(
         self, requests: Sequence[ClaimRequest], *, lease: timedelta, max_attempts: int
@@ -196,23 +209,23 @@ class RecordStore:
 
     @contextmanager
     def due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Outgoing]]:
-        """What is to run now in queues that are this table, oldest first.
+        """What is to run now in queues that are this table, by priority, then oldest first.
 
         Locked in the body, where the database can skip what others have locked: so no two workers
         try to claim the same. What a worker that died has left is due when its lease is over.
         """
+        records = self._records.filter(queue__in=queues).annotate(now=Now())
+        records = records.exclude(secrets=NOT_KEPT)
+        if connections[self.alias].features.has_select_for_update_skip_locked:
+            records = records.select_for_update(skip_locked=True)
+        # Two queries, so that each follows an index however long the queue is.
+        lost = records.filter(status=Status.RUNNING, lease_until__lt=Now()).order_by()
         is_due = Q(run_after=None) | Q(run_after__lte=Now())
-        is_lost = Q(status=Status.RUNNING, lease_until__lt=Now())
+        queued = records.filter(is_due, status=Status.QUEUED).order_by("-priority", "enqueued_at")
         with transaction.atomic(using=self.alias):
-            records = (
-                self._records.filter(Q(status=Status.QUEUED) & is_due | is_lost, queue__in=queues)
-                .annotate(now=Now())
-                .exclude(secrets=NOT_KEPT)
-                .order_by("enqueued_at")
-            )
-            if connections[self.alias].features.has_select_for_update_skip_locked:
-                records = records.select_for_update(skip_locked=True)
-            yield list(_readable(records[:limit]))
+            due = list(lost[:limit])
+            due += queued[: limit - len(due)]
+            yield list(_readable(due))
 
     def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
         """Make a QUEUED record due after this time."""
@@ -380,6 +393,7 @@ def _outgoing(record: TaskRecord, now: datetime) -> Outgoing:
         durable=True,
         run_after=record.run_after,
         group_key=record.group_key,
+        priority=record.priority,
         root_id=record.root_id,
         retry_of=record.retry_of,
         secret=frozenset(secrets),
@@ -423,6 +437,7 @@ def _asked_for(message: Message, queue: str) -> dict[str, Any]:
         "n_retries": message.n_retries,
         "queue": queue,
         "group_key": message.group_key,
+        "priority": message.priority,
         "root_id": message.root_id or message.invocation_id,
         "retry_of": message.retry_of,
     }

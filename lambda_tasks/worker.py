@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from .execution.delivery import Accepted, Settlement
@@ -40,6 +41,7 @@ class Worker:
         relay: Callable[[], Awaitable[int]],
         capacity: int,
         drain_s: float,
+        once: bool = False,
     ) -> None:
         self.in_work = 0
         self.done = 0
@@ -48,12 +50,35 @@ class Worker:
         self._executor = executor
         self._relay = relay
         self._capacity = capacity
+        self._once = once
         self._begun = 0
         self._has_room = asyncio.Event()
         self._drain_s = drain_s
         self._stopping = asyncio.Event()
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._batches: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop it, in the body; for the main thread."""
+        loop = asyncio.get_running_loop()
+        for each in SIGNALS:
+            loop.add_signal_handler(each, self.stop)
+        try:
+            yield
+        finally:
+            for each in SIGNALS:
+                loop.remove_signal_handler(each)
+
+    def look_again(self) -> None:
+        """There is something new in the table."""
+        for source in self._sources:
+            source.look_again()
+
+    def finish(self) -> None:
+        """Stop when there is nothing left to do."""
+        self._once = True
+        self.look_again()
 
     def stop(self) -> None:
         """Take nothing more and finish what runs; called again, give that back at once."""
@@ -63,25 +88,17 @@ class Worker:
         elif not self._end.done():
             self._end.set_result(None)
 
-    async def run(self, *, once: bool = False, max_tasks: int | None = None) -> None:
-        """Until stop(); `once`, until there is nothing to do; or until so many tasks have begun.
-
-        SIGTERM and SIGINT stop it.
-        """
-        loop = asyncio.get_running_loop()
-        for each in SIGNALS:
-            loop.add_signal_handler(each, self.stop)
+    async def run(self, *, max_tasks: int | None = None) -> None:
+        """Until stop(); `once`, until there is nothing to do; or until so many tasks have begun."""
         relaying = asyncio.ensure_future(self._relay_now_and_then())
         most = float("inf") if max_tasks is None else max_tasks
-        await asyncio.gather(*(self._take_from(each, once, most) for each in self._sources))
+        await asyncio.gather(*(self._take_from(each, most) for each in self._sources))
         relaying.cancel()
         await self._drain()
         for source in self._sources:
             await source.aclose()
-        for each in SIGNALS:
-            loop.remove_signal_handler(each)
 
-    async def _take_from(self, source: Source, once: bool, max_tasks: float) -> None:
+    async def _take_from(self, source: Source, max_tasks: float) -> None:
         while not self._stopping.is_set():
             if self.in_work >= self._capacity:
                 self._has_room.clear()
@@ -91,7 +108,7 @@ class Worker:
             self._begin(source, accepted)
             if self._begun >= max_tasks:
                 self._stopping.set()
-            if once and not accepted and not self._batches:
+            if self._once and not accepted and not self._batches:
                 return
 
     async def _accept(self, source: Source, limit: int) -> Accepted:

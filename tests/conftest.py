@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -157,6 +158,14 @@ def work_off(_warm_handler: None, sqs: LocalSqs) -> Callable[[str], int]:
         return count
 
     return work
+
+
+def wait_for(condition: Callable[[], object], *, timeout_s: float = 60) -> None:
+    """Until it is true; the test fails where that takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
 
 
 def body(task: Task, /, _n_retries: int = 0, _id: uuid.UUID | None = None, **kwargs: Any) -> str:

@@ -64,6 +64,9 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.mysql":
     pymysql.version_info = (2, 2, 8, "final", 0)  # what Django asks of mysqlclient
     pymysql.install_as_MySQLdb()
 
+LAMBDA_TASKS_LOCAL_WORKERS = int(os.environ.get("LAMBDA_TASKS_TEST_LOCAL_WORKERS", "0"))
+ALLOWED_HOSTS = ["testserver", "127.0.0.1"]
+
 _caches = os.environ.get("LAMBDA_TASKS_TEST_CACHES")
 CACHES = (
     json.loads(_caches)

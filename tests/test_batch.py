@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,7 +22,7 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import places, secretive, tasks
 from tests.app.models import Effect
-from tests.conftest import bodies_in
+from tests.conftest import bodies_in, wait_for
 from tests.servers import Moto
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -272,10 +271,3 @@ def test_a_submission_that_batch_throttles_is_retried(
     record = TaskRecord.objects.get(task_name=SUBMIT, retry_of=None)
     assert record.status == "RETRYING"
     assert "slow down" in (record.traceback or "")
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -3,8 +3,7 @@ process goes on."""
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from lambda_tasks import handler
 from lambda_tasks.models import TaskRecord
 from tests.app import outages, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, body, record_of, sqs_event
+from tests.conftest import Handle, Task, body, record_of, sqs_event, wait_for
 from tests.servers.lambda_runtime import LambdaProcess
 from tests.servers.redis_server import RedisServer
 
@@ -184,22 +183,15 @@ def test_a_lost_lock_lets_another_run_in_and_never_the_same_one(
     caches_of_its_own = {"LAMBDA_TASKS_TEST_CACHES": json.dumps(settings.CACHES)}
     with LambdaProcess(timeout_s=60, **caches_of_its_own) as function:
         running = function.begin(sqs_event(message))
-        _wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
+        wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
 
         with Redis.from_url(own_redis.location) as client:
-            _wait_for(lambda: client.delete(*client.keys("lambda_tasks.*") or ["none"]) == 1)
+            wait_for(lambda: client.delete(*client.keys("lambda_tasks.*") or ["none"]) == 1)
         failures = handle(message, another)
         function.finish(running)
 
     assert failures == [0], "it is held, whatever Redis says"
     assert sorted(Effect.objects.values_list("name", flat=True)) == ["x", "y"]
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_singleton_that_can_not_ask_redis_for_its_lock_runs_when_it_can(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
-from tests.conftest import Task
+from tests.conftest import Task, wait_for
 from tests.servers import FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -54,13 +54,6 @@ def run(queue_url: str, *arguments: str) -> tuple[int, str]:
     with worker(queue_url, *arguments) as process:
         output, _ = process.communicate(timeout=PATIENCE_S)
     return process.returncode, output
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def statuses() -> list[str]:

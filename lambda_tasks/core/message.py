@@ -23,6 +23,9 @@ MAX_NAME: Final = 255
 MAX_GROUP_KEY: Final = 128
 """Characters of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
 
+PRIORITIES: Final = range(-100, 101)
+"""Of queues that have them; the higher the sooner. Django's own range (django.tasks)."""
+
 YEARS: Final = range(1970, 9000)
 """Of moments: off the ends of the calendar, where a change of time zone overflows."""
 
@@ -49,6 +52,7 @@ class Message:
     durable: bool = False
     run_after: datetime | None = None
     group_key: str | None = None
+    priority: int = 0
     root_id: UUID | None = None
     retry_of: UUID | None = None
     secret: frozenset[str] = field(default=frozenset(), compare=False)
@@ -80,6 +84,8 @@ class Message:
             body["run_after"] = self.run_after.isoformat()
         if self.group_key is not None:
             body["group_key"] = self.group_key
+        if self.priority:
+            body["priority"] = self.priority
         if self.root_id is not None:
             body["root_id"] = str(self.root_id)
         if self.retry_of is not None:
@@ -115,12 +121,13 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
     return Message(
         task_name=_required("task_name", _short(content, "task_name", MAX_NAME)),
         kwargs=_required("kwargs", _optional(content, "kwargs", dict)),
-        n_retries=_retries(content),
+        n_retries=_within(content, "n_retries", range(2**15)),
         invocation_id=invocation_id,
         queue=_short(content, "queue", MAX_NAME),
         durable=_optional(content, "durable", bool) or False,
         run_after=_optional_datetime(content, "run_after"),
         group_key=_short(content, "group_key", MAX_GROUP_KEY),
+        priority=_within(content, "priority", PRIORITIES),
         root_id=_optional_uuid(content, "root_id"),
         retry_of=_optional_uuid(content, "retry_of"),
     )
@@ -241,11 +248,11 @@ def _short(content: dict[str, Any], key: str, limit: int) -> str | None:
     return value
 
 
-def _retries(content: dict[str, Any]) -> int:
-    n_retries = _optional(content, "n_retries", int) or 0
-    if not 0 <= n_retries < 2**15:
-        raise MessageRefused("The body's 'n_retries' is outside 0..32767.")
-    return n_retries
+def _within(content: dict[str, Any], key: str, numbers: range) -> int:
+    number = _optional(content, key, int) or 0
+    if number not in numbers:
+        raise MessageRefused(f"The body's {key!r} is outside {numbers[0]}..{numbers[-1]}.")
+    return number
 
 
 def _optional_uuid(content: dict[str, Any], key: str) -> UUID | None:

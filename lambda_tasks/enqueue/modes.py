@@ -1,4 +1,4 @@
-"""Where messages go: nowhere, into this very process, or to their queues."""
+"""Where messages go: nowhere, into this very process, beside it, or to their queues."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,14 +15,23 @@ logger = logging.getLogger("lambda_tasks")
 
 
 class ModeSender:
-    """Noop, then eager, then the queue's own transport. `run_now` runs one message to its end."""
+    """Noop, then eager, then local workers, then the queue's own transport.
+
+    `run_now` runs one message to its end; `wake` tells local workers of what has been stored.
+    """
 
     def __init__(
-        self, portal: Portal, dispatcher: Dispatcher, run_now: Callable[[Outgoing], None]
+        self,
+        portal: Portal,
+        dispatcher: Dispatcher,
+        *,
+        run_now: Callable[[Outgoing], None],
+        wake: Callable[[], None],
     ) -> None:
         self._portal = portal
         self._dispatcher = dispatcher
         self._run_now = run_now
+        self._wake = wake
 
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """From a thread without an event loop."""
@@ -33,7 +42,7 @@ class ModeSender:
     async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """See send()."""
         settings = current()
-        if settings.noop_execution or settings.eager:
+        if settings.noop_execution or settings.eager or settings.local_workers:
             await sync_to_async(self._stays_here)(messages)
             return {}
         return await self._portal.acall(self._dispatcher.send, messages)
@@ -50,5 +59,8 @@ class ModeSender:
         if settings.eager:
             for outgoing in messages:
                 self._run_now(outgoing)
+            return True
+        if settings.local_workers:
+            self._wake()
             return True
         return False

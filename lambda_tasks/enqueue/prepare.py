@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import conf, sealing
-from ..core.message import MAX_GROUP_KEY, YEARS, Message, Outgoing, check_size
+from ..core.message import MAX_GROUP_KEY, PRIORITIES, YEARS, Message, Outgoing, check_size
 from ..core.retries import MAX_DELAY_S
 from ..core.signature import SIGNATURE_BYTES
 from .transports import batch, sqs
@@ -26,6 +26,11 @@ def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | N
     destination = settings.queue(queue)
     check_delay(delay_s)
     _check_group_key(message)
+    if message.priority and not settings.is_table(destination):
+        raise ValueError(
+            f"priority is {message.priority}, and the queue {queue!r} has none: SQS and AWS Batch "
+            "know no priorities. Use a queue of its own, or a database queue."
+        )
     if isinstance(destination, conf.BatchQueue) and message.secret_kwargs:
         raise ImproperlyConfigured(
             f"{message.task_name} has secret arguments, and the queue {queue!r} is AWS Batch's, "
@@ -64,6 +69,14 @@ def check_run_after(run_after: datetime | timedelta) -> datetime:
     return _check_year(run_after)
 
 
+def check_priority(priority: object) -> int:
+    """The priority. Raises ValueError unless it is a whole number from -100 to 100."""
+    is_number = isinstance(priority, int) and not isinstance(priority, bool)
+    if not is_number or priority not in PRIORITIES:
+        raise ValueError(f"priority is {priority!r}. Use a whole number from -100 to 100.")
+    return priority  # type: ignore[return-value]
+
+
 def _from_now(delay: timedelta) -> datetime:
     try:
         return datetime.now(UTC) + delay
@@ -95,7 +108,7 @@ def _check_size(message: Message, body: str, destination: conf.Queue, *, is_sign
 def _is_durable(settings: conf.Settings, destination: conf.Queue, durable: bool | None) -> bool:
     if settings.noop_execution or settings.eager:
         return False
-    if settings.local_workers or isinstance(destination, conf.DatabaseQueue):
+    if settings.is_table(destination):
         return True  # the row is the queue
     return settings.durable if durable is None else durable
 

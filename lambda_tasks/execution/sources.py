@@ -8,13 +8,13 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 from asgiref.sync import sync_to_async
 
-from ..ports import DueRecords
+from ..ports import DueRecords, Listener
 from .delivery import Delivery, Settlement
 
 logger = logging.getLogger("lambda_tasks")
@@ -38,7 +38,10 @@ DELETE_WITHIN_S: Final = 0.05
 """For deletes to gather into one request."""
 
 POLL_EVERY_S: Final = 1.0
-"""An idle look at the table."""
+"""An idle look at the table: what falls due makes no sound."""
+
+LISTEN_AGAIN_S: Final = 10.0
+"""After a connection that heard of new messages was lost."""
 
 REFUSED_FOR: Final = timedelta(minutes=1)
 """Before a record that could not be run is looked at again, perhaps by a newer release."""
@@ -57,6 +60,9 @@ class Source(Protocol):
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """What has become of a delivery."""
+
+    def look_again(self) -> None:
+        """There may be something new."""
 
     async def aclose(self) -> None:
         """Tell the queue what is still to be told."""
@@ -103,6 +109,9 @@ class SqsSource:
             self._tell(self._show({id: receipt}, seconds=round(settlement.again_in_s)))
         # Otherwise it comes back when its visibility timeout is over, and so in the end to the
         # dead letters.
+
+    def look_again(self) -> None:
+        """See Source. A long poll hears of it from SQS."""
 
     async def aclose(self) -> None:
         """See Source."""
@@ -161,23 +170,37 @@ class SqsSource:
 
 
 class DatabaseSource:
-    """The queues that are the table itself: polled, and locked while they are claimed."""
+    """The queues that are the table itself: locked while they are claimed.
+
+    Polled, and looked at at once when the database tells of something new, or a task has ended,
+    which may have asked for more.
+    """
 
     def __init__(self, queues: Collection[str], records: DueRecords) -> None:
+        self._loop = asyncio.get_running_loop()
         self._queues = queues
         self._records = records
-        self._looked_at = -POLL_EVERY_S
-        self._found_something = False
+        self._news = asyncio.Event()
+        self._news.set()
+        self._listener: Listener | None = None
+        self._may_listen_at = 0.0
         self._telling: set[asyncio.Task[None]] = set()
 
     async def take(self, limit: int) -> Arriving:
         """See Source."""
-        if not self._found_something:
-            await asyncio.sleep(max(self._looked_at + POLL_EVERY_S - time.monotonic(), 0.0))
+        await self._listen()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), POLL_EVERY_S)
+        self._news.clear()
         return self._look(limit)
+
+    def look_again(self) -> None:
+        """See Source."""
+        self._news.set()
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """See Source. What is finished says so in its row."""
+        self.look_again()
         if not settlement.acknowledge and settlement.again_in_s is None:
             postponing = sync_to_async(self._records.postpone)(uuid.UUID(id), REFUSED_FOR)
             task = asyncio.ensure_future(postponing)
@@ -188,12 +211,37 @@ class DatabaseSource:
         """See Source."""
         while self._telling:
             await asyncio.wait(self._telling)
+        self._end_listening()
+
+    async def _listen(self) -> None:
+        if self._listener is not None or time.monotonic() < self._may_listen_at:
+            return
+        self._may_listen_at = time.monotonic() + LISTEN_AGAIN_S
+        self._listener = await sync_to_async(self._records.listen)()
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener.fileno(), self._hear)
+            self.look_again()  # at what came while nobody listened
+
+    def _hear(self) -> None:
+        assert self._listener is not None
+        try:
+            self._listener.clear()
+        except Exception:
+            logger.warning("New messages are not heard of for now, but polled.", exc_info=True)
+            self._end_listening()
+        self.look_again()
+
+    def _end_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+            listener.close()
 
     @contextmanager
     def _look(self, limit: int) -> Iterator[Sequence[Delivery]]:
-        self._looked_at, self._found_something = time.monotonic(), False
         with self._records.due(self._queues, limit=limit) as due:
-            self._found_something = bool(due)
+            if due:  # there may be more
+                self._loop.call_soon_threadsafe(self.look_again)
             yield [
                 Delivery(
                     id=str(each.message.invocation_id),

@@ -14,6 +14,7 @@ STATUSES = ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "RETRYING", "CANCELLED"]
 ADDED: dict[str, "models.Field[Any, Any]"] = {
     "queue": models.CharField(default="default", editable=False, max_length=255),
     "group_key": models.CharField(editable=False, max_length=128, null=True),
+    "priority": models.SmallIntegerField(default=0, editable=False),
     "secrets": models.TextField(editable=False, null=True),
     "progress": models.JSONField(editable=False, null=True),
     "state": models.JSONField(editable=False, null=True),
@@ -104,7 +105,9 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="taskrecord",
-            index=models.Index(fields=["status", "enqueued_at"], name="taskrecord_status"),
+            index=models.Index(
+                fields=["status", "queue", "-priority", "enqueued_at"], name="taskrecord_status"
+            ),
         ),
         migrations.AddIndex(
             model_name="taskrecord",

@@ -20,7 +20,7 @@ from lambda_tasks import runtime
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import ledger as tasks
-from tests.conftest import Task
+from tests.conftest import Task, wait_for
 from tests.faults.farm import CLEAN, VISIBILITY_TIMEOUT_S, Farm, marker
 from tests.servers import Fault, FaultySqs
 
@@ -84,7 +84,7 @@ def test_a_sandbox_that_is_killed_in_mid_task_loses_and_doubles_nothing(
 ) -> None:
     with plant() as farm:
         asked = _ask(task, pause_s=0.8)
-        _wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
+        wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
         time.sleep(0.3)
         farm.kill_one()
 
@@ -160,7 +160,7 @@ def test_a_send_whose_answer_was_lost_is_sent_again_and_runs_once(
 def test_a_worker_that_wakes_up_after_the_takeover_can_not_commit(plant: Plant) -> None:
     with plant(functions=2) as farm:
         asked = _ask(tasks.aenter, times=1, pause_s=1.2)
-        _wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
+        wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
         # As if its host had slept: its lease is over, and another delivery comes.
         TaskRecord.objects.update(lease_until=datetime(2020, 1, 1, tzinfo=UTC))
         assert _relay() == 1
@@ -171,10 +171,3 @@ def test_a_worker_that_wakes_up_after_the_takeover_can_not_commit(plant: Plant) 
 
 def _relay() -> int:
     return async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0))
-
-
-def _wait_for(condition: Callable[[], bool], *, patience_s: float = 30) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)

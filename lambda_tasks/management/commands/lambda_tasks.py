@@ -74,7 +74,8 @@ class Command(BaseCommand):
         telling = asyncio.ensure_future(self._tell(worker))
         self._say(f"Takes tasks of {', '.join(names)}.")
         try:
-            await worker.run(once=options["once"], max_tasks=options["max_tasks"])
+            with worker.stopped_by_signals():
+                await worker.run(max_tasks=options["max_tasks"])
         finally:
             telling.cancel()
             await executor.aclose()

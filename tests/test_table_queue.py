@@ -1,0 +1,159 @@
+"""Queues that are the table: who is woken, and what goes first."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection, connections, transaction
+
+from lambda_tasks import runtime
+from lambda_tasks.execution import sources
+from lambda_tasks.models import SQSLambdaTask, TaskRecord
+from tests.app import resuming, tasks
+from tests.app.models import Effect
+from tests.conftest import Task, wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+in_table = tasks.leave_effect.using(queue="table")
+ain_table = tasks.aleave_effect.using(queue="table")
+
+
+@contextmanager
+def worker(**options: Any) -> Iterator[None]:
+    """One in this process, on a loop and a thread of its own, that ends with the body."""
+    ended = threading.Event()
+
+    async def work() -> None:
+        here = runtime.Runtime()
+        worker, executor = here.worker(["table"], drain_s=10, **options)
+        started.set()
+        asyncio.get_running_loop().call_soon(asyncio.ensure_future, stop(worker))
+        try:
+            await worker.run()
+        finally:
+            await executor.aclose()
+            await runtime.aclose(here)
+
+    async def stop(worker: Any) -> None:
+        await asyncio.to_thread(ended.wait)
+        worker.stop()
+
+    started = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    assert started.wait(30)
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture
+def seldom(monkeypatch: Any) -> None:
+    """A table that is looked at once in ten minutes, were it not for what wakes the worker."""
+    monkeypatch.setattr(sources, "POLL_EVERY_S", 600)
+    if connection.vendor != "postgresql":
+        pytest.skip("only PostgreSQL tells of new rows")
+
+
+def listeners() -> list[int]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN lambda_tasks'")
+        return [row[0] for row in cursor.fetchall()]
+
+
+def test_a_worker_is_woken_by_a_commit(queue: str, seldom: None) -> None:
+    with worker():
+        wait_for(listeners)
+        with transaction.atomic():
+            ain_table.execute_on_commit(name="a")
+        wait_for(lambda: Effect.objects.count() == 1, timeout_s=30)
+        asyncio.run(ain_table.aexecute_on_commit(name="b"))
+        wait_for(lambda: Effect.objects.count() == 2, timeout_s=30)
+
+
+def test_a_task_that_asks_for_more_is_followed_at_once(queue: str, seldom: None) -> None:
+    with worker():
+        count: Task = resuming.count_to_three
+        count.using(queue="table").execute_on_commit()
+        wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 3, timeout_s=30)
+
+
+def test_a_worker_that_can_not_listen_any_more_polls_and_listens_again(
+    queue: str, monkeypatch: Any
+) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("only PostgreSQL tells of new rows")
+    monkeypatch.setattr(sources, "LISTEN_AGAIN_S", 3.0)
+    with worker():
+        wait_for(listeners)
+        (old,) = listeners()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [old])
+        ain_table.execute_on_commit(name="polled")
+        wait_for(lambda: Effect.objects.count() == 1, timeout_s=30)
+        wait_for(lambda: listeners() and listeners() != [old], timeout_s=30)
+
+
+def test_what_has_priority_runs_first_and_then_what_is_older(queue: str) -> None:
+    for name, priority in [("b", 0), ("d", -100), ("a", 100), ("c", 0)]:
+        ain_table.using(priority=priority).execute_on_commit(name=name)
+
+    with worker(once=True, concurrency=1, processes=1):
+        wait_for(lambda: Effect.objects.count() == 4)
+
+    assert list(Effect.objects.order_by("pk").values_list("name", flat=True)) == list("abcd")
+
+
+def test_a_retry_and_a_payload_keep_their_priority(queue: str) -> None:
+    urgent = tasks.limited.using(queue="table", priority=7)
+    SQSLambdaTask.model_validate(urgent.serialize(name="x")).execute_on_commit()
+
+    with worker(once=True):
+        wait_for(lambda: TaskRecord.objects.filter(n_retries=1).exists())
+
+    assert set(TaskRecord.objects.values_list("priority", flat=True)) == {7}
+
+
+@pytest.mark.parametrize("priority", [101, -101, 1.5, True, "high"])
+def test_a_priority_out_of_range_is_refused(priority: Any) -> None:
+    with pytest.raises(ValueError, match="whole number from -100 to 100"):
+        ain_table.using(priority=priority)
+
+
+def test_a_priority_is_refused_where_the_queue_has_none(queue: str) -> None:
+    with pytest.raises(ValueError, match="SQS and AWS Batch know no priorities"):
+        tasks.add.using(priority=5).execute_on_commit(a=1)
+
+
+def test_a_long_queue_is_not_read_to_find_its_first_ones(queue: str) -> None:
+    """The statement follows its index; a sort of all that waits would grow with the queue."""
+    if connection.vendor != "postgresql":
+        pytest.skip("the plan is PostgreSQL's")
+    TaskRecord.objects.bulk_create(
+        TaskRecord(task_name="x", kwargs={}, queue="table", status="QUEUED") for _ in range(5000)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE lambda_tasks_taskrecord")
+    plans: list[str] = []
+    with connection.execute_wrapper(explain(plans)):
+        with runtime.store().due(["table"], limit=10):
+            pass
+    assert plans
+    assert not any("Sort" in plan for plan in plans), plans
+
+
+def explain(plans: list[str]) -> Any:
+    def execute_explained(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "ORDER BY" in sql:
+            with connections["default"].connection.cursor() as cursor:
+                cursor.execute("EXPLAIN " + sql, params)
+                plans.append("\n".join(row[0] for row in cursor.fetchall()))
+        return execute(sql, params, many, context)
+
+    return execute_explained
