@@ -6,6 +6,7 @@ is followed.
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,6 +33,17 @@ SHORTEST_KEY: Final = 32
 LOCAL_WORKERS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_WORKERS_CHILD"
 """In the environment of local workers: how many they are. There it overrides the setting."""
 
+LOCAL_SQS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_SQS"
+"""In the environment of what `manage.py lambda_tasks dev` starts: the address of an SQS that stands
+in for all of AWS, or "" where the table does."""
+
+LOCAL_ACCOUNT: Final = "000000000000"
+LOCAL_AWS: Final[Mapping[str, Any]] = {
+    "region_name": "us-east-1",
+    "aws_access_key_id": "test",
+    "aws_secret_access_key": "test",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SQSQueue:
@@ -39,8 +51,7 @@ class SQSQueue:
 
     name: str
     queue_url: str
-
-    max_timeout_s = MAX_LAMBDA_TIMEOUT_S
+    max_timeout_s: float = MAX_LAMBDA_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +112,9 @@ class Settings:
         """Whether the messages of this queue are worked off from the table of the records."""
         return self.local_workers > 0 or isinstance(queue, DatabaseQueue)
 
-    @property
-    def has_table_queues(self) -> bool:
-        """Whether there is one at all."""
-        return any(map(self.is_table, self.queues.values()))
+    def table_queues(self) -> frozenset[str]:
+        """The names of those."""
+        return frozenset(name for name, queue in self.queues.items() if self.is_table(queue))
 
     @property
     def signing_key(self) -> str | None:
@@ -156,9 +166,38 @@ def _load() -> tuple[Settings, tuple[str, ...]]:
             problems.append(str(error))
     if count := os.environ.get(LOCAL_WORKERS_VARIABLE):
         values["local_workers"] = values["processes"] = int(count)
-    settings = Settings(**values)
+    endpoint = os.environ.get(LOCAL_SQS_VARIABLE)
+    settings = Settings(**values) if endpoint is None else _on_a_laptop(values, endpoint)
     problems.extend(_contradictions(settings))
     return settings, tuple(problems)
+
+
+def forget() -> None:
+    """Read the settings anew at the next look."""
+    _load.cache_clear()
+
+
+def _on_a_laptop(values: dict[str, Any], endpoint: str) -> Settings:
+    """Nothing goes to AWS: every queue is one of the SQS at this endpoint, or the table's.
+
+    Queues that are the table's by their setting stay so. The modes that run tasks elsewhere are
+    off: what is to be seen is the way that they go in production.
+    """
+    chosen = values.get("queues", {"default": None})
+    values["queues"] = {
+        name: DatabaseQueue(name)
+        if not endpoint or isinstance(queue, DatabaseQueue)
+        else SQSQueue(name, f"{endpoint}/{LOCAL_ACCOUNT}/{_sqs_name(name)}", MAX_OTHER_TIMEOUT_S)
+        for name, queue in chosen.items()
+    }
+    modes = {"eager": False, "local_workers": 0, "noop_execution": False}
+    return Settings(**values | modes | {"aws": LOCAL_AWS})
+
+
+def _sqs_name(queue: str) -> str:
+    """A name that SQS takes; two queues that differ only in what it does not take are one."""
+    fifo = ".fifo" if queue.endswith(".fifo") else ""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", queue.removesuffix(".fifo"))[:75] + fifo
 
 
 def _known(name: str) -> str:
@@ -338,9 +377,9 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
 }
 
 
-def _forget(*, setting: str, **_: object) -> None:
+def _on_change(*, setting: str, **_: object) -> None:
     if setting.startswith(PREFIX):
-        _load.cache_clear()
+        forget()
 
 
-setting_changed.connect(_forget)
+setting_changed.connect(_on_change)

@@ -6,7 +6,6 @@ database connections kept from one invocation to the next.
 
 import asyncio
 import logging
-import multiprocessing.process
 import os
 import platform
 import random
@@ -95,6 +94,10 @@ class LambdaHandler:
             case {"lambda_tasks": "tick"}:
                 return self._runner.run(self._tick())
         raise ValueError(f"{TAKES} It was given {_kind(event)}.")
+
+    def pids(self) -> list[int]:
+        """The worker processes that run."""
+        return self._executor.pids()
 
     def before_snapshot(self) -> None:
         """Close what must not be open in two places: SnapStart makes many of this process."""
@@ -210,6 +213,12 @@ def close() -> None:
         warm.close()
 
 
+def pids() -> list[int]:
+    """The worker processes of this function, for who plays its end."""
+    warm = _kept.get(str(os.getpid()))
+    return [] if warm is None else warm.pids()
+
+
 def _deadline(context: Any) -> float | None:
     """In monotonic seconds; None where the caller tells no time."""
     remaining = getattr(context, "get_remaining_time_in_millis", None)
@@ -315,7 +324,8 @@ def _register_snapshot_hooks(warm: LambdaHandler) -> None:
 def _is_the_function() -> bool:
     """This module is what Lambda starts, and no project's own that imports it; nor is this one of
     its worker processes."""
-    if not IN_LAMBDA or multiprocessing.process.parent_process() is not None:
+    processes = sys.modules.get("multiprocessing.process")
+    if not IN_LAMBDA or (processes is not None and processes.parent_process() is not None):
         return False
     ours = f"{__name__}.{handler.__name__}"
     return os.environ.get("_HANDLER", ours).replace("/", ".") == ours

@@ -54,8 +54,8 @@ class Outbox(Protocol):
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """Store messages as QUEUED; one that is there already changes nothing."""
 
-    def mark_sent(self, invocation_ids: Sequence[UUID]) -> None:
-        """Note that the queue has accepted these."""
+    def mark_sent(self, messages: Sequence[Outgoing]) -> None:
+        """Note that their queues have accepted these."""
 
     def unsent(
         self,

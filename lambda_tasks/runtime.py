@@ -60,7 +60,7 @@ class Runtime:
         """Every statement about records."""
         from .store import RecordStore
 
-        return RecordStore(announces=lambda: conf.current().has_table_queues)
+        return RecordStore(lambda: conf.current().table_queues())
 
     @cached_property
     def dispatcher(self) -> Dispatcher:

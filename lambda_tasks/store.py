@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import connections, router, transaction
-from django.db.models import BooleanField, Case, F, Q, QuerySet, Value, When
+from django.db.models import BooleanField, Case, Count, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from . import wakeups
@@ -46,11 +46,11 @@ EARLY_DELIVERY: Final = timedelta(seconds=1)
 class RecordStore:
     """The records of this project, in the database that the router names for TaskRecord.
 
-    `announces` says whether workers wait for what is stored.
+    `table_queues` gives the names of the queues whose messages are worked off from here.
     """
 
-    def __init__(self, *, announces: Callable[[], bool] = bool) -> None:
-        self._announces = announces
+    def __init__(self, table_queues: Callable[[], Collection[str]] = frozenset) -> None:
+        self._table_queues = table_queues
 
     @property
     def alias(self) -> str:
@@ -65,15 +65,18 @@ class RecordStore:
         records = [_queued_record(outgoing) for outgoing in messages]
         self._records.bulk_create(records, ignore_conflicts=True)
 
-    def mark_sent(self, invocation_ids: Sequence[UUID]) -> None:
-        """Note that the queue has accepted these messages."""
-        records = self._records.filter(id__in=invocation_ids)
-        records.update(
-            sent_at=Now(),
-            # A lost run's message is on its way again: for the next one it is as if lost now.
-            lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
-        )
-        if self._announces():
+    def mark_sent(self, messages: Sequence[Outgoing]) -> None:
+        """Note that their queues have accepted these messages; or, where the queue is this table,
+        wake who waits for them."""
+        tables = self._table_queues()
+        sent = [each.message.invocation_id for each in messages if each.queue not in tables]
+        if sent:
+            self._records.filter(id__in=sent).update(
+                sent_at=Now(),
+                # A lost run's message is on its way again: for the next one it is as if lost now.
+                lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
+            )
+        if len(sent) < len(messages):
             wakeups.announce(self.alias)
 
     def listen(self) -> wakeups.PostgresListener | None:
@@ -203,6 +206,7 @@ class RecordStore:
             )
             .annotate(now=Now())
             .exclude(secrets=NOT_KEPT)
+            .exclude(queue__in=self._table_queues())
             .order_by("enqueued_at")[:limit]
         )
         return list(_readable(records))
@@ -251,6 +255,19 @@ class RecordStore:
             record = following
             following = self._find_following(record)
         return record
+
+    def finished_since(self, moment: datetime) -> list[TaskRecord]:
+        """What has come to its end since then, in that order."""
+        return list(self._records.filter(end_time__gt=moment).order_by("end_time"))
+
+    def count_by_status(self) -> dict[str, int]:
+        """How many records are in each status."""
+        counts = self._records.order_by().values_list("status").annotate(Count("id"))
+        return dict(counts)
+
+    def forget_sent(self) -> int:
+        """Let the relay send all that is QUEUED once more, as its queues are gone; how many."""
+        return self._records.filter(status=Status.QUEUED).update(sent_at=None)
 
     def delete_finished(self, *, before: datetime, limit: int) -> int:
         """Delete up to `limit` records that were finished before then; return how many."""

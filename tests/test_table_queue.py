@@ -12,6 +12,7 @@ from django.db import connection, connections, transaction
 from lambda_tasks import runtime
 from lambda_tasks.execution import sources
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
+from lambda_tasks.worker import Worker
 from tests.app import resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Task, wait_for
@@ -38,7 +39,7 @@ def worker(**options: Any) -> Iterator[None]:
             await executor.aclose()
             await runtime.aclose(here)
 
-    async def stop(worker: Any) -> None:
+    async def stop(worker: Worker) -> None:
         await asyncio.to_thread(ended.wait)
         worker.stop()
 

@@ -121,10 +121,13 @@ class Enqueuer:
 
     def _mark_sent(self, messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:
         """After the send, so a failure here is only logged: the relay would send once more."""
-        durable = [each.message.invocation_id for each in messages if each.message.durable]
-        sent = [id for id in durable if id not in failures]
-        for id in set(durable) - set(sent):
-            logger.error("%s was stored and could not be sent yet: %s", id, failures[id])
+        sent = []
+        for outgoing in messages:
+            id = outgoing.message.invocation_id
+            if outgoing.message.durable and id in failures:
+                logger.error("%s was stored and could not be sent yet: %s", id, failures[id])
+            elif outgoing.message.durable:
+                sent.append(outgoing)
         if not sent:
             return
         try:

@@ -56,8 +56,7 @@ class Relay:
         failures = await self._asend(due)
         for id, reason in failures.items():
             logger.error("%s could not be sent by the relay: %s", id, reason)
-        sent = [each.message.invocation_id for each in due]
-        sent = [id for id in sent if id not in failures]
+        sent = [each for each in due if each.message.invocation_id not in failures]
         await sync_to_async(self._outbox.mark_sent)(sent)
         logger.info("The relay sent %d of %d messages that were left.", len(sent), len(due))
         return len(sent)

@@ -23,7 +23,7 @@ class Delivery:
     is_row: bool = False
     """From the records' own table, where nothing is signed."""
     comes_back: bool = True
-    """By itself, where it is not acknowledged."""
+    """By itself, where it is not acknowledged: SQS sees to that."""
     ordered_by: str | None = None
     """Those of one key run one after the other, and none after one that goes back: FIFO."""
 

@@ -172,6 +172,10 @@ class Executor:
                 settle(item.delivery.id, await sync_to_async(self._cut_off)(item, claim))
         return settlements
 
+    def pids(self) -> list[int]:
+        """The worker processes that run."""
+        return self._processes.pids()
+
     def prepare(self) -> None:
         """Let the worker processes' fork server load the project meanwhile."""
         self._processes.prepare()

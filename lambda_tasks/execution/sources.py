@@ -249,6 +249,7 @@ class DatabaseSource:
                     queue=each.queue,
                     fallback_id=each.message.invocation_id,
                     is_row=True,
+                    comes_back=False,
                 )
                 for each in due
             ]

@@ -1,0 +1,70 @@
+"""Plays what happens to functions in AWS now and then: they die in mid-task, and SQS delivers a
+message twice."""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Self
+
+CRASH_WITHIN_S: Final = 0.5
+"""After the beginning of an invocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chaos:
+    """How often, from 0 to 1: `crash` for each invocation, `duplicate` for each delivery."""
+
+    crash: float = 0.0
+    duplicate: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `crash=5%,duplicate=5%`. Raises ValueError, with what there is."""
+        chances = {}
+        for part in filter(None, text.split(",")):
+            name, _, percent = part.partition("=")
+            if name not in {each.name for each in fields(cls)} or not _is_percent(percent):
+                raise ValueError(f"{part!r} is no part of a chaos like crash=5%,duplicate=5%.")
+            chances[name] = float(percent.rstrip("%")) / 100
+        return cls(**chances)
+
+
+@dataclass(slots=True)
+class ChaoticFunction:
+    """Stands before a handler. `pids` tells which processes die with this one."""
+
+    handle: Callable[[Any], Any]
+    chaos: Chaos
+    pids: Callable[[], list[int]]
+    _again: list[Any] = field(default_factory=list)
+
+    def __call__(self, event: Any) -> Any:
+        """Give the event to the handler, and some of its records once more with the next one."""
+        if random.random() < self.chaos.crash:
+            timer = threading.Timer(random.uniform(0, CRASH_WITHIN_S), self._die)
+            timer.daemon = True
+            timer.start()
+        repeated, self._again = (
+            self._again,
+            [record for record in event["Records"] if random.random() < self.chaos.duplicate],
+        )
+        if repeated:
+            print(f"chaos: {len(repeated)} delivered once more", flush=True)
+            self.handle({"Records": repeated})
+        return self.handle(event)
+
+    def _die(self) -> None:
+        print("chaos: the function dies", flush=True)
+        for pid in self.pids():
+            os.killpg(pid, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_percent(text: str) -> bool:
+    try:
+        return text.endswith("%") and 0 <= float(text[:-1]) <= 100
+    except ValueError:
+        return False

@@ -1,0 +1,92 @@
+"""A Lambda function on a laptop: a process that feeds the real handler from queues of a local SQS,
+and ticks as a schedule of EventBridge would. SIGTERM and Ctrl-C end it after its invocation."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+
+from .chaos import Chaos, ChaoticFunction
+from .event_source import EventSourceMapping, LambdaContext
+
+TICK_EVERY_S: Final = 10.0
+
+TICK: Final = {"lambda_tasks": "tick"}
+
+
+class LocalFunction:
+    """Each queue has its mapping; one invocation runs at a time."""
+
+    def __init__(self, queue_urls: Sequence[str], *, timeout_s: float, chaos: Chaos) -> None:
+        self._queue_urls = queue_urls
+        self._timeout_s = timeout_s
+        self._chaos = chaos
+        self._stopping = False
+        self._ticked_at = 0.0
+
+    def stop(self) -> None:
+        """End after the invocation that runs."""
+        self._stopping = True
+
+    def run(self, client_options: dict[str, Any]) -> None:
+        """Until stop()."""
+        from .. import handler
+
+        function = ChaoticFunction(self._handle, self._chaos, handler.pids)
+        with ExitStack() as open_mappings:
+            mappings = [
+                open_mappings.enter_context(
+                    EventSourceMapping(
+                        url,
+                        function,
+                        client_options=client_options,
+                        function_timeout_s=self._timeout_s,
+                    )
+                )
+                for url in self._queue_urls
+            ]
+            # A long poll of one would hold up the others.
+            wait_s = 1 if len(mappings) == 1 else 0
+            while not self._stopping:
+                self._tick_now_and_then()
+                if not sum(mapping.poll_once(wait_s) for mapping in mappings) and not wait_s:
+                    time.sleep(0.2)
+        handler.close()
+
+    def _handle(self, event: Any) -> Any:
+        from ..handler import handler
+
+        return handler(event, LambdaContext(timeout_s=self._timeout_s))
+
+    def _tick_now_and_then(self) -> None:
+        if time.monotonic() - self._ticked_at > TICK_EVERY_S:
+            self._handle(TICK)
+            self._ticked_at = time.monotonic()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The process's own: `--timeout SECONDS --chaos ... QUEUE_URL...`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("queue_urls", nargs="+", metavar="QUEUE_URL")
+    parser.add_argument("--timeout", type=float, default=60)
+    parser.add_argument("--chaos", type=Chaos.parse, default=Chaos())
+    options = parser.parse_args(arguments)
+
+    import django
+
+    django.setup()
+    from ..conf import current
+
+    queue_urls: Sequence[str] = options.queue_urls
+    function = LocalFunction(queue_urls, timeout_s=options.timeout, chaos=options.chaos)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: function.stop())
+    endpoint = queue_urls[0].rpartition("/000000000000/")[0]
+    function.run({"endpoint_url": endpoint, **current().aws})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,126 @@
+"""A project as a newcomer makes it: startproject, startapp, and what the README shows."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from tests.conftest import wait_for
+from tests.servers.process import free_port, listens
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"^```python\n# (?P<file>[^\n]+)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
+
+MODELS = """
+from django.db import models
+
+class Order(models.Model):
+    title = models.CharField(max_length=200)
+"""
+URLS = """
+from django.urls import path
+from shop import views
+
+urlpatterns = [path("orders/", views.place_order), path("async/", views.place_order_async)]
+"""
+
+
+def blocks() -> dict[str, str]:
+    """What the README shows of each file, one after the other."""
+    files: dict[str, str] = {}
+    for block in BLOCK.finditer(README):
+        files[block["file"]] = files.get(block["file"], "") + block["code"]
+    return files
+
+
+class Newcomer:
+    """A project in a directory of its own, which knows of the library and of nothing here."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @classmethod
+    def with_first_task(cls, directory: Path, *, settings: str = "") -> Self:
+        """As far as the README's first task, and these settings."""
+        newcomer = cls(directory)
+        newcomer.run("-m", "django", "startproject", "mysite", ".")
+        newcomer.run("manage.py", "startapp", "shop")
+        newcomer.write("shop/models.py", MODELS)
+        newcomer.write("mysite/urls.py", URLS)
+        first: dict[str, str] = {}
+        for block in BLOCK.finditer(README):
+            first.setdefault(block["file"], block["code"])
+        shown = first["mysite/settings.py"]
+        text = f"INSTALLED_APPS += ['shop']\n{shown}\n{settings}\n"
+        newcomer.write("mysite/settings.py", text, add=True)
+        for file in ("shop/tasks.py", "shop/views.py"):
+            newcomer.write(file, first[file])
+        newcomer.run("manage.py", "makemigrations", "shop")
+        newcomer.run("manage.py", "migrate")
+        return newcomer
+
+    def run(self, *command: str, stdin: str | None = None) -> None:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=self.directory,
+            env=self.environment(),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def write(self, file: str, text: str, *, add: bool = False) -> None:
+        path = self.directory / file
+        path.write_text((path.read_text() if add else "") + text)
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
+        """A command of manage.py, until the body ends; it gets ten seconds to stop."""
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", *command],
+            cwd=self.directory,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        assert process.stdout is not None
+        reader = threading.Thread(target=self.lines.extend, args=(process.stdout,))
+        reader.start()
+        try:
+            yield process
+            assert process.poll() is None, "".join(self.lines)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+            reader.join()
+            process.stdout.close()
+
+    @contextmanager
+    def developing(self, *options: str) -> Iterator[None]:
+        """`dev`, whose server answers in the body at `url`."""
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        with self.running("lambda_tasks", "dev", *options, f"127.0.0.1:{port}"):
+            wait_for(lambda: listens(port))
+            yield
+
+    def environment(self) -> dict[str, str]:
+        mine = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("LAMBDA_TASKS", "DJANGO_", "AWS_"))
+        }
+        return mine | {"PYTHONPATH": str(ROOT)}
