@@ -39,6 +39,11 @@ def _no_blocking_call_on_an_event_loop() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """Nothing: tests that run side by side have a server each, or a file."""
+
+
+@pytest.fixture(scope="session")
 def sqs() -> LocalSqs:
     return environment.sqs
 

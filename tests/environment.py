@@ -23,8 +23,10 @@ sqs = LocalSqs()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests() -> Generator[None, Any, Any]:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    if _only_hands_out(early_config):
+        return (yield)
     _running.enter_context(sqs)
     os.environ["LAMBDA_TASKS_TEST_QUEUE"] = sqs.create_queue("default")
     sqs.create_queue("default-other")
@@ -40,6 +42,12 @@ def pytest_load_initial_conftests() -> Generator[None, Any, Any]:
         if databases:
             os.environ["LAMBDA_TASKS_TEST_DATABASES"] = json.dumps(databases)
     return (yield)
+
+
+def _only_hands_out(config: pytest.Config) -> bool:
+    """The process that gives tests to others, each of which has servers of its own."""
+    is_one_of_them = "PYTEST_XDIST_WORKER" in os.environ
+    return not is_one_of_them and bool(getattr(config.known_args_namespace, "numprocesses", 0))
 
 
 def pytest_report_header() -> list[str]:

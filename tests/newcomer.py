@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -45,6 +45,7 @@ class Newcomer:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.env: dict[str, str] = {}
 
     @classmethod
     def with_first_task(cls, directory: Path, *, settings: str = "") -> Self:
@@ -66,18 +67,39 @@ class Newcomer:
         newcomer.run("manage.py", "migrate")
         return newcomer
 
-    def run(self, *command: str, stdin: str | None = None) -> None:
-        done = subprocess.run(
+    def run(self, *command: str, stdin: str | None = None, timeout_s: float = 120) -> str:
+        """What it has printed; it must end well."""
+        done = self._run(command, stdin, timeout_s)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def shell(self, code: str, *, timeout_s: float = 120) -> str:
+        """Code for `manage.py shell`."""
+        return self.run("manage.py", "shell", stdin=code, timeout_s=timeout_s)
+
+    def command(self, *arguments: str, stdin: str | None = None) -> str:
+        """`manage.py lambda_tasks` with these arguments."""
+        return self.run("manage.py", "lambda_tasks", *arguments, stdin=stdin)
+
+    def fail(self, *arguments: str, stdin: str | None = None) -> str:
+        """What such a command has printed; it must end badly."""
+        done = self._run(["manage.py", "lambda_tasks", *arguments], stdin, 120)
+        assert done.returncode != 0
+        return done.stdout + done.stderr
+
+    def _run(
+        self, command: Sequence[str], stdin: str | None, timeout_s: float
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
             [sys.executable, *command],
             cwd=self.directory,
             env=self.environment(),
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout_s,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
 
     def write(self, file: str, text: str, *, add: bool = False) -> None:
         path = self.directory / file
@@ -123,4 +145,4 @@ class Newcomer:
             for name, value in os.environ.items()
             if not name.startswith(("LAMBDA_TASKS", "DJANGO_", "AWS_"))
         }
-        return mine | {"PYTHONPATH": str(ROOT)}
+        return mine | {"PYTHONPATH": f"{self.directory}{os.pathsep}{ROOT}"} | self.env

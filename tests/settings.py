@@ -42,7 +42,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 def sqlite(name: str) -> dict[str, Any]:
     """A file, as worker processes can't share a database in memory."""
-    path = Path(tempfile.gettempdir()) / f"lambda_tasks_tests_{os.getuid()}_{name}.sqlite3"
+    own = os.environ.get("PYTEST_XDIST_WORKER", "")
+    file = f"lambda_tasks_tests_{os.getuid()}_{name}{own}.sqlite3"
+    path = Path(tempfile.gettempdir()) / file
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": str(path),

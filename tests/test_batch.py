@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,10 +54,11 @@ class Jobs:
         return process.returncode
 
 
-def run_container(env: dict[str, str]) -> "subprocess.Popen[str]":
+def run_container(env: dict[str, str], *, directory: Path | None = None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "lambda_tasks.handler"],
         env=os.environ | env,
+        cwd=directory,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -36,6 +36,10 @@ VISIBILITY_MARGIN_S: Final = 5.0
 """Over the function's timeout, for which SQS keeps a message that its function does not answer."""
 
 
+class ServerEnded(Exception):
+    """Django's development server could not start, or ended by itself."""
+
+
 @dataclass(slots=True)
 class Part:
     """One process. With `reloads` the parent starts it again when the code changes."""
@@ -94,9 +98,9 @@ class Dev:
         self._stopping = True
 
     def run(self) -> dict[str, int]:
-        """Until stop(), or the server's end; how many records there are in each status then.
+        """Until stop(); how many records there are in each status then.
 
-        Raises ModuleNotFoundError for chaos without a local SQS.
+        Raises ServerEnded, and ModuleNotFoundError for chaos without a local SQS.
         """
         with ExitStack() as stack:
             sqs = self._start_sqs(stack)
@@ -166,8 +170,7 @@ class Dev:
             part.stop()
             part.start()
         elif code is not None and not part.reloads:
-            self.say(f"The {part.name} ended with {code}.")
-            self.stop()
+            raise ServerEnded(f"The {part.name} ended with {code}.")
         elif code is not None and part.name not in self._waits_for_change:
             if code < 0:
                 self.say(f"The {part.name} was killed ({signal.Signals(-code).name}): another.")

@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks.local.chaos import Chaos
-from lambda_tasks.local.dev import Dev, interrupted_by_signals
+from lambda_tasks.local.dev import Dev, ServerEnded, interrupted_by_signals
 
 HELP: Final = "Runs the project with its tasks on a laptop."
 
@@ -33,14 +33,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    """Raises CommandError for chaos without a local SQS."""
+    """Raises CommandError for chaos without a local SQS, and where the server ends."""
     timeout_s = options["timeout"] or (CHAOTIC_TIMEOUT_S if options["chaos"] else TIMEOUT_S)
     screen = _Screen(stdout)
     dev = Dev(screen.say, screen.show, options["address"], timeout_s, options["chaos"])
     try:
         with interrupted_by_signals(dev):
             counts = dev.run()
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, ServerEnded) as error:
         raise CommandError(str(error)) from None
     screen.say(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     return 0
