@@ -81,7 +81,7 @@ def test_an_empty_answer_is_success_for_the_whole_batch(
         _failing(1),
         _failing("unknown"),
     ],
-    ids=str,
+    ids=lambda answer: str(answer).partition(" at 0x")[0],
 )
 def test_a_malformed_answer_is_failure_for_the_whole_batch(
     sqs: LocalSqs, queue_url: str, deliver: Deliver, answer: Any
