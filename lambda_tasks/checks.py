@@ -37,30 +37,34 @@ def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
     if conf.errors():
         return []
     settings = conf.current()
-    found: list[CheckMessage] = []
-    if settings.noop_execution:
-        found.append(
-            Warning(
-                "LAMBDA_TASKS_NOOP_EXECUTION is on: every task is dropped.",
-                hint="Leave it out in production.",
-                id="lambda_tasks.W001",
-            )
-        )
-    if settings.eager:
-        found.append(
-            Warning(
-                "LAMBDA_TASKS_EAGER is on: tasks run inside of requests, without timeouts.",
-                hint="Leave it out in production.",
-                id="lambda_tasks.W002",
-            )
-        )
-    return found
+    modes = [
+        (
+            settings.noop_execution,
+            "LAMBDA_TASKS_NOOP_EXECUTION is on: every task is dropped.",
+            "lambda_tasks.W001",
+        ),
+        (
+            settings.eager,
+            "LAMBDA_TASKS_EAGER is on: tasks run inside of requests, without timeouts.",
+            "lambda_tasks.W002",
+        ),
+        (
+            settings.local_workers > 0,
+            "LAMBDA_TASKS_LOCAL_WORKERS is set: tasks run beside the process that serves requests.",
+            "lambda_tasks.W004",
+        ),
+    ]
+    return [
+        Warning(problem, hint="Leave it out in production.", id=id)
+        for is_on, problem, id in modes
+        if is_on
+    ]
 
 
 @register("lambda_tasks")
 def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """SQLite in its default mode, in which tasks that run side by side fail."""
-    if conf.errors() or not _runs_elsewhere(conf.current()):
+    if conf.errors() or conf.current().eager or conf.current().noop_execution:
         return []
     from .models import TaskRecord
 
@@ -80,12 +84,6 @@ def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
             id="lambda_tasks.W003",
         )
     ]
-
-
-def _runs_elsewhere(settings: conf.Settings) -> bool:
-    return not (settings.eager or settings.noop_execution) and any(
-        isinstance(queue, conf.SQSQueue) for queue in settings.queues.values()
-    )
 
 
 def _problems(task: Task, settings: conf.Settings) -> list[str]:

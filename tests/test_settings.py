@@ -146,7 +146,12 @@ def test_sqlite_is_warned_of_in_the_mode_in_which_tasks_lock_one_another_out(
 
 
 @pytest.mark.parametrize(
-    ("mode", "id"), [("NOOP_EXECUTION", "lambda_tasks.W001"), ("EAGER", "lambda_tasks.W002")]
+    ("mode", "id"),
+    [
+        ("NOOP_EXECUTION", "lambda_tasks.W001"),
+        ("EAGER", "lambda_tasks.W002"),
+        ("LOCAL_WORKERS", "lambda_tasks.W004"),
+    ],
 )
 def test_a_mode_that_is_not_for_production_is_a_deployment_warning(
     settings: Any, mode: str, id: str

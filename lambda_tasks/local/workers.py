@@ -1,11 +1,11 @@
-"""LAMBDA_TASKS_LOCAL_WORKERS: a worker beside the process that enqueues, and for it alone.
+"""LAMBDA_TASKS_LOCAL_WORKERS: a worker beside the process that enqueues, and for it alone. This is
+the side of the process that enqueues.
 
 One child process with an executor of its own, fed from the table of the records: what is waiting
 there is lost neither with the child nor with its parent. It is told through a pipe that something
 new is there, and ends when the pipe does.
 """
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -19,11 +19,8 @@ from ..conf import LOCAL_WORKERS_VARIABLE
 
 logger = logging.getLogger("lambda_tasks")
 
-FINISH_S: Final = 5.0
-"""For what is due when the parent ends; what has not begun by then waits for the next one."""
-
-DRAIN_S: Final = 5.0
-"""For what runs then. Together they are what a reload may have to wait for."""
+END_WITHIN_S: Final = 15.0
+"""For the child to finish and to end; longer than it should need."""
 
 RESTART_AFTER_S: Final = 1.0
 
@@ -61,7 +58,7 @@ class LocalWorkers:
         assert process.stdin is not None
         process.stdin.close()
         try:
-            process.wait(FINISH_S + 2 * DRAIN_S)
+            process.wait(END_WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -85,7 +82,7 @@ class LocalWorkers:
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-m", f"{__package__}.workers_main"],
             env=os.environ
             | {
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
@@ -95,35 +92,3 @@ class LocalWorkers:
             # Ctrl+C at a terminal is for the parent, which lets it finish.
             start_new_session=True,
         )
-
-
-async def serve() -> None:
-    """The child's side: a worker of all queues, until standard input ends."""
-    from .. import conf, runtime
-
-    here = runtime.current()
-    worker, executor = here.worker(list(conf.current().queues), drain_s=DRAIN_S)
-    loop = asyncio.get_running_loop()
-
-    def on_word_from_parent() -> None:
-        if os.read(sys.stdin.fileno(), 4096):
-            worker.look_again()
-            return
-        loop.remove_reader(sys.stdin.fileno())
-        worker.finish()
-        loop.call_later(FINISH_S, worker.stop)
-
-    loop.add_reader(sys.stdin.fileno(), on_word_from_parent)
-    try:
-        with worker.stopped_by_signals():
-            await worker.run()
-    finally:
-        await executor.aclose()
-        await runtime.aclose(here)
-
-
-if __name__ == "__main__":
-    import django
-
-    django.setup()
-    asyncio.run(serve())

@@ -1,0 +1,44 @@
+"""The child of LAMBDA_TASKS_LOCAL_WORKERS: a worker of all queues, until its parent ends."""
+
+import asyncio
+import os
+import sys
+from typing import Final
+
+import django
+
+from .. import conf, runtime
+
+FINISH_S: Final = 5.0
+"""For what is due when the parent ends; what has not begun by then waits for the next one."""
+
+DRAIN_S: Final = 5.0
+"""For what runs then. Together they are what a reload may have to wait for."""
+
+
+async def serve() -> None:
+    """Work until standard input ends."""
+    here = runtime.current()
+    worker, executor = here.worker(list(conf.current().queues), drain_s=DRAIN_S)
+    loop = asyncio.get_running_loop()
+
+    def on_word_from_parent() -> None:
+        if os.read(sys.stdin.fileno(), 4096):
+            worker.look_again()
+            return
+        loop.remove_reader(sys.stdin.fileno())
+        worker.finish()
+        loop.call_later(FINISH_S, worker.stop)
+
+    loop.add_reader(sys.stdin.fileno(), on_word_from_parent)
+    try:
+        with worker.stopped_by_signals():
+            await worker.run()
+    finally:
+        await executor.aclose()
+        await runtime.aclose(here)
+
+
+if __name__ == "__main__":
+    django.setup()
+    asyncio.run(serve())
