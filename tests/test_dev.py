@@ -137,9 +137,7 @@ def test_dev_tells_of_a_task_that_fails_and_of_code_that_can_not_be_loaded(
     newcomer.write("shop/tasks.py", fail, add=True)
     good = (newcomer.directory / "shop/tasks.py").read_text()
     with newcomer.developing():
-        newcomer.run(
-            "manage.py", "shell", stdin="from shop import tasks\ntasks.fail.execute_on_commit()"
-        )
+        newcomer.shell("from shop import tasks\ntasks.fail.execute_on_commit()")
         wait_for(lambda: finished(newcomer, "shop.tasks.fail  ValueError: told", "FAILED"))
         newcomer.write("shop/models.py", "\nthis is no Python\n", add=True)
         wait_for(lambda: any("waits for a change" in line for line in newcomer.lines))
@@ -184,18 +182,14 @@ def test_a_server_that_can_not_start_ends_dev(newcomer: Newcomer) -> None:
 
 
 def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
-    newcomer.run(
-        "manage.py", "shell", stdin='from shop.models import Order\nOrder(title="Emma").save()'
-    )
+    newcomer.shell('from shop.models import Order\nOrder(title="Emma").save()')
     body = {"task_name": "shop.tasks.print_invoice", "kwargs": {"order_id": 1}}
     newcomer.write("event.json", json.dumps(sqs_event(json.dumps(body), "no JSON")))
 
     answer = json.loads(newcomer.command("invoke", "event.json"))
 
     assert len(answer["batchItemFailures"]) == 1
-    ping = newcomer.run(
-        "manage.py", "lambda_tasks", "invoke", "-", stdin='{"lambda_tasks": "ping"}'
-    )
+    ping = newcomer.command("invoke", "-", stdin='{"lambda_tasks": "ping"}')
     assert set(json.loads(ping)) == {"lambda_tasks", "django", "python"}
     newcomer.write("event.json", "{")
     for name, words in [
@@ -203,9 +197,7 @@ def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
         ("gone.json", "gone.json can't be read: No such file"),
     ]:
         assert words in newcomer.fail("invoke", name)
-    assert "This handler takes" in newcomer.fail(
-        "manage.py", "lambda_tasks", "invoke", "-", stdin="{}"
-    )
+    assert "This handler takes" in newcomer.fail("invoke", "-", stdin="{}")
 
 
 @pytest.mark.parametrize("setting", ["LAMBDA_TASKS_EAGER = True", "LAMBDA_TASKS_LOCAL_WORKERS = 2"])

@@ -146,17 +146,17 @@ def test_sqlite_is_warned_of_in_the_mode_in_which_tasks_lock_one_another_out(
 
 
 @pytest.mark.parametrize(
-    ("mode", "id"),
+    ("mode", "value", "id"),
     [
-        ("NOOP_EXECUTION", "lambda_tasks.W001"),
-        ("EAGER", "lambda_tasks.W002"),
-        ("LOCAL_WORKERS", "lambda_tasks.W004"),
+        ("NOOP_EXECUTION", True, "lambda_tasks.W001"),
+        ("EAGER", True, "lambda_tasks.W002"),
+        ("LOCAL_WORKERS", 2, "lambda_tasks.W004"),
     ],
 )
 def test_a_mode_that_is_not_for_production_is_a_deployment_warning(
-    settings: Any, mode: str, id: str
+    settings: Any, mode: str, value: Any, id: str
 ) -> None:
-    setattr(settings, f"LAMBDA_TASKS_{mode}", True)
+    setattr(settings, f"LAMBDA_TASKS_{mode}", value)
 
     assert run_checks(tags=["lambda_tasks"]) == []
     deployment = run_checks(tags=["lambda_tasks"], include_deployment_checks=True)

@@ -84,7 +84,9 @@ def test_a_stopped_server_leaves_no_process_and_no_file(
 
 def _open_directory(path: Path) -> str:
     """Open to the user that PostgreSQL runs as; pytest's directories are for their owner only."""
-    for each in (path, path.parent, path.parent.parent):
+    for each in (path, *path.parents):
+        if "pytest-of-" not in str(each):
+            break
         each.chmod(0o755)
     return str(path)
 
