@@ -2,6 +2,8 @@
 process goes on."""
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +14,11 @@ from django.db import connection, connections
 from redis import Redis
 
 from lambda_tasks import handler
+from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import outages, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, body, record_of, sqs_event, wait_for
+from tests.conftest import Handle, Task, bodies_in, body, record_of, sqs_event, wait_for
 from tests.servers.lambda_runtime import LambdaProcess
 from tests.servers.redis_server import RedisServer
 
@@ -90,6 +93,31 @@ def test_connections_that_were_cut_between_two_events_are_not_used_again(handle:
     messages = [body(tasks.leave_effect_direct, name="y"), body(tasks.aadd_direct, a=1)]
     assert handle(*messages) == []
     assert [record_of(each).status for each in messages] == ["SUCCESS", "SUCCESS"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("task", [tasks.enqueue_another, tasks.aenqueue_another])
+def test_a_function_that_was_frozen_uses_nothing_that_was_open_before(
+    transactional_db: None, task: Task
+) -> None:
+    with LocalSqs() as own_sqs:
+        queue = own_sqs.create_queue("default")
+        with LambdaProcess(LAMBDA_TASKS_TEST_QUEUE=queue, timeout_s=60) as function:
+            first, second = body(task, name="before"), body(task, name="after")
+            assert function.invoke(sqs_event(first)) == {"batchItemFailures": []}
+            assert len(bodies_in(own_sqs, queue)) == 1
+
+            os.killpg(function.pid, signal.SIGSTOP)
+            own_sqs.stop()
+            own_sqs.start()
+            own_sqs.create_queue("default")
+            outages.cut_connections()
+            connections.close_all()
+            os.killpg(function.pid, signal.SIGCONT)
+
+            assert function.invoke(sqs_event(second)) == {"batchItemFailures": []}
+            assert len(bodies_in(own_sqs, queue)) == 1, function.output
+        assert [record_of(each).status for each in (first, second)] == ["SUCCESS"] * 2
 
 
 @on_postgresql
