@@ -93,13 +93,18 @@ def _problems(task: Task, settings: conf.Settings) -> list[str]:
     except Exception as error:
         problems.append(str(error))
     try:
-        longest = settings.queue(task.options.queue).max_timeout_s
+        queue = settings.queue(task.options.queue)
     except ImproperlyConfigured as error:
         return [*problems, str(error)]
     hard_timeout = task.options.hard_timeout or settings.default_hard_timeout
-    if hard_timeout > longest:
+    if hard_timeout > queue.max_timeout_s:
         problems.append(
-            f"hard_timeout is {hard_timeout} s and the queue {task.options.queue!r} allows "
-            f"{longest} s."
+            f"hard_timeout is {hard_timeout} s and the queue {queue.name!r} allows "
+            f"{queue.max_timeout_s} s."
+        )
+    if isinstance(queue, conf.BatchQueue) and task.secret_names:
+        problems.append(
+            f"it has secret arguments ({', '.join(sorted(task.secret_names))}), and the queue "
+            f"{queue.name!r} is AWS Batch's, which shows them. Pass a reference instead."
         )
     return problems

@@ -7,7 +7,7 @@ from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import ConnectionHandler
 
-from lambda_tasks import checks, conf
+from lambda_tasks import checks, conf, lambda_task, registry
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/jobs"
 
@@ -129,6 +129,24 @@ def test_a_task_on_a_queue_that_is_gone_or_too_short_is_an_error(settings: Any) 
     assert found
     assert all(each.id == "lambda_tasks.E002" for each in found)
     assert any("tests.app.tasks.add: hard_timeout" in each.msg for each in found)
+
+
+def test_a_task_with_secrets_on_a_queue_of_batch_is_an_error(settings: Any) -> None:
+    heavy = settings.LAMBDA_TASKS_QUEUES["heavy"]
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | {"other": heavy}
+    settings.LAMBDA_TASKS_REDACT = ["a"]
+
+    assert run_checks(tags=["lambda_tasks"]) == [], "none of these is on it"
+    task = lambda_task(queue="other")(add_on_batch)
+    try:
+        (found,) = run_checks(tags=["lambda_tasks"])
+    finally:
+        registry._tasks.pop(task.name)
+    assert "secret arguments (a), and the queue 'other' is AWS Batch's" in found.msg
+
+
+def add_on_batch(*, a: int) -> int:
+    return a
 
 
 def test_sqlite_is_warned_of_in_the_mode_in_which_tasks_lock_one_another_out(

@@ -156,7 +156,8 @@ class Dev:
             told = self._tell(told)
             relay(grace=RELAY_GRACE)
             counts = runtime.store().count_by_status()
-            self.show(f"{counts.get('RUNNING', 0)} running, {counts.get('QUEUED', 0)} waiting")
+            running, waiting = counts.get("RUNNING", 0), counts.get("QUEUED", 0)
+            self.show(f"{running} running, {waiting} waiting" if running or waiting else "")
             now = _modified()
             changed, code = now != code, now
             for part in parts:

@@ -52,15 +52,18 @@ class _Screen:
     def __init__(self, stdout: OutputWrapper) -> None:
         self._stdout = stdout
         self._clear = "\r\x1b[K" if stdout.isatty() else ""
+        self._shown = ""
 
     def say(self, text: str) -> None:
         self._stdout.write(self._clear + text)
         self._stdout.flush()
+        self._shown = ""
 
     def show(self, text: str) -> None:
-        if self._clear:
+        if self._clear and text != self._shown:
             self._stdout.write(self._clear + text, ending="")
             self._stdout.flush()
+            self._shown = text
 
 
 def _chaos(text: str) -> str:
