@@ -1,13 +1,17 @@
 """A project as a newcomer makes it: startproject, startapp, and what the README shows."""
 
+import atexit
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -50,22 +54,22 @@ class Newcomer:
     @classmethod
     def with_first_task(cls, directory: Path, *, settings: str = "") -> Self:
         """As far as the README's first task, and these settings."""
+        shutil.copytree(_first_task(), directory, dirs_exist_ok=True)
         newcomer = cls(directory)
-        newcomer.run("-m", "django", "startproject", "mysite", ".")
-        newcomer.run("manage.py", "startapp", "shop")
-        newcomer.write("shop/models.py", MODELS)
-        newcomer.write("mysite/urls.py", URLS)
-        first: dict[str, str] = {}
-        for block in BLOCK.finditer(README):
-            first.setdefault(block["file"], block["code"])
-        shown = first["mysite/settings.py"]
-        text = f"INSTALLED_APPS += ['shop']\n{shown}\n{settings}\n"
-        newcomer.write("mysite/settings.py", text, add=True)
-        for file in ("shop/tasks.py", "shop/views.py"):
-            newcomer.write(file, first[file])
-        newcomer.run("manage.py", "makemigrations", "shop")
-        newcomer.run("manage.py", "migrate")
+        newcomer.write("mysite/settings.py", f"\n{settings}\n", add=True)
         return newcomer
+
+    def begin(self) -> None:
+        """A project and an app."""
+        self.run("-m", "django", "startproject", "mysite", ".")
+        self.run("manage.py", "startapp", "shop")
+        self.write("shop/models.py", MODELS)
+        self.write("mysite/urls.py", URLS)
+
+    def migrate(self) -> None:
+        """Make and run the migrations."""
+        self.run("manage.py", "makemigrations", "shop")
+        self.run("manage.py", "migrate")
 
     def run(self, *command: str, stdin: str | None = None, timeout_s: float = 120) -> str:
         """What it has printed; it must end well."""
@@ -146,3 +150,21 @@ class Newcomer:
             if not name.startswith(("LAMBDA_TASKS", "DJANGO_", "AWS_"))
         }
         return mine | {"PYTHONPATH": f"{self.directory}{os.pathsep}{ROOT}"} | self.env
+
+
+@cache
+def _first_task() -> Path:
+    """Made once, as it takes a while."""
+    directory = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, directory)
+    newcomer = Newcomer(directory)
+    newcomer.begin()
+    first: dict[str, str] = {}
+    for block in BLOCK.finditer(README):
+        first.setdefault(block["file"], block["code"])
+    settings = "INSTALLED_APPS += ['shop']\n" + first["mysite/settings.py"]
+    newcomer.write("mysite/settings.py", settings, add=True)
+    for file in ("shop/tasks.py", "shop/views.py"):
+        newcomer.write(file, first[file])
+    newcomer.migrate()
+    return directory

@@ -24,10 +24,10 @@ def function(django_db_setup: None) -> Iterator[LambdaProcess]:
         yield process
 
 
-def _invoke(function: LambdaProcess, *messages: str) -> list[int]:
+def _invoke(function: LambdaProcess, *messages: str, timeout_s: float = TIMEOUT_S) -> list[int]:
     """Which come back, by their place; FunctionTimedOut where there is no answer in time."""
     event = sqs_event(*messages)
-    answer = function.invoke(event)
+    answer = function.invoke(event, timeout_s=timeout_s)
     ids = [record["messageId"] for record in event["Records"]]
     return sorted(ids.index(each["itemIdentifier"]) for each in answer["batchItemFailures"])
 
@@ -56,7 +56,7 @@ def test_a_task_that_hangs_at_the_deadline_is_left_behind_and_its_neighbour_is_d
     assert back == [0]
     assert (record.status, record.n_attempts, record.claim_token) == ("QUEUED", 1, None)
     assert record_of(neighbour).status == "SUCCESS"
-    assert _invoke(function, body(tasks.aadd, a=2), body(tasks.add, a=3)) == []
+    assert _invoke(function, body(tasks.aadd, a=2), body(tasks.add, a=3), timeout_s=30) == []
 
 
 def test_a_task_that_must_not_run_twice_is_failed_at_the_deadline(function: LambdaProcess) -> None:

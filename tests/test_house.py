@@ -117,4 +117,6 @@ os.wait()
         cwd=PACKAGE.parent,
     )
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # asyncio's debug mode tells of whatever took long, which a busy machine may well do.
+    words = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, done.stdout, words) == (0, "", [])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.newcomer import BLOCK, MODELS, README, URLS, Newcomer, blocks
+from tests.newcomer import BLOCK, README, Newcomer, blocks
 
 VISITS = """
 from django.conf import settings
@@ -53,17 +53,13 @@ def beginner(tmp_path: Path) -> Newcomer:
 @pytest.fixture
 def newcomer(tmp_path: Path) -> Newcomer:
     newcomer, shown = Newcomer(tmp_path), blocks()
-    newcomer.run("-m", "django", "startproject", "mysite", ".")
-    newcomer.run("manage.py", "startapp", "shop")
-    newcomer.write("shop/models.py", MODELS)
-    newcomer.write("mysite/urls.py", URLS)
+    newcomer.begin()
     settings = "INSTALLED_APPS += ['shop']\n" + shown.pop("mysite/settings.py")
     newcomer.write("mysite/settings.py", settings, add=True)
     del shown["manage.py shell"]
     for file, code in shown.items():
         newcomer.write(file, code)
-    newcomer.run("manage.py", "makemigrations", "shop")
-    newcomer.run("manage.py", "migrate")
+    newcomer.migrate()
     return newcomer
 
 

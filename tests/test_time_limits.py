@@ -108,7 +108,7 @@ def test_a_timeout_of_the_tasks_own_and_the_soft_one_do_not_disturb_each_other(
 def test_two_timeouts_at_the_same_moment_leave_no_stray_cancellation(
     function: LambdaProcess, task: Task
 ) -> None:
-    record = _run(function, task, own_s=stubborn.SOFT_S)
+    record = _run(function, task, own_s=stubborn.AFTER_OWN_S)
 
     assert record.status == "SUCCESS", record.traceback
 

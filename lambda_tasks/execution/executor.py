@@ -5,26 +5,20 @@ Read `Executor.run` like a sentence: parse, claim, run each, tell.
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import InterfaceError, OperationalError, connections
+from django.db import connections
 
 from ..conf import Settings
-from ..core.lifecycle import Claim, Failed, Refusal, Refused
-from ..core.message import Outgoing, decode
-from ..core.signature import verify
-from ..errors import MessageRefused
+from ..core.lifecycle import Claim, Failed
+from ..core.message import Outgoing
 from ..logging import task_logger
-from ..ports import ClaimRequest, Records, Resolve, Task
-from . import connections as kept_connections
+from ..ports import Records, Resolve
 from . import journal
 from .attempt import Ended, MakeAttempt, Run
 from .delivery import (
@@ -35,17 +29,15 @@ from .delivery import (
     Claimed,
     Delivery,
     Settlement,
-    behind_refused,
     in_turns,
 )
+from .intake import Intake, give_back
 from .lanes import Lanes
+from .limits import lease_of, limits_s
 from .process_main import Job
 from .process_pool import ProcessPool
 
 logger = logging.getLogger("lambda_tasks")
-
-LEASE_MARGIN_S: Final = 30.0
-"""A lease outlives the hard timeout by this much: to kill, to roll back, to write the record."""
 
 EXTEND_EVERY_S: Final = 10.0
 """Where there is no deadline a batch may wait for long; its leases are begun anew meanwhile."""
@@ -95,7 +87,7 @@ class Executor:
     ) -> None:
         self._records = records
         self._settings = settings
-        self._resolve = resolve
+        self._intake = Intake(records, settings, resolve)
         self._make_attempt = make_attempt
         self._send_stored = send_stored
         self._lanes = lanes
@@ -131,7 +123,7 @@ class Executor:
         """
         began_at = time.monotonic()
         # In a thread: importing a task's module may block, or use the database.
-        refused, claimed = await sync_to_async(self._accept)(arriving, deadline)
+        refused, claimed = await sync_to_async(self._intake.take)(arriving, deadline)
         return Accepted(began_at, deadline, refused, claimed)
 
     async def work_off(
@@ -187,92 +179,6 @@ class Executor:
         await sync_to_async(connections.close_all)()
         await asyncio.to_thread(self._processes.close)
 
-    def _accept(
-        self, arriving: AbstractContextManager[Sequence[Delivery]], deadline: float | None
-    ) -> tuple[dict[str, Settlement], list[Claimed]]:
-        kept_connections.refresh()
-        with arriving as deliveries:
-            asked, settlements = self._parse(deliveries)
-            claimed = self._claim(asked, settlements, deadline)
-        behind = behind_refused(deliveries, settlements)
-        for item, claim in claimed:
-            if item.delivery.id in behind:
-                settlements[item.delivery.id] = self._release(item, claim, started=False)
-        return settlements, [each for each in claimed if each[0].delivery.id not in behind]
-
-    def _parse(self, deliveries: Sequence[Delivery]) -> tuple[list[Asked], dict[str, Settlement]]:
-        asked: list[Asked] = []
-        refused: dict[str, Settlement] = {}
-        keys = self._settings().signing_keys
-        for delivery in deliveries:
-            try:
-                body = delivery.body
-                if not delivery.is_row:
-                    body = verify(body, keys=keys, queue=delivery.queue)
-                message = decode(body, fallback_id=delivery.fallback_id)
-                task = self._resolve(message.task_name)
-                message = replace(message, secret=task.secret_names)
-                asked.append(Asked(delivery, message, task))
-            except MessageRefused as reason:
-                logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)
-                refused[delivery.id] = BACK
-            except Exception:
-                logger.exception("%s goes back to its queue: its task's module fails", delivery.id)
-                refused[delivery.id] = BACK
-        return asked, refused
-
-    def _claim(
-        self,
-        asked: Sequence[Asked],
-        settlements: dict[str, Settlement],
-        deadline: float | None,
-    ) -> list[Claimed]:
-        if not asked:
-            return []
-        requests = [
-            ClaimRequest(
-                message=item.message,
-                queue=item.queue,
-                enqueued_at=item.delivery.enqueued_at,
-                rerun_when_lost=item.task.options.on_lost == "rerun",
-            )
-            for item in asked
-        ]
-        try:
-            verdicts = self._records.claim(
-                requests,
-                lease=self._lease(asked, deadline),
-                max_attempts=self._settings().max_attempts,
-            )
-        except Exception as error:
-            if len(asked) > 1 and not isinstance(error, OperationalError | InterfaceError):
-                # What the database refuses of one message must not hold up its neighbours.
-                alone = [self._claim([item], settlements, deadline) for item in asked]
-                return [claimed for each in alone for claimed in each]
-            logger.exception("%d messages could not be claimed and go back", len(asked))
-            settlements.update((item.delivery.id, BACK) for item in asked)
-            return []
-        return self._granted(asked, verdicts, settlements)
-
-    def _granted(
-        self,
-        asked: Sequence[Asked],
-        verdicts: Mapping[UUID, Claim | Refused],
-        settlements: dict[str, Settlement],
-    ) -> list[Claimed]:
-        granted: dict[UUID, Claimed] = {}
-        for item in asked:
-            id = item.message.invocation_id
-            verdict = verdicts[id]
-            if isinstance(verdict, Claim) and id in granted:
-                # Twice in one batch: the second comes back and finds it finished.
-                verdict = Refused(Refusal.HELD, again_in_s=self._limits(item.task)[1])
-            if isinstance(verdict, Claim):
-                granted[id] = (item, verdict)
-            else:
-                settlements[item.delivery.id] = _settle_refused(item, verdict)
-        return list(granted.values())
-
     async def _run_one(self, item: Asked, claim: Claim, place: _Place) -> Settlement:
         try:
             ended = await self._attempt(item, claim, place)
@@ -289,7 +195,7 @@ class Executor:
 
     async def _wait(self, item: Asked, claim: Claim) -> Settlement:
         logger.info("%s waits for another delivery", item.message.invocation_id)
-        return await sync_to_async(self._release)(item, claim, started=False)
+        return await sync_to_async(give_back)(self._records, item, claim, started=False)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -326,7 +232,7 @@ class Executor:
             still = [each for each in accepted.claimed if each[0].delivery.id not in settlements]
             if not still:
                 continue
-            lease = self._lease([item for item, _ in still], None)
+            lease = lease_of([item.task for item, _ in still], self._settings())
             try:
                 await sync_to_async(self._records.extend)([claim for _, claim in still], lease)
             except Exception:
@@ -352,10 +258,11 @@ class Executor:
             "%s %s is cut off: the place where it runs ends",
             item.task.name, item.message.invocation_id,
         )  # fmt: skip
-        give_up = self._release if item.task.options.on_lost == "rerun" else self._fail
-        return give_up(item, claim)
+        if item.task.options.on_lost == "rerun":
+            return give_back(self._records, item, claim, started=True)
+        return self._fail(claim)
 
-    def _fail(self, item: Asked, claim: Claim) -> Settlement:
+    def _fail(self, claim: Claim) -> Settlement:
         try:
             self._records.close(claim, Failed("The place where it ran ended before the task."))
         except Exception:
@@ -363,17 +270,9 @@ class Executor:
             return BACK
         return DONE
 
-    def _release(self, item: Asked, claim: Claim, *, started: bool = True) -> Settlement:
-        try:
-            self._records.release(claim, started=started, comes_back=item.delivery.comes_back)
-        except Exception:
-            logger.exception("%s comes back when its lease is over", claim.invocation_id)
-            return BACK
-        return Settlement(acknowledge=False, again_in_s=0.0)
-
     def _run(self, item: Asked, claim: Claim, place: _Place) -> Run:
         """As from now. Raises _NoTimeLeft where the task would not have the time it could have."""
-        soft_s, hard_s = self._limits(item.task)
+        soft_s, hard_s = limits_s(item.task, self._settings())
         # Where the whole event is shorter than the task's limits, the task hears of it in time.
         longest_s = max(place.whole_s() - LAST_SECOND_S, 0.2)
         hard_s = min(hard_s, longest_s)
@@ -395,19 +294,6 @@ class Executor:
             hard_s=hard_s,
             max_retries=self._settings().max_retries if limit is None else limit,
         )
-
-    def _limits(self, task: Task) -> tuple[float, float]:
-        settings, options = self._settings(), task.options
-        hard_s = options.hard_timeout or settings.default_hard_timeout
-        soft_s = options.soft_timeout or min(settings.default_soft_timeout, hard_s * 0.9)
-        return min(soft_s, hard_s), hard_s
-
-    def _lease(self, asked: Sequence[Asked], deadline: float | None) -> timedelta:
-        """Long enough for every one of a batch that is claimed together to wait and to run."""
-        seconds = max(self._limits(item.task)[1] for item in asked)
-        if deadline is not None:
-            seconds = max(deadline - time.monotonic(), 0.0)
-        return timedelta(seconds=math.ceil(seconds + LEASE_MARGIN_S))
 
 
 async def _before(
@@ -451,21 +337,6 @@ def _is_end_of_process(error: BaseException) -> bool:
     from ..errors import HardTimeLimitExceeded, WorkerProcessDied
 
     return isinstance(error, HardTimeLimitExceeded | WorkerProcessDied)
-
-
-def _settle_refused(item: Asked, refused: Refused) -> Settlement:
-    if refused.acknowledge:
-        task_logger.info(
-            "%s %s is %s already: its delivery is done with",
-            item.task.name, item.message.invocation_id, refused.refusal.name.lower(),
-        )  # fmt: skip
-        return DONE
-    logger.warning(
-        "%s %s goes back to its queue: %s",
-        item.task.name, item.message.invocation_id, refused.refusal.name.lower(),
-    )  # fmt: skip
-    waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE)
-    return Settlement(acknowledge=False, again_in_s=refused.again_in_s if waits else None)
 
 
 def _log_end(item: Asked, ended: Ended) -> None:

@@ -203,7 +203,8 @@ def _modified() -> dict[Path, float]:
 def interrupted_by_signals(dev: Dev) -> Iterator[None]:
     """SIGTERM and Ctrl-C stop it, in the body."""
     before: dict[int, Any] = {
-        each: signal.signal(each, lambda *_: dev.stop()) for each in (signal.SIGTERM, signal.SIGINT)
+        each: signal.signal(each, lambda *_: dev.stop())
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     }
     try:
         yield

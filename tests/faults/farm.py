@@ -61,7 +61,7 @@ class Farm(Fleet):
         ]
         super().__init__(queue_url, handlers, client_options=sqs.client_options)
 
-    def wait_for_the_end(self, asked: Sequence[uuid.UUID], *, patience_s: float = 60) -> Ledger:
+    def wait_for_the_end(self, asked: Sequence[uuid.UUID], *, patience_s: float = 150) -> Ledger:
         """Until the ledger is clean and the queue empty, or patience is over; what it says then.
 
         Meanwhile the relay runs, as by the tick event's schedule.

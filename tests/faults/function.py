@@ -10,14 +10,14 @@ import django
 django.setup()
 
 from lambda_tasks import handler as ours  # noqa: E402
-from lambda_tasks.execution import executor  # noqa: E402
+from lambda_tasks.execution import limits  # noqa: E402
 from lambda_tasks.execution.attempt import Attempt  # noqa: E402
 from lambda_tasks.runtime import Runtime  # noqa: E402
 from lambda_tasks.store import RecordStore  # noqa: E402
 from tests.app.ledger import first_time  # noqa: E402
 
 # A dead worker's tasks are to be taken over within the patience of a test.
-executor.LEASE_MARGIN_S = 1.0  # type: ignore[misc]
+limits.LEASE_MARGIN_S = 1.0  # type: ignore[misc]
 
 
 def handler(event: Any, context: Any) -> Any:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -62,11 +63,19 @@ def _children() -> set[int]:
     return {each.pid for each in psutil.Process().children(recursive=True)}
 
 
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Open to the user that PostgreSQL runs as, and of a name short enough for its socket."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.parametrize("server_class", SERVERS)
 def test_a_stopped_server_leaves_no_process_and_no_file(
-    server_class: type[ServerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server_class: type[ServerProcess], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", _open_directory(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(directory))
     children = _children()
 
     server = _started(server_class)
@@ -79,16 +88,7 @@ def test_a_stopped_server_leaves_no_process_and_no_file(
     assert running
     assert not _is_alive(pid)
     assert _children() == children
-    assert list(tmp_path.iterdir()) == []
-
-
-def _open_directory(path: Path) -> str:
-    """Open to the user that PostgreSQL runs as; pytest's directories are for their owner only."""
-    for each in (path, *path.parents):
-        if "pytest-of-" not in str(each):
-            break
-        each.chmod(0o755)
-    return str(path)
+    assert list(directory.iterdir()) == []
 
 
 @pytest.mark.parametrize("server_class", SERVERS)
@@ -106,7 +106,7 @@ def test_a_stopped_server_starts_again(server_class: type[ServerProcess]) -> Non
 
 @pytest.mark.parametrize("server_class", SERVERS)
 def test_a_server_ends_with_tests_that_are_killed_and_leaves_no_file(
-    server_class: type[ServerProcess], tmp_path: Path
+    server_class: type[ServerProcess], directory: Path
 ) -> None:
     _started(server_class).stop()  # skips where it can't be had
     code = (
@@ -119,7 +119,7 @@ def test_a_server_ends_with_tests_that_are_killed_and_leaves_no_file(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"TMPDIR": _open_directory(tmp_path)},
+        env=os.environ | {"TMPDIR": str(directory)},
     )
     with tests:
         assert tests.stdout is not None
@@ -129,7 +129,7 @@ def test_a_server_ends_with_tests_that_are_killed_and_leaves_no_file(
 
     assert len(pids) == 2
     assert _wait_for_the_end(pids) == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def test_a_server_whose_program_fails_says_what_it_wrote() -> None:
