@@ -124,7 +124,7 @@ def test_a_delay_which_batch_has_not_is_waited_for_in_the_default_queue(
 
 
 def test_a_job_that_runs_twice_has_its_effect_once(direct: Jobs) -> None:
-    tasks.leave_effect.using(queue="heavy").execute_on_commit(name="once")
+    tasks.aleave_effect.using(queue="heavy").execute_on_commit(name="once")
 
     (job,) = direct.submitted()
     assert [direct.run(job), direct.run(job)] == [0, 0]
@@ -132,7 +132,7 @@ def test_a_job_that_runs_twice_has_its_effect_once(direct: Jobs) -> None:
 
 
 def test_a_task_that_fails_has_come_to_its_end(direct: Jobs) -> None:
-    invocation = tasks.write_and_fail.using(queue="heavy").execute_on_commit(name="x")
+    invocation = tasks.awrite_and_fail.using(queue="heavy").execute_on_commit(name="x")
 
     assert direct.run(direct.submitted()[0]) == 0
     record = TaskRecord.objects.get(id=invocation.id)
@@ -206,7 +206,7 @@ def fits(task: Any, value: str) -> bool:
 
 def test_a_job_is_signed_for_its_queue(direct: Jobs, settings: Any) -> None:
     settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32]
-    invocation = tasks.leave_effect.using(queue="heavy").execute_on_commit(name="signed")
+    invocation = tasks.aleave_effect.using(queue="heavy").execute_on_commit(name="signed")
     (job,) = direct.submitted()
     keys = {"LAMBDA_TASKS_TEST_SIGNING_KEYS": "k" * 32}
 
