@@ -83,13 +83,17 @@ def test_a_sandbox_that_is_killed_in_mid_task_loses_and_doubles_nothing(
     plant: Plant, task: Task
 ) -> None:
     with plant() as farm:
-        asked = _ask(task, pause_s=0.8)
-        wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
-        time.sleep(0.3)
-        farm.kill_one()
+        for _ in range(5):  # a kill may come just before a claim, or after the end
+            asked = _ask(task, pause_s=0.8)
+            wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
+            time.sleep(0.3)
+            farm.kill_one()
 
-        assert farm.wait_for_the_end(asked) == CLEAN
-        assert TaskRecord.objects.filter(n_attempts__gt=1).exists(), "killed in mid-task"
+            assert farm.wait_for_the_end(asked) == CLEAN
+            if TaskRecord.objects.filter(n_attempts__gt=1).exists():
+                break
+        else:
+            pytest.fail("none was killed in mid-task")
 
 
 def test_a_worker_process_that_is_killed_fails_its_task_and_no_other(
