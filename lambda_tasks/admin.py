@@ -33,11 +33,11 @@ COLOURS = {
 }
 
 FIELDSETS = {
-    "": ("id", "task_name", "status", "queue", "group_key"),
-    "Arguments and result": ("pretty_kwargs", "pretty_result", "pretty_traceback"),
+    "": ("id", "task_name", "status", "queue", "group_key", "backend"),
+    "Arguments and result": ("args", "pretty_kwargs", "pretty_result", "pretty_traceback"),
     "Times": ("enqueued_at", "sent_at", "run_after", "start_time", "end_time", "duration_s"),
     "Retries": ("n_retries", "n_attempts", "root_id", "retry_of"),
-    "Claim": ("claim_token", "lease_until"),
+    "Claim": ("worker_ids", "claim_token", "lease_until"),
 }
 
 
@@ -75,9 +75,12 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
         try:
             id = uuid.UUID(term)
         except ValueError:
-            as_text = Cast("kwargs", models.TextField())
-            return queryset.annotate(arguments=as_text).filter(
-                models.Q(task_name__icontains=term) | models.Q(arguments__icontains=term)
+            text = models.TextField()
+            queryset = queryset.annotate(named=Cast("kwargs", text), positional=Cast("args", text))
+            return queryset.filter(
+                models.Q(task_name__icontains=term)
+                | models.Q(named__icontains=term)
+                | models.Q(positional__icontains=term)
             ), False
         return queryset.filter(models.Q(id=id) | models.Q(root_id=id)), False
 
@@ -156,11 +159,15 @@ def _replayed(record: TaskRecord) -> Outgoing:
         raise ValueError(f"its secret arguments ({names}) were removed when it was finished")
     message = Message(
         task_name=task.name,
+        args=record.args or [],
         kwargs=record.kwargs | secrets,
         invocation_id=uuid.uuid4(),
+        backend=record.backend,
         queue=record.queue,
         group_key=record.group_key,
         root_id=record.root_id or record.id,
+        # A result of django.tasks goes on under its id.
+        retry_of=record.id if record.backend else None,
         secret=task.secret_names,
     )
     return prepare(message, queue=record.queue, durable=task.options.durable)

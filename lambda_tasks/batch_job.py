@@ -7,17 +7,15 @@ import signal
 import uuid
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from . import cold_start
+from .enqueue.transports.batch import MESSAGE_VARIABLE
 
 if TYPE_CHECKING:
     from .execution.delivery import Delivery, Settlement
     from .execution.executor import Executor
 
 logger = logging.getLogger("lambda_tasks")
-
-MESSAGE_VARIABLE: Final = "LAMBDA_TASKS_MESSAGE"
 
 LONGEST_WAIT_S: Final = 60.0
 """For a message that came a little too early; who holds its lease for longer will finish it."""
@@ -68,8 +66,10 @@ async def _until_settled(
     while True:
         settlement = await _run_once(executor, delivery, end)
         wait_s = settlement.again_in_s
-        if settlement.acknowledge or end.done() or wait_s is None or wait_s > LONGEST_WAIT_S:
+        if settlement.acknowledge or settlement.interrupts or end.done():
             return settlement.acknowledge
+        if wait_s is None or wait_s > LONGEST_WAIT_S:
+            return False
         await asyncio.wait([end], timeout=max(wait_s, 1.0))
 
 
@@ -84,24 +84,17 @@ async def _run_once(
 
 
 def _delivery(body: str) -> "Delivery":
-    from .execution.delivery import Delivery
+    from .execution.delivery import Delivery, as_uuid
 
     job_id = os.environ.get("AWS_BATCH_JOB_ID") or str(uuid.uuid4())
     return Delivery(
         id=job_id,
         body=body,
         queue=os.environ.get("AWS_BATCH_JQ_NAME", ""),
-        fallback_id=_as_uuid(job_id),
+        fallback_id=as_uuid(job_id),
         # A job is tried again as its definition says; that may be never.
         comes_back=False,
     )
-
-
-def _as_uuid(job_id: str) -> UUID:
-    try:
-        return UUID(job_id)
-    except ValueError:
-        return uuid.uuid5(uuid.NAMESPACE_OID, job_id)  # ID:INDEX, of an array job
 
 
 def _metadata() -> dict[str, Any]:

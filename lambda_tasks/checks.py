@@ -89,7 +89,7 @@ def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
 def _problems(task: Task, settings: conf.Settings) -> list[str]:
     problems = []
     try:
-        task.arguments.build()
+        task.check()
     except Exception as error:
         problems.append(str(error))
     try:

@@ -14,13 +14,16 @@ from django.db import DEFAULT_DB_ALIAS
 from django.utils.asyncio import async_unsafe
 
 from . import conf, registry, runtime
+from .calls import FunctionCall
 from .context import TaskContext
-from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature
+from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature, refuse_positional
+from .core.lifecycle import Claim
 from .core.message import Message, Outgoing
 from .core.options import OptionNames, TaskOptions, parse_options
 from .enqueue.prepare import check_delay, check_priority, check_run_after, prepare
 from .invocation import Invocation
 from .payload import SQSLambdaTask
+from .ports import TaskCall
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,7 +70,7 @@ class LambdaTaskWrapper(Generic[P, R]):
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now: no record, no queue, no transaction, no timeout."""
-        self._refuse_positional(args)
+        refuse_positional(self.name, args)
         passed = dict(kwargs)
         context: Any = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
         return self.run(self.arguments.validate(passed), context)
@@ -75,8 +78,22 @@ class LambdaTaskWrapper(Generic[P, R]):
     @property
     def secret_names(self) -> frozenset[str]:
         """The parameters annotated as SecretStr, and those that LAMBDA_TASKS_REDACT names."""
-        named = conf.current().redact.intersection(self.arguments.names)
-        return self.arguments.secret_names | named
+        redact = conf.current().redact
+        own = self.arguments.secret_names
+        return own | redact.intersection(self.arguments.names) if redact else own
+
+    def begin(self, message: Message, claim: Claim) -> TaskCall:
+        """See ports.Task."""
+        return FunctionCall(
+            message=message,
+            arguments=self.arguments,
+            function=self.run,
+            retry_rule=self.options.retry_rule,
+        )
+
+    def check(self) -> None:
+        """See ports.Task."""
+        self.arguments.build()
 
     def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R:
         """Call the function with arguments that are valid already."""
@@ -155,7 +172,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         return changed
 
     def _outgoing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Outgoing:
-        self._refuse_positional(args)
+        refuse_positional(self.name, args)
         overrides, arguments = self._overrides, kwargs
         if any(name in kwargs for name in CALL_OPTIONS):
             arguments = {name: kwargs[name] for name in kwargs if name not in CALL_OPTIONS}
@@ -180,12 +197,6 @@ class LambdaTaskWrapper(Generic[P, R]):
 
     def _outgoing_many(self, calls: Iterable[Mapping[str, Any]]) -> list[Outgoing]:
         return [self._outgoing((), kwargs) for kwargs in calls]
-
-    def _refuse_positional(self, args: Sequence[Any]) -> None:
-        if args:
-            raise TypeError(
-                f"{self.name} takes keyword arguments only; it was given {len(args)} positional."
-            )
 
 
 @overload

@@ -52,6 +52,10 @@ class TaskFailed(LambdaTasksError):
     """A task ended without success; the message holds its traceback."""
 
 
+class TaskCancelled(LambdaTasksError):
+    """What a TaskResult names as the error of a task whose record was cancelled."""
+
+
 class MaxRetriesExceededError(LambdaTasksError):
     """A task asked for one retry more than it may have; the record is FAILED."""
 

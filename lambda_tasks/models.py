@@ -31,7 +31,9 @@ class TaskRecord(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     task_name = models.CharField(max_length=255, editable=False)
+    args = models.JSONField(null=True, editable=False)
     kwargs = models.JSONField(editable=False)
+    backend = models.CharField(max_length=255, null=True, editable=False)
     queue = models.CharField(max_length=255, default="default", editable=False)
     group_key = models.CharField(max_length=128, null=True, editable=False)
     priority = models.SmallIntegerField(default=0, editable=False)
@@ -40,6 +42,7 @@ class TaskRecord(models.Model):
     )
     secrets = models.TextField(null=True, editable=False)
     result = models.JSONField(null=True, editable=False)
+    exception_class = models.TextField(null=True, editable=False)
     traceback = models.TextField(null=True, editable=False)
     progress = models.JSONField(null=True, editable=False)
     state = models.JSONField(null=True, editable=False)
@@ -55,6 +58,7 @@ class TaskRecord(models.Model):
     start_time = models.DateTimeField(null=True, editable=False)
     end_time = models.DateTimeField(null=True, editable=False)
 
+    worker_ids = models.TextField(null=True, editable=False)
     claim_token = models.UUIDField(null=True, editable=False)
     lease_until = models.DateTimeField(null=True, editable=False)
 

@@ -1,6 +1,6 @@
 """What the two wings need from outside, as Protocols: the real ones are wired in `runtime`."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from .context import TaskContext
-from .core.arguments import Arguments
 from .core.batching import BatchLimits
 from .core.lifecycle import Claim, Outcome, Refused
 from .core.message import Message, Outgoing
@@ -99,6 +98,12 @@ class Records(Protocol):
         Raises LeaseLost, and changes nothing, where the claim no longer holds.
         """
 
+    def close_many(
+        self, ends: Sequence[tuple[Claim, Outcome, timedelta | None]]
+    ) -> Collection[UUID]:
+        """Write what attempts ended in, and for how long each ran; the invocation ids of those
+        whose claim has held."""
+
     def save_state(self, claim: Claim, state: object) -> None:
         """Keep what the run has saved. Raises LeaseLost where the claim no longer holds."""
 
@@ -153,24 +158,55 @@ class DueRecords(Protocol):
         """Make a QUEUED record due after this time."""
 
 
+class TaskCall(Protocol):
+    """One run of a task: how its function is called, and who hears of its course."""
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether started() and ended() do anything."""
+
+    def started(self) -> None:
+        """It begins, on the thread of its connection and before its transaction."""
+
+    def call(self, context: TaskContext) -> Any:
+        """Call the function; of an async one this makes the coroutine."""
+
+    def ignores(self, error: BaseException) -> bool:
+        """The task ends as SUCCESS all the same."""
+
+    def retry_delay_s(self, error: BaseException, *, jitter_s: float) -> float | None:
+        """Seconds before another run; None where the error is the end."""
+
+    def ended(self, outcome: Outcome, error: BaseException | None) -> None:
+        """It has ended so, and its record says so."""
+
+
 class Task(Protocol):
     """What the way in needs of a task: its declaration, and how to call it."""
 
     name: str
     options: TaskOptions
-    arguments: Arguments
     is_async: bool
 
     @property
     def secret_names(self) -> frozenset[str]:
         """The parameters whose values are not for people's eyes."""
 
-    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> Any:
-        """Call the function with arguments that are valid already."""
+    def check(self) -> None:
+        """Raise TypeError where its declaration can't work."""
+
+    def begin(self, message: Message, claim: Claim) -> TaskCall:
+        """The run that a claimed message asks for; nothing has happened yet."""
 
 
-Resolve = Callable[[str], Task]
-"""The task of a dotted name. Raises UnknownTask."""
+class Resolve(Protocol):
+    """Finds tasks."""
+
+    def __call__(self, task_name: str, backend: str | None = None) -> Task:
+        """The task of a dotted name, as a message asks for it that names this backend.
+
+        Raises UnknownTask.
+        """
 
 
 class Lock(Protocol):

@@ -1,16 +1,22 @@
 """From a dotted name to its task, importing its module and nothing else."""
 
 import importlib
+from collections.abc import Callable
+from functools import lru_cache
 
-from django.apps import apps
+from django.apps import AppConfig, apps
 from django.utils.module_loading import autodiscover_modules
 
 from . import conf
 from .errors import UnknownTask
 from .ports import Task
 
+Adapt = Callable[[object], Task | None]
+"""Of what stands at a dotted name: a task of another interface, as one of ours; None for others."""
+
 _tasks: dict[str, Task] = {}
 _aliases: dict[str, Task] = {}
+_adapters: list[Adapt] = []
 _state = {"discovered": False}
 
 
@@ -26,19 +32,33 @@ def tasks() -> list[Task]:
     return list(_tasks.values())
 
 
-def resolve(task_name: str) -> Task:
-    """The task of this name. Raises UnknownTask where there is none, or where the module is not
-    one of an installed app or of LAMBDA_TASKS_MODULES."""
-    if task_name in _aliases:
-        return _aliases[task_name]
-    try:
-        return _import(task_name)
-    except UnknownTask:
-        # An alias is known once the module that declares it is imported.
-        discover()
-        if task_name in _aliases:
-            return _aliases[task_name]
-        raise
+def register_interface(adapt: Adapt) -> None:
+    """Let tasks of another interface run, and ours that are asked for through it."""
+    _adapters.append(adapt)
+
+
+def resolve(task_name: str, backend: str | None = None) -> Task:
+    """The task of this name, as a message asks for it that names this backend of django.tasks.
+
+    Raises UnknownTask where there is none, or where the module is not one of an installed app or of
+    LAMBDA_TASKS_MODULES.
+    """
+    found = _find(task_name)
+    own = _tasks.get(task_name)
+    if own is not found:  # it stands at an alias
+        own = next((each for each in _tasks.values() if each is found), None)
+    task = own if own is not None and backend is None else _adapted(found)
+    if task is not None:
+        return task
+    if own is not None:
+        raise UnknownTask(
+            f"{task_name!r} was enqueued through the backend {backend!r} of TASKS, and this "
+            "project has no TASKS."
+        )
+    raise UnknownTask(
+        f"{task_name!r} is no task. Is the function decorated with @lambda_task, or with "
+        "django.tasks' @task?"
+    )
 
 
 def secret_names(task_name: str) -> frozenset[str]:
@@ -56,9 +76,23 @@ def discover() -> None:
         autodiscover_modules("tasks")
 
 
-def _import(task_name: str) -> Task:
+def _find(task_name: str) -> object:
+    """What stands at a name, or at an alias."""
+    if task_name in _aliases:
+        return _aliases[task_name]
+    try:
+        return _import(task_name)
+    except UnknownTask:
+        # An alias is known once the module that declares it is imported.
+        discover()
+        if task_name in _aliases:
+            return _aliases[task_name]
+        raise
+
+
+def _import(task_name: str) -> object:
     module_name, _, attribute = task_name.rpartition(".")
-    if not _may_be_imported(module_name):
+    if not may_be_imported(task_name):
         raise UnknownTask(
             f"{task_name!r} is not in a package of INSTALLED_APPS or of LAMBDA_TASKS_MODULES, so "
             "it is not imported."
@@ -69,15 +103,23 @@ def _import(task_name: str) -> Task:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise UnknownTask(f"There is no module {module_name!r} for {task_name!r}.") from error
         raise
-    found: object = getattr(module, attribute, None)
-    task = next((each for each in _tasks.values() if each is found), None)
-    if task is None:
-        raise UnknownTask(f"{task_name!r} is no task. Is the function decorated with @lambda_task?")
-    return task
+    return getattr(module, attribute, None)
 
 
-def _may_be_imported(module_name: str) -> bool:
+def _adapted(found: object) -> Task | None:
+    adapted = (adapt(found) for adapt in _adapters)
+    return next((task for task in adapted if task is not None), None)
+
+
+def may_be_imported(task_name: str) -> bool:
+    """Whether its module is one of an installed app or of LAMBDA_TASKS_MODULES."""
+    packages = (*apps.app_configs.values(), *conf.current().modules)
+    return _is_within(task_name.rpartition(".")[0], packages)
+
+
+@lru_cache(maxsize=256)
+def _is_within(module_name: str, packages: tuple[AppConfig | str, ...]) -> bool:
     if not all(part.isidentifier() for part in module_name.split(".")):
         return False
-    allowed = (*(config.name for config in apps.get_app_configs()), *conf.current().modules)
-    return any(f"{module_name}.".startswith(f"{package}.") for package in allowed)
+    names = (each if isinstance(each, str) else each.name for each in packages)
+    return any(f"{module_name}.".startswith(f"{name}.") for name in names)

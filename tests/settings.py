@@ -86,6 +86,16 @@ LAMBDA_TASKS_QUEUES = {
         "job_definition_arn": "arn:aws:batch:us-east-1:123456789012:job-definition/heavy:1",
     },
 }
+TASKS = {
+    "default": {
+        "BACKEND": "lambda_tasks.backends.LambdaTasksBackend",
+        "QUEUES": ["default", "other", "table", "heavy"],
+    },
+    "at_once": {
+        "BACKEND": "lambda_tasks.backends.LambdaTasksBackend",
+        "OPTIONS": {"ENQUEUE_ON_COMMIT": False},
+    },
+}
 LAMBDA_TASKS_SIGNING_KEYS = [
     key for key in os.environ.get("LAMBDA_TASKS_TEST_SIGNING_KEYS", "").split(",") if key
 ]

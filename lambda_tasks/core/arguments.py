@@ -6,7 +6,7 @@ them back into the annotated types.
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
@@ -38,6 +38,14 @@ def check_signature(func: Callable[..., Any], *, takes_context: bool) -> None:
         )
 
 
+def refuse_positional(task_name: str, args: Sequence[Any]) -> None:
+    """Raise TypeError where there are any."""
+    if args:
+        raise TypeError(
+            f"{task_name} takes keyword arguments only; it was given {len(args)} positional."
+        )
+
+
 class Arguments:
     """The parameters of one task, as a model that is built once, at first use.
 
@@ -65,6 +73,21 @@ class Arguments:
         a value that pydantic can't serialize.
         """
         return self._validated(kwargs)[1]
+
+    def some_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments that may be but a part of a call's, as JSON values. Raises as to_json."""
+        for name in kwargs:
+            if name not in self._names:
+                raise TypeError(
+                    f"{self._func.__qualname__} has no parameter {name!r}, but "
+                    f"{', '.join(map(repr, self._names)) or 'none'}."
+                )
+        return {
+            name: pydantic.TypeAdapter(_travelling(self._hints[name])).dump_python(
+                value, mode="json"
+            )
+            for name, value in kwargs.items()
+        }
 
     def validate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Validate a call's arguments; return them as the annotated types. Raises as to_json."""

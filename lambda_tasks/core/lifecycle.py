@@ -9,9 +9,9 @@ another run goes on; its record keeps the state that it has handed on.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 
@@ -44,6 +44,10 @@ class Claim:
     attempt: int
     state: Any = None
     """What an earlier run has saved, as JSON values."""
+    enqueued_at: datetime | None = None
+    started_at: datetime | None = None
+    worker_ids: tuple[str, ...] = ()
+    """Of every attempt of this invocation, this one's last."""
 
 
 class Refusal(Enum):
@@ -76,25 +80,38 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Raised:
+    """What a task has raised, in words: the dotted name of its class, and the traceback."""
+
+    exception_class: str
+    traceback: str
+
+    @classmethod
+    def by(cls, error: BaseException, text: str) -> Self:
+        """Of an exception, whose traceback is this text."""
+        return cls(f"{type(error).__module__}.{type(error).__qualname__}", text)
+
+
+@dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The task returned; `traceback` is that of an exception it ignores."""
+    """The task returned, or raised an exception that it ignores."""
 
     result: Any = None
-    traceback: str | None = None
+    raised: Raised | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The task raised what it neither ignores nor retries."""
 
-    traceback: str
+    raised: Raised
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
     """Another invocation follows, after `delay`."""
 
-    traceback: str
+    raised: Raised
     delay: timedelta
 
 
@@ -103,7 +120,7 @@ class Continued:
     """The task's work is done for this run, and another goes on from `state`."""
 
     state: Any
-    traceback: str | None = None
+    raised: None = None
 
 
 Outcome = Succeeded | Failed | Retried | Continued

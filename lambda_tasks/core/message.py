@@ -20,6 +20,9 @@ FORMAT_VERSION: Final = 1
 MAX_NAME: Final = 255
 """Characters of a task's name, and of a queue's name in the settings; the record's columns."""
 
+MAX_BACKEND: Final = 255
+"""Characters of the alias of a django.tasks backend; the record's column."""
+
 MAX_GROUP_KEY: Final = 128
 """Characters of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
 
@@ -41,12 +44,15 @@ class Message:
 
     `kwargs` are JSON values. `durable` says that a QUEUED record was stored with the message: it
     is not run without it. `queue` is None where the task's own queue is meant. `root_id` and
-    `retry_of` link a retry to the first invocation and to the one before it.
+    `retry_of` link a retry to the first invocation and to the one before it. `args` are positional
+    and `backend` is the alias in TASKS, both for what comes by way of django.tasks.
     """
 
     task_name: str
     kwargs: dict[str, Any]
     invocation_id: UUID
+    args: list[Any] = field(default_factory=list)
+    backend: str | None = None
     n_retries: int = 0
     queue: str | None = None
     durable: bool = False
@@ -76,20 +82,14 @@ class Message:
             "n_retries": self.n_retries,
             "invocation_id": str(self.invocation_id),
         }
-        if self.queue is not None:
-            body["queue"] = self.queue
-        if self.durable:
-            body["durable"] = True
+        for key in ("args", "backend", "queue", "durable", "group_key", "priority"):
+            if value := getattr(self, key):
+                body[key] = value
         if self.run_after is not None:
             body["run_after"] = self.run_after.isoformat()
-        if self.group_key is not None:
-            body["group_key"] = self.group_key
-        if self.priority:
-            body["priority"] = self.priority
-        if self.root_id is not None:
-            body["root_id"] = str(self.root_id)
-        if self.retry_of is not None:
-            body["retry_of"] = str(self.retry_of)
+        for key in ("root_id", "retry_of"):
+            if (id := getattr(self, key)) is not None:
+                body[key] = str(id)
         return encode_json(body, what=f"the arguments of {self.task_name}")
 
 
@@ -101,6 +101,8 @@ class Outgoing:
     body: str
     queue: str
     delay_s: int = 0
+    enqueued_at: datetime | None = None
+    """Where the caller tells it; otherwise the database's clock does."""
 
 
 def decode(body: object, *, fallback_id: UUID) -> Message:
@@ -123,6 +125,8 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
         kwargs=_required("kwargs", _optional(content, "kwargs", dict)),
         n_retries=_within(content, "n_retries", range(2**15)),
         invocation_id=invocation_id,
+        args=_optional(content, "args", list) or [],
+        backend=_short(content, "backend", MAX_BACKEND),
         queue=_short(content, "queue", MAX_NAME),
         durable=_optional(content, "durable", bool) or False,
         run_after=_optional_datetime(content, "run_after"),
@@ -199,13 +203,19 @@ def _parse(body: str) -> dict[str, Any]:
         raise MessageRefused(f"The body is no JSON that can be read: {error}") from None
     if not isinstance(content, dict):
         raise MessageRefused(f"The body is a JSON {type(content).__name__}, not an object.")
+    # Only an escape, or what is no ASCII, can hide what is no text: most skip the walk.
+    if "\\u" in body or not body.isascii():
+        _check_text(content)
+    return content
+
+
+def _check_text(content: object) -> None:
     try:
         check_text(content, what="The body")
     except ValueError as error:
         raise MessageRefused(str(error)) from None
     except RecursionError:
         raise MessageRefused("The body is nested too deeply.") from None
-    return content
 
 
 def _refuse_constant(name: str) -> NoReturn:

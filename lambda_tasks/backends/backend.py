@@ -1,0 +1,290 @@
+"""The backend for TASKS: from Django's calls to messages, and from records to results."""
+
+import difflib
+import inspect
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.apps import apps
+from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS
+from django.utils import timezone
+from django.utils.asyncio import async_unsafe
+
+from .. import conf, registry, runtime
+from ..core.arguments import refuse_positional
+from ..core.message import Message, Outgoing
+from ..decorators import LambdaTaskWrapper
+from ..enqueue.prepare import prepare
+from .compat import (
+    DEFAULT_TASK_BACKEND_ALIAS,
+    AnyResult,
+    AnyTask,
+    BaseTaskBackend,
+    InvalidTask,
+    TaskResult,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+    normalize_json,
+    task_backends,
+    task_enqueued,
+)
+from .declaring import Call, LambdaTask, check_attempts, options_of, task
+from .results import result_of
+
+OPTIONS: Final = ("DATABASE", "ENQUEUE_ON_COMMIT")
+
+Ready = tuple[AnyResult, Outgoing]
+
+
+class LambdaTasksBackend(BaseTaskBackend):
+    """Runs tasks on the queues of LAMBDA_TASKS_QUEUES, and keeps their results in TaskRecord.
+
+    OPTIONS: ENQUEUE_ON_COMMIT (True) stores the message in the caller's transaction and sends it
+    after the commit; False sends it at once, whatever becomes of the transaction. DATABASE
+    ("default") is the alias of the database whose transaction that is.
+    """
+
+    task_class = LambdaTask  # type: ignore[assignment]
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+
+    @property
+    def supports_priority(self) -> bool:  # type: ignore[override]
+        """Database queues have priorities, SQS has none."""
+        settings = conf.current()
+        return any(
+            settings.is_table(queue)
+            for name, queue in settings.queues.items()
+            if not self.queues or name in self.queues
+        )
+
+    def validate_task(self, task: AnyTask) -> None:
+        """Raise InvalidTask for what can't run on this backend."""
+        super().validate_task(task)
+        options = options_of(task)
+        check_attempts(task)
+        settings = conf.current()
+        queue = settings.queues.get(task.queue_name)
+        if queue is None:
+            return  # enqueue() says which there are
+        if task.priority and not settings.is_table(queue):
+            raise InvalidTask(
+                f"priority is {task.priority}, and the queue {task.queue_name!r} has none: SQS "
+                "and AWS Batch know no priorities. Use a queue of its own, or a database queue."
+            )
+        if options.hard_timeout is not None and options.hard_timeout > queue.max_timeout_s:
+            raise InvalidTask(
+                f"hard_timeout is {options.hard_timeout} s and the queue {task.queue_name!r} "
+                f"allows {queue.max_timeout_s} s."
+            )
+
+    @async_unsafe("You are in an event loop: use `await task.aenqueue(...)`.")
+    def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AnyResult:
+        """Enqueue one call.
+
+        Raises InvalidTask, TypeError for arguments that are no JSON, ImproperlyConfigured for an
+        unknown queue, MessageTooLarge.
+        """
+        return self._enqueue([self._ready(task, args, kwargs)])[0]
+
+    async def aenqueue(
+        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AnyResult:
+        """See enqueue()."""
+        return (await self._aenqueue([self._ready(task, args, kwargs)]))[0]
+
+    @async_unsafe("You are in an event loop: use `await task.aenqueue_many(...)`.")
+    def enqueue_many(self, task: AnyTask, calls: Iterable[Call]) -> list[AnyResult]:
+        """Enqueue a call for each: all are valid, or none is enqueued. See LambdaTask."""
+        return self._enqueue(self._ready_many(task, calls))
+
+    async def aenqueue_many(self, task: AnyTask, calls: Iterable[Call]) -> list[AnyResult]:
+        """See enqueue_many()."""
+        return await self._aenqueue(self._ready_many(task, calls))
+
+    def get_result(self, result_id: str) -> AnyResult:
+        """The result of an enqueued task, with all its attempts.
+
+        Raises TaskResultDoesNotExist, also for what can't be an id and for a message that was
+        sent at once and has not started yet.
+        """
+        try:
+            root_id = UUID(str(result_id))
+        except ValueError:
+            raise TaskResultDoesNotExist(result_id) from None
+        chain = runtime.store().chain(root_id)
+        if not chain or chain[0].backend != self.alias:
+            raise TaskResultDoesNotExist(result_id)
+        task: Any = registry.resolve(chain[0].task_name, self.alias)
+        return result_of(task.django_task, chain)
+
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
+        """For manage.py check: what in TASKS can't work."""
+        return [
+            Error(f"TASKS[{self.alias!r}]: {problem}", id="lambda_tasks.E003")
+            for problem in self._problems()
+        ]
+
+    @property
+    def _on_commit(self) -> bool:
+        return bool(self.options.get("ENQUEUE_ON_COMMIT", True))
+
+    @property
+    def _database(self) -> str:
+        return str(self.options.get("DATABASE", DEFAULT_DB_ALIAS))
+
+    def _ready_many(self, task: AnyTask, calls: Iterable[Call]) -> list[Ready]:
+        return [
+            self._ready(task, (), call)
+            if isinstance(call, Mapping)
+            else self._ready(task, call, {})
+            for call in calls
+        ]
+
+    def _ready(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ready:
+        self.validate_task(task)
+        if not registry.may_be_imported(task.module_path):
+            raise InvalidTask(
+                f"{task.module_path} is not in a package of INSTALLED_APPS or of "
+                "LAMBDA_TASKS_MODULES, so no worker would import it. Add the package to one."
+            )
+        positional, named, secret = _arguments(task, args, kwargs)
+        message = Message(
+            task_name=task.module_path,
+            args=positional,
+            kwargs=named,
+            invocation_id=uuid.uuid4(),
+            backend=self.alias,
+            queue=task.queue_name,
+            run_after=task.run_after,
+            priority=task.priority,
+            secret=secret,
+        )
+        outgoing = prepare(
+            message,
+            queue=task.queue_name,
+            delay_s=options_of(task).delay,
+            durable=self._on_commit,
+        )
+        now = timezone.now()
+        result: AnyResult = TaskResult(
+            task=task,
+            id=str(message.invocation_id),
+            status=TaskResultStatus.READY,
+            enqueued_at=now,
+            started_at=None,
+            last_attempted_at=None,
+            finished_at=None,
+            args=message.args,
+            kwargs=message.shown_kwargs,
+            backend=self.alias,
+            errors=[],
+            worker_ids=[],
+        )
+        return result, replace(outgoing, enqueued_at=now)
+
+    def _enqueue(self, ready: Sequence[Ready]) -> list[AnyResult]:
+        results, messages = [each for each, _ in ready], [each for _, each in ready]
+        enqueuer, tell = runtime.enqueuer(), partial(self._tell, results)
+        if self._waits_for_commit(messages):
+            enqueuer.enqueue(messages, using=self._database, stored=tell)
+        else:
+            enqueuer.send_now(messages)
+            tell()
+        if conf.current().eager:
+            self._refresh(results)
+        return results
+
+    async def _aenqueue(self, ready: Sequence[Ready]) -> list[AnyResult]:
+        results, messages = [each for each, _ in ready], [each for _, each in ready]
+        enqueuer, tell = runtime.enqueuer(), partial(self._tell, results)
+        if self._waits_for_commit(messages):
+            await enqueuer.aenqueue(messages, using=self._database, stored=tell)
+        else:
+            await enqueuer.asend_now(messages)
+            await sync_to_async(tell)()
+        if conf.current().eager:
+            await sync_to_async(self._refresh)(results)
+        return results
+
+    def _waits_for_commit(self, messages: Sequence[Outgoing]) -> bool:
+        """What is in a row, as that of a database queue always is, can't be read before."""
+        return self._on_commit or any(each.message.durable for each in messages)
+
+    def _tell(self, results: Sequence[AnyResult]) -> None:
+        for result in results:
+            task_enqueued.send(sender=type(self), task_result=result)
+
+    def _refresh(self, results: Sequence[AnyResult]) -> None:
+        """In eager mode, outside of a transaction, they have run by now."""
+        for result in results:
+            with suppress(TaskResultDoesNotExist):
+                result.refresh()
+
+    def _problems(self) -> Iterator[str]:
+        if not apps.is_installed("lambda_tasks"):
+            yield "add 'lambda_tasks' to INSTALLED_APPS, whose table keeps the results."
+        for name in self.options:
+            if name not in OPTIONS:
+                close = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.3)
+                yield f"OPTIONS has no {name!r}. Did you mean {(close or OPTIONS)[0]!r}?"
+        if conf.errors():
+            return
+        settings = conf.current()
+        for name in sorted(self.queues):
+            if name not in settings.queues:
+                known = ", ".join(map(repr, settings.queues))
+                yield f"QUEUES names {name!r}, and LAMBDA_TASKS_QUEUES has {known}."
+            elif not self._on_commit and settings.is_table(settings.queues[name]):
+                yield (
+                    f"ENQUEUE_ON_COMMIT is False, and the queue {name!r} is a table, where a "
+                    "message can't be seen before the commit."
+                )
+
+
+def django_task(wrapper: LambdaTaskWrapper[..., Any]) -> LambdaTask:
+    """A @lambda_task for Django's interface: `django_task(send_mail).enqueue(user_id=1)`.
+
+    Its backend is the first in TASKS that is a LambdaTasksBackend, "default" before others. Raises
+    ImproperlyConfigured where there is none.
+    """
+    aliases = sorted(task_backends, key=lambda alias: alias != DEFAULT_TASK_BACKEND_ALIAS)
+    for alias in aliases:
+        if isinstance(task_backends[alias], LambdaTasksBackend):
+            declare = task(queue_name=wrapper.options.queue, backend=alias, wrapper=wrapper)
+            return declare(wrapper.__wrapped__)
+    raise ImproperlyConfigured(
+        "No backend in TASKS runs a @lambda_task. Add one: "
+        'TASKS = {"default": {"BACKEND": "lambda_tasks.backends.LambdaTasksBackend"}}'
+    )
+
+
+def _arguments(
+    task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any], frozenset[str]]:
+    """Positional and named ones as JSON values, and the names of those that are secret."""
+    wrapper = task.wrapper if isinstance(task, LambdaTask) else None
+    if wrapper is not None:
+        refuse_positional(wrapper.name, args)
+        return [], wrapper.arguments.to_json(kwargs), wrapper.secret_names
+    positional, named = normalize_json(list(args)), normalize_json(dict(kwargs))
+    secret = conf.current().redact
+    if not secret:
+        return positional, named, secret
+    parameters = list(inspect.signature(task.func).parameters)[task.takes_context :]
+    for name in parameters[: len(positional)]:
+        if name in secret:
+            raise TypeError(
+                f"{task.module_path}: LAMBDA_TASKS_REDACT names the parameter {name!r}. Pass it by "
+                "keyword, as secrets are kept apart by their names."
+            )
+    return positional, named, secret.intersection(parameters)

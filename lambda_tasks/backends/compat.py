@@ -1,0 +1,82 @@
+"""What differs between Django 6.0 and 6.1, and Django 5.2 with the package django-tasks.
+
+Everything of the tasks framework is imported from here.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import django
+from django.core.exceptions import ImproperlyConfigured
+
+NATIVE = django.VERSION >= (6, 0)
+"""Django brings the framework along."""
+
+if TYPE_CHECKING or not NATIVE:
+    try:
+        from django_tasks import task_backends
+        from django_tasks.backends.base import BaseTaskBackend
+        from django_tasks.base import (
+            DEFAULT_TASK_BACKEND_ALIAS,
+            DEFAULT_TASK_PRIORITY,
+            DEFAULT_TASK_QUEUE_NAME,
+            Task,
+            TaskContext,
+            TaskError,
+            TaskResult,
+            TaskResultStatus,
+        )
+        from django_tasks.exceptions import InvalidTaskBackendError as InvalidTaskBackend
+        from django_tasks.exceptions import InvalidTaskError as InvalidTask
+        from django_tasks.exceptions import TaskResultDoesNotExist
+        from django_tasks.signals import task_enqueued, task_finished, task_started
+        from django_tasks.utils import normalize_json
+    except ModuleNotFoundError as error:
+        raise ImproperlyConfigured(
+            f"Django {django.get_version()} has no tasks framework of its own. Install the one of "
+            "the package django-tasks: pip install 'lambda-tasks[django-tasks]'"
+        ) from error
+else:
+    from django.tasks import task_backends
+    from django.tasks.backends.base import BaseTaskBackend
+    from django.tasks.base import (
+        DEFAULT_TASK_BACKEND_ALIAS,
+        DEFAULT_TASK_PRIORITY,
+        DEFAULT_TASK_QUEUE_NAME,
+        Task,
+        TaskContext,
+        TaskError,
+        TaskResult,
+        TaskResultStatus,
+    )
+    from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
+    from django.tasks.signals import task_enqueued, task_finished, task_started
+    from django.utils.json import normalize_json
+
+if TYPE_CHECKING:
+    AnyTask = Task[..., Any]
+    AnyResult = TaskResult[Any]
+else:
+    AnyTask, AnyResult = Task, TaskResult  # not generic in Django
+
+__all__ = [
+    "DEFAULT_TASK_BACKEND_ALIAS",
+    "DEFAULT_TASK_PRIORITY",
+    "DEFAULT_TASK_QUEUE_NAME",
+    "NATIVE",
+    "AnyResult",
+    "AnyTask",
+    "BaseTaskBackend",
+    "InvalidTask",
+    "InvalidTaskBackend",
+    "Task",
+    "TaskContext",
+    "TaskError",
+    "TaskResult",
+    "TaskResultDoesNotExist",
+    "TaskResultStatus",
+    "normalize_json",
+    "task_backends",
+    "task_enqueued",
+    "task_finished",
+    "task_started",
+]

@@ -1,0 +1,165 @@
+"""A task of django.tasks, as the executor knows tasks."""
+
+import inspect
+import logging
+from collections.abc import Awaitable
+from functools import cached_property
+from typing import Any, Final
+
+from .. import conf
+from ..context import TaskContext
+from ..core.lifecycle import Claim, Outcome
+from ..core.message import Message
+from ..core.retries import RetryRule
+from ..decorators import LambdaTaskWrapper
+from ..errors import HardTimeLimitExceeded, Retry
+from ..ports import Task
+from . import compat
+from .backend import django_task
+from .declaring import LambdaTask, options_of
+from .reporting import ReportedCall, RunningResult
+
+logger = logging.getLogger("lambda_tasks")
+
+AGAIN: Final = (Exception, HardTimeLimitExceeded)
+"""What another attempt may mend; a SystemExit is meant to be the end."""
+
+WAITING: Final = RetryRule()
+"""For what is no failure: a lock that is taken, a retry that the task has asked for."""
+
+GROWING: Final = RetryRule(retry_delay=5, retry_backoff=2)
+"""Where the task has no `backoff`."""
+
+
+class DjangoTaskRunner:
+    """See ports.Task."""
+
+    def __init__(self, task: compat.AnyTask) -> None:
+        self.django_task = task
+        self.name: str = task.module_path
+        self.options = options_of(task)
+        self.is_async = inspect.iscoroutinefunction(task.func)
+
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """The parameters that LAMBDA_TASKS_REDACT names."""
+        redact = conf.current().redact
+        return redact.intersection(inspect.signature(self.django_task.func).parameters)
+
+    def check(self) -> None:
+        """See ports.Task. What can't work is refused at the declaration."""
+
+    def begin(self, message: Message, claim: Claim) -> ReportedCall:
+        """See ports.Task."""
+        result = RunningResult(self.django_task, message, claim)
+        return ReportedCall(DjangoTaskCall(self, message, result), result)
+
+
+class ReportedTask:
+    """See ports.Task: a @lambda_task that was enqueued through Django's interface."""
+
+    def __init__(self, wrapper: LambdaTaskWrapper[..., Any]) -> None:
+        self._wrapper = wrapper
+        self.name = wrapper.name
+        self.options = wrapper.options
+        self.is_async = wrapper.is_async
+
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """See ports.Task."""
+        return self._wrapper.secret_names
+
+    @cached_property
+    def django_task(self) -> LambdaTask:
+        """As Django knows it."""
+        return django_task(self._wrapper)
+
+    def check(self) -> None:
+        """See ports.Task."""
+        self._wrapper.check()
+
+    def begin(self, message: Message, claim: Claim) -> ReportedCall:
+        """See ports.Task."""
+        call = self._wrapper.begin(message, claim)
+        return ReportedCall(call, RunningResult(self.django_task, message, claim))
+
+
+class DjangoTaskCall:
+    """See ports.TaskCall."""
+
+    def __init__(self, runner: DjangoTaskRunner, message: Message, result: RunningResult) -> None:
+        self._runner = runner
+        self._message = message
+        self._result = result
+
+    @property
+    def has_listeners(self) -> bool:
+        """See ports.TaskCall."""
+        return False
+
+    def started(self) -> None:
+        """See ports.TaskCall."""
+
+    def call(self, context: TaskContext) -> Any:
+        """Raises TypeError, as Django does, for a result of a type that JSON has not."""
+        task, args = self._runner.django_task, self._message.args
+        if task.takes_context:
+            args = [compat.TaskContext(task_result=self._result.now), *args]
+        value = task.func(*args, **self._message.kwargs)
+        return _awaited(value) if self._runner.is_async else compat.normalize_json(value)
+
+    def ignores(self, error: BaseException) -> bool:
+        """A task of Django's ignores none."""
+        return False
+
+    def retry_delay_s(self, error: BaseException, *, jitter_s: float) -> float | None:
+        """By the task's `max_attempts` and `backoff`."""
+        if self._waits(error):
+            n_retries = self._message.n_retries
+            return WAITING.delay_s(error, n_retries=n_retries, jitter_s=jitter_s)
+        task, attempts = self._runner.django_task, self._result.now.attempts
+        if not isinstance(task, LambdaTask) or not isinstance(error, AGAIN):
+            return None
+        if attempts >= task.max_attempts:
+            return None
+        if task.backoff is None:
+            return GROWING.delay_s(error, n_retries=attempts - 1, jitter_s=jitter_s)
+        return self._by_backoff(task, error)
+
+    def ended(self, outcome: Outcome, error: BaseException | None) -> None:
+        """See ports.TaskCall."""
+
+    def _waits(self, error: BaseException) -> bool:
+        if self._runner.options.singleton:
+            from redis.exceptions import LockError
+
+            return isinstance(error, LockError | Retry)
+        return isinstance(error, Retry)
+
+    def _by_backoff(self, task: LambdaTask, error: BaseException) -> float | None:
+        assert task.backoff is not None
+        result = self._result.with_error(error)
+        try:
+            delay_s = task.backoff(error, result)
+            return None if delay_s is None else max(float(delay_s), 0.0)
+        except Exception:
+            logger.exception("%s has no further attempt: its backoff failed", self._runner.name)
+            return None
+
+
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return compat.normalize_json(await value)
+
+
+_runners: dict[str, DjangoTaskRunner] = {}
+"""Made once, as checking their options takes a while."""
+
+
+def adapt(found: object) -> Task | None:
+    """See registry.Adapt."""
+    if isinstance(found, compat.Task):
+        runner = _runners.get(found.module_path)
+        if runner is None or runner.django_task is not found:
+            runner = _runners[found.module_path] = DjangoTaskRunner(found)
+        return runner
+    return ReportedTask(found) if isinstance(found, LambdaTaskWrapper) else None

@@ -1,0 +1,155 @@
+"""Tasks of Django's own interface: each does one thing that such a task can do."""
+
+import asyncio
+import os
+import signal
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import django
+
+from lambda_tasks import SoftTimeLimitExceeded
+from lambda_tasks.backends import task as task_with_options
+from tests.app.models import Effect
+
+if TYPE_CHECKING or django.VERSION < (6, 0):
+    from django_tasks import task
+else:
+    from django.tasks import task
+
+
+@task
+def add(a: int, b: int = 2) -> int:
+    return a + b
+
+
+@task()
+async def aadd(a: int, b: int = 2) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+@task
+def leave_effect(name: str) -> int:
+    Effect.objects.create(name=name, process=os.getpid())
+    return os.getpid()
+
+
+@task
+async def aleave_effect(name: str) -> None:
+    await Effect.objects.acreate(name=name, process=os.getpid())
+
+
+@task
+def leave_effect_and_fail(name: str) -> None:
+    Effect.objects.create(name=name)
+    raise RuntimeError(f"no {name}")
+
+
+@task(takes_context=True)
+def tell_context(context: Any, word: str) -> list[Any]:
+    result = context.task_result
+    return [word, result.id, context.attempt, result.status, len(result.errors)]
+
+
+@task
+def exit_by_itself() -> None:
+    raise SystemExit("enough")
+
+
+@task
+async def aexit_by_itself() -> None:
+    raise SystemExit("enough")
+
+
+@task
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@task
+async def ainterrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@task
+def return_a_moment() -> datetime:
+    return datetime(2026, 1, 1)
+
+
+@task
+async def areturn_a_moment() -> datetime:
+    return datetime(2026, 1, 1)
+
+
+@task
+def return_words(*words: str, **more: str) -> list[Any]:
+    return [*words, more]
+
+
+@task
+def pay(amount: int, token: str) -> int:
+    assert token.startswith("sk-")
+    return amount
+
+
+@task_with_options(max_attempts=3, takes_context=True)
+def fail_until(context: Any, attempt: int) -> Any:
+    Effect.objects.create(name=f"attempt {context.attempt}")
+    if context.attempt < attempt:
+        raise ConnectionError(f"attempt {context.attempt}")
+    return context.attempt
+
+
+@task_with_options(max_attempts=3, takes_context=True)
+async def afail_until(context: Any, attempt: int) -> Any:
+    if context.attempt < attempt:
+        raise ConnectionError(f"attempt {context.attempt}")
+    return context.attempt
+
+
+def ask(error: BaseException, result: Any) -> float | None:
+    """What the tests want to know of a backoff's arguments goes into the delay."""
+    assert result.errors[-1].exception_class is type(error)
+    match error:
+        case LookupError():
+            return None
+        case ZeroDivisionError():
+            raise ValueError("a backoff with a fault")
+        case TimeoutError():
+            return 3 * 3600.0
+    return 100.0 * int(result.attempts)
+
+
+@task_with_options(max_attempts=3, backoff=ask)
+def raise_(name: str) -> None:
+    kinds = {each.__name__: each for each in (LookupError, TimeoutError, OSError)}
+    raise kinds.get(name, ZeroDivisionError)(name)
+
+
+@task_with_options(soft_timeout=0.3, hard_timeout=30)
+def hear_soft_timeout() -> str:
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        return "heard"
+    return "not heard"
+
+
+@task_with_options(soft_timeout=0.2, hard_timeout=0.4, max_attempts=2)
+async def ignore_soft_timeout() -> None:
+    try:
+        await asyncio.sleep(30)
+    except SoftTimeLimitExceeded:
+        await asyncio.sleep(30)
+
+
+@task_with_options(singleton=True, max_attempts=1, takes_context=True)
+def alone(context: Any) -> Any:
+    return context.attempt
+
+
+@task_with_options(max_attempts=2)
+def kill_own_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
