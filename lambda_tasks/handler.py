@@ -11,18 +11,18 @@ import platform
 import random
 import sys
 import time
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from . import cold_start
 
 if TYPE_CHECKING:
     from .execution.delivery import Delivery, Settlement
+    from .execution.executor import Executor
+    from .runtime import Runtime
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -58,63 +58,29 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
     return _warm().handle(event, context)
 
 
-class LambdaHandler:
-    """What stays from one invocation to the next."""
+class EventHandler:
+    """Answers events, on whatever loop it is called on."""
 
-    def __init__(self) -> None:
-        cold_start.set_up()
-        import django
+    def __init__(self, runtime: "Runtime", executor: "Executor") -> None:
+        self._runtime = runtime
+        self._executor = executor
+        self.relayed_at = time.monotonic()
+        self._versions = _versions()
 
-        from . import runtime
+    async def handle(self, event: Any, context: Any) -> dict[str, Any]:
+        """Answer one event.
 
-        self._runner = asyncio.Runner()
-        self._runtime = runtime.current()
-        if IN_LAMBDA:
-            # Elsewhere somebody may enqueue between two events, when this loop stands still.
-            self._runtime.portal.adopt(self._runner.get_loop())
-        self._executor = self._runtime.executor()
-        self._versions = {
-            "lambda_tasks": _version(),
-            "django": django.get_version(),
-            "python": platform.python_version(),
-        }
-        self._relayed_at = time.monotonic()
-        if _memory_mib() >= AMPLE_MIB:
-            self._executor.prepare()
-        if IN_LAMBDA:
-            _register_snapshot_hooks(self)
-
-    def handle(self, event: Any, context: Any) -> dict[str, Any]:
-        """Answer one event."""
+        Raises ValueError for one of another kind, and KeyboardInterrupt where a task has raised
+        it, once all other records are settled.
+        """
         match event:
             case {"Records": [*records]} if any(map(_is_of_sqs, records)):
-                return self._runner.run(self._run_records(records, context))
+                return await self._run_records(records, context)
             case {"lambda_tasks": "ping"}:
                 return self._versions
             case {"lambda_tasks": "tick"}:
-                return self._runner.run(self._tick())
+                return await self._tick()
         raise ValueError(f"{TAKES} It was given {_kind(event)}.")
-
-    def pids(self) -> list[int]:
-        """The worker processes that run."""
-        return self._executor.pids()
-
-    def before_snapshot(self) -> None:
-        """Close what must not be open in two places: SnapStart makes many of this process."""
-        from django.db import connections
-
-        connections.close_all()
-        self._runner.run(self._disconnect())
-
-    def after_restore(self) -> None:
-        """Begin anew what every copy would else have in common."""
-        random.seed()
-        self._relayed_at = time.monotonic()
-
-    def close(self) -> None:
-        """End lanes, worker processes and connections."""
-        self._runner.run(self._close())
-        self._runner.close()
 
     async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
         deadline = _deadline(context)
@@ -137,6 +103,8 @@ class LambdaHandler:
         settlements = await _by(deadline, running)
         await self._postpone(of_sqs, settlements)
         await self._relay_now_and_then(deadline)
+        if any(settlement.interrupts for settlement in settlements.values()):
+            raise KeyboardInterrupt
         failures = list(+open_ids)
         if len(of_sqs) < len(records):
             logger.error("A record of the event has no messageId or is not of SQS: all come back.")
@@ -168,9 +136,9 @@ class LambdaHandler:
     async def _relay_now_and_then(self, deadline: float | None) -> None:
         now = time.monotonic()
         hurried = deadline is not None and deadline - now < RELAY_NEEDS_S
-        if hurried or now - self._relayed_at < RELAY_EVERY_S:
+        if hurried or now - self.relayed_at < RELAY_EVERY_S:
             return
-        self._relayed_at = now
+        self.relayed_at = now
         try:
             await self._runtime.relay.run_once()
         except Exception:
@@ -183,6 +151,51 @@ class LambdaHandler:
 
         await sync_to_async(connections.refresh)()
         return {"relayed": await self._runtime.relay.run_once()}
+
+
+class LambdaHandler:
+    """What stays from one invocation to the next."""
+
+    def __init__(self) -> None:
+        cold_start.set_up()
+        from . import runtime
+
+        self._runner = asyncio.Runner()
+        self._runtime = runtime.current()
+        if IN_LAMBDA:
+            # Elsewhere somebody may enqueue between two events, when this loop stands still.
+            self._runtime.portal.adopt(self._runner.get_loop())
+        self._executor = self._runtime.executor()
+        self._events = EventHandler(self._runtime, self._executor)
+        if _memory_mib() >= AMPLE_MIB:
+            self._executor.prepare()
+        if IN_LAMBDA:
+            _register_snapshot_hooks(self)
+
+    def handle(self, event: Any, context: Any) -> dict[str, Any]:
+        """Answer one event."""
+        return self._runner.run(self._events.handle(event, context))
+
+    def pids(self) -> list[int]:
+        """The worker processes that run."""
+        return self._executor.pids()
+
+    def before_snapshot(self) -> None:
+        """Close what must not be open in two places: SnapStart makes many of this process."""
+        from django.db import connections
+
+        connections.close_all()
+        self._runner.run(self._disconnect())
+
+    def after_restore(self) -> None:
+        """Begin anew what every copy would else have in common."""
+        random.seed()
+        self._events.relayed_at = time.monotonic()
+
+    def close(self) -> None:
+        """End lanes, worker processes and connections."""
+        self._runner.run(self._close())
+        self._runner.close()
 
     async def _disconnect(self) -> None:
         await self._executor.aclose()
@@ -257,7 +270,7 @@ def _is_of_sqs(record: Any) -> bool:
 
 
 def _delivery(record: Mapping[str, Any]) -> "Delivery":
-    from .execution.delivery import Delivery
+    from .execution.delivery import Delivery, as_uuid
 
     message_id = record["messageId"]
     queue = str(record.get("eventSourceARN") or "").rpartition(":")[2]
@@ -265,7 +278,7 @@ def _delivery(record: Mapping[str, Any]) -> "Delivery":
         id=message_id,
         body=record.get("body"),
         queue=queue,
-        fallback_id=_as_uuid(message_id),
+        fallback_id=as_uuid(message_id),
         enqueued_at=_sent_at(record.get("attributes")),
         ordered_by=_group(record.get("attributes")) if queue.endswith(".fifo") else None,
     )
@@ -274,13 +287,6 @@ def _delivery(record: Mapping[str, Any]) -> "Delivery":
 def _group(attributes: Any) -> str | None:
     group = attributes.get("MessageGroupId") if isinstance(attributes, Mapping) else None
     return group if isinstance(group, str) else None
-
-
-def _as_uuid(message_id: str) -> UUID:
-    try:
-        return UUID(message_id)
-    except ValueError:
-        return uuid.uuid5(uuid.NAMESPACE_OID, ascii(message_id))
 
 
 def _sent_at(attributes: Any) -> datetime | None:
@@ -300,11 +306,18 @@ def _kind(event: Any) -> str:
     return f"a {type(event).__name__}"
 
 
-def _version() -> str:
+def _versions() -> dict[str, Any]:
+    import django
+
     try:
-        return version("lambda-tasks")
+        own = version("lambda-tasks")
     except PackageNotFoundError:
-        return "unknown"
+        own = "unknown"
+    return {
+        "lambda_tasks": own,
+        "django": django.get_version(),
+        "python": platform.python_version(),
+    }
 
 
 def _memory_mib() -> int:

@@ -8,7 +8,8 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from .context import TaskContext
 from .core.message import Outgoing
 from .enqueue.dispatcher import Dispatcher
 from .enqueue.modes import ModeSender
-from .enqueue.on_commit import Enqueuer
+from .enqueue.on_commit import Enqueuer, Sender
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
 from .enqueue.transports.aws import AwsClient, RequestFailed
@@ -28,6 +29,7 @@ from .enqueue.transports.batch import DirectBatchTransport, JobQueue, ViaDefault
 from .enqueue.transports.database import DatabaseTransport
 from .enqueue.transports.sqs import SQSTransport, client_options
 from .errors import Retry
+from .place import worker_id
 from .ports import Transport
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 
     from .execution.attempt import Attempt, Run
     from .execution.executor import Executor
+    from .execution.lanes import Lanes
     from .execution.locks import SingletonLocks
+    from .execution.process_pool import ProcessPool
     from .execution.sources import Source
     from .local.workers import LocalWorkers
     from .store import RecordStore
@@ -55,12 +59,19 @@ class Runtime:
         self._settings: conf.Settings | None = None
         self._local_workers: LocalWorkers | None = None
 
+    @property
+    def attempt_class(self) -> "type[Attempt]":
+        """Of the attempts that are made here."""
+        from .execution.attempt import Attempt
+
+        return Attempt
+
     @cached_property
     def store(self) -> "RecordStore":
         """Every statement about records."""
         from .store import RecordStore
 
-        return RecordStore(lambda: conf.current().table_queues())
+        return RecordStore(lambda: conf.current().table_queues(), worker_id=worker_id())
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
@@ -68,7 +79,7 @@ class Runtime:
         return Dispatcher(self.transport)
 
     @cached_property
-    def sender(self) -> ModeSender:
+    def sender(self) -> Sender:
         """Knows the modes."""
         return ModeSender(
             self.portal, self.dispatcher, run_now=self._run_now, wake=self._wake_local_workers
@@ -183,27 +194,35 @@ class Runtime:
         self, *, concurrency: int | None = None, processes: int | None = None
     ) -> "Executor":
         """A new executor, for a handler or a worker to keep; the settings say how large."""
-        from .execution.executor import Executor
         from .execution.lanes import Lanes
         from .execution.process_pool import ProcessPool
 
         settings = conf.current()
+        return self.executor_of(
+            Lanes(concurrency or settings.concurrency),
+            ProcessPool(processes or settings.processes, work_in_a_process),
+        )
+
+    def executor_of(self, lanes: "Lanes", processes: "ProcessPool") -> "Executor":
+        """A new executor that runs tasks in these."""
+        from .execution.executor import Executor
+
         return Executor(
             records=self.store,
             settings=conf.current,
             resolve=registry.resolve,
             make_attempt=self.attempt,
             send_stored=self._send_stored,
-            lanes=Lanes(concurrency or settings.concurrency),
-            processes=ProcessPool(processes or settings.processes, work_in_a_process),
+            lanes=lanes,
+            processes=processes,
         )
 
     def attempt(self, run: "Run", metadata: Mapping[str, Any]) -> "tuple[Attempt, TaskContext]":
         """One attempt of a run, and what its task may know of it."""
-        from .execution.attempt import Attempt, context_of
+        from .execution.attempt import context_of
 
-        task = registry.resolve(run.message.task_name)
-        attempt = Attempt(run, task, records=self.store, lock=self.locks)
+        task = registry.resolve(run.message.task_name, run.message.backend)
+        attempt = self.attempt_class(run, task, records=self.store, lock=self.locks)
         return attempt, context_of(run, metadata, records=self.store)
 
     def close(self) -> None:
@@ -240,7 +259,7 @@ class Runtime:
         return DatabaseTransport()
 
     def _make_batch_transport(self, queue: conf.BatchQueue, settings: conf.Settings) -> Transport:
-        in_table = isinstance(settings.queue("default"), conf.DatabaseQueue)
+        in_table = settings.is_table(settings.queue("default"))
         store = sync_to_async(self.store.insert_queued) if in_table else None
         via_default = ViaDefaultQueue(self.transport("default"), store)
         if not queue.direct:
@@ -307,6 +326,16 @@ _process = _Process()
 def current() -> Runtime:
     """This process's runtime."""
     return _process.current()
+
+
+@contextmanager
+def replaced_by(other: Runtime) -> Iterator[None]:
+    """Let `other` be this process's runtime in the body; for tests."""
+    before, _process.runtime = _process.runtime, other
+    try:
+        yield
+    finally:
+        _process.runtime = before
 
 
 def enqueuer() -> Enqueuer:

@@ -1,0 +1,118 @@
+"""The real handler without threads and processes of its own: on the connection of the test.
+
+A TestCase never commits, so that nobody else could see what a test has written.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from ..core.message import Outgoing
+from ..enqueue.on_commit import Enqueuer, HandOver, Sender
+from ..execution import journal
+from ..execution.attempt import Ended, MakeAttempt
+from ..execution.inline import run_inline
+from ..execution.lanes import Lanes, Start, run_in_lane
+from ..execution.process_main import Job
+from ..execution.process_pool import ProcessPool
+from ..handler import EventHandler
+from ..local import LambdaContext
+from ..ports import Outbox
+from ..runtime import Runtime, work_in_a_process
+from .faults import FaultyAttempt
+
+
+class CapturingSender:
+    """See enqueue.on_commit.Sender: keeps what it is to send."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+
+    def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """All are accepted."""
+        self.sent.extend(messages)
+        return {}
+
+    async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """See send()."""
+        return self.send(messages)
+
+
+class CapturingEnqueuer(Enqueuer):
+    """Knows what waits for a commit, which under a TestCase never comes."""
+
+    def __init__(self, outbox: Outbox, sender: Sender) -> None:
+        super().__init__(outbox, sender)
+        self._waiting: list[tuple[BaseDatabaseWrapper, HandOver]] = []
+        self.order: dict[UUID, int] = {}
+
+    def new_hand_over(self, connection: BaseDatabaseWrapper) -> HandOver:
+        """See Enqueuer."""
+        hand_over = HandOver(self)
+        self._waiting.append((connection, hand_over))
+        return hand_over
+
+    def store(self, messages: Sequence[Outgoing]) -> None:
+        """See Enqueuer. It is called first of all, so it tells the order of the calls."""
+        for outgoing in messages:
+            self.order.setdefault(outgoing.message.invocation_id, len(self.order))
+        super().store(messages)
+
+    def uncommitted(self) -> list[Outgoing]:
+        """What has neither been committed nor rolled back, on the connections of all threads."""
+        return [
+            outgoing
+            for connection, hand_over in self._waiting
+            if any(hook is hand_over for _, hook, *_ in connection.run_on_commit)
+            for outgoing in hand_over.messages
+        ]
+
+
+class CapturingRuntime(Runtime):
+    """A runtime that sends nothing, and whose attempts meet simulated faults."""
+
+    attempt_class = FaultyAttempt
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sender: CapturingSender = CapturingSender()
+        self.enqueuer: CapturingEnqueuer = CapturingEnqueuer(self.store, self.sender)
+        executor = self.executor_of(_InlineLanes(), _InlineProcesses(self.attempt))
+        self._events = EventHandler(self, executor)
+
+    async def handle(self, event: Mapping[str, Any]) -> list[str]:
+        """Give an event to the handler; the ids of the messages that come back."""
+        answer = await self._events.handle(event, LambdaContext())
+        await sync_to_async(journal.close)()
+        return [each["itemIdentifier"] for each in answer["batchItemFailures"]]
+
+
+class _InlineLanes(Lanes):
+    """Runs async tasks on the loop of the test, and their ORM calls on its connection."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    async def run(self, start: Start) -> Ended:
+        return await run_in_lane(start)
+
+
+class _InlineProcesses(ProcessPool):
+    """Runs sync tasks on the thread of the test."""
+
+    def __init__(self, make_attempt: MakeAttempt) -> None:
+        super().__init__(0, work_in_a_process)
+        self._make_attempt = make_attempt
+
+    async def run(self, make_job: Callable[[], Job]) -> Ended:
+        return await sync_to_async(self._run)(make_job())
+
+    def _run(self, job: Job) -> Ended:
+        attempt, context = self._make_attempt(job.run, job.metadata)
+        try:
+            return run_inline(attempt, context, with_limits=False)
+        except KeyboardInterrupt:
+            return Ended(None, interrupted=True)
