@@ -9,7 +9,9 @@ import pytest
 
 from lambda_tasks.core.batching import BatchLimits
 from lambda_tasks.core.message import Message, Outgoing
+from lambda_tasks.enqueue import in_flight
 from lambda_tasks.enqueue.dispatcher import Dispatcher
+from lambda_tasks.enqueue.in_flight import InFlightLimit
 from lambda_tasks.ports import SendFailure
 
 
@@ -160,5 +162,73 @@ def test_the_stats_count_what_became_of_messages(answer: Any) -> None:
         stats = dispatcher.stats
         assert (stats.requests, stats.accepted + stats.failed) == (1, 2)
         assert stats.accepted == (2 if answer is None else 0)
+
+    play(scene)
+
+
+# --- how many requests are in flight --------------------------------------------------------
+
+
+def in_flight_after(
+    answers: int, limit: InFlightLimit, *, quickest_ms: float, busy_ms: float
+) -> int:
+    """With a queue that answers after `quickest_ms` and has, or whose sender has, `busy_ms` of
+    work with each request."""
+    for _ in range(answers):
+        latency_ms = max(quickest_ms, limit.value * busy_ms)
+        limit.answered(latency_ms / 1000, was_full=True)
+    return limit.value
+
+
+@pytest.mark.parametrize(
+    ("quickest_ms", "busy_ms", "least", "most"),
+    [
+        (8, 0.2, 40, 100),  # forty saturate it
+        (80, 0.2, 256, 256),  # four hundred would
+        (80, 1.0, 80, 200),
+        (0.5, 0.2, 16, 40),  # sixteen saturate it, and more would but wait
+    ],
+)
+def test_as_many_requests_are_in_flight_as_saturate_a_queue(
+    quickest_ms: float, busy_ms: float, least: int, most: int
+) -> None:
+    for answers in (1_000, 10_000, 100_000):
+        limit = InFlightLimit()
+        value = in_flight_after(answers, limit, quickest_ms=quickest_ms, busy_ms=busy_ms)
+        assert least <= value <= most, answers
+
+
+def test_a_queue_that_moves_away_is_saturated_again() -> None:
+    limit = InFlightLimit()
+    in_flight_after(1_000, limit, quickest_ms=8, busy_ms=0.2)
+
+    assert in_flight_after(3_000, limit, quickest_ms=80, busy_ms=0.2) == in_flight.MOST
+
+
+def test_requests_that_the_limit_did_not_hold_back_do_not_raise_it() -> None:
+    limit = InFlightLimit()
+    for _ in range(1_000):
+        limit.answered(0.08, was_full=False)
+
+    assert limit.value == in_flight.LEAST
+
+
+def test_a_queue_that_refuses_for_now_gets_half_as_many_requests_at_a_time() -> None:
+    limit = InFlightLimit()
+    before = in_flight_after(1_000, limit, quickest_ms=80, busy_ms=0.2)
+
+    limit.failed()
+
+    assert limit.value == before // 2
+
+
+def test_quick_refusals_are_no_reason_to_send_more_at_a_time() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        calls = asyncio.ensure_future(dispatcher.send([message() for _ in range(5_000)]))
+        for answered in range(300):
+            await settle()
+            assert len(transport.requests) - answered == in_flight.LEAST
+            transport.answers.put_nowait(SendFailure("slow down", retryable=True))
+        calls.cancel()
 
     play(scene)

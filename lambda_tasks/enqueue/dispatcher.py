@@ -6,6 +6,7 @@ gathers with others while more are. All of it runs on one event loop, so there a
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,7 @@ from uuid import UUID
 from ..core.batching import take_batch
 from ..core.message import Outgoing
 from ..ports import SendFailure, Transport
-
-MAX_IN_FLIGHT: Final = 32
-"""Requests in flight to one queue, and its kept connections. At 8 ms to an answer 16 would leave a
-core idle half of the time."""
+from .in_flight import InFlightLimit
 
 EAGER_IN_FLIGHT: Final = 4
 """Below so many requests in flight a batch leaves although it is not full. One would make a
@@ -157,6 +155,7 @@ class _Stream:
         self._transport = transport
         self._pending: deque[_Entry] = deque()
         self._is_pumping = False
+        self._limit = InFlightLimit()
         self._requests: set[asyncio.Task[None]] = set()
 
     def add(self, entry: _Entry) -> None:
@@ -172,23 +171,31 @@ class _Stream:
         while self._may_start():
             batch = take_batch(self._pending, self._transport.limits, size_bytes=_size_bytes)
             self.in_flight += 1
-            request = asyncio.get_running_loop().create_task(self._request(batch))
+            was_full = self.in_flight >= self._limit.value
+            request = asyncio.get_running_loop().create_task(
+                self._request(batch, was_full=was_full)
+            )
             self._requests.add(request)
             request.add_done_callback(self._requests.discard)
 
     def _may_start(self) -> bool:
-        if not self._pending or self.in_flight >= MAX_IN_FLIGHT:
+        if not self._pending or self.in_flight >= self._limit.value:
             return False
         is_full = len(self._pending) >= self._transport.limits.max_entries
         return is_full or self.in_flight < EAGER_IN_FLIGHT
 
-    async def _request(self, batch: list[_Entry]) -> None:
+    async def _request(self, batch: list[_Entry], was_full: bool) -> None:
         self._dispatcher.stats.requests += 1
+        began_at = time.monotonic()
         try:
             failures = await self._transport.send([entry.outgoing for entry in batch])
         except Exception as error:
             # A transport tells failures by value; one that raises must not take callers along.
             failures = [SendFailure(repr(error), retryable=False)] * len(batch)
+        if all(failure is not None and failure.retryable for failure in failures):
+            self._limit.failed()
+        else:
+            self._limit.answered(time.monotonic() - began_at, was_full=was_full)
         self.in_flight -= 1
         for entry, failure in zip(batch, failures, strict=True):
             self._settle_or_retry(entry, failure)

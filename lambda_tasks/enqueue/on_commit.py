@@ -6,7 +6,7 @@ what the queue accepted is marked as sent.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -19,6 +19,13 @@ from ..errors import EnqueueError
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
+
+
+Hook = Callable[[], None]
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class Sender(Protocol):
@@ -40,34 +47,40 @@ class Enqueuer:
         self._gathering: dict[_Place, list[_Caller]] = {}
         self._joining: set[asyncio.Task[None]] = set()
 
-    def enqueue(self, messages: Sequence[Outgoing], *, using: str) -> None:
+    def enqueue(
+        self, messages: Sequence[Outgoing], *, using: str, stored: Hook = _do_nothing
+    ) -> None:
         """Send messages once the transaction on `using` commits, at once outside of one.
 
+        `stored` is called once their records are written, before they are sent.
         Raises EnqueueError for direct messages that were not accepted, where it sends at once.
         """
         connection = connections[using]
         stored_at_once = using == self._outbox.alias
         if stored_at_once:
             self.store(messages)
+        stored()
         hand_over = _joinable(connection, self)
         if hand_over is not None:
             hand_over.add(messages, stored=stored_at_once)
             return
-        hand_over = HandOver(self)
+        hand_over = self.new_hand_over(connection)
         hand_over.add(messages, stored=stored_at_once)
         if connection.connection is None and not connection.in_atomic_block:
             hand_over()  # on_commit() would open a connection, only to find no transaction on it
         else:
             transaction.on_commit(hand_over, using=using)
 
-    async def aenqueue(self, messages: Sequence[Outgoing], *, using: str) -> None:
+    async def aenqueue(
+        self, messages: Sequence[Outgoing], *, using: str, stored: Hook = _do_nothing
+    ) -> None:
         """See enqueue().
 
         Calls that are made while a hop to the connection's thread is under way share the next.
         """
         loop = asyncio.get_running_loop()
         place = (loop, SyncToAsync.thread_sensitive_context.get(None), using)
-        caller = _Caller(messages, loop.create_future())
+        caller = _Caller(messages, stored, loop.create_future())
         if place in self._gathering:
             self._gathering[place].append(caller)
         else:
@@ -79,9 +92,8 @@ class Enqueuer:
 
     async def _join(self, place: "_Place") -> None:
         callers = self._gathering.pop(place)
-        messages = [outgoing for caller in callers for outgoing in caller.messages]
         try:
-            left = await sync_to_async(self._join_or_store)(messages, place[2])
+            left = await sync_to_async(self._join_or_store)(callers, place[2])
             failures = await self.asend_stored(left) if left else {}
         except BaseException as error:
             for caller in callers:
@@ -92,13 +104,35 @@ class Enqueuer:
             for caller in callers:
                 caller.finish(failures)
 
-    def _join_or_store(self, messages: Sequence[Outgoing], using: str) -> Sequence[Outgoing]:
+    def _join_or_store(self, callers: "Sequence[_Caller]", using: str) -> Sequence[Outgoing]:
         """On the connection's thread: join its transaction, or give back what is to be sent."""
+        messages = [outgoing for caller in callers for outgoing in caller.messages]
+
+        def stored() -> None:
+            for caller in callers:
+                caller.tell_stored()
+
         if connections[using].in_atomic_block:
-            self.enqueue(messages, using=using)
+            self.enqueue(messages, using=using, stored=stored)
             return ()
         self.store(messages)
+        stored()
         return messages
+
+    def new_hand_over(self, connection: BaseDatabaseWrapper) -> "HandOver":
+        """For a transaction on this connection."""
+        return HandOver(self)
+
+    def send_now(self, messages: Sequence[Outgoing]) -> None:
+        """Send messages, whatever becomes of a transaction.
+
+        Raises EnqueueError for direct ones that were not accepted.
+        """
+        _raise_for_direct(messages, self.send_stored(messages))
+
+    async def asend_now(self, messages: Sequence[Outgoing]) -> None:
+        """See send_now()."""
+        _raise_for_direct(messages, await self.asend_stored(messages))
 
     def send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """Send now, mark what was accepted; the reason for each that was not, by invocation id."""
@@ -142,12 +176,12 @@ class HandOver:
     def __init__(self, enqueuer: Enqueuer) -> None:
         self.enqueuer = enqueuer
         self.is_open = True
-        self._messages: list[Outgoing] = []
+        self.messages: list[Outgoing] = []
         self._unstored: list[Outgoing] = []
 
     def add(self, messages: Sequence[Outgoing], *, stored: bool) -> None:
         """Send these too; `stored` where their records have been written."""
-        self._messages.extend(messages)
+        self.messages.extend(messages)
         if not stored:
             self._unstored.extend(messages)
 
@@ -156,20 +190,33 @@ class HandOver:
         self.is_open = False
         if self._unstored:
             self.enqueuer.store(self._unstored)
-        _raise_for_direct(self._messages, self.enqueuer.send_stored(self._messages))
+        self.enqueuer.send_now(self.messages)
 
 
 class _Caller:
     """One aenqueue() call that waits."""
 
-    def __init__(self, messages: Sequence[Outgoing], done: "asyncio.Future[None]") -> None:
+    def __init__(
+        self, messages: Sequence[Outgoing], stored: Hook, done: "asyncio.Future[None]"
+    ) -> None:
         self.messages = messages
         self.done = done
+        self._stored = stored
+        self._refusal: Exception | None = None
+
+    def tell_stored(self) -> None:
+        """On the connection's thread. What the hook raises is for this caller alone."""
+        try:
+            self._stored()
+        except Exception as error:
+            self._refusal = error
 
     def finish(self, failures: dict[UUID, str]) -> None:
         try:
             _raise_for_direct(self.messages, failures)
-        except EnqueueError as error:
+            if self._refusal is not None:
+                raise self._refusal
+        except Exception as error:
             self.fail(error)
         else:
             if not self.done.done():

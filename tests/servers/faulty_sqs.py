@@ -57,11 +57,13 @@ class Fault:
 class Requests:
     """What has arrived: requests[ACTION] counts, `contents` holds all in their order.
 
+    `raw` has their headers, with names in lower case, and their bodies as they came.
     `batches` has the bodies of what was forwarded in SendMessageBatch, a list for each request.
     """
 
     by_action: Counter[str] = field(default_factory=Counter)
     contents: list[tuple[str, Content]] = field(default_factory=list)
+    raw: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
     _arrived: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
@@ -146,6 +148,7 @@ class FaultySqs:
     def answer(self, action: str, headers: dict[str, str], body: bytes) -> Answer | None:
         """What a client gets; None where its connection is closed without an answer."""
         content = json.loads(body)
+        self.requests.raw.append((headers, body))
         fault, released = self._take_fault(action, content), self._released
         self.requests.note_arrival(action, content)
         if fault is None:

@@ -1,12 +1,13 @@
 """One aiobotocore client: opened at first use, and what its failures mean to a sender."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from ...ports import SendFailure
-from ..dispatcher import MAX_IN_FLIGHT
+from .. import in_flight
+from .lean import LeanOperation
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
@@ -16,6 +17,9 @@ READ_TIMEOUT_S: Final = 5
 
 USER_AGENT: Final = "lambda_tasks"
 """A fixed one: botocore would put its own together for every request, a seventh of its cost."""
+
+LEAN: Final = frozenset({"send_message_batch"})
+"""What web processes pay for."""
 
 THROTTLING: Final = frozenset(
     {
@@ -47,24 +51,33 @@ class AwsClient:
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._client: Any = None
+        self._credentials: Any = None
+        self._operations: dict[str, Callable[..., Awaitable[Any]]] = {}
 
     async def call(self, operation: str, **parameters: Any) -> Any:
         """One request. Raises RequestFailed."""
-        if self._client is None:
-            async with self._opening:
-                if self._client is None:
-                    self._client = await self._open()
+        perform = self._operations.get(operation) or await self._operation(operation)
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return await getattr(self._client, operation)(**parameters)
+            return await perform(**parameters)
         except (BotoCoreError, ClientError) as error:
             raise RequestFailed(_failure(error)) from error
 
     async def aclose(self) -> None:
         """Close the connections. The client is opened again if it is used again."""
-        self._client = None
+        self._client, self._operations = None, {}
         await self._stack.aclose()
+
+    async def _operation(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async with self._opening:
+            if self._client is None:
+                self._client = await self._open()
+        if name in LEAN:
+            operation = LeanOperation(self._client, name, self._credentials)
+            return self._operations.setdefault(name, operation)
+        method: Callable[..., Awaitable[Any]] = getattr(self._client, name)
+        return self._operations.setdefault(name, method)
 
     async def _open(self) -> Any:
         # Importing and reading the service's description take a while: not on the loop.
@@ -72,10 +85,13 @@ class AwsClient:
         from aiobotocore.config import AioConfig
 
         options = dict(self._options)
+        if "aws_access_key_id" in options and "aws_secret_access_key" in options:
+            keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+            session.set_credentials(*(options.pop(key, None) for key in keys))
         config = AioConfig(
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
-            max_pool_connections=MAX_IN_FLIGHT,
+            max_pool_connections=in_flight.MOST,
             # The dispatcher tries again, entry by entry; here a second attempt is for a
             # connection that went stale while the process slept.
             retries={"total_max_attempts": 2, "mode": "standard"},
@@ -84,8 +100,11 @@ class AwsClient:
         )
         if "config" in options:
             config = config.merge(options.pop("config"))
-        client = session.create_client(self._service, config=config, **options)
-        return await self._stack.enter_async_context(client)
+        client = await self._stack.enter_async_context(
+            session.create_client(self._service, config=config, **options)
+        )
+        self._credentials = await session.get_credentials()
+        return client
 
 
 def _new_session(service: str) -> Any:

@@ -1,0 +1,65 @@
+"""AWS Signature Version 4 of requests that are alike but for their bodies.
+
+After "Create a signed AWS API request" (IAM user guide). botocore's own signer works out anew for
+each request what is the same for all of them, for fifteen times the cost.
+"""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+ALGORITHM: Final = "AWS4-HMAC-SHA256"
+
+
+class Credentials(Protocol):
+    """As botocore gives them, frozen."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
+
+
+class Signer:
+    """Signs POST requests to the root of one host.
+
+    `headers` are those that are signed and the same for every request, by their names in lower
+    case.
+    """
+
+    def __init__(self, *, host: str, region: str, service: str, headers: Mapping[str, str]) -> None:
+        self._headers = {**headers, "host": host}
+        self._scope = f"{region}/{service}/aws4_request"
+        self._key_for: tuple[str, str] | None = None
+        self._key = b""
+
+    def sign(self, body: bytes, credentials: Credentials, *, at: float) -> dict[str, str]:
+        """The headers that make the request a signed one, at this many seconds of the epoch."""
+        timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
+        added = {"x-amz-date": timestamp}
+        if credentials.token:
+            added["x-amz-security-token"] = credentials.token
+        signed = sorted({**self._headers, **added}.items())
+        names = ";".join(name for name, _ in signed)
+        lines = "".join(f"{name}:{value}\n" for name, value in signed)
+        request = f"POST\n/\n\n{lines}\n{names}\n{hashlib.sha256(body).hexdigest()}"
+        scope = f"{timestamp[:8]}/{self._scope}"
+        digest = hashlib.sha256(request.encode()).hexdigest()
+        to_sign = f"{ALGORITHM}\n{timestamp}\n{scope}\n{digest}"
+        key = self._signing_key(credentials.secret_key, timestamp[:8])
+        signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+        added["authorization"] = (
+            f"{ALGORITHM} Credential={credentials.access_key}/{scope}, "
+            f"SignedHeaders={names}, Signature={signature}"
+        )
+        return added
+
+    def _signing_key(self, secret_key: str, day: str) -> bytes:
+        """One for each day and secret key."""
+        if self._key_for != (secret_key, day):
+            key = f"AWS4{secret_key}".encode()
+            for part in (day, *self._scope.split("/")):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self._key_for, self._key = (secret_key, day), key
+        return self._key
