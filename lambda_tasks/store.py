@@ -5,37 +5,47 @@ database's own, so that no worker's clock decides who owns a record.
 """
 
 import logging
-import math
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from django.db import connections, router, transaction
-from django.db.models import BooleanField, Case, Count, F, Q, QuerySet, Value, When
-from django.db.models.functions import Now
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import (
+    BooleanField,
+    Case,
+    Count,
+    DurationField,
+    F,
+    Q,
+    QuerySet,
+    TextField,
+    Value,
+    When,
+)
+from django.db.models.functions import Concat, Now
 
-from . import wakeups
+from . import bulk, table_rows, wakeups
 from .core.lifecycle import (
-    LONGEST_WAIT,
     Claim,
     Continued,
     Failed,
     Outcome,
+    Raised,
     Refusal,
     Refused,
     Status,
-    Succeeded,
-    outcome_status,
 )
 from .core.message import Message, Outgoing
 from .core.retries import continuation_id, retry_id
-from .errors import LeaseLost
+from .errors import LeaseLost, WorkerProcessDied
 from .models import SingletonLock, TaskRecord
 from .ports import ClaimRequest
-from .sealing import NOT_KEPT, seal, unseal
+from .sealing import NOT_KEPT
+from .statements import Composed, Slot, Statements, update
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -43,14 +53,28 @@ EARLY_DELIVERY: Final = timedelta(seconds=1)
 """SQS delays in whole seconds, so a message may come a little before its time."""
 
 
+LOST: Final = Raised.by(WorkerProcessDied(), "Its worker died before the task ended.")
+
+RETURNING: Final = f" RETURNING {', '.join(table_rows.CLAIMED)}"
+"""Of what has been claimed, where the database tells it with the claim itself."""
+
+LEASE: Final = Slot("lease", DurationField())
+RAN_FOR: Final = Slot("ran_for", DurationField())
+
+
 class RecordStore:
     """The records of this project, in the database that the router names for TaskRecord.
 
     `table_queues` gives the names of the queues whose messages are worked off from here.
+    `worker_id` is what a record tells of who has claimed it.
     """
 
-    def __init__(self, table_queues: Callable[[], Collection[str]] = frozenset) -> None:
+    def __init__(
+        self, table_queues: Callable[[], Collection[str]] = frozenset, *, worker_id: str = "unknown"
+    ) -> None:
         self._table_queues = table_queues
+        self._worker_id = worker_id
+        self._statements = Statements()
 
     @property
     def alias(self) -> str:
@@ -62,15 +86,16 @@ class RecordStore:
 
         A message whose invocation is there already changes nothing.
         """
-        records = [_queued_record(outgoing) for outgoing in messages]
-        self._records.bulk_create(records, ignore_conflicts=True)
+        self._insert_queued([table_rows.queued(outgoing) for outgoing in messages])
 
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
         """Note that their queues have accepted these messages; or, where the queue is this table,
         wake who waits for them."""
         tables = self._table_queues()
         sent = [each.message.invocation_id for each in messages if each.queue not in tables]
-        if sent:
+        if sent and bulk.is_possible(self._connection):
+            bulk.mark_sent(self._connection, sent)
+        elif sent:
             self._records.filter(id__in=sent).update(
                 sent_at=Now(),
                 # A lost run's message is on its way again: for the next one it is as if lost now.
@@ -97,15 +122,13 @@ class RecordStore:
         ordered = sorted(requests, key=lambda request: request.message.invocation_id)
         by_id = {request.message.invocation_id: request for request in ordered}
         direct = [request for request in by_id.values() if not request.message.durable]
-        if direct:
-            self._records.bulk_create(
-                [_direct_record(request, token, lease) for request in direct],
-                ignore_conflicts=True,
-            )
-        self._take(by_id, token, lease, max_attempts)
-        rows = self._read(by_id)
-        verdicts = {
-            id: _verdict(rows.get(id), request, token, max_attempts)
+        granted = self._insert_direct(direct, token, lease)
+        if rest := {id: request for id, request in by_id.items() if id not in granted}:
+            granted |= self._take(rest, token, lease, max_attempts)
+        rest = {id: request for id, request in by_id.items() if id not in granted}
+        rows = self._read(rest) if rest else {}
+        verdicts: dict[UUID, Claim | Refused] = {
+            id: granted.get(id) or table_rows.verdict(rows.get(id), request, token, max_attempts)
             for id, request in by_id.items()
         }
         self._fail_exhausted(verdicts, max_attempts)
@@ -126,14 +149,39 @@ class RecordStore:
         a free lane or process.
         Raises LeaseLost, and changes nothing, where the claim's token is no longer the record's.
         """
+        if following is None:
+            self._close(claim, outcome, ran_for)
+            return
         with transaction.atomic(using=self.alias, savepoint=False):
-            if not self._held(claim).update(**_closing(outcome, ran_for)):
-                raise LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
-            if following is not None:
-                self._records.bulk_create(
-                    [_queued_record(following, state=self._handed_on(claim, outcome))],
-                    ignore_conflicts=True,
-                )
+            self._close(claim, outcome, ran_for)
+            self._insert_queued(
+                [table_rows.queued(following, state=self._handed_on(claim, outcome))]
+            )
+
+    def close_many(
+        self, ends: Sequence[tuple[Claim, Outcome, timedelta | None]]
+    ) -> Collection[UUID]:
+        """Write what attempts that nothing follows ended in, and for how long each ran; the
+        invocation ids of those whose claim has held."""
+        if len(ends) > 1 and bulk.is_possible(self._connection):
+            return bulk.close(
+                self._connection,
+                [
+                    {
+                        "id": claim.invocation_id,
+                        "claim_token": claim.token,
+                        "ran_for_s": ran_for and ran_for.total_seconds(),
+                        **table_rows.closing(outcome),
+                    }
+                    for claim, outcome, ran_for in ends
+                ],
+            )
+        held = set()
+        for claim, outcome, ran_for in ends:
+            with suppress(LeaseLost):
+                self.close(claim, outcome, ran_for=ran_for)
+                held.add(claim.invocation_id)
+        return held
 
     def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
         """Give back what this claim holds, for another delivery to run; nothing where it is lost.
@@ -147,6 +195,7 @@ class RecordStore:
             lease_until=None,
             start_time=None,
             n_attempts=F("n_attempts") - (0 if started else 1),
+            worker_ids=table_rows.lines(claim.worker_ids if started else claim.worker_ids[:-1]),
             sent_at=Now() if comes_back else None,
         )
 
@@ -209,7 +258,7 @@ class RecordStore:
             .exclude(queue__in=self._table_queues())
             .order_by("enqueued_at")[:limit]
         )
-        return list(_readable(records))
+        return list(table_rows.readable(records))
 
     @contextmanager
     def due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Outgoing]]:
@@ -229,7 +278,7 @@ class RecordStore:
         with transaction.atomic(using=self.alias):
             due = list(lost[:limit])
             due += queued[: limit - len(due)]
-            yield list(_readable(due))
+            yield list(table_rows.readable(due))
 
     def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
         """Make a QUEUED record due after this time."""
@@ -256,6 +305,30 @@ class RecordStore:
             following = self._find_following(record)
         return record
 
+    def claimed(self, message: Message, claim: Claim) -> TaskRecord:
+        """The record of a claimed message as it is now, without asking for it."""
+        return TaskRecord(
+            **table_rows.asked_for(message, message.queue or ""),
+            status=Status.RUNNING,
+            run_after=message.run_after,
+            enqueued_at=claim.enqueued_at,
+            start_time=claim.started_at,
+            n_attempts=claim.attempt,
+            worker_ids=table_rows.lines(claim.worker_ids),
+        )
+
+    def chain(self, root_id: UUID) -> list[TaskRecord]:
+        """The records of an invocation and of all that has followed from it, in that order."""
+        records = list(self._records.filter(root_id=root_id).order_by("enqueued_at"))
+        ids = {record.id for record in records}
+        following = {record.retry_of: record for record in records if record.retry_of}
+        chain = [record for record in records if record.id == root_id]
+        # A cleanup takes the oldest first, so the chain may begin later.
+        chain = chain or [each for earlier, each in following.items() if earlier not in ids][:1]
+        while chain and (after := following.get(chain[-1].id)) is not None:
+            chain.append(after)
+        return chain
+
     def finished_since(self, moment: datetime) -> list[TaskRecord]:
         """What has come to its end since then, in that order."""
         return list(self._records.filter(end_time__gt=moment).order_by("end_time"))
@@ -265,9 +338,9 @@ class RecordStore:
         counts = self._records.order_by().values_list("status").annotate(Count("id"))
         return dict(counts)
 
-    def forget_sent(self) -> int:
-        """Let the relay send all that is QUEUED once more, as its queues are gone; how many."""
-        return self._records.filter(status=Status.QUEUED).update(sent_at=None)
+    def forget_sent(self) -> None:
+        """Let the relay send all that is QUEUED once more, as its queues are gone."""
+        self._records.filter(status=Status.QUEUED).update(sent_at=None)
 
     def delete_finished(self, *, before: datetime, limit: int) -> int:
         """Delete up to `limit` records that were finished before then; return how many."""
@@ -293,6 +366,10 @@ class RecordStore:
         SingletonLock.objects.using(self.alias).filter(key=key, token=token).delete()
 
     @property
+    def _connection(self) -> BaseDatabaseWrapper:
+        return connections[self.alias]
+
+    @property
     def _records(self) -> "QuerySet[TaskRecord]":
         return TaskRecord.objects.using(self.alias)
 
@@ -314,27 +391,107 @@ class RecordStore:
             return outcome.state
         return self._records.values_list("state", flat=True).get(id=claim.invocation_id)
 
+    def _insert_queued(self, rows: Sequence[table_rows.Row]) -> None:
+        if bulk.is_possible(self._connection):
+            bulk.insert(self._connection, rows, bulk.queued())
+        else:
+            records = [_record(row, status=Status.QUEUED) for row in rows]
+            self._records.bulk_create(records, ignore_conflicts=True)
+
+    def _insert_direct(
+        self, requests: Sequence[ClaimRequest], token: UUID, lease: timedelta
+    ) -> dict[UUID, Claim]:
+        """Records of messages that come without one, claimed where they are due; what is known to
+        be claimed by that. Whether one is due the database's clock decides, in _take()."""
+        rows = [table_rows.direct(request) for request in requests]
+        due = [row for row in rows if row["run_after"] is None]
+        later = [row for row in rows if row["run_after"] is not None]
+        if later:
+            records = [_record(row, status=Status.QUEUED, sent_at=Now()) for row in later]
+            self._records.bulk_create(records, ignore_conflicts=True)
+        worker_ids = table_rows.lines([self._worker_id])
+        if due and bulk.is_possible(self._connection):
+            running = bulk.running(token, lease, worker_ids)
+            granted = bulk.insert(self._connection, due, running, returning=RETURNING)
+            return table_rows.claims(granted, token)
+        if due:
+            claimed = {
+                "status": Status.RUNNING,
+                "start_time": Now(),
+                "n_attempts": 1,
+                "worker_ids": worker_ids,
+                "claim_token": token,
+                "lease_until": Now() + lease,
+            }
+            records = [_record(row, **claimed) for row in due]
+            self._records.bulk_create(records, ignore_conflicts=True)
+        return {}
+
     def _take(
         self,
         by_id: Mapping[UUID, ClaimRequest],
         token: UUID,
         lease: timedelta,
         max_attempts: int,
-    ) -> None:
+    ) -> dict[UUID, Claim]:
+        """Claim records that are there; what is known to be claimed by that."""
         rerun = [id for id, request in by_id.items() if request.rerun_when_lost]
-        is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
-        is_lost = Q(status=Status.RUNNING, lease_until__lt=Now(), id__in=rerun)
-        self._records.filter(
-            Q(status=Status.QUEUED) & is_due | is_lost,
-            id__in=list(by_id),
-            n_attempts__lt=max_attempts,
-        ).exclude(claim_token=token).update(
-            status=Status.RUNNING,
-            claim_token=token,
-            lease_until=Now() + lease,
-            start_time=Now(),
-            n_attempts=F("n_attempts") + 1,
+        ids = {f"id{index}": id for index, id in enumerate(by_id)}
+        reruns = {f"rerun{index}": id for index, id in enumerate(rerun)}
+
+        def compose() -> Composed:
+            is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
+            may_rerun = Q(id__in=[_slot("id", name) for name in reruns])
+            is_lost = Q(status=Status.RUNNING, lease_until__lt=Now()) & may_rerun
+            records = self._records.filter(
+                Q(status=Status.QUEUED) & is_due | is_lost,
+                id__in=[_slot("id", name) for name in ids],
+                n_attempts__lt=_slot("n_attempts", "max_attempts"),
+            ).exclude(claim_token=_slot("claim_token"))
+            claimed = {
+                "status": Status.RUNNING,
+                "claim_token": _slot("claim_token"),
+                "lease_until": Now() + LEASE,
+                "start_time": Now(),
+                "n_attempts": F("n_attempts") + 1,
+                "worker_ids": Concat("worker_ids", _slot("worker_ids"), output_field=TextField()),
+            }
+            return update(records, claimed)
+
+        own = {
+            "claim_token": token,
+            "max_attempts": max_attempts,
+            "lease": lease,
+            "worker_ids": table_rows.lines([self._worker_id]),
+        }
+        _, rows = self._statements.execute(
+            self._connection,
+            ("take", len(ids), len(reruns)),
+            compose,
+            {**ids, **reruns, **own},
+            returning=RETURNING if bulk.is_possible(self._connection) else "",
         )
+        return table_rows.claims(rows, token)
+
+    def _close(self, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> None:
+        fields = table_rows.closing(outcome)
+
+        def compose() -> Composed:
+            started = {} if ran_for is None else {"start_time": Now() - RAN_FOR}
+            held = self._records.filter(
+                id=_slot("id"), claim_token=_slot("claim_token"), status=Status.RUNNING
+            )
+            ended = {name: _slot(name) for name in fields}
+            return update(held, {**ended, **started, "end_time": Now(), "secrets": None})
+
+        changed, _ = self._statements.execute(
+            self._connection,
+            ("close", ran_for is None, *fields),
+            compose,
+            {**fields, "id": claim.invocation_id, "claim_token": claim.token, "ran_for": ran_for},
+        )
+        if not changed:
+            raise LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
 
     def _read(self, ids: Iterable[UUID]) -> dict[UUID, dict[str, Any]]:
         expired = Case(
@@ -349,155 +506,40 @@ class RecordStore:
             .values(
                 "id", "status", "claim_token", "n_attempts",
                 "lease_until", "run_after", "state", "expired", "now",
+                "enqueued_at", "start_time", "worker_ids",
             )
         )  # fmt: skip
         return {row["id"]: dict(row) for row in rows}
 
     def _leave_to_relay(self, verdicts: Mapping[UUID, Claim | Refused]) -> None:
-        later = [
-            id
-            for id, verdict in verdicts.items()
-            if isinstance(verdict, Refused) and verdict.refusal is Refusal.LATER
-        ]
-        if later:
+        if later := _refused(verdicts, Refusal.LATER):
             self._records.filter(id__in=later, status=Status.QUEUED).update(sent_at=None)
 
     def _fail_exhausted(self, verdicts: Mapping[UUID, Claim | Refused], max_attempts: int) -> None:
-        exhausted = [
-            id
-            for id, verdict in verdicts.items()
-            if isinstance(verdict, Refused) and verdict.refusal is Refusal.EXHAUSTED
-        ]
-        if exhausted:
+        if exhausted := _refused(verdicts, Refusal.EXHAUSTED):
             is_lost = Q(status=Status.RUNNING, lease_until__lt=Now())
             is_given_back = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
             self._records.filter(is_lost | is_given_back, id__in=exhausted).update(
-                **_closing(Failed("Its worker died before the task ended."))
+                **table_rows.closing(Failed(LOST)), end_time=Now(), secrets=None
             )
 
 
-def _queued_record(outgoing: Outgoing, *, state: Any = None) -> TaskRecord:
-    run_after: Any = outgoing.message.run_after
-    if run_after is None and outgoing.delay_s:
-        run_after = Now() + timedelta(seconds=outgoing.delay_s)
-    return TaskRecord(
-        **_asked_for(outgoing.message, outgoing.queue),
-        status=Status.QUEUED,
-        enqueued_at=Now(),
-        run_after=run_after,
-        state=state,
-    )
+def _refused(verdicts: Mapping[UUID, Claim | Refused], refusal: Refusal) -> list[UUID]:
+    return [
+        id
+        for id, verdict in verdicts.items()
+        if isinstance(verdict, Refused) and verdict.refusal is refusal
+    ]
 
 
-def _readable(records: Iterable[TaskRecord]) -> Iterator[Outgoing]:
-    """One whose secrets can't be read holds up no other."""
-    for record in records:
-        try:
-            yield _outgoing(record, getattr(record, "now"))  # noqa: B009 - annotated
-        except ValueError as error:
-            logger.error("%s can't be sent: %s", record.id, error)
+def _record(row: table_rows.Row, **rest: Any) -> TaskRecord:
+    """For a database that takes no bulk."""
+    fields = dict(row)
+    delay_s = fields.pop("delay_s")
+    if fields["run_after"] is None and delay_s is not None:
+        fields["run_after"] = Now() + timedelta(seconds=delay_s)
+    return TaskRecord(**{**fields, "enqueued_at": row["enqueued_at"] or Now(), **rest})
 
 
-def _outgoing(record: TaskRecord, now: datetime) -> Outgoing:
-    """The message that a QUEUED record stands for, with what is left of its delay."""
-    secrets = unseal(record.secrets)
-    message = Message(
-        task_name=record.task_name,
-        kwargs=record.kwargs | secrets,
-        invocation_id=record.id,
-        n_retries=record.n_retries,
-        queue=record.queue,
-        durable=True,
-        run_after=record.run_after,
-        group_key=record.group_key,
-        priority=record.priority,
-        root_id=record.root_id,
-        retry_of=record.retry_of,
-        secret=frozenset(secrets),
-    )
-    wait = record.run_after - now if record.run_after else timedelta(0)
-    delay_s = max(0, math.ceil(wait.total_seconds()))
-    return Outgoing(message=message, body=message.encode(), queue=record.queue, delay_s=delay_s)
-
-
-def _direct_record(request: ClaimRequest, token: UUID, lease: timedelta) -> TaskRecord:
-    """Of a message that comes without one. Whether it is due the database's clock decides."""
-    if request.message.run_after is None:
-        return _running_record(request, token, lease)
-    return TaskRecord(
-        **_asked_for(request.message, request.queue),
-        status=Status.QUEUED,
-        enqueued_at=request.enqueued_at or Now(),
-        sent_at=Now(),
-        run_after=request.message.run_after,
-    )
-
-
-def _running_record(request: ClaimRequest, token: UUID, lease: timedelta) -> TaskRecord:
-    return TaskRecord(
-        **_asked_for(request.message, request.queue),
-        status=Status.RUNNING,
-        enqueued_at=request.enqueued_at or Now(),
-        start_time=Now(),
-        n_attempts=1,
-        claim_token=token,
-        lease_until=Now() + lease,
-    )
-
-
-def _asked_for(message: Message, queue: str) -> dict[str, Any]:
-    return {
-        "id": message.invocation_id,
-        "task_name": message.task_name,
-        "kwargs": message.shown_kwargs,
-        "secrets": seal(message.secret_kwargs),
-        "n_retries": message.n_retries,
-        "queue": queue,
-        "group_key": message.group_key,
-        "priority": message.priority,
-        "root_id": message.root_id or message.invocation_id,
-        "retry_of": message.retry_of,
-    }
-
-
-def _verdict(
-    row: Mapping[str, Any] | None, request: ClaimRequest, token: UUID, max_attempts: int
-) -> Claim | Refused:
-    if row is None:
-        return Refused(Refusal.UNKNOWN)
-    status = Status(row["status"])
-    if status is Status.CANCELLED:
-        return Refused(Refusal.CANCELLED)
-    if status.is_finished:
-        return Refused(Refusal.FINISHED)
-    if row["claim_token"] == token:
-        return Claim(
-            invocation_id=row["id"], token=token, attempt=row["n_attempts"], state=row["state"]
-        )
-    if status is Status.QUEUED and row["n_attempts"] >= max_attempts:
-        return Refused(Refusal.EXHAUSTED)
-    if status is Status.QUEUED:
-        wait = row["run_after"] - row["now"] if row["run_after"] else timedelta(0)
-        refusal = Refusal.LATER if wait > LONGEST_WAIT else Refusal.NOT_DUE
-        return Refused(refusal, again_in_s=wait.total_seconds())
-    may_run_again = request.rerun_when_lost and row["n_attempts"] < max_attempts
-    if row["expired"] and not may_run_again:
-        return Refused(Refusal.EXHAUSTED)
-    left = (row["lease_until"] - row["now"]).total_seconds()
-    return Refused(Refusal.HELD, again_in_s=max(left, 0.0))
-
-
-def _closing(outcome: Outcome, ran_for: timedelta | None = None) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "status": outcome_status(outcome),
-        "end_time": Now(),
-        "traceback": outcome.traceback,
-        "secrets": None,
-    }
-    if ran_for is not None:
-        fields["start_time"] = Now() - ran_for
-    if isinstance(outcome, Succeeded):
-        fields["result"] = outcome.result
-    if isinstance(outcome, Continued):
-        fields["state"] = outcome.state
-    return fields
+def _slot(column: str, name: str = "") -> Slot:
+    return Slot(name or column, TaskRecord._meta.get_field(column))

@@ -153,6 +153,8 @@ class Worker:
             self.cut_off += self._end.done() and not settlement.acknowledge
             source.settle(id, settlement)
             self._leave(1)
+            if settlement.interrupts:
+                self.stop()
 
         try:
             await self._executor.work_off(

@@ -3,6 +3,7 @@
 import threading
 import time
 import uuid
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lambda_tasks.core.lifecycle import Claim, Failed, Refusal, Refused, Succeeded
+from lambda_tasks.core.lifecycle import Claim, Failed, Raised, Refusal, Refused, Succeeded
 from lambda_tasks.core.message import Message
 from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord
@@ -108,7 +109,7 @@ def test_a_lost_run_that_must_not_be_repeated_is_failed() -> None:
 def test_a_finished_one_can_be_neither_claimed_nor_closed_again() -> None:
     request = _request()
     claim = _granted(request)
-    store.close(claim, Failed("traceback"))
+    store.close(claim, Failed(Raised("ValueError", "traceback")))
 
     verdict = _claim(request)
 
@@ -154,15 +155,72 @@ def test_a_whole_batch_is_claimed_in_a_constant_number_of_statements(count: int)
 def test_the_bookkeeping_of_a_batch_costs_at_most_four_statements_a_task(
     handle: Handle, statements: Any
 ) -> None:
-    messages = [body(tasks.aadd, a=number) for number in range(10)]
-    handle(*(body(tasks.aadd, a=number) for number in range(10)))  # connections are there now
+    messages = [body(tasks.aleave_effect, name=str(number)) for number in range(10)]
+    # Connections are there now.
+    handle(*(body(tasks.aleave_effect, name=str(number)) for number in range(10)))
 
     with statements() as counted:
         handle(*messages)
 
     assert TaskRecord.objects.filter(status="SUCCESS").count() == 20
     assert counted.count("BEGIN") == counted.count("COMMIT") >= 10
-    assert len(counted) <= 40, counted
+    own = [each for each in counted if "app_effect" not in each]
+    assert len(own) <= 40, own
+
+
+def test_tasks_that_ask_the_database_nothing_need_no_transaction(
+    handle: Handle, statements: Any
+) -> None:
+    messages = [body(tasks.aadd, a=number) for number in range(10)]
+    handle(*(body(tasks.aadd, a=number) for number in range(10)))
+
+    with statements() as counted:
+        handle(*messages)
+
+    records = TaskRecord.objects.filter(status="SUCCESS")
+    assert Counter(record.result for record in records) == Counter([*range(2, 12)] * 2)
+    assert all(record.duration and record.duration > timedelta(0) for record in records)
+    transactions = counted.count("BEGIN")
+    assert transactions <= 1, "perhaps one to claim them"
+    assert len(counted) <= 15 + 2 * transactions, counted
+
+
+def test_of_ends_that_are_written_together_those_whose_claim_is_lost_are_not(
+    handle: Handle,
+) -> None:
+    assert handle(*(body(tasks.aend, cancelled=number == 3) for number in range(6))) == [3]
+
+    ended = TaskRecord.objects.values_list("kwargs__cancelled", "status")
+    assert sorted(ended) == [(False, "SUCCESS")] * 5 + [(True, "CANCELLED")]
+
+
+def test_records_are_claimed_and_closed_where_django_logs_its_queries(
+    handle: Handle, settings: Any
+) -> None:
+    settings.DEBUG = True
+
+    assert handle(body(tasks.aadd, a=1), body(tasks.aleave_effect, name="logged")) == []
+
+    assert statuses() == ["SUCCESS"] * 2
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only its pages tell")
+def test_noting_that_messages_were_sent_touches_no_index() -> None:
+    with connection.cursor() as cursor:
+        before = _hot_updates(cursor)
+        tasks.add.execute_many_on_commit([{"a": number} for number in range(500)])
+
+        assert _hot_updates(cursor) - before >= 400
+
+
+def statuses() -> list[str]:
+    return sorted(TaskRecord.objects.values_list("status", flat=True))
+
+
+def _hot_updates(cursor: Any) -> int:
+    cursor.execute("SELECT pg_stat_force_next_flush()")
+    cursor.execute("SELECT pg_stat_get_tuples_hot_updated('lambda_tasks_taskrecord'::regclass)")
+    return int(cursor.fetchone()[0])
 
 
 class OneInvocation(RuleBasedStateMachine):

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -20,7 +20,7 @@ from django.db import transaction
 
 from ..context import TaskContext
 from ..core.arguments import to_json_values
-from ..core.lifecycle import Claim, Continued, Failed, Outcome, Retried, Succeeded
+from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried, Succeeded
 from ..core.message import Message, Outgoing
 from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
@@ -55,6 +55,11 @@ class Ended:
     outcome: Outcome | None
     following: Outgoing | None = None
     """The retry, or the next run, whose record is stored with this one's end."""
+    interrupted: bool = False
+    """By a KeyboardInterrupt: rolled back, with nothing recorded."""
+    is_recorded: bool = True
+    """False where it had nothing to commit, and its record is left to the executor."""
+    ran_for: timedelta | None = None
 
 
 def context_of(run: Run, metadata: Mapping[str, Any], *, records: Records) -> TaskContext:
@@ -73,38 +78,60 @@ def context_of(run: Run, metadata: Mapping[str, Any], *, records: Records) -> Ta
 
 
 class Attempt:
-    """Call begin(), then the task, then succeed() or fail(), all on one thread."""
+    """Call start_clock(), begin(), then the task, then succeed() or fail(), all on one thread."""
 
     def __init__(self, run: Run, task: Task, *, records: Records, lock: Lock) -> None:
         self.run = run
         self.task = task
-        self._records = records
+        self._call = task.begin(run.message, run.claim)
+        self.records = records
         self._lock = lock
         self._held = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
         self._began_at: float | None = None
 
+    @property
+    def may_begin_late(self) -> bool:
+        """Nothing happens before the task's first statement that anybody could miss."""
+        return not self.task.options.singleton and not self._call.has_listeners
+
+    def start_clock(self) -> None:
+        """The task's own time begins."""
+        self._began_at = time.monotonic()
+
     def begin(self) -> None:
         """Take the lock of a singleton and open the transaction. Raises LockError."""
-        self._began_at = time.monotonic()
         connections.refresh()
         if self.task.options.singleton:
             self._held.enter_context(self._lock.held(self._lock_key(), timeout_s=self.run.hard_s))
+        self._call.started()
         if self.task.options.atomic:
-            self._transaction = transaction.atomic(using=self._records.alias)
+            self._transaction = transaction.atomic(using=self.records.alias)
             self._transaction.__enter__()
 
     def call(self, context: TaskContext) -> Any:
         """Call the function; of an async one this makes the coroutine."""
-        return self.task.run(self.task.arguments.from_json(self.run.message.kwargs), context)
+        return self._call.call(context)
 
-    def succeed(self, result: object) -> Ended:
+    def succeed(self, result: object, *, may_leave_record: bool = False) -> Ended:
         """Write SUCCESS in the task's own transaction and commit the two together.
 
+        Where there is nothing to commit with it, the record may be left to the caller.
         Raises TypeError for a result that is no JSON, LeaseLost, and what the database raises.
         """
-        value = to_json_values(result, what=f"the result of {self.task.name}")
-        return self._commit(Succeeded(value))
+        outcome = self._succeeded(result)
+        if self._transaction is None or not connections.is_untouched(self.records.alias):
+            return self._commit(outcome)
+        # There is nothing to commit together with the record, so it needs no transaction.
+        self._end_transaction(None)
+        if may_leave_record and self.may_begin_late:
+            return self._unrecorded(outcome)
+        return self._commit(outcome)
+
+    def succeed_unbegun(self, result: object) -> Ended:
+        """succeed() of a task that has come to its end before begin(): the record is left to the
+        caller. Raises TypeError for a result that is no JSON."""
+        return self._unrecorded(self._succeeded(result))
 
     def fail(self, error: BaseException) -> Ended:
         """Roll the task's writes back and write what follows from the error.
@@ -123,7 +150,7 @@ class Attempt:
             return Ended(None)
         outcome, retry = self._consequence(error)
         try:
-            self._records.close(self.run.claim, outcome, ran_for=self._ran_for(), following=retry)
+            self.records.close(self.run.claim, outcome, ran_for=self._ran_for(), following=retry)
         except LeaseLost:
             # Also where the commit went through and only its answer, or a hook after it, failed.
             logger.exception(
@@ -131,6 +158,7 @@ class Attempt:
                 self.task.name, self.run.message.invocation_id, exc_info=error,
             )  # fmt: skip
             return Ended(None)
+        self._call.ended(outcome, error)
         return Ended(outcome, retry)
 
     def abandon(self) -> None:
@@ -145,10 +173,17 @@ class Attempt:
         return self._commit(Continued(state), self._next(next_id, delay_s=delay_s))
 
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:
-        self._records.close(self.run.claim, outcome, ran_for=self._ran_for(), following=following)
+        self.records.close(self.run.claim, outcome, ran_for=self._ran_for(), following=following)
         self._end_transaction(None)
         self._held.close()
+        self._call.ended(outcome, None)
         return Ended(outcome, following)
+
+    def _succeeded(self, result: object) -> Succeeded:
+        return Succeeded(to_json_values(result, what=f"the result of {self.task.name}"))
+
+    def _unrecorded(self, outcome: Outcome) -> Ended:
+        return Ended(outcome, is_recorded=False, ran_for=self._ran_for())
 
     def _ran_for(self) -> timedelta | None:
         """None where this object only writes the end of what ran in a process that died."""
@@ -169,21 +204,22 @@ class Attempt:
             logger.warning("%s: the rollback failed", self.task.name, exc_info=True)
 
     def _consequence(self, error: BaseException) -> tuple[Outcome, Outgoing | None]:
-        rule, n_retries = self.task.options.retry_rule, self.run.message.n_retries
+        n_retries = self.run.message.n_retries
         text = redact(_format(error), self.run.message.secret_kwargs.values())
-        if rule.ignores(error):
-            return Succeeded(traceback=text), None
-        if not rule.retries(error):
-            return Failed(text), None
+        raised = Raised.by(error, text)
+        if self._call.ignores(error):
+            return Succeeded(raised=raised), None
+        delay_s = self._call.retry_delay_s(error, jitter_s=random.uniform(*JITTER_S))
+        if delay_s is None:
+            return Failed(raised), None
         if n_retries >= self.run.max_retries:
             limit = MaxRetriesExceededError(task_name=self.task.name, n_retries=n_retries)
-            return Failed(f"{text}\n{_format(limit)}"), None
-        delay_s = rule.delay_s(error, n_retries=n_retries, jitter_s=random.uniform(*JITTER_S))
+            return Failed(replace(raised, traceback=f"{text}\n{_format(limit)}")), None
         if self.run.retry_at_once:
             delay_s = 0.0
         next_id = retry_id(self.run.message.invocation_id)
         retry = self._next(next_id, delay_s=delay_s, n_retries=n_retries + 1)
-        return Retried(text, timedelta(seconds=delay_s)), retry
+        return Retried(raised, timedelta(seconds=delay_s)), retry
 
     def _next(self, id: UUID, *, delay_s: float, n_retries: int = 0) -> Outgoing:
         """The message of the invocation that follows this one."""
@@ -193,16 +229,22 @@ class Attempt:
             invocation_id=id,
             n_retries=n_retries,
             durable=True,
-            run_after=None,
+            run_after=_moment_after(delay_s),
             root_id=message.root_id or message.invocation_id,
             retry_of=message.invocation_id,
         )
-        return Outgoing(following, following.encode(), self.run.queue, round(delay_s))
+        seconds = min(round(delay_s), MAX_DELAY_S)
+        return Outgoing(following, following.encode(), self.run.queue, seconds)
 
     def _lock_key(self) -> str:
         kwargs = self.run.message.kwargs
         values = [f"{name}={kwargs.get(name)!r}" for name in self.task.options.singleton_by]
         return ".".join(["lambda_tasks.singleton_lock", self.task.name, *values])
+
+
+def _moment_after(delay_s: float) -> datetime | None:
+    """Of a delay that is longer than a queue's own can be."""
+    return datetime.now(UTC) + timedelta(seconds=delay_s) if delay_s > MAX_DELAY_S else None
 
 
 def _format(error: BaseException) -> str:

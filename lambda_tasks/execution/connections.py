@@ -5,9 +5,9 @@ a new connection for each; instead one is checked when it has idled, has had an 
 server has said something unasked.
 """
 
+import select
 import time
 import weakref
-from multiprocessing.connection import wait
 from typing import Final
 
 from django.db import connections
@@ -15,6 +15,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 IDLE_S: Final = 5.0
 """After so long a frozen container, or a server's idle timeout, may have ended a connection."""
+
+_IDLE: Final = 0
+"""libpq's PQTRANS_IDLE: no transaction (PQtransactionStatus)."""
 
 _last_used: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, float]" = weakref.WeakKeyDictionary()
 
@@ -31,10 +34,23 @@ def refresh() -> None:
         _last_used[connection] = now
 
 
+def is_untouched(alias: str) -> bool:
+    """Whether the open transaction has nothing to commit, nothing to roll back and no hooks: its
+    BEGIN has not even been sent. Only PostgreSQL's drivers put it off and tell."""
+    connection = connections[alias]
+    if connection.vendor != "postgresql" or connection.connection is None:
+        return False
+    has_begun = connection.connection.info.transaction_status != _IDLE
+    return not (has_begun or connection.needs_rollback or connection.run_on_commit)
+
+
 def _has_word_from_server(connection: BaseDatabaseWrapper) -> bool:
     """Nothing was asked, so it is most likely the end; looking costs no statement."""
-    is_socket = hasattr(connection.connection, "fileno")
-    return is_socket and bool(wait([connection.connection.fileno()], timeout=0))
+    if not hasattr(connection.connection, "fileno"):
+        return False
+    words = select.poll()
+    words.register(connection.connection.fileno(), select.POLLIN)
+    return bool(words.poll(0))
 
 
 def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:

@@ -1,5 +1,6 @@
 """What arrives at an executor, what is claimed of it, and what its queue is told."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,6 +35,8 @@ class Settlement:
 
     acknowledge: bool
     again_in_s: float | None = None
+    interrupts: bool = False
+    """Its task raised KeyboardInterrupt: the place where it ran is to end, as by Ctrl-C."""
 
 
 DONE: Final = Settlement(acknowledge=True)
@@ -70,6 +73,14 @@ class Accepted:
         return len(self.refused) + len(self.claimed)
 
 
+def as_uuid(id: str) -> UUID:
+    """A queue's own name for a delivery, as the id of an invocation; always the same one."""
+    try:
+        return UUID(id)
+    except ValueError:
+        return uuid.uuid5(uuid.NAMESPACE_OID, ascii(id))
+
+
 def behind_refused(deliveries: Sequence[Delivery], refused: Mapping[str, Settlement]) -> set[str]:
     """The ids of those that must not run, as one before them, in their order, goes back."""
     blocked: set[str | None] = set()
@@ -95,6 +106,11 @@ def in_turns(claimed: Sequence[Claimed]) -> list[list[list[Claimed]]]:
         ordered_by = item.delivery.ordered_by
         key = f"alone {item.delivery.id}" if ordered_by is None else f"ordered {ordered_by}"
         chains.setdefault(key, []).append((item, claim))
-    suspects = [chain for chain in chains.values() if any(claim.attempt > 1 for _, claim in chain)]
-    others = [chain for chain in chains.values() if chain not in suspects]
-    return [others, *([chain] for chain in suspects)]
+    others: list[list[Claimed]] = []
+    suspects: list[list[list[Claimed]]] = []
+    for chain in chains.values():
+        if any(claim.attempt > 1 for _, claim in chain):
+            suspects.append([chain])
+        else:
+            others.append(chain)
+    return [others, *suspects]

@@ -41,7 +41,7 @@ class EagerRunner:
         if not isinstance(claim, Claim):
             logger.info("%s is not run: %s", message.invocation_id, claim.refusal.name.lower())
             return None
-        limit = self._resolve(message.task_name).options.max_retries
+        limit = self._resolve(message.task_name, message.backend).options.max_retries
         run = Run(
             message=message,
             claim=claim,

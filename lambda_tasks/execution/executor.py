@@ -8,19 +8,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
-from django.db import connections
+from django.db import DataError, connections
 
 from ..conf import Settings
-from ..core.lifecycle import Claim, Failed
+from ..core.lifecycle import Claim, Failed, Raised
 from ..core.message import Outgoing
+from ..errors import WorkerProcessDied
 from ..logging import task_logger
 from ..ports import Records, Resolve
 from . import journal
 from .attempt import Ended, MakeAttempt, Run
+from .closing import Closing
 from .delivery import (
     BACK,
     DONE,
@@ -50,6 +52,9 @@ WATCH_EVERY_S: Final = 2.0
 
 CUT_OFF_S: Final = 0.3
 """For what is cancelled at the deadline to end; what does not is left behind."""
+
+
+CUT_OFF: Final = Raised.by(WorkerProcessDied(), "The place where it ran ended before the task.")
 
 
 class _NoTimeLeft(Exception):
@@ -92,6 +97,7 @@ class Executor:
         self._send_stored = send_stored
         self._lanes = lanes
         self._processes = processes
+        self._closing = Closing(records)
         self._batches = 0
         self._watching: asyncio.Task[None] | None = None
 
@@ -182,16 +188,36 @@ class Executor:
     async def _run_one(self, item: Asked, claim: Claim, place: _Place) -> Settlement:
         try:
             ended = await self._attempt(item, claim, place)
+            if not ended.is_recorded:
+                ended = await self._record(item, claim, place, ended)
         except _NoTimeLeft:
             return await self._wait(item, claim)
         except Exception:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", item.task.name, item.message.invocation_id)
             return BACK
+        if ended.interrupted:
+            logger.info("%s %s is interrupted", item.task.name, item.message.invocation_id)
+            back = await sync_to_async(give_back)(self._records, item, claim, started=True)
+            return replace(back, interrupts=True)
         if ended.following is not None:
             await self._send_stored(ended.following)
         _log_end(item, ended)
         return DONE if ended.outcome is not None else BACK
+
+    async def _record(self, item: Asked, claim: Claim, place: _Place, ended: Ended) -> Ended:
+        assert ended.outcome is not None
+        try:
+            held = await self._closing.close(claim, ended.outcome, ended.ran_for)
+        except DataError as error:
+            return await self._fail_from_here(item, claim, place, error)
+        return ended if held else Ended(None)
+
+    async def _fail_from_here(
+        self, item: Asked, claim: Claim, place: _Place, error: BaseException
+    ) -> Ended:
+        attempt, _ = self._make_attempt(self._any_run(item, claim), place.metadata)
+        return await sync_to_async(attempt.fail)(error)
 
     async def _wait(self, item: Asked, claim: Claim) -> Settlement:
         logger.info("%s waits for another delivery", item.message.invocation_id)
@@ -249,8 +275,7 @@ class Executor:
         except BaseException as error:
             if not _is_end_of_process(error):
                 raise
-            attempt, _ = self._make_attempt(self._any_run(item, claim), place.metadata)
-            return await sync_to_async(attempt.fail)(error)
+            return await self._fail_from_here(item, claim, place, error)
 
     def _cut_off(self, item: Asked, claim: Claim) -> Settlement:
         """What the deadline has interrupted goes back; its token is void, so it can't commit."""
@@ -264,7 +289,7 @@ class Executor:
 
     def _fail(self, claim: Claim) -> Settlement:
         try:
-            self._records.close(claim, Failed("The place where it ran ended before the task."))
+            self._records.close(claim, Failed(CUT_OFF))
         except Exception:
             logger.exception("%s comes back when its lease is over", claim.invocation_id)
             return BACK

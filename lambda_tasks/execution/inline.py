@@ -12,6 +12,7 @@ from .timeouts import alarm
 
 def run_inline(attempt: Attempt, context: TaskContext, *, with_limits: bool) -> Ended:
     """From its beginning to its record. The limits need the process's main thread."""
+    attempt.start_clock()
     try:
         attempt.begin()
         result = contextvars.copy_context().run(_call, attempt, context, with_limits)

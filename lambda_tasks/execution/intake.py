@@ -56,7 +56,7 @@ class Intake:
                 if not delivery.is_row:
                     body = verify(body, keys=keys, queue=delivery.queue)
                 message = decode(body, fallback_id=delivery.fallback_id)
-                task = self._resolve(message.task_name)
+                task = self._resolve(message.task_name, message.backend)
                 message = replace(message, secret=task.secret_names)
                 asked.append(Asked(delivery, message, task))
             except MessageRefused as reason:

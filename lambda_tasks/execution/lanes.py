@@ -6,15 +6,19 @@ makes lands on the lane's own thread, so that a transaction opened there holds f
 
 import asyncio
 import contextvars
+import functools
 from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from ..context import TaskContext, current_run
 from ..core.lifecycle import Claim
+from . import connections as connections_of_this_thread
 from .attempt import Attempt, Ended
+from .lane_thread import AnyThread, LaneThread, thread_of
 from .limited import Limited
 
 Start = Callable[[], tuple[Attempt, TaskContext]]
@@ -83,20 +87,21 @@ class Lanes:
             lane.cancel()
 
     async def _work(self) -> None:
-        async with ThreadSensitiveContext():
+        async with ThreadSensitiveContext() as context:
+            thread = thread_of(context)
             try:
                 while True:
-                    await self._work_on(await self._waiting.get())
+                    await self._work_on(await self._waiting.get(), thread)
             finally:
                 await sync_to_async(connections.close_all)()
 
-    async def _work_on(self, job: "_Job") -> None:
+    async def _work_on(self, job: "_Job", thread: LaneThread | AnyThread) -> None:
         if job.ended.done():  # nobody waits for it any more
             return
         job.lane = asyncio.current_task()
         self._busy += 1
         try:
-            ended = await _run(job)
+            ended = await _run(job, thread)
             if not job.ended.done():
                 job.ended.set_result(ended)
         except Exception as error:
@@ -115,20 +120,42 @@ class _Job:
         self.claim: Claim | None = None
 
 
-async def _run(job: _Job) -> Ended:
+async def run_in_lane(start: Start) -> Ended:
+    """Run one attempt in the lane, or whatever thread-sensitive context, that this is called in."""
+    return await _run(_Job(start, asyncio.get_running_loop().create_future()), AnyThread())
+
+
+async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
     attempt, context = job.start()
     job.claim = attempt.run.claim
+    attempt.start_clock()
     try:
-        await sync_to_async(attempt.begin)()
+        if isinstance(thread, LaneThread) and attempt.may_begin_late:
+            thread.begins_with(attempt.begin)
+        else:
+            await thread.call(attempt.begin)
         result = await _in_a_task_of_its_own(job, attempt, context)
-        return await sync_to_async(attempt.succeed)(result)
+        if thread.is_unused():
+            return attempt.succeed_unbegun(result)
+        return await thread.call(functools.partial(attempt.succeed, may_leave_record=True), result)
     except asyncio.CancelledError:
-        await sync_to_async(attempt.abandon)()
+        await _abandon(attempt, thread)
         raise
     except BaseException as error:
         failure = error
+    if isinstance(failure, KeyboardInterrupt):
+        await _abandon(attempt, thread)
+        return Ended(None, interrupted=True)
+    if isinstance(thread, LaneThread) and thread.is_unused():
+        thread.begins_with(connections_of_this_thread.refresh)
     # Outside of the except block: within it asgiref adds frames of its own to the traceback.
-    return await sync_to_async(attempt.fail)(failure)
+    return await thread.call(attempt.fail, failure)
+
+
+async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
+    if not thread.is_unused():
+        with suppress(DatabaseError, InterfaceError):  # where it could not even begin
+            await thread.call(attempt.abandon)
 
 
 async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, context: TaskContext) -> Any:

@@ -36,19 +36,20 @@ class Limited:
         hard = HardTimeLimitExceeded(HARD_MESSAGE.format(hard_s))
         self._limits = [(soft_s, soft), (hard_s, hard), (hard_s + CLEAN_UP_S, hard)]
         self._pending: BaseException | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __await__(self) -> Generator[Any, Any, Any]:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
         self._limits = [(loop.time() + seconds, error) for seconds, error in self._limits]
-        timers = [loop.call_at(at, self._fire, task) for at, _ in self._limits]
+        self._arm(task)
         try:
             with guard.watching(self):
                 return (yield from self._drive(task))
         finally:
-            for timer in timers:
-                timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             # One that will not be closed is left where it stands.
             with contextlib.suppress(RuntimeError):
                 self._coroutine.close()
@@ -65,8 +66,15 @@ class Limited:
             error = self._limits.pop(0)[1]
         return error
 
+    def _arm(self, task: "asyncio.Task[Any]") -> None:
+        """For the next limit; only a task that meets one pays for the timers of others."""
+        self._timer = None
+        if self._limits:
+            self._timer = task.get_loop().call_at(self._limits[0][0], self._fire, task)
+
     def _fire(self, task: "asyncio.Task[Any]") -> None:
-        error = self.take(asyncio.get_running_loop().time())
+        error = self.take(task.get_loop().time())
+        self._arm(task)
         if error is None or task.done():
             return
         start_in_group = _group_that_is_waited_for(self._coroutine)

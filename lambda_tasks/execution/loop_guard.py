@@ -27,6 +27,7 @@ class LoopGuard:
 
     def __init__(self) -> None:
         self._watched: set[Limited] = set()
+        self._armed_for: float | None = None
 
     @contextmanager
     def watching(self, limited: "Limited") -> Iterator[None]:
@@ -36,16 +37,18 @@ class LoopGuard:
             return
         _running.set(limited)
         self._watched.add(limited)
-        self._arm()
+        if self._armed_for is None or (limited.next_limit or 0) < self._armed_for:
+            self._arm()
         try:
             yield
         finally:
             self._watched.discard(limited)
-            self._arm()
+            if not self._watched:
+                self._arm()  # one that is armed for a limit too early only looks again
 
     def _arm(self) -> None:
         limits = [each.next_limit for each in self._watched]
-        at = min((limit for limit in limits if limit is not None), default=None)
+        at = self._armed_for = min((limit for limit in limits if limit is not None), default=None)
         if at is None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             return

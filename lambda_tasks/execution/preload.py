@@ -1,6 +1,7 @@
 """What the fork server imports: the project, once, for all worker processes."""
 
 import contextlib
+import gc
 
 from .process_main import prepare
 
@@ -8,3 +9,7 @@ from .process_main import prepare
 # itself would only vanish.
 with contextlib.suppress(Exception):
     prepare()
+
+# What is loaded stays, and its pages are shared: a collection in a child would copy them.
+gc.collect()
+gc.freeze()

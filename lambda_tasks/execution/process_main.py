@@ -63,5 +63,7 @@ def _reply(job: Job, make_attempt: MakeAttempt) -> Reply:
     try:
         attempt, context = make_attempt(job.run, job.metadata)
         return Reply(run_inline(attempt, context, with_limits=True))
+    except KeyboardInterrupt:
+        return Reply(Ended(None, interrupted=True))
     except Exception as error:
         return Reply(None, repr(error))

@@ -7,10 +7,11 @@ children come from a fork server, because a process with threads must not be for
 import asyncio
 import multiprocessing
 import os
+import select
 import signal
 from collections.abc import Callable
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Final
@@ -70,6 +71,7 @@ class _Worker:
         self._main = main
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._end = select.poll()
 
     @property
     def pid(self) -> int | None:
@@ -86,10 +88,12 @@ class _Worker:
             target=self._main, args=(child_end,), name="lambda_tasks-worker", daemon=True
         )
         self._process.start()
+        self._end = select.poll()
+        self._end.register(self._process.sentinel)
         child_end.close()
 
     async def run(self, job: Job) -> Ended:
-        if self._process is None or wait([self._process.sentinel], timeout=0):
+        if self._process is None or self._end.poll(0):
             await asyncio.to_thread(self.start)
         reply = await self._answer(job)
         if reply.ended is None:

@@ -219,7 +219,7 @@ class DatabaseSource:
         self._may_listen_at = time.monotonic() + LISTEN_AGAIN_S
         self._listener = await sync_to_async(self._records.listen)()
         if self._listener is not None:
-            asyncio.get_running_loop().add_reader(self._listener.fileno(), self._hear)
+            self._loop.add_reader(self._listener.fileno(), self._hear)
             self.look_again()  # at what came while nobody listened
 
     def _hear(self) -> None:
@@ -234,7 +234,7 @@ class DatabaseSource:
     def _end_listening(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            asyncio.get_running_loop().remove_reader(listener.fileno())
+            self._loop.remove_reader(listener.fileno())
             listener.close()
 
     @contextmanager

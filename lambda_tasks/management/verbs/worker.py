@@ -37,6 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Raises ImproperlyConfigured."""
+    runtime.close()  # what this process has sent until now went out on another loop
     return asyncio.run(_Session(stdout).work(options))
 
 

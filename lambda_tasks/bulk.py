@@ -1,0 +1,165 @@
+"""Records on PostgreSQL, many at once: what differs from one to the next travels as one JSON text.
+
+Elsewhere, and by way of Django's ORM, each value of each row is a part of the statement, which
+takes twenty times as long to compose.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .core.lifecycle import Status
+from .statements import execute
+from .table_rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The columns that are the same for all rows: their SQL, and its parameters."""
+
+    columns: Mapping[str, str]
+    params: Mapping[str, Any]
+
+
+NOW: Final = "STATEMENT_TIMESTAMP()"
+
+TABLE: Final = '"lambda_tasks_taskrecord"'
+
+TYPES: Final = {
+    "id": "uuid",
+    "task_name": "text",
+    "args": "jsonb",
+    "kwargs": "jsonb",
+    "backend": "text",
+    "secrets": "text",
+    "n_retries": "smallint",
+    "queue": "text",
+    "group_key": "text",
+    "priority": "smallint",
+    "root_id": "uuid",
+    "retry_of": "uuid",
+    "enqueued_at": "timestamptz",
+    "run_after": "timestamptz",
+    "state": "jsonb",
+    "delay_s": "double precision",
+}
+"""What may differ from row to row: the columns, and when it is due where `run_after` is None."""
+
+KEPT: Final = {
+    "result": "jsonb",
+    "exception_class": "text",
+    "traceback": "text",
+    "state": "jsonb",
+}
+"""Columns that the end of an attempt may leave as they are."""
+
+ENDS: Final = {
+    "id": "uuid",
+    "claim_token": "uuid",
+    "status": "text",
+    "ran_for_s": "double precision",
+    **KEPT,
+}
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+def is_possible(connection: BaseDatabaseWrapper) -> bool:
+    """Whether this database reads rows from JSON as these statements have it."""
+    return connection.vendor == "postgresql"
+
+
+def queued() -> Rest:
+    """The other columns of what is yet to run."""
+    return Rest({"status": "%(status)s", "n_attempts": "0"}, {"status": Status.QUEUED})
+
+
+def running(token: UUID, lease: timedelta, worker_ids: str) -> Rest:
+    """The other columns of what is claimed, for the first time."""
+    columns = {
+        "status": "%(status)s",
+        "start_time": NOW,
+        "n_attempts": "1",
+        "worker_ids": "%(worker_ids)s",
+        "claim_token": "%(claim_token)s",
+        "lease_until": f"{NOW} + %(lease)s",
+    }
+    values = {"worker_ids": worker_ids, "claim_token": token, "lease": lease}
+    return Rest(columns, {"status": Status.RUNNING, **values})
+
+
+def insert(
+    connection: BaseDatabaseWrapper, rows: Sequence[Row], rest: Rest, *, returning: str = ""
+) -> list[tuple[Any, ...]]:
+    """Insert rows, but for those that are there already; what has been returned of the others.
+
+    A row has a value for each of TYPES; an `enqueued_at` of None is now.
+    """
+    own = {name: f"given.{name}" for name in TYPES if _differs(name, rows)}
+    same = {name: f"%({name})s::{type}" for name, type in TYPES.items() if name not in own}
+    params = {**rest.params, **{name: _plain(name, rows[0][name]) for name in same}}
+    values = own | same
+    if "root_id" in own and all(row["root_id"] == row["id"] for row in rows):
+        values["root_id"] = "given.id"
+        del own["root_id"]
+    values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {NOW})"
+    due = f"{NOW} + make_interval(secs => {values.pop('delay_s')})"
+    values["run_after"] = f"COALESCE({values['run_after']}, {due})"
+    values |= rest.columns
+    source = ""
+    if own:
+        params["rows"] = _encode([{name: row[name] for name in own} for row in rows])
+        source = f" FROM {_given('rows', {name: TYPES[name] for name in own})}"
+    sql = (
+        f"INSERT INTO {TABLE} ({', '.join(values)}) SELECT {', '.join(values.values())}{source}"
+        " ON CONFLICT DO NOTHING"
+    )
+    return execute(connection, sql, params, returning=returning)[1]
+
+
+def mark_sent(connection: BaseDatabaseWrapper, ids: Sequence[UUID]) -> None:
+    """Note that their queues have accepted the messages of these records."""
+    sql = (
+        f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608 - all constant
+        # A lost run's message is on its way again: for the next one it is as if lost now.
+        f" lease_until = CASE WHEN lease_until < {NOW} THEN {NOW} ELSE lease_until END"
+        " WHERE id = ANY(%(ids)s::uuid[])"
+    )
+    execute(connection, sql, {"ids": f"{{{','.join(map(str, ids))}}}"})
+
+
+def close(connection: BaseDatabaseWrapper, rows: Sequence[Row]) -> set[UUID]:
+    """Write the ends of claimed records; the ids of those whose claim has held.
+
+    A row has values of ENDS; of KEPT, those that it lacks stay as they are.
+    """
+    kept = ", ".join(f"{name} = COALESCE(given.{name}, record.{name})" for name in KEPT)
+    began_at = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
+    sql = (
+        f"UPDATE {TABLE} AS record SET status = given.status, secrets = NULL,"  # noqa: S608
+        f" end_time = {NOW}, start_time = {began_at}, {kept} FROM {_given('rows', ENDS)}"
+        " WHERE record.id = given.id AND record.claim_token = given.claim_token"
+        " AND record.status = %(status)s"
+    )
+    params = {"rows": _encode(rows), "status": Status.RUNNING}
+    _, held = execute(connection, sql, params, returning=" RETURNING record.id")
+    return {id for (id,) in held}
+
+
+def _differs(name: str, rows: Sequence[Row]) -> bool:
+    first = rows[0][name]
+    return any(row[name] != first for row in rows)
+
+
+def _plain(name: str, value: Any) -> Any:
+    return _encode(value) if TYPES[name] == "jsonb" and value is not None else value
+
+
+def _given(param: str, types: Mapping[str, str]) -> str:
+    columns = ", ".join(f"{name} {type}" for name, type in types.items())
+    return f"jsonb_to_recordset(%({param})s::jsonb) AS given ({columns})"
