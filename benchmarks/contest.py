@@ -70,6 +70,11 @@ class Contestant:
         return versions
 
 
+def database(options: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of a contestant that makes its settings itself."""
+    return {"BENCHMARK_DATABASE": json.dumps(options)}
+
+
 def django(database: Mapping[str, Any], *, durable: bool = False) -> dict[str, str]:
     """The environment of a contestant that is a Django project."""
     environment = {

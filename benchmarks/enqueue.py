@@ -40,17 +40,26 @@ CEILING: Final = Entry("endpoint alone (raw client)", "enqueue_raw", "")
 AIOBOTOCORE: Final = Entry("aiobotocore, 16 batches at a time", "enqueue_by_hand", "aiobotocore")
 TUNED: Final = Entry("aiobotocore, the same, tuned", "enqueue_by_hand", "aiobotocore tuned")
 BOTO3: Final = Entry("boto3, one batch at a time", "enqueue_by_hand", "boto3", share=0.25)
+CELERY: Final = Entry("Celery, delay() one at a time", "celery", "", share=0.05)
+TASKIQ: Final = Entry("taskiq-aio-sqs, 16 kiq() at a time", "taskiq", "", share=0.05)
+DATABASE_TASK: Final = Entry(
+    "django-database-task, one transaction", "database_task", "", share=0.05
+)
 PEER: Final = Entry("django-lambda-tasks, one transaction", "peer", "atomic", share=0.05)
 OURS: Final = [
     Entry("lambda_tasks, durable, one transaction", "durable", "atomic", share=0.2),
     Entry("lambda_tasks, durable, bulk form", "durable", "bulk"),
     Entry("lambda_tasks, one transaction", "direct", "atomic"),
     Entry("lambda_tasks, bulk form", "direct", "bulk"),
+    Entry("lambda_tasks, async bulk form", "direct", "abulk"),
     Entry("lambda_tasks, concurrent async calls", "direct", "concurrent"),
+    Entry("lambda_tasks, eight threads", "direct", "threads"),
 ]
 
 # In an order that puts what is compared side by side, in time as in the table.
-ENTRIES: Final = [PEER, BOTO3, *OURS, AIOBOTOCORE, TUNED, CEILING]
+ENTRIES: Final = [
+    PEER, CELERY, TASKIQ, DATABASE_TASK, BOTO3, *OURS, AIOBOTOCORE, TUNED, CEILING,
+]  # fmt: skip
 
 
 @dataclass
@@ -96,9 +105,19 @@ class Bench:
             "lambda-tasks", "django", "aiobotocore", "botocore", "boto3"
         )
         peer = self._contestants["peer"].versions("django-lambda-tasks", "boto3")
-        return ours | {
-            "django-lambda-tasks": f"{peer['django-lambda-tasks']} (with boto3 {peer['boto3']})"
+        others = {
+            name: self._contestants[contestant].versions(name)[name]
+            for contestant, name in [
+                ("celery", "celery"),
+                ("taskiq", "taskiq-aio-sqs"),
+                ("database_task", "django-database-task"),
+            ]
         }
+        return (
+            ours
+            | others
+            | {"django-lambda-tasks": f"{peer['django-lambda-tasks']} (with boto3 {peer['boto3']})"}
+        )
 
 
 @contextmanager
@@ -116,10 +135,18 @@ def bench() -> Iterator[Bench]:
             "direct": Contestant("enqueue_tasks", here, direct),
             "durable": Contestant("enqueue_tasks", here, durable),
             "peer": Contestant("enqueue_tasks", peer, direct),
+            "celery": Contestant("enqueue_celery", environments.celery(), of_endpoint),
+            "taskiq": Contestant("enqueue_taskiq", environments.taskiq(), of_endpoint),
+            "database_task": Contestant(
+                "enqueue_database_task",
+                environments.django_database_task(),
+                of_endpoint | contest.database(postgres.django_database("database_task")),
+            ),
         }
         for contestant in contestants.values():
             stack.enter_context(contestant)
         contestants["durable"].ask("migrate")
+        contestants["database_task"].ask("migrate")
         yield Bench(sqs, contestants)
 
 

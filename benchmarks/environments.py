@@ -30,16 +30,44 @@ def django_lambda_tasks() -> Path:
     return _with(name, [f"django-lambda-tasks=={DJANGO_LAMBDA_TASKS}", *same])
 
 
-def _with(name: str, requirements: Sequence[str]) -> Path:
-    wanted = "\n".join([sys.version, *requirements])
+def celery() -> Path:
+    """The Python of one with Celery."""
+    return _with("celery", ["celery[sqs]"])
+
+
+def taskiq() -> Path:
+    """The Python of one with taskiq."""
+    return _with("taskiq", ["taskiq-aio-sqs"])
+
+
+def powertools() -> Path:
+    """The Python of one with AWS Lambda Powertools."""
+    return _with("powertools", ["aws-lambda-powertools"])
+
+
+def django_database_task() -> Path:
+    """The Python of one with django-database-task, which needs 3.12."""
+    psycopg = [f"{name}=={version(name)}" for name in ("psycopg", "psycopg-binary")]
+    python = sys.executable if sys.version_info >= (3, 12) else _of_pyenv("3.12") or "3.12"
+    return _with("django-database-task", ["django-database-task[sqs]", *psycopg], python=python)
+
+
+def _with(name: str, requirements: Sequence[str], *, python: str = sys.executable) -> Path:
+    wanted = "\n".join([sys.version, python, *requirements])
     directory = DIRECTORY / f"{name}-{sha256(wanted.encode()).hexdigest()[:8]}"
-    python, complete = directory / "bin" / "python", directory / "complete"
+    installed, complete = directory / "bin" / "python", directory / "complete"
     if not complete.exists():
         print(f"Installing {' '.join(requirements)} into {directory} ...", file=sys.stderr)
-        _uv("venv", "--clear", "--python", sys.executable, str(directory))
-        _uv("pip", "install", "--python", str(python), *requirements)
+        _uv("venv", "--clear", "--python", python, str(directory))
+        _uv("pip", "install", "--compile-bytecode", "--python", str(installed), *requirements)
         complete.write_text(wanted)
-    return python
+    return installed
+
+
+def _of_pyenv(wanted: str) -> str | None:
+    """One that pyenv has; uv looks elsewhere, and would download another."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    return max(map(str, root.glob(f"versions/{wanted}*/bin/python")), default=None)
 
 
 def _uv(*arguments: str) -> None:

@@ -80,13 +80,17 @@ class Queue:
     """What a queue does with a request, as far as a sender can tell."""
 
     def __init__(self, latency_ms: float = 0) -> None:
+        self.url = ""
         self.latency_s = latency_ms / 1000
         self.counts = Counts()
         self._made = 0
         self._actions: dict[str, Callable[[Any], dict[str, Any]]] = {
             "sendmessage": self._send_message,
             "sendmessagebatch": self._send_message_batch,
-            "getqueueattributes": lambda request: {"Attributes": {}},
+            "getqueueattributes": lambda request: {
+                "Attributes": {"ApproximateNumberOfMessages": "0"}
+            },
+            "getqueueurl": self._get_queue_url,
         }
 
     def answer(self, action: str, body: bytes) -> tuple[int, bytes]:
@@ -106,6 +110,9 @@ class Queue:
         elif path.startswith("/latency/"):
             self.latency_s = float(path.removeprefix("/latency/")) / 1000
         return json.dumps(counts).encode()
+
+    def _get_queue_url(self, request: Any) -> dict[str, Any]:
+        return {"QueueUrl": f"{self.url}/000000000000/{request['QueueName']}"}
 
     def _send_message(self, request: Any) -> dict[str, Any]:
         return self._accepted(request["MessageBody"])
@@ -186,7 +193,9 @@ async def serve(latency_ms: float, port: int) -> None:
     loop = asyncio.get_running_loop()
     queue = Queue(latency_ms)
     server = await loop.create_server(lambda: Connection(queue), HOST, port)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    port = server.sockets[0].getsockname()[1]
+    queue.url = f"http://{HOST}:{port}"
+    print(port, flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
 

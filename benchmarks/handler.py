@@ -1,4 +1,5 @@
-"""Seconds per SQS event in a warm handler on PostgreSQL, against django-lambda-tasks.
+"""Seconds per SQS event in a warm handler on PostgreSQL: django-lambda-tasks, Powertools, and
+the same statements by hand.
 
 Run `uv run --group bench python -m benchmarks.handler --quick` for a first look.
 """
@@ -21,14 +22,19 @@ TITLE: Final = "Handling"
 OURS: Final = "lambda_tasks"
 DURABLE: Final = "lambda_tasks, durable"
 PEER: Final = "django-lambda-tasks"
+POWERTOOLS: Final = "Powertools, no records"
+BY_HAND: Final = "by hand in Django"
 
 BATCH: Final = 10
 """Records of an event, as SQS hands them to Lambda by default."""
 
+MANY: Final = 1_000
+"""As it may be told to."""
+
 COMPUTING: Final = "CPU-bound sync tasks"
 
-WARM_UP: Final = 3
-"""Events before the first that counts."""
+WARM_UP: Final = 30
+"""Records, in one event or more, before the first that counts."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +56,25 @@ class Entry:
 def entries(wait_s: float) -> list[Entry]:
     """In an order that puts what is compared side by side, in time as in the table."""
     waits, trivial = f"{BATCH} tasks that wait {wait_s * 1000:g} ms", f"{BATCH} trivial tasks"
+    many, write = f"{MANY:,} trivial tasks", f"{MANY:,} tasks that write a row"
     wait, rounds = {"seconds": wait_s}, {"rounds": 1_500_000}
     return [
         Entry(PEER, waits, "sync", "tasks.wait", kwargs=wait),
         Entry(OURS, waits, "sync", "tasks.wait", kwargs=wait),
         Entry(OURS, waits, "async", "async_tasks.wait", kwargs=wait),
         Entry(DURABLE, waits, "async", "async_tasks.wait", kwargs=wait),
+        Entry(POWERTOOLS, waits, "async", "async_tasks.wait", kwargs=wait),
         Entry(PEER, trivial, "sync", "tasks.trivial"),
         Entry(OURS, trivial, "sync", "tasks.trivial"),
         Entry(OURS, trivial, "async", "async_tasks.trivial"),
         Entry(DURABLE, trivial, "async", "async_tasks.trivial"),
+        Entry(POWERTOOLS, trivial, "async", "async_tasks.trivial"),
+        Entry(PEER, many, "sync", "tasks.trivial", size=MANY),
+        Entry(OURS, many, "sync", "tasks.trivial", size=MANY),
+        Entry(OURS, many, "async", "async_tasks.trivial", size=MANY),
+        Entry(BY_HAND, write, "async", "async_tasks.write", size=MANY),
+        Entry(OURS, write, "async", "async_tasks.write", size=MANY),
+        Entry(DURABLE, write, "async", "async_tasks.write", size=MANY),
         Entry(PEER, COMPUTING, "one", "tasks.compute", size=1, kwargs=rounds),
         Entry(PEER, COMPUTING, "two", "tasks.compute", size=2, kwargs=rounds),
         Entry(OURS, COMPUTING, "one", "tasks.compute", size=1, kwargs=rounds),
@@ -81,7 +96,7 @@ class Bench:
     ) -> dict[Entry, list[float]]:
         """Seconds per event, the median of each run."""
         for entry in every:
-            self._handle(entry, events=WARM_UP)
+            self._handle(entry, events=-(-WARM_UP // entry.size))
         return take_turns(
             every, runs, lambda entry: self._handle(entry, events=_events(entry, messages))
         )
@@ -95,11 +110,19 @@ class Bench:
     def versions(self) -> dict[str, str | None]:
         ours = self._contestants[OURS].versions("lambda-tasks", "django", "psycopg")
         peer = self._contestants[PEER].versions("django-lambda-tasks")
-        return {**ours, **peer, "PostgreSQL": self._contestants[OURS].ask("postgres_version")}
+        other = self._contestants[POWERTOOLS].versions("aws-lambda-powertools")
+        return {
+            **ours,
+            **peer,
+            **other,
+            "PostgreSQL": self._contestants[OURS].ask("postgres_version"),
+        }
 
 
 def _events(entry: Entry, messages: int) -> int:
     """Fewer of those that take long."""
+    if entry.size == MANY:
+        return 1
     return max(3, messages // BATCH // (1 if "trivial" in entry.task else 5))
 
 
@@ -108,19 +131,26 @@ def bench() -> Iterator[Bench]:
     with ExitStack() as stack:
         sqs = stack.enter_context(FastSqs())  # takes what is enqueued to have durable records
         postgres = stack.enter_context(PostgresServer())
-        here, peer = environments.here(), environments.django_lambda_tasks()
+        here = environments.here()
         contestants = {}
-        for library, python in [(OURS, here), (DURABLE, here), (PEER, peer)]:
-            database = postgres.django_database(library)
+        for library, module, python in [
+            (OURS, "handle_events", here),
+            (DURABLE, "handle_events", here),
+            (PEER, "handle_events", environments.django_lambda_tasks()),
+            (BY_HAND, "handle_by_hand", here),
+        ]:
+            database = postgres.django_database(library.replace(" ", "_"))
             environment = contest.django(database, durable=library == DURABLE)
             environment["BENCHMARK_QUEUE_URL"] = sqs.queue_url
-            contestant = Contestant("handle_events", python, environment)
-            contestants[library] = stack.enter_context(contestant)
+            contestants[library] = Contestant(module, python, environment)
+        contestants[POWERTOOLS] = Contestant("handle_powertools", environments.powertools(), {})
+        for contestant in contestants.values():
+            stack.enter_context(contestant)
         yield Bench(contestants)
 
 
 def table(results: Mapping[Entry, Sequence[float]]) -> str:
-    head = ["Event", "Library", "ms per event", "Tasks/s", "Times django-lambda-tasks"]
+    head = ["Event", "Library", "ms per event", "Tasks/s", "Times the first"]
     rows = [
         [
             entry.kind,
@@ -158,7 +188,7 @@ def panels(results: Mapping[Entry, Sequence[float]]) -> list[Panel]:
                     entry.label,
                     [1000 * value for value in seconds],
                     f"{median(seconds) * 1000:,.1f} ms",
-                    is_ours=entry.library != PEER,
+                    is_ours=entry.library in (OURS, DURABLE),
                 )
                 for entry, seconds in results.items()
                 if entry.kind == kind
@@ -172,7 +202,7 @@ def _rival(entry: Entry, results: Mapping[Entry, Sequence[float]]) -> Entry:
     return next(
         each
         for each in results
-        if each.library == PEER and (each.kind, each.size) == (entry.kind, entry.size)
+        if each.library in (PEER, BY_HAND) and (each.kind, each.size) == (entry.kind, entry.size)
     )
 
 

@@ -1,4 +1,4 @@
-"""The options that both benchmarks have."""
+"""The options that the benchmarks have."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,11 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def parser(
-    description: str | None, *, messages: int, latency_ms: list[float], latency_of: str
+    description: str | None,
+    *,
+    messages: int,
+    latency_ms: list[float] | None = None,
+    latency_of: str = "",
 ) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -16,9 +20,10 @@ def parser(
     options.add_argument(
         "--messages", type=_positive, default=messages, help="messages per run of an entry"
     )
-    options.add_argument(
-        "--latency-ms", type=float, nargs="+", default=latency_ms, metavar="MS", help=latency_of
-    )
+    if latency_ms is not None:
+        options.add_argument(
+            "--latency-ms", type=float, nargs="+", default=latency_ms, metavar="MS", help=latency_of
+        )
     options.add_argument("--quick", action="store_true", help="a look, not a measurement")
     options.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="of the files")
     return options

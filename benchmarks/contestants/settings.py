@@ -13,5 +13,8 @@ DATABASES = {
     "default": {"CONN_MAX_AGE": None, **json.loads(os.environ["BENCHMARK_DATABASE"])},
 }
 
-LAMBDA_TASKS_QUEUES = {"default": {"queue_url": os.environ["BENCHMARK_QUEUE_URL"]}}
+LAMBDA_TASKS_QUEUES = {
+    "default": {"queue_url": os.environ["BENCHMARK_QUEUE_URL"]},
+    **({"table": {"database": True}} if "BENCHMARK_TABLE" in os.environ else {}),
+}
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ

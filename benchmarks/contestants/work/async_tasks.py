@@ -2,12 +2,18 @@
 
 import asyncio
 
+from benchmarks.contestants.work.models import Shipment
 from lambda_tasks.decorators import lambda_task
 
 
 @lambda_task
 async def trivial(*, number: int) -> int:
     return number
+
+
+@lambda_task
+async def write(*, number: int) -> None:
+    await Shipment.objects.acreate(number=number)
 
 
 @lambda_task

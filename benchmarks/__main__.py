@@ -1,0 +1,20 @@
+"""All the benchmarks of speed, one after another; `--quick` for a first look.
+
+`uv run --group bench python -m benchmarks`
+"""
+
+import subprocess
+import sys
+from typing import Final
+
+SUITE: Final = ("enqueue", "latency", "growth", "handler", "worker", "coldstart")
+
+
+def main() -> None:
+    for name in SUITE:
+        print(f"\n=== {name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=True)
+
+
+if __name__ == "__main__":
+    main()
