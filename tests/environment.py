@@ -6,6 +6,7 @@ server can't be had the run goes on with SQLite and says so; with CI set it fail
 
 import json
 import os
+import signal
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,6 +26,8 @@ sqs = LocalSqs()
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    # A shell starts what runs in its background without it, and all that this run starts in turn.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if _only_hands_out(early_config):
         return (yield)
     _running.enter_context(sqs)

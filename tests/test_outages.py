@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,11 @@ from tests.servers.redis_server import RedisServer
 on_postgresql = pytest.mark.skipif(
     connection.vendor != "postgresql", reason="cuts connections with pg_terminate_backend()"
 )
+
+
+Hook = Callable[[], object]
+
+LOCKS = "lambda_tasks.*"
 
 
 def effects() -> set[str]:
@@ -49,6 +56,12 @@ def own_redis(settings: Any) -> Iterator[RedisServer]:
         }
         yield server
         caches["default"].close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """What a task waits for, once it is there."""
+    return tmp_path / "open"
 
 
 @on_postgresql
@@ -167,36 +180,50 @@ def test_an_event_that_finds_no_database_comes_back_whole(handle: Handle) -> Non
     assert effects() == {"x"}
 
 
+@contextmanager
+def once_the_lock_is_held(redis: RedisServer, gate: Path, happens: Hook) -> Iterator[None]:
+    """In the body a task takes its lock; `happens` then, and after it the task may go on."""
+
+    def watch() -> None:
+        try:
+            with Redis.from_url(redis.location) as client:
+                wait_for(lambda: client.keys(LOCKS), timeout_s=50)
+            happens()
+        finally:
+            gate.touch()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    yield
+    watching.join()
+
+
 def test_redis_that_restarts_under_a_held_lock_takes_nothing_from_the_task(
-    handle: Handle, own_redis: RedisServer
+    handle: Handle, own_redis: RedisServer, gate: Path
 ) -> None:
-    message = body(outages.aalone_for_a_second, name="x")
+    message = body(outages.aalone_until, name="x", gate=gate)
 
     def restart() -> None:
         own_redis.stop()
         own_redis.start()
 
-    restarting = threading.Timer(0.5, restart)
-    restarting.start()
-    failures = handle(message)
-    restarting.join()
+    with once_the_lock_is_held(own_redis, gate, restart):
+        failures = handle(message)
 
     assert failures == []
     assert (record_of(message).status, record_of(message).traceback) == ("SUCCESS", None)
-    following = body(outages.aalone_for_a_second, name="y")
+    following = body(outages.aalone_until, name="y", gate=gate)
     assert handle(following) == []
     assert effects() == {"x", "y"}
 
 
 def test_redis_that_goes_away_under_a_held_lock_takes_nothing_from_the_task(
-    handle: Handle, own_redis: RedisServer
+    handle: Handle, own_redis: RedisServer, gate: Path
 ) -> None:
-    message = body(outages.aalone_for_a_second, name="x")
+    message = body(outages.aalone_until, name="x", gate=gate)
 
-    stopping = threading.Timer(0.5, own_redis.stop)
-    stopping.start()
-    failures = handle(message)
-    stopping.join()
+    with once_the_lock_is_held(own_redis, gate, own_redis.stop):
+        failures = handle(message)
 
     assert failures == []
     assert (record_of(message).status, record_of(message).traceback) == ("SUCCESS", None)
@@ -205,17 +232,18 @@ def test_redis_that_goes_away_under_a_held_lock_takes_nothing_from_the_task(
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
 def test_a_lost_lock_lets_another_run_in_and_never_the_same_one(
-    handle: Handle, own_redis: RedisServer, settings: Any
+    handle: Handle, own_redis: RedisServer, settings: Any, gate: Path
 ) -> None:
-    message, another = (body(outages.aalone_for_a_second, name=name) for name in "xy")
+    message = body(outages.aalone_until, name="x", gate=gate)
+    another = body(outages.aalone_until, name="y", gate=gate.parent)
     caches_of_its_own = {"LAMBDA_TASKS_TEST_CACHES": json.dumps(settings.CACHES)}
     with LambdaProcess(timeout_s=60, **caches_of_its_own) as function:
         running = function.begin(sqs_event(message))
-        wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
 
         with Redis.from_url(own_redis.location) as client:
-            wait_for(lambda: client.delete(*client.keys("lambda_tasks.*") or ["none"]) == 1)
+            wait_for(lambda: client.delete(*client.keys(LOCKS) or ["none"]) == 1)
         failures = handle(message, another)
+        gate.touch()
         function.finish(running)
 
     assert failures == [0], "it is held, whatever Redis says"
@@ -223,10 +251,12 @@ def test_a_lost_lock_lets_another_run_in_and_never_the_same_one(
 
 
 def test_a_singleton_that_can_not_ask_redis_for_its_lock_runs_when_it_can(
-    handle: Handle, own_redis: RedisServer, queue: str
+    handle: Handle, own_redis: RedisServer, queue: str, gate: Path
 ) -> None:
+    gate.touch()
     own_redis.stop()
-    message, neighbour = body(outages.aalone_for_a_second, name="x"), body(tasks.aadd_direct, a=1)
+    message = body(outages.aalone_until, name="x", gate=gate)
+    neighbour = body(tasks.aadd_direct, a=1)
 
     failures = handle(message, neighbour)
 
@@ -238,5 +268,15 @@ def test_a_singleton_that_can_not_ask_redis_for_its_lock_runs_when_it_can(
     own_redis.start()
     retry = TaskRecord.objects.get(status="QUEUED")
     TaskRecord.objects.update(run_after=None)
-    assert handle(body(outages.aalone_for_a_second, name="x", _id=retry.id)) == []
+    assert handle(body(outages.aalone_until, name="x", gate=gate, _id=retry.id)) == []
     assert effects() == {"x"}
+
+
+@on_postgresql
+def test_a_transaction_that_could_not_begin_begins_with_the_next_statement(handle: Handle) -> None:
+    assert handle(body(outages.awrite_through_an_outage)) == []
+
+    record = TaskRecord.objects.get()
+    assert record.status == "FAILED"
+    assert "ZeroDivisionError" in (record.traceback or "")
+    assert not Effect.objects.exists(), "written after the outage, and rolled back"

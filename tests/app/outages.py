@@ -1,9 +1,10 @@
 """Tasks from under which something is pulled away while they run."""
 
 import asyncio
+from pathlib import Path
 
 import psycopg
-from django.db import connection
+from django.db import DatabaseError, connection
 
 from lambda_tasks import lambda_task
 from tests.app.models import Effect
@@ -15,8 +16,10 @@ def cut_connections(*, close_database: bool = False) -> None:
         name = connection.settings_dict["NAME"]
         if close_database:
             server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        # Each waits for its end: its client can tell from then on.
         server.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s",
+            [name],
         )
 
 
@@ -67,6 +70,18 @@ def close_database_once(*, name: str) -> None:
 
 
 @lambda_task(durable=False, singleton=True, retry_singleton=False)
-async def aalone_for_a_second(*, name: str) -> None:
-    await asyncio.sleep(1)
+async def aalone_until(*, name: str, gate: Path) -> None:
+    while not await asyncio.to_thread(gate.exists):
+        await asyncio.sleep(0.02)
     await Effect.objects.acreate(name=name)
+
+
+@lambda_task
+async def awrite_through_an_outage() -> None:
+    await asyncio.to_thread(cut_connections, close_database=True)
+    try:
+        await Effect.objects.acreate(name="in the outage")
+    except DatabaseError:
+        await asyncio.to_thread(open_database)
+    await Effect.objects.acreate(name="after the outage")
+    raise ZeroDivisionError
