@@ -6,9 +6,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from blockbuster import blockbuster_ctx
 
 from lambda_tasks import LambdaTaskWrapper, handler, runtime
@@ -165,12 +167,17 @@ def work_off(_warm_handler: None, sqs: LocalSqs) -> Callable[[str], int]:
     return work
 
 
-def wait_for(condition: Callable[[], object], *, timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], object], *, timeout_s: float = 120) -> None:
     """Until it is true; the test fails where that takes too long."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def relay() -> int:
+    """One round of the relay that waits for nobody; how many it has sent."""
+    return async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0))
 
 
 def body(task: Task, /, _n_retries: int = 0, _id: uuid.UUID | None = None, **kwargs: Any) -> str:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import places, secretive, tasks
 from tests.app.models import Effect
-from tests.conftest import bodies_in, wait_for
+from tests.conftest import bodies_in, relay, wait_for
 from tests.servers import Moto
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -164,7 +163,7 @@ def test_a_job_that_is_terminated_gives_its_task_back_to_the_relay(
     assert process.returncode == 1, output
     record = TaskRecord.objects.get(id=invocation.id)
     assert (record.status, record.sent_at) == ("QUEUED", None)
-    assert async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0)) == 1
+    assert relay() == 1
     work_off(queue)
     assert len(jobs.submitted()) == 2
 

@@ -6,24 +6,18 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.db.models import F
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lambda_tasks import runtime
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, bodies_in
+from tests.conftest import Handle, bodies_in, relay
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def relay() -> int:
-    return async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0))
 
 
 def let_pass(time: timedelta) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-import psutil
 import pytest
 
 from lambda_tasks.local import EventSourceMapping, LocalSqs
@@ -21,6 +20,7 @@ from lambda_tasks.local.chaos import Chaos
 from tests.conftest import sqs_event, wait_for
 from tests.newcomer import Newcomer
 from tests.servers import LambdaProcess, Moto
+from tests.servers.process import is_alive
 from tests.test_batch import run_container
 
 NO_MINISTACK = "import sys\nsys.modules['ministack'] = None\n"
@@ -178,14 +178,7 @@ function({"Records": []})
     )
     assert dead.returncode == -signal.SIGKILL
     assert "the function dies" in dead.stdout
-    wait_for(lambda: has_ended(int(dead.stdout.split()[0])))
-
-
-def has_ended(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
+    wait_for(lambda: not is_alive(int(dead.stdout.split()[0])))
 
 
 def test_chaos_needs_the_local_sqs(newcomer: Newcomer) -> None:

@@ -1,4 +1,4 @@
-"""The same ten tasks in every place, with the same records."""
+"""The same twelve tasks in every place, with the same records."""
 
 import os
 import signal
@@ -39,6 +39,7 @@ CALLS: list[tuple[Task, dict[str, Any], dict[str, Any]]] = [
     (tasks.resumed, {}, {}),
     (tasks.typed, {"moment": datetime.now(UTC), "amount": Decimal("1.20")}, {}),
 ]
+DJANGOS: list[Any] = [tasks.djangos, tasks.djangos_async]
 TIMED_OUT = "SoftTimeLimitExceeded"
 
 RECORDS: dict[str, list[tuple[str, Any, str | None]]] = {
@@ -52,13 +53,26 @@ RECORDS: dict[str, list[tuple[str, Any, str | None]]] = {
     "delayed": [("SUCCESS", "later", None)],
     "resumed": [("SUCCESS", None, None), ("SUCCESS", None, None), ("SUCCESS", 2, None)],
     "typed": [("SUCCESS", ["datetime", "1.20"], None)],
+    "djangos": [("RETRYING", None, "ConnectionError"), ("SUCCESS", 2, None)],
+    "djangos_async": [("SUCCESS", 2, None)],
 }
 """Of each task its records, one after the other: status, result, the exception's type."""
 
 EFFECTS = Counter(
     {"resumed": 3}
     | dict.fromkeys(
-        ["sync", "asynchronous", "retrying", "every_kind", "singleton", "delayed", "typed"], 1
+        [
+            "sync",
+            "asynchronous",
+            "retrying",
+            "every_kind",
+            "singleton",
+            "delayed",
+            "typed",
+            "djangos",
+            "djangos_async",
+        ],
+        1,
     )
 )
 """What failed, was retried or was cut off left none."""
@@ -79,6 +93,8 @@ def call_all(queue: str | None = None) -> None:
     with transaction.atomic():
         for task, kwargs, options in CALLS:
             task.using(queue=queue, **options).execute_on_commit(**kwargs)
+        for each in DJANGOS:
+            each.using(queue_name=queue).enqueue(1)
 
 
 def is_done() -> bool:
@@ -104,6 +120,8 @@ def test_eager_for_an_async_caller(settings: Any) -> None:
     async def call() -> None:
         for task, kwargs, options in CALLS:
             await task.using(**options).aexecute_on_commit(**kwargs)
+        for each in DJANGOS:
+            await each.aenqueue(a=1)
 
     async_to_sync(call)()
     check(timeouts=False)
@@ -136,7 +154,7 @@ def worker(queue: str, sqs_url: str) -> Iterator[None]:
 def test_the_worker(queue: str, name: str) -> None:
     with worker(name, queue):
         call_all(name)
-        wait_for(is_done)
+        wait_for(is_done, timeout_s=400)  # longer than a lease, which SQLite's one lock may cost
     check()
 
 

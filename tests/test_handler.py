@@ -431,8 +431,8 @@ def test_what_a_task_enqueues_is_sent_with_its_success_and_gone_with_its_failure
 
 def test_a_singleton_that_is_taken_ends_as_it_was_told(handle: Handle) -> None:
     first, second, other = (
-        body(tasks.alone, key="a", pause_s=0.5),
-        body(tasks.alone, key="a", pause_s=0.5),
+        body(tasks.alone, key="a", pause_s=4.0),
+        body(tasks.alone, key="a", pause_s=4.0),
         body(tasks.alone, key="b", pause_s=0.0),
     )
 

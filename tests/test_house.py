@@ -12,12 +12,17 @@ import pytest
 
 import lambda_tasks
 from lambda_tasks import Invocation, LambdaTaskWrapper
+from lambda_tasks.backends import LambdaTask, LambdaTasksBackend
 from lambda_tasks.enqueue.modes import ModeSender
 from lambda_tasks.enqueue.on_commit import Enqueuer
 from lambda_tasks.payload import SQSLambdaTask
+from lambda_tasks.testing import CapturedTasks
 
 PACKAGE = Path(lambda_tasks.__file__).parent
-WITH_TWINS = [LambdaTaskWrapper, Invocation, SQSLambdaTask, Enqueuer, ModeSender]
+WITH_TWINS = [
+    LambdaTaskWrapper, Invocation, SQSLambdaTask, Enqueuer, ModeSender, LambdaTasksBackend,
+    LambdaTask, CapturedTasks,
+]  # fmt: skip
 TWINS = [
     (each, name)
     for each in WITH_TWINS

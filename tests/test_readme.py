@@ -41,7 +41,7 @@ for _ in range(600):
     time.sleep(0.1)
 failed = due.exclude(status="SUCCESS")
 assert not failed.exists(), failed[0].traceback
-assert due.count() == 2 + 1 + 25 + 1 + 1 + 3 + 1, due.count()
+assert due.count() == 2 + 1 + 25 + 1 + 1 + 5 + 3 + 1, due.count()
 """
 
 

@@ -2,22 +2,19 @@
 
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client
 from pydantic import SecretStr, ValidationError
 
-from lambda_tasks import runtime
 from lambda_tasks.core.arguments import Arguments
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import secretive
-from tests.conftest import Handle, body, record_of
+from tests.conftest import Handle, body, record_of, relay
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,10 +23,6 @@ TOKEN, PASSWORD = "a-token-of-the-bank", "swordfish"
 
 def _table() -> str:
     return str(list(TaskRecord.objects.values()))
-
-
-def _relay() -> int:
-    return async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0))
 
 
 def test_a_secret_arrives_and_is_nowhere_in_the_table(
@@ -56,7 +49,7 @@ def test_the_relay_sends_a_secret_from_its_row(
     sqs.client.purge_queue(QueueUrl=queue)
     TaskRecord.objects.update(sent_at=None)
 
-    assert _relay() == 1
+    assert relay() == 1
     work_off(queue)
 
     assert invocation.result(timeout=5) == 19
@@ -70,11 +63,11 @@ def test_a_row_that_was_sealed_with_another_key_holds_up_no_other(
         secretive.pay.execute_on_commit(account=key, token=SecretStr(TOKEN))
     TaskRecord.objects.update(sent_at=None)
 
-    assert _relay() == 1
+    assert relay() == 1
     assert "SECRET_KEY_FALLBACKS keeps old ones" in caplog.text
 
     settings.SECRET_KEY_FALLBACKS = ["old key"]
-    assert _relay() == 1
+    assert relay() == 1
 
 
 def test_a_traceback_and_the_tasks_log_lines_are_redacted(

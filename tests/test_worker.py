@@ -282,3 +282,11 @@ def test_it_outlives_a_database_that_cuts_its_connections(queue: str) -> None:
         tasks.aadd.using(queue="table").execute_on_commit(a=2)
 
         wait_for(lambda: statuses() == ["SUCCESS"] * 3)
+
+
+def test_a_process_that_has_enqueued_may_be_the_worker_too(queue: str) -> None:
+    for number in range(2):
+        tasks.add.execute_on_commit(a=number)
+        call_command("lambda_tasks", "worker", "--queue", "default", "--once")
+
+    assert statuses() == ["SUCCESS"] * 2

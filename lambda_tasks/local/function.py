@@ -79,13 +79,13 @@ def main(arguments: Sequence[str]) -> None:
 
     django.setup()
     from ..conf import current
+    from ..enqueue.transports.sqs import client_options
 
     queue_urls: Sequence[str] = options.queue_urls
     function = LocalFunction(queue_urls, timeout_s=options.timeout, chaos=options.chaos)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: function.stop())
-    endpoint = queue_urls[0].rpartition("/000000000000/")[0]
-    function.run({"endpoint_url": endpoint, **current().aws})
+    function.run(client_options(queue_urls[0], current().aws))
 
 
 if __name__ == "__main__":

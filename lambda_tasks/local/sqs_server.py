@@ -11,9 +11,10 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Final, Self
 
+from ..conf import LOCAL_ACCOUNT, LOCAL_AWS
+
 START_TIMEOUT_S: Final = 30.0
-REGION: Final = "us-east-1"
-ACCOUNT: Final = "000000000000"
+REGION: Final = LOCAL_AWS["region_name"]
 HEALTH_PATH: Final = "/_ministack/health"
 
 _SERVE: Final = """
@@ -40,7 +41,7 @@ _INHERITED: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMP
 _SETTINGS: Final = {
     "MINISTACK_HOST": "127.0.0.1",
     "MINISTACK_REGION": REGION,
-    "MINISTACK_ACCOUNT_ID": ACCOUNT,
+    "MINISTACK_ACCOUNT_ID": LOCAL_ACCOUNT,
     "SERVICES": "sqs",
     "LOG_LEVEL": "ERROR",
     # Listeners of services that nobody asked for, each on a fixed port.
@@ -63,9 +64,7 @@ class LocalSqs:
         self.endpoint_url = f"http://127.0.0.1:{self.port}"
         self.client_options: dict[str, Any] = {
             "endpoint_url": self.endpoint_url,
-            "region_name": REGION,
-            "aws_access_key_id": "test",
-            "aws_secret_access_key": "test",
+            **LOCAL_AWS,
         }
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,4 +1,4 @@
-"""The ten tasks that are run in every place: each does one thing that a task can do, and leaves an
+"""The tasks that are run in every place: each does one thing that a task can do, and leaves an
 effect that shows how often it counted."""
 
 import asyncio
@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from lambda_tasks import Continue, Retry, TaskContext, lambda_task
+from lambda_tasks.backends import task
 from tests.app.models import Effect
 
 EVERY_KIND: list[Any] = [None, True, 1, 2.5, "é", [1, [2]], {"a": {"b": None}}]
@@ -78,3 +79,21 @@ def resumed(*, context: TaskContext) -> int:
 def typed(*, moment: datetime, amount: Decimal) -> list[str]:
     Effect.objects.create(name="typed")
     return [type(moment).__name__, str(amount)]
+
+
+def at_once(error: BaseException, result: Any) -> float:
+    return 0
+
+
+@task(max_attempts=2, backoff=at_once, takes_context=True)
+def djangos(context: Any, a: int) -> int:
+    Effect.objects.create(name="djangos")
+    if context.attempt == 1:
+        raise ConnectionError("not yet")
+    return a + len(context.task_result.errors)
+
+
+@task
+async def djangos_async(a: int) -> int:
+    await Effect.objects.acreate(name="djangos_async")
+    return a + 1

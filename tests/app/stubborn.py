@@ -81,7 +81,7 @@ async def wait_for_a_task_group() -> list[str]:
     return sorted(ended)
 
 
-@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+@lambda_task(soft_timeout=3, hard_timeout=30)  # anyio loads its backend at its first group
 async def wait_for_an_anyio_task_group() -> list[str]:
     ended: list[str] = []
 

@@ -12,9 +12,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pydantic
-from django.db import transaction
+from django.db import connections, transaction
 
-from lambda_tasks import Retry, TaskContext, lambda_task, task_logger
+from lambda_tasks import Retry, TaskContext, lambda_task, runtime, task_logger
 from lambda_tasks.models import TaskRecord
 from tests.app.models import Effect
 
@@ -104,6 +104,18 @@ def echo(*, value: Any) -> Any:
 def write_and_fail(*, name: str) -> None:
     Effect.objects.create(name=name)
     raise ValueError(f"failed after writing {name}")
+
+
+@lambda_task(takes_context=True)
+async def aend(*, cancelled: bool, context: TaskContext) -> None:
+    """Cancelled meanwhile or not, which is said on a connection beside the task's own."""
+
+    def cancel() -> None:
+        runtime.store().cancel(context.invocation_id)
+        connections.close_all()
+
+    if cancelled:
+        await asyncio.to_thread(cancel)
 
 
 @lambda_task

@@ -94,6 +94,20 @@ GOLDEN: dict[str, tuple[str, Message]] = {
             retry_of=UUID("00000000-0000-4000-8000-000000000003"),
         ),
     ),
+    "1.0, by way of django.tasks": (
+        '{"task_name":"app.tasks.f","kwargs":{"b":2},"n_retries":0,'
+        '"invocation_id":"00000000-0000-4000-8000-000000000001","args":[1],"backend":"default",'
+        '"queue":"default","durable":true}',
+        Message(
+            task_name="app.tasks.f",
+            args=[1],
+            kwargs={"b": 2},
+            invocation_id=UUID("00000000-0000-4000-8000-000000000001"),
+            backend="default",
+            queue="default",
+            durable=True,
+        ),
+    ),
     "of a later release": (
         '{"task_name":"app.tasks.f","kwargs":{},"n_retries":0,"something_new":[1]}',
         Message(task_name="app.tasks.f", kwargs={}, invocation_id=ID),

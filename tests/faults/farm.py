@@ -16,7 +16,7 @@ from lambda_tasks.models import TaskRecord
 from tests.app.models import Effect
 from tests.servers import Fleet, LambdaProcess
 
-FUNCTION_TIMEOUT_S = 6.0
+FUNCTION_TIMEOUT_S = 8.0
 VISIBILITY_TIMEOUT_S = 2
 RELAY_GRACE = timedelta(seconds=3)
 

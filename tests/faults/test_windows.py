@@ -8,19 +8,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.db import connection
 
-from lambda_tasks import runtime
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import ledger as tasks
-from tests.conftest import Task, wait_for
+from tests.conftest import Task, relay, wait_for
 from tests.faults.farm import CLEAN, VISIBILITY_TIMEOUT_S, Farm, marker
 from tests.servers import Fault, FaultySqs
 
@@ -142,7 +140,7 @@ with transaction.atomic():
     asked = [uuid.UUID(died.stdout.strip())]
 
     with plant() as farm:
-        assert _relay() == 1
+        assert relay() == 1
         assert farm.wait_for_the_end(asked) == CLEAN
 
 
@@ -167,11 +165,7 @@ def test_a_worker_that_wakes_up_after_the_takeover_can_not_commit(plant: Plant) 
         wait_for(lambda: TaskRecord.objects.filter(status="RUNNING").exists())
         # As if its host had slept: its lease is over, and another delivery comes.
         TaskRecord.objects.update(lease_until=datetime(2020, 1, 1, tzinfo=UTC))
-        assert _relay() == 1
+        assert relay() == 1
 
         assert farm.wait_for_the_end(asked) == CLEAN
-    assert TaskRecord.objects.get().n_attempts == 2, "it was taken over"
-
-
-def _relay() -> int:
-    return async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0))
+    assert TaskRecord.objects.get().n_attempts >= 2, "it was taken over"

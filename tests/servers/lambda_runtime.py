@@ -21,6 +21,7 @@ from typing import Any, Self
 
 PREFIX = "/2018-06-01/runtime"
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:tests"
+START_TIMEOUT_S = 60  # of a cold start, which is no part of an invocation's time
 ENVIRONMENT = {
     "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
     "AWS_LAMBDA_FUNCTION_NAME": "tests",
@@ -52,11 +53,17 @@ class RuntimeExited(Exception):
     """The process ended in the middle of an invocation; the message is its output."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Invocation:
     id: str
     event: Any
-    deadline_ms: int
+    timeout_s: float
+    deadline: float | None = None  # since the epoch; set when it is taken, after a cold start
+
+    def take(self) -> int:
+        """Start its time; its deadline in milliseconds, as the runtime is told."""
+        self.deadline = time.time() + self.timeout_s
+        return round(self.deadline * 1000)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class LambdaProcess:
         self._api: _RuntimeApi | None = None
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._begun: dict[str, _Invocation] = {}
         self.lines: list[str] = []
 
     def __enter__(self) -> Self:
@@ -148,21 +156,20 @@ class LambdaProcess:
         Raises FunctionError; FunctionTimedOut and RuntimeExited, after which start() makes the
         next cold start.
         """
-        id = self.begin(event, timeout_s=timeout_s)
-        return self.finish(id, timeout_s=timeout_s)
+        return self.finish(self.begin(event, timeout_s=timeout_s))
 
     def begin(self, event: Any, *, timeout_s: float | None = None) -> str:
         """The first half of invoke(), for tests that do something in between; its request id."""
         self._running()
         assert self._api is not None
-        deadline_ms = round((time.time() + (timeout_s or self._timeout_s)) * 1000)
-        invocation = _Invocation(str(uuid.uuid4()), event, deadline_ms)
+        invocation = _Invocation(str(uuid.uuid4()), event, timeout_s or self._timeout_s)
+        self._begun[invocation.id] = invocation
         self._api.invocations.put(invocation)
         return invocation.id
 
-    def finish(self, id: str, *, timeout_s: float | None = None) -> Any:
+    def finish(self, id: str) -> Any:
         """The second half of invoke()."""
-        outcome = self._outcome_of(id, timeout_s or self._timeout_s)
+        outcome = self._outcome_of(self._begun.pop(id))
         if outcome.kind == "response":
             return outcome.content
         raise FunctionError(
@@ -183,23 +190,25 @@ class LambdaProcess:
         assert self._api is not None
         self._api.is_restored.set()
 
-    def _outcome_of(self, id: str, timeout_s: float) -> _Outcome:
+    def _outcome_of(self, invocation: _Invocation) -> _Outcome:
         assert self._api is not None
-        deadline = time.monotonic() + timeout_s
+        start_deadline = time.time() + START_TIMEOUT_S
         while True:
             exited = self._running().poll() is not None
             with suppress(queue.Empty):
                 outcome = self._api.outcomes.get(timeout=0.05)
-                if outcome.id in (id, None):
+                if outcome.id in (invocation.id, None):
                     return outcome
                 continue
             # An answer may have come between the look at the process and at the answers.
             if exited:
                 self.stop()
                 raise RuntimeExited(self.output)
-            if time.monotonic() > deadline:
+            if time.time() > (invocation.deadline or start_deadline):
                 self.stop()
-                raise FunctionTimedOut(f"No answer within {timeout_s} s. Output: {self.output}")
+                raise FunctionTimedOut(
+                    f"No answer within {invocation.timeout_s} s. Output: {self.output}"
+                )
 
     def _running(self) -> "subprocess.Popen[str]":
         if self._process is None:
@@ -259,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
             invocation.event,
             {
                 "Lambda-Runtime-Aws-Request-Id": invocation.id,
-                "Lambda-Runtime-Deadline-Ms": str(invocation.deadline_ms),
+                "Lambda-Runtime-Deadline-Ms": str(invocation.take()),
                 "Lambda-Runtime-Invoked-Function-Arn": ARN,
                 "Lambda-Runtime-Trace-Id": f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]}",
             },

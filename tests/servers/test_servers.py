@@ -9,6 +9,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tests.servers import (
     RuntimeExited,
     ServerUnavailable,
 )
-from tests.servers.process import ServerProcess
+from tests.servers.process import ServerProcess, is_alive
 
 psutil: Any = pytest.importorskip("psutil")
 
@@ -46,17 +47,12 @@ def _started(server_class: type[ServerProcess]) -> ServerProcess:
     return server
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _wait_for_the_end(pids: list[int]) -> list[int]:
     """Those that are alive after ten seconds."""
-    psutil.wait_procs([psutil.Process(pid) for pid in pids if _is_alive(pid)], timeout=10)
-    return [pid for pid in pids if _is_alive(pid)]
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):  # it may be gone by now
+            psutil.wait_procs([psutil.Process(pid)], timeout=10)
+    return [pid for pid in pids if is_alive(pid)]
 
 
 def _children() -> set[int]:
@@ -81,12 +77,12 @@ def test_a_stopped_server_leaves_no_process_and_no_file(
     server = _started(server_class)
     pid = server.pid
     assert pid is not None
-    running = _is_alive(pid)
+    running = is_alive(pid)
     server.stop()
     server.stop()
 
     assert running
-    assert not _is_alive(pid)
+    assert not is_alive(pid)
     assert _children() == children
     assert list(directory.iterdir()) == []
 
@@ -592,7 +588,7 @@ def test_a_function_past_its_deadline_is_killed_with_its_children(
 ) -> None:
     with start_function() as function:
         pids = [function.pid, function.invoke({"child": True})["child"]]
-        alive = all(map(_is_alive, pids))
+        alive = all(map(is_alive, pids))
 
         with pytest.raises(FunctionTimedOut):
             function.invoke({"hang": True}, timeout_s=0.2)
