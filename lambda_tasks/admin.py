@@ -153,6 +153,8 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
 
 def _replayed(record: TaskRecord) -> Outgoing:
     task = resolve(record.task_name)
+    if record.backend and runtime.store().chain(record.root_id or record.id)[-1] != record:
+        raise ValueError("it was retried or replayed already. Replay the last of its records")
     secrets = unseal(record.secrets)
     if missing := task.secret_names & record.kwargs.keys() - secrets.keys():
         names = ", ".join(sorted(missing))
@@ -168,6 +170,7 @@ def _replayed(record: TaskRecord) -> Outgoing:
         root_id=record.root_id or record.id,
         # A result of django.tasks goes on under its id.
         retry_of=record.id if record.backend else None,
+        priority=record.priority,
         secret=task.secret_names,
     )
     return prepare(message, queue=record.queue, durable=task.options.durable)

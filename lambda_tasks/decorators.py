@@ -76,6 +76,11 @@ class LambdaTaskWrapper(Generic[P, R]):
         return self.run(self.arguments.validate(passed), context)
 
     @property
+    def has_overrides(self) -> bool:
+        """Whether it comes from using()."""
+        return self._overrides != _Overrides()
+
+    @property
     def secret_names(self) -> frozenset[str]:
         """The parameters annotated as SecretStr, and those that LAMBDA_TASKS_REDACT names."""
         redact = conf.current().redact

@@ -82,24 +82,36 @@ class Retry(LambdaTasksError):
     """Raise it inside a task to run the task again, as a new invocation.
 
     `delay` is in seconds, before the jitter of 1 to 5 s; without it, the task's own retry_delay
-    and retry_backoff decide.
+    and retry_backoff decide. Raises ValueError for a delay that is no number from 0 up.
     """
 
     def __init__(self, message: str = "", *, delay: float | None = None) -> None:
-        self.delay = delay
+        self.delay = None if delay is None else _checked_delay(type(self), delay)
         super().__init__(message or "The task asked to be run again.")
+
+
+class SingletonLockUnknown(Retry):
+    """Whether another run of the singleton holds its lock can't be told; this one has not begun."""
 
 
 class Continue(LambdaTasksError):
     """Raise it inside a task to end this run, keep its writes, and go on in another.
 
-    `state`, JSON values, is `context.state` of the next run. `delay` is in seconds.
+    `state`, JSON values, is `context.state` of the next run. `delay` is in seconds. Raises
+    ValueError for a delay that is no number from 0 up.
     """
 
     def __init__(self, state: object, *, delay: float = 0) -> None:
         self.state = state
-        self.delay = delay
+        self.delay = _checked_delay(type(self), delay)
         super().__init__("The task goes on in another run.")
+
+
+def _checked_delay(error: type[Exception], delay: object) -> float:
+    is_number = isinstance(delay, int | float) and not isinstance(delay, bool)
+    if not is_number or not 0 <= delay < float("inf"):  # type: ignore[operator]
+        raise ValueError(f"{error.__name__}: delay is {delay!r}. Use seconds, from 0 up.")
+    return delay  # type: ignore[return-value]
 
 
 class SoftTimeLimitExceeded(Exception):

@@ -215,5 +215,6 @@ class Lock(Protocol):
     def held(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
         """Held in the body, for so long at most.
 
-        Raises LockError where another holds it, Retry where that can't be known.
+        Raises SingletonLockError where another holds it, SingletonLockUnknown where that can't
+        be told.
         """

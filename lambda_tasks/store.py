@@ -325,7 +325,7 @@ class RecordStore:
         chain = [record for record in records if record.id == root_id]
         # A cleanup takes the oldest first, so the chain may begin later.
         chain = chain or [each for earlier, each in following.items() if earlier not in ids][:1]
-        while chain and (after := following.get(chain[-1].id)) is not None:
+        while chain and (after := following.pop(chain[-1].id, None)) is not None:
             chain.append(after)
         return chain
 

@@ -1,6 +1,7 @@
 """Django's own tests of its tasks framework; see tests.conformance."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -18,4 +19,5 @@ def test_djangos_own_tests_pass(capfd: pytest.CaptureFixture[str]) -> None:
     with capfd.disabled():
         print(f"\n{output}")
     assert ran.returncode == 0
-    assert "Ran 8" in output or "Ran 7" in output, "all of them were found"
+    (count,) = re.findall(r"^Ran (\d+) tests", output, re.MULTILINE)
+    assert int(count) >= 70, "all of them were found"

@@ -1,18 +1,22 @@
 """Django's own tasks on this backend: on 6.0 and later Django's framework, before django-tasks."""
 
 import asyncio
+import copy
 import functools
 import json
 import logging
+import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.test import Client
 from django.utils import timezone
@@ -62,6 +66,12 @@ def heard() -> Iterator[Signals]:
     yield told
     for name, receiver in receivers.items():
         getattr(compat, name).disconnect(receiver)
+
+
+def pickled(task: Any) -> Any:
+    if not compat.NATIVE and task.wrapper is None:
+        return task  # which django-tasks does not provide for
+    return pickle.loads(pickle.dumps(task))
 
 
 def on_a_loop(test: Callable[..., Any]) -> Callable[..., None]:
@@ -315,6 +325,23 @@ def test_backoff_may_end_it(queue: str, handle: Handle, sqs: LocalSqs) -> None:
     assert (result.status, result.attempts) == ("FAILED", 1)
 
 
+def test_a_backoff_beyond_all_bounds_is_a_year(queue: str, handle: Handle, sqs: LocalSqs) -> None:
+    tasks.raise_.enqueue("OverflowError")
+    assert handle(*arrived(sqs, queue)) == []
+
+    assert waits(TaskRecord.objects.get(status="QUEUED")) == pytest.approx(365 * 86400, abs=5)
+
+
+def test_a_backoff_that_is_no_number_ends_it_with_the_tasks_error(
+    queue: str, handle: Handle, sqs: LocalSqs
+) -> None:
+    result = tasks.raise_.enqueue("FloatingPointError")
+    assert handle(*arrived(sqs, queue)) == []
+
+    result.refresh()
+    assert (result.status, result.errors[0].exception_class) == ("FAILED", FloatingPointError)
+
+
 def test_a_backoff_that_fails_ends_it_and_loses_neither_error(
     queue: str, work_off: WorkOff, settings: Any
 ) -> None:
@@ -350,6 +377,35 @@ def test_a_singleton_that_waits_has_had_no_attempt(queue: str, work_off: WorkOff
     run_due(queue, work_off)
     result.refresh()
     assert result.return_value == 1
+
+
+@pytest.mark.parametrize("task", [tasks.meet_a_lock, tasks.meet_a_lock_alone])
+def test_a_lock_error_of_a_tasks_own_is_a_failure_like_others(
+    queue: str, work_off: WorkOff, task: Any
+) -> None:
+    result = task.enqueue()
+    work_off(queue)
+    run_due(queue, work_off)
+
+    result.refresh()
+    assert (result.status, result.attempts) == ("FAILED", 2)
+    assert [each.exception_class.__name__ for each in result.errors] == ["LockError"] * 2
+
+
+def test_a_retry_that_the_task_asks_for_is_none_of_its_failures(
+    queue: str, work_off: WorkOff
+) -> None:
+    result = tasks.ask_twice_and_fail.enqueue()
+    work_off(queue)
+    for _ in range(2):
+        run_due(queue, work_off)
+    result.refresh()
+    assert (result.status, result.attempts) == ("READY", 3), "it has failed once"
+
+    run_due(queue, work_off)
+
+    result.refresh()
+    assert (result.status, result.attempts) == ("FAILED", 4)
 
 
 def test_a_killed_worker_process_is_an_error_and_the_task_runs_again(
@@ -452,6 +508,13 @@ def test_a_result_outlives_the_cleanup_of_its_first_record(queue: str, work_off:
     assert tasks.fail_until.get_result(result.id).status == "READY"
 
 
+def test_records_that_follow_each_other_in_a_circle_are_a_result_all_the_same(queue: str) -> None:
+    result = tasks.add.enqueue(1)
+    TaskRecord.objects.update(retry_of=result.id)
+
+    assert tasks.add.get_result(result.id).status == "READY"
+
+
 def test_every_status_maps_both_ways() -> None:
     mapped = {each: record_statuses(each) for each in compat.TaskResultStatus}
 
@@ -482,6 +545,17 @@ def test_signals_are_sent_by_the_backends_class_and_the_exception_is_at_hand(
         ],
         key=str,
     )
+
+
+def test_a_worker_process_tells_the_end_with_the_exception_at_hand(
+    queue: str, handle: Handle, sqs: LocalSqs
+) -> None:
+    tasks.exit_and_be_heard.enqueue()
+    handle(*arrived(sqs, queue))
+
+    heard = Effect.objects.get()
+    assert heard.name == "FAILED heard"
+    assert heard.process != os.getpid()
 
 
 def test_a_retry_is_not_finished(queue: str, handle: Handle, heard: Signals, sqs: LocalSqs) -> None:
@@ -556,6 +630,22 @@ def test_a_replay_goes_on_under_the_same_id(
     assert (result.status, result.attempts, len(result.errors)) == ("FAILED", 2, 2)
 
 
+def test_a_replay_keeps_its_priority_and_is_not_made_twice(admin_client: Client) -> None:
+    result = tasks.add.using(queue_name="table", priority=50).enqueue(1)
+    TaskRecord.objects.update(status="FAILED", end_time=timezone.now())
+    chosen = {"action": "replay", "_selected_action": [result.id]}
+
+    pages = [
+        admin_client.post("/admin/lambda_tasks/taskrecord/", chosen, follow=True) for _ in range(2)
+    ]
+
+    assert "1 task was replayed" in pages[0].content.decode()
+    assert "it was retried or replayed already" in pages[1].content.decode()
+    assert TaskRecord.objects.get(status="QUEUED").priority == 50
+    result.refresh()
+    assert result.status == "READY"
+
+
 def test_the_admin_shows_and_finds_positional_arguments(queue: str, admin_client: Client) -> None:
     result = tasks.leave_effect.enqueue("a needle")
 
@@ -595,6 +685,28 @@ def test_a_lambda_task_can_be_enqueued_through_djangos_interface(
         task.enqueue(1)
 
 
+def test_a_lambda_task_finds_the_backend_that_has_its_queue(settings: Any) -> None:
+    own = settings.TASKS["default"]
+    settings.TASKS = {"default": own | {"QUEUES": ["other"]}, "mine": own | {"QUEUES": ["default"]}}
+
+    assert django_task(lambda_tasks.add).backend == "mine"
+    with pytest.raises(InvalidTask, match="Queue 'default' is not valid"):
+        django_task(lambda_tasks.add, backend="default")
+
+
+def test_a_lambda_task_with_overrides_is_refused(queue: str) -> None:
+    with pytest.raises(TypeError, match=r"comes from using\(\)"):
+        django_task(lambda_tasks.add.using(delay=30))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
+def test_a_lambda_task_of_djangos_interface_can_be_copied(copied: Any) -> None:
+    task = django_task(lambda_tasks.add).using(queue_name="other")
+
+    assert copied(task) == task
+    assert copied(tasks.fail_until).max_attempts == 3
+
+
 @on_a_loop
 async def test_its_async_form_keeps_retries_and_signals(
     queue: str, handle: Handle, heard: Signals, sqs: LocalSqs
@@ -608,8 +720,6 @@ async def test_its_async_form_keeps_retries_and_signals(
 
 
 def test_without_a_backend_that_runs_it_there_is_a_clear_error(settings: Any) -> None:
-    from django.core.exceptions import ImproperlyConfigured
-
     settings.TASKS = {"default": {"BACKEND": IMMEDIATE}}
 
     with pytest.raises(ImproperlyConfigured, match=r"lambda_tasks\.backends\.LambdaTasksBackend"):
@@ -643,6 +753,56 @@ def test_a_secret_is_kept_out_of_the_table_and_the_result(
     assert result.return_value == 5
     with pytest.raises(TypeError, match="Pass it by keyword"):
         tasks.pay.enqueue(5, "sk-hidden")
+
+
+def test_secrets_that_travel_under_any_name_are_kept_out_too(
+    queue: str, work_off: WorkOff, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_REDACT = ["token"]
+
+    result = tasks.return_words.enqueue(token="sk-hidden")
+
+    assert "sk-hidden" not in str(list(TaskRecord.objects.values())) + str(result)
+    work_off(queue)
+    result.refresh()
+    assert result.return_value == [{"token": "sk-hidden"}]
+
+
+@pytest.mark.parametrize("call", ["alice", b"alice", 5])
+def test_of_many_calls_one_that_is_none_is_refused(call: Any) -> None:
+    with pytest.raises(TypeError, match=r"is no call\. Use a mapping of keyword arguments"):
+        tasks.add.enqueue_many([(1,), call])
+
+
+@pytest.mark.parametrize("year", [1, 1969, 9999])
+def test_a_moment_that_can_not_travel_is_refused(year: int) -> None:
+    with pytest.raises(InvalidTask, match="outside the years 1970 to 8999"):
+        tasks.add.using(run_after=datetime(year, 6, 1, tzinfo=UTC))
+
+
+def test_a_moment_without_a_time_zone_is_refused(settings: Any) -> None:
+    settings.USE_TZ = False  # where Django would take it
+
+    with pytest.raises(InvalidTask, match="has no time zone"):
+        tasks.add.using(run_after=datetime(2030, 1, 1))
+
+
+def test_a_whole_number_is_a_priority_whatever_its_type() -> None:
+    task = tasks.add.using(priority=5.0, queue_name="table")
+
+    task.enqueue(1)
+
+    assert TaskRecord.objects.get().priority == 5
+
+
+def test_a_declaration_leaves_errors_of_the_settings_to_the_checks(settings: Any) -> None:
+    settings.LAMBDA_TASKS_EAGER = "perhaps"
+
+    task = task_with_options(max_attempts=2)(tasks.add.func)
+
+    assert [each.id for each in run_checks() if "LAMBDA_TASKS_EAGER" in each.msg]
+    with pytest.raises(ImproperlyConfigured, match="LAMBDA_TASKS_EAGER"):
+        task.enqueue(1)
 
 
 @pytest.mark.parametrize(
@@ -691,6 +851,11 @@ def test_a_module_that_no_worker_imports_is_refused_at_the_call(settings: Any) -
             {"QUEUES": ["table"], "OPTIONS": {"ENQUEUE_ON_COMMIT": False}},
             "the queue 'table' is a table",
         ),
+        (
+            {"QUEUES": [], "OPTIONS": {"ENQUEUE_ON_COMMIT": False}},
+            "the queue 'table' is a table",
+        ),
+        ({"OPTIONS": {"DATABASE": "nope"}}, "'nope', which is no alias of DATABASES"),
     ],
 )
 def test_the_check_command_tells_what_can_not_work(
@@ -699,6 +864,12 @@ def test_the_check_command_tells_what_can_not_work(
     settings.TASKS = {"default": settings.TASKS["default"] | backend}
 
     assert [each for each in task_backends["default"].check() if problem in each.msg]
+
+
+def test_the_check_command_is_content_with_local_workers(settings: Any) -> None:
+    settings.LAMBDA_TASKS_LOCAL_WORKERS = 2  # in development, of what is sent at once elsewhere
+
+    assert task_backends["at_once"].check() == []
 
 
 def test_the_check_command_is_content_with_these_settings() -> None:

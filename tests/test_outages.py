@@ -18,7 +18,7 @@ from redis import Redis
 from lambda_tasks import handler
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from tests.app import outages, tasks
+from tests.app import django_tasks, outages, tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, bodies_in, body, record_of, sqs_event, wait_for
 from tests.servers.lambda_runtime import LambdaProcess
@@ -270,6 +270,19 @@ def test_a_singleton_that_can_not_ask_redis_for_its_lock_runs_when_it_can(
     TaskRecord.objects.update(run_after=None)
     assert handle(body(outages.aalone_until, name="x", gate=gate, _id=retry.id)) == []
     assert effects() == {"x"}
+
+
+def test_while_redis_can_not_be_asked_a_django_task_has_no_attempt(
+    handle: Handle, own_redis: RedisServer, queue: str, sqs: LocalSqs
+) -> None:
+    own_redis.stop()
+    result = django_tasks.aalone.enqueue()
+
+    assert handle(*map(json.dumps, bodies_in(sqs, queue))) == []
+
+    result.refresh()
+    assert (result.status, result.attempts, result.errors) == ("READY", 0, [])
+    assert TaskRecord.objects.filter(status="RETRYING").count() == 1
 
 
 @on_postgresql

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -14,7 +15,7 @@ from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils import timezone
 from django.utils.asyncio import async_unsafe
 
@@ -22,7 +23,7 @@ from .. import conf, registry, runtime
 from ..core.arguments import refuse_positional
 from ..core.message import Message, Outgoing
 from ..decorators import LambdaTaskWrapper
-from ..enqueue.prepare import prepare
+from ..enqueue.prepare import check_run_after, prepare
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     AnyResult,
@@ -60,18 +61,16 @@ class LambdaTasksBackend(BaseTaskBackend):
     @property
     def supports_priority(self) -> bool:  # type: ignore[override]
         """Database queues have priorities, SQS has none."""
-        settings = conf.current()
-        return any(
-            settings.is_table(queue)
-            for name, queue in settings.queues.items()
-            if not self.queues or name in self.queues
-        )
+        return any(conf.current().is_table(queue) for queue in self._own_queues())
 
     def validate_task(self, task: AnyTask) -> None:
         """Raise InvalidTask for what can't run on this backend."""
+        if conf.errors():
+            return  # for manage.py check to tell, which imports this task's module first
         super().validate_task(task)
         options = options_of(task)
         check_attempts(task)
+        _checked_run_after(task)
         settings = conf.current()
         queue = settings.queues.get(task.queue_name)
         if queue is None:
@@ -143,12 +142,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         return str(self.options.get("DATABASE", DEFAULT_DB_ALIAS))
 
     def _ready_many(self, task: AnyTask, calls: Iterable[Call]) -> list[Ready]:
-        return [
-            self._ready(task, (), call)
-            if isinstance(call, Mapping)
-            else self._ready(task, call, {})
-            for call in calls
-        ]
+        return [self._ready(task, *_split(task, call)) for call in calls]
 
     def _ready(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ready:
         self.validate_task(task)
@@ -165,8 +159,8 @@ class LambdaTasksBackend(BaseTaskBackend):
             invocation_id=uuid.uuid4(),
             backend=self.alias,
             queue=task.queue_name,
-            run_after=task.run_after,
-            priority=task.priority,
+            run_after=_checked_run_after(task),
+            priority=int(task.priority),
             secret=secret,
         )
         outgoing = prepare(
@@ -237,35 +231,76 @@ class LambdaTasksBackend(BaseTaskBackend):
             if name not in OPTIONS:
                 close = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.3)
                 yield f"OPTIONS has no {name!r}. Did you mean {(close or OPTIONS)[0]!r}?"
-        if conf.errors():
-            return
-        settings = conf.current()
-        for name in sorted(self.queues):
-            if name not in settings.queues:
-                known = ", ".join(map(repr, settings.queues))
-                yield f"QUEUES names {name!r}, and LAMBDA_TASKS_QUEUES has {known}."
-            elif not self._on_commit and settings.is_table(settings.queues[name]):
+        if self._database not in connections:
+            yield f"OPTIONS['DATABASE'] is {self._database!r}, which is no alias of DATABASES."
+        if not conf.errors():
+            yield from self._problems_of_queues()
+
+    def _problems_of_queues(self) -> Iterator[str]:
+        queues = conf.current().queues
+        for name in sorted(self.queues - queues.keys()):
+            known = ", ".join(map(repr, queues))
+            yield f"QUEUES names {name!r}, and LAMBDA_TASKS_QUEUES has {known}."
+        for queue in self._own_queues():
+            if not self._on_commit and isinstance(queue, conf.DatabaseQueue):
                 yield (
-                    f"ENQUEUE_ON_COMMIT is False, and the queue {name!r} is a table, where a "
+                    f"ENQUEUE_ON_COMMIT is False, and the queue {queue.name!r} is a table, where a "
                     "message can't be seen before the commit."
                 )
 
+    def _own_queues(self) -> Iterator[conf.Queue]:
+        for name, queue in conf.current().queues.items():
+            if not self.queues or name in self.queues:
+                yield queue
 
-def django_task(wrapper: LambdaTaskWrapper[..., Any]) -> LambdaTask:
+
+def django_task(wrapper: LambdaTaskWrapper[..., Any], *, backend: str | None = None) -> LambdaTask:
     """A @lambda_task for Django's interface: `django_task(send_mail).enqueue(user_id=1)`.
 
-    Its backend is the first in TASKS that is a LambdaTasksBackend, "default" before others. Raises
-    ImproperlyConfigured where there is none.
+    `backend` is an alias of TASKS; without it the first LambdaTasksBackend there that has the
+    task's queue, "default" before others. Raises ImproperlyConfigured where there is none, and
+    TypeError for what `using()` has returned: call that of the result.
     """
+    if wrapper.has_overrides:
+        raise TypeError(
+            f"{wrapper.name} comes from using(). Pass the task itself, and call using() of what "
+            "django_task() returns."
+        )
+    alias = backend or _backend_for(wrapper.options.queue)
+    declare = task(queue_name=wrapper.options.queue, backend=alias, wrapper=wrapper)
+    return declare(wrapper.__wrapped__)
+
+
+def _backend_for(queue: str) -> str:
     aliases = sorted(task_backends, key=lambda alias: alias != DEFAULT_TASK_BACKEND_ALIAS)
-    for alias in aliases:
-        if isinstance(task_backends[alias], LambdaTasksBackend):
-            declare = task(queue_name=wrapper.options.queue, backend=alias, wrapper=wrapper)
-            return declare(wrapper.__wrapped__)
-    raise ImproperlyConfigured(
-        "No backend in TASKS runs a @lambda_task. Add one: "
-        'TASKS = {"default": {"BACKEND": "lambda_tasks.backends.LambdaTasksBackend"}}'
-    )
+    ours = [alias for alias in aliases if isinstance(task_backends[alias], LambdaTasksBackend)]
+    if not ours:
+        raise ImproperlyConfigured(
+            "No backend in TASKS runs a @lambda_task. Add one: "
+            'TASKS = {"default": {"BACKEND": "lambda_tasks.backends.LambdaTasksBackend"}}'
+        )
+    having = (alias for alias in ours if queue in (task_backends[alias].queues or {queue}))
+    return next(having, ours[0])
+
+
+def _split(task: AnyTask, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Positional and named arguments of one of many calls."""
+    if isinstance(call, Mapping):
+        return (), call
+    if isinstance(call, str | bytes) or not isinstance(call, Sequence):
+        raise TypeError(
+            f"{task.module_path}: {call!r} is no call. Use a mapping of keyword arguments, or a "
+            "sequence of positional ones."
+        )
+    return call, {}
+
+
+def _checked_run_after(task: AnyTask) -> datetime | None:
+    """Raises InvalidTask for a moment that can't travel."""
+    try:
+        return None if task.run_after is None else check_run_after(task.run_after)
+    except ValueError as error:
+        raise InvalidTask(f"{task.module_path}: {error}") from None
 
 
 def _arguments(
@@ -287,4 +322,4 @@ def _arguments(
                 f"{task.module_path}: LAMBDA_TASKS_REDACT names the parameter {name!r}. Pass it by "
                 "keyword, as secrets are kept apart by their names."
             )
-    return positional, named, secret.intersection(parameters)
+    return positional, named, secret.intersection((*parameters, *named))

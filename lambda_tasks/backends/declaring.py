@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 
+from django.utils.module_loading import import_string
+
 from ..core.options import OptionNames, TaskOptions, parse_options
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -48,6 +50,13 @@ class LambdaTask(AnyTask):
     """At most one running at a time, by a lock; another waits, which counts as no attempt."""
     wrapper: "LambdaTaskWrapper[..., Any] | None" = None
     """The @lambda_task that it stands for."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Its dotted name leads to the @lambda_task, and not to a Task as Django expects."""
+        if self.wrapper is None:
+            return AnyTask.__reduce_ex__(self, protocol)
+        changes = {name: getattr(self, name) for name in ("priority", "queue_name", "run_after")}
+        return _restored, (self.wrapper.name, self.backend, changes)
 
     def enqueue_many(self, calls: Iterable[Call]) -> list[AnyResult]:
         """Enqueue a call for each: a mapping of keyword arguments, or a sequence of positional
@@ -144,6 +153,13 @@ def check_attempts(task: AnyTask) -> None:
         )
     if task.backoff is not None and attempts == 1:
         raise InvalidTask(f"{name}: backoff is set and max_attempts is 1. Raise max_attempts.")
+
+
+def _restored(name: str, backend: str, changes: dict[str, Any]) -> AnyTask:
+    """A copied or unpickled LambdaTask that stands for a @lambda_task."""
+    from .backend import django_task
+
+    return django_task(import_string(name), backend=backend).using(**changes)
 
 
 def _backend_of(task: AnyTask) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..core.lifecycle import Raised, Status
-from ..errors import TaskCancelled
+from ..errors import SingletonLockUnknown, TaskCancelled
 from .compat import (
     AnyResult,
     AnyTask,
@@ -30,7 +30,13 @@ RESULT_STATUSES: Final[Mapping[Status, TaskResultStatus]] = {
 
 CANCELLED: Final = Raised.by(TaskCancelled(), "It was cancelled.")
 
-LOCK_IS_TAKEN: Final = "redis.exceptions.LockError"
+HAS_WAITED: Final = frozenset(
+    {
+        "lambda_tasks.execution.lock_error.SingletonLockError",
+        f"{SingletonLockUnknown.__module__}.{SingletonLockUnknown.__qualname__}",
+    }
+)
+"""Classes of what keeps a singleton from beginning."""
 
 
 def record_statuses(status: TaskResultStatus) -> list[Status]:
@@ -67,8 +73,8 @@ def as_task_error(raised: Raised) -> TaskError:
 
 
 def _has_only_waited(record: "TaskRecord") -> bool:
-    """A singleton that found its lock taken has not begun."""
-    return record.status == Status.RETRYING and record.exception_class == LOCK_IS_TAKEN
+    """A singleton that did not get its lock has not begun."""
+    return record.status == Status.RETRYING and record.exception_class in HAS_WAITED
 
 
 def _error(record: "TaskRecord") -> TaskError | None:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 from collections.abc import Awaitable
 from functools import cached_property
 from typing import Any, Final
@@ -27,8 +28,12 @@ AGAIN: Final = (Exception, HardTimeLimitExceeded)
 WAITING: Final = RetryRule()
 """For what is no failure: a lock that is taken, a retry that the task has asked for."""
 
+ASKED_FOR: Final = f"{Retry.__module__}.{Retry.__qualname__}"
+
 GROWING: Final = RetryRule(retry_delay=5, retry_backoff=2)
 """Where the task has no `backoff`."""
+
+LONGEST_BACKOFF_S: Final = 365 * 24 * 3600.0
 
 
 class DjangoTaskRunner:
@@ -44,7 +49,10 @@ class DjangoTaskRunner:
     def secret_names(self) -> frozenset[str]:
         """The parameters that LAMBDA_TASKS_REDACT names."""
         redact = conf.current().redact
-        return redact.intersection(inspect.signature(self.django_task.func).parameters)
+        parameters = inspect.signature(self.django_task.func).parameters
+        if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            return redact
+        return redact.intersection(parameters)
 
     def check(self) -> None:
         """See ports.Task. What can't work is refused at the declaration."""
@@ -117,13 +125,13 @@ class DjangoTaskCall:
         if self._waits(error):
             n_retries = self._message.n_retries
             return WAITING.delay_s(error, n_retries=n_retries, jitter_s=jitter_s)
-        task, attempts = self._runner.django_task, self._result.now.attempts
+        task, failures = self._runner.django_task, self._failures()
         if not isinstance(task, LambdaTask) or not isinstance(error, AGAIN):
             return None
-        if attempts >= task.max_attempts:
+        if failures >= task.max_attempts:
             return None
         if task.backoff is None:
-            return GROWING.delay_s(error, n_retries=attempts - 1, jitter_s=jitter_s)
+            return GROWING.delay_s(error, n_retries=failures - 1, jitter_s=jitter_s)
         return self._by_backoff(task, error)
 
     def ended(self, outcome: Outcome, error: BaseException | None) -> None:
@@ -131,17 +139,27 @@ class DjangoTaskCall:
 
     def _waits(self, error: BaseException) -> bool:
         if self._runner.options.singleton:
-            from redis.exceptions import LockError
+            from ..execution.lock_error import SingletonLockError
 
-            return isinstance(error, LockError | Retry)
+            return isinstance(error, SingletonLockError | Retry)
         return isinstance(error, Retry)
+
+    def _failures(self) -> int:
+        """This attempt, and those before it that were none of them asked for by the task."""
+        result = self._result.now
+        asked_for = sum(each.exception_class_path == ASKED_FOR for each in result.errors)
+        return int(result.attempts) - asked_for
 
     def _by_backoff(self, task: LambdaTask, error: BaseException) -> float | None:
         assert task.backoff is not None
         result = self._result.with_error(error)
         try:
             delay_s = task.backoff(error, result)
-            return None if delay_s is None else max(float(delay_s), 0.0)
+            if delay_s is None:
+                return None
+            if math.isnan(delay_s):
+                raise ValueError(f"It returned {delay_s!r}.")
+            return min(max(float(delay_s), 0.0), LONGEST_BACKOFF_S)
         except Exception:
             logger.exception("%s has no further attempt: its backoff failed", self._runner.name)
             return None

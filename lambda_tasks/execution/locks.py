@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from django.core.cache import caches
 
-from ..errors import Retry
+from ..errors import SingletonLockUnknown
 from ..ports import Records
 
 logger = logging.getLogger("lambda_tasks")
@@ -34,8 +34,8 @@ class SingletonLocks:
     def held(self, key: str, *, timeout_s: float) -> Iterator[None]:
         """Held in the body.
 
-        Raises redis.exceptions.LockError where another holds it, and Retry where Redis can't be
-        reached: whether another holds it is not known.
+        Raises SingletonLockError, a redis.exceptions.LockError, where another holds it, and
+        SingletonLockUnknown where Redis can't be asked.
         """
         client = _redis_client(caches[self._cache_alias()])
         lock = _in_redis(client, key, timeout_s) if client else self._in_database(key, timeout_s)
@@ -61,7 +61,9 @@ def _in_redis(client: Any, key: str, timeout_s: float) -> Iterator[None]:
     try:
         is_taken = not lock.acquire()
     except RedisError as error:
-        raise Retry(f"Redis can't be asked for {key}.", delay=OUTAGE_RETRY_S) from error
+        raise SingletonLockUnknown(
+            f"Redis can't be asked for {key}.", delay=OUTAGE_RETRY_S
+        ) from error
     if is_taken:
         raise _taken(key)
     try:
@@ -85,6 +87,6 @@ def _redis_client(cache: Any) -> Any | None:
 
 
 def _taken(key: str) -> Exception:
-    from redis.exceptions import LockError
+    from .lock_error import SingletonLockError
 
-    return LockError(f"{key} is held by another run.")
+    return SingletonLockError(f"{key} is held by another run.")

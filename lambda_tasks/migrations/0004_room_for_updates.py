@@ -25,4 +25,6 @@ def fill(apps: Any, schema_editor: Any) -> None:
 class Migration(migrations.Migration):
     dependencies = [("lambda_tasks", "0003_django_tasks")]  # noqa: RUF012
 
-    operations = [migrations.RunPython(leave_room, fill)]  # noqa: RUF012
+    operations = [  # noqa: RUF012
+        migrations.RunPython(leave_room, fill, hints={"model_name": "taskrecord"})
+    ]

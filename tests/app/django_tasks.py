@@ -3,20 +3,25 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import django
+from django.dispatch import receiver
+from redis.exceptions import LockError
 
-from lambda_tasks import SoftTimeLimitExceeded
+from lambda_tasks import Retry, SoftTimeLimitExceeded
 from lambda_tasks.backends import task as task_with_options
 from tests.app.models import Effect
 
 if TYPE_CHECKING or django.VERSION < (6, 0):
     from django_tasks import task
+    from django_tasks.signals import task_finished
 else:
     from django.tasks import task
+    from django.tasks.signals import task_finished
 
 
 @task
@@ -119,12 +124,17 @@ def ask(error: BaseException, result: Any) -> float | None:
             raise ValueError("a backoff with a fault")
         case TimeoutError():
             return 3 * 3600.0
+        case OverflowError():
+            return float("inf")
+        case FloatingPointError():
+            return float("nan")
     return 100.0 * int(result.attempts)
 
 
 @task_with_options(max_attempts=3, backoff=ask)
 def raise_(name: str) -> None:
-    kinds = {each.__name__: each for each in (LookupError, TimeoutError, OSError)}
+    known = (LookupError, TimeoutError, OSError, OverflowError, FloatingPointError)
+    kinds = {each.__name__: each for each in known}
     raise kinds.get(name, ZeroDivisionError)(name)
 
 
@@ -148,6 +158,40 @@ async def ignore_soft_timeout() -> None:
 @task_with_options(singleton=True, max_attempts=1, takes_context=True)
 def alone(context: Any) -> Any:
     return context.attempt
+
+
+@task_with_options(singleton=True)
+async def aalone() -> None: ...
+
+
+@task_with_options(max_attempts=2)
+def meet_a_lock() -> None:
+    raise LockError("of another kind than the singleton's")
+
+
+@task_with_options(max_attempts=2, singleton=True)
+def meet_a_lock_alone() -> None:
+    raise LockError("of another kind than the singleton's")
+
+
+@task_with_options(max_attempts=2, takes_context=True)
+def ask_twice_and_fail(context: Any) -> None:
+    if context.attempt <= 2:
+        raise Retry
+    raise ConnectionError(f"attempt {context.attempt}")
+
+
+@task
+def exit_and_be_heard() -> None:
+    raise SystemExit("heard")
+
+
+@receiver(task_finished)
+def leave_what_is_heard(task_result: Any, **_: Any) -> None:
+    """In whatever process it is told."""
+    if task_result.task.func is exit_and_be_heard.func:
+        heard = f"{task_result.status} {sys.exc_info()[1]}"
+        Effect.objects.create(name=heard, process=os.getpid())
 
 
 @task_with_options(max_attempts=2)

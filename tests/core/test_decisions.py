@@ -12,7 +12,7 @@ from redis.exceptions import LockError, RedisError
 from lambda_tasks.core.batching import BatchLimits, take_batch
 from lambda_tasks.core.options import parse_options
 from lambda_tasks.core.retries import RetryRule, retry_id
-from lambda_tasks.errors import Retry
+from lambda_tasks.errors import Continue, Retry
 
 sizes = st.lists(st.integers(1, 30), max_size=60)
 
@@ -109,3 +109,11 @@ def test_a_singleton_retries_its_taken_lock_or_ignores_it() -> None:
 
     assert retried.retries(LockError())
     assert ignored.retry_rule.ignores(LockError())
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "5", True])
+def test_a_delay_that_is_none_is_refused_where_it_is_raised(delay: Any) -> None:
+    with pytest.raises(ValueError, match=r"delay is .* Use seconds, from 0 up"):
+        raise Retry(delay=delay)
+    with pytest.raises(ValueError, match=r"delay is .* Use seconds, from 0 up"):
+        raise Continue(None, delay=delay)
