@@ -10,6 +10,7 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.test import TestCase, TransactionTestCase
 from django.utils import timezone
+from pydantic import SecretStr
 
 from lambda_tasks import TaskFailed, handler, testing
 from lambda_tasks.local import LambdaContext
@@ -26,8 +27,8 @@ from lambda_tasks.testing import (
     run_enqueued,
     simulate,
 )
-from tests.app import django_tasks, tasks
-from tests.app.models import Effect
+from tests.app import django_tasks, secretive, tasks
+from tests.app.models import Effect, Seat
 
 own: Any = tasks
 django: Any = django_tasks
@@ -141,6 +142,40 @@ class Helpers:
             captured.run()
         assert names() == ["effect"]
 
+    def test_what_runs_after_the_capture_is_captured_too(self, captured_tasks: Any) -> None:
+        with capture_tasks() as captured:
+            own.enqueue_another.execute_on_commit(name="x")
+
+        records = captured.run()
+
+        assert [record.status for record in records] == ["SUCCESS"] * 2
+        assert len(captured_tasks) == 0, "nothing has left it"
+
+    def test_many_calls_are_no_endless_chain_and_one_is(
+        self, captured_tasks: CapturedTasks, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr("lambda_tasks.testing.capturing.MOST_ROUNDS", 3)
+        django.aadd.enqueue_many((number,) for number in range(10))
+        assert len(run_enqueued()) == 10
+
+        own.call_itself.execute_on_commit()
+        with pytest.raises(AssertionError, match="After 3 rounds tasks still enqueue others"):
+            run_enqueued()
+
+    def test_it_does_not_matter_how_an_argument_was_passed(
+        self, captured_tasks: CapturedTasks
+    ) -> None:
+        django.add.enqueue(1, b=3)
+        django.return_words.enqueue((1, 2))
+        secretive.pay_direct.execute_on_commit(token=SecretStr("sk-1"))
+
+        assert assert_enqueued(django.add, a=1, b=3).args == [1]
+        assert assert_enqueued(django.add, 1, 3).args == [1]
+        assert assert_enqueued(django.return_words, (1, 2))
+        assert assert_enqueued(secretive.pay_direct, token="sk-1")
+        with pytest.raises(TypeError, match="unexpected keyword argument 'c'"):
+            assert_enqueued(django.add, c=1)
+
     def test_signed_messages_run(self, captured_tasks: CapturedTasks, settings: Any) -> None:
         settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32]
         invocation = own.add.execute_on_commit(a=1)
@@ -165,7 +200,7 @@ class Helpers:
         for task, args, kwargs, shown in [
             (own.add, (), {"a": 2}, "add(a=1)>, which differs in a"),
             (own.add, (), {"a": 1, "b": 2}, "add(a=1)>, which differs in b"),
-            (django.aadd, (2,), {}, "aadd(1, b=5)>, which differs in positional arguments"),
+            (django.aadd, (2,), {}, "aadd(1, b=5)>, which differs in a"),
             (own.aadd, (), {}, "Of this task there is none, but of tests.app.tasks.add"),
         ]:
             with pytest.raises(AssertionError) as caught:
@@ -186,6 +221,12 @@ class Helpers:
         with pytest.raises(AssertionError, match=r"another app\.Effect"):
             assert_idempotent(django.leave_effect, "effect")
         async_to_sync(aassert_idempotent)(own.aadd, a=1)
+
+    def test_idempotence_of_rows_with_composite_keys(self) -> None:
+        Seat.objects.create(row=1, number=2, taken_by="x")
+        assert_idempotent(own.add, a=1)
+        with pytest.raises(AssertionError, match=r"in app\.Seat \(1, 2\) another taken_by"):
+            assert_idempotent(own.take_seat, row=1, number=2)
 
     def test_a_keyboard_interrupt_goes_through(self, captured_tasks: CapturedTasks) -> None:
         for task in (django.interrupt, django.ainterrupt):

@@ -235,8 +235,8 @@ def _travelling(hint: Any) -> Any:
     return get_origin(hint)[tuple(_travelling(part) for part in parts)]
 
 
-def _reveal(secret: pydantic.SecretStr | pydantic.SecretBytes) -> str | bytes:
-    return secret.get_secret_value()
+def _reveal(secret: pydantic.SecretStr | pydantic.SecretBytes | str | bytes) -> str | bytes:
+    return secret if isinstance(secret, str | bytes) else secret.get_secret_value()
 
 
 def _refuse_hidden_secrets(function: str, name: str, hint: Any) -> None:

@@ -1,17 +1,23 @@
 """What a test may claim of tasks."""
 
 import difflib
-from collections.abc import Collection, Iterator
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.db.models import Model
+from django.test.testcases import (  # type: ignore[attr-defined] # of 5.2, and its stubs not
+    DatabaseOperationForbidden,
+)
 
+from ..core.arguments import refuse_positional
 from ..decorators import LambdaTaskWrapper
 from .capturing import CapturedTasks, capture_tasks, captured_now
 from .events import CapturedTask
 
+Named = Mapping[str, Any]
 Row = dict[str, Any]
 Tables = dict[str, dict[Any, Row]]
 
@@ -20,15 +26,17 @@ def assert_enqueued(task: Any, /, *args: Any, **kwargs: Any) -> CapturedTask:
     """That a call with these arguments was enqueued; returns the first such call.
 
     Arguments that are not named may be anything. `task` is a @lambda_task or a task of
-    django.tasks; `args` are for the latter. The error shows calls that come near.
+    django.tasks; `args` are for the latter, where it does not matter which of the two ways an
+    argument is passed. The error shows calls that come near.
+    Raises TypeError for arguments that the task does not take.
     """
     captured = captured_now()
     name = _name_of(task)
-    wanted = _as_json(task, kwargs)
+    wanted = _as_json(task, args, kwargs)
     for call in captured:
-        if call.task_name == name and _matches(call, args, wanted):
+        if call.task_name == name and not _differing(task, call, wanted):
             return call
-    raise AssertionError(_near_misses(captured, name, args, wanted))
+    raise AssertionError(_near_misses(task, captured, args, kwargs, wanted))
 
 
 def assert_idempotent(
@@ -71,29 +79,56 @@ def _name_of(task: Any) -> str:
     return name
 
 
-def _as_json(task: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The named arguments as they travel; one alone need not be a valid call."""
-    if isinstance(task, LambdaTaskWrapper):
-        return task.arguments.some_to_json(kwargs)
+def _as_json(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Named:
+    """Some arguments by the names of their parameters, as they travel.
+
+    Raises TypeError for arguments that the task does not take.
+    """
+    wrapper = _wrapper_of(task)
+    if wrapper is not None:
+        refuse_positional(wrapper.name, args)
+        return wrapper.arguments.some_to_json(kwargs)
     from ..backends.compat import normalize_json
 
-    normalized: dict[str, Any] = normalize_json(kwargs)
-    return normalized
+    return _by_name(task, normalize_json(list(args)), normalize_json(dict(kwargs)))
 
 
-def _matches(call: CapturedTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    positional = list(args) == call.args[: len(args)]
-    return positional and kwargs.items() <= call.kwargs.items()
+def _by_name(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Named:
+    signature = inspect.signature(task.func)
+    if task.takes_context:
+        parameters = list(signature.parameters.values())[1:]
+        signature = signature.replace(parameters=parameters)
+    return signature.bind_partial(*args, **kwargs).arguments
+
+
+def _wrapper_of(task: Any) -> LambdaTaskWrapper[..., Any] | None:
+    """Also of a task of django.tasks that stands for a @lambda_task."""
+    return task if isinstance(task, LambdaTaskWrapper) else getattr(task, "wrapper", None)
+
+
+def _differing(task: Any, call: CapturedTask, wanted: Named) -> list[str]:
+    """The parameters for which a call was given something else, or nothing."""
+    given = call.kwargs if _wrapper_of(task) else _by_name(task, call.args, call.kwargs)
+    missing = object()
+    return [name for name, value in wanted.items() if given.get(name, missing) != value]
 
 
 def _near_misses(
-    captured: CapturedTasks, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    task: Any,
+    captured: CapturedTasks,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    wanted: Named,
 ) -> str:
+    name = _name_of(task)
     shown = [*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())]
     head = f"{name}({', '.join(shown)}) was not enqueued."
     same = [call for call in captured if call.task_name == name]
     if same:
-        calls = "\n".join(f"  {call!r}{_difference(call, args, kwargs)}" for call in same[:10])
+        calls = "\n".join(
+            f"  {call!r}, which differs in {', '.join(_differing(task, call, wanted))}"
+            for call in same[:10]
+        )
         return f"{head} Of this task there are\n{calls}"
     others = sorted({call.task_name for call in captured})
     if not others:
@@ -102,18 +137,10 @@ def _near_misses(
     return f"{head} Of this task there is none, but of {', '.join(near)}."
 
 
-def _difference(call: CapturedTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    missing = object()
-    names = [key for key, value in kwargs.items() if call.kwargs.get(key, missing) != value]
-    if list(args) != call.args[: len(args)]:
-        names.insert(0, "positional arguments")
-    return f", which differs in {', '.join(names)}"
-
-
 def _tables(ignore: Collection[str]) -> Tables:
     models = [model for model in apps.get_models() if model._meta.app_label != "lambda_tasks"]
     return {
-        model._meta.label: {row[model._meta.pk.attname]: row for row in _rows(model, ignore)}
+        model._meta.label: {_key(model, row): row for row in _rows(model, ignore)}
         for model in models
         if model._meta.managed and not model._meta.proxy
     }
@@ -121,8 +148,16 @@ def _tables(ignore: Collection[str]) -> Tables:
 
 def _rows(model: type[Model], ignore: Collection[str]) -> Iterator[Row]:
     label = model._meta.label
-    for row in model._base_manager.values():
+    try:
+        rows = list(model._base_manager.values())
+    except DatabaseOperationForbidden:
+        return  # of a database that a TestCase does not name in its `databases`
+    for row in rows:
         yield {name: value for name, value in row.items() if f"{label}.{name}" not in ignore}
+
+
+def _key(model: type[Model], row: Row) -> tuple[Any, ...]:
+    return tuple(row[field.attname] for field in model._meta.pk_fields)
 
 
 def _differences(once: Tables, twice: Tables) -> Iterator[str]:

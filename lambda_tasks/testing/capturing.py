@@ -20,8 +20,9 @@ from .inline import CapturingRuntime
 if TYPE_CHECKING:
     from ..models import TaskRecord
 
-MOST_RUNS: Final = 1000
-"""Of one run_enqueued(): what still enqueues then does so for ever."""
+MOST_ROUNDS: Final = 1000
+"""Of one run_enqueued(), each of what the one before has enqueued: what still enqueues then does so
+for ever."""
 
 MOST_DELIVERIES: Final = 10
 
@@ -37,7 +38,6 @@ class CapturedTasks(Sequence[CapturedTask]):
         self._runtime = capturing
         self._done: set[UUID] = set()
         self._kept: list[Outgoing] = []
-        self._is_open = True
 
     def __repr__(self) -> str:
         return repr(list(self))
@@ -50,6 +50,9 @@ class CapturedTasks(Sequence[CapturedTask]):
     def __len__(self) -> int:
         return len(self._all())
 
+    def __iter__(self) -> Iterator[CapturedTask]:
+        return iter([CapturedTask(outgoing) for outgoing in self._all()])
+
     @overload
     def __getitem__(self, index: int) -> CapturedTask: ...
 
@@ -57,8 +60,7 @@ class CapturedTasks(Sequence[CapturedTask]):
     def __getitem__(self, index: slice) -> list[CapturedTask]: ...
 
     def __getitem__(self, index: int | slice) -> CapturedTask | list[CapturedTask]:
-        found = [CapturedTask(outgoing) for outgoing in self._all()]
-        return found[index]
+        return list(self)[index]
 
     def run(self, *, raise_failures: bool = True) -> "list[TaskRecord]":
         """Run what has not run yet, and what that enqueues, as if all had been committed.
@@ -72,25 +74,28 @@ class CapturedTasks(Sequence[CapturedTask]):
     async def arun(self, *, raise_failures: bool = True) -> "list[TaskRecord]":
         """See run()."""
         ran: list[UUID] = []
-        while outstanding := await sync_to_async(self._outstanding)():
-            for outgoing in outstanding:
-                if len(ran) >= MOST_RUNS:
-                    raise AssertionError(f"After {MOST_RUNS} runs tasks still enqueue others.")
-                self._done.add(outgoing.message.invocation_id)
-                ran.append(outgoing.message.invocation_id)
-                await self._deliver(outgoing)
+        # Also after capture_tasks(): what runs now may enqueue, and nothing is to leave.
+        with runtime.replaced_by(self._runtime):
+            for _ in range(MOST_ROUNDS):
+                outstanding = await sync_to_async(self._outstanding)()
+                if not outstanding:
+                    break
+                for outgoing in outstanding:
+                    self._done.add(outgoing.message.invocation_id)
+                    ran.append(outgoing.message.invocation_id)
+                    await self._deliver(outgoing)
+            else:
+                raise AssertionError(f"After {MOST_ROUNDS} rounds tasks still enqueue others.")
         return await sync_to_async(self._records)(ran, raise_failures=raise_failures)
 
-    def close(self) -> None:
-        """Keep what there is by now."""
-        self._kept, self._is_open = self._all(), False
+    def keep(self) -> None:
+        """What there is by now, whatever becomes of its transaction."""
+        self._kept = self._all()
 
     def _all(self) -> list[Outgoing]:
-        if not self._is_open:
-            return self._kept
         enqueuer = self._runtime.enqueuer
         by_id: dict[UUID, Outgoing] = {}
-        for outgoing in (*self._runtime.sender.sent, *enqueuer.uncommitted()):
+        for outgoing in (*self._kept, *self._runtime.sender.sent, *enqueuer.uncommitted()):
             by_id.setdefault(outgoing.message.invocation_id, outgoing)
         last = len(enqueuer.order)
         return sorted(
@@ -143,7 +148,7 @@ def capture_tasks() -> Iterator[CapturedTasks]:
         with runtime.replaced_by(capturing):
             yield captured
     finally:
-        captured.close()
+        captured.keep()
         _captures.remove(captured)
 
 

@@ -63,12 +63,10 @@ class CapturingEnqueuer(Enqueuer):
 
     def uncommitted(self) -> list[Outgoing]:
         """What has neither been committed nor rolled back, on the connections of all threads."""
-        return [
-            outgoing
-            for connection, hand_over in self._waiting
-            if any(hook is hand_over for _, hook, *_ in connection.run_on_commit)
-            for outgoing in hand_over.messages
-        ]
+        connections = {id(connection): connection for connection, _ in self._waiting}
+        hooks = {id(hook) for each in connections.values() for _, hook, *_ in each.run_on_commit}
+        waiting = (hand_over for _, hand_over in self._waiting if id(hand_over) in hooks)
+        return [outgoing for hand_over in waiting for outgoing in hand_over.messages]
 
 
 class CapturingRuntime(Runtime):

@@ -9,3 +9,13 @@ class Effect(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Seat(models.Model):
+    pk = models.CompositePrimaryKey("row", "number")
+    row = models.IntegerField()
+    number = models.IntegerField()
+    taken_by = models.CharField(max_length=100)
+
+    def __str__(self) -> str:
+        return f"{self.row}/{self.number}"

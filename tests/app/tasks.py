@@ -16,7 +16,7 @@ from django.db import connections, transaction
 
 from lambda_tasks import Retry, TaskContext, lambda_task, runtime, task_logger
 from lambda_tasks.models import TaskRecord
-from tests.app.models import Effect
+from tests.app.models import Effect, Seat
 
 not_a_task = {"a name": "that can be imported"}
 
@@ -48,6 +48,16 @@ def add(*, a: int, b: int = 2) -> int:
 @lambda_task(durable=False)
 def add_direct(*, a: int, b: int = 2) -> int:
     return a + b
+
+
+@lambda_task
+def take_seat(*, row: int, number: int) -> None:
+    Seat.objects.update_or_create(row=row, number=number, defaults={"taken_by": str(uuid4())})
+
+
+@lambda_task
+def call_itself() -> None:
+    call_itself.execute_on_commit()
 
 
 @lambda_task
