@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
@@ -18,16 +19,30 @@ def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
 
 
 @register("lambda_tasks")
+def check_time_zones(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Times without a zone, which can't be compared with the database's clock."""
+    if settings.USE_TZ:
+        return []
+    return [
+        Error(
+            "USE_TZ is False. Leases and delays are reckoned with the database's clock, so the "
+            "times of records need a time zone.",
+            hint="Set USE_TZ = True, Django's default.",
+            id="lambda_tasks.E004",
+        )
+    ]
+
+
+@register("lambda_tasks")
 def check_tasks(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Each task whose annotations, queue or timeouts can't work."""
     if conf.errors():
         return []
-    settings = conf.current()
     registry.discover()
     return [
         Error(f"{task.name}: {problem}", id="lambda_tasks.E002")
         for task in registry.tasks()
-        for problem in _problems(task, settings)
+        for problem in _problems(task, conf.current())
     ]
 
 
@@ -36,20 +51,20 @@ def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
     """With --deploy: what is not for production."""
     if conf.errors():
         return []
-    settings = conf.current()
+    chosen = conf.current()
     modes = [
         (
-            settings.noop_execution,
+            chosen.noop_execution,
             "LAMBDA_TASKS_NOOP_EXECUTION is on: every task is dropped.",
             "lambda_tasks.W001",
         ),
         (
-            settings.eager,
+            chosen.eager,
             "LAMBDA_TASKS_EAGER is on: tasks run inside of requests, without timeouts.",
             "lambda_tasks.W002",
         ),
         (
-            settings.local_workers > 0,
+            chosen.local_workers > 0,
             "LAMBDA_TASKS_LOCAL_WORKERS is set: tasks run beside the process that serves requests.",
             "lambda_tasks.W004",
         ),
@@ -86,17 +101,17 @@ def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
     ]
 
 
-def _problems(task: Task, settings: conf.Settings) -> list[str]:
+def _problems(task: Task, chosen: conf.Settings) -> list[str]:
     problems = []
     try:
         task.check()
     except Exception as error:
         problems.append(str(error))
     try:
-        queue = settings.queue(task.options.queue)
+        queue = chosen.queue(task.options.queue)
     except ImproperlyConfigured as error:
         return [*problems, str(error)]
-    hard_timeout = task.options.hard_timeout or settings.default_hard_timeout
+    hard_timeout = task.options.hard_timeout or chosen.default_hard_timeout
     if hard_timeout > queue.max_timeout_s:
         problems.append(
             f"hard_timeout is {hard_timeout} s and the queue {queue.name!r} allows "

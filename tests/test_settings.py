@@ -12,6 +12,12 @@ from lambda_tasks import checks, conf, lambda_task, registry
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/jobs"
 
 
+def test_times_without_a_zone_are_an_error_of_the_checks(settings: Any) -> None:
+    settings.USE_TZ = False
+
+    assert [each.id for each in run_checks() if "USE_TZ" in each.msg] == ["lambda_tasks.E004"]
+
+
 def test_without_settings_there_is_a_database_queue_and_the_documented_defaults(
     settings: Any,
 ) -> None:
