@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections
-from django.db.models import Max, Min
+from django.db.models import F, Max, Min
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import HealthCheck
@@ -183,6 +183,18 @@ def test_tasks_that_ask_the_database_nothing_need_no_transaction(
     transactions = counted.count("BEGIN")
     assert transactions <= 1, "perhaps one to claim them"
     assert len(counted) <= 15 + 2 * transactions, counted
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only its driver tells")
+def test_the_end_of_a_sync_task_that_asked_the_database_nothing_is_written_with_others(
+    handle: Handle, statements: Any
+) -> None:
+    with statements() as counted:
+        assert handle(*(body(tasks.add, a=number) for number in range(6))) == []
+
+    records = TaskRecord.objects.filter(status="SUCCESS", end_time__gt=F("start_time"))
+    assert Counter(record.result for record in records) == Counter(range(2, 8))
+    assert any(each.startswith("UPDATE") for each in counted), "here, and not in the processes"
 
 
 def test_of_ends_that_are_written_together_those_whose_claim_is_lost_are_not(

@@ -100,7 +100,8 @@ class Attempt:
         self._began_at = time.monotonic()
 
     def begin(self) -> None:
-        """Take the lock of a singleton and open the transaction. Raises LockError."""
+        """Take the lock of a singleton and open the transaction. Raises SingletonLockError,
+        SingletonLockUnknown."""
         connections.refresh()
         if self.task.options.singleton:
             self._held.enter_context(self._lock.held(self._lock_key(), timeout_s=self.run.hard_s))
@@ -168,7 +169,7 @@ class Attempt:
 
     def _go_on(self, request: Continue) -> Ended:
         state = checked_state(request.state, task_name=self.task.name)
-        delay_s = min(max(request.delay, 0), MAX_DELAY_S)
+        delay_s = min(request.delay, MAX_DELAY_S)
         next_id = continuation_id(self.run.message.invocation_id)
         return self._commit(Continued(state), self._next(next_id, delay_s=delay_s))
 

@@ -10,13 +10,18 @@ from .attempt import Attempt, Ended
 from .timeouts import alarm
 
 
-def run_inline(attempt: Attempt, context: TaskContext, *, with_limits: bool) -> Ended:
-    """From its beginning to its record. The limits need the process's main thread."""
+def run_inline(
+    attempt: Attempt, context: TaskContext, *, with_limits: bool, may_leave_record: bool = False
+) -> Ended:
+    """From its beginning to its record. The limits need the process's main thread.
+
+    A record with which there is nothing to commit may be left to the caller.
+    """
     attempt.start_clock()
     try:
         attempt.begin()
         result = contextvars.copy_context().run(_call, attempt, context, with_limits)
-        return attempt.succeed(result)
+        return attempt.succeed(result, may_leave_record=may_leave_record)
     except KeyboardInterrupt:
         attempt.abandon()
         raise

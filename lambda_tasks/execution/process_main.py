@@ -62,7 +62,7 @@ def serve(pipe: Connection, make_attempt: MakeAttempt) -> None:
 def _reply(job: Job, make_attempt: MakeAttempt) -> Reply:
     try:
         attempt, context = make_attempt(job.run, job.metadata)
-        return Reply(run_inline(attempt, context, with_limits=True))
+        return Reply(run_inline(attempt, context, with_limits=True, may_leave_record=True))
     except KeyboardInterrupt:
         return Reply(Ended(None, interrupted=True))
     except Exception as error:
