@@ -1,11 +1,14 @@
 """The thread of a lane, on which all lands that its task lets Django's async ORM do."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+
+from ..context import TaskContext, current_run
 
 T = TypeVar("T")
 
@@ -21,6 +24,18 @@ class LaneThread(ThreadPoolExecutor):
         super().__init__(max_workers=1)
         self._first: Callable[[], None] | None = None
         self._is_unused = False
+        self._served: TaskContext | None = None
+
+    @contextmanager
+    def serving(self, run: TaskContext) -> Iterator[None]:
+        """In the body calls of this run are let through. Those of a run that has ended, by what its
+        task has left running, are refused: they would land in the transaction of another, or in
+        none."""
+        self._served = run
+        try:
+            yield
+        finally:
+            self._served = None
 
     def begins_with(self, first: Callable[[], None]) -> None:
         """Call this before the next call. Where it raises, that call does, and so do those that
@@ -40,7 +55,14 @@ class LaneThread(ThreadPoolExecutor):
         return await asyncio.get_running_loop().run_in_executor(self, function, *args)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        """See Executor."""
+        """See Executor. Raises RuntimeError for a run that has ended."""
+        run = current_run.get()
+        if run is not None and run is not self._served:
+            raise RuntimeError(
+                f"{run.task_name} ({run.invocation_id}) has ended, and with it its transaction; "
+                "what it has left running can't use the database. Await it within the task, in an "
+                "asyncio.TaskGroup, say."
+            )
         self._is_unused = False
         return super().submit(self._after_the_first, fn, args, kwargs)
 
@@ -55,6 +77,10 @@ class LaneThread(ThreadPoolExecutor):
 
 class AnyThread:
     """That of whatever thread-sensitive context surrounds a call, which asgiref knows."""
+
+    def serving(self, run: TaskContext) -> AbstractContextManager[None]:
+        """It serves everybody."""
+        return nullcontext()
 
     def is_unused(self) -> bool:
         """There is no telling."""

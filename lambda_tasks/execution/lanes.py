@@ -134,7 +134,8 @@ async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
             thread.begins_with(attempt.begin)
         else:
             await thread.call(attempt.begin)
-        result = await _in_a_task_of_its_own(job, attempt, context)
+        with thread.serving(context):
+            result = await _in_a_task_of_its_own(job, attempt, context)
         if thread.is_unused():
             return attempt.succeed_unbegun(result)
         return await thread.call(functools.partial(attempt.succeed, may_leave_record=True), result)

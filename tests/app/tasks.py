@@ -51,6 +51,24 @@ def add_direct(*, a: int, b: int = 2) -> int:
 
 
 @lambda_task
+async def afail_beside_others() -> None:
+    async def write_on_and_on() -> None:
+        for _ in range(50):
+            await Effect.objects.acreate(name="of a task that failed")
+
+    async def fail() -> None:
+        await asyncio.sleep(0.005)
+        raise ZeroDivisionError
+
+    await asyncio.gather(write_on_and_on(), write_on_and_on(), fail())
+
+
+@lambda_task
+async def await_a_little() -> None:
+    await asyncio.sleep(0.01)
+
+
+@lambda_task
 def take_seat(*, row: int, number: int) -> None:
     Seat.objects.update_or_create(row=row, number=number, defaults={"taken_by": str(uuid4())})
 
