@@ -18,9 +18,8 @@ from lambda_tasks.ports import SendFailure
 class PlayedTransport:
     """Each request waits until the test answers it."""
 
-    limits = BatchLimits(max_entries=10, max_bytes=1000)
-
-    def __init__(self) -> None:
+    def __init__(self, *, in_order: bool = False) -> None:
+        self.limits = BatchLimits(max_entries=10, max_bytes=1000, in_order=in_order)
         self.requests: list[Sequence[Outgoing]] = []
         self.answers: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -41,9 +40,14 @@ def message(size_bytes: int = 10) -> Outgoing:
     )
 
 
-def play(scene: Callable[[PlayedTransport, Dispatcher], Awaitable[None]], **options: Any) -> None:
+def play(
+    scene: Callable[[PlayedTransport, Dispatcher], Awaitable[None]],
+    *,
+    in_order: bool = False,
+    **options: Any,
+) -> None:
     async def run() -> None:
-        transport = PlayedTransport()
+        transport = PlayedTransport(in_order=in_order)
         await scene(transport, Dispatcher(lambda queue: transport, first_backoff_s=0, **options))
 
     asyncio.run(asyncio.wait_for(run(), 10))
@@ -90,6 +94,27 @@ def test_a_batch_is_cut_by_bytes() -> None:
         assert transport.sizes() == [2, 2, 1]
 
     play(scene)
+
+
+def test_where_there_is_an_order_one_request_waits_for_the_other() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        messages = [message() for _ in range(30)]
+        call = asyncio.ensure_future(dispatcher.send(messages))
+        later = asyncio.ensure_future(dispatcher.send([message()]))
+        await settle()
+        assert len(transport.requests) == 1
+
+        for answer in (SendFailure("busy", retryable=True), None, None, None):
+            transport.answers.put_nowait(answer)
+            await asyncio.sleep(0.01)
+        transport.answers.put_nowait(None)
+
+        assert (await call, await later) == ({}, {})
+        first, again, *_ = transport.requests
+        assert first == again, "before those behind it"
+        assert [each for batch in transport.requests[1:4] for each in batch] == messages
+
+    play(scene, in_order=True)
 
 
 def test_a_full_buffer_makes_callers_wait_and_loses_nothing() -> None:

@@ -1,5 +1,6 @@
 """`group_key`: a tenant's share of a standard queue, and the order of a FIFO queue."""
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, body, sqs_event
+from tests.servers.faulty_sqs import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,6 +72,30 @@ def test_a_group_of_a_fifo_queue_runs_in_its_order(
     for tenant in "01":
         own = [name for name in names if name.startswith(tenant)]
         assert own == sorted(own)
+
+
+def test_a_slow_request_is_not_overtaken_by_those_behind_it(
+    sqs: LocalSqs, fifo: str, settings: Any
+) -> None:
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        settings.LAMBDA_TASKS_AWS = sqs.client_options | {"endpoint_url": proxy.endpoint_url}
+        ordered = tasks.leave_effect.using(queue="ordered", group_key="tenant-7")
+        ordered.execute_on_commit(name="00")
+        proxy.inject(Fault(latency_s=0.5))
+        ordered.execute_many_on_commit({"name": f"{number:02}"} for number in range(1, 31))
+
+    names = [json.loads(each["Body"])["kwargs"]["name"] for each in every(sqs, fifo)]
+    assert names == [f"{number:02}" for number in range(31)]
+
+
+def every(sqs: LocalSqs, url: str) -> list[dict[str, Any]]:
+    """Of one group, which gives no more before these are deleted."""
+    found: list[dict[str, Any]] = []
+    while messages := received(sqs, url):
+        found += messages
+        for each in messages:
+            sqs.client.delete_message(QueueUrl=url, ReceiptHandle=each["ReceiptHandle"])
+    return found
 
 
 def fifo_event(*bodies: str, groups: str) -> Any:

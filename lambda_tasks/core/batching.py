@@ -14,6 +14,8 @@ class BatchLimits:
 
     max_entries: int
     max_bytes: int
+    in_order: bool = False
+    """A request leaves only when the one before it has been answered."""
 
 
 def take_batch(

@@ -98,7 +98,7 @@ class Dispatcher:
 
     async def drain(self) -> None:
         """Wait until nothing is open."""
-        if self._open:
+        while self._open:
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
             await idle
@@ -155,6 +155,7 @@ class _Stream:
         self._transport = transport
         self._pending: deque[_Entry] = deque()
         self._is_pumping = False
+        self._is_paused = False
         self._limit = InFlightLimit()
         self._requests: set[asyncio.Task[None]] = set()
 
@@ -179,10 +180,11 @@ class _Stream:
             request.add_done_callback(self._requests.discard)
 
     def _may_start(self) -> bool:
-        if not self._pending or self.in_flight >= self._limit.value:
+        limits = self._transport.limits
+        most = 1 if limits.in_order else self._limit.value
+        if not self._pending or self._is_paused or self.in_flight >= most:
             return False
-        is_full = len(self._pending) >= self._transport.limits.max_entries
-        return is_full or self.in_flight < EAGER_IN_FLIGHT
+        return len(self._pending) >= limits.max_entries or self.in_flight < EAGER_IN_FLIGHT
 
     async def _request(self, batch: list[_Entry], was_full: bool) -> None:
         self._dispatcher.stats.requests += 1
@@ -197,18 +199,34 @@ class _Stream:
         else:
             self._limit.answered(time.monotonic() - began_at, was_full=was_full)
         self.in_flight -= 1
+        again = []
         for entry, failure in zip(batch, failures, strict=True):
-            self._settle_or_retry(entry, failure)
+            if failure is None or not failure.retryable or entry.attempt >= SEND_ATTEMPTS:
+                self._dispatcher.settle(entry, failure)
+            else:
+                again.append(entry)
+        if again:
+            self._send_again(again)
         self._pump()
 
-    def _settle_or_retry(self, entry: _Entry, failure: SendFailure | None) -> None:
-        if failure is None or not failure.retryable or entry.attempt >= SEND_ATTEMPTS:
-            self._dispatcher.settle(entry, failure)
+    def _send_again(self, entries: list[_Entry]) -> None:
+        """After a while; where there is an order, before all that wait behind them."""
+        self._dispatcher.stats.retried += len(entries)
+        later = asyncio.get_running_loop().call_later
+        delays = [self._dispatcher.backoff_s(entry.attempt) for entry in entries]
+        for entry in entries:
+            entry.attempt += 1
+        if self._transport.limits.in_order:
+            self._is_paused = True
+            self._pending.extendleft(reversed(entries))
+            later(max(delays), self._resume)
             return
-        self._dispatcher.stats.retried += 1
-        delay_s = self._dispatcher.backoff_s(entry.attempt)
-        entry.attempt += 1
-        asyncio.get_running_loop().call_later(delay_s, self.add, entry)
+        for delay_s, entry in zip(delays, entries, strict=True):
+            later(delay_s, self.add, entry)
+
+    def _resume(self) -> None:
+        self._is_paused = False
+        self._pump()
 
 
 def _size_bytes(entry: _Entry) -> int:

@@ -84,7 +84,8 @@ class AwsClient:
         session = await asyncio.to_thread(_new_session, self._service)
         from aiobotocore.config import AioConfig
 
-        options = dict(self._options)
+        # None, as of an environment variable that is not there, leaves it to the environment.
+        options = {name: value for name, value in self._options.items() if value is not None}
         if "aws_access_key_id" in options and "aws_secret_access_key" in options:
             keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
             session.set_credentials(*(options.pop(key, None) for key in keys))

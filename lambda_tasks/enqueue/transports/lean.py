@@ -124,6 +124,8 @@ class LeanOperation:
             raise _timed_out(template.url, error) from error
         except (aiohttp.ClientError, OSError, ValueError):
             return None
+        except RuntimeError:  # the session was closed meanwhile
+            return None
 
 
 def _timed_out(url: str, error: TimeoutError) -> Exception:

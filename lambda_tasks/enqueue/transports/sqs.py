@@ -1,6 +1,8 @@
 """Amazon SQS."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -14,13 +16,18 @@ from .aws import AwsClient, RequestFailed
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """Of one message and of one request together (quotas, Amazon SQS developer guide)."""
 
+REGION: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
+USUAL_HOST: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")
+LEGACY_HOST: Final = re.compile(r"(?:([a-z0-9-]+)\.)?queue\.amazonaws\.com")
+LEGACY_REGION: Final = "us-east-1"
+"""Hosts of queue URLs ("Amazon SQS endpoints and quotas", AWS General Reference). What is neither
+usual nor legacy, of FIPS, dual stack or a VPC endpoint, is to be asked itself."""
+
 LIMITS: Final = BatchLimits(max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES)
 
 
 class SQSTransport:
     """Sends to one queue, signed where there is a key."""
-
-    limits = LIMITS
 
     def __init__(self, queue_url: str, client: AwsClient, signing_key: str | None = None) -> None:
         self._queue_url = queue_url
@@ -28,6 +35,7 @@ class SQSTransport:
         self._client = client
         self._signing_key = signing_key
         self._is_fifo = queue_url.endswith(".fifo")
+        self.limits = replace(LIMITS, in_order=self._is_fifo)
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
         """One SendMessageBatch request."""
@@ -38,8 +46,9 @@ class SQSTransport:
             )
         except RequestFailed as error:
             return [error.failure] * len(batch)
-        failed = {entry["Id"]: _entry_failure(entry) for entry in response.get("Failed", ())}
-        accepted = {entry["Id"] for entry in response.get("Successful", ())}
+        # Either may be missing where it is empty, and of some emulators is null.
+        failed = {entry["Id"]: _entry_failure(entry) for entry in response.get("Failed") or ()}
+        accepted = {entry["Id"] for entry in response.get("Successful") or ()}
         return [
             None if entry["Id"] in accepted else failed.get(entry["Id"], _NOT_MENTIONED)
             for entry in entries
@@ -76,11 +85,10 @@ def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]
     """The client's options, with region and endpoint from the queue's URL where none are set."""
     parts = urlsplit(queue_url)
     host = parts.hostname or ""
-    derived: dict[str, Any] = {}
-    if ".amazonaws.com" in host:
-        region = host.removeprefix("sqs.").split(".")[0]
-        derived["region_name"] = region
-    else:
+    derived = {}
+    if match := REGION.search(host) or LEGACY_HOST.fullmatch(host):
+        derived["region_name"] = match[1] or LEGACY_REGION
+    if not (USUAL_HOST.fullmatch(host) or LEGACY_HOST.fullmatch(host)):
         derived["endpoint_url"] = f"{parts.scheme}://{parts.netloc}"
     return derived | dict(options)
 
