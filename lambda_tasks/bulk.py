@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .core.lifecycle import Status
@@ -66,6 +67,9 @@ ENDS: Final = {
     **KEPT,
 }
 
+MOST_CHARACTERS: Final = 64 * 2**20
+"""Of the rows of one statement; an array of jsonb has 256 MiB at most."""
+
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
@@ -111,24 +115,32 @@ def insert(
     due = f"{NOW} + make_interval(secs => {values.pop('delay_s')})"
     values["run_after"] = f"COALESCE({values['run_after']}, {due})"
     values |= rest.columns
-    source = ""
-    if own:
-        params["rows"] = _encode([{name: row[name] for name in own} for row in rows])
-        source = f" FROM {_given('rows', {name: TYPES[name] for name in own})}"
+    source = f" FROM {_given('rows', {name: TYPES[name] for name in own})}" if own else ""
     sql = (
         f"INSERT INTO {TABLE} ({', '.join(values)}) SELECT {', '.join(values.values())}{source}"
         " ON CONFLICT DO NOTHING"
     )
-    return execute(connection, sql, params, returning=returning)[1]
+    texts = _texts([_encode({name: row[name] for name in own}) for row in rows])
+    if len(texts) == 1:
+        return execute(connection, sql, params | {"rows": texts[0]}, returning=returning)[1]
+    with transaction.atomic(using=connection.alias):
+        parts = [
+            execute(connection, sql, params | {"rows": text}, returning=returning)[1]
+            for text in texts
+        ]
+    return [row for part in parts for row in part]
 
 
 def mark_sent(connection: BaseDatabaseWrapper, ids: Sequence[UUID]) -> None:
     """Note that their queues have accepted the messages of these records."""
+    # Not those that others have locked, as they run by now or are just being claimed: who waits for
+    # no lock is part of no deadlock.
+    free = f"SELECT id FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[]) FOR NO KEY UPDATE SKIP LOCKED"  # noqa: S608
     sql = (
-        f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608 - all constant
+        f"UPDATE {TABLE} AS record SET sent_at = {NOW},"  # noqa: S608 - all constant
         # A lost run's message is on its way again: for the next one it is as if lost now.
         f" lease_until = CASE WHEN lease_until < {NOW} THEN {NOW} ELSE lease_until END"
-        " WHERE id = ANY(%(ids)s::uuid[])"
+        f" FROM ({free}) AS free WHERE record.id = free.id"
     )
     execute(connection, sql, {"ids": f"{{{','.join(map(str, ids))}}}"})
 
@@ -151,8 +163,23 @@ def close(connection: BaseDatabaseWrapper, rows: Sequence[Row]) -> set[UUID]:
     return {id for (id,) in held}
 
 
+def _texts(rows: Sequence[str]) -> list[str]:
+    """Arrays of so many rows that each is a value that PostgreSQL takes."""
+    arrays: list[list[str]] = [[]]
+    size = 0
+    for row in rows:
+        if arrays[-1] and size + len(row) > MOST_CHARACTERS:
+            arrays.append([])
+            size = 0
+        arrays[-1].append(row)
+        size += len(row)
+    return [f"[{','.join(array)}]" for array in arrays]
+
+
 def _differs(name: str, rows: Sequence[Row]) -> bool:
     first = rows[0][name]
+    if TYPES[name] == "jsonb":  # in which 1, 1.0 and true, equal in Python, are not the same
+        return any(row[name] is not first for row in rows)
     return any(row[name] != first for row in rows)
 
 

@@ -20,17 +20,19 @@ def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
 
 @register("lambda_tasks")
 def check_time_zones(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Times without a zone, which can't be compared with the database's clock."""
-    if settings.USE_TZ:
-        return []
-    return [
-        Error(
-            "USE_TZ is False. Leases and delays are reckoned with the database's clock, so the "
-            "times of records need a time zone.",
-            hint="Set USE_TZ = True, Django's default.",
-            id="lambda_tasks.E004",
+    """Times that can't be compared with the database's clock, by which leases are reckoned."""
+    from .models import TaskRecord
+
+    database = connections[router.db_for_write(TaskRecord)]
+    problem = ""
+    if not settings.USE_TZ:
+        problem = "USE_TZ is False, so that the times of records have no zone. Set it to True."
+    elif database.vendor != "postgresql" and database.timezone_name != "UTC":
+        problem = (
+            f"DATABASES[{database.alias!r}]['TIME_ZONE'] is {database.timezone_name!r}, and this "
+            "database holds the task records, whose times are UTC. Leave it out."
         )
-    ]
+    return [Error(problem, id="lambda_tasks.E004")] if problem else []
 
 
 @register("lambda_tasks")

@@ -26,7 +26,7 @@ from django.db.models import (
     Value,
     When,
 )
-from django.db.models.functions import Concat, Now
+from django.db.models.functions import Concat
 
 from . import bulk, table_rows, wakeups
 from .core.lifecycle import (
@@ -41,6 +41,7 @@ from .core.lifecycle import (
 )
 from .core.message import Message, Outgoing
 from .core.retries import continuation_id, retry_id
+from .database_clock import Now
 from .errors import LeaseLost, WorkerProcessDied
 from .models import SingletonLock, TaskRecord
 from .ports import ClaimRequest
@@ -96,11 +97,15 @@ class RecordStore:
         if sent and bulk.is_possible(self._connection):
             bulk.mark_sent(self._connection, sent)
         elif sent:
-            self._records.filter(id__in=sent).update(
-                sent_at=Now(),
-                # A lost run's message is on its way again: for the next one it is as if lost now.
-                lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
-            )
+            with self._unlocked(sent) as free:
+                free.update(
+                    sent_at=Now(),
+                    # A lost run's message is on its way again: for the next one it is as if lost
+                    # now.
+                    lease_until=Case(
+                        When(lease_until__lt=Now(), then=Now()), default=F("lease_until")
+                    ),
+                )
         if len(sent) < len(messages):
             wakeups.announce(self.alias)
 
@@ -170,17 +175,18 @@ class RecordStore:
                     {
                         "id": claim.invocation_id,
                         "claim_token": claim.token,
-                        "ran_for_s": ran_for and ran_for.total_seconds(),
+                        "ran_for_s": None if ran_for is None else ran_for.total_seconds(),
                         **table_rows.closing(outcome),
                     }
                     for claim, outcome, ran_for in ends
                 ],
             )
         held = set()
-        for claim, outcome, ran_for in ends:
-            with suppress(LeaseLost):
-                self.close(claim, outcome, ran_for=ran_for)
-                held.add(claim.invocation_id)
+        with transaction.atomic(using=self.alias):
+            for claim, outcome, ran_for in ends:
+                with suppress(LeaseLost):
+                    self._close(claim, outcome, ran_for)
+                    held.add(claim.invocation_id)
         return held
 
     def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
@@ -395,8 +401,27 @@ class RecordStore:
         if bulk.is_possible(self._connection):
             bulk.insert(self._connection, rows, bulk.queued())
         else:
-            records = [_record(row, status=Status.QUEUED) for row in rows]
+            self._create([_record(row, status=Status.QUEUED) for row in rows])
+
+    def _create(self, records: Sequence[TaskRecord]) -> None:
+        """Insert records, but for those that are there already."""
+        if self._connection.vendor == "mysql":
+            # Whose way to ignore conflicts also passes over whatever it refuses.
+            self._records.bulk_create(records, update_conflicts=True, update_fields=["task_name"])
+        else:
             self._records.bulk_create(records, ignore_conflicts=True)
+
+    @contextmanager
+    def _unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
+        """Those of these records that nobody else has locked: who waits for no lock is part of no
+        deadlock."""
+        records = self._records.filter(id__in=ids).order_by()
+        if not self._connection.features.has_select_for_update_skip_locked:
+            yield records
+            return
+        with transaction.atomic(using=self.alias):
+            free = records.select_for_update(skip_locked=True).values_list("id", flat=True)
+            yield self._records.filter(id__in=list(free))
 
     def _insert_direct(
         self, requests: Sequence[ClaimRequest], token: UUID, lease: timedelta
@@ -407,8 +432,7 @@ class RecordStore:
         due = [row for row in rows if row["run_after"] is None]
         later = [row for row in rows if row["run_after"] is not None]
         if later:
-            records = [_record(row, status=Status.QUEUED, sent_at=Now()) for row in later]
-            self._records.bulk_create(records, ignore_conflicts=True)
+            self._create([_record(row, status=Status.QUEUED, sent_at=Now()) for row in later])
         worker_ids = table_rows.lines([self._worker_id])
         if due and bulk.is_possible(self._connection):
             running = bulk.running(token, lease, worker_ids)
@@ -423,8 +447,7 @@ class RecordStore:
                 "claim_token": token,
                 "lease_until": Now() + lease,
             }
-            records = [_record(row, **claimed) for row in due]
-            self._records.bulk_create(records, ignore_conflicts=True)
+            self._create([_record(row, **claimed) for row in due])
         return {}
 
     def _take(

@@ -286,6 +286,19 @@ def test_while_redis_can_not_be_asked_a_django_task_has_no_attempt(
 
 
 @on_postgresql
+def test_ends_that_are_written_together_find_a_connection_that_was_cut_meanwhile(
+    handle: Handle,
+) -> None:
+    messages = [body(outages.await_a_cut), body(tasks.aadd_direct, a=1)]
+    handle(body(tasks.aadd_direct, a=0))
+
+    assert handle(*messages) == []
+
+    connections.close_all()
+    assert [record_of(each).status for each in messages] == ["SUCCESS"] * 2
+
+
+@on_postgresql
 def test_a_transaction_that_could_not_begin_begins_with_the_next_statement(handle: Handle) -> None:
     assert handle(body(outages.awrite_through_an_outage)) == []
 

@@ -5,11 +5,19 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, connections
 from django.db.utils import ConnectionHandler
 
 from lambda_tasks import checks, conf, lambda_task, registry
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/jobs"
+
+
+@pytest.mark.skipif(connection.vendor == "postgresql", reason="its times have a zone themselves")
+def test_a_database_with_a_time_zone_of_its_own_is_an_error_of_the_checks(monkeypatch: Any) -> None:
+    monkeypatch.setattr(connections["default"], "timezone_name", "America/Chicago")
+
+    assert [each.id for each in run_checks() if "TIME_ZONE" in each.msg] == ["lambda_tasks.E004"]
 
 
 def test_times_without_a_zone_are_an_error_of_the_checks(settings: Any) -> None:

@@ -1,14 +1,16 @@
 """Claims and their tokens on the real tables, and what they cost."""
 
+import json
 import threading
 import time
 import uuid
 from collections import Counter
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import DatabaseError, connection, connections, transaction
 from django.db.models import F, Max, Min
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -18,13 +20,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lambda_tasks.core.lifecycle import Claim, Failed, Raised, Refusal, Refused, Succeeded
-from lambda_tasks.core.message import Message
+from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.ports import ClaimRequest
 from lambda_tasks.store import RecordStore
 from tests.app import tasks
-from tests.conftest import Handle, body
+from tests.conftest import Handle, body, record_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,6 +39,13 @@ def _request(id: uuid.UUID | None = None, **options: Any) -> ClaimRequest:
         task_name="tests.app.tasks.add", kwargs={"a": 1}, invocation_id=id or uuid.uuid4()
     )
     return ClaimRequest(message=message, queue="default", **options)
+
+
+def _outgoing() -> Outgoing:
+    message = Message(
+        task_name="tests.app.tasks.add", kwargs={"a": 1}, invocation_id=uuid.uuid4(), durable=True
+    )
+    return Outgoing(message, message.encode(), "default")
 
 
 def _claim(request: ClaimRequest, lease: timedelta = LEASE) -> Claim | Refused:
@@ -93,6 +102,23 @@ def test_leases_reckon_with_the_databases_clock_alone(monkeypatch: Any, days: in
     assert store.lost([held, of_another]) == []
     span = TaskRecord.objects.aggregate(span=Max("lease_until") - Min("lease_until"))["span"]
     assert span < timedelta(minutes=1)
+
+
+@pytest.mark.skipif(connection.vendor != "mysql", reason="its sessions have a time zone")
+def test_the_time_zone_of_the_databases_server_does_not_matter() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION time_zone = '+05:00'")
+    try:
+        tasks.add.using(queue="table", delay=60).execute_on_commit(a=1)
+        record = TaskRecord.objects.get()
+        assert record.run_after is not None
+        assert record.enqueued_at is not None
+    finally:
+        connection.close()
+
+    soon, minute = timedelta(seconds=30), timedelta(minutes=1)
+    assert abs(timezone.now() - record.enqueued_at) < soon
+    assert abs(timezone.now() + minute - record.run_after) < soon
 
 
 def test_a_lost_run_that_must_not_be_repeated_is_failed() -> None:
@@ -181,7 +207,7 @@ def test_tasks_that_ask_the_database_nothing_need_no_transaction(
     assert Counter(record.result for record in records) == Counter([*range(2, 12)] * 2)
     assert all(record.duration and record.duration > timedelta(0) for record in records)
     transactions = counted.count("BEGIN")
-    assert transactions <= 1, "perhaps one to claim them"
+    assert transactions <= 5, "to claim them, and to write their ends where these are no statement"
     assert len(counted) <= 15 + 2 * transactions, counted
 
 
@@ -204,6 +230,89 @@ def test_of_ends_that_are_written_together_those_whose_claim_is_lost_are_not(
 
     ended = TaskRecord.objects.values_list("kwargs__cancelled", "status")
     assert sorted(ended) == [(False, "SUCCESS")] * 5 + [(True, "CANCELLED")]
+
+
+def test_a_result_that_the_database_refuses_fails_its_task_and_no_other(handle: Handle) -> None:
+    # MariaDB takes JSON of 32 levels.
+    deep, flat = body(tasks.areturn_nested, depth=60), body(tasks.areturn_nested, depth=1)
+
+    another = body(tasks.aadd, a=1)
+
+    assert handle(flat, deep, another) == []
+
+    ended = [record_of(each).status for each in (flat, deep, another)]
+    assert ended == ["SUCCESS", "FAILED" if is_mysql() else "SUCCESS", "SUCCESS"]
+
+
+def is_mysql() -> bool:
+    return connection.vendor == "mysql"
+
+
+def test_of_calls_that_the_database_refuses_one_of_none_is_stored(queue: str) -> None:
+    calls = [{"value": 1}, {"value": tasks.nested(60)}]
+
+    with pytest.raises(DatabaseError) if is_mysql() else nullcontext():
+        tasks.echo.execute_many_on_commit(calls)
+
+    assert TaskRecord.objects.count() == (0 if is_mysql() else 2)
+
+
+def test_arguments_that_are_equal_in_python_alone_are_stored_each_as_it_is() -> None:
+    values = [1, True, 1.0]
+    tasks.echo.using(queue="table").execute_many_on_commit({"value": each} for each in values)
+
+    stored = [
+        json.dumps(kwargs["value"])
+        for kwargs in TaskRecord.objects.values_list("kwargs", flat=True)
+    ]
+    assert sorted(stored) == ["1", "1.0", "true"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="its values have a limit")
+def test_calls_of_more_text_than_a_statement_takes_are_stored_together(
+    queue: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("lambda_tasks.bulk.MOST_CHARACTERS", 300)
+
+    with CaptureQueriesContext(connection) as captured:
+        tasks.add.execute_many_on_commit({"a": number} for number in range(10))
+
+    assert TaskRecord.objects.count() == 10
+    assert len([each for each in captured if each["sql"].startswith("INSERT")]) > 1
+
+
+def test_marking_as_sent_waits_for_nobody_who_claims(queue: str) -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        pytest.skip("This database locks no rows.")
+    claimed, other = (_outgoing() for _ in range(2))
+    store.insert_queued([claimed, other])
+    is_locked, is_marked = threading.Event(), threading.Event()
+
+    def claim() -> None:
+        with transaction.atomic():
+            TaskRecord.objects.select_for_update().get(id=claimed.message.invocation_id)
+            is_locked.set()
+            is_marked.wait(20)
+        connection.close()
+
+    claiming = threading.Thread(target=claim)
+    claiming.start()
+    is_locked.wait(20)
+    store.mark_sent([claimed, other])
+    is_marked.set()
+    claiming.join()
+
+    sent = TaskRecord.objects.exclude(sent_at=None).values_list("id", flat=True)
+    assert list(sent) == [other.message.invocation_id]
+
+
+def test_attempts_of_no_time_at_all_are_closed_together() -> None:
+    requests = [_request() for _ in range(3)]
+    claims = store.claim(requests, lease=LEASE, max_attempts=3).values()
+    ends = [(each, Succeeded(), timedelta(0)) for each in claims if isinstance(each, Claim)]
+
+    assert len(store.close_many(ends)) == 3
+    assert all(record.duration == timedelta(0) for record in TaskRecord.objects.all())
 
 
 def test_records_are_claimed_and_closed_where_django_logs_its_queries(

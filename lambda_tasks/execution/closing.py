@@ -1,15 +1,21 @@
 """Writes the ends of attempts that had nothing to commit: those that come meanwhile, at once."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.db import InterfaceError, OperationalError
 
 from ..core.lifecycle import Claim, Outcome
 from ..ports import Records
+from . import connections
+
+OUTAGES: Final = (OperationalError, InterfaceError)
+"""Of the connection, or of its server; a deadlock's victim is among them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,18 +46,18 @@ class Closing:
         return await end.written
 
     async def _write_all(self) -> None:
-        while self._waiting:
-            ends, self._waiting = self._waiting, []
-            await self._write(ends)
-        self._writer = None
+        try:
+            while self._waiting:
+                ends, self._waiting = self._waiting, []
+                await self._write(ends)
+        finally:
+            self._writer = None
 
     async def _write(self, ends: Sequence[_End]) -> None:
         try:
-            held = await sync_to_async(self._records.close_many)(
-                [(end.claim, end.outcome, end.ran_for) for end in ends]
-            )
+            held = await sync_to_async(self._close)(ends)
         except Exception as error:
-            if len(ends) > 1 and not isinstance(error, OperationalError | InterfaceError):
+            if len(ends) > 1 and not isinstance(error, OUTAGES):
                 # What the database refuses of one must not take its neighbours along.
                 for end in ends:
                     await self._write([end])
@@ -63,3 +69,13 @@ class Closing:
         for end in ends:
             if not end.written.done():
                 end.written.set_result(end.claim.invocation_id in held)
+
+    def _close(self, ends: Sequence[_End]) -> Collection[UUID]:
+        """Twice, if need be: what a claim has held until then, it holds once."""
+        rows = [(end.claim, end.outcome, end.ran_for) for end in ends]
+        connections.refresh()
+        try:
+            return self._records.close_many(rows)
+        except OUTAGES:
+            connections.refresh()
+            return self._records.close_many(rows)

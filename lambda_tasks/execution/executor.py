@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
-from django.db import DataError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
 
 from ..conf import Settings
 from ..core.lifecycle import Claim, Failed, Raised
@@ -209,7 +209,9 @@ class Executor:
         assert ended.outcome is not None
         try:
             held = await self._closing.close(claim, ended.outcome, ended.ran_for)
-        except DataError as error:
+        except (OperationalError, InterfaceError):
+            raise
+        except DatabaseError as error:  # it refuses the result
             return await self._fail_from_here(item, claim, place, error)
         return ended if held else Ended(None)
 

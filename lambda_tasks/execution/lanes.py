@@ -58,7 +58,7 @@ class Lanes:
         try:
             return await job.ended
         except asyncio.CancelledError:
-            if job.lane is not None:
+            if job.lane is not None and not job.ended.done():
                 self._leave(job.lane)
             raise
         finally:

@@ -77,6 +77,11 @@ async def aalone_until(*, name: str, gate: Path) -> None:
 
 
 @lambda_task
+async def await_a_cut() -> None:
+    await asyncio.to_thread(cut_connections)
+
+
+@lambda_task
 async def awrite_through_an_outage() -> None:
     await asyncio.to_thread(cut_connections, close_database=True)
     try:

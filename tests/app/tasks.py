@@ -40,6 +40,13 @@ class Order(pydantic.BaseModel):
     lines: list[Point]
 
 
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @lambda_task
 def add(*, a: int, b: int = 2) -> int:
     return a + b
@@ -66,6 +73,11 @@ async def afail_beside_others() -> None:
 @lambda_task
 async def await_a_little() -> None:
     await asyncio.sleep(0.01)
+
+
+@lambda_task
+async def areturn_nested(*, depth: int) -> Any:
+    return nested(depth)
 
 
 @lambda_task
