@@ -37,7 +37,7 @@ from .compat import (
     task_backends,
     task_enqueued,
 )
-from .declaring import Call, LambdaTask, check_attempts, options_of, task
+from .declaring import Call, LambdaTask, check_attempts, options_of, standing_for
 from .results import result_of
 
 OPTIONS: Final = ("DATABASE", "ENQUEUE_ON_COMMIT")
@@ -266,9 +266,7 @@ def django_task(wrapper: LambdaTaskWrapper[..., Any], *, backend: str | None = N
             f"{wrapper.name} comes from using(). Pass the task itself, and call using() of what "
             "django_task() returns."
         )
-    alias = backend or _backend_for(wrapper.options.queue)
-    declare = task(queue_name=wrapper.options.queue, backend=alias, wrapper=wrapper)
-    return declare(wrapper.__wrapped__)
+    return standing_for(wrapper, backend=backend or _backend_for(wrapper.options.queue))
 
 
 def _backend_for(queue: str) -> str:

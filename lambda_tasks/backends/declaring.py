@@ -155,11 +155,15 @@ def check_attempts(task: AnyTask) -> None:
         raise InvalidTask(f"{name}: backoff is set and max_attempts is 1. Raise max_attempts.")
 
 
-def _restored(name: str, backend: str, changes: dict[str, Any]) -> AnyTask:
-    """A copied or unpickled LambdaTask that stands for a @lambda_task."""
-    from .backend import django_task
+def standing_for(wrapper: "LambdaTaskWrapper[..., Any]", *, backend: str) -> LambdaTask:
+    """A @lambda_task as a Task of this backend."""
+    declare = task(queue_name=wrapper.options.queue, backend=backend, wrapper=wrapper)
+    return declare(wrapper.__wrapped__)
 
-    return django_task(import_string(name), backend=backend).using(**changes)
+
+def _restored(name: str, backend: str, changes: dict[str, Any]) -> AnyTask:
+    """A copied or unpickled Task that stands for a @lambda_task."""
+    return standing_for(import_string(name), backend=backend).using(**changes)
 
 
 def _backend_of(task: AnyTask) -> Any:
