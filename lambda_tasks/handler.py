@@ -5,6 +5,7 @@ database connections kept from one invocation to the next.
 """
 
 import asyncio
+import contextvars
 import logging
 import os
 import platform
@@ -161,6 +162,8 @@ class LambdaHandler:
         from . import runtime
 
         self._runner = asyncio.Runner()
+        # Its events have no context in common with whatever has called for the first of them.
+        contextvars.Context().run(self._runner.get_loop)
         self._runtime = runtime.current()
         if IN_LAMBDA:
             # Elsewhere somebody may enqueue between two events, when this loop stands still.

@@ -69,8 +69,8 @@ def heard() -> Iterator[Signals]:
 
 
 def pickled(task: Any) -> Any:
-    if not compat.NATIVE and task.wrapper is None:
-        return task  # which django-tasks does not provide for
+    if compat.Task.__reduce__ is object.__reduce__ and task.wrapper is None:
+        return task  # for which Django provides since 6.1
     return pickle.loads(pickle.dumps(task))
 
 

@@ -1,5 +1,6 @@
 """One event after another through the handler: who comes back, and what the records say."""
 
+import asyncio
 import json
 import threading
 import uuid
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.cache import caches
 from django.db import connection
 from redis import Redis
@@ -477,3 +479,16 @@ def test_a_ping_is_answered_with_versions() -> None:
 def test_another_kind_of_event_is_refused_with_those_that_are_taken(event: object) -> None:
     with pytest.raises(ValueError, match="takes SQS events"):
         handler.handler(event, None)
+
+
+def test_a_handler_that_async_code_has_called_first_serves_others_too(handle: Handle) -> None:
+    handler.close()
+    first, second = body(tasks.aadd, a=1), body(tasks.exit_at_once, code=3)
+
+    async def call() -> list[int]:
+        return await asyncio.to_thread(handle, first)
+
+    assert async_to_sync(call)() == []
+    assert handle(body(tasks.aadd, a=2)) == []
+    assert handle(second) == []
+    assert "WorkerProcessDied" in (record_of(second).traceback or "")

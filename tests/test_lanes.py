@@ -11,7 +11,7 @@ from django.db import connections
 
 from lambda_tasks import TaskContext, handler
 from lambda_tasks.context import current_run
-from lambda_tasks.execution.lane_thread import LaneThread, thread_of
+from lambda_tasks.execution.lane_thread import LaneThread
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
@@ -20,10 +20,10 @@ from tests.conftest import Handle, body
 
 def in_a_lane(scene: Any) -> None:
     async def run() -> None:
-        async with ThreadSensitiveContext() as context:
-            thread = thread_of(context)
-            assert isinstance(thread, LaneThread), "asgiref keeps its threads where it did"
+        thread = LaneThread()
+        async with ThreadSensitiveContext(executor=thread):
             await scene(thread)
+        thread.shutdown()
 
     asyncio.run(run())
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from asgiref.sync import sync_to_async
 
 from ..context import TaskContext, current_run
 
@@ -89,13 +89,3 @@ class AnyThread:
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function there."""
         return await sync_to_async(function)(*args)
-
-
-def thread_of(context: ThreadSensitiveContext) -> LaneThread | AnyThread:
-    """A new lane's thread, which asgiref uses in this context from now on; where asgiref keeps its
-    threads elsewhere than it did, any of those."""
-    threads = getattr(SyncToAsync, "context_to_thread_executor", None)
-    if threads is None:
-        return AnyThread()
-    thread = threads[context] = LaneThread()
-    return thread

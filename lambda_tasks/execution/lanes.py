@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from asgiref.sync import ThreadSensitiveContext
 from django.db import DatabaseError, InterfaceError, connections
 
 from ..context import TaskContext, current_run
 from ..core.lifecycle import Claim
 from . import connections as connections_of_this_thread
 from .attempt import Attempt, Ended
-from .lane_thread import AnyThread, LaneThread, thread_of
+from .lane_thread import AnyThread, LaneThread
 from .limited import Limited
 
 Start = Callable[[], tuple[Attempt, TaskContext]]
@@ -87,13 +87,16 @@ class Lanes:
             lane.cancel()
 
     async def _work(self) -> None:
-        async with ThreadSensitiveContext() as context:
-            thread = thread_of(context)
-            try:
-                while True:
-                    await self._work_on(await self._waiting.get(), thread)
-            finally:
-                await sync_to_async(connections.close_all)()
+        thread = LaneThread()
+        try:
+            async with ThreadSensitiveContext(executor=thread):
+                try:
+                    while True:
+                        await self._work_on(await self._waiting.get(), thread)
+                finally:
+                    await thread.call(connections.close_all)
+        finally:
+            thread.shutdown(wait=False)
 
     async def _work_on(self, job: "_Job", thread: LaneThread | AnyThread) -> None:
         if job.ended.done():  # nobody waits for it any more
