@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
+from django.db import close_old_connections
 
 from . import conf, registry
 from .context import TaskContext
@@ -260,11 +261,19 @@ class Runtime:
 
     def _make_batch_transport(self, queue: conf.BatchQueue, settings: conf.Settings) -> Transport:
         in_table = settings.is_table(settings.queue("default"))
-        store = sync_to_async(self.store.insert_queued) if in_table else None
+        store = sync_to_async(self._store_on_a_thread) if in_table else None
         via_default = ViaDefaultQueue(self.transport("default"), store)
         if not queue.direct:
             return via_default
         return DirectBatchTransport(self._job_queue(queue, settings), via_default)
+
+    def _store_on_a_thread(self, messages: Sequence[Outgoing]) -> None:
+        """Whose connections no request and no task takes care of."""
+        close_old_connections()
+        try:
+            self.store.insert_queued(messages)
+        finally:
+            close_old_connections()
 
     def _job_queue(self, queue: conf.BatchQueue, settings: conf.Settings) -> JobQueue:
         region = {"region_name": queue.region} if queue.region else {}
