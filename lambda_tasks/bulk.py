@@ -134,13 +134,13 @@ def insert(
 def mark_sent(connection: BaseDatabaseWrapper, ids: Sequence[UUID]) -> None:
     """Note that their queues have accepted the messages of these records."""
     # Not those that others have locked, as they run by now or are just being claimed: who waits for
-    # no lock is part of no deadlock.
-    free = f"SELECT id FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[]) FOR NO KEY UPDATE SKIP LOCKED"  # noqa: S608
+    # no lock is part of no deadlock. By ctid, which while they are locked is a row's fixed place.
+    free = f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608 - all constant
     sql = (
-        f"UPDATE {TABLE} AS record SET sent_at = {NOW},"  # noqa: S608 - all constant
+        f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608
         # A lost run's message is on its way again: for the next one it is as if lost now.
         f" lease_until = CASE WHEN lease_until < {NOW} THEN {NOW} ELSE lease_until END"
-        f" FROM ({free}) AS free WHERE record.id = free.id"
+        f" WHERE ctid = ANY(ARRAY({free} FOR NO KEY UPDATE SKIP LOCKED))"
     )
     execute(connection, sql, {"ids": f"{{{','.join(map(str, ids))}}}"})
 
