@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 
 from . import runtime
 from .core.message import Message, Outgoing
-from .enqueue.prepare import prepare
+from .enqueue.prepare import is_durable, prepare
 from .errors import MessageRefused
 from .models import TaskRecord
 from .registry import resolve
@@ -166,6 +166,7 @@ def _replayed(record: TaskRecord) -> Outgoing:
         invocation_id=uuid.uuid4(),
         backend=record.backend,
         queue=record.queue,
+        durable=is_durable(record.queue, task.options.durable),
         group_key=record.group_key,
         root_id=record.root_id or record.id,
         # A result of django.tasks goes on under its id.
@@ -173,7 +174,7 @@ def _replayed(record: TaskRecord) -> Outgoing:
         priority=record.priority,
         secret=task.secret_names,
     )
-    return prepare(message, queue=record.queue, durable=task.options.durable)
+    return prepare(message, queue=record.queue)
 
 
 def _preformatted(text: str) -> SafeString:

@@ -20,7 +20,13 @@ from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature, refus
 from .core.lifecycle import Claim
 from .core.message import Message, Outgoing
 from .core.options import OptionNames, TaskOptions, parse_options
-from .enqueue.prepare import check_delay, check_priority, check_run_after, prepare
+from .enqueue.prepare import (
+    check_delay,
+    check_priority,
+    check_run_after,
+    is_durable,
+    prepare,
+)
 from .invocation import Invocation
 from .payload import SQSLambdaTask
 from .ports import TaskCall
@@ -192,13 +198,14 @@ class LambdaTaskWrapper(Generic[P, R]):
             kwargs=self.arguments.to_json(arguments),
             invocation_id=uuid.uuid4(),
             queue=None if queue == options.queue else queue,
+            durable=is_durable(queue, options.durable),
             run_after=overrides.run_after,
             group_key=overrides.group_key,
             priority=overrides.priority,
             secret=self.secret_names,
         )
         delay_s = options.delay if overrides.delay is None else overrides.delay
-        return prepare(message, queue=queue, delay_s=delay_s, durable=options.durable)
+        return prepare(message, queue=queue, delay_s=delay_s)
 
     def _outgoing_many(self, calls: Iterable[Mapping[str, Any]]) -> list[Outgoing]:
         return [self._outgoing((), kwargs) for kwargs in calls]

@@ -9,7 +9,7 @@ from django.db import DEFAULT_DB_ALIAS
 
 from . import registry, runtime
 from .core.message import Message, Outgoing
-from .enqueue.prepare import check_priority, prepare
+from .enqueue.prepare import check_priority, is_durable, prepare
 
 
 class SQSLambdaTaskMessage(pydantic.BaseModel):
@@ -71,9 +71,10 @@ class SQSLambdaTask(pydantic.BaseModel):
             n_retries=self.message.n_retries,
             invocation_id=self.message.invocation_id,
             queue=self.queue,
+            durable=is_durable(self.queue, None),
             run_after=self.run_after,
             group_key=self.group_key,
             priority=0 if self.priority is None else check_priority(self.priority),
             secret=registry.secret_names(self.message.task_name),
         )
-        return prepare(message, queue=self.queue, delay_s=self.delay, durable=None)
+        return prepare(message, queue=self.queue, delay_s=self.delay)

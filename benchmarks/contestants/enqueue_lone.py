@@ -75,4 +75,4 @@ async def _by_hand(client: Any, outgoing: Any) -> None:
 
 def _outgoing() -> Any:
     message = Message(task_name=welcome.name, kwargs=ARGUMENTS, invocation_id=uuid.uuid4())
-    return prepare(message, queue="default", durable=False)
+    return prepare(message, queue="default")

@@ -23,7 +23,7 @@ from .. import conf, registry, runtime
 from ..core.arguments import refuse_positional
 from ..core.message import Message, Outgoing
 from ..decorators import LambdaTaskWrapper
-from ..enqueue.prepare import check_run_after, prepare
+from ..enqueue.prepare import check_run_after, is_durable, prepare
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     AnyResult,
@@ -159,16 +159,12 @@ class LambdaTasksBackend(BaseTaskBackend):
             invocation_id=uuid.uuid4(),
             backend=self.alias,
             queue=task.queue_name,
+            durable=is_durable(task.queue_name, self._on_commit),
             run_after=_checked_run_after(task),
             priority=int(task.priority),
             secret=secret,
         )
-        outgoing = prepare(
-            message,
-            queue=task.queue_name,
-            delay_s=options_of(task).delay,
-            durable=self._on_commit,
-        )
+        outgoing = prepare(message, queue=task.queue_name, delay_s=options_of(task).delay)
         now = timezone.now()
         result: AnyResult = TaskResult(
             task=task,

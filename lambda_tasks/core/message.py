@@ -67,11 +67,15 @@ class Message:
     @property
     def shown_kwargs(self) -> dict[str, Any]:
         """The arguments, with the secret ones redacted."""
+        if not self.secret:
+            return self.kwargs
         return self.kwargs | dict.fromkeys(self.secret & self.kwargs.keys(), REDACTED)
 
     @property
     def secret_kwargs(self) -> dict[str, Any]:
         """The secret ones alone."""
+        if not self.secret:
+            return {}
         return {name: self.kwargs[name] for name in self.secret & self.kwargs.keys()}
 
     def encode(self) -> str:

@@ -3,7 +3,6 @@
 Whatever can be known at the call is raised here, so that the caller's transaction can roll back.
 """
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,8 +14,22 @@ from ..core.signature import SIGNATURE_BYTES
 from .transports import batch, sqs
 
 
-def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | None) -> Outgoing:
-    """Encode a message for a queue. `durable` is None where the setting decides.
+def is_durable(queue: str, chosen: bool | None) -> bool:
+    """Whether a message for this queue is stored; `chosen` is None where the setting decides.
+
+    Raises ImproperlyConfigured for an unknown queue.
+    """
+    settings = conf.current()
+    destination = settings.queue(queue)
+    if settings.noop_execution or settings.eager:
+        return False
+    if settings.is_table(destination):
+        return True  # the row is the queue
+    return settings.durable if chosen is None else chosen
+
+
+def prepare(message: Message, *, queue: str, delay_s: int = 0) -> Outgoing:
+    """Encode a message for a queue.
 
     Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored,
     ValueError for a delay or a group key out of range and for text that can't travel,
@@ -36,10 +49,8 @@ def prepare(message: Message, *, queue: str, delay_s: int = 0, durable: bool | N
             f"{message.task_name} has secret arguments, and the queue {queue!r} is AWS Batch's, "
             "which shows a job's message to whoever may describe it. Pass a reference instead."
         )
-    if _is_durable(settings, destination, durable):
-        message = replace(message, durable=True)
-        if message.secret_kwargs:
-            sealing.check_available(message.task_name)
+    if message.durable and message.secret_kwargs:
+        sealing.check_available(message.task_name)
     body = message.encode()
     _check_size(message, body, destination, is_signed=bool(settings.signing_keys))
     return Outgoing(
@@ -103,14 +114,6 @@ def _check_size(message: Message, body: str, destination: conf.Queue, *, is_sign
     if isinstance(destination, conf.BatchQueue):
         body, limit = batch.as_overrides(body, is_signed=is_signed), batch.MAX_OVERRIDES
     check_size(body, task_name=message.task_name, limit_bytes=limit)
-
-
-def _is_durable(settings: conf.Settings, destination: conf.Queue, durable: bool | None) -> bool:
-    if settings.noop_execution or settings.eager:
-        return False
-    if settings.is_table(destination):
-        return True  # the row is the queue
-    return settings.durable if durable is None else durable
 
 
 def _wait_s(run_after: datetime | None) -> int:
