@@ -133,6 +133,7 @@ class Newcomer:
             process.wait(timeout=60)
             reader.join()
             process.stdout.close()
+            print("".join(self.lines))  # for who looks into a failure
 
     @contextmanager
     def developing(self, *options: str) -> Iterator[None]:
@@ -147,7 +148,7 @@ class Newcomer:
         mine = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("LAMBDA_TASKS", "DJANGO_", "AWS_"))
+            if not name.startswith(("LAMBDA_TASKS", "DJANGO_", "AWS_", "PYTHON"))
         }
         return mine | {"PYTHONPATH": f"{self.directory}{os.pathsep}{ROOT}"} | self.env
 

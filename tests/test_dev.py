@@ -80,7 +80,8 @@ for _ in range(1800):
         break
     time.sleep(0.1)
 titles = Counter(order.title for order in Order.objects.all())
-assert len(titles) == 40, Counter(r.status for r in TaskRecord.objects.all())
+ended = Counter((r.status, r.n_attempts, r.traceback) for r in TaskRecord.objects.all())
+assert len(titles) == 40, ended
 assert max(titles.values()) == 1, titles
 """
 

@@ -62,8 +62,10 @@ class PlayedClient:
 
     def __init__(self, answer: dict[str, Any]) -> None:
         self._answer = answer
+        self.parameters: list[dict[str, Any]] = []
 
     async def call(self, operation: str, **parameters: Any) -> Any:
+        self.parameters.append(parameters)
         return self._answer
 
 
@@ -79,6 +81,15 @@ def test_what_the_answer_does_not_mention_may_yet_be_accepted(answer: dict[str, 
     (failure,) = sent(PlayedClient(answer))
 
     assert failure == SendFailure("the answer does not mention it", retryable=True)
+
+
+def test_what_is_held_for_less_than_a_second_does_not_come_back_at_once() -> None:
+    client: Any = PlayedClient({})
+    transport = SQSTransport("https://sqs.eu-west-1.amazonaws.com/1/default", client)
+
+    asyncio.run(transport.postpone("handle", 0.2))
+
+    assert client.parameters[0]["VisibilityTimeout"] == 1
 
 
 def sent(client: Any) -> Sequence[SendFailure | None]:

@@ -8,6 +8,7 @@ A RETRYING record is finished: the retry is an invocation of its own. So is a SU
 another run goes on; its record keeps the state that it has handed on.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
@@ -33,6 +34,12 @@ class Status(StrEnum):
 
 LONGEST_WAIT: Final = timedelta(hours=12)
 """For which a delivery can be put back (ChangeMessageVisibility, Amazon SQS API reference)."""
+
+
+def visibility_timeout_s(wait_s: float) -> int:
+    """The whole seconds for which SQS is to put a delivery back: rather too many, as one that comes
+    too early is put back again, and is one of its message's deliveries before the dead letters."""
+    return min(max(0, math.ceil(wait_s)), round(LONGEST_WAIT.total_seconds()))
 
 
 @dataclass(frozen=True, slots=True)

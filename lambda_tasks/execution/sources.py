@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from asgiref.sync import sync_to_async
 
+from ..core.lifecycle import visibility_timeout_s
 from ..ports import DueRecords, Listener
 from .delivery import Delivery, Settlement
 
@@ -106,7 +107,9 @@ class SqsSource:
             if self._deleting is None:
                 self._deleting = self._tell(self._delete_soon())
         elif settlement.again_in_s is not None:
-            self._tell(self._show({id: receipt}, seconds=round(settlement.again_in_s)))
+            self._tell(
+                self._show({id: receipt}, seconds=visibility_timeout_s(settlement.again_in_s))
+            )
         # Otherwise it comes back when its visibility timeout is over, and so in the end to the
         # dead letters.
 

@@ -29,8 +29,9 @@ STOP_WITHIN_S: Final = 10.0
 RELAY_GRACE: Final = timedelta(seconds=1)
 """What another process has enqueued, a shell say, which does not know of this SQS, is sent then."""
 
-MAX_RECEIVE_COUNT: Final = 10
-"""Deliveries before a message is among the dead letters; those that come too early count too."""
+MAX_RECEIVE_COUNT: Final = 20
+"""Deliveries before a message is among the dead letters; those that come too early count too, and
+with chaos there are many."""
 
 VISIBILITY_MARGIN_S: Final = 5.0
 """Over the function's timeout, for which SQS keeps a message that its function does not answer."""
@@ -56,7 +57,8 @@ class Part:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self.process = subprocess.Popen(
             [sys.executable, *self.arguments],
-            env=os.environ | {"PYTHONPATH": path},
+            # What a part prints is seen at once also where it goes into a pipe.
+            env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
 

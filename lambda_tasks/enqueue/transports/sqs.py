@@ -7,7 +7,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ...core.batching import BatchLimits
-from ...core.lifecycle import LONGEST_WAIT
+from ...core.lifecycle import visibility_timeout_s
 from ...core.message import Outgoing
 from ...core.signature import SIGNATURE_BYTES, sign
 from ...ports import SendFailure
@@ -60,7 +60,7 @@ class SQSTransport:
             "change_message_visibility",
             QueueUrl=self._queue_url,
             ReceiptHandle=receipt_handle,
-            VisibilityTimeout=min(max(0, round(seconds)), round(LONGEST_WAIT.total_seconds())),
+            VisibilityTimeout=visibility_timeout_s(seconds),
         )
 
     def _entry(self, id: str, outgoing: Outgoing) -> dict[str, Any]:
