@@ -75,7 +75,7 @@ from lambda_tasks.models import TaskRecord
 from shop.models import Order
 import time
 
-for _ in range(1800):
+for _ in range(3000):
     if TaskRecord.objects.filter(status="SUCCESS").count() == 40:
         break
     time.sleep(0.1)
@@ -160,7 +160,7 @@ def test_chaos_loses_nothing_and_doubles_nothing(newcomer: Newcomer) -> None:
     )
     with newcomer.developing("--chaos", "crash=15%,duplicate=30%", "--timeout", "5"):
         newcomer.shell(FORTY_CALLS)
-        newcomer.shell(NONE_LOST_OR_TWICE, timeout_s=240)
+        newcomer.shell(NONE_LOST_OR_TWICE, timeout_s=360)
     assert any("delivered once more" in line for line in newcomer.lines)
 
 
