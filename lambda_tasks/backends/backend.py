@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -70,7 +69,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         super().validate_task(task)
         options = options_of(task)
         check_attempts(task)
-        _checked_run_after(task)
+        _check_run_after(task)
         settings = conf.current()
         queue = settings.queues.get(task.queue_name)
         if queue is None:
@@ -160,7 +159,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             backend=self.alias,
             queue=task.queue_name,
             durable=is_durable(task.queue_name, self._on_commit),
-            run_after=_checked_run_after(task),
+            run_after=task.run_after,
             priority=int(task.priority),
             secret=secret,
         )
@@ -289,10 +288,11 @@ def _split(task: AnyTask, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]
     return call, {}
 
 
-def _checked_run_after(task: AnyTask) -> datetime | None:
-    """Raises InvalidTask for a moment that can't travel."""
+def _check_run_after(task: AnyTask) -> None:
+    """Raise InvalidTask for a moment that can't travel."""
     try:
-        return None if task.run_after is None else check_run_after(task.run_after)
+        if task.run_after is not None:
+            check_run_after(task.run_after)
     except ValueError as error:
         raise InvalidTask(f"{task.module_path}: {error}") from None
 

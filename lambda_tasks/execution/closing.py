@@ -4,18 +4,13 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import InterfaceError, OperationalError
 
 from ..core.lifecycle import Claim, Outcome
 from ..ports import Records
 from . import connections
-
-OUTAGES: Final = (OperationalError, InterfaceError)
-"""Of the connection, or of its server; a deadlock's victim is among them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +52,7 @@ class Closing:
         try:
             held = await sync_to_async(self._close)(ends)
         except Exception as error:
-            if len(ends) > 1 and not isinstance(error, OUTAGES):
+            if len(ends) > 1 and not isinstance(error, connections.OUTAGES):
                 # What the database refuses of one must not take its neighbours along.
                 for end in ends:
                     await self._write([end])
@@ -76,6 +71,6 @@ class Closing:
         connections.refresh()
         try:
             return self._records.close_many(rows)
-        except OUTAGES:
+        except connections.OUTAGES:
             connections.refresh()
             return self._records.close_many(rows)

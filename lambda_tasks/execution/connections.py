@@ -10,11 +10,15 @@ import time
 import weakref
 from typing import Final
 
-from django.db import connections
+from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 IDLE_S: Final = 5.0
 """After so long a frozen container, or a server's idle timeout, may have ended a connection."""
+
+OUTAGES: Final = (OperationalError, InterfaceError)
+"""Of a connection, or of its server; a deadlock's victim is among them. What a database refuses for
+its content is another of its errors."""
 
 _IDLE: Final = 0
 """libpq's PQTRANS_IDLE: no transaction (PQtransactionStatus)."""

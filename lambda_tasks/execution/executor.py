@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, connections
 
 from ..conf import Settings
 from ..core.lifecycle import Claim, Failed, Raised
@@ -23,6 +23,7 @@ from ..ports import Records, Resolve
 from . import journal
 from .attempt import Ended, MakeAttempt, Run
 from .closing import Closing
+from .connections import OUTAGES
 from .delivery import (
     BACK,
     DONE,
@@ -209,7 +210,7 @@ class Executor:
         assert ended.outcome is not None
         try:
             held = await self._closing.close(claim, ended.outcome, ended.ran_for)
-        except (OperationalError, InterfaceError):
+        except OUTAGES:
             raise
         except DatabaseError as error:  # it refuses the result
             return await self._fail_from_here(item, claim, place, error)

@@ -6,8 +6,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError
-
 from ..conf import Settings
 from ..core.lifecycle import Claim, Refusal, Refused
 from ..core.message import decode
@@ -91,7 +89,7 @@ class Intake:
                 max_attempts=self._settings().max_attempts,
             )
         except Exception as error:
-            if len(asked) > 1 and not isinstance(error, OperationalError | InterfaceError):
+            if len(asked) > 1 and not isinstance(error, kept_connections.OUTAGES):
                 # What the database refuses of one message must not hold up its neighbours.
                 alone = [self._claim([item], settlements, deadline) for item in asked]
                 return [claimed for each in alone for claimed in each]
