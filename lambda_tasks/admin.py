@@ -16,12 +16,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import ngettext
 
 from . import runtime
-from .core.message import Message, Outgoing
-from .enqueue.prepare import is_durable, prepare
+from .core.message import Outgoing
+from .enqueue.prepare import prepare
 from .errors import MessageRefused
-from .models import TaskRecord
+from .records.encryption import decrypt
+from .records.queries import chain
+from .records.tables import TaskRecord
 from .registry import resolve
-from .sealing import unseal
 
 COLOURS = {
     TaskRecord.TaskStatus.QUEUED: "#8a6d00",
@@ -153,20 +154,19 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
 
 def _replayed(record: TaskRecord) -> Outgoing:
     task = resolve(record.task_name)
-    if record.backend and runtime.store().chain(record.root_id or record.id)[-1] != record:
+    if record.backend and chain(record.root_id or record.id)[-1] != record:
         raise ValueError("it was retried or replayed already. Replay the last of its records")
-    secrets = unseal(record.secrets)
+    secrets = decrypt(record.secrets)
     if missing := task.secret_names & record.kwargs.keys() - secrets.keys():
         names = ", ".join(sorted(missing))
         raise ValueError(f"its secret arguments ({names}) were removed when it was finished")
-    message = Message(
-        task_name=task.name,
-        args=record.args or [],
-        kwargs=record.kwargs | secrets,
-        invocation_id=uuid.uuid4(),
-        backend=record.backend,
+    return prepare(
+        task.name,
+        record.kwargs | secrets,
         queue=record.queue,
-        durable=is_durable(record.queue, task.options.durable),
+        durable=task.options.durable,
+        args=record.args or (),
+        backend=record.backend,
         group_key=record.group_key,
         root_id=record.root_id or record.id,
         # A result of django.tasks goes on under its id.
@@ -174,7 +174,6 @@ def _replayed(record: TaskRecord) -> Outgoing:
         priority=record.priority,
         secret=task.secret_names,
     )
-    return prepare(message, queue=record.queue)
 
 
 def _preformatted(text: str) -> SafeString:

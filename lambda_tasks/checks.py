@@ -21,7 +21,7 @@ def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
 @register("lambda_tasks")
 def check_time_zones(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Times that can't be compared with the database's clock, by which leases are reckoned."""
-    from .models import TaskRecord
+    from .records.tables import TaskRecord
 
     database = connections[router.db_for_write(TaskRecord)]
     problem = ""
@@ -83,7 +83,7 @@ def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
     """SQLite in its default mode, in which tasks that run side by side fail."""
     if conf.errors() or conf.current().eager or conf.current().noop_execution:
         return []
-    from .models import TaskRecord
+    from .records.tables import TaskRecord
 
     database = connections[router.db_for_write(TaskRecord)]
     mode = database.settings_dict["OPTIONS"].get("transaction_mode") or "DEFERRED"
@@ -113,15 +113,5 @@ def _problems(task: Task, chosen: conf.Settings) -> list[str]:
         queue = chosen.queue(task.options.queue)
     except ImproperlyConfigured as error:
         return [*problems, str(error)]
-    hard_timeout = task.options.hard_timeout or chosen.default_hard_timeout
-    if hard_timeout > queue.max_timeout_s:
-        problems.append(
-            f"hard_timeout is {hard_timeout} s and the queue {queue.name!r} allows "
-            f"{queue.max_timeout_s} s."
-        )
-    if isinstance(queue, conf.BatchQueue) and task.secret_names:
-        problems.append(
-            f"it has secret arguments ({', '.join(sorted(task.secret_names))}), and the queue "
-            f"{queue.name!r} is AWS Batch's, which shows them. Pass a reference instead."
-        )
-    return problems
+    hard_timeout_s = task.options.hard_timeout or chosen.default_hard_timeout
+    return [*problems, *queue.problems(task, hard_timeout_s=hard_timeout_s)]

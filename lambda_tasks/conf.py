@@ -8,25 +8,20 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from .core.message import MAX_NAME
+from .queues import kinds
+from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, mistake
+from .queues.database import DatabaseQueue, LocalQueue
+from .queues.sqs import SQSQueue
 
 PREFIX: Final = "LAMBDA_TASKS_"
-
-MAX_LAMBDA_TIMEOUT_S: Final = 900
-"""A function runs 15 minutes at most (Lambda quotas, AWS Lambda developer guide)."""
-
-MAX_OTHER_TIMEOUT_S: Final = 7 * 24 * 3600
-"""Batch and worker queues have no bound of AWS's; a week catches a slip of the finger."""
-
 
 SHORTEST_KEY: Final = 32
 
@@ -43,46 +38,6 @@ LOCAL_AWS: Final[Mapping[str, Any]] = {
     "aws_access_key_id": "test",
     "aws_secret_access_key": "test",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class SQSQueue:
-    """A queue of Amazon SQS that a Lambda function, or a worker, consumes."""
-
-    name: str
-    queue_url: str
-    max_timeout_s: float = MAX_LAMBDA_TIMEOUT_S
-
-
-@dataclass(frozen=True, slots=True)
-class BatchQueue:
-    """AWS Batch: each task is a job of its own."""
-
-    name: str
-    job_queue_arn: str
-    job_definition_arn: str
-    direct: bool = False
-    """Jobs are submitted by who enqueues, and not by the consumer of the default queue."""
-
-    max_timeout_s = MAX_OTHER_TIMEOUT_S
-
-    @property
-    def region(self) -> str | None:
-        """Of the job queue, where its ARN tells."""
-        segments = self.job_queue_arn.split(":")
-        return segments[3] if len(segments) > 5 else None
-
-
-@dataclass(frozen=True, slots=True)
-class DatabaseQueue:
-    """The TaskRecord table itself, consumed by a worker."""
-
-    name: str
-
-    max_timeout_s = MAX_OTHER_TIMEOUT_S
-
-
-Queue = SQSQueue | BatchQueue | DatabaseQueue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +63,9 @@ class Settings:
     redact: frozenset[str] = frozenset()
     aws: Mapping[str, Any] = field(default_factory=dict)
 
-    def is_table(self, queue: Queue) -> bool:
-        """Whether the messages of this queue are worked off from the table of the records."""
-        return self.local_workers > 0 or isinstance(queue, DatabaseQueue)
-
     def table_queues(self) -> frozenset[str]:
-        """The names of those."""
-        return frozenset(name for name, queue in self.queues.items() if self.is_table(queue))
+        """The names of the queues that are the table of the records."""
+        return frozenset(name for name, queue in self.queues.items() if queue.is_table)
 
     @property
     def signing_key(self) -> str | None:
@@ -167,7 +118,7 @@ def _load() -> tuple[Settings, tuple[str, ...]]:
     if count := os.environ.get(LOCAL_WORKERS_VARIABLE):
         values["local_workers"] = values["processes"] = int(count)
     endpoint = os.environ.get(LOCAL_SQS_VARIABLE)
-    settings = Settings(**values) if endpoint is None else _on_a_laptop(values, endpoint)
+    settings = _with_local_workers(values) if endpoint is None else _on_a_laptop(values, endpoint)
     problems.extend(_contradictions(settings))
     return settings, tuple(problems)
 
@@ -177,17 +128,31 @@ def forget() -> None:
     _load.cache_clear()
 
 
+def _with_local_workers(values: dict[str, Any]) -> Settings:
+    """Where LAMBDA_TASKS_LOCAL_WORKERS is set, every queue is worked off from the table."""
+    settings = Settings(**values)
+    if not settings.local_workers:
+        return settings
+    return replace(
+        settings, queues={name: LocalQueue.of(queue) for name, queue in settings.queues.items()}
+    )
+
+
 def _on_a_laptop(values: dict[str, Any], endpoint: str) -> Settings:
     """Nothing goes to AWS: every queue is one of the SQS at this endpoint, or the table's.
 
     Queues that are the table's by their setting stay so. The modes that run tasks elsewhere are
     off: what is to be seen is the way that they go in production.
     """
-    chosen = values.get("queues", {"default": None})
+    chosen = values.get("queues", {"default": SQSQueue("default", "")})
     values["queues"] = {
         name: DatabaseQueue(name)
-        if not endpoint or isinstance(queue, DatabaseQueue)
-        else SQSQueue(name, f"{endpoint}/{LOCAL_ACCOUNT}/{_sqs_name(name)}", MAX_OTHER_TIMEOUT_S)
+        if not endpoint or queue.is_table
+        else SQSQueue(
+            name,
+            f"{endpoint}/{LOCAL_ACCOUNT}/{_sqs_name(name)}",
+            max_timeout_s=MAX_OTHER_TIMEOUT_S,
+        )
         for name, queue in chosen.items()
     }
     modes = {"eager": False, "local_workers": 0, "noop_execution": False}
@@ -240,20 +205,16 @@ def _did_you_mean(word: str, known: Any) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _error(name: str, value: object, fix: str) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f"{name} is {value!r}. {fix}")
-
-
 def _boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise _error(name, value, "Use True or False.")
+        raise mistake(name, value, "Use True or False.")
     return value
 
 
 def _whole_number(least: int) -> Callable[[str, object], int]:
     def parse(name: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise _error(name, value, f"Use a whole number from {least} up.")
+            raise mistake(name, value, f"Use a whole number from {least} up.")
         return value
 
     return parse
@@ -261,7 +222,7 @@ def _whole_number(least: int) -> Callable[[str, object], int]:
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise _error(name, value, "Use a name.")
+        raise mistake(name, value, "Use a name.")
     return value
 
 
@@ -269,7 +230,7 @@ def _module_names(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(
         isinstance(item, str) and item for item in value
     ):
-        raise _error(name, value, "Use a list of dotted package names.")
+        raise mistake(name, value, "Use a list of dotted package names.")
     return tuple(value)
 
 
@@ -277,7 +238,7 @@ def _parameter_names(name: str, value: object) -> frozenset[str]:
     if not isinstance(value, list | tuple | set | frozenset) or not all(
         isinstance(item, str) and item.isidentifier() for item in value
     ):
-        raise _error(name, value, "Use a list of parameters' names.")
+        raise mistake(name, value, "Use a list of parameters' names.")
     return frozenset(value)
 
 
@@ -295,7 +256,7 @@ def _keys(name: str, value: object) -> tuple[str, ...]:
 
 def _client_options(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise _error(
+        raise mistake(
             name, value, "Use a dict of keyword arguments of an AWS client, like region_name."
         )
     return dict(value)
@@ -303,58 +264,11 @@ def _client_options(name: str, value: object) -> Mapping[str, Any]:
 
 def _queues(name: str, value: object) -> Mapping[str, Queue]:
     if not isinstance(value, Mapping) or not value:
-        raise _error(name, value, 'Use a dict like {"default": "https://sqs..."}.')
-    queues = {queue: _queue(f"{name}[{queue!r}]", queue, raw) for queue, raw in value.items()}
+        raise mistake(name, value, 'Use a dict like {"default": "https://sqs..."}.')
+    queues = {queue: kinds.parse(f"{name}[{queue!r}]", queue, raw) for queue, raw in value.items()}
     if "default" not in queues:
-        raise _error(name, value, "Add a queue called 'default'.")
+        raise mistake(name, value, "Add a queue called 'default'.")
     return queues
-
-
-def _queue(name: str, queue: object, raw: object) -> Queue:
-    if not isinstance(queue, str) or not 0 < len(queue) <= MAX_NAME:
-        raise _error(name, raw, f"A queue's name is a text of 1 to {MAX_NAME} characters.")
-    if isinstance(raw, str):
-        return _sqs_queue(name, queue, raw)
-    match raw:
-        case {"queue_url": str(url), **rest} if not rest:
-            return _sqs_queue(name, queue, url)
-        case {"job_queue_arn": str(arn), "job_definition_arn": str(definition), **rest}:
-            return _batch_queue(name, queue, arn, definition, dict(rest))
-        case {"database": True, **rest} if not rest:
-            return DatabaseQueue(name=queue)
-    raise _error(
-        name,
-        raw,
-        'Use a queue URL, {"queue_url": ...}, {"job_queue_arn": ..., "job_definition_arn": ...} '
-        'or {"database": True}.',
-    )
-
-
-def _batch_queue(
-    name: str, queue: str, arn: str, definition: str, rest: dict[Any, Any]
-) -> BatchQueue:
-    if queue == "default":
-        raise _error(name, arn, "The default queue is SQS's or a database queue: jobs pass it.")
-    match rest:
-        case {"direct": bool(direct), **more} if not more:
-            return BatchQueue(queue, arn, definition, direct=direct)
-        case {**more} if not more:
-            return BatchQueue(queue, arn, definition)
-    raise _error(name, rest, 'Besides the two ARNs there is "direct": True.')
-
-
-def _sqs_queue(name: str, queue: str, url: str) -> SQSQueue:
-    if not _is_http_url(url):
-        raise _error(name, url, "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/...")
-    return SQSQueue(name=queue, queue_url=url)
-
-
-def _is_http_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc and parts.path.strip("/"))
 
 
 _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {

@@ -12,8 +12,8 @@ from asgiref.sync import sync_to_async
 from django.utils.asyncio import async_unsafe
 
 
-class Journal(Protocol):
-    """Where a run writes what others are to know of it before its end."""
+class Recorder(Protocol):
+    """Writes what others are to know of a run before its end."""
 
     def save(self, state: object) -> None:
         """With the run's own writes."""
@@ -51,7 +51,7 @@ class TaskContext:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
     secrets: tuple[object, ...] = field(default=(), repr=False, compare=False)
-    journal: Journal = field(default_factory=_Nowhere, repr=False, compare=False)
+    recorder: Recorder = field(default_factory=_Nowhere, repr=False, compare=False)
 
     def remaining(self) -> float:
         """Seconds left before the soft timeout; infinity where there is none."""
@@ -64,20 +64,20 @@ class TaskContext:
         It is written with the task's own writes: in its transaction, unless `atomic=False`.
         Raises TypeError for what is no JSON, ValueError for more than 64 KiB, LeaseLost.
         """
-        self.journal.save(state)
+        self.recorder.save(state)
 
     async def asave(self, state: object) -> None:
         """See save()."""
-        await sync_to_async(self.journal.save)(state)
+        await sync_to_async(self.recorder.save)(state)
 
     @async_unsafe("You are in an event loop: use `await context.aprogress(...)`.")
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
         """Show how far the task is, in its record, while it runs."""
-        self.journal.show(done, total, text)
+        self.recorder.show(done, total, text)
 
     async def aprogress(self, done: float, total: float | None = None, text: str = "") -> None:
         """See progress()."""
-        await sync_to_async(self.journal.show)(done, total, text)
+        await sync_to_async(self.recorder.show)(done, total, text)
 
 
 current_run: ContextVar[TaskContext | None] = ContextVar("lambda_tasks_current_run", default=None)

@@ -3,7 +3,6 @@
 import copy
 import functools
 import inspect
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,17 +13,16 @@ from django.db import DEFAULT_DB_ALIAS
 from django.utils.asyncio import async_unsafe
 
 from . import conf, registry, runtime
-from .calls import FunctionCall
 from .context import TaskContext
 from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature, refuse_positional
-from .core.lifecycle import Claim
+from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing
 from .core.options import OptionNames, TaskOptions, parse_options
+from .core.retries import RetryRule
 from .enqueue.prepare import (
     check_delay,
     check_priority,
     check_run_after,
-    is_durable,
     prepare,
 )
 from .invocation import Invocation
@@ -193,19 +191,18 @@ class LambdaTaskWrapper(Generic[P, R]):
             )
         options = self.options
         queue = options.queue if overrides.queue is None else overrides.queue
-        message = Message(
-            task_name=self.name,
-            kwargs=self.arguments.to_json(arguments),
-            invocation_id=uuid.uuid4(),
-            queue=None if queue == options.queue else queue,
-            durable=is_durable(queue, options.durable),
+        return prepare(
+            self.name,
+            self.arguments.to_json(arguments),
+            queue=queue,
+            own_queue=options.queue,
+            durable=options.durable,
+            delay_s=options.delay if overrides.delay is None else overrides.delay,
             run_after=overrides.run_after,
             group_key=overrides.group_key,
             priority=overrides.priority,
             secret=self.secret_names,
         )
-        delay_s = options.delay if overrides.delay is None else overrides.delay
-        return prepare(message, queue=queue, delay_s=delay_s)
 
     def _outgoing_many(self, calls: Iterable[Mapping[str, Any]]) -> list[Outgoing]:
         return [self._outgoing((), kwargs) for kwargs in calls]
@@ -239,3 +236,42 @@ def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]
     task = LambdaTaskWrapper(func, parsed)
     registry.register(task)
     return task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionCall:
+    """One run of a @lambda_task. See ports.TaskCall.
+
+    Nobody but the record and the log hears of it.
+    """
+
+    message: Message
+    arguments: Arguments
+    function: Callable[[Mapping[str, Any], TaskContext], Any]
+    retry_rule: RetryRule
+
+    @property
+    def has_listeners(self) -> bool:
+        """See ports.TaskCall."""
+        return False
+
+    def started(self) -> None:
+        """See ports.TaskCall."""
+
+    def call(self, context: TaskContext) -> Any:
+        """Raises pydantic.ValidationError or TypeError for arguments that can't be its own."""
+        refuse_positional(self.message.task_name, self.message.args)
+        return self.function(self.arguments.from_json(self.message.kwargs), context)
+
+    def ignores(self, error: BaseException) -> bool:
+        """See ports.TaskCall."""
+        return self.retry_rule.ignores(error)
+
+    def retry_delay_s(self, error: BaseException, *, jitter_s: float) -> float | None:
+        """See ports.TaskCall."""
+        if not self.retry_rule.retries(error):
+            return None
+        return self.retry_rule.delay_s(error, n_retries=self.message.n_retries, jitter_s=jitter_s)
+
+    def ended(self, outcome: Outcome, error: BaseException | None) -> None:
+        """See ports.TaskCall."""

@@ -8,13 +8,12 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
-from . import runtime
 from .core.lifecycle import Status
 from .core.message import Message
 from .errors import TaskFailed
 
 if TYPE_CHECKING:
-    from .models import TaskRecord
+    from .records.tables import TaskRecord
 
 FIRST_POLL_S: Final = 0.02
 LONGEST_POLL_S: Final = 1.0
@@ -32,7 +31,9 @@ class Invocation:
 
     def record(self) -> "TaskRecord | None":
         """Its record, or None where there is none: not before a direct message has started."""
-        return runtime.store().find(self.id)
+        from .records.queries import find
+
+        return find(self.id)
 
     async def arecord(self) -> "TaskRecord | None":
         """See record()."""
@@ -61,7 +62,9 @@ class Invocation:
         raise AssertionError("unreachable")
 
     def _followed(self) -> "TaskRecord | None":
-        return runtime.store().find_last(self.id)
+        from .records.queries import find_last
+
+        return find_last(self.id)
 
 
 def _pauses(invocation: Invocation, timeout: float | None) -> Iterator[float]:

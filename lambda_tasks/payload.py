@@ -8,8 +8,8 @@ import pydantic
 from django.db import DEFAULT_DB_ALIAS
 
 from . import registry, runtime
-from .core.message import Message, Outgoing
-from .enqueue.prepare import check_priority, is_durable, prepare
+from .core.message import Outgoing
+from .enqueue.prepare import check_priority, prepare
 
 
 class SQSLambdaTaskMessage(pydantic.BaseModel):
@@ -65,16 +65,16 @@ class SQSLambdaTask(pydantic.BaseModel):
         )
 
     def _outgoing(self) -> Outgoing:
-        message = Message(
-            task_name=self.message.task_name,
-            kwargs=self.message.kwargs,
-            n_retries=self.message.n_retries,
-            invocation_id=self.message.invocation_id,
+        return prepare(
+            self.message.task_name,
+            self.message.kwargs,
             queue=self.queue,
-            durable=is_durable(self.queue, None),
+            durable=None,
+            invocation_id=self.message.invocation_id,
+            n_retries=self.message.n_retries,
+            delay_s=self.delay,
             run_after=self.run_after,
             group_key=self.group_key,
             priority=0 if self.priority is None else check_priority(self.priority),
             secret=registry.secret_names(self.message.task_name),
         )
-        return prepare(message, queue=self.queue, delay_s=self.delay)

@@ -4,14 +4,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from .context import TaskContext
 from .core.batching import BatchLimits
-from .core.lifecycle import Claim, Outcome, Refused
+from .core.lifecycle import Claim, End, Outcome, Refused
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
+
+# The way out
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,8 @@ class Transport(Protocol):
         """Send them in one request; for each, in order, None or why it was not accepted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRequest:
-    """One delivery that asks to run. `rerun_when_lost` is the task's `on_lost`."""
-
-    message: Message
-    queue: str
-    enqueued_at: datetime | None = None
-    rerun_when_lost: bool = True
-
-
 class Outbox(Protocol):
-    """What the way out needs of the records."""
+    """Messages that are stored until their queue has them."""
 
     @property
     def alias(self) -> str:
@@ -73,89 +65,7 @@ class Outbox(Protocol):
         """
 
 
-class Records(Protocol):
-    """What the way in needs of the records."""
-
-    @property
-    def alias(self) -> str:
-        """The database that holds the records."""
-
-    def claim(
-        self, requests: Sequence[ClaimRequest], *, lease: timedelta, max_attempts: int
-    ) -> Mapping[UUID, Claim | Refused]:
-        """Claim all that can be claimed, in a number of statements that does not grow."""
-
-    def close(
-        self,
-        claim: Claim,
-        outcome: Outcome,
-        *,
-        ran_for: timedelta | None = None,
-        following: Outgoing | None = None,
-    ) -> None:
-        """Write what an attempt ended in, and the QUEUED record of what follows it.
-
-        Raises LeaseLost, and changes nothing, where the claim no longer holds.
-        """
-
-    def close_many(
-        self, ends: Sequence[tuple[Claim, Outcome, timedelta | None]]
-    ) -> Collection[UUID]:
-        """Write what attempts ended in, and for how long each ran; the invocation ids of those
-        whose claim has held."""
-
-    def save_state(self, claim: Claim, state: object) -> None:
-        """Keep what the run has saved. Raises LeaseLost where the claim no longer holds."""
-
-    def show_progress(self, claim: Claim, progress: object) -> None:
-        """Show how far the run is; nothing where the claim no longer holds."""
-
-    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Those that no longer hold: cancelled, or taken over."""
-
-    def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
-        """Give back what this claim holds, for another delivery to run; nothing where it is lost.
-
-        What has not been `started` counts as no attempt. Where its delivery does not come back by
-        itself, it is left to the relay.
-        """
-
-    def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
-        """Begin the leases anew of those that still hold."""
-
-    def acquire_lock(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
-        """Take a singleton's lock, unless another holds it and its time is not over."""
-
-    def release_lock(self, key: str, token: UUID) -> None:
-        """Let go of a lock, if it is still this owner's."""
-
-
-class Listener(Protocol):
-    """Hears of new records, on a connection of its own."""
-
-    def fileno(self) -> int:
-        """Readable when there is something to clear()."""
-
-    def clear(self) -> None:
-        """Take what has been told. Raises the driver's error where the connection is gone."""
-
-    def close(self) -> None:
-        """Stop listening."""
-
-
-class DueRecords(Protocol):
-    """What a queue that is the table itself needs of the records."""
-
-    def due(
-        self, queues: Collection[str], *, limit: int
-    ) -> AbstractContextManager[Sequence[Outgoing]]:
-        """What is to run now, by priority, then oldest first; nobody else gets it meanwhile."""
-
-    def listen(self) -> Listener | None:
-        """Begin to hear of new records; None where the database can't tell."""
-
-    def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
-        """Make a QUEUED record due after this time."""
+# The way in
 
 
 class TaskCall(Protocol):
@@ -209,6 +119,132 @@ class Resolve(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One arrival of a message. `id` is the queue's own name for it, `queue` that queue's."""
+
+    id: str
+    queue: str
+    fallback_id: UUID
+    """The invocation id, where the body names none."""
+    body: object = None
+    message: Message | None = None
+    """Set where it comes from the records' own table, where nothing is encoded or signed."""
+    enqueued_at: datetime | None = None
+    comes_back: bool = True
+    """By itself, where it is not acknowledged: SQS sees to that."""
+    ordered_by: str | None = None
+    """Those of one key run one after the other, and none after one that goes back: FIFO."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedDelivery:
+    """A delivery, the message that it has brought, and the task that the message names."""
+
+    delivery: Delivery
+    message: Message
+    task: Task
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that the message was meant for."""
+        return self.message.queue or self.task.options.queue
+
+    @property
+    def enqueued_at(self) -> datetime | None:
+        """When its queue got it; None where the queue does not tell."""
+        return self.delivery.enqueued_at
+
+    @property
+    def may_rerun(self) -> bool:
+        """A run whose worker has died may be repeated."""
+        return self.task.options.on_lost == "rerun"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedDelivery(ResolvedDelivery):
+    """A delivery that is this worker's to run."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What becomes of a delivery: it is done with, or goes back, perhaps after some seconds."""
+
+    is_final: bool
+    retry_after_s: float | None = None
+    interrupts: bool = False
+    """Its task raised KeyboardInterrupt: its worker is to end, as by Ctrl-C."""
+
+
+DONE: Final = Settlement(is_final=True)
+BACK: Final = Settlement(is_final=False)
+
+Arriving = AbstractContextManager[Sequence[Delivery]]
+"""Deliveries that must be claimed before the context is left: it may hold locks."""
+
+
+class Source(Protocol):
+    """One or more queues that a worker consumes."""
+
+    async def receive(self, limit: int) -> Arriving:
+        """Wait a while for up to `limit` deliveries; nothing where there are none."""
+
+    def settle(self, id: str, settlement: Settlement) -> None:
+        """Tell the queue what has become of a delivery, now or soon."""
+
+    def wake(self) -> None:
+        """Look again at once: there may be something new."""
+
+    async def aclose(self) -> None:
+        """Tell the queue what is still to be told."""
+
+
+class Claims(Protocol):
+    """Who runs what, and what they have come to."""
+
+    @property
+    def alias(self) -> str:
+        """The database that holds the records."""
+
+    def claim(
+        self, deliveries: Sequence[ResolvedDelivery], *, lease: timedelta, max_attempts: int
+    ) -> Mapping[UUID, Claim | Refused]:
+        """Claim all that can be claimed, in a number of statements that does not grow.
+
+        The verdicts are by invocation id, one for each.
+        """
+
+    def finish(self, end: End, following: Outgoing | None = None) -> None:
+        """Write the end of a run, and the QUEUED record of what follows it.
+
+        Raises LeaseLost, and changes nothing, where the claim no longer holds.
+        """
+
+    def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
+        """Write the ends of runs; the invocation ids of those whose claim has held."""
+
+    def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
+        """Give back what this claim holds, for another delivery to run; nothing where it is lost.
+
+        What has not been `started` counts as no attempt. Where its delivery does not come back by
+        itself, it is left to the relay.
+        """
+
+    def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
+        """Begin the leases anew of those that still hold."""
+
+    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Those that no longer hold: cancelled, or taken over."""
+
+    def save_state(self, claim: Claim, state: object) -> None:
+        """Keep what the run has saved. Raises LeaseLost where the claim no longer holds."""
+
+    def show_progress(self, claim: Claim, progress: object) -> None:
+        """Show how far the run is; nothing where the claim no longer holds."""
+
+
 class Lock(Protocol):
     """What keeps a singleton alone."""
 
@@ -218,3 +254,44 @@ class Lock(Protocol):
         Raises SingletonLockError where another holds it, SingletonLockUnknown where that can't
         be told.
         """
+
+
+class LockTable(Protocol):
+    """Locks that are rows of a table."""
+
+    def acquire(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
+        """Take a lock, unless another holds it and its time is not over."""
+
+    def release(self, key: str, token: UUID) -> None:
+        """Let go of a lock, if it is still this owner's."""
+
+
+# Queues that are the table
+
+
+class Listener(Protocol):
+    """Hears of new records, on a connection of its own."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to clear()."""
+
+    def clear(self) -> None:
+        """Take what has been told. Raises the driver's error where the connection is gone."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class TableQueue(Protocol):
+    """What a queue that is the table itself needs of the records."""
+
+    def due(
+        self, queues: Collection[str], *, limit: int
+    ) -> AbstractContextManager[Sequence[Message]]:
+        """What is to run now, by priority, then oldest first; nobody else gets it meanwhile."""
+
+    def listen(self) -> Listener | None:
+        """Begin to hear of new records; None where the database can't tell."""
+
+    def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
+        """Make a QUEUED record due after this time."""

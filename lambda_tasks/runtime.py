@@ -7,6 +7,7 @@ loop nor the sockets of its parent.
 import asyncio
 import atexit
 import os
+import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,44 +15,41 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections
 
 from . import conf, registry
-from .context import TaskContext
 from .core.message import Outgoing
 from .enqueue.dispatcher import Dispatcher
 from .enqueue.modes import ModeSender
 from .enqueue.on_commit import Enqueuer, Sender
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
-from .enqueue.transports.aws import AwsClient, RequestFailed
-from .enqueue.transports.batch import DirectBatchTransport, JobQueue, ViaDefaultQueue
-from .enqueue.transports.database import DatabaseTransport
-from .enqueue.transports.sqs import SQSTransport, client_options
-from .errors import Retry
-from .place import worker_id
-from .ports import Transport
+from .ports import Task, Transport
+from .queues.aws.client import AwsClient
+from .queues.kinds import make_sources
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from .execution.attempt import Attempt, Run
+    from .entrypoints.worker import Worker
+    from .execution.attempt import Attempt
     from .execution.executor import Executor
+    from .execution.finishing import Finisher
     from .execution.lanes import Lanes
     from .execution.locks import SingletonLocks
     from .execution.process_pool import ProcessPool
-    from .execution.sources import Source
+    from .execution.run import Run
     from .local.workers import LocalWorkers
-    from .store import RecordStore
-    from .worker import Worker
+    from .records.claims import RecordClaims
+    from .records.outbox import RecordOutbox
+    from .records.table_queue import RecordTableQueue
 
-SUBMIT_AGAIN_S: Final = 10
-"""After AWS Batch has not taken a job, and may yet."""
+MAX_WORKER_ID: Final = 200
+"""Characters."""
 
 
 class Runtime:
-    """The objects of one process, each made once."""
+    """The objects of one process, each made once. It is the Wiring of queues."""
 
     def __init__(self) -> None:
         self.portal = Portal()
@@ -60,19 +58,26 @@ class Runtime:
         self._settings: conf.Settings | None = None
         self._local_workers: LocalWorkers | None = None
 
-    @property
-    def attempt_class(self) -> "type[Attempt]":
-        """Of the attempts that are made here."""
-        from .execution.attempt import Attempt
+    @cached_property
+    def outbox(self) -> "RecordOutbox":
+        """The records, as the way out needs them."""
+        from .records.outbox import RecordOutbox
 
-        return Attempt
+        return RecordOutbox(lambda: conf.current().table_queues())
 
     @cached_property
-    def store(self) -> "RecordStore":
-        """Every statement about records."""
-        from .store import RecordStore
+    def claims(self) -> "RecordClaims":
+        """The records, as the way in needs them."""
+        from .records.claims import RecordClaims
 
-        return RecordStore(lambda: conf.current().table_queues(), worker_id=worker_id())
+        return RecordClaims(worker_id())
+
+    @cached_property
+    def table_queue(self) -> "RecordTableQueue":
+        """The records, as queues that are the table need them."""
+        from .records.table_queue import RecordTableQueue
+
+        return RecordTableQueue()
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
@@ -89,54 +94,63 @@ class Runtime:
     @cached_property
     def enqueuer(self) -> Enqueuer:
         """The door of the way out."""
-        return Enqueuer(self.store, self.sender)
+        return Enqueuer(self.outbox, self.sender)
 
     @cached_property
     def relay(self) -> Relay:
         """Sends what was left."""
-        return Relay(self.store, self.sender.asend)
+        return Relay(self.outbox, self.sender.asend)
+
+    @cached_property
+    def finisher(self) -> "Finisher":
+        """The door for the end of every run."""
+        from .execution.finishing import Finisher
+
+        return Finisher(self.claims)
 
     @cached_property
     def locks(self) -> "SingletonLocks":
         """The locks of singletons."""
         from .execution.locks import SingletonLocks
+        from .records.locks import RecordLocks
 
-        return SingletonLocks(self.store, cache_alias=lambda: conf.current().singleton_cache)
+        return SingletonLocks(RecordLocks(), cache_alias=lambda: conf.current().singleton_cache)
+
+    # What queues ask of their process
+
+    @property
+    def aws_options(self) -> Mapping[str, Any]:
+        """See queues.base.Wiring."""
+        return conf.current().aws
+
+    @property
+    def signing_key(self) -> str | None:
+        """See queues.base.Wiring."""
+        return conf.current().signing_key
 
     def transport(self, queue: str) -> Transport:
-        """The transport of a queue. Raises ImproperlyConfigured for an unknown one."""
+        """See queues.base.Wiring. Made anew when the settings change."""
         settings = conf.current()
         if settings is not self._settings:
             self._settings, self._by_queue = settings, {}
         if queue not in self._by_queue:
-            self._by_queue[queue] = self._make_transport(settings.queue(queue), settings)
+            self._by_queue[queue] = settings.queue(queue).make_transport(self)
         return self._by_queue[queue]
 
-    async def submit_job(self, queue_name: str, body: str) -> str:
-        """Submit a job for a message of an AWS Batch queue; return the job's id.
+    def client(self, service: str, options: Mapping[str, Any]) -> AwsClient:
+        """See queues.base.Wiring."""
+        key = f"{service} {sorted(options.items(), key=lambda item: item[0])!r}"
+        return self._clients.setdefault(key, AwsClient(service, options))
 
-        Raises ImproperlyConfigured for another kind of queue, Retry where AWS may yet take it.
-        """
-        settings = conf.current()
-        queue = settings.queue(queue_name)
-        if not isinstance(queue, conf.BatchQueue):
-            raise ImproperlyConfigured(f"The queue {queue_name!r} is not AWS Batch's.")
-        try:
-            return await self.portal.acall(self._job_queue(queue, settings).submit, body)
-        except RequestFailed as error:
-            if error.failure.retryable:
-                raise Retry(str(error), delay=SUBMIT_AGAIN_S) from error
-            raise
+    def is_table(self, queue: str) -> bool:
+        """See queues.base.Wiring."""
+        return conf.current().queue(queue).is_table
 
-    async def postpone(self, queue_arn: str, receipt_handle: str, seconds: float) -> None:
-        """Make a received message visible in so many seconds, where its queue is one of ours."""
-        sqs_name = queue_arn.rpartition(":")[2]
-        for name, queue in conf.current().queues.items():
-            if isinstance(queue, conf.SQSQueue) and queue.queue_url.endswith(f"/{sqs_name}"):
-                transport = self.transport(name)
-                assert isinstance(transport, SQSTransport)
-                await self.portal.acall(transport.postpone, receipt_handle, seconds)
-                return
+    async def store(self, messages: Sequence[Outgoing]) -> None:
+        """See queues.base.Wiring."""
+        await sync_to_async(self._store_on_a_thread)(messages)
+
+    # The way in
 
     def worker(
         self,
@@ -151,10 +165,10 @@ class Runtime:
 
         Raises ImproperlyConfigured for a queue that is not there or that no worker consumes.
         """
-        from .worker import Worker
+        from .entrypoints.worker import Worker
 
         settings = conf.current()
-        sources = self._sources([settings.queue(name) for name in queues], settings, once=once)
+        sources = make_sources([settings.queue(name) for name in queues], self, once=once)
         self.portal.adopt(asyncio.get_running_loop())
         concurrency = concurrency or settings.concurrency
         processes = processes or settings.processes
@@ -168,28 +182,6 @@ class Runtime:
             once=once,
         )
         return worker, executor
-
-    def _sources(
-        self, queues: Sequence[conf.Queue], settings: conf.Settings, *, once: bool
-    ) -> "list[Source]":
-        from .execution.sources import ONCE_WAIT_S, WAIT_S, DatabaseSource, SqsSource
-
-        sources: list[Source] = []
-        of_the_table = [queue.name for queue in queues if settings.is_table(queue)]
-        if of_the_table:
-            sources.append(DatabaseSource(of_the_table, self.store))
-        for queue in queues:
-            if settings.is_table(queue):
-                continue
-            if isinstance(queue, conf.SQSQueue):
-                call = self._sqs_client(queue, settings).call
-                wait_s = ONCE_WAIT_S if once else WAIT_S
-                sources.append(SqsSource(queue.queue_url, call, wait_s=wait_s))
-            elif isinstance(queue, conf.BatchQueue):
-                raise ImproperlyConfigured(
-                    f"The queue {queue.name!r} is AWS Batch's, whose jobs no worker consumes."
-                )
-        return sources
 
     def executor(
         self, *, concurrency: int | None = None, processes: int | None = None
@@ -209,22 +201,22 @@ class Runtime:
         from .execution.executor import Executor
 
         return Executor(
-            records=self.store,
+            finisher=self.finisher,
             settings=conf.current,
             resolve=registry.resolve,
-            make_attempt=self.attempt,
+            make_attempt=self.make_attempt,
             send_stored=self._send_stored,
             lanes=lanes,
             processes=processes,
         )
 
-    def attempt(self, run: "Run", metadata: Mapping[str, Any]) -> "tuple[Attempt, TaskContext]":
-        """One attempt of a run, and what its task may know of it."""
-        from .execution.attempt import context_of
+    def make_attempt(self, run: "Run", task: Task) -> "Attempt":
+        """See execution.attempt.MakeAttempt."""
+        from .execution.attempt import Attempt
 
-        task = registry.resolve(run.message.task_name, run.message.backend)
-        attempt = self.attempt_class(run, task, records=self.store, lock=self.locks)
-        return attempt, context_of(run, metadata, records=self.store)
+        return Attempt(run, task, finisher=self.finisher, lock=self.locks)
+
+    # Its end
 
     def close(self) -> None:
         """Send what is still open and close the connections."""
@@ -239,7 +231,7 @@ class Runtime:
         await self.portal.acall(self._drain)
 
     async def aclose(self) -> None:
-        """See close(). For who has lent the portal its loop."""
+        """See close(). For callers that have lent the portal their loop."""
         await self.disconnect()
         await asyncio.to_thread(self.portal.close)
 
@@ -251,44 +243,14 @@ class Runtime:
     async def _send_stored(self, outgoing: Outgoing) -> None:
         await self.enqueuer.asend_stored([outgoing])
 
-    def _make_transport(self, queue: conf.Queue, settings: conf.Settings) -> Transport:
-        if isinstance(queue, conf.SQSQueue):
-            client = self._sqs_client(queue, settings)
-            return SQSTransport(queue.queue_url, client, settings.signing_key)
-        if isinstance(queue, conf.BatchQueue):
-            return self._make_batch_transport(queue, settings)
-        return DatabaseTransport()
-
-    def _make_batch_transport(self, queue: conf.BatchQueue, settings: conf.Settings) -> Transport:
-        in_table = settings.is_table(settings.queue("default"))
-        store = sync_to_async(self._store_on_a_thread) if in_table else None
-        via_default = ViaDefaultQueue(self.transport("default"), store)
-        if not queue.direct:
-            return via_default
-        return DirectBatchTransport(self._job_queue(queue, settings), via_default)
-
     def _store_on_a_thread(self, messages: Sequence[Outgoing]) -> None:
-        """Whose connections no request and no task takes care of."""
+        """Runs on a thread of its own. No request or task closes that thread's connections, so
+        this does."""
         close_old_connections()
         try:
-            self.store.insert_queued(messages)
+            self.outbox.insert_queued(messages)
         finally:
             close_old_connections()
-
-    def _job_queue(self, queue: conf.BatchQueue, settings: conf.Settings) -> JobQueue:
-        region = {"region_name": queue.region} if queue.region else {}
-        options = region | dict(settings.aws)
-        client = self._client("batch", options)
-        arns = (queue.job_queue_arn, queue.job_definition_arn)
-        return JobQueue(*arns, client, settings.signing_key)
-
-    def _sqs_client(self, queue: conf.SQSQueue, settings: conf.Settings) -> AwsClient:
-        return self._client("sqs", client_options(queue.queue_url, settings.aws))
-
-    def _client(self, service: str, options: Mapping[str, Any]) -> AwsClient:
-        """Queues of one service and region share a client."""
-        key = f"{service} {sorted(options.items(), key=lambda item: item[0])!r}"
-        return self._clients.setdefault(key, AwsClient(service, options))
 
     def _wake_local_workers(self) -> None:
         from .local.workers import LocalWorkers
@@ -300,7 +262,7 @@ class Runtime:
     def _run_now(self, outgoing: Outgoing) -> None:
         from .execution.eager import EagerRunner
 
-        EagerRunner(self.store, registry.resolve, self.attempt).run(outgoing)
+        EagerRunner(self.claims, registry.resolve, self.make_attempt).run(outgoing)
 
 
 class _Process:
@@ -318,14 +280,14 @@ class _Process:
                     self.runtime = Runtime()
         return self.runtime
 
-    def take(self) -> Runtime | None:
+    def detach(self) -> Runtime | None:
         runtime, self.runtime = self.runtime, None
         return runtime
 
     def start_anew(self) -> None:
         self.lock = threading.Lock()
         # Kept, so that nothing of the parent's is closed or complained about by the collector.
-        if (runtime := self.take()) is not None:
+        if (runtime := self.detach()) is not None:
             self.abandoned.append(runtime)
 
 
@@ -349,33 +311,37 @@ def replaced_by(other: Runtime) -> Iterator[None]:
 
 def enqueuer() -> Enqueuer:
     """The door of the way out."""
-    return current().enqueuer
+    return _process.current().enqueuer
 
 
-def store() -> "RecordStore":
-    """The records."""
-    return current().store
+def worker_id() -> str:
+    """Which process this is, in words that lead to its logs.
+
+    On Lambda the name of the log stream, one for each container; elsewhere HOST:PID.
+    """
+    log_stream = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
+    return (log_stream or f"{socket.gethostname()}:{os.getpid()}")[:MAX_WORKER_ID]
 
 
 def work_in_a_process(pipe: "Connection") -> None:
     """What a worker process does."""
     from .cold_start.memory_limit import limit_memory
-    from .execution.process_main import serve
+    from .execution.worker_process import serve
 
     limit_memory()
-    serve(pipe, lambda run, metadata: current().attempt(run, metadata))
+    serve(pipe, lambda run, task: current().make_attempt(run, task))
 
 
 def close() -> None:
     """Send what is still open and close all connections; a later call starts anew."""
-    if (runtime := _process.take()) is not None:
+    if (runtime := _process.detach()) is not None:
         runtime.close()
 
 
 async def aclose(runtime: Runtime) -> None:
-    """See close(). For who has kept a runtime, which need not be the process's any more."""
+    """See close(). For callers that have kept a runtime; the process may have another by now."""
     if runtime is _process.runtime:
-        _process.take()
+        _process.detach()
     await runtime.aclose()
 
 

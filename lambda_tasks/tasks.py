@@ -5,8 +5,9 @@ from typing import Final
 
 from django.utils.timezone import now
 
-from . import runtime
+from . import conf, runtime
 from .decorators import lambda_task
+from .queues.batch import submit_job
 
 CHUNK: Final = 1000
 
@@ -17,9 +18,11 @@ def cleanup_task_records(*, retention_days: int = 7) -> int:
 
     Not in one transaction: each chunk counts, however many there are.
     """
+    from .records.queries import delete_finished
+
     before = now() - timedelta(days=retention_days)
     deleted = 0
-    while chunk := runtime.store().delete_finished(before=before, limit=CHUNK):
+    while chunk := delete_finished(before=before, limit=CHUNK):
         deleted += chunk
     return deleted
 
@@ -30,4 +33,5 @@ async def submit_batch_job(*, message_json: str, batch_queue: str) -> str:
 
     What asks for it is the transport: who enqueues need not be allowed to submit jobs.
     """
-    return await runtime.current().submit_job(batch_queue, message_json)
+    here, queue = runtime.current(), conf.current().queue(batch_queue)
+    return await here.portal.acall(submit_job, queue, here, message_json)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from lambda_tasks.core.batching import BatchLimits
+from lambda_tasks.core.batching import MAX_IN_FLIGHT, BatchLimits
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.enqueue import in_flight
 from lambda_tasks.enqueue.dispatcher import Dispatcher
@@ -227,7 +227,7 @@ def test_a_queue_that_moves_away_is_saturated_again() -> None:
     limit = InFlightLimit()
     in_flight_after(1_000, limit, quickest_ms=8, busy_ms=0.2)
 
-    assert in_flight_after(3_000, limit, quickest_ms=80, busy_ms=0.2) == in_flight.MOST
+    assert in_flight_after(3_000, limit, quickest_ms=80, busy_ms=0.2) == MAX_IN_FLIGHT
 
 
 def test_requests_that_the_limit_did_not_hold_back_do_not_raise_it() -> None:
@@ -235,7 +235,7 @@ def test_requests_that_the_limit_did_not_hold_back_do_not_raise_it() -> None:
     for _ in range(1_000):
         limit.answered(0.08, was_full=False)
 
-    assert limit.value == in_flight.LEAST
+    assert limit.value == in_flight.MIN_IN_FLIGHT
 
 
 def test_a_queue_that_refuses_for_now_gets_half_as_many_requests_at_a_time() -> None:
@@ -252,7 +252,7 @@ def test_quick_refusals_are_no_reason_to_send_more_at_a_time() -> None:
         calls = asyncio.ensure_future(dispatcher.send([message() for _ in range(5_000)]))
         for answered in range(300):
             await settle()
-            assert len(transport.requests) - answered == in_flight.LEAST
+            assert len(transport.requests) - answered == in_flight.MIN_IN_FLIGHT
             transport.answers.put_nowait(SendFailure("slow down", retryable=True))
         calls.cancel()
 

@@ -364,10 +364,11 @@ def test_time_limits(queue: str, work_off: WorkOff) -> None:
 
 
 def test_a_singleton_that_waits_has_had_no_attempt(queue: str, work_off: WorkOff) -> None:
-    store, key = runtime.store(), f"lambda_tasks.singleton_lock.{tasks.alone.module_path}"
+    key = f"lambda_tasks.singleton_lock.{tasks.alone.module_path}"
     from lambda_tasks.execution.locks import SingletonLocks
+    from lambda_tasks.records.locks import RecordLocks
 
-    locks = SingletonLocks(store, cache_alias=lambda: "default")
+    locks = SingletonLocks(RecordLocks(), cache_alias=lambda: "default")
     result = tasks.alone.enqueue()
     with locks.held(key, timeout_s=60):
         work_off(queue)

@@ -44,7 +44,7 @@ def test_what_a_lane_begins_with_comes_before_its_first_call_and_once() -> None:
         thread.begins_with(lambda: happened.append("begun"))
         for number in range(2):
             await sync_to_async(happened.append)(f"call {number}")
-        assert not thread.is_unused()
+        assert not thread.cancel_begin()
 
     in_a_lane(scene)
 
@@ -56,7 +56,7 @@ def test_what_was_never_called_never_begins() -> None:
 
     async def scene(thread: LaneThread) -> None:
         thread.begins_with(lambda: happened.append("begun"))
-        assert thread.is_unused()
+        assert thread.cancel_begin()
         await thread.call(happened.append, "later")
 
     in_a_lane(scene)
@@ -97,7 +97,7 @@ def test_what_a_run_leaves_behind_does_not_begin_the_next_one() -> None:
         thread.begins_with(lambda: happened.append("begun"))
         with thread.serving(second), pytest.raises(RuntimeError, match=r"first .* has ended"):
             await left_behind
-        assert thread.is_unused()
+        assert thread.cancel_begin()
 
     in_a_lane(scene)
 

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_tasks import EnqueueError, runtime
-from lambda_tasks.enqueue.transports.sigv4 import Signer
 from lambda_tasks.local import LocalSqs
+from lambda_tasks.queues.aws.sigv4 import Signer
 from tests.app import tasks
 from tests.conftest import bodies_in
 from tests.servers.faulty_sqs import Fault, FaultySqs

@@ -9,6 +9,10 @@ from django.db import connection, connections
 from django.db.utils import ConnectionHandler
 
 from lambda_tasks import checks, conf, lambda_task, registry
+from lambda_tasks.queues.base import Queue
+from lambda_tasks.queues.batch import BatchQueue
+from lambda_tasks.queues.database import DatabaseQueue
+from lambda_tasks.queues.sqs import SQSQueue
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/jobs"
 
@@ -35,7 +39,7 @@ def test_without_settings_there_is_a_database_queue_and_the_documented_defaults(
 
     current = conf.current()
 
-    assert current.queues == {"default": conf.DatabaseQueue(name="default")}
+    assert current.queues == {"default": DatabaseQueue(name="default")}
     assert (current.default_soft_timeout, current.default_hard_timeout) == (270, 300)
     assert (current.max_retries, current.max_attempts, current.concurrency) == (2880, 5, 10)
     assert current.durable
@@ -45,18 +49,16 @@ def test_without_settings_there_is_a_database_queue_and_the_documented_defaults(
 @pytest.mark.parametrize(
     ("value", "queue"),
     [
-        (URL, conf.SQSQueue(name="q", queue_url=URL)),
-        ({"queue_url": URL}, conf.SQSQueue(name="q", queue_url=URL)),
-        ({"database": True}, conf.DatabaseQueue(name="q")),
+        (URL, SQSQueue(name="q", queue_url=URL)),
+        ({"queue_url": URL}, SQSQueue(name="q", queue_url=URL)),
+        ({"database": True}, DatabaseQueue(name="q")),
         (
             {"job_queue_arn": "arn:queue", "job_definition_arn": "arn:definition"},
-            conf.BatchQueue("q", "arn:queue", "arn:definition"),
+            BatchQueue("q", "arn:queue", "arn:definition"),
         ),
     ],
 )
-def test_a_queue_is_written_in_each_of_its_forms(
-    settings: Any, value: Any, queue: conf.Queue
-) -> None:
+def test_a_queue_is_written_in_each_of_its_forms(settings: Any, value: Any, queue: Queue) -> None:
     settings.LAMBDA_TASKS_QUEUES = {"default": URL, "q": value}
 
     assert conf.current().queue("q") == queue

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -9,9 +10,9 @@ import pytest
 
 from lambda_tasks import runtime
 from lambda_tasks.core.message import Message, Outgoing
-from lambda_tasks.enqueue.transports.sqs import SQSTransport, client_options
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.ports import SendFailure
+from lambda_tasks.queues.sqs import SQSQueue, SQSTransport, client_options
 from tests.app import tasks
 from tests.conftest import bodies_in
 
@@ -85,9 +86,10 @@ def test_what_the_answer_does_not_mention_may_yet_be_accepted(answer: dict[str, 
 
 def test_what_is_held_for_less_than_a_second_does_not_come_back_at_once() -> None:
     client: Any = PlayedClient({})
-    transport = SQSTransport("https://sqs.eu-west-1.amazonaws.com/1/default", client)
+    queue = SQSQueue("default", "https://sqs.eu-west-1.amazonaws.com/1/default")
+    wiring: Any = SimpleNamespace(aws_options={}, client=lambda service, options: client)
 
-    asyncio.run(transport.postpone("handle", 0.2))
+    asyncio.run(queue.postpone(wiring, "handle", 0.2))
 
     assert client.parameters[0]["VisibilityTimeout"] == 1
 

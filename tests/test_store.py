@@ -19,26 +19,30 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lambda_tasks.core.lifecycle import Claim, Failed, Raised, Refusal, Refused, Succeeded
+from lambda_tasks.core.lifecycle import Claim, End, Failed, Raised, Refusal, Refused, Succeeded
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.ports import ClaimRequest
-from lambda_tasks.store import RecordStore
+from lambda_tasks.ports import Delivery, ResolvedDelivery
+from lambda_tasks.records.claims import RecordClaims
+from lambda_tasks.records.outbox import RecordOutbox
 from tests.app import tasks
 from tests.conftest import Handle, body, record_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LEASE = timedelta(minutes=5)
-store = RecordStore()
+holder = RecordClaims()
+outbox = RecordOutbox(frozenset)
 
 
-def _request(id: uuid.UUID | None = None, **options: Any) -> ClaimRequest:
+def _request(id: uuid.UUID | None = None, *, rerun_when_lost: bool = True) -> ResolvedDelivery:
     message = Message(
         task_name="tests.app.tasks.add", kwargs={"a": 1}, invocation_id=id or uuid.uuid4()
     )
-    return ClaimRequest(message=message, queue="default", **options)
+    task = tasks.add if rerun_when_lost else tasks.add_once
+    delivery = Delivery(id="1", queue="default", fallback_id=message.invocation_id)
+    return ResolvedDelivery(delivery=delivery, message=message, task=task)
 
 
 def _outgoing() -> Outgoing:
@@ -48,12 +52,12 @@ def _outgoing() -> Outgoing:
     return Outgoing(message, message.encode(), "default")
 
 
-def _claim(request: ClaimRequest, lease: timedelta = LEASE) -> Claim | Refused:
-    verdicts = store.claim([request], lease=lease, max_attempts=3)
+def _claim(request: ResolvedDelivery, lease: timedelta = LEASE) -> Claim | Refused:
+    verdicts = holder.claim([request], lease=lease, max_attempts=3)
     return verdicts[request.message.invocation_id]
 
 
-def _granted(request: ClaimRequest, lease: timedelta = LEASE) -> Claim:
+def _granted(request: ResolvedDelivery, lease: timedelta = LEASE) -> Claim:
     claim = _claim(request, lease)
     assert isinstance(claim, Claim), claim
     return claim
@@ -68,7 +72,7 @@ def test_what_is_claimed_is_held_until_its_lease_ends() -> None:
     assert first.attempt == 1
     assert isinstance(second, Refused)
     assert second.refusal is Refusal.HELD
-    assert 290 < second.again_in_s <= 300
+    assert 290 < second.retry_after_s <= 300
 
 
 def test_a_lease_that_has_run_out_is_taken_over_and_its_holder_can_no_longer_write() -> None:
@@ -79,8 +83,8 @@ def test_a_lease_that_has_run_out_is_taken_over_and_its_holder_can_no_longer_wri
 
     assert taken_over.attempt == 2
     with pytest.raises(LeaseLost):
-        store.close(dead, Succeeded("from the dead"))
-    store.close(taken_over, Succeeded("from the living"))
+        holder.finish(End(dead, Succeeded("from the dead")))
+    holder.finish(End(taken_over, Succeeded("from the living")))
     assert TaskRecord.objects.get().result == "from the living"
 
 
@@ -98,8 +102,8 @@ def test_leases_reckon_with_the_databases_clock_alone(monkeypatch: Any, days: in
 
     assert isinstance(refused, Refused)
     assert refused.refusal is Refusal.HELD
-    assert 290 < refused.again_in_s <= 300
-    assert store.lost([held, of_another]) == []
+    assert 290 < refused.retry_after_s <= 300
+    assert holder.lost([held, of_another]) == []
     span = TaskRecord.objects.aggregate(span=Max("lease_until") - Min("lease_until"))["span"]
     assert span < timedelta(minutes=1)
 
@@ -135,14 +139,14 @@ def test_a_lost_run_that_must_not_be_repeated_is_failed() -> None:
 def test_a_finished_one_can_be_neither_claimed_nor_closed_again() -> None:
     request = _request()
     claim = _granted(request)
-    store.close(claim, Failed(Raised("ValueError", "traceback")))
+    holder.finish(End(claim, Failed(Raised("ValueError", "traceback"))))
 
     verdict = _claim(request)
 
     assert isinstance(verdict, Refused)
     assert verdict.refusal is Refusal.FINISHED
     with pytest.raises(LeaseLost):
-        store.close(claim, Succeeded(1))
+        holder.finish(End(claim, Succeeded(1)))
 
 
 def test_of_many_who_claim_the_same_messages_at_once_each_is_granted_to_one() -> None:
@@ -153,7 +157,7 @@ def test_of_many_who_claim_the_same_messages_at_once_each_is_granted_to_one() ->
     def claim(order: int) -> None:
         mine = requests[order:] + requests[:order]
         start.wait()
-        verdicts = store.claim(mine, lease=LEASE, max_attempts=3)
+        verdicts = holder.claim(mine, lease=LEASE, max_attempts=3)
         granted.extend(id for id, verdict in verdicts.items() if isinstance(verdict, Claim))
         connections.close_all()
 
@@ -171,7 +175,7 @@ def test_a_whole_batch_is_claimed_in_a_constant_number_of_statements(count: int)
     requests = [_request() for _ in range(count)]
 
     with CaptureQueriesContext(connection) as captured:
-        store.claim(requests, lease=LEASE, max_attempts=3)
+        holder.claim(requests, lease=LEASE, max_attempts=3)
 
     # SQLite takes 999 parameters in a statement, so that its INSERT is cut.
     allowed = 7 if connection.vendor == "sqlite" else 5
@@ -272,7 +276,7 @@ def test_arguments_that_are_equal_in_python_alone_are_stored_each_as_it_is() -> 
 def test_calls_of_more_text_than_a_statement_takes_are_stored_together(
     queue: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("lambda_tasks.bulk.MOST_CHARACTERS", 300)
+    monkeypatch.setattr("lambda_tasks.records.postgres.MAX_CHARACTERS", 300)
 
     with CaptureQueriesContext(connection) as captured:
         tasks.add.execute_many_on_commit({"a": number} for number in range(10))
@@ -285,7 +289,7 @@ def test_marking_as_sent_waits_for_nobody_who_claims(queue: str) -> None:
     if not connection.features.has_select_for_update_skip_locked:
         pytest.skip("This database locks no rows.")
     claimed, other = (_outgoing() for _ in range(2))
-    store.insert_queued([claimed, other])
+    outbox.insert_queued([claimed, other])
     is_locked, is_marked = threading.Event(), threading.Event()
 
     def claim() -> None:
@@ -298,7 +302,7 @@ def test_marking_as_sent_waits_for_nobody_who_claims(queue: str) -> None:
     claiming = threading.Thread(target=claim)
     claiming.start()
     is_locked.wait(20)
-    store.mark_sent([claimed, other])
+    outbox.mark_sent([claimed, other])
     is_marked.set()
     claiming.join()
 
@@ -308,10 +312,10 @@ def test_marking_as_sent_waits_for_nobody_who_claims(queue: str) -> None:
 
 def test_attempts_of_no_time_at_all_are_closed_together() -> None:
     requests = [_request() for _ in range(3)]
-    claims = store.claim(requests, lease=LEASE, max_attempts=3).values()
-    ends = [(each, Succeeded(), timedelta(0)) for each in claims if isinstance(each, Claim)]
+    claims = holder.claim(requests, lease=LEASE, max_attempts=3).values()
+    ends = [End(each, Succeeded(), timedelta(0)) for each in claims if isinstance(each, Claim)]
 
-    assert len(store.close_many(ends)) == 3
+    assert len(holder.finish_many(ends)) == 3
     assert all(record.duration == timedelta(0) for record in TaskRecord.objects.all())
 
 
@@ -356,7 +360,7 @@ class OneInvocation(RuleBasedStateMachine):
 
     @rule()
     def deliver(self) -> None:
-        verdict = store.claim([self.request], lease=LEASE, max_attempts=1000)
+        verdict = holder.claim([self.request], lease=LEASE, max_attempts=1000)
         claim = verdict[self.request.message.invocation_id]
         if isinstance(claim, Claim):
             self.claims.append(claim)
@@ -372,7 +376,7 @@ class OneInvocation(RuleBasedStateMachine):
     def a_holder_finishes(self, which: int) -> None:
         claim = self.claims[which % len(self.claims)]
         try:
-            store.close(claim, Succeeded(claim.attempt))
+            holder.finish(End(claim, Succeeded(claim.attempt)))
         except LeaseLost:
             return
         self.effects += 1

@@ -10,9 +10,9 @@ import pytest
 from django.db import connection, connections, transaction
 
 from lambda_tasks import runtime
-from lambda_tasks.execution import sources
+from lambda_tasks.entrypoints.worker import Worker
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
-from lambda_tasks.worker import Worker
+from lambda_tasks.queues import database
 from tests.app import resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Task, wait_for
@@ -57,7 +57,7 @@ def worker(**options: Any) -> Iterator[None]:
 @pytest.fixture
 def seldom(monkeypatch: Any) -> None:
     """A table that is looked at once in ten minutes, were it not for what wakes the worker."""
-    monkeypatch.setattr(sources, "POLL_EVERY_S", 600)
+    monkeypatch.setattr(database, "POLL_EVERY_S", 600)
     if connection.vendor != "postgresql":
         pytest.skip("only PostgreSQL tells of new rows")
 
@@ -90,7 +90,7 @@ def test_a_worker_that_can_not_listen_any_more_polls_and_listens_again(
 ) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("only PostgreSQL tells of new rows")
-    monkeypatch.setattr(sources, "LISTEN_AGAIN_S", 3.0)
+    monkeypatch.setattr(database, "LISTEN_AGAIN_S", 3.0)
     with worker():
         wait_for(listeners)
         (old,) = listeners()
@@ -143,7 +143,7 @@ def test_a_long_queue_is_not_read_to_find_its_first_ones(queue: str) -> None:
         cursor.execute("ANALYZE lambda_tasks_taskrecord")
     plans: list[str] = []
     with connection.execute_wrapper(explain(plans)):
-        with runtime.store().due(["table"], limit=10):
+        with runtime.current().table_queue.due(["table"], limit=10):
             pass
     assert plans
     assert not any("Sort" in plan for plan in plans), plans

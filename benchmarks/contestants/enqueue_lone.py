@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -13,7 +12,6 @@ from aiobotocore.session import get_session
 
 from benchmarks.contestants.work.tasks import welcome
 from lambda_tasks import runtime
-from lambda_tasks.core.message import Message
 from lambda_tasks.enqueue.prepare import prepare
 
 QUEUE_URL = os.environ["BENCHMARK_QUEUE_URL"]
@@ -74,5 +72,4 @@ async def _by_hand(client: Any, outgoing: Any) -> None:
 
 
 def _outgoing() -> Any:
-    message = Message(task_name=welcome.name, kwargs=ARGUMENTS, invocation_id=uuid.uuid4())
-    return prepare(message, queue="default")
+    return prepare(welcome.name, ARGUMENTS, queue="default", durable=False)

@@ -15,8 +15,8 @@ from aiobotocore.session import get_session
 from benchmarks.contestants.bodies import batches
 from benchmarks.contestants.enqueue_by_hand import CONFIGS, REQUESTS_AT_A_TIME
 from lambda_tasks.core.message import Message, Outgoing
-from lambda_tasks.enqueue.transports.aws import AwsClient
-from lambda_tasks.enqueue.transports.sqs import SQSTransport, client_options
+from lambda_tasks.queues.aws.client import AwsClient
+from lambda_tasks.queues.sqs import SQSTransport, client_options
 
 QUEUE_URL = os.environ["BENCHMARK_QUEUE_URL"]
 

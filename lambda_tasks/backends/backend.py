@@ -2,10 +2,8 @@
 
 import difflib
 import inspect
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -20,9 +18,10 @@ from django.utils.asyncio import async_unsafe
 
 from .. import conf, registry, runtime
 from ..core.arguments import refuse_positional
-from ..core.message import Message, Outgoing
+from ..core.message import Outgoing
 from ..decorators import LambdaTaskWrapper
-from ..enqueue.prepare import check_run_after, is_durable, prepare
+from ..enqueue.prepare import check_run_after, prepare
+from ..queues.base import Queue
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     AnyResult,
@@ -60,7 +59,7 @@ class LambdaTasksBackend(BaseTaskBackend):
     @property
     def supports_priority(self) -> bool:  # type: ignore[override]
         """Database queues have priorities, SQS has none."""
-        return any(conf.current().is_table(queue) for queue in self._own_queues())
+        return any(queue.is_table for queue in self._own_queues())
 
     def validate_task(self, task: AnyTask) -> None:
         """Raise InvalidTask for what can't run on this backend."""
@@ -74,7 +73,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         queue = settings.queues.get(task.queue_name)
         if queue is None:
             return  # enqueue() says which there are
-        if task.priority and not settings.is_table(queue):
+        if task.priority and not queue.is_table:
             raise InvalidTask(
                 f"priority is {task.priority}, and the queue {task.queue_name!r} has none: SQS "
                 "and AWS Batch know no priorities. Use a queue of its own, or a database queue."
@@ -119,7 +118,9 @@ class LambdaTasksBackend(BaseTaskBackend):
             root_id = UUID(str(result_id))
         except ValueError:
             raise TaskResultDoesNotExist(result_id) from None
-        chain = runtime.store().chain(root_id)
+        from ..records.queries import chain as chain_of
+
+        chain = chain_of(root_id)
         if not chain or chain[0].backend != self.alias:
             raise TaskResultDoesNotExist(result_id)
         task: Any = registry.resolve(chain[0].task_name, self.alias)
@@ -151,20 +152,21 @@ class LambdaTasksBackend(BaseTaskBackend):
                 "LAMBDA_TASKS_MODULES, so no worker would import it. Add the package to one."
             )
         positional, named, secret = _arguments(task, args, kwargs)
-        message = Message(
-            task_name=task.module_path,
-            args=positional,
-            kwargs=named,
-            invocation_id=uuid.uuid4(),
-            backend=self.alias,
+        now = timezone.now()
+        outgoing = prepare(
+            task.module_path,
+            named,
             queue=task.queue_name,
-            durable=is_durable(task.queue_name, self._on_commit),
+            durable=self._on_commit,
+            args=positional,
+            backend=self.alias,
+            delay_s=options_of(task).delay,
             run_after=task.run_after,
             priority=int(task.priority),
             secret=secret,
+            enqueued_at=now,
         )
-        outgoing = prepare(message, queue=task.queue_name, delay_s=options_of(task).delay)
-        now = timezone.now()
+        message = outgoing.message
         result: AnyResult = TaskResult(
             task=task,
             id=str(message.invocation_id),
@@ -179,7 +181,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             errors=[],
             worker_ids=[],
         )
-        return result, replace(outgoing, enqueued_at=now)
+        return result, outgoing
 
     def _enqueue(self, ready: Sequence[Ready]) -> list[AnyResult]:
         results, messages = [each for each, _ in ready], [each for _, each in ready]
@@ -232,18 +234,19 @@ class LambdaTasksBackend(BaseTaskBackend):
             yield from self._problems_of_queues()
 
     def _problems_of_queues(self) -> Iterator[str]:
-        queues = conf.current().queues
+        settings = conf.current()
+        queues = settings.queues
         for name in sorted(self.queues - queues.keys()):
             known = ", ".join(map(repr, queues))
             yield f"QUEUES names {name!r}, and LAMBDA_TASKS_QUEUES has {known}."
         for queue in self._own_queues():
-            if not self._on_commit and isinstance(queue, conf.DatabaseQueue):
+            if not self._on_commit and queue.is_table and not settings.local_workers:
                 yield (
                     f"ENQUEUE_ON_COMMIT is False, and the queue {queue.name!r} is a table, where a "
                     "message can't be seen before the commit."
                 )
 
-    def _own_queues(self) -> Iterator[conf.Queue]:
+    def _own_queues(self) -> Iterator[Queue]:
         for name, queue in conf.current().queues.items():
             if not self.queues or name in self.queues:
                 yield queue

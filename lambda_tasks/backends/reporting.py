@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from django.dispatch import Signal
 
-from .. import runtime
 from ..context import TaskContext
 from ..core.lifecycle import Claim, Failed, Outcome, Raised, Succeeded
 from ..core.message import Message
@@ -45,9 +44,11 @@ class RunningResult:
     @cached_property
     def now(self) -> AnyResult:
         """At its start. A retry's needs the database."""
-        root_id, store = self._message.root_id, runtime.store()
-        chain = [] if root_id is None else store.chain(root_id)
-        return result_of(self._task, chain or [store.claimed(self._message, self._claim)])
+        from ..records import queries
+
+        root_id = self._message.root_id
+        chain = [] if root_id is None else queries.chain(root_id)
+        return result_of(self._task, chain or [queries.claimed(self._message, self._claim)])
 
     def with_error(self, error: BaseException) -> AnyResult:
         """As it is when this has been raised."""

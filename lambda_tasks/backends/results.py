@@ -16,7 +16,7 @@ from .compat import (
 )
 
 if TYPE_CHECKING:
-    from ..models import TaskRecord
+    from ..records.tables import TaskRecord
 
 RESULT_STATUSES: Final[Mapping[Status, TaskResultStatus]] = {
     Status.QUEUED: TaskResultStatus.READY,

@@ -3,9 +3,13 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+
+MAX_IN_FLIGHT: Final = 256
+"""Requests of one queue at a time, and the connections that a client may keep. At 80 ms to an
+answer, 32,000 messages a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from enum import Enum, StrEnum, auto
 from typing import Any, Final, Self
 from uuid import UUID
 
+from ..errors import WorkerProcessDied
+
 
 class Status(StrEnum):
     """What a record's `status` holds."""
@@ -29,17 +31,24 @@ class Status(StrEnum):
     @property
     def is_finished(self) -> bool:
         """No further run of this invocation will come."""
-        return self not in (Status.QUEUED, Status.RUNNING)
+        return self not in UNFINISHED
 
 
-LONGEST_WAIT: Final = timedelta(hours=12)
-"""For which a delivery can be put back (ChangeMessageVisibility, Amazon SQS API reference)."""
+UNFINISHED: Final = (Status.QUEUED, Status.RUNNING)
+
+LONGEST_VISIBILITY_TIMEOUT: Final = timedelta(hours=12)
+"""The longest time for which a delivery can be put back (ChangeMessageVisibility, Amazon SQS API
+reference)."""
 
 
 def visibility_timeout_s(wait_s: float) -> int:
-    """The whole seconds for which SQS is to put a delivery back: rather too many, as one that comes
-    too early is put back again, and is one of its message's deliveries before the dead letters."""
-    return min(max(0, math.ceil(wait_s)), round(LONGEST_WAIT.total_seconds()))
+    """The whole seconds for which SQS is to put a delivery back.
+
+    Rounded up: a message that arrives early is put back, and every delivery counts toward
+    maxReceiveCount.
+    """
+    longest_s = round(LONGEST_VISIBILITY_TIMEOUT.total_seconds())
+    return min(max(0, math.ceil(wait_s)), longest_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +59,11 @@ class Claim:
     token: UUID
     attempt: int
     state: Any = None
-    """What an earlier run has saved, as JSON values."""
+    """JSON values that an earlier run has saved."""
     enqueued_at: datetime | None = None
     started_at: datetime | None = None
     worker_ids: tuple[str, ...] = ()
-    """Of every attempt of this invocation, this one's last."""
+    """One for each attempt of this invocation, this one's last."""
 
 
 class Refusal(Enum):
@@ -63,27 +72,65 @@ class Refusal(Enum):
     FINISHED = auto()
     CANCELLED = auto()
     HELD = auto()
-    """A live lease of another worker."""
+    """Another worker has a live lease."""
     NOT_DUE = auto()
-    LATER = auto()
-    """Due so late that it waits in its record, from where the relay sends it in time."""
+    PARKED = auto()
+    """Due so late that it waits in its record; the relay sends it in time."""
     UNKNOWN = auto()
-    """A durable message whose record is not there."""
+    """The message is durable, and its record is not there."""
     EXHAUSTED = auto()
     """Started too often without an outcome, or lost and not to be run again: now FAILED."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A claim that was not granted, and in how many seconds it is worth another try."""
+    """A claim that was not granted. Another try is worth it after `retry_after_s` seconds."""
 
     refusal: Refusal
-    again_in_s: float = 0.0
+    retry_after_s: float = 0.0
 
     @property
-    def acknowledge(self) -> bool:
-        """The delivery is done with: nothing will ever come of it."""
-        return self.refusal in (Refusal.FINISHED, Refusal.CANCELLED, Refusal.LATER)
+    def is_final(self) -> bool:
+        """Nothing will ever come of this delivery, so it can be acknowledged."""
+        return self.refusal in (Refusal.FINISHED, Refusal.CANCELLED, Refusal.PARKED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordState:
+    """What decides about a claim, read after an attempt to claim; times by the database's clock."""
+
+    status: Status
+    n_attempts: int
+    is_ours: bool = False
+    """It bears the token of this claim."""
+    due_in_s: float = 0.0
+    """Zero or less: due."""
+    lease_left_s: float = 0.0
+    """Less than zero: the lease has run out."""
+
+
+def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int) -> Refused | None:
+    """Why a record was not claimed; None where it was.
+
+    `found` is None where there is no record. `may_rerun` says that a lost run may be repeated.
+    """
+    if found is None:
+        return Refused(Refusal.UNKNOWN)
+    if found.status is Status.CANCELLED:
+        return Refused(Refusal.CANCELLED)
+    if found.status.is_finished:
+        return Refused(Refusal.FINISHED)
+    if found.is_ours:
+        return None
+    is_exhausted = found.n_attempts >= max_attempts
+    if found.status is Status.QUEUED:
+        if is_exhausted:
+            return Refused(Refusal.EXHAUSTED)
+        is_far_off = found.due_in_s > LONGEST_VISIBILITY_TIMEOUT.total_seconds()
+        return Refused(Refusal.PARKED if is_far_off else Refusal.NOT_DUE, found.due_in_s)
+    if found.lease_left_s < 0 and (is_exhausted or not may_rerun):
+        return Refused(Refusal.EXHAUSTED)
+    return Refused(Refusal.HELD, max(found.lease_left_s, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +142,13 @@ class Raised:
 
     @classmethod
     def by(cls, error: BaseException, text: str) -> Self:
-        """Of an exception, whose traceback is this text."""
+        """Describe an exception whose traceback is this text."""
         return cls(f"{type(error).__module__}.{type(error).__qualname__}", text)
+
+
+WORKER_DIED: Final = Raised.by(WorkerProcessDied(), "Its worker died before the task ended.")
+
+CUT_OFF: Final = Raised.by(WorkerProcessDied(), "The place where it ran ended before the task.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +182,31 @@ class Continued:
     raised: None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody has cancelled the invocation."""
+
+    raised: None = None
+
+
 Outcome = Succeeded | Failed | Retried | Continued
 """What an attempt ended in."""
 
+STATUS_OF: Final = {
+    Succeeded: Status.SUCCESS,
+    Continued: Status.SUCCESS,
+    Failed: Status.FAILED,
+    Retried: Status.RETRYING,
+    Cancelled: Status.CANCELLED,
+}
+"""The status that an end gives its record."""
 
-def outcome_status(outcome: Outcome) -> Status:
-    """The status that an outcome gives its record."""
-    match outcome:
-        case Succeeded() | Continued():
-            return Status.SUCCESS
-        case Failed():
-            return Status.FAILED
-        case Retried():
-            return Status.RETRYING
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a claimed run, and how long the task itself ran."""
+
+    claim: Claim
+    outcome: Outcome
+    ran_for: timedelta | None = None
+    """None where that is not known: the record keeps the time of its claim as the start."""

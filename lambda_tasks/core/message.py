@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from ..errors import MessageRefused, MessageTooLarge
 from .redaction import REDACTED
@@ -139,6 +139,14 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
         root_id=_optional_uuid(content, "root_id"),
         retry_of=_optional_uuid(content, "retry_of"),
     )
+
+
+def invocation_id_of(delivery_id: str) -> UUID:
+    """A queue's own name for a delivery, as the id of an invocation; always the same one."""
+    try:
+        return UUID(delivery_id)
+    except ValueError:
+        return uuid5(NAMESPACE_OID, ascii(delivery_id))
 
 
 def encode_json(value: object, *, what: str) -> str:

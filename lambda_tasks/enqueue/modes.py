@@ -35,32 +35,37 @@ class ModeSender:
 
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """From a thread without an event loop."""
-        if self._stays_here(messages):
-            return {}
-        return self._portal.call(self._dispatcher.send, messages)
+        handle_here = self._mode()
+        if handle_here is None:
+            return self._portal.call(self._dispatcher.send, messages)
+        handle_here(messages)
+        return {}
 
     async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """See send()."""
-        settings = current()
-        if settings.noop_execution or settings.eager or settings.local_workers:
-            await sync_to_async(self._stays_here)(messages)
-            return {}
-        return await self._portal.acall(self._dispatcher.send, messages)
+        handle_here = self._mode()
+        if handle_here is None:
+            return await self._portal.acall(self._dispatcher.send, messages)
+        await sync_to_async(handle_here)(messages)
+        return {}
 
-    def _stays_here(self, messages: Sequence[Outgoing]) -> bool:
+    def _mode(self) -> Callable[[Sequence[Outgoing]], None] | None:
+        """What becomes of messages in the mode that is on; None where they leave."""
         settings = current()
         if settings.noop_execution:
-            for outgoing in messages:
-                logger.warning(
-                    "%s is dropped: LAMBDA_TASKS_NOOP_EXECUTION is set.",
-                    outgoing.message.task_name,
-                )
-            return True
+            return _drop
         if settings.eager:
-            for outgoing in messages:
-                self._run_now(outgoing)
-            return True
+            return self._run_all
         if settings.local_workers:
-            self._wake()
-            return True
-        return False
+            return lambda _: self._wake()
+        return None
+
+    def _run_all(self, messages: Sequence[Outgoing]) -> None:
+        for outgoing in messages:
+            self._run_now(outgoing)
+
+
+def _drop(messages: Sequence[Outgoing]) -> None:
+    for outgoing in messages:
+        name = outgoing.message.task_name
+        logger.warning("%s is dropped: LAMBDA_TASKS_NOOP_EXECUTION is set.", name)

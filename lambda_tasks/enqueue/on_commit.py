@@ -44,7 +44,7 @@ class Enqueuer:
     def __init__(self, outbox: Outbox, sender: Sender) -> None:
         self._outbox = outbox
         self._sender = sender
-        self._gathering: dict[_Place, list[_Caller]] = {}
+        self._gathering: dict[_GatherKey, list[_Caller]] = {}
         self._joining: set[asyncio.Task[None]] = set()
 
     def enqueue(
@@ -79,21 +79,21 @@ class Enqueuer:
         Calls that are made while a hop to the connection's thread is under way share the next.
         """
         loop = asyncio.get_running_loop()
-        place = (loop, SyncToAsync.thread_sensitive_context.get(None), using)
+        key = (loop, SyncToAsync.thread_sensitive_context.get(None), using)
         caller = _Caller(messages, stored, loop.create_future())
-        if place in self._gathering:
-            self._gathering[place].append(caller)
+        if key in self._gathering:
+            self._gathering[key].append(caller)
         else:
-            self._gathering[place] = [caller]
-            task = loop.create_task(self._join(place))
+            self._gathering[key] = [caller]
+            task = loop.create_task(self._join(key))
             self._joining.add(task)
             task.add_done_callback(self._joining.discard)
         await caller.done
 
-    async def _join(self, place: "_Place") -> None:
-        callers = self._gathering.pop(place)
+    async def _join(self, key: "_GatherKey") -> None:
+        callers = self._gathering.pop(key)
         try:
-            left = await sync_to_async(self._join_or_store)(callers, place[2])
+            left = await sync_to_async(self._join_or_store)(callers, key[2])
             failures = await self.asend_stored(left) if left else {}
         except BaseException as error:
             for caller in callers:
@@ -231,8 +231,8 @@ class _Caller:
             self.done.set_exception(error)
 
 
-_Place = tuple[asyncio.AbstractEventLoop, Any, str]
-"""Where calls can share a hop: the loop, the thread-sensitive context, the database."""
+_GatherKey = tuple[asyncio.AbstractEventLoop, Any, str]
+"""What calls have in common that can share a hop: loop, thread-sensitive context, database."""
 
 
 def _joinable(connection: BaseDatabaseWrapper, enqueuer: Enqueuer) -> HandOver | None:

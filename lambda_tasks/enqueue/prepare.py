@@ -3,34 +3,43 @@
 Whatever can be known at the call is raised here, so that the caller's transaction can roll back.
 """
 
+import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
-from django.core.exceptions import ImproperlyConfigured
-
-from .. import conf, sealing
-from ..core.message import MAX_GROUP_KEY, PRIORITIES, YEARS, Message, Outgoing, check_size
+from .. import conf
+from ..core.message import MAX_GROUP_KEY, PRIORITIES, YEARS, Message, Outgoing
 from ..core.retries import MAX_DELAY_S
-from ..core.signature import SIGNATURE_BYTES
-from .transports import batch, sqs
+from ..queues.base import Queue
+from ..records import encryption
 
 
-def is_durable(queue: str, chosen: bool | None) -> bool:
-    """Whether a message for this queue is stored; `chosen` is None where the setting decides.
+def prepare(
+    task_name: str,
+    kwargs: dict[str, Any],
+    *,
+    queue: str,
+    durable: bool | None,
+    own_queue: str | None = None,
+    args: Sequence[Any] = (),
+    backend: str | None = None,
+    invocation_id: UUID | None = None,
+    n_retries: int = 0,
+    delay_s: int = 0,
+    run_after: datetime | None = None,
+    group_key: str | None = None,
+    priority: int = 0,
+    root_id: UUID | None = None,
+    retry_of: UUID | None = None,
+    secret: frozenset[str] = frozenset(),
+    enqueued_at: datetime | None = None,
+) -> Outgoing:
+    """The message of a call, encoded for a queue. Arguments are JSON values.
 
-    Raises ImproperlyConfigured for an unknown queue.
-    """
-    settings = conf.current()
-    destination = settings.queue(queue)
-    if settings.noop_execution or settings.eager:
-        return False
-    if settings.is_table(destination):
-        return True  # the row is the queue
-    return settings.durable if chosen is None else chosen
-
-
-def prepare(message: Message, *, queue: str, delay_s: int = 0) -> Outgoing:
-    """Encode a message for a queue.
-
+    `durable` is None where the setting decides. `own_queue` is the task's own, which its body need
+    not name.
     Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored,
     ValueError for a delay or a group key out of range and for text that can't travel,
     MessageTooLarge.
@@ -38,24 +47,38 @@ def prepare(message: Message, *, queue: str, delay_s: int = 0) -> Outgoing:
     settings = conf.current()
     destination = settings.queue(queue)
     check_delay(delay_s)
-    _check_group_key(message)
-    if message.priority and not settings.is_table(destination):
-        raise ValueError(
-            f"priority is {message.priority}, and the queue {queue!r} has none: SQS and AWS Batch "
-            "know no priorities. Use a queue of its own, or a database queue."
-        )
-    if isinstance(destination, conf.BatchQueue) and message.secret_kwargs:
-        raise ImproperlyConfigured(
-            f"{message.task_name} has secret arguments, and the queue {queue!r} is AWS Batch's, "
-            "which shows a job's message to whoever may describe it. Pass a reference instead."
-        )
-    if message.durable and message.secret_kwargs:
-        sealing.check_available(message.task_name)
-    body = message.encode()
-    _check_size(message, body, destination, is_signed=bool(settings.signing_keys))
-    return Outgoing(
-        message=message, body=body, queue=queue, delay_s=delay_s or _wait_s(message.run_after)
+    _check_group_key(group_key)
+    _check_has_priorities(destination, priority)
+    message = Message(
+        task_name=task_name,
+        kwargs=kwargs,
+        invocation_id=invocation_id or uuid.uuid4(),
+        args=list(args),
+        backend=backend,
+        n_retries=n_retries,
+        queue=None if queue == own_queue else queue,
+        durable=_is_durable(destination, settings, durable),
+        run_after=run_after,
+        group_key=group_key,
+        priority=priority,
+        root_id=root_id,
+        retry_of=retry_of,
+        secret=secret,
     )
+    body = message.encode()
+    destination.check_message(message, body, is_signed=bool(settings.signing_keys))
+    if message.durable and message.secret_kwargs:
+        encryption.check_available(task_name)
+    return Outgoing(message, body, queue, delay_s or _wait_s(run_after), enqueued_at)
+
+
+def _is_durable(destination: Queue, settings: conf.Settings, chosen: bool | None) -> bool:
+    """Whether a message for this queue is stored with the caller's transaction."""
+    if settings.noop_execution or settings.eager:
+        return False
+    if destination.is_table:
+        return True  # the row is the queue
+    return settings.durable if chosen is None else chosen
 
 
 def check_delay(delay_s: object) -> None:
@@ -101,19 +124,17 @@ def _check_year(moment: datetime) -> datetime:
     return moment
 
 
-def _check_group_key(message: Message) -> None:
-    key = message.group_key
+def _check_group_key(key: str | None) -> None:
     if key is not None and not 0 < len(key) <= MAX_GROUP_KEY:
         raise ValueError(f"group_key has {len(key)} characters. SQS takes 1 to {MAX_GROUP_KEY}.")
 
 
-def _check_size(message: Message, body: str, destination: conf.Queue, *, is_signed: bool) -> None:
-    if isinstance(destination, conf.DatabaseQueue):
-        return
-    limit = sqs.MAX_MESSAGE_BYTES - (SIGNATURE_BYTES if is_signed else 0)
-    if isinstance(destination, conf.BatchQueue):
-        body, limit = batch.as_overrides(body, is_signed=is_signed), batch.MAX_OVERRIDES
-    check_size(body, task_name=message.task_name, limit_bytes=limit)
+def _check_has_priorities(destination: Queue, priority: int) -> None:
+    if priority and not destination.is_table:
+        raise ValueError(
+            f"priority is {priority}, and the queue {destination.name!r} has none: SQS and AWS "
+            "Batch know no priorities. Use a queue of its own, or a database queue."
+        )
 
 
 def _wait_s(run_after: datetime | None) -> int:

@@ -8,9 +8,10 @@ from typing import Final
 from ..conf import current
 from ..core.lifecycle import Claim
 from ..core.message import Outgoing
-from ..ports import ClaimRequest, Records, Resolve
-from .attempt import MakeAttempt, Run
+from ..ports import Claims, Delivery, Resolve, ResolvedDelivery
+from .attempt import MakeAttempt
 from .inline import run_inline
+from .run import Run
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -20,8 +21,8 @@ LEASE: Final = timedelta(hours=1)
 class EagerRunner:
     """Needs what the executor needs, and neither lanes nor processes."""
 
-    def __init__(self, records: Records, resolve: Resolve, make_attempt: MakeAttempt) -> None:
-        self._records = records
+    def __init__(self, claims: Claims, resolve: Resolve, make_attempt: MakeAttempt) -> None:
+        self._claims = claims
         self._resolve = resolve
         self._make_attempt = make_attempt
 
@@ -33,15 +34,17 @@ class EagerRunner:
 
     def _run_one(self, outgoing: Outgoing) -> Outgoing | None:
         settings, message = current(), replace(outgoing.message, run_after=None)
-        claim = self._records.claim(
-            [ClaimRequest(message=message, queue=outgoing.queue)],
-            lease=LEASE,
-            max_attempts=settings.max_attempts,
-        )[message.invocation_id]
+        id = message.invocation_id
+        task = self._resolve(message.task_name, message.backend)
+        delivery = Delivery(id=str(id), queue=outgoing.queue, fallback_id=id, message=message)
+        resolved = ResolvedDelivery(
+            delivery=delivery, message=replace(message, queue=outgoing.queue), task=task
+        )
+        claim = self._claims.claim([resolved], lease=LEASE, max_attempts=settings.max_attempts)[id]
         if not isinstance(claim, Claim):
-            logger.info("%s is not run: %s", message.invocation_id, claim.refusal.name.lower())
+            logger.info("%s is not run: %s", id, claim.refusal.name.lower())
             return None
-        limit = self._resolve(message.task_name, message.backend).options.max_retries
+        limit = task.options.max_retries
         run = Run(
             message=message,
             claim=claim,
@@ -49,7 +52,7 @@ class EagerRunner:
             soft_s=float("inf"),
             hard_s=LEASE.total_seconds(),
             max_retries=settings.max_retries if limit is None else limit,
+            metadata={"place": "eager"},
             retry_at_once=True,
         )
-        attempt, context = self._make_attempt(run, {"place": "eager"})
-        return run_inline(attempt, context, with_limits=False).following
+        return run_inline(self._make_attempt(run, task), with_limits=False).following

@@ -5,14 +5,13 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from ..context import TaskContext, current_run
-from .attempt import Attempt, Ended
-from .timeouts import alarm
+from ..context import current_run
+from .alarm import alarm
+from .attempt import Attempt
+from .run import Ended
 
 
-def run_inline(
-    attempt: Attempt, context: TaskContext, *, with_limits: bool, may_leave_record: bool = False
-) -> Ended:
+def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = False) -> Ended:
     """From its beginning to its record. The limits need the process's main thread.
 
     A record with which there is nothing to commit may be left to the caller.
@@ -20,7 +19,7 @@ def run_inline(
     attempt.start_clock()
     try:
         attempt.begin()
-        result = contextvars.copy_context().run(_call, attempt, context, with_limits)
+        result = contextvars.copy_context().run(_call, attempt, with_limits)
         return attempt.succeed(result, may_leave_record=may_leave_record)
     except KeyboardInterrupt:
         attempt.abandon()
@@ -29,19 +28,19 @@ def run_inline(
         return attempt.fail(error)
 
 
-def _call(attempt: Attempt, context: TaskContext, with_limits: bool) -> Any:
-    current_run.set(context)
+def _call(attempt: Attempt, with_limits: bool) -> Any:
+    current_run.set(attempt.context)
     if not with_limits:
-        return _finished(attempt, context)
+        return _finished(attempt)
     with alarm(attempt.run.soft_s, attempt.run.hard_s):
-        return _finished(attempt, context)
+        return _finished(attempt)
 
 
-def _finished(attempt: Attempt, context: TaskContext) -> Any:
+def _finished(attempt: Attempt) -> Any:
     if not attempt.task.is_async:
-        return attempt.call(context)
+        return attempt.call()
 
     async def call() -> Any:
-        return await attempt.call(context)
+        return await attempt.call()
 
     return async_to_sync(call)()

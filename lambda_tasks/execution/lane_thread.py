@@ -43,8 +43,8 @@ class LaneThread(ThreadPoolExecutor):
         self._first = first
         self._is_unused = True
 
-    def is_unused(self) -> bool:
-        """Nothing has been called since begins_with(), and what that was given will not be."""
+    def cancel_begin(self) -> bool:
+        """Forget what begins_with() was given, unless it has been called; whether it had not."""
         if self._is_unused:
             self._first = None
         return self._is_unused
@@ -82,7 +82,7 @@ class AnyThread:
         """It serves everybody."""
         return nullcontext()
 
-    def is_unused(self) -> bool:
+    def cancel_begin(self) -> bool:
         """There is no telling."""
         return False
 

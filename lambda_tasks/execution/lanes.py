@@ -14,14 +14,15 @@ from typing import Any
 from asgiref.sync import ThreadSensitiveContext
 from django.db import DatabaseError, InterfaceError, connections
 
-from ..context import TaskContext, current_run
+from ..context import current_run
 from ..core.lifecycle import Claim
 from . import connections as connections_of_this_thread
-from .attempt import Attempt, Ended
+from .attempt import Attempt
+from .coroutine_limits import LimitedCoroutine
 from .lane_thread import AnyThread, LaneThread
-from .limited import Limited
+from .run import Ended
 
-Start = Callable[[], tuple[Attempt, TaskContext]]
+Start = Callable[[], Attempt]
 """Called when a lane is free, so that a task's time begins with the task."""
 
 
@@ -129,7 +130,7 @@ async def run_in_lane(start: Start) -> Ended:
 
 
 async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
-    attempt, context = job.start()
+    attempt = job.start()
     job.claim = attempt.run.claim
     attempt.start_clock()
     try:
@@ -137,9 +138,9 @@ async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
             thread.begins_with(attempt.begin)
         else:
             await thread.call(attempt.begin)
-        with thread.serving(context):
-            result = await _in_a_task_of_its_own(job, attempt, context)
-        if thread.is_unused():
+        with thread.serving(attempt.context):
+            result = await _in_a_task_of_its_own(job, attempt)
+        if thread.cancel_begin():
             return attempt.succeed_unbegun(result)
         return await thread.call(functools.partial(attempt.succeed, may_leave_record=True), result)
     except asyncio.CancelledError:
@@ -150,24 +151,24 @@ async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
     if isinstance(failure, KeyboardInterrupt):
         await _abandon(attempt, thread)
         return Ended(None, interrupted=True)
-    if isinstance(thread, LaneThread) and thread.is_unused():
+    if isinstance(thread, LaneThread) and thread.cancel_begin():
         thread.begins_with(connections_of_this_thread.refresh)
     # Outside of the except block: within it asgiref adds frames of its own to the traceback.
     return await thread.call(attempt.fail, failure)
 
 
 async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
-    if not thread.is_unused():
+    if not thread.cancel_begin():
         with suppress(DatabaseError, InterfaceError):  # where it could not even begin
             await thread.call(attempt.abandon)
 
 
-async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, context: TaskContext) -> Any:
+async def _in_a_task_of_its_own(job: _Job, attempt: Attempt) -> Any:
     """With a copy of the lane's context, so that nothing of it is left for the next task."""
     own = contextvars.copy_context()
-    own.run(current_run.set, context)
-    limited = _captured(attempt, context)
-    task = job.task = asyncio.get_running_loop().create_task(limited, context=own)
+    own.run(current_run.set, attempt.context)
+    captured = _captured(attempt)
+    task = job.task = asyncio.get_running_loop().create_task(captured, context=own)
     try:
         # Shielded, as it answers a cancellation with a value: the lane's own must reach the lane.
         result, error = await asyncio.shield(task)
@@ -180,12 +181,12 @@ async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, context: TaskContex
     return result
 
 
-async def _captured(attempt: Attempt, context: TaskContext) -> tuple[Any, BaseException | None]:
+async def _captured(attempt: Attempt) -> tuple[Any, BaseException | None]:
     """The error by value: asyncio lets a SystemExit of a task end the whole loop."""
     try:
-        coroutine: Coroutine[Any, Any, Any] = attempt.call(context)
+        coroutine: Coroutine[Any, Any, Any] = attempt.call()
         run = attempt.run
-        return await Limited(coroutine, soft_s=run.soft_s, hard_s=run.hard_s), None
+        return await LimitedCoroutine(coroutine, soft_s=run.soft_s, hard_s=run.hard_s), None
     except BaseException as error:
         return None, _as_outcome(error)
 

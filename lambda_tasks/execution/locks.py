@@ -15,7 +15,7 @@ from typing import Any, Final
 from django.core.cache import caches
 
 from ..errors import SingletonLockUnknown
-from ..ports import Records
+from ..ports import LockTable
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -26,8 +26,8 @@ OUTAGE_RETRY_S: Final = 15.0
 class SingletonLocks:
     """Takes without waiting, holds for a time at most, is released by its owner only."""
 
-    def __init__(self, records: Records, *, cache_alias: Callable[[], str]) -> None:
-        self._records = records
+    def __init__(self, table: LockTable, *, cache_alias: Callable[[], str]) -> None:
+        self._table = table
         self._cache_alias = cache_alias
 
     @contextlib.contextmanager
@@ -45,12 +45,12 @@ class SingletonLocks:
     @contextlib.contextmanager
     def _in_database(self, key: str, timeout_s: float) -> Iterator[None]:
         digest, token = hashlib.sha256(key.encode()).hexdigest(), uuid.uuid4()
-        if not self._records.acquire_lock(digest, token, timeout=timedelta(seconds=timeout_s)):
+        if not self._table.acquire(digest, token, timeout=timedelta(seconds=timeout_s)):
             raise _taken(key)
         try:
             yield
         finally:
-            self._records.release_lock(digest, token)
+            self._table.release(digest, token)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import gc
 
-from .process_main import prepare
+from .worker_process import prepare
 
 # A project that can't be loaded is reported by the child, which tries again; the fork server
 # itself would only vanish.

@@ -17,9 +17,9 @@ from multiprocessing.process import BaseProcess
 from typing import Final
 
 from ..errors import HardTimeLimitExceeded, LambdaTasksError, WorkerProcessDied
-from .attempt import Ended
-from .process_main import Job, Reply
-from .timeouts import HARD_MESSAGE
+from .alarm import HARD_MESSAGE
+from .run import Ended, Run
+from .worker_process import Reply
 
 KILL_GRACE_S: Final = 2.0
 """How long a task may ignore its hard timeout before its process is killed."""
@@ -39,15 +39,15 @@ class ProcessPool:
         for worker in reversed(self._workers):
             self._free.put_nowait(worker)
 
-    async def run(self, make_job: Callable[[], Job]) -> Ended:
-        """Run one job, made when a process is free for it. Raises what `make_job` raises.
+    async def run(self, make_run: Callable[[], Run]) -> Ended:
+        """Run what is given when a process is free for it. Raises what `make_run` raises.
 
         Raises HardTimeLimitExceeded where the process had to be killed, WorkerProcessDied where
         it ended by itself, LambdaTasksError where it could not write the record.
         """
         worker = await self._free.get()
         try:
-            return await worker.run(make_job())
+            return await worker.run(make_run())
         finally:
             self._free.put_nowait(worker)
 
@@ -92,29 +92,29 @@ class _Worker:
         self._end.register(self._process.sentinel)
         child_end.close()
 
-    async def run(self, job: Job) -> Ended:
+    async def run(self, run: Run) -> Ended:
         if self._process is None or self._end.poll(0):
             await asyncio.to_thread(self.start)
-        reply = await self._answer(job)
-        if reply.ended is None:
-            raise LambdaTasksError(f"The record could not be written: {reply.error}")
-        return reply.ended
+        reply = await self._answer(run)
+        if isinstance(reply, LambdaTasksError):
+            raise reply
+        return reply
 
-    async def _answer(self, job: Job) -> Reply:
+    async def _answer(self, run: Run) -> Reply:
         assert self._process is not None
         assert self._pipe is not None
         try:
-            self._pipe.send(job)
-            async with asyncio.timeout(job.run.hard_s + KILL_GRACE_S):
+            self._pipe.send(run)
+            async with asyncio.timeout(run.hard_s + KILL_GRACE_S):
                 await _readable(self._pipe.fileno(), self._process.sentinel)
             reply: Reply = self._pipe.recv()
         except TimeoutError:
             await asyncio.to_thread(self.kill)
-            raise HardTimeLimitExceeded(HARD_MESSAGE.format(job.run.hard_s)) from None
+            raise HardTimeLimitExceeded(HARD_MESSAGE.format(run.hard_s)) from None
         except (EOFError, OSError):
             raise await asyncio.to_thread(self._death) from None
         except asyncio.CancelledError:
-            # Nobody waits for the answer any more; the next job must not get it.
+            # Nobody waits for the answer any more; the next run must not get it.
             await asyncio.to_thread(self.kill)
             raise
         return reply

@@ -21,6 +21,9 @@ from django.utils import timezone
 from django.utils.autoreload import StatReloader
 
 from .. import conf, registry, runtime
+from ..queues.sqs import SQSQueue
+from ..records import queries
+from ..records.outbox import forget_sent
 from .sqs_server import LocalSqs
 
 LOOK_EVERY_S: Final = 0.5
@@ -107,13 +110,13 @@ class Dev:
         with ExitStack() as stack:
             sqs = self._start_sqs(stack)
             parts = self._parts(sqs)
-            runtime.store().forget_sent()  # into the queues of another time
+            forget_sent()  # into the queues of another time
             for part in parts:
                 stack.callback(part.stop)
                 part.start()
             self._watch(parts)
             runtime.close()
-        return runtime.store().count_by_status()
+        return queries.count_by_status()
 
     def _start_sqs(self, stack: ExitStack) -> LocalSqs | None:
         sqs: LocalSqs | None = None
@@ -132,7 +135,7 @@ class Dev:
     def _parts(self, sqs: LocalSqs | None) -> list[Part]:
         parts = [Part("server", ["-m", "django", "runserver", self.address], reloads=False)]
         queues = conf.current().queues.values()
-        urls = {queue.queue_url for queue in queues if isinstance(queue, conf.SQSQueue)}
+        urls = {queue.queue_url for queue in queues if isinstance(queue, SQSQueue)}
         if sqs is not None and urls:
             for url in urls:
                 sqs.create_queue(
@@ -143,7 +146,7 @@ class Dev:
             options = ["--timeout", str(self.timeout_s), "--chaos", self.chaos]
             module = f"{__package__}.function"
             parts.append(Part("function", ["-m", module, *options, *sorted(urls)]))
-        tables = [queue.name for queue in queues if isinstance(queue, conf.DatabaseQueue)]
+        tables = [queue.name for queue in queues if queue.is_table]
         if tables:
             names = [option for name in tables for option in ("--queue", name)]
             parts.append(Part("worker", ["-m", "django", "lambda_tasks", "worker", *names]))
@@ -157,7 +160,7 @@ class Dev:
             time.sleep(LOOK_EVERY_S)
             told = self._tell(told)
             relay(grace=RELAY_GRACE)
-            counts = runtime.store().count_by_status()
+            counts = queries.count_by_status()
             running, waiting = counts.get("RUNNING", 0), counts.get("QUEUED", 0)
             self.show(f"{running} running, {waiting} waiting" if running or waiting else "")
             now = _modified()
@@ -183,7 +186,7 @@ class Dev:
                 self._waits_for_change.add(part.name)
 
     def _tell(self, since: datetime) -> datetime:
-        for record in runtime.store().finished_since(since):
+        for record in queries.finished_since(since):
             took = record.duration
             seconds = f"{took.total_seconds():7.3f} s" if took is not None else " " * 9
             self.say(f"{record.status:9} {seconds}  {record.task_name}{_why(record.traceback)}")

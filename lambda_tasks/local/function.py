@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
 
     django.setup()
     from ..conf import current
-    from ..enqueue.transports.sqs import client_options
+    from ..queues.sqs import client_options
 
     queue_urls: Sequence[str] = options.queue_urls
     function = LocalFunction(queue_urls, timeout_s=options.timeout, chaos=options.chaos)

@@ -24,7 +24,7 @@ async def serve() -> None:
 
     def on_word_from_parent() -> None:
         if os.read(sys.stdin.fileno(), 4096):
-            worker.look_again()
+            worker.wake()
             return
         loop.remove_reader(sys.stdin.fileno())
         worker.finish()

@@ -18,7 +18,7 @@ from .faults import simulated
 from .inline import CapturingRuntime
 
 if TYPE_CHECKING:
-    from ..models import TaskRecord
+    from ..records.tables import TaskRecord
 
 MOST_ROUNDS: Final = 1000
 """Of one run_enqueued(), each of what the one before has enqueued: what still enqueues then does so
@@ -108,7 +108,7 @@ class CapturedTasks(Sequence[CapturedTask]):
         self._runtime.enqueuer.store(found)
         for outgoing in found:
             if outgoing.message.durable:
-                self._runtime.store.postpone(outgoing.message.invocation_id, timedelta(0))
+                self._runtime.table_queue.postpone(outgoing.message.invocation_id, timedelta(0))
         return found
 
     async def _deliver(self, outgoing: Outgoing) -> None:
@@ -125,7 +125,9 @@ class CapturedTasks(Sequence[CapturedTask]):
         )
 
     def _records(self, ids: Sequence[UUID], *, raise_failures: bool) -> "list[TaskRecord]":
-        found = [record for id in ids if (record := self._runtime.store.find(id)) is not None]
+        from ..records.queries import find
+
+        found = [record for id in ids if (record := find(id)) is not None]
         failed = [record for record in found if record.status == Status.FAILED]
         if failed and raise_failures:
             raise TaskFailed("\n\n".join(f"{each} failed.\n{each.traceback}" for each in failed))

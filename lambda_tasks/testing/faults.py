@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Literal
 
 from ..errors import HardTimeLimitExceeded
-from ..execution.attempt import Attempt, Ended
+from ..execution.attempt import Attempt
+from ..execution.run import Ended
 
 Fault = Literal["crash", "duplicate", "timeout"]
 
@@ -50,6 +51,6 @@ class FaultyAttempt(Attempt):
         if fault == "crash" and self.run.claim.attempt == 1:
             self.abandon()
             # As if its lease had run out meanwhile.
-            self.records.extend([self.run.claim], timedelta(seconds=-1))
+            self.finisher.claims.extend([self.run.claim], timedelta(seconds=-1))
             return Ended(None)
         return super().succeed(result, may_leave_record=may_leave_record)

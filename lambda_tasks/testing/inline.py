@@ -10,17 +10,18 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from .. import registry
 from ..core.message import Outgoing
 from ..enqueue.on_commit import Enqueuer, HandOver, Sender
-from ..execution import journal
-from ..execution.attempt import Ended, MakeAttempt
+from ..entrypoints.lambda_events import EventHandler
+from ..execution import progress
+from ..execution.attempt import Attempt, MakeAttempt
 from ..execution.inline import run_inline
 from ..execution.lanes import Lanes, Start, run_in_lane
-from ..execution.process_main import Job
 from ..execution.process_pool import ProcessPool
-from ..handler import EventHandler
+from ..execution.run import Ended, Run
 from ..local import LambdaContext
-from ..ports import Outbox
+from ..ports import Outbox, Task
 from ..runtime import Runtime, work_in_a_process
 from .faults import FaultyAttempt
 
@@ -72,19 +73,21 @@ class CapturingEnqueuer(Enqueuer):
 class CapturingRuntime(Runtime):
     """A runtime that sends nothing, and whose attempts meet simulated faults."""
 
-    attempt_class = FaultyAttempt
-
     def __init__(self) -> None:
         super().__init__()
         self.sender: CapturingSender = CapturingSender()
-        self.enqueuer: CapturingEnqueuer = CapturingEnqueuer(self.store, self.sender)
-        executor = self.executor_of(_InlineLanes(), _InlineProcesses(self.attempt))
+        self.enqueuer: CapturingEnqueuer = CapturingEnqueuer(self.outbox, self.sender)
+        executor = self.executor_of(_InlineLanes(), _InlineProcesses(self.make_attempt))
         self._events = EventHandler(self, executor)
+
+    def make_attempt(self, run: Run, task: Task) -> Attempt:
+        """See Runtime."""
+        return FaultyAttempt(run, task, finisher=self.finisher, lock=self.locks)
 
     async def handle(self, event: Mapping[str, Any]) -> list[str]:
         """Give an event to the handler; the ids of the messages that come back."""
         answer = await self._events.handle(event, LambdaContext())
-        await sync_to_async(journal.close)()
+        await sync_to_async(progress.close)()
         return [each["itemIdentifier"] for each in answer["batchItemFailures"]]
 
 
@@ -105,12 +108,12 @@ class _InlineProcesses(ProcessPool):
         super().__init__(0, work_in_a_process)
         self._make_attempt = make_attempt
 
-    async def run(self, make_job: Callable[[], Job]) -> Ended:
-        return await sync_to_async(self._run)(make_job())
+    async def run(self, make_run: Callable[[], Run]) -> Ended:
+        return await sync_to_async(self._run)(make_run())
 
-    def _run(self, job: Job) -> Ended:
-        attempt, context = self._make_attempt(job.run, job.metadata)
+    def _run(self, run: Run) -> Ended:
+        task = registry.resolve(run.message.task_name, run.message.backend)
         try:
-            return run_inline(attempt, context, with_limits=False)
+            return run_inline(self._make_attempt(run, task), with_limits=False)
         except KeyboardInterrupt:
             return Ended(None, interrupted=True)

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import pydantic
 from django.db import connections, transaction
 
-from lambda_tasks import Retry, TaskContext, lambda_task, runtime, task_logger
+from lambda_tasks import Retry, TaskContext, lambda_task, task_logger
 from lambda_tasks.models import TaskRecord
 from tests.app.models import Effect, Seat
 
@@ -49,6 +49,11 @@ def nested(depth: int) -> Any:
 
 @lambda_task
 def add(*, a: int, b: int = 2) -> int:
+    return a + b
+
+
+@lambda_task(on_lost="fail")
+def add_once(*, a: int, b: int = 2) -> int:
     return a + b
 
 
@@ -151,7 +156,7 @@ async def aend(*, cancelled: bool, context: TaskContext) -> None:
     """Cancelled meanwhile or not, which is said on a connection beside the task's own."""
 
     def cancel() -> None:
-        runtime.store().cancel(context.invocation_id)
+        TaskRecord.objects.filter(id=context.invocation_id).cancel()
         connections.close_all()
 
     if cancelled:

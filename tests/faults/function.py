@@ -10,14 +10,14 @@ import django
 django.setup()
 
 from lambda_tasks import handler as ours  # noqa: E402
-from lambda_tasks.execution import limits  # noqa: E402
+from lambda_tasks.execution import time_budget  # noqa: E402
 from lambda_tasks.execution.attempt import Attempt  # noqa: E402
+from lambda_tasks.records.claims import RecordClaims  # noqa: E402
 from lambda_tasks.runtime import Runtime  # noqa: E402
-from lambda_tasks.store import RecordStore  # noqa: E402
 from tests.app.ledger import first_time  # noqa: E402
 
 # A dead worker's tasks are to be taken over within the patience of a test.
-limits.LEASE_MARGIN_S = 1.0  # type: ignore[misc]
+time_budget.LEASE_MARGIN_S = 1.0  # type: ignore[misc]
 
 
 def handler(event: Any, context: Any) -> Any:
@@ -51,7 +51,7 @@ def _before(function: Callable[..., Any], point: str) -> Callable[..., Any]:
 
 def _install() -> None:
     patches: dict[type, dict[str, Callable[..., Any]]] = {
-        RecordStore: {"claim": _after(RecordStore.claim, "after the claim")},
+        RecordClaims: {"claim": _after(RecordClaims.claim, "after the claim")},
         Attempt: {
             "succeed": _after(
                 _before(Attempt.succeed, "after the task's effect"), "after the commit"

@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.core.management.base import OutputWrapper
 
 from lambda_tasks import conf, runtime
-from lambda_tasks.worker import Worker
+from lambda_tasks.entrypoints.worker import Worker
 
 HELP: Final = "Runs tasks outside of Lambda, from SQS and database queues."
 
@@ -47,9 +47,7 @@ class _Session:
 
     async def work(self, options: dict[str, Any]) -> int:
         names = options["queue"] or [
-            name
-            for name, queue in conf.current().queues.items()
-            if not isinstance(queue, conf.BatchQueue)
+            name for name, queue in conf.current().queues.items() if queue.has_workers
         ]
         here = runtime.current()
         worker, executor = here.worker(

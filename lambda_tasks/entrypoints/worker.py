@@ -1,0 +1,197 @@
+"""Runs tasks outside of Lambda: takes them from its queues, through the same executor, until it is
+told to stop."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from ..execution.batch import ClaimedBatch
+from ..execution.executor import Executor
+from ..ports import Settlement, Source
+
+logger = logging.getLogger("lambda_tasks")
+
+T = TypeVar("T")
+
+BATCH: Final = 10
+"""Deliveries that are claimed together."""
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+RELAY_EVERY_S: Final = 60.0
+
+AFTER_AN_ERROR_S: Final = 5.0
+"""Before a source that failed is asked again."""
+
+
+class Worker:
+    """`relay` sends what was left. `capacity` deliveries in work are enough to take no more."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        executor: Executor,
+        *,
+        relay: Callable[[], Awaitable[int]],
+        capacity: int,
+        drain_s: float,
+        once: bool = False,
+    ) -> None:
+        self.in_work = 0
+        self.done = 0
+        self.cut_off = 0
+        self._sources = sources
+        self._executor = executor
+        self._relay = relay
+        self._capacity = capacity
+        self._once = once
+        self._begun = 0
+        self._has_room = asyncio.Event()
+        self._drain_s = drain_s
+        self._stopping = asyncio.Event()
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._batches: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop it, in the body; for the main thread."""
+        loop = asyncio.get_running_loop()
+        for each in SIGNALS:
+            loop.add_signal_handler(each, self.stop)
+        try:
+            yield
+        finally:
+            for each in SIGNALS:
+                loop.remove_signal_handler(each)
+
+    def wake(self) -> None:
+        """There is something new in the table."""
+        for source in self._sources:
+            source.wake()
+
+    def finish(self) -> None:
+        """Stop when there is nothing left to do."""
+        self._once = True
+        self.wake()
+
+    def stop(self) -> None:
+        """Take nothing more and finish what runs; called again, give that back at once."""
+        if not self._stopping.is_set():
+            logger.info("The worker stops; what runs has %g s.", self._drain_s)
+            self._stopping.set()
+        elif not self._end.done():
+            self._end.set_result(None)
+
+    async def run(self, *, max_tasks: int | None = None) -> None:
+        """Until stop(); `once`, until there is nothing to do; or until so many tasks have begun."""
+        relaying = asyncio.ensure_future(self._keep_relaying())
+        most = float("inf") if max_tasks is None else max_tasks
+        await asyncio.gather(*(self._consume(each, most) for each in self._sources))
+        relaying.cancel()
+        await self._drain()
+        for source in self._sources:
+            await source.aclose()
+
+    async def _consume(self, source: Source, max_tasks: float) -> None:
+        while not self._stopping.is_set():
+            if self.in_work >= self._capacity:
+                self._has_room.clear()
+                await self._unless_stopped(self._has_room.wait())
+                continue
+            batch = await self._receive(source, int(min(BATCH, max_tasks - self._begun)))
+            self._begin(source, batch)
+            if self._begun >= max_tasks:
+                self._stopping.set()
+            if self._once and not batch and not self._batches:
+                return
+
+    async def _receive(self, source: Source, limit: int) -> ClaimedBatch:
+        try:
+            arriving = await self._unless_stopped(source.receive(limit))
+            return (
+                ClaimedBatch() if arriving is None else await self._executor.claim_batch(arriving)
+            )
+        except Exception:
+            logger.exception("A queue can't be read; the next try is in %g s", AFTER_AN_ERROR_S)
+            await self._unless_stopped(asyncio.sleep(AFTER_AN_ERROR_S))
+            return ClaimedBatch()
+
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """What it brings, or None when the worker stops first.
+
+        What a long poll that is left had taken comes back after its visibility timeout.
+        """
+        task = asyncio.ensure_future(waiting)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait([task])
+        return None
+
+    def _begin(self, source: Source, batch: ClaimedBatch) -> None:
+        if batch:
+            self._begun += len(batch)
+            self.in_work += len(batch)
+            running = asyncio.ensure_future(self._run_batch(source, batch))
+            self._batches.add(running)
+            running.add_done_callback(self._batches.discard)
+
+    async def _run_batch(self, source: Source, batch: ClaimedBatch) -> None:
+        open_places = len(batch)
+
+        def settled(id: str, settlement: Settlement) -> None:
+            nonlocal open_places
+            open_places -= 1
+            self.done += settlement.is_final
+            self.cut_off += self._end.done() and not settlement.is_final
+            source.settle(id, settlement)
+            self._leave(1)
+            if settlement.interrupts:
+                self.stop()
+
+        try:
+            await self._executor.run_batch(
+                batch, metadata=_metadata(), settled=settled, end=self._end
+            )
+        except Exception:
+            logger.exception("%d deliveries come back by themselves", open_places)
+            self._leave(open_places)
+
+    def _leave(self, places: int) -> None:
+        self.in_work -= places
+        self._has_room.set()
+
+    async def _drain(self) -> None:
+        finishing = asyncio.ensure_future(_all_done(self._batches))
+        await asyncio.wait(
+            [finishing, self._end], timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not finishing.done() and not self._end.done():
+            logger.warning("What still runs after %g s goes back to its queue.", self._drain_s)
+            self._end.set_result(None)
+        await finishing
+
+    async def _keep_relaying(self) -> None:
+        while True:
+            try:
+                await self._relay()
+            except Exception:
+                logger.exception("The relay failed; it runs again in %g s.", RELAY_EVERY_S)
+            await asyncio.sleep(RELAY_EVERY_S)
+
+
+async def _all_done(tasks: "set[asyncio.Task[None]]") -> None:
+    while tasks:
+        await asyncio.wait(tasks)
+
+
+def _metadata() -> dict[str, Any]:
+    return {"place": "worker", "host": socket.gethostname(), "pid": os.getpid()}

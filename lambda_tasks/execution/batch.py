@@ -1,0 +1,60 @@
+"""What was claimed together, and the order in which it runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..ports import ClaimedDelivery, Delivery, Settlement
+from .time_budget import TimeBudget
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedBatch:
+    """What an executor has claimed, and what it has refused; by its default nothing."""
+
+    budget: TimeBudget = field(default_factory=TimeBudget)
+    refused: Mapping[str, Settlement] = field(default_factory=dict)
+    """By the ids of deliveries."""
+    claimed: Sequence[ClaimedDelivery] = ()
+
+    def __len__(self) -> int:
+        return len(self.refused) + len(self.claimed)
+
+
+Chain = list[ClaimedDelivery]
+"""What runs one after the other."""
+
+
+def blocked_by_order(deliveries: Sequence[Delivery], refused: Mapping[str, Settlement]) -> set[str]:
+    """The ids of those that must not run, as one before them, in their order, goes back."""
+    blocked_orders: set[str | None] = set()
+    blocked: set[str] = set()
+    for delivery in deliveries:
+        if delivery.ordered_by is None:
+            continue
+        if delivery.ordered_by in blocked_orders:
+            blocked.add(delivery.id)
+        elif delivery.id in refused and not refused[delivery.id].is_final:
+            blocked_orders.add(delivery.ordered_by)
+    return blocked
+
+
+def schedule(claimed: Sequence[ClaimedDelivery]) -> list[list[Chain]]:
+    """Groups that run one after the other, of chains that run at the same time.
+
+    A chain is what has one order, or a single delivery. What was started before, without an
+    outcome, may be poison: it runs after all others and alone, as what has killed a worker may do
+    it again.
+    """
+    chains: dict[str, Chain] = {}
+    for each in claimed:
+        ordered_by = each.delivery.ordered_by
+        key = f"alone {each.delivery.id}" if ordered_by is None else f"ordered {ordered_by}"
+        chains.setdefault(key, []).append(each)
+    harmless: list[Chain] = []
+    possible_poison: list[list[Chain]] = []
+    for chain in chains.values():
+        if any(each.claim.attempt > 1 for each in chain):
+            possible_poison.append([chain])
+        else:
+            harmless.append(chain)
+    return [harmless, *possible_poison]

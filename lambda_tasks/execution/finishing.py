@@ -1,0 +1,188 @@
+"""The one door for the end of a run: what it has come to is decided and written here.
+
+An attempt calls it within its transaction, the executor for what has no attempt any more.
+"""
+
+import logging
+import random
+import traceback
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+from uuid import UUID
+
+from ..core.arguments import to_json_values
+from ..core.lifecycle import (
+    CUT_OFF,
+    Continued,
+    End,
+    Failed,
+    Outcome,
+    Raised,
+    Retried,
+    Succeeded,
+)
+from ..core.message import Outgoing
+from ..core.redaction import redact
+from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
+from ..errors import Continue, LeaseLost, MaxRetriesExceededError
+from ..ports import BACK, DONE, ClaimedDelivery, Claims, Settlement, Task, TaskCall
+from . import connections
+from .progress import checked_state
+from .run import Ended, Run
+
+logger = logging.getLogger("lambda_tasks")
+
+PACKAGE: Final = str(Path(__file__).parents[1])
+
+
+class Finisher:
+    """Writes the ends of runs to their records."""
+
+    def __init__(self, claims: Claims) -> None:
+        self.claims = claims
+
+    def finish(
+        self,
+        run: Run,
+        outcome: Outcome,
+        *,
+        ran_for: timedelta | None,
+        following: Outgoing | None = None,
+    ) -> None:
+        """Write what a run has come to, and the record of what follows it. Raises LeaseLost."""
+        self.claims.finish(End(run.claim, outcome, ran_for), following)
+
+    def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
+        """Write ends with which nothing has to be committed; the ids of those that have held.
+
+        Retries once on a new connection. Safe, because each row is written only while its claim
+        token matches.
+        """
+        connections.refresh()
+        try:
+            return self.claims.finish_many(ends)
+        except connections.OUTAGES:
+            connections.refresh()
+            return self.claims.finish_many(ends)
+
+    def fail(
+        self, run: Run, task: Task, call: TaskCall, error: BaseException, ran_for: timedelta | None
+    ) -> Ended:
+        """Write what follows from an error, outside of the task's transaction, which is over.
+
+        Raises what the database raises: then nothing is known, and the delivery must come back.
+        """
+        if isinstance(error, LeaseLost):
+            return Ended(None)
+        outcome, retry = consequence_of(error, run, call)
+        try:
+            self.finish(run, outcome, ran_for=ran_for, following=retry)
+        except LeaseLost:
+            # Also where the commit went through and only its answer, or a hook after it, failed.
+            logger.exception(
+                "%s (%s) had an error after its record was closed",
+                task.name, run.message.invocation_id, exc_info=error,
+            )  # fmt: skip
+            return Ended(None)
+        call.ended(outcome, error)
+        return Ended(outcome, retry)
+
+    def cut_off(self, claimed: ClaimedDelivery) -> Settlement:
+        """Let go of what the deadline has interrupted; its token is void, so it can't commit."""
+        logger.error(
+            "%s %s is cut off: the place where it runs ends",
+            claimed.task.name, claimed.message.invocation_id,
+        )  # fmt: skip
+        if claimed.may_rerun:
+            return give_back(self.claims, claimed, started=True)
+        try:
+            self.claims.finish(End(claimed.claim, Failed(CUT_OFF)))
+        except Exception:
+            logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
+            return BACK
+        return DONE
+
+
+def give_back(claims: Claims, claimed: ClaimedDelivery, *, started: bool) -> Settlement:
+    """Let another delivery run what was claimed; what was not `started` counts as no attempt."""
+    try:
+        claims.release(claimed.claim, started=started, comes_back=claimed.delivery.comes_back)
+    except Exception:
+        logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
+        return BACK
+    return Settlement(is_final=False, retry_after_s=0.0)
+
+
+def outcome_of(value: object, task: Task) -> Succeeded:
+    """What a returned value makes of a run. Raises TypeError for one that is no JSON."""
+    return Succeeded(to_json_values(value, what=f"the result of {task.name}"))
+
+
+def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued, Outgoing]:
+    """What a Continue makes of a run, and the message of the next one.
+
+    Raises TypeError and ValueError for a state that can't be kept.
+    """
+    state = checked_state(request.state, task_name=task.name)
+    delay_s = min(request.delay, MAX_DELAY_S)
+    next_id = continuation_id(run.message.invocation_id)
+    return Continued(state), _following(run, next_id, delay_s=delay_s)
+
+
+def consequence_of(
+    error: BaseException, run: Run, call: TaskCall
+) -> tuple[Outcome, Outgoing | None]:
+    """What an error makes of a run, and the message of its retry."""
+    n_retries = run.message.n_retries
+    text = redact(_format(error), run.message.secret_kwargs.values())
+    raised = Raised.by(error, text)
+    if call.ignores(error):
+        return Succeeded(raised=raised), None
+    delay_s = call.retry_delay_s(error, jitter_s=random.uniform(*JITTER_S))
+    if delay_s is None:
+        return Failed(raised), None
+    if n_retries >= run.max_retries:
+        limit = MaxRetriesExceededError(task_name=run.message.task_name, n_retries=n_retries)
+        return Failed(replace(raised, traceback=f"{text}\n{_format(limit)}")), None
+    if run.retry_at_once:
+        delay_s = 0.0
+    next_id = retry_id(run.message.invocation_id)
+    retry = _following(run, next_id, delay_s=delay_s, n_retries=n_retries + 1)
+    return Retried(raised, timedelta(seconds=delay_s)), retry
+
+
+def _following(run: Run, id: UUID, *, delay_s: float, n_retries: int = 0) -> Outgoing:
+    """The message of the invocation that follows a run."""
+    message = run.message
+    following = replace(
+        message,
+        invocation_id=id,
+        n_retries=n_retries,
+        durable=True,
+        run_after=_moment_after(delay_s),
+        root_id=message.root_id or message.invocation_id,
+        retry_of=message.invocation_id,
+    )
+    seconds = min(round(delay_s), MAX_DELAY_S)
+    return Outgoing(following, following.encode(), run.queue, seconds)
+
+
+def _moment_after(delay_s: float) -> datetime | None:
+    """When a delay is over that is longer than a queue's own can be."""
+    return datetime.now(UTC) + timedelta(seconds=delay_s) if delay_s > MAX_DELAY_S else None
+
+
+def _format(error: BaseException) -> str:
+    """The traceback from the task's own code on."""
+    return "".join(traceback.format_exception(type(error), error, _from_the_task(error)))
+
+
+def _from_the_task(error: BaseException) -> TracebackType | None:
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        step = step.tb_next
+    return step or error.__traceback__

@@ -1,0 +1,39 @@
+"""One attempt that is to be made, and what it has come to: what travels to a worker process and
+back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from ..core.lifecycle import Claim, Outcome
+from ..core.message import Message, Outgoing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A claimed message, the limits that hold for it, and what its task may know of the place."""
+
+    message: Message
+    claim: Claim
+    queue: str
+    max_retries: int
+    soft_s: float = 0.0
+    hard_s: float = 0.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    retry_at_once: bool = False
+    """Without a delay, where nobody would wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended, in its record; None where the record is another's by now."""
+
+    outcome: Outcome | None
+    following: Outgoing | None = None
+    """The retry, or the next run, whose record is stored with this one's end."""
+    interrupted: bool = False
+    """A KeyboardInterrupt ended it: rolled back, with nothing recorded."""
+    is_recorded: bool = True
+    """False where it had nothing to commit, and its record is left to the executor."""
+    ran_for: timedelta | None = None

@@ -1,0 +1,56 @@
+"""The child's side of a worker process: takes runs from a pipe, one at a time, and answers.
+
+Imported by the fork server before it forks, so that every child starts with the project loaded.
+"""
+
+import os
+import signal
+from multiprocessing.connection import Connection
+
+import django
+from django.apps import apps
+from django.db import connections
+
+from .. import registry
+from ..errors import LambdaTasksError
+from .attempt import MakeAttempt
+from .inline import run_inline
+from .run import Ended, Run
+
+Reply = Ended | LambdaTasksError
+"""The error says why the record could not be written."""
+
+
+def prepare() -> None:
+    """Load the project, and leave nothing open that a fork must not share."""
+    if not apps.ready:
+        django.setup()
+    registry.discover()
+    connections.close_all()
+
+
+def serve(pipe: Connection, make_attempt: MakeAttempt) -> None:
+    """Run jobs until the other end closes."""
+    # A group of its own: whatever a task has started goes with it when it is killed.
+    os.setpgid(0, 0)
+    # Ctrl+C at a terminal is for the parent, which ends its children in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prepare()
+    while True:
+        try:
+            run: Run = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_reply(run, make_attempt))
+
+
+def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:
+    try:
+        task = registry.resolve(run.message.task_name, run.message.backend)
+        attempt = make_attempt(run, task)
+        return run_inline(attempt, with_limits=True, may_leave_record=True)
+    except KeyboardInterrupt:
+        return Ended(None, interrupted=True)
+    except Exception as error:
+        return LambdaTasksError(f"The record could not be written: {error!r}")

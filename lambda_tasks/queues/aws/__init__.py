@@ -1,0 +1,1 @@
+"""AWS's client, as SQS and Batch use it."""

@@ -1,0 +1,130 @@
+"""One aiobotocore client: opened at first use, and what its failures mean to a sender."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from ...core.batching import MAX_IN_FLIGHT
+from ...ports import SendFailure
+from .lean import LeanOperation
+
+if TYPE_CHECKING:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+CONNECT_TIMEOUT_S: Final = 2
+READ_TIMEOUT_S: Final = 5
+
+USER_AGENT: Final = "lambda_tasks"
+"""A fixed one: botocore would put its own together for every request, a seventh of its cost."""
+
+LEAN: Final = frozenset({"send_message_batch"})
+"""What web processes pay for."""
+
+THROTTLING: Final = frozenset(
+    {
+        "KmsThrottled",
+        "OverLimit",
+        "RequestThrottled",
+        "ServiceUnavailable",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+
+
+class RequestFailed(Exception):
+    """AWS refused a request, or can't be reached."""
+
+    def __init__(self, failure: SendFailure) -> None:
+        self.failure = failure
+        super().__init__(failure.reason)
+
+
+class AwsClient:
+    """A client of one service, opened at first use, on the loop that uses it."""
+
+    def __init__(self, service: str, options: Mapping[str, Any]) -> None:
+        self._service = service
+        self._options = dict(options)
+        self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._client: Any = None
+        self._credentials: Any = None
+        self._operations: dict[str, Callable[..., Awaitable[Any]]] = {}
+
+    async def call(self, operation: str, **parameters: Any) -> Any:
+        """One request. Raises RequestFailed."""
+        perform = self._operations.get(operation) or await self._operation(operation)
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return await perform(**parameters)
+        except (BotoCoreError, ClientError) as error:
+            raise RequestFailed(_failure(error)) from error
+
+    async def aclose(self) -> None:
+        """Close the connections. The client is opened again if it is used again."""
+        self._client, self._operations = None, {}
+        await self._stack.aclose()
+
+    async def _operation(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async with self._opening:
+            if self._client is None:
+                self._client = await self._open()
+        if name in LEAN:
+            operation = LeanOperation(self._client, name, self._credentials)
+            return self._operations.setdefault(name, operation)
+        method: Callable[..., Awaitable[Any]] = getattr(self._client, name)
+        return self._operations.setdefault(name, method)
+
+    async def _open(self) -> Any:
+        # Importing and reading the service's description take a while: not on the loop.
+        session = await asyncio.to_thread(_new_session, self._service)
+        from aiobotocore.config import AioConfig
+
+        # None, as of an environment variable that is not there, leaves it to the environment.
+        options = {name: value for name, value in self._options.items() if value is not None}
+        if "aws_access_key_id" in options and "aws_secret_access_key" in options:
+            keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+            session.set_credentials(*(options.pop(key, None) for key in keys))
+        config = AioConfig(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            max_pool_connections=MAX_IN_FLIGHT,
+            # The dispatcher tries again, entry by entry; here a second attempt is for a
+            # connection that went stale while the process slept.
+            retries={"total_max_attempts": 2, "mode": "standard"},
+            parameter_validation=False,
+            user_agent=USER_AGENT,
+        )
+        if "config" in options:
+            config = config.merge(options.pop("config"))
+        client = await self._stack.enter_async_context(
+            session.create_client(self._service, config=config, **options)
+        )
+        self._credentials = await session.get_credentials()
+        return client
+
+
+def _new_session(service: str) -> Any:
+    from aiobotocore.session import get_session
+
+    session = get_session()
+    session.get_component("data_loader").load_service_model(service, "service-2")
+    return session
+
+
+def _failure(error: "ClientError | BotoCoreError") -> SendFailure:
+    from botocore.exceptions import ClientError, HTTPClientError
+
+    if not isinstance(error, ClientError):
+        return SendFailure(str(error), retryable=isinstance(error, HTTPClientError))
+    details = error.response.get("Error", {})
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    code = details.get("Code", "unknown")
+    return SendFailure(
+        f"{code}: {details.get('Message', '')}".rstrip(": "),
+        retryable=status >= 500 or status == 429 or code in THROTTLING,
+    )

@@ -1,0 +1,171 @@
+"""Queues that are the table of the records: the QUEUED row is the message."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Final, Self
+
+from asgiref.sync import sync_to_async
+
+from ..core.batching import BatchLimits
+from ..core.message import Message, Outgoing
+from ..ports import Arriving, Delivery, Listener, SendFailure, Settlement, Source, TableQueue
+from .base import Queue, Wiring
+
+logger = logging.getLogger("lambda_tasks")
+
+POLL_EVERY_S: Final = 1.0
+"""An idle look at the table: what falls due makes no sound."""
+
+LISTEN_AGAIN_S: Final = 10.0
+"""After a connection that heard of new messages was lost."""
+
+REFUSED_FOR: Final = timedelta(minutes=1)
+"""Before a record that could not be run is looked at again, perhaps by a newer release."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseQueue(Queue):
+    """`{"database": True}`: consumed by a worker."""
+
+    is_table: ClassVar[bool] = True
+
+    @classmethod
+    def parse(cls, setting: str, name: str, value: object) -> Self | None:
+        """See Queue."""
+        match value:
+            case {"database": True, **rest} if not rest:
+                return cls(name)
+        return None
+
+    def make_transport(self, wiring: Wiring) -> "DatabaseTransport":
+        """See Queue."""
+        return DatabaseTransport()
+
+    @classmethod
+    def make_sources(cls, queues: Sequence[Queue], wiring: Wiring, *, once: bool) -> list[Source]:
+        """See Queue. One for all, so that priorities hold among them."""
+        return [DatabaseSource([queue.name for queue in queues], wiring.table_queue)]
+
+    def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
+        """See Queue. A row takes any."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalQueue(DatabaseQueue):
+    """Any queue while LAMBDA_TASKS_LOCAL_WORKERS is set.
+
+    Its messages wait in the table, and the limits are those of the queue that it stands for.
+    """
+
+    stands_for: Queue
+
+    @classmethod
+    def of(cls, queue: Queue) -> "LocalQueue":
+        """The stand-in of a queue."""
+        return cls(queue.name, queue, max_timeout_s=queue.max_timeout_s)
+
+    def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
+        """See Queue."""
+        self.stands_for.check_message(message, body, is_signed=is_signed)
+
+
+class DatabaseTransport:
+    """Accepts everything, as the row is there."""
+
+    limits: Final = BatchLimits(max_entries=1000, max_bytes=2**30)
+
+    async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
+        """Nothing to do."""
+        return [None] * len(batch)
+
+
+class DatabaseSource:
+    """See Source. The rows are locked while they are claimed.
+
+    Polled, and looked at at once when the database notifies of something new, or a task has ended,
+    which may have asked for more.
+    """
+
+    def __init__(self, queues: Collection[str], table: TableQueue) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queues = queues
+        self._table = table
+        self._news = asyncio.Event()
+        self._news.set()
+        self._listener: Listener | None = None
+        self._may_listen_at = 0.0
+        self._postponing: set[asyncio.Task[Any]] = set()
+
+    async def receive(self, limit: int) -> Arriving:
+        """See Source."""
+        await self._listen()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), POLL_EVERY_S)
+        self._news.clear()
+        return self._due(limit)
+
+    def wake(self) -> None:
+        """See Source."""
+        self._news.set()
+
+    def settle(self, id: str, settlement: Settlement) -> None:
+        """See Source. What is finished says so in its row."""
+        self.wake()
+        if not settlement.is_final and settlement.retry_after_s is None:
+            postponing = sync_to_async(self._table.postpone)(uuid.UUID(id), REFUSED_FOR)
+            task = asyncio.ensure_future(postponing)
+            self._postponing.add(task)
+            task.add_done_callback(self._postponing.discard)
+
+    async def aclose(self) -> None:
+        """See Source."""
+        while self._postponing:
+            await asyncio.wait(self._postponing)
+        self._end_listening()
+
+    async def _listen(self) -> None:
+        if self._listener is not None or time.monotonic() < self._may_listen_at:
+            return
+        self._may_listen_at = time.monotonic() + LISTEN_AGAIN_S
+        self._listener = await sync_to_async(self._table.listen)()
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._read_notifications)
+            self.wake()  # for what came while nobody listened
+
+    def _read_notifications(self) -> None:
+        assert self._listener is not None
+        try:
+            self._listener.clear()
+        except Exception:
+            logger.warning("New messages are not heard of for now, but polled.", exc_info=True)
+            self._end_listening()
+        self.wake()
+
+    def _end_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+
+    @contextmanager
+    def _due(self, limit: int) -> Iterator[Sequence[Delivery]]:
+        with self._table.due(self._queues, limit=limit) as due:
+            if due:  # there may be more
+                self._loop.call_soon_threadsafe(self.wake)
+            yield [_delivery_of(message) for message in due]
+
+
+def _delivery_of(message: Message) -> Delivery:
+    return Delivery(
+        id=str(message.invocation_id),
+        queue=message.queue or "",
+        fallback_id=message.invocation_id,
+        message=message,
+        comes_back=False,
+    )

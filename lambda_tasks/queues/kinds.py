@@ -1,0 +1,40 @@
+"""Every kind of queue, and which one a setting means."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from ..core.message import MAX_NAME
+from ..ports import Source
+from .base import Queue, Wiring, mistake
+from .batch import BatchQueue
+from .database import DatabaseQueue
+from .sqs import SQSQueue
+
+KINDS: Final[tuple[type[Queue], ...]] = (SQSQueue, BatchQueue, DatabaseQueue)
+
+
+def parse(setting: str, name: object, value: object) -> Queue:
+    """The queue that a value of LAMBDA_TASKS_QUEUES means. Raises ImproperlyConfigured."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        raise mistake(setting, value, f"A queue's name is a text of 1 to {MAX_NAME} characters.")
+    for kind in KINDS:
+        if (queue := kind.parse(setting, name, value)) is not None:
+            return queue
+    raise mistake(
+        setting,
+        value,
+        'Use a queue URL, {"queue_url": ...}, {"job_queue_arn": ..., "job_definition_arn": ...} '
+        'or {"database": True}.',
+    )
+
+
+def make_sources(queues: Iterable[Queue], wiring: Wiring, *, once: bool) -> list[Source]:
+    """What a worker of these queues receives from. Raises ImproperlyConfigured."""
+    by_kind: dict[type[Queue], list[Queue]] = {}
+    for queue in queues:
+        by_kind.setdefault(type(queue), []).append(queue)
+    return [
+        source
+        for kind, members in by_kind.items()
+        for source in kind.make_sources(members, wiring, once=once)
+    ]

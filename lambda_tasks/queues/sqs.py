@@ -1,0 +1,190 @@
+"""Amazon SQS."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from ..core.batching import BatchLimits
+from ..core.lifecycle import visibility_timeout_s
+from ..core.message import YEARS, Message, Outgoing, check_size, invocation_id_of
+from ..core.signature import SIGNATURE_BYTES, sign
+from ..ports import Delivery, SendFailure, Source
+from .aws.client import AwsClient, RequestFailed
+from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, mistake
+
+MAX_MESSAGE_BYTES: Final = 1024 * 1024
+"""Of one message and of one request together (quotas, Amazon SQS developer guide)."""
+
+REGION: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
+USUAL_HOST: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")
+LEGACY_HOST: Final = re.compile(r"(?:([a-z0-9-]+)\.)?queue\.amazonaws\.com")
+LEGACY_REGION: Final = "us-east-1"
+"""Hosts of queue URLs ("Amazon SQS endpoints and quotas", AWS General Reference). What is neither
+usual nor legacy, of FIPS, dual stack or a VPC endpoint, is to be asked itself."""
+
+LIMITS: Final = BatchLimits(max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class SQSQueue(Queue):
+    """A queue URL: a Lambda function, or a worker, consumes it."""
+
+    queue_url: str
+    max_timeout_s: float = field(default=MAX_LAMBDA_TIMEOUT_S, kw_only=True)
+
+    @classmethod
+    def parse(cls, setting: str, name: str, value: object) -> Self | None:
+        """See Queue."""
+        match value:
+            case str(url):
+                pass
+            case {"queue_url": str(url), **rest} if not rest:
+                pass
+            case _:
+                return None
+        if not _is_http_url(url):
+            fix = "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/..."
+            raise mistake(setting, url, fix)
+        return cls(name, url)
+
+    def make_transport(self, wiring: Wiring) -> "SQSTransport":
+        """See Queue."""
+        return SQSTransport(self.queue_url, self._client(wiring), wiring.signing_key)
+
+    @classmethod
+    def make_sources(cls, queues: Sequence[Self], wiring: Wiring, *, once: bool) -> list[Source]:
+        """See Queue."""
+        from .sqs_source import ONCE_WAIT_S, WAIT_S, SqsSource
+
+        wait_s = ONCE_WAIT_S if once else WAIT_S
+        return [SqsSource(each.queue_url, each._client(wiring), wait_s=wait_s) for each in queues]
+
+    def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
+        """See Queue."""
+        limit = MAX_MESSAGE_BYTES - (SIGNATURE_BYTES if is_signed else 0)
+        check_size(body, task_name=message.task_name, limit_bytes=limit)
+
+    def is_fed_by(self, arn: str) -> bool:
+        """See Queue."""
+        return queue_name(self.queue_url) == arn.rpartition(":")[2]
+
+    async def postpone(self, wiring: Wiring, receipt_handle: str, seconds: float) -> None:
+        """See Queue."""
+        await self._client(wiring).call(
+            "change_message_visibility",
+            QueueUrl=self.queue_url,
+            ReceiptHandle=receipt_handle,
+            VisibilityTimeout=visibility_timeout_s(seconds),
+        )
+
+    def _client(self, wiring: Wiring) -> AwsClient:
+        return wiring.client("sqs", client_options(self.queue_url, wiring.aws_options))
+
+
+class SQSTransport:
+    """Sends to one queue, signed where there is a key."""
+
+    def __init__(self, queue_url: str, client: AwsClient, signing_key: str | None = None) -> None:
+        self._queue_url = queue_url
+        self._queue = queue_name(queue_url)
+        self._client = client
+        self._signing_key = signing_key
+        self._is_fifo = is_fifo(queue_url)
+        self.limits = replace(LIMITS, in_order=self._is_fifo)
+
+    async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
+        """One SendMessageBatch request."""
+        entries = [self._entry(str(index), outgoing) for index, outgoing in enumerate(batch)]
+        try:
+            response = await self._client.call(
+                "send_message_batch", QueueUrl=self._queue_url, Entries=entries
+            )
+        except RequestFailed as error:
+            return [error.failure] * len(batch)
+        # Either may be missing where it is empty, and of some emulators is null.
+        failed = {entry["Id"]: _entry_failure(entry) for entry in response.get("Failed") or ()}
+        accepted = {entry["Id"] for entry in response.get("Successful") or ()}
+        return [
+            None if entry["Id"] in accepted else failed.get(entry["Id"], _NOT_MENTIONED)
+            for entry in entries
+        ]
+
+    def _entry(self, id: str, outgoing: Outgoing) -> dict[str, Any]:
+        message = outgoing.message
+        body = outgoing.body
+        if self._signing_key is not None:
+            body = sign(body, key=self._signing_key, queue=self._queue)
+        entry: dict[str, Any] = {"Id": id, "MessageBody": body}
+        if self._is_fifo:
+            # A FIFO queue has one delay for all its messages, and wants a group.
+            entry["MessageGroupId"] = message.group_key or message.task_name[:128]
+            entry["MessageDeduplicationId"] = str(message.invocation_id)
+            return entry
+        if outgoing.delay_s:
+            entry["DelaySeconds"] = outgoing.delay_s
+        if message.group_key is not None:
+            entry["MessageGroupId"] = message.group_key
+        return entry
+
+
+def delivery_of(message_id: str, body: object, attributes: object, *, queue: str) -> Delivery:
+    """A message that SQS has delivered, itself or by way of a Lambda event, from this queue."""
+    known: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
+    group = known.get("MessageGroupId")
+    return Delivery(
+        id=message_id,
+        body=body,
+        queue=queue,
+        fallback_id=invocation_id_of(message_id),
+        enqueued_at=_sent_at(known.get("SentTimestamp")),
+        ordered_by=group if is_fifo(queue) and isinstance(group, str) else None,
+    )
+
+
+def queue_name(queue_url: str) -> str:
+    """The name that SQS knows the queue by."""
+    return queue_url.rpartition("/")[2]
+
+
+def is_fifo(queue: str) -> bool:
+    """Whether a queue of this name, or URL, keeps an order."""
+    return queue.endswith(".fifo")
+
+
+def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The client's options, with region and endpoint from the queue's URL where none are set."""
+    parts = urlsplit(queue_url)
+    host = parts.hostname or ""
+    derived = {}
+    if match := REGION.search(host) or LEGACY_HOST.fullmatch(host):
+        derived["region_name"] = match[1] or LEGACY_REGION
+    if not (USUAL_HOST.fullmatch(host) or LEGACY_HOST.fullmatch(host)):
+        derived["endpoint_url"] = f"{parts.scheme}://{parts.netloc}"
+    return derived | dict(options)
+
+
+_NOT_MENTIONED = SendFailure("the answer does not mention it", retryable=True)
+
+
+def _entry_failure(entry: Mapping[str, Any]) -> SendFailure:
+    reason = f"{entry.get('Code', 'unknown')}: {entry.get('Message', '')}".rstrip(": ")
+    return SendFailure(reason, retryable=not entry.get("SenderFault", False))
+
+
+def _sent_at(milliseconds: Any) -> datetime | None:
+    try:
+        sent_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(milliseconds))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return sent_at if sent_at.year in YEARS else None
+
+
+def _is_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc and parts.path.strip("/"))

@@ -1,0 +1,136 @@
+"""What a worker receives from a queue of SQS: long polls, heartbeats, deletes in batches."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, Final
+
+from ..core.lifecycle import visibility_timeout_s
+from ..ports import Arriving, Settlement
+from .aws.client import AwsClient
+from .sqs import delivery_of, queue_name
+
+logger = logging.getLogger("lambda_tasks")
+
+REQUEST_LIMIT: Final = 10
+"""Messages of one request (Amazon SQS quotas)."""
+
+WAIT_S: Final = 20
+"""A long poll (ReceiveMessage, Amazon SQS API reference: 0 to 20)."""
+
+ONCE_WAIT_S: Final = 1
+"""The same where the queue is only to be emptied."""
+
+VISIBILITY_S: Final = 60
+"""A dead worker's messages come back after so long."""
+
+HEARTBEAT_S: Final = 20.0
+"""How often what is being worked on is kept invisible: two beats may fail."""
+
+DELETE_WITHIN_S: Final = 0.05
+"""For deletes to gather into one request."""
+
+
+class SqsSource:
+    """See Source. `wait_s` is for how long a poll of an empty queue lasts."""
+
+    def __init__(self, queue_url: str, client: AwsClient, *, wait_s: int = WAIT_S) -> None:
+        self._queue_url = queue_url
+        self._wait_s = wait_s
+        self._name = queue_name(queue_url)
+        self._client = client
+        self._receipts: dict[str, str] = {}
+        self._finished: dict[str, str] = {}
+        self._requests: set[asyncio.Task[None]] = set()
+        self._deleting: asyncio.Task[None] | None = None
+        self._heart: asyncio.Task[None] | None = None
+
+    async def receive(self, limit: int) -> Arriving:
+        """See Source."""
+        if self._heart is None:
+            self._heart = asyncio.ensure_future(self._beat())
+        answer = await self._client.call(
+            "receive_message",
+            QueueUrl=self._queue_url,
+            MaxNumberOfMessages=min(limit, REQUEST_LIMIT),
+            WaitTimeSeconds=self._wait_s,
+            VisibilityTimeout=VISIBILITY_S,
+            MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
+        )
+        messages = answer.get("Messages") or []
+        self._receipts |= {each["MessageId"]: each["ReceiptHandle"] for each in messages}
+        return nullcontext(
+            [
+                delivery_of(
+                    each["MessageId"], each["Body"], each.get("Attributes"), queue=self._name
+                )
+                for each in messages
+            ]
+        )
+
+    def settle(self, id: str, settlement: Settlement) -> None:
+        """See Source."""
+        receipt = self._receipts.pop(id)
+        if settlement.is_final:
+            self._finished[id] = receipt
+            if self._deleting is None:
+                self._deleting = self._begin(self._delete_soon())
+        elif settlement.retry_after_s is not None:
+            self._begin(
+                self._show({id: receipt}, seconds=visibility_timeout_s(settlement.retry_after_s))
+            )
+        # Otherwise it comes back when its visibility timeout is over, and so in the end to the
+        # dead letters.
+
+    def wake(self) -> None:
+        """See Source. SQS ends a long poll by itself."""
+
+    async def aclose(self) -> None:
+        """See Source."""
+        if self._heart is not None:
+            self._heart.cancel()
+        while self._requests:
+            await asyncio.wait(self._requests)
+
+    def _begin(self, request: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.ensure_future(request)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        return task
+
+    async def _delete_soon(self) -> None:
+        await asyncio.sleep(DELETE_WITHIN_S)
+        self._deleting = None
+        finished, self._finished = self._finished, {}
+        for entries in _entries(finished):
+            try:
+                await self._client.call(
+                    "delete_message_batch", QueueUrl=self._queue_url, Entries=list(entries)
+                )
+            except Exception:
+                # They come again, and are found finished.
+                logger.warning("%s: finished messages stay for now", self._name, exc_info=True)
+
+    async def _show(self, receipts: Mapping[str, str], *, seconds: int) -> None:
+        for entries in _entries(receipts):
+            try:
+                await self._client.call(
+                    "change_message_visibility_batch",
+                    QueueUrl=self._queue_url,
+                    Entries=[each | {"VisibilityTimeout": seconds} for each in entries],
+                )
+            except Exception:
+                logger.warning("%s: a visibility timeout stays", self._name, exc_info=True)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await self._show(dict(self._receipts), seconds=VISIBILITY_S)
+
+
+def _entries(receipts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
+    """The entries of batch requests, a list for each."""
+    entries = [{"Id": id, "ReceiptHandle": receipt} for id, receipt in receipts.items()]
+    for start in range(0, len(entries), REQUEST_LIMIT):
+        yield entries[start : start + REQUEST_LIMIT]

@@ -1,0 +1,209 @@
+"""Who runs what: claims, their leases, and what a claim's holder writes."""
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F, Q
+
+from ..core.lifecycle import (
+    WORKER_DIED,
+    Claim,
+    Continued,
+    End,
+    Failed,
+    Refusal,
+    Refused,
+    Status,
+    judge_claim,
+)
+from ..core.message import Outgoing
+from ..errors import LeaseLost
+from ..ports import ResolvedDelivery
+from .clock import Now
+from .database import all_records, record_alias, statements
+from .finishes import finish
+from .mapping import (
+    STATE_COLUMNS,
+    Row,
+    claim_of,
+    join_worker_ids,
+    queued_row,
+    row_of,
+    state_of,
+)
+from .portable import IS_LOST, ClaimTerms
+from .tables import RecordQuerySet
+
+Verdicts = dict[UUID, Claim | Refused]
+
+
+class RecordClaims:
+    """See ports.Claims. `worker_id` is what a record tells of who has claimed it."""
+
+    def __init__(self, worker_id: str = "unknown") -> None:
+        self._worker_id = worker_id
+
+    @property
+    def alias(self) -> str:
+        """See ports.Claims."""
+        return record_alias()
+
+    def claim(
+        self, deliveries: Sequence[ResolvedDelivery], *, lease: timedelta, max_attempts: int
+    ) -> Mapping[UUID, Claim | Refused]:
+        """See ports.Claims.
+
+        Direct messages get their record here. What a worker that died has left is taken over
+        once its lease has run out; what was started `max_attempts` times without an outcome is
+        FAILED instead.
+        """
+        terms = ClaimTerms(
+            token=uuid.uuid4(),
+            lease=lease,
+            worker_ids=join_worker_ids([self._worker_id]),
+            max_attempts=max_attempts,
+        )
+        # In one order everywhere, so that two workers with the same messages can't deadlock.
+        ordered = sorted(deliveries, key=lambda each: each.message.invocation_id)
+        wanted = {each.message.invocation_id: each for each in ordered}
+        verdicts: Verdicts = {**_claim_direct(wanted.values(), terms)}
+        if rest := [id for id in wanted if id not in verdicts]:
+            may_rerun = [id for id in rest if wanted[id].may_rerun]
+            verdicts |= statements().claim(rest, may_rerun, terms)
+        if rest := [id for id in wanted if id not in verdicts]:
+            verdicts |= _judge(wanted, rest, terms)
+        return verdicts
+
+    def finish(self, end: End, following: Outgoing | None = None) -> None:
+        """See ports.Claims."""
+        if following is None:
+            _finish_held(end)
+            return
+        with transaction.atomic(using=self.alias, savepoint=False):
+            _finish_held(end)
+            statements().insert_queued([queued_row(following, state=_handed_on(end))])
+
+    def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
+        """See ports.Claims."""
+        return statements().finish_many(ends)
+
+    def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
+        """See ports.Claims."""
+        _held([claim]).update(
+            status=Status.QUEUED,
+            claim_token=None,
+            lease_until=None,
+            start_time=None,
+            n_attempts=F("n_attempts") - (0 if started else 1),
+            worker_ids=join_worker_ids(claim.worker_ids if started else claim.worker_ids[:-1]),
+            sent_at=Now() if comes_back else None,
+        )
+
+    def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
+        """See ports.Claims."""
+        _held(claims).update(lease_until=Now() + lease)
+
+    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+        """See ports.Claims."""
+        held = set(_held(claims).values_list("id", flat=True))
+        return [claim for claim in claims if claim.invocation_id not in held]
+
+    def save_state(self, claim: Claim, state: object) -> None:
+        """See ports.Claims."""
+        if not _held([claim]).update(state=state):
+            raise _lease_lost(claim)
+
+    def show_progress(self, claim: Claim, progress: object) -> None:
+        """See ports.Claims."""
+        _held([claim]).update(progress=progress)
+
+
+def _claim_direct(
+    deliveries: Iterable[ResolvedDelivery], terms: ClaimTerms
+) -> Mapping[UUID, Claim]:
+    """Insert records of messages that come without one, claimed where they have no time to wait
+    for. Whether a time has come is for the database's clock to say, in the next statement."""
+    direct = [each for each in deliveries if not each.message.durable]
+    rows = [row_of(each.message, each.queue, enqueued_at=each.enqueued_at) for each in direct]
+    later = [row for row in rows if row["run_after"] is not None]
+    if later:
+        statements().insert_queued(later, is_sent=True)
+    at_once = [row for row in rows if row["run_after"] is None]
+    return statements().insert_claimed(at_once, terms) if at_once else {}
+
+
+def _judge(
+    wanted: Mapping[UUID, ResolvedDelivery], ids: Sequence[UUID], terms: ClaimTerms
+) -> Verdicts:
+    """Read these records, tell what has become of the claims, and do what follows from that."""
+    found = _read(ids)
+    verdicts: Verdicts = {}
+    for id in ids:
+        row = found.get(id)
+        refused = judge_claim(
+            None if row is None else state_of(row, terms.token),
+            may_rerun=wanted[id].may_rerun,
+            max_attempts=terms.max_attempts,
+        )
+        if refused is not None:
+            verdicts[id] = refused
+        elif row is not None:
+            verdicts[id] = claim_of(row, terms.token)
+    if exhausted := _refused(verdicts, Refusal.EXHAUSTED):
+        _fail_exhausted(exhausted, terms.max_attempts)
+    if parked := _refused(verdicts, Refusal.PARKED):
+        # The relay sends them in time.
+        all_records().filter(id__in=parked, status=Status.QUEUED).update(sent_at=None)
+    return verdicts
+
+
+def _read(ids: Sequence[UUID]) -> dict[UUID, Row]:
+    rows = all_records().filter(id__in=ids).order_by().annotate(now=Now()).values(*STATE_COLUMNS)
+    return {row["id"]: row for row in rows}
+
+
+def _refused(verdicts: Verdicts, refusal: Refusal) -> list[UUID]:
+    return [
+        id
+        for id, verdict in verdicts.items()
+        if isinstance(verdict, Refused) and verdict.refusal is refusal
+    ]
+
+
+def _fail_exhausted(ids: Sequence[UUID], max_attempts: int) -> None:
+    is_given_back = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
+    exhausted = all_records().filter(IS_LOST | is_given_back, id__in=ids)
+    finish(exhausted, Failed(WORKER_DIED))
+
+
+def _held(claims: Sequence[Claim]) -> RecordQuerySet:
+    """The records of these claims, as far as they still hold."""
+    return (
+        all_records()
+        .filter(
+            id__in=[claim.invocation_id for claim in claims],
+            claim_token__in={claim.token for claim in claims},
+            status=Status.RUNNING,
+        )
+        .order_by()
+    )
+
+
+def _finish_held(end: End) -> None:
+    if not statements().finish(end):
+        raise _lease_lost(end.claim)
+
+
+def _handed_on(end: End) -> Any:
+    """The state of the run that follows: given, or what this one has saved for good."""
+    if isinstance(end.outcome, Continued):
+        return end.outcome.state
+    return all_records().values_list("state", flat=True).get(id=end.claim.invocation_id)
+
+
+def _lease_lost(claim: Claim) -> LeaseLost:
+    return LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")

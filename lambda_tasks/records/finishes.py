@@ -1,0 +1,33 @@
+"""How a record comes to its end: the one place that says what an end writes.
+
+Where the end is a run's own, `portable` and `postgres` write these columns by the claim's token.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django.db.models import QuerySet
+
+from ..core.lifecycle import STATUS_OF, Cancelled, Continued, Outcome, Succeeded
+from .clock import Now
+
+ALWAYS: Final[Mapping[str, Any]] = {"end_time": Now(), "secrets": None}
+"""What every end writes, whatever it is."""
+
+
+def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
+    """The columns in which one end differs from another. Those that it lacks stay as they are."""
+    columns: dict[str, Any] = {"status": STATUS_OF[type(outcome)]}
+    if outcome.raised is not None:
+        columns["exception_class"] = outcome.raised.exception_class
+        columns["traceback"] = outcome.raised.traceback
+    if isinstance(outcome, Succeeded):
+        columns["result"] = outcome.result
+    if isinstance(outcome, Continued):
+        columns["state"] = outcome.state
+    return columns
+
+
+def finish(records: "QuerySet[Any]", outcome: Outcome | Cancelled) -> int:
+    """End these records, which are chosen by the state that the caller believes in; how many."""
+    return records.update(**finished_columns(outcome), **ALWAYS)

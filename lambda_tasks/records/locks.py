@@ -1,0 +1,25 @@
+"""The locks of singletons, where the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from .clock import Now
+from .database import record_alias
+from .tables import SingletonLock
+
+
+class RecordLocks:
+    """See ports.LockTable."""
+
+    def acquire(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
+        """See ports.LockTable."""
+        locks = SingletonLock.objects.using(record_alias())
+        locks.filter(key=key, held_until__lt=Now()).delete()
+        locks.bulk_create(
+            [SingletonLock(key=key, token=token, held_until=Now() + timeout)], ignore_conflicts=True
+        )
+        return locks.filter(key=key, token=token).exists()
+
+    def release(self, key: str, token: UUID) -> None:
+        """See ports.LockTable."""
+        SingletonLock.objects.using(record_alias()).filter(key=key, token=token).delete()

@@ -1,0 +1,154 @@
+"""Messages and claims as rows of the table, and back. Knows no SQL."""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from ..core.lifecycle import Claim, RecordState, Status
+from ..core.message import Message, Outgoing
+from .encryption import decrypt, encrypt
+
+logger = logging.getLogger("lambda_tasks")
+
+Row = Mapping[str, Any]
+"""Values by the names of columns, and `delay_s`: when it is due where `run_after` is None."""
+
+CLAIM_COLUMNS: Final = ("id", "n_attempts", "state", "enqueued_at", "start_time", "worker_ids")
+"""What a Claim is made of."""
+
+STATE_COLUMNS: Final = (*CLAIM_COLUMNS, "status", "claim_token", "run_after", "lease_until", "now")
+"""What decides about a claim; `now` is the database's clock."""
+
+
+def requested_columns(message: Message, queue: str) -> dict[str, Any]:
+    """The columns that say what a message asks for."""
+    return {
+        "id": message.invocation_id,
+        "task_name": message.task_name,
+        "args": message.args or None,
+        "kwargs": message.shown_kwargs,
+        "backend": message.backend,
+        "secrets": encrypt(message.secret_kwargs),
+        "n_retries": message.n_retries,
+        "queue": queue,
+        "group_key": message.group_key,
+        "priority": message.priority,
+        "root_id": message.root_id or message.invocation_id,
+        "retry_of": message.retry_of,
+    }
+
+
+def row_of(
+    message: Message,
+    queue: str,
+    *,
+    enqueued_at: datetime | None = None,
+    delay_s: int | None = None,
+    state: Any = None,
+) -> Row:
+    """A new record of a message; `state` is what an earlier run has left."""
+    return {
+        **requested_columns(message, queue),
+        "enqueued_at": enqueued_at,
+        "run_after": message.run_after,
+        "delay_s": delay_s,
+        "state": state,
+    }
+
+
+def queued_row(outgoing: Outgoing, *, state: Any = None) -> Row:
+    """A new record of a message that is on its way out."""
+    return row_of(
+        outgoing.message,
+        outgoing.queue,
+        enqueued_at=outgoing.enqueued_at,
+        delay_s=outgoing.delay_s or None,
+        state=state,
+    )
+
+
+def claims_of(returned: Sequence[Sequence[Any]], token: UUID) -> dict[UUID, Claim]:
+    """The claims that a statement with this token has returned, as rows of CLAIM_COLUMNS."""
+    claims = {}
+    for values in returned:
+        row = dict(zip(CLAIM_COLUMNS, values, strict=True))
+        row["state"] = row["state"] and json.loads(row["state"])  # the ORM would have read it
+        claims[row["id"]] = claim_of(row, token)
+    return claims
+
+
+def claim_of(row: Row, token: UUID) -> Claim:
+    """The claim that a row shows, with CLAIM_COLUMNS."""
+    return Claim(
+        invocation_id=row["id"],
+        token=token,
+        attempt=row["n_attempts"],
+        state=row["state"],
+        enqueued_at=row["enqueued_at"],
+        started_at=row["start_time"],
+        worker_ids=tuple((row["worker_ids"] or "").splitlines()),
+    )
+
+
+def state_of(row: Row, token: UUID) -> RecordState:
+    """What decides about a claim with this token, of a row with STATE_COLUMNS."""
+    return RecordState(
+        status=Status(row["status"]),
+        n_attempts=row["n_attempts"],
+        is_ours=row["claim_token"] == token,
+        due_in_s=_seconds_until(row["run_after"], row["now"]),
+        lease_left_s=_seconds_until(row["lease_until"], row["now"]),
+    )
+
+
+def readable(records: Iterable[Any]) -> Iterator[tuple[Message, float]]:
+    """The messages that QUEUED records stand for, and the seconds until each is due.
+
+    Records are annotated with `now`. One whose secrets can't be read holds up no other.
+    """
+    for record in records:
+        try:
+            yield message_of(record), _seconds_until(record.run_after, record.now)
+        except ValueError as error:
+            logger.error("%s can't be sent: %s", record.id, error)
+
+
+def message_of(record: Any) -> Message:
+    """The message that a record stands for. Raises ValueError where its secrets can't be read."""
+    secrets = decrypt(record.secrets)
+    return Message(
+        task_name=record.task_name,
+        kwargs=record.kwargs | secrets,
+        invocation_id=record.id,
+        args=record.args or [],
+        backend=record.backend,
+        n_retries=record.n_retries,
+        queue=record.queue,
+        durable=True,
+        run_after=record.run_after,
+        group_key=record.group_key,
+        priority=record.priority,
+        root_id=record.root_id,
+        retry_of=record.retry_of,
+        secret=frozenset(secrets),
+    )
+
+
+def outgoing_of(message: Message, due_in_s: float) -> Outgoing:
+    """A stored message on its way out, with what is left of its delay."""
+    delay_s = max(0, math.ceil(due_in_s))
+    return Outgoing(message, message.encode(), message.queue or "", delay_s)
+
+
+def join_worker_ids(worker_ids: Iterable[str]) -> str:
+    """Worker ids as their column has them, a line each."""
+    return "".join(f"{worker_id}\n" for worker_id in worker_ids)
+
+
+def _seconds_until(moment: datetime | None, now: datetime) -> float:
+    wait = moment - now if moment is not None else timedelta(0)
+    return wait.total_seconds()

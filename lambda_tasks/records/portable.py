@@ -1,0 +1,204 @@
+"""The statements that differ from one database to another, for any database: by Django's ORM.
+
+`postgres` has the same for PostgreSQL, and `database` chooses. What many tasks pay for is composed
+once (`statements`).
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Case, DurationField, F, Q, QuerySet, TextField, When
+from django.db.models.functions import Concat
+
+from ..core.lifecycle import Claim, End, Status
+from . import finishes
+from .clock import Now
+from .mapping import CLAIM_COLUMNS, Row, claims_of
+from .statements import Composed, Slot, Statements, update
+from .tables import TaskRecord
+
+EARLY_DELIVERY: Final = timedelta(seconds=1)
+"""SQS delays in whole seconds, so a message may come a little before its time."""
+
+RETURNING: Final = f" RETURNING {', '.join(CLAIM_COLUMNS)}"
+
+IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
+"""The worker of such a record has died, or hangs."""
+
+LEASE: Final = Slot("lease", DurationField())
+RAN_FOR: Final = Slot("ran_for", DurationField())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimTerms:
+    """What is the same for all records that are claimed together."""
+
+    token: UUID
+    lease: timedelta
+    worker_ids: str
+    """The one who claims, as the column has it."""
+    max_attempts: int
+
+
+class PortableStatements:
+    """The statements on the database of one alias."""
+
+    claim_returning = ""
+    """What follows a claim's UPDATE, where the database can return what it has changed."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self._statements = Statements()
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        """This thread's."""
+        return connections[self.alias]
+
+    def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
+        """Insert rows as QUEUED records, but for those that are there already."""
+        sent = {"sent_at": Now()} if is_sent else {}
+        self._create([_record(row, status=Status.QUEUED, **sent) for row in rows])
+
+    def insert_claimed(self, rows: Sequence[Row], terms: ClaimTerms) -> dict[UUID, Claim]:
+        """Insert rows as claimed records, but for those that are there already.
+
+        Returns the claims, as far as the database tells; the others have to be read.
+        """
+        claimed = {
+            "status": Status.RUNNING,
+            "start_time": Now(),
+            "n_attempts": 1,
+            "worker_ids": terms.worker_ids,
+            "claim_token": terms.token,
+            "lease_until": Now() + terms.lease,
+        }
+        self._create([_record(row, **claimed) for row in rows])
+        return {}
+
+    def claim(
+        self, ids: Sequence[UUID], may_rerun: Sequence[UUID], terms: ClaimTerms
+    ) -> dict[UUID, Claim]:
+        """Claim records that are there; see insert_claimed() for what is returned.
+
+        Where a lost run may not be repeated, its id is not in `may_rerun`.
+        """
+        claimable = {f"id{index}": id for index, id in enumerate(ids)}
+        reruns = {f"rerun{index}": id for index, id in enumerate(may_rerun)}
+
+        def compose() -> Composed:
+            is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
+            is_rerun = Q(id__in=[_slot("id", name) for name in reruns])
+            is_lost = IS_LOST & is_rerun
+            records = self._records.filter(
+                Q(status=Status.QUEUED) & is_due | is_lost,
+                id__in=[_slot("id", name) for name in claimable],
+                n_attempts__lt=_slot("n_attempts", "max_attempts"),
+            ).exclude(claim_token=_slot("claim_token"))
+            claimed = {
+                "status": Status.RUNNING,
+                "claim_token": _slot("claim_token"),
+                "lease_until": Now() + LEASE,
+                "start_time": Now(),
+                "n_attempts": F("n_attempts") + 1,
+                "worker_ids": Concat("worker_ids", _slot("worker_ids"), output_field=TextField()),
+            }
+            return update(records, claimed)
+
+        values = {
+            **claimable,
+            **reruns,
+            "claim_token": terms.token,
+            "max_attempts": terms.max_attempts,
+            "lease": terms.lease,
+            "worker_ids": terms.worker_ids,
+        }
+        _, rows = self._statements.execute(
+            self.connection,
+            ("claim", len(claimable), len(reruns)),
+            compose,
+            values,
+            returning=self.claim_returning,
+        )
+        return claims_of(rows, terms.token)
+
+    def finish(self, end: End) -> bool:
+        """Write the end of a claimed run; False where the claim no longer holds."""
+        columns = finishes.finished_columns(end.outcome)
+
+        def compose() -> Composed:
+            started = {} if end.ran_for is None else {"start_time": Now() - RAN_FOR}
+            held = self._records.filter(
+                id=_slot("id"), claim_token=_slot("claim_token"), status=Status.RUNNING
+            )
+            ended = {name: _slot(name) for name in columns}
+            return update(held, {**ended, **started, **finishes.ALWAYS})
+
+        values = {
+            **columns,
+            "id": end.claim.invocation_id,
+            "claim_token": end.claim.token,
+            "ran_for": end.ran_for,
+        }
+        key = ("finish", end.ran_for is None, *columns)
+        changed, _ = self._statements.execute(self.connection, key, compose, values)
+        return bool(changed)
+
+    def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
+        """Write the ends of claimed runs; the invocation ids of those whose claim has held."""
+        several = transaction.atomic(using=self.alias) if len(ends) > 1 else nullcontext()
+        with several:
+            return {end.claim.invocation_id for end in ends if self.finish(end)}
+
+    def mark_sent(self, ids: Sequence[UUID]) -> None:
+        """Note that their queues have accepted the messages of these records."""
+        with self._unlocked(ids) as free:
+            free.update(
+                sent_at=Now(),
+                # A lost run's message is on its way again: for the next one it is as if lost now.
+                lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
+            )
+
+    @property
+    def _records(self) -> "QuerySet[TaskRecord]":
+        return TaskRecord.objects.using(self.alias)
+
+    def _create(self, records: Sequence[TaskRecord]) -> None:
+        """Insert records, but for those that are there already."""
+        if self.connection.vendor == "mysql":
+            # MySQL's way to ignore conflicts also passes over whatever it refuses.
+            self._records.bulk_create(records, update_conflicts=True, update_fields=["task_name"])
+        else:
+            self._records.bulk_create(records, ignore_conflicts=True)
+
+    @contextmanager
+    def _unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
+        """Those of these records that nobody else has locked.
+
+        Locked rows are skipped, so this never waits and cannot deadlock.
+        """
+        records = self._records.filter(id__in=ids).order_by()
+        if not self.connection.features.has_select_for_update_skip_locked:
+            yield records
+            return
+        with transaction.atomic(using=self.alias):
+            free = records.select_for_update(skip_locked=True).values_list("id", flat=True)
+            yield self._records.filter(id__in=list(free))
+
+
+def _record(row: Row, **rest: Any) -> TaskRecord:
+    fields = dict(row)
+    delay_s = fields.pop("delay_s")
+    if fields["run_after"] is None and delay_s is not None:
+        fields["run_after"] = Now() + timedelta(seconds=delay_s)
+    return TaskRecord(**{**fields, "enqueued_at": row["enqueued_at"] or Now(), **rest})
+
+
+def _slot(column: str, name: str = "") -> Slot:
+    return Slot(name or column, TaskRecord._meta.get_field(column))

@@ -1,0 +1,205 @@
+"""The statements of `portable` for PostgreSQL, where rows travel as one JSON text.
+
+By way of Django's ORM each value of each row is a part of the statement, which takes twenty times
+as long to compose.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import transaction
+
+from ..core.lifecycle import Claim, End, Status
+from .finishes import finished_columns
+from .mapping import Row, claims_of
+from .portable import RETURNING, ClaimTerms, PortableStatements
+from .statements import execute
+
+NOW: Final = "STATEMENT_TIMESTAMP()"
+
+TABLE: Final = '"lambda_tasks_taskrecord"'
+
+TYPES: Final = {
+    "id": "uuid",
+    "task_name": "text",
+    "args": "jsonb",
+    "kwargs": "jsonb",
+    "backend": "text",
+    "secrets": "text",
+    "n_retries": "smallint",
+    "queue": "text",
+    "group_key": "text",
+    "priority": "smallint",
+    "root_id": "uuid",
+    "retry_of": "uuid",
+    "enqueued_at": "timestamptz",
+    "run_after": "timestamptz",
+    "state": "jsonb",
+    "delay_s": "double precision",
+}
+"""What may differ from row to row: the columns, and when it is due where `run_after` is None."""
+
+OPTIONAL_ENDS: Final = {
+    "result": "jsonb",
+    "exception_class": "text",
+    "traceback": "text",
+    "state": "jsonb",
+}
+"""Columns that the end of an attempt may leave as they are."""
+
+ENDS: Final = {
+    "id": "uuid",
+    "claim_token": "uuid",
+    "status": "text",
+    "ran_for_s": "double precision",
+    **OPTIONAL_ENDS,
+}
+
+MAX_CHARACTERS: Final = 64 * 2**20
+"""Of the rows of one statement; an array of jsonb has 256 MiB at most."""
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+class PostgresStatements(PortableStatements):
+    """See PortableStatements."""
+
+    claim_returning = RETURNING
+
+    def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
+        """See PortableStatements."""
+        columns = {"status": "%(status)s", "n_attempts": "0"}
+        if is_sent:
+            columns["sent_at"] = NOW
+        self._insert(rows, columns, {"status": Status.QUEUED})
+
+    def insert_claimed(self, rows: Sequence[Row], terms: ClaimTerms) -> dict[UUID, Claim]:
+        """See PortableStatements."""
+        columns = {
+            "status": "%(status)s",
+            "start_time": NOW,
+            "n_attempts": "1",
+            "worker_ids": "%(worker_ids)s",
+            "claim_token": "%(claim_token)s",
+            "lease_until": f"{NOW} + %(lease)s",
+        }
+        params = {
+            "status": Status.RUNNING,
+            "worker_ids": terms.worker_ids,
+            "claim_token": terms.token,
+            "lease": terms.lease,
+        }
+        return claims_of(self._insert(rows, columns, params, returning=RETURNING), terms.token)
+
+    def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
+        """See PortableStatements."""
+        if len(ends) == 1:
+            return super().finish_many(ends)
+        optional = ", ".join(
+            f"{name} = COALESCE(given.{name}, record.{name})" for name in OPTIONAL_ENDS
+        )
+        began_at = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
+        sql = (
+            f"UPDATE {TABLE} AS record SET status = given.status, secrets = NULL,"  # noqa: S608
+            f" end_time = {NOW}, start_time = {began_at}, {optional} FROM {_given('rows', ENDS)}"
+            " WHERE record.id = given.id AND record.claim_token = given.claim_token"
+            " AND record.status = %(status)s"
+        )
+        params = {"rows": _encode([_end_row(end) for end in ends]), "status": Status.RUNNING}
+        _, held = execute(self.connection, sql, params, returning=" RETURNING record.id")
+        return {id for (id,) in held}
+
+    def mark_sent(self, ids: Sequence[UUID]) -> None:
+        """See PortableStatements."""
+        # Rows that others have locked are skipped, so this never waits and cannot deadlock: they
+        # run by now, or are just being claimed. By ctid, which while they are locked is a row's
+        # fixed place: half of what a join by id costs.
+        free = f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
+        sql = (
+            f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608
+            # A lost run's message is on its way again: for the next one it is as if lost now.
+            f" lease_until = CASE WHEN lease_until < {NOW} THEN {NOW} ELSE lease_until END"
+            f" WHERE ctid = ANY(ARRAY({free} FOR NO KEY UPDATE SKIP LOCKED))"
+        )
+        execute(self.connection, sql, {"ids": f"{{{','.join(map(str, ids))}}}"})
+
+    def _insert(
+        self,
+        rows: Sequence[Row],
+        shared_columns: Mapping[str, str],
+        shared_params: Mapping[str, Any],
+        *,
+        returning: str = "",
+    ) -> list[tuple[Any, ...]]:
+        """Insert rows, but for those that are there already; what has been returned of the others.
+
+        A row has a value for each of TYPES; an `enqueued_at` of None is now. `shared_columns` are
+        the SQL of columns that are the same for all.
+        """
+        own = {name: f"given.{name}" for name in TYPES if _differs(name, rows)}
+        same = {name: f"%({name})s::{type}" for name, type in TYPES.items() if name not in own}
+        params = {**shared_params, **{name: _plain(name, rows[0][name]) for name in same}}
+        values = own | same
+        if "root_id" in own and all(row["root_id"] == row["id"] for row in rows):
+            values["root_id"] = "given.id"
+            del own["root_id"]
+        values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {NOW})"
+        due = f"{NOW} + make_interval(secs => {values.pop('delay_s')})"
+        values["run_after"] = f"COALESCE({values['run_after']}, {due})"
+        values |= shared_columns
+        source = f" FROM {_given('rows', {name: TYPES[name] for name in own})}" if own else ""
+        sql = (
+            f"INSERT INTO {TABLE} ({', '.join(values)}) SELECT {', '.join(values.values())}{source}"
+            " ON CONFLICT DO NOTHING"
+        )
+        texts = _texts([_encode({name: row[name] for name in own}) for row in rows])
+        if len(texts) == 1:
+            return execute(self.connection, sql, params | {"rows": texts[0]}, returning=returning)[
+                1
+            ]
+        with transaction.atomic(using=self.alias):
+            parts = [
+                execute(self.connection, sql, params | {"rows": text}, returning=returning)[1]
+                for text in texts
+            ]
+        return [row for part in parts for row in part]
+
+
+def _end_row(end: End) -> Row:
+    return {
+        "id": end.claim.invocation_id,
+        "claim_token": end.claim.token,
+        "ran_for_s": None if end.ran_for is None else end.ran_for.total_seconds(),
+        **finished_columns(end.outcome),
+    }
+
+
+def _texts(rows: Sequence[str]) -> list[str]:
+    """Arrays of so many rows that each is a value that PostgreSQL takes."""
+    arrays: list[list[str]] = [[]]
+    size = 0
+    for row in rows:
+        if arrays[-1] and size + len(row) > MAX_CHARACTERS:
+            arrays.append([])
+            size = 0
+        arrays[-1].append(row)
+        size += len(row)
+    return [f"[{','.join(array)}]" for array in arrays]
+
+
+def _differs(name: str, rows: Sequence[Row]) -> bool:
+    first = rows[0][name]
+    if TYPES[name] == "jsonb":  # in which 1, 1.0 and true, equal in Python, are not the same
+        return any(row[name] is not first for row in rows)
+    return any(row[name] != first for row in rows)
+
+
+def _plain(name: str, value: Any) -> Any:
+    return _encode(value) if TYPES[name] == "jsonb" and value is not None else value
+
+
+def _given(param: str, types: Mapping[str, str]) -> str:
+    columns = ", ".join(f"{name} {type}" for name, type in types.items())
+    return f"jsonb_to_recordset(%({param})s::jsonb) AS given ({columns})"

@@ -1,0 +1,84 @@
+"""What is asked of the records by users' code, the backend of django.tasks, `dev` and clean-up."""
+
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import Count
+
+from ..core.lifecycle import Claim, Status
+from ..core.message import Message
+from ..core.retries import continuation_id, retry_id
+from .database import all_records
+from .mapping import join_worker_ids, requested_columns
+from .tables import TaskRecord
+
+
+def find(invocation_id: UUID) -> TaskRecord | None:
+    """The record of an invocation, or None before there is one."""
+    return all_records().filter(id=invocation_id).first()
+
+
+def find_last(invocation_id: UUID) -> TaskRecord | None:
+    """The same, or the record of the last invocation so far that has followed from it."""
+    record = following = find(invocation_id)
+    while following is not None:
+        record = following
+        following = _find_following(record)
+    return record
+
+
+def chain(root_id: UUID) -> list[TaskRecord]:
+    """The records of an invocation and of all that has followed from it, in that order."""
+    records = list(all_records().filter(root_id=root_id).order_by("enqueued_at"))
+    ids = {record.id for record in records}
+    following = {record.retry_of: record for record in records if record.retry_of}
+    chain = [record for record in records if record.id == root_id]
+    # A cleanup takes the oldest first, so the chain may begin later.
+    chain = chain or [each for earlier, each in following.items() if earlier not in ids][:1]
+    while chain and (after := following.pop(chain[-1].id, None)) is not None:
+        chain.append(after)
+    return chain
+
+
+def claimed(message: Message, claim: Claim) -> TaskRecord:
+    """The record of a claimed message as it is now, without asking for it."""
+    return TaskRecord(
+        **requested_columns(message, message.queue or ""),
+        status=Status.RUNNING,
+        run_after=message.run_after,
+        enqueued_at=claim.enqueued_at,
+        start_time=claim.started_at,
+        n_attempts=claim.attempt,
+        worker_ids=join_worker_ids(claim.worker_ids),
+    )
+
+
+def finished_since(moment: datetime) -> list[TaskRecord]:
+    """What has come to its end since then, in that order."""
+    return list(all_records().filter(end_time__gt=moment).order_by("end_time"))
+
+
+def count_by_status() -> dict[str, int]:
+    """How many records are in each status."""
+    counts = all_records().order_by().values_list("status").annotate(Count("id"))
+    return dict(counts)
+
+
+def delete_finished(*, before: datetime, limit: int) -> int:
+    """Delete up to `limit` records that were finished before then; return how many."""
+    finished = [status.value for status in Status if status.is_finished]
+    chunk = list(
+        all_records()
+        .filter(end_time__lt=before, status__in=finished)
+        .order_by()
+        .values_list("id", flat=True)[:limit]
+    )
+    return all_records().filter(id__in=chunk).delete()[0] if chunk else 0
+
+
+def _find_following(record: TaskRecord) -> TaskRecord | None:
+    if record.status == Status.RETRYING:
+        return find(retry_id(record.id))
+    if record.status == Status.SUCCESS and record.state is not None:
+        return find(continuation_id(record.id))
+    return None

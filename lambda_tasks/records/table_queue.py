@@ -1,0 +1,52 @@
+"""The queues that are the table itself: what is due, and waking up for it."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import connections, transaction
+from django.db.models import Q
+
+from ..core.lifecycle import Status
+from ..core.message import Message
+from . import notify
+from .clock import Now
+from .database import all_records, record_alias
+from .encryption import UNAVAILABLE
+from .mapping import readable
+from .portable import IS_LOST
+
+
+class RecordTableQueue:
+    """See ports.TableQueue."""
+
+    @contextmanager
+    def due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Message]]:
+        """See ports.TableQueue.
+
+        Locked in the body, where the database can skip what others have locked: so no two workers
+        try to claim the same. What a worker that died has left is due when its lease is over.
+        """
+        alias = record_alias()
+        records = all_records().filter(queue__in=queues).annotate(now=Now())
+        records = records.exclude(secrets=UNAVAILABLE)
+        if connections[alias].features.has_select_for_update_skip_locked:
+            records = records.select_for_update(skip_locked=True)
+        # Two queries, so that each follows an index however long the queue is.
+        lost = records.filter(IS_LOST).order_by()
+        is_due = Q(run_after=None) | Q(run_after__lte=Now())
+        queued = records.filter(is_due, status=Status.QUEUED).order_by("-priority", "enqueued_at")
+        with transaction.atomic(using=alias):
+            due = list(lost[:limit])
+            due += queued[: limit - len(due)]
+            yield [message for message, _ in readable(due)]
+
+    def listen(self) -> notify.PostgresListener | None:
+        """See ports.TableQueue."""
+        return notify.listen(record_alias())
+
+    def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
+        """See ports.TableQueue."""
+        queued = all_records().filter(id=invocation_id, status=Status.QUEUED)
+        queued.update(run_after=Now() + delay)

@@ -1,0 +1,123 @@
+"""The tables. `TaskRecord` is outbox, queue, claim and result of every invocation in one."""
+
+import datetime
+import uuid
+from typing import ClassVar
+
+from asgiref.sync import sync_to_async
+from django.db import models, router
+
+from ..core.lifecycle import UNFINISHED, Cancelled, Status
+from .finishes import finish
+
+
+class RecordQuerySet(models.QuerySet["TaskRecord"]):
+    """Records, and what can be done with several of them."""
+
+    def cancel(self) -> int:
+        """Let those of them not run, or not come to an end, that are unfinished; return how many.
+
+        A QUEUED one never runs. A RUNNING one can't commit any more: an async one is cancelled at
+        its next await, a sync one goes on to its end and is rolled back there.
+        """
+        return finish(self.filter(status__in=UNFINISHED), Cancelled())
+
+
+class TaskStatus(models.TextChoices):
+    """The life of a record; `core.lifecycle` tells which status follows which."""
+
+    QUEUED = Status.QUEUED.value
+    RUNNING = Status.RUNNING.value
+    SUCCESS = Status.SUCCESS.value
+    FAILED = Status.FAILED.value
+    RETRYING = Status.RETRYING.value
+    CANCELLED = Status.CANCELLED.value
+
+
+class TaskRecord(models.Model):
+    """One invocation of a task: what was asked for, what became of it."""
+
+    TaskStatus: ClassVar[type[TaskStatus]] = TaskStatus
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    task_name = models.CharField(max_length=255, editable=False)
+    args = models.JSONField(null=True, editable=False)
+    kwargs = models.JSONField(editable=False)
+    backend = models.CharField(max_length=255, null=True, editable=False)
+    queue = models.CharField(max_length=255, default="default", editable=False)
+    group_key = models.CharField(max_length=128, null=True, editable=False)
+    priority = models.SmallIntegerField(default=0, editable=False)
+    status = models.CharField(
+        max_length=10, choices=TaskStatus, default=TaskStatus.QUEUED, editable=False
+    )
+    secrets = models.TextField(null=True, editable=False)
+    result = models.JSONField(null=True, editable=False)
+    exception_class = models.TextField(null=True, editable=False)
+    traceback = models.TextField(null=True, editable=False)
+    progress = models.JSONField(null=True, editable=False)
+    state = models.JSONField(null=True, editable=False)
+
+    n_retries = models.PositiveSmallIntegerField(default=0, editable=False)
+    n_attempts = models.PositiveSmallIntegerField(default=0, editable=False)
+    root_id = models.UUIDField(null=True, editable=False)
+    retry_of = models.UUIDField(null=True, editable=False)
+
+    enqueued_at = models.DateTimeField(null=True, editable=False)
+    sent_at = models.DateTimeField(null=True, editable=False)
+    run_after = models.DateTimeField(null=True, editable=False)
+    start_time = models.DateTimeField(null=True, editable=False)
+    end_time = models.DateTimeField(null=True, editable=False)
+
+    worker_ids = models.TextField(null=True, editable=False)
+    claim_token = models.UUIDField(null=True, editable=False)
+    lease_until = models.DateTimeField(null=True, editable=False)
+
+    objects = RecordQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-enqueued_at"]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),
+            models.Index(
+                fields=["status", "queue", "-priority", "enqueued_at"], name="taskrecord_status"
+            ),
+            models.Index(fields=["task_name", "enqueued_at"], name="taskrecord_task_name"),
+            models.Index(fields=["root_id"], name="taskrecord_root"),
+        ]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.CheckConstraint(
+                condition=models.Q(status__in=TaskStatus.values), name="taskrecord_status_valid"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task_name} {self.id}"
+
+    @property
+    def duration(self) -> datetime.timedelta | None:
+        """How long the last attempt ran; None before its end."""
+        if self.start_time is None or self.end_time is None:
+            return None
+        return self.end_time - self.start_time
+
+    def cancel(self) -> bool:
+        """Cancel this invocation; False where it is finished already. See RecordQuerySet."""
+        alias = router.db_for_write(TaskRecord)
+        cancelled = TaskRecord.objects.using(alias).filter(id=self.pk).cancel()
+        self.refresh_from_db()
+        return bool(cancelled)
+
+    async def acancel(self) -> bool:
+        """See cancel()."""
+        return await sync_to_async(self.cancel)()
+
+
+class SingletonLock(models.Model):
+    """Who runs a singleton, where the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis."""
+
+    key = models.CharField(max_length=64, primary_key=True, editable=False)
+    token = models.UUIDField(editable=False)
+    held_until = models.DateTimeField(editable=False)
+
+    def __str__(self) -> str:
+        return self.key
