@@ -9,7 +9,7 @@ import atexit
 import os
 import socket
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -20,18 +20,17 @@ from django.db import close_old_connections
 from . import conf, registry
 from .core.message import Outgoing
 from .enqueue.dispatcher import Dispatcher
+from .enqueue.local_workers import LocalWorkers
 from .enqueue.modes import ModeSender
 from .enqueue.on_commit import Enqueuer, Sender
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
 from .ports import Task, Transport
 from .queues.aws.client import AwsClient
-from .queues.kinds import make_sources
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from .entrypoints.worker import Worker
     from .execution.attempt import Attempt
     from .execution.executor import Executor
     from .execution.finishing import Finisher
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from .execution.locks import SingletonLocks
     from .execution.process_pool import ProcessPool
     from .execution.run import Run
-    from .local.workers import LocalWorkers
     from .records.claims import RecordClaims
     from .records.outbox import RecordOutbox
     from .records.table_queue import RecordTableQueue
@@ -152,37 +150,6 @@ class Runtime:
 
     # The way in
 
-    def worker(
-        self,
-        queues: Collection[str],
-        *,
-        once: bool = False,
-        drain_s: float,
-        concurrency: int | None = None,
-        processes: int | None = None,
-    ) -> "tuple[Worker, Executor]":
-        """A new worker for these queues, on the running loop, which the portal gets too.
-
-        Raises ImproperlyConfigured for a queue that is not there or that no worker consumes.
-        """
-        from .entrypoints.worker import Worker
-
-        settings = conf.current()
-        sources = make_sources([settings.queue(name) for name in queues], self, once=once)
-        self.portal.adopt(asyncio.get_running_loop())
-        concurrency = concurrency or settings.concurrency
-        processes = processes or settings.processes
-        executor = self.executor(concurrency=concurrency, processes=processes)
-        worker = Worker(
-            sources,
-            executor,
-            relay=self.relay.run_once,
-            capacity=concurrency + processes,
-            drain_s=drain_s,
-            once=once,
-        )
-        return worker, executor
-
     def executor(
         self, *, concurrency: int | None = None, processes: int | None = None
     ) -> "Executor":
@@ -253,7 +220,6 @@ class Runtime:
             close_old_connections()
 
     def _wake_local_workers(self) -> None:
-        from .local.workers import LocalWorkers
 
         if self._local_workers is None:
             self._local_workers = LocalWorkers(conf.current().local_workers)

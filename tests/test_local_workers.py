@@ -38,7 +38,7 @@ def local_workers(settings: Any) -> Iterator[None]:
 def children(of: int) -> list[psutil.Process]:
     """The processes that have local workers, of this process or of one below it."""
     below = psutil.Process(of).children(recursive=True)
-    return [each for each in below if "lambda_tasks.local.workers_main" in command(each)]
+    return [each for each in below if "lambda_tasks.entrypoints.local_workers" in command(each)]
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from django.db import connection, connections, transaction
 
 from lambda_tasks import runtime
-from lambda_tasks.entrypoints.worker import Worker
+from lambda_tasks.entrypoints.worker import Worker, worker_of
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.queues import database
 from tests.app import resuming, tasks
@@ -29,15 +29,10 @@ def worker(**options: Any) -> Iterator[None]:
     ended = threading.Event()
 
     async def work() -> None:
-        here = runtime.Runtime()
-        worker, executor = here.worker(["table"], drain_s=10, **options)
-        started.set()
-        asyncio.get_running_loop().call_soon(asyncio.ensure_future, stop(worker))
-        try:
+        async with worker_of(runtime.Runtime(), ["table"], drain_s=10, **options) as worker:
+            started.set()
+            asyncio.get_running_loop().call_soon(asyncio.ensure_future, stop(worker))
             await worker.run()
-        finally:
-            await executor.aclose()
-            await runtime.aclose(here)
 
     async def stop(worker: Worker) -> None:
         await asyncio.to_thread(ended.wait)

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.queues import sqs_source as sources
+from lambda_tasks.queues import sqs_deliveries as sources
 from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Task, wait_for
@@ -214,7 +214,7 @@ def test_finished_messages_are_deleted_in_batches(
 def test_what_runs_for_long_stays_invisible(sqs: LocalSqs, queue: str) -> None:
     resuming.leave_effect_and_wait.using(queue="default").execute_on_commit(seconds=4)
     code = (
-        "import sys; from lambda_tasks.queues import sqs_source as sources;"
+        "import sys; from lambda_tasks.queues import sqs_deliveries as sources;"
         "sources.VISIBILITY_S, sources.HEARTBEAT_S = 2, 0.5;"
         "from django.core.management import execute_from_command_line as execute;"
         "execute(['manage.py', 'lambda_tasks', 'worker', '--once', '--queue', 'default'])"

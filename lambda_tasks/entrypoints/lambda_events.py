@@ -19,7 +19,7 @@ from ..conf import current
 from ..execution import connections
 from ..execution.executor import Executor
 from ..ports import Delivery, Settlement
-from ..queues.sqs import delivery_of
+from ..queues.sqs_deliveries import delivery_of
 from ..runtime import Runtime
 
 logger = logging.getLogger("lambda_tasks")

@@ -1,18 +1,28 @@
-"""Runs tasks outside of Lambda: takes them from its queues, through the same executor, until it is
-told to stop."""
+"""Runs tasks outside of Lambda, through the same executor, until it is told to stop."""
 
 import asyncio
 import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
+from .. import conf
+from .. import runtime as runtimes
 from ..execution.batch import ClaimedBatch
 from ..execution.executor import Executor
 from ..ports import Settlement, Source
+from ..queues.kinds import make_sources
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -27,6 +37,41 @@ RELAY_EVERY_S: Final = 60.0
 
 AFTER_AN_ERROR_S: Final = 5.0
 """Before a source that failed is asked again."""
+
+
+@asynccontextmanager
+async def worker_of(
+    runtime: runtimes.Runtime,
+    queues: Collection[str],
+    *,
+    once: bool = False,
+    drain_s: float,
+    concurrency: int | None = None,
+    processes: int | None = None,
+) -> "AsyncIterator[Worker]":
+    """A worker of these queues, on the running loop, which the runtime's portal gets too.
+
+    The runtime ends with the body. Raises ImproperlyConfigured for a queue that is not there or
+    that no worker consumes.
+    """
+    settings = conf.current()
+    sources = make_sources([settings.queue(name) for name in queues], runtime, once=once)
+    runtime.portal.adopt(asyncio.get_running_loop())
+    concurrency = concurrency or settings.concurrency
+    processes = processes or settings.processes
+    executor = runtime.executor(concurrency=concurrency, processes=processes)
+    try:
+        yield Worker(
+            sources,
+            executor,
+            relay=runtime.relay.run_once,
+            capacity=concurrency + processes,
+            drain_s=drain_s,
+            once=once,
+        )
+    finally:
+        await executor.aclose()
+        await runtimes.aclose(runtime)
 
 
 class Worker:

@@ -3,17 +3,17 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from ..core.batching import BatchLimits
 from ..core.lifecycle import visibility_timeout_s
-from ..core.message import YEARS, Message, Outgoing, check_size, invocation_id_of
+from ..core.message import Message, Outgoing, check_size
 from ..core.signature import SIGNATURE_BYTES, sign
-from ..ports import Delivery, SendFailure, Source
+from ..ports import SendFailure, Source
 from .aws.client import AwsClient, RequestFailed
 from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, mistake
+from .sqs_deliveries import ONCE_WAIT_S, WAIT_S, SqsSource, is_fifo, queue_name
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """Of one message and of one request together (quotas, Amazon SQS developer guide)."""
@@ -57,8 +57,6 @@ class SQSQueue(Queue):
     @classmethod
     def make_sources(cls, queues: Sequence[Self], wiring: Wiring, *, once: bool) -> list[Source]:
         """See Queue."""
-        from .sqs_source import ONCE_WAIT_S, WAIT_S, SqsSource
-
         wait_s = ONCE_WAIT_S if once else WAIT_S
         return [SqsSource(each.queue_url, each._client(wiring), wait_s=wait_s) for each in queues]
 
@@ -130,30 +128,6 @@ class SQSTransport:
         return entry
 
 
-def delivery_of(message_id: str, body: object, attributes: object, *, queue: str) -> Delivery:
-    """A message that SQS has delivered, itself or by way of a Lambda event, from this queue."""
-    known: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
-    group = known.get("MessageGroupId")
-    return Delivery(
-        id=message_id,
-        body=body,
-        queue=queue,
-        fallback_id=invocation_id_of(message_id),
-        enqueued_at=_sent_at(known.get("SentTimestamp")),
-        ordered_by=group if is_fifo(queue) and isinstance(group, str) else None,
-    )
-
-
-def queue_name(queue_url: str) -> str:
-    """The name that SQS knows the queue by."""
-    return queue_url.rpartition("/")[2]
-
-
-def is_fifo(queue: str) -> bool:
-    """Whether a queue of this name, or URL, keeps an order."""
-    return queue.endswith(".fifo")
-
-
 def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The client's options, with region and endpoint from the queue's URL where none are set."""
     parts = urlsplit(queue_url)
@@ -172,14 +146,6 @@ _NOT_MENTIONED = SendFailure("the answer does not mention it", retryable=True)
 def _entry_failure(entry: Mapping[str, Any]) -> SendFailure:
     reason = f"{entry.get('Code', 'unknown')}: {entry.get('Message', '')}".rstrip(": ")
     return SendFailure(reason, retryable=not entry.get("SenderFault", False))
-
-
-def _sent_at(milliseconds: Any) -> datetime | None:
-    try:
-        sent_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(milliseconds))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return sent_at if sent_at.year in YEARS else None
 
 
 def _is_http_url(url: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.core.management.base import OutputWrapper
 
 from lambda_tasks import conf, runtime
-from lambda_tasks.entrypoints.worker import Worker
+from lambda_tasks.entrypoints.worker import Worker, worker_of
 
 HELP: Final = "Runs tasks outside of Lambda, from SQS and database queues."
 
@@ -49,23 +49,22 @@ class _Session:
         names = options["queue"] or [
             name for name, queue in conf.current().queues.items() if queue.has_workers
         ]
-        here = runtime.current()
-        worker, executor = here.worker(
+        chosen = worker_of(
+            runtime.current(),
             names,
             once=options["once"],
             drain_s=options["drain"],
             concurrency=options["concurrency"],
             processes=options["processes"],
         )
-        telling = asyncio.ensure_future(self._tell(worker))
-        self._say(f"Takes tasks of {', '.join(names)}.")
-        try:
-            with worker.stopped_by_signals():
-                await worker.run(max_tasks=options["max_tasks"])
-        finally:
-            telling.cancel()
-            await executor.aclose()
-            await runtime.aclose(here)
+        async with chosen as worker:
+            telling = asyncio.ensure_future(self._tell(worker))
+            self._say(f"Takes tasks of {', '.join(names)}.")
+            try:
+                with worker.stopped_by_signals():
+                    await worker.run(max_tasks=options["max_tasks"])
+            finally:
+                telling.cancel()
         self._say(f"{worker.done} done, {worker.cut_off} given back unfinished.")
         return CUT_OFF if worker.cut_off else 0
 

@@ -19,6 +19,9 @@ from ..conf import LOCAL_WORKERS_VARIABLE
 
 logger = logging.getLogger("lambda_tasks")
 
+CHILD: Final = "lambda_tasks.entrypoints.local_workers"
+"""The module of the child, which this one must not import."""
+
 END_WITHIN_S: Final = 15.0
 """For the child to finish and to end; longer than it should need."""
 
@@ -81,8 +84,8 @@ class LocalWorkers:
                 self._process = self._spawn()
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.workers_main"],
+        return subprocess.Popen(  # noqa: S603 - this library's own module
+            [sys.executable, "-m", CHILD],
             env=os.environ
             | {
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),

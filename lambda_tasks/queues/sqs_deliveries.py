@@ -1,15 +1,16 @@
-"""What a worker receives from a queue of SQS: long polls, heartbeats, deletes in batches."""
+"""What SQS delivers: to a worker, which polls, and to Lambda, which gets events."""
 
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from ..core.lifecycle import visibility_timeout_s
-from ..ports import Arriving, Settlement
+from ..core.message import YEARS, invocation_id_of
+from ..ports import Arriving, Delivery, Settlement
 from .aws.client import AwsClient
-from .sqs import delivery_of, queue_name
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -33,7 +34,10 @@ DELETE_WITHIN_S: Final = 0.05
 
 
 class SqsSource:
-    """See Source. `wait_s` is for how long a poll of an empty queue lasts."""
+    """See Source: long polls, heartbeats while a task runs, deletes in batches.
+
+    `wait_s` is for how long a poll of an empty queue lasts.
+    """
 
     def __init__(self, queue_url: str, client: AwsClient, *, wait_s: int = WAIT_S) -> None:
         self._queue_url = queue_url
@@ -134,3 +138,35 @@ def _entries(receipts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
     entries = [{"Id": id, "ReceiptHandle": receipt} for id, receipt in receipts.items()]
     for start in range(0, len(entries), REQUEST_LIMIT):
         yield entries[start : start + REQUEST_LIMIT]
+
+
+def delivery_of(message_id: str, body: object, attributes: object, *, queue: str) -> Delivery:
+    """A message that SQS has delivered, itself or by way of a Lambda event, from this queue."""
+    known: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
+    group = known.get("MessageGroupId")
+    return Delivery(
+        id=message_id,
+        body=body,
+        queue=queue,
+        fallback_id=invocation_id_of(message_id),
+        enqueued_at=_sent_at(known.get("SentTimestamp")),
+        ordered_by=group if is_fifo(queue) and isinstance(group, str) else None,
+    )
+
+
+def queue_name(queue_url: str) -> str:
+    """The name that SQS knows the queue by."""
+    return queue_url.rpartition("/")[2]
+
+
+def is_fifo(queue: str) -> bool:
+    """Whether a queue of this name, or URL, keeps an order."""
+    return queue.endswith(".fifo")
+
+
+def _sent_at(milliseconds: Any) -> datetime | None:
+    try:
+        sent_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(milliseconds))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return sent_at if sent_at.year in YEARS else None

@@ -8,6 +8,7 @@ from typing import Final
 import django
 
 from .. import conf, runtime
+from .worker import worker_of
 
 FINISH_S: Final = 5.0
 """For what is due when the parent ends; what has not begun by then waits for the next one."""
@@ -18,25 +19,21 @@ DRAIN_S: Final = 5.0
 
 async def serve() -> None:
     """Work until standard input ends."""
-    here = runtime.current()
-    worker, executor = here.worker(list(conf.current().queues), drain_s=DRAIN_S)
-    loop = asyncio.get_running_loop()
+    queues = list(conf.current().queues)
+    async with worker_of(runtime.current(), queues, drain_s=DRAIN_S) as worker:
+        loop = asyncio.get_running_loop()
 
-    def on_word_from_parent() -> None:
-        if os.read(sys.stdin.fileno(), 4096):
-            worker.wake()
-            return
-        loop.remove_reader(sys.stdin.fileno())
-        worker.finish()
-        loop.call_later(FINISH_S, worker.stop)
+        def on_word_from_parent() -> None:
+            if os.read(sys.stdin.fileno(), 4096):
+                worker.wake()
+                return
+            loop.remove_reader(sys.stdin.fileno())
+            worker.finish()
+            loop.call_later(FINISH_S, worker.stop)
 
-    loop.add_reader(sys.stdin.fileno(), on_word_from_parent)
-    try:
+        loop.add_reader(sys.stdin.fileno(), on_word_from_parent)
         with worker.stopped_by_signals():
             await worker.run()
-    finally:
-        await executor.aclose()
-        await runtime.aclose(here)
 
 
 if __name__ == "__main__":
