@@ -146,7 +146,7 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
                 self.message_user(
                     request, f"{record} can't be replayed: {error}", level=messages.ERROR
                 )
-        runtime.enqueuer().enqueue(outgoing, using=DEFAULT_DB_ALIAS)
+        runtime.current().enqueuer.enqueue(outgoing, using=DEFAULT_DB_ALIAS)
         done = ngettext("%d task was replayed.", "%d tasks were replayed.", len(outgoing))
         if outgoing:
             self.message_user(request, done % len(outgoing), level=messages.SUCCESS)

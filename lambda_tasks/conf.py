@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 from django.conf import settings as django_settings
@@ -63,6 +63,7 @@ class Settings:
     redact: frozenset[str] = frozenset()
     aws: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
     def table_queues(self) -> frozenset[str]:
         """The names of the queues that are the table of the records."""
         return frozenset(name for name, queue in self.queues.items() if queue.is_table)

@@ -18,7 +18,6 @@ from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature, refus
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing
 from .core.options import OptionNames, TaskOptions, parse_options
-from .core.retries import RetryRule
 from .enqueue.prepare import (
     check_delay,
     check_priority,
@@ -97,7 +96,7 @@ class LambdaTaskWrapper(Generic[P, R]):
             message=message,
             arguments=self.arguments,
             function=self.run,
-            retry_rule=self.options.retry_rule,
+            options=self.options,
         )
 
     def check(self) -> None:
@@ -118,27 +117,27 @@ class LambdaTaskWrapper(Generic[P, R]):
         Raises EnqueueError where the task is not durable and its queue did not accept it.
         """
         outgoing = self._outgoing(args, kwargs)
-        runtime.enqueuer().enqueue([outgoing], using=self._overrides.using)
-        return Invocation(outgoing.message)
+        runtime.current().enqueuer.enqueue([outgoing], using=self._overrides.using)
+        return Invocation(outgoing.message.invocation_id, self.name)
 
     async def aexecute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
         """See execute_on_commit()."""
         outgoing = self._outgoing(args, kwargs)
-        await runtime.enqueuer().aenqueue([outgoing], using=self._overrides.using)
-        return Invocation(outgoing.message)
+        await runtime.current().enqueuer.aenqueue([outgoing], using=self._overrides.using)
+        return Invocation(outgoing.message.invocation_id, self.name)
 
     @async_unsafe("You are in an event loop: use `await task.aexecute_many_on_commit(...)`.")
     def execute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
         """Enqueue a call for each mapping of arguments: all are valid, or none is handed over."""
         outgoing = self._outgoing_many(calls)
-        runtime.enqueuer().enqueue(outgoing, using=self._overrides.using)
-        return [Invocation(each.message) for each in outgoing]
+        runtime.current().enqueuer.enqueue(outgoing, using=self._overrides.using)
+        return [Invocation(each.message.invocation_id, self.name) for each in outgoing]
 
     async def aexecute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
         """See execute_many_on_commit()."""
         outgoing = self._outgoing_many(calls)
-        await runtime.enqueuer().aenqueue(outgoing, using=self._overrides.using)
-        return [Invocation(each.message) for each in outgoing]
+        await runtime.current().enqueuer.aenqueue(outgoing, using=self._overrides.using)
+        return [Invocation(each.message.invocation_id, self.name) for each in outgoing]
 
     def serialize(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """The call as a JSON-ready dict; `SQSLambdaTask.model_validate()` reads it back."""
@@ -183,7 +182,7 @@ class LambdaTaskWrapper(Generic[P, R]):
     def _outgoing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Outgoing:
         refuse_positional(self.name, args)
         overrides, arguments = self._overrides, kwargs
-        if any(name in kwargs for name in CALL_OPTIONS):
+        if CALL_OPTIONS.keys() & kwargs.keys():
             arguments = {name: kwargs[name] for name in kwargs if name not in CALL_OPTIONS}
             overrides = replace(
                 overrides,
@@ -248,7 +247,7 @@ class FunctionCall:
     message: Message
     arguments: Arguments
     function: Callable[[Mapping[str, Any], TaskContext], Any]
-    retry_rule: RetryRule
+    options: TaskOptions
 
     @property
     def has_listeners(self) -> bool:
@@ -260,18 +259,20 @@ class FunctionCall:
 
     def call(self, context: TaskContext) -> Any:
         """Raises pydantic.ValidationError or TypeError for arguments that can't be its own."""
-        refuse_positional(self.message.task_name, self.message.args)
+        if self.message.args:
+            refuse_positional(self.message.task_name, self.message.args)
         return self.function(self.arguments.from_json(self.message.kwargs), context)
 
     def ignores(self, error: BaseException) -> bool:
         """See ports.TaskCall."""
-        return self.retry_rule.ignores(error)
+        return self.options.retry_rule.ignores(error)
 
     def retry_delay_s(self, error: BaseException, *, jitter_s: float) -> float | None:
         """See ports.TaskCall."""
-        if not self.retry_rule.retries(error):
+        rule = self.options.retry_rule
+        if not rule.retries(error):
             return None
-        return self.retry_rule.delay_s(error, n_retries=self.message.n_retries, jitter_s=jitter_s)
+        return rule.delay_s(error, n_retries=self.message.n_retries, jitter_s=jitter_s)
 
     def ended(self, outcome: Outcome, error: BaseException | None) -> None:
         """See ports.TaskCall."""

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
 from .core.lifecycle import Status
-from .core.message import Message
 from .errors import TaskFailed
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ FIRST_POLL_S: Final = 0.02
 LONGEST_POLL_S: Final = 1.0
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class Invocation:
     """One asked-for run. `id` is fixed at the call and stays the same for all its attempts."""
 
-    def __init__(self, message: Message) -> None:
-        self.id: UUID = message.invocation_id
-        self.task_name: str = message.task_name
+    id: UUID
+    task_name: str
 
     def __repr__(self) -> str:
         return f"<Invocation {self.id} of {self.task_name}>"

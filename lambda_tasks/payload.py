@@ -40,11 +40,11 @@ class SQSLambdaTask(pydantic.BaseModel):
 
     def execute_on_commit(self) -> None:
         """Enqueue it when the current transaction commits, at once outside of one."""
-        runtime.enqueuer().enqueue([self._outgoing()], using=DEFAULT_DB_ALIAS)
+        runtime.current().enqueuer.enqueue([self._outgoing()], using=DEFAULT_DB_ALIAS)
 
     async def aexecute_on_commit(self) -> None:
         """See execute_on_commit()."""
-        await runtime.enqueuer().aenqueue([self._outgoing()], using=DEFAULT_DB_ALIAS)
+        await runtime.current().enqueuer.aenqueue([self._outgoing()], using=DEFAULT_DB_ALIAS)
 
     @classmethod
     def of(cls, outgoing: Outgoing) -> Self:

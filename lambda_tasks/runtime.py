@@ -11,8 +11,8 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
@@ -25,19 +25,18 @@ from .enqueue.modes import ModeSender
 from .enqueue.on_commit import Enqueuer, Sender
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
-from .ports import Task, Transport
+from .ports import Transport
 from .queues.aws.client import AwsClient
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from .execution.attempt import Attempt
+    from .execution.attempt import MakeAttempt
     from .execution.executor import Executor
     from .execution.finishing import Finisher
     from .execution.lanes import Lanes
     from .execution.locks import SingletonLocks
     from .execution.process_pool import ProcessPool
-    from .execution.run import Run
     from .records.claims import RecordClaims
     from .records.outbox import RecordOutbox
     from .records.table_queue import RecordTableQueue
@@ -61,7 +60,7 @@ class Runtime:
         """The records, as the way out needs them."""
         from .records.outbox import RecordOutbox
 
-        return RecordOutbox(lambda: conf.current().table_queues())
+        return RecordOutbox(conf.current)
 
     @cached_property
     def claims(self) -> "RecordClaims":
@@ -177,11 +176,12 @@ class Runtime:
             processes=processes,
         )
 
-    def make_attempt(self, run: "Run", task: Task) -> "Attempt":
-        """See execution.attempt.MakeAttempt."""
+    @cached_property
+    def make_attempt(self) -> "MakeAttempt":
+        """Makes one attempt of a run, whose time begins then."""
         from .execution.attempt import Attempt
 
-        return Attempt(run, task, finisher=self.finisher, lock=self.locks)
+        return partial(Attempt, finisher=self.finisher, lock=self.locks)
 
     # Its end
 
@@ -234,50 +234,28 @@ class Runtime:
 class _Process:
     """What this process has made; a forked child starts with none."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.runtime: Runtime | None = None
-        self.abandoned: list[Runtime] = []
-
-    def current(self) -> Runtime:
-        if self.runtime is None:
-            with self.lock:
-                if self.runtime is None:
-                    self.runtime = Runtime()
-        return self.runtime
-
-    def detach(self) -> Runtime | None:
-        runtime, self.runtime = self.runtime, None
-        return runtime
-
-    def start_anew(self) -> None:
-        self.lock = threading.Lock()
-        # Kept, so that nothing of the parent's is closed or complained about by the collector.
-        if (runtime := self.detach()) is not None:
-            self.abandoned.append(runtime)
-
-
-_process = _Process()
+    lock = threading.Lock()
+    runtime: Runtime | None = None
+    abandoned: ClassVar[list[Runtime]] = []
 
 
 def current() -> Runtime:
     """This process's runtime."""
-    return _process.current()
+    if _Process.runtime is None:
+        with _Process.lock:
+            if _Process.runtime is None:
+                _Process.runtime = Runtime()
+    return _Process.runtime
 
 
 @contextmanager
 def replaced_by(other: Runtime) -> Iterator[None]:
     """Let `other` be this process's runtime in the body; for tests."""
-    before, _process.runtime = _process.runtime, other
+    before, _Process.runtime = _Process.runtime, other
     try:
         yield
     finally:
-        _process.runtime = before
-
-
-def enqueuer() -> Enqueuer:
-    """The door of the way out."""
-    return _process.current().enqueuer
+        _Process.runtime = before
 
 
 def worker_id() -> str:
@@ -295,21 +273,34 @@ def work_in_a_process(pipe: "Connection") -> None:
     from .execution.worker_process import serve
 
     limit_memory()
-    serve(pipe, lambda run, task: current().make_attempt(run, task))
+    serve(pipe, current().make_attempt)
 
 
 def close() -> None:
     """Send what is still open and close all connections; a later call starts anew."""
-    if (runtime := _process.detach()) is not None:
+    if (runtime := _detach()) is not None:
         runtime.close()
 
 
 async def aclose(runtime: Runtime) -> None:
     """See close(). For callers that have kept a runtime; the process may have another by now."""
-    if runtime is _process.runtime:
-        _process.detach()
+    if runtime is _Process.runtime:
+        _detach()
     await runtime.aclose()
 
 
+def _detach() -> Runtime | None:
+    runtime, _Process.runtime = _Process.runtime, None
+    return runtime
+
+
+def _start_anew() -> None:
+    """In a forked child."""
+    _Process.lock = threading.Lock()
+    # Kept, so that nothing of the parent's is closed or complained about by the collector.
+    if (runtime := _detach()) is not None:
+        _Process.abandoned.append(runtime)
+
+
 atexit.register(close)
-os.register_at_fork(after_in_child=_process.start_anew)
+os.register_at_fork(after_in_child=_start_anew)

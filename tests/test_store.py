@@ -19,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from lambda_tasks import conf
 from lambda_tasks.core.lifecycle import Claim, End, Failed, Raised, Refusal, Refused, Succeeded
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.errors import LeaseLost
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 LEASE = timedelta(minutes=5)
 holder = RecordClaims()
-outbox = RecordOutbox(frozenset)
+outbox = RecordOutbox(conf.current)
 
 
 def _request(id: uuid.UUID | None = None, *, rerun_when_lost: bool = True) -> ResolvedDelivery:

@@ -185,7 +185,7 @@ class LambdaTasksBackend(BaseTaskBackend):
 
     def _enqueue(self, ready: Sequence[Ready]) -> list[AnyResult]:
         results, messages = [each for each, _ in ready], [each for _, each in ready]
-        enqueuer, tell = runtime.enqueuer(), partial(self._tell, results)
+        enqueuer, tell = runtime.current().enqueuer, partial(self._tell, results)
         if self._waits_for_commit(messages):
             enqueuer.enqueue(messages, using=self._database, stored=tell)
         else:
@@ -197,7 +197,7 @@ class LambdaTasksBackend(BaseTaskBackend):
 
     async def _aenqueue(self, ready: Sequence[Ready]) -> list[AnyResult]:
         results, messages = [each for each, _ in ready], [each for _, each in ready]
-        enqueuer, tell = runtime.enqueuer(), partial(self._tell, results)
+        enqueuer, tell = runtime.current().enqueuer, partial(self._tell, results)
         if self._waits_for_commit(messages):
             await enqueuer.aenqueue(messages, using=self._database, stored=tell)
         else:

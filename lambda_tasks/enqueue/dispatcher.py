@@ -89,7 +89,8 @@ class Dispatcher:
         call = _Call(open=len(messages), done=asyncio.get_running_loop().create_future())
         for start in range(0, len(messages), self._buffer_limit):
             part = messages[start : start + self._buffer_limit]
-            await self._wait_for_room()
+            if self._open >= self._buffer_limit:
+                await self._wait_for_room()
             self._open += len(part)
             for outgoing in part:
                 self._add(_Entry(outgoing, call))
@@ -119,25 +120,21 @@ class Dispatcher:
         if not call.open and not call.done.done():
             call.done.set_result(None)
         self._open -= 1
-        if self._open < self._buffer_limit:
+        if self._room and self._open < self._buffer_limit:
             _wake(self._room)
-        if not self._open:
+        if self._idle and not self._open:
             _wake(self._idle)
 
     def _add(self, entry: _Entry) -> None:
         try:
-            stream = self._stream(entry.outgoing.queue)
+            transport = self._transport_for(entry.outgoing.queue)
         except Exception as error:
             # A queue that is gone from the settings concerns its own messages only.
             self.settle(entry, SendFailure(str(error), retryable=False))
-        else:
-            stream.add(entry)
-
-    def _stream(self, queue: str) -> "_Stream":
-        transport = self._transport_for(queue)
+            return
         if transport not in self._streams:
             self._streams[transport] = _Stream(self, transport)
-        return self._streams[transport]
+        self._streams[transport].add(entry)
 
     async def _wait_for_room(self) -> None:
         while self._open >= self._buffer_limit:
@@ -194,7 +191,7 @@ class _Stream:
         except Exception as error:
             # A transport tells failures by value; one that raises must not take callers along.
             failures = [SendFailure(repr(error), retryable=False)] * len(batch)
-        if all(failure is not None and failure.retryable for failure in failures):
+        if None not in failures and all(each and each.retryable for each in failures):
             self._limit.failed()
         else:
             self._limit.answered(time.monotonic() - began_at, was_full=was_full)

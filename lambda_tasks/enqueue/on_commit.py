@@ -24,10 +24,6 @@ logger = logging.getLogger("lambda_tasks")
 Hook = Callable[[], None]
 
 
-def _do_nothing() -> None:
-    pass
-
-
 class Sender(Protocol):
     """Hands messages to their transport; returns the reason for each that was not accepted."""
 
@@ -48,7 +44,7 @@ class Enqueuer:
         self._joining: set[asyncio.Task[None]] = set()
 
     def enqueue(
-        self, messages: Sequence[Outgoing], *, using: str, stored: Hook = _do_nothing
+        self, messages: Sequence[Outgoing], *, using: str, stored: Hook | None = None
     ) -> None:
         """Send messages once the transaction on `using` commits, at once outside of one.
 
@@ -59,20 +55,20 @@ class Enqueuer:
         stored_at_once = using == self._outbox.alias
         if stored_at_once:
             self.store(messages)
-        stored()
+        if stored is not None:
+            stored()
         hand_over = _joinable(connection, self)
         if hand_over is not None:
             hand_over.add(messages, stored=stored_at_once)
             return
-        hand_over = self.new_hand_over(connection)
-        hand_over.add(messages, stored=stored_at_once)
+        hand_over = self.new_hand_over(connection, messages, stored=stored_at_once)
         if connection.connection is None and not connection.in_atomic_block:
             hand_over()  # on_commit() would open a connection, only to find no transaction on it
         else:
             transaction.on_commit(hand_over, using=using)
 
     async def aenqueue(
-        self, messages: Sequence[Outgoing], *, using: str, stored: Hook = _do_nothing
+        self, messages: Sequence[Outgoing], *, using: str, stored: Hook | None = None
     ) -> None:
         """See enqueue().
 
@@ -119,29 +115,31 @@ class Enqueuer:
         stored()
         return messages
 
-    def new_hand_over(self, connection: BaseDatabaseWrapper) -> "HandOver":
+    def new_hand_over(
+        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, stored: bool
+    ) -> "HandOver":
         """For a transaction on this connection."""
-        return HandOver(self)
+        return HandOver(self, messages, stored=stored)
 
     def send_now(self, messages: Sequence[Outgoing]) -> None:
-        """Send messages, whatever becomes of a transaction.
+        """Send messages, whatever becomes of a transaction, and mark the stored ones as sent.
 
         Raises EnqueueError for direct ones that were not accepted.
         """
-        _raise_for_direct(messages, self.send_stored(messages))
+        failures = self._sender.send(messages)
+        self._mark_sent(messages, failures)
+        if failures:
+            _raise_for_direct(messages, failures)
 
     async def asend_now(self, messages: Sequence[Outgoing]) -> None:
         """See send_now()."""
         _raise_for_direct(messages, await self.asend_stored(messages))
 
-    def send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """Send now, mark what was accepted; the reason for each that was not, by invocation id."""
-        failures = self._sender.send(messages)
-        self._mark_sent(messages, failures)
-        return failures
-
     async def asend_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """See send_stored()."""
+        """Send messages and mark the stored ones as sent; the reasons why some were not accepted.
+
+        A stored message that was not accepted is left to the relay.
+        """
         failures = await self._sender.asend(messages)
         if any(outgoing.message.durable for outgoing in messages):
             await sync_to_async(self._mark_sent)(messages, failures)
@@ -149,8 +147,7 @@ class Enqueuer:
 
     def store(self, messages: Sequence[Outgoing]) -> None:
         """Write the QUEUED records of the durable ones."""
-        durable = [outgoing for outgoing in messages if outgoing.message.durable]
-        if durable:
+        if durable := [outgoing for outgoing in messages if outgoing.message.durable]:
             self._outbox.insert_queued(durable)
 
     def _mark_sent(self, messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:
@@ -173,11 +170,11 @@ class Enqueuer:
 class HandOver:
     """The on_commit hook of one transaction's neighbouring calls."""
 
-    def __init__(self, enqueuer: Enqueuer) -> None:
+    def __init__(self, enqueuer: Enqueuer, messages: Sequence[Outgoing], *, stored: bool) -> None:
         self.enqueuer = enqueuer
         self.is_open = True
-        self.messages: list[Outgoing] = []
-        self._unstored: list[Outgoing] = []
+        self.messages = list(messages)
+        self._unstored = [] if stored else list(messages)
 
     def add(self, messages: Sequence[Outgoing], *, stored: bool) -> None:
         """Send these too; `stored` where their records have been written."""
@@ -197,7 +194,7 @@ class _Caller:
     """One aenqueue() call that waits."""
 
     def __init__(
-        self, messages: Sequence[Outgoing], stored: Hook, done: "asyncio.Future[None]"
+        self, messages: Sequence[Outgoing], stored: Hook | None, done: "asyncio.Future[None]"
     ) -> None:
         self.messages = messages
         self.done = done
@@ -207,7 +204,8 @@ class _Caller:
     def tell_stored(self) -> None:
         """On the connection's thread. What the hook raises is for this caller alone."""
         try:
-            self._stored()
+            if self._stored is not None:
+                self._stored()
         except Exception as error:
             self._refusal = error
 

@@ -47,8 +47,13 @@ def prepare(
     settings = conf.current()
     destination = settings.queue(queue)
     check_delay(delay_s)
-    _check_group_key(group_key)
-    _check_has_priorities(destination, priority)
+    if group_key is not None:
+        _check_group_key(group_key)
+    if priority and not destination.is_table:
+        raise ValueError(
+            f"priority is {priority}, and the queue {queue!r} has none: SQS and AWS Batch know no "
+            "priorities. Use a queue of its own, or a database queue."
+        )
     message = Message(
         task_name=task_name,
         kwargs=kwargs,
@@ -69,7 +74,9 @@ def prepare(
     destination.check_message(message, body, is_signed=bool(settings.signing_keys))
     if message.durable and message.secret_kwargs:
         encryption.check_available(task_name)
-    return Outgoing(message, body, queue, delay_s or _wait_s(run_after), enqueued_at)
+    if run_after is not None:
+        delay_s = delay_s or _wait_s(run_after)
+    return Outgoing(message, body, queue, delay_s, enqueued_at)
 
 
 def _is_durable(destination: Queue, settings: conf.Settings, chosen: bool | None) -> bool:
@@ -124,22 +131,12 @@ def _check_year(moment: datetime) -> datetime:
     return moment
 
 
-def _check_group_key(key: str | None) -> None:
-    if key is not None and not 0 < len(key) <= MAX_GROUP_KEY:
+def _check_group_key(key: str) -> None:
+    if not 0 < len(key) <= MAX_GROUP_KEY:
         raise ValueError(f"group_key has {len(key)} characters. SQS takes 1 to {MAX_GROUP_KEY}.")
 
 
-def _check_has_priorities(destination: Queue, priority: int) -> None:
-    if priority and not destination.is_table:
-        raise ValueError(
-            f"priority is {priority}, and the queue {destination.name!r} has none: SQS and AWS "
-            "Batch know no priorities. Use a queue of its own, or a database queue."
-        )
-
-
-def _wait_s(run_after: datetime | None) -> int:
+def _wait_s(run_after: datetime) -> int:
     """Seconds until then, as far as SQS can delay; the rest waits on arrival."""
-    if run_after is None:
-        return 0
     wait = (run_after - datetime.now(UTC)).total_seconds()
     return round(min(max(wait, 0), MAX_DELAY_S))

@@ -88,7 +88,8 @@ class EventHandler:
             )
         )
         settlements = await _result_before(deadline, running)
-        await self._postpone(of_sqs, settlements)
+        if any(each.retry_after_s is not None for each in settlements.values()):
+            await self._postpone(of_sqs, settlements)
         await self._relay_if_due(deadline)
         if any(settlement.interrupts for settlement in settlements.values()):
             raise KeyboardInterrupt
@@ -106,11 +107,10 @@ class EventHandler:
             if (settlement := settlements.get(record["messageId"])) is not None
             and settlement.retry_after_s is not None
         ]
-        if waiting:
-            tasks = [asyncio.ensure_future(each) for each in waiting]
-            _, late = await asyncio.wait(tasks, timeout=POSTPONE_S)
-            for task in late:
-                task.cancel()
+        tasks = [asyncio.ensure_future(each) for each in waiting]
+        _, late = await asyncio.wait(tasks, timeout=POSTPONE_S)
+        for task in late:
+            task.cancel()
 
     async def _postpone_one(self, record: Mapping[str, Any], seconds: float) -> None:
         arn, receipt_handle = record.get("eventSourceARN", ""), record.get("receiptHandle", "")

@@ -26,7 +26,10 @@ logger = logging.getLogger("lambda_tasks")
 
 
 class Attempt:
-    """Call start_clock(), begin(), then the task, then succeed() or fail(), all on one thread."""
+    """Call begin(), then the task, then succeed() or fail(), all on one thread.
+
+    The task's own time begins when the attempt is made.
+    """
 
     def __init__(self, run: Run, task: Task, *, finisher: Finisher, lock: Lock) -> None:
         self.run = run
@@ -37,16 +40,12 @@ class Attempt:
         self._lock = lock
         self._held = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
-        self._began_at: float | None = None
+        self._began_at = time.monotonic()
 
     @property
     def may_begin_late(self) -> bool:
         """Nothing happens before the task's first statement that anybody could miss."""
         return not self.task.options.singleton and not self._call.has_listeners
-
-    def start_clock(self) -> None:
-        """The task's own time begins."""
-        self._began_at = time.monotonic()
 
     def begin(self) -> None:
         """Take the lock of a singleton and open the transaction. Raises SingletonLockError,
@@ -113,9 +112,8 @@ class Attempt:
     def _unrecorded(self, outcome: Outcome) -> Ended:
         return Ended(outcome, is_recorded=False, ran_for=self._ran_for())
 
-    def _ran_for(self) -> timedelta | None:
-        began_at = self._began_at
-        return None if began_at is None else timedelta(seconds=time.monotonic() - began_at)
+    def _ran_for(self) -> timedelta:
+        return timedelta(seconds=time.monotonic() - self._began_at)
 
     def _end_transaction(self, error: BaseException | None) -> None:
         current, self._transaction = self._transaction, None
@@ -147,7 +145,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         metadata=run.metadata,
         state=run.claim.state,
         secrets=tuple(run.message.secret_kwargs.values()),
-        recorder=ProgressRecorder(run.claim, run.message.task_name, claims=finisher.claims),
+        recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
     )
 
 

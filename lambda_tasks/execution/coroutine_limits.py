@@ -32,9 +32,10 @@ class LimitedCoroutine:
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], *, soft_s: float, hard_s: float) -> None:
         self._coroutine = coroutine
-        soft = SoftTimeLimitExceeded(SOFT_MESSAGE.format(soft_s))
-        hard = HardTimeLimitExceeded(HARD_MESSAGE.format(hard_s))
-        self._limits = [(soft_s, soft), (hard_s, hard), (hard_s + CLEAN_UP_S, hard)]
+        self._soft_s = soft_s
+        self._hard_s = hard_s
+        self._limits: list[tuple[float, BaseException]] = []
+        """When each is over, in the loop's time, from the start of the coroutine on."""
         self._pending: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -42,7 +43,12 @@ class LimitedCoroutine:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        self._limits = [(loop.time() + seconds, error) for seconds, error in self._limits]
+        soft = SoftTimeLimitExceeded(SOFT_MESSAGE.format(self._soft_s))
+        hard = HardTimeLimitExceeded(HARD_MESSAGE.format(self._hard_s))
+        now, hard_s = loop.time(), self._hard_s
+        self._limits = [
+            (now + self._soft_s, soft), (now + hard_s, hard), (now + hard_s + CLEAN_UP_S, hard)
+        ]  # fmt: skip
         self._arm(task)
         try:
             with watchdog.watching(self):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
@@ -59,7 +60,7 @@ class Executor:
     ) -> None:
         self._claims: Claims = finisher.claims
         self._finisher = finisher
-        self._finish_batcher = FinishBatcher(finisher.finish_many)
+        self._finish_batcher = FinishBatcher(self._claims)
         self._settings = settings
         self._intake = Intake(self._claims, settings, resolve)
         self._leases = Leases(self._claims, settings, lanes)
@@ -175,15 +176,11 @@ class Executor:
     async def _attempt(
         self, claimed: ClaimedDelivery, budget: TimeBudget, metadata: Mapping[str, Any]
     ) -> Ended:
-        def run() -> Run:
-            """As from now."""
-            soft_s, hard_s = budget.limits_s(claimed.task, self._settings())
-            return replace(self._run_of(claimed, metadata), soft_s=soft_s, hard_s=hard_s)
-
+        make_run = partial(self._run_of, claimed, metadata, budget)
         if claimed.task.is_async:
-            return await self._lanes.run(lambda: self._make_attempt(run(), claimed.task))
+            return await self._lanes.run(lambda: self._make_attempt(make_run(), claimed.task))
         try:
-            return await self._processes.run(run)
+            return await self._processes.run(make_run)
         except (HardTimeLimitExceeded, WorkerProcessDied) as error:
             return await self._fail(claimed, error)
 
@@ -207,13 +204,25 @@ class Executor:
         logger.info("%s waits for another delivery", claimed.message.invocation_id)
         return await sync_to_async(give_back)(self._claims, claimed, started=False)
 
-    def _run_of(self, claimed: ClaimedDelivery, metadata: Mapping[str, Any] | None = None) -> Run:
-        limit = claimed.task.options.max_retries
+    def _run_of(
+        self,
+        claimed: ClaimedDelivery,
+        metadata: Mapping[str, Any] | None = None,
+        budget: TimeBudget | None = None,
+    ) -> Run:
+        """What a claimed delivery asks for, with the limits that its budget has now.
+
+        Raises NoTimeLeft.
+        """
+        settings, max_retries = self._settings(), claimed.task.options.max_retries
+        soft_s, hard_s = budget.limits_s(claimed.task, settings) if budget else (0.0, 0.0)
         return Run(
             message=claimed.message,
             claim=claimed.claim,
             queue=claimed.queue,
-            max_retries=self._settings().max_retries if limit is None else limit,
+            max_retries=settings.max_retries if max_retries is None else max_retries,
+            soft_s=soft_s,
+            hard_s=hard_s,
             metadata=dict(metadata or {}),
         )
 
@@ -227,7 +236,13 @@ async def _run_until(
     if not running:
         return
     tasks = [asyncio.ensure_future(each) for each in running]
-    late = await _late(tasks, deadline, end)
+    finished: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.wait(
+        [finished] if end is None else [finished, end],
+        timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0),
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    late = [task for task in tasks if not task.done()]
     for task in late:
         task.cancel()
     if late:
@@ -235,21 +250,3 @@ async def _run_until(
     for task in tasks:
         if task.done() and not task.cancelled():
             task.result()
-
-
-async def _late(
-    tasks: Sequence["asyncio.Task[None]"],
-    deadline: float | None,
-    end: "asyncio.Future[None] | None",
-) -> "set[asyncio.Task[None]]":
-    """Wait; return those that are not done when the time is over."""
-    open_tasks = set(tasks)
-    while open_tasks and not (end is not None and end.done()):
-        left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-        waits: set[asyncio.Future[None]] = {*open_tasks, *([end] if end is not None else [])}
-        when = asyncio.FIRST_COMPLETED if end is not None else asyncio.ALL_COMPLETED
-        await asyncio.wait(waits, timeout=left_s, return_when=when)
-        open_tasks = {task for task in open_tasks if not task.done()}
-        if left_s == 0.0:
-            break
-    return open_tasks

@@ -1,16 +1,14 @@
 """Writes the ends of attempts that had nothing to commit: those that come meanwhile, at once."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
 from ..core.lifecycle import End
+from ..ports import Claims
 from . import connections
-
-Write = Callable[[Sequence[End]], Collection[UUID]]
-"""Writes ends, all in one statement; the invocation ids of those whose claim has held."""
 
 Waiting = tuple[End, "asyncio.Future[bool]"]
 
@@ -18,8 +16,8 @@ Waiting = tuple[End, "asyncio.Future[bool]"]
 class FinishBatcher:
     """One for an executor, on its loop."""
 
-    def __init__(self, write: Write) -> None:
-        self._write_ends = write
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
         self._waiting: list[Waiting] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -58,3 +56,13 @@ class FinishBatcher:
         for end, written in waiting:
             if not written.done():
                 written.set_result(end.claim.invocation_id in held)
+
+    def _write_ends(self, ends: Sequence[End]) -> Collection[UUID]:
+        """Retries once on a new connection. Safe, because each row is written only while its claim
+        token matches."""
+        connections.refresh()
+        try:
+            return self._claims.finish_many(ends)
+        except connections.OUTAGES:
+            connections.refresh()
+            return self._claims.finish_many(ends)

@@ -1,12 +1,12 @@
 """The one door for the end of a run: what it has come to is decided and written here.
 
-An attempt calls it within its transaction, the executor for what has no attempt any more.
+An attempt calls it within its transaction, the executor for what has no attempt any more. What has
+nothing to commit is written together with others, by `finish_batcher`.
 """
 
 import logging
 import random
 import traceback
-from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,6 @@ from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
 from ..errors import Continue, LeaseLost, MaxRetriesExceededError
 from ..ports import BACK, DONE, ClaimedDelivery, Claims, Settlement, Task, TaskCall
-from . import connections
 from .progress import checked_state
 from .run import Ended, Run
 
@@ -55,19 +54,6 @@ class Finisher:
     ) -> None:
         """Write what a run has come to, and the record of what follows it. Raises LeaseLost."""
         self.claims.finish(End(run.claim, outcome, ran_for), following)
-
-    def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
-        """Write ends with which nothing has to be committed; the ids of those that have held.
-
-        Retries once on a new connection. Safe, because each row is written only while its claim
-        token matches.
-        """
-        connections.refresh()
-        try:
-            return self.claims.finish_many(ends)
-        except connections.OUTAGES:
-            connections.refresh()
-            return self.claims.finish_many(ends)
 
     def fail(
         self, run: Run, task: Task, call: TaskCall, error: BaseException, ran_for: timedelta | None

@@ -16,7 +16,6 @@ def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = 
 
     A record with which there is nothing to commit may be left to the caller.
     """
-    attempt.start_clock()
     try:
         attempt.begin()
         result = contextvars.copy_context().run(_call, attempt, with_limits)

@@ -48,6 +48,8 @@ class Intake:
             resolved = self._resolve_all(deliveries, refused)
             claimed = self._claim(resolved, refused, budget) if resolved else []
         blocked = blocked_by_order(deliveries, refused)
+        if not blocked:
+            return ClaimedBatch(budget, refused, claimed)
         for each in claimed:
             if each.delivery.id in blocked:
                 refused[each.delivery.id] = give_back(self._claims, each, started=False)

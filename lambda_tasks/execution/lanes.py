@@ -9,6 +9,7 @@ import contextvars
 import functools
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext
@@ -115,13 +116,13 @@ class Lanes:
             self._busy -= 1
 
 
+@dataclass(slots=True, eq=False)
 class _Job:
-    def __init__(self, start: Start, ended: "asyncio.Future[Ended]") -> None:
-        self.start = start
-        self.ended = ended
-        self.lane: asyncio.Task[None] | None = None
-        self.task: asyncio.Task[Any] | None = None
-        self.claim: Claim | None = None
+    start: Start
+    ended: "asyncio.Future[Ended]"
+    lane: "asyncio.Task[None] | None" = None
+    task: "asyncio.Task[Any] | None" = None
+    claim: Claim | None = None
 
 
 async def run_in_lane(start: Start) -> Ended:
@@ -132,7 +133,6 @@ async def run_in_lane(start: Start) -> Ended:
 async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
     attempt = job.start()
     job.claim = attempt.run.claim
-    attempt.start_clock()
     try:
         if isinstance(thread, LaneThread) and attempt.may_begin_late:
             thread.begins_with(attempt.begin)

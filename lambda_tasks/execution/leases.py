@@ -35,14 +35,18 @@ class Leases:
     @contextmanager
     def kept(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> Iterator[None]:
         """In the body the leases of those deliveries are kept that are not `settled` yet."""
-        extending = asyncio.ensure_future(self._extend(batch, settled))
+        # Where there is a deadline, the lease lasts until then.
+        extending = None
+        if batch.budget.deadline is None:
+            extending = asyncio.ensure_future(self._extend(batch, settled))
         self._batches += 1
         if self._watching is None:
             self._watching = asyncio.ensure_future(self._watch())
         try:
             yield
         finally:
-            extending.cancel()
+            if extending is not None:
+                extending.cancel()
             self._batches -= 1
             if not self._batches:
                 self._watching.cancel()
@@ -50,8 +54,6 @@ class Leases:
 
     async def _extend(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> None:
         """Begin the leases of what is still open anew, as long as it takes."""
-        if batch.budget.deadline is not None:
-            return  # the lease lasts until then
         while True:
             await asyncio.sleep(EXTEND_EVERY_S)
             still_open = [each for each in batch.claimed if each.delivery.id not in settled]

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -15,18 +16,18 @@ from ..ports import Claims
 MAX_STATE_BYTES: Final = 64 * 1024
 
 
+@dataclass(frozen=True, slots=True)
 class ProgressRecorder:
     """See context.Recorder. Writes nothing once the claim is lost."""
 
-    def __init__(self, claim: Claim, task_name: str, *, claims: Claims) -> None:
-        self._claim = claim
-        self._task_name = task_name
-        self._claims = claims
+    claim: Claim
+    task_name: str
+    claims: Claims
 
     def save(self, state: object) -> None:
         """On the run's own connection, with its writes. See TaskContext.save()."""
-        value = checked_state(state, task_name=self._task_name)
-        self._claims.save_state(self._claim, value)
+        value = checked_state(state, task_name=self.task_name)
+        self.claims.save_state(self.claim, value)
 
     def show(self, done: float, total: float | None, text: str) -> None:
         """On another connection, where others can see it before the run commits.
@@ -34,11 +35,11 @@ class ProgressRecorder:
         SQLite has one writer at a time, so there it is written with the run.
         """
         progress = {"done": done, "total": total, "text": text}
-        connection = connections[self._claims.alias]
+        connection = connections[self.claims.alias]
         if connection.vendor == "sqlite" or not connection.in_atomic_block:
-            self._claims.show_progress(self._claim, progress)
+            self.claims.show_progress(self.claim, progress)
         else:
-            _beside().submit(self._claims.show_progress, self._claim, progress).result()
+            _beside().submit(self.claims.show_progress, self.claim, progress).result()
 
 
 def checked_state(state: object, *, task_name: str) -> object:

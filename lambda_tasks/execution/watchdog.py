@@ -56,8 +56,8 @@ class Watchdog:
                 self._arm()  # one that is armed for a limit too early only looks again
 
     def _arm(self) -> None:
-        limits = [each.next_limit for each in self._watched]
-        at = self._armed_for = min((limit for limit in limits if limit is not None), default=None)
+        limits = (each.next_limit for each in self._watched)
+        at = self._armed_for = min(filter(None, limits), default=None)
         if at is None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             return

@@ -103,12 +103,11 @@ class SQSTransport:
         except RequestFailed as error:
             return [error.failure] * len(batch)
         # Either may be missing where it is empty, and of some emulators is null.
-        failed = {entry["Id"]: _entry_failure(entry) for entry in response.get("Failed") or ()}
-        accepted = {entry["Id"] for entry in response.get("Successful") or ()}
-        return [
-            None if entry["Id"] in accepted else failed.get(entry["Id"], _NOT_MENTIONED)
-            for entry in entries
-        ]
+        failures: dict[str, SendFailure | None] = {
+            entry["Id"]: _entry_failure(entry) for entry in response.get("Failed") or ()
+        }
+        failures |= dict.fromkeys(entry["Id"] for entry in response.get("Successful") or ())
+        return [failures.get(entry["Id"], _NOT_MENTIONED) for entry in entries]
 
     def _entry(self, id: str, outgoing: Outgoing) -> dict[str, Any]:
         message = outgoing.message

@@ -150,7 +150,7 @@ def delivery_of(message_id: str, body: object, attributes: object, *, queue: str
         queue=queue,
         fallback_id=invocation_id_of(message_id),
         enqueued_at=_sent_at(known.get("SentTimestamp")),
-        ordered_by=group if is_fifo(queue) and isinstance(group, str) else None,
+        ordered_by=group if isinstance(group, str) and is_fifo(queue) else None,
     )
 
 

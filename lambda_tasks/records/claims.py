@@ -1,8 +1,9 @@
 """Who runs what: claims, their leases, and what a claim's holder writes."""
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -45,7 +46,7 @@ class RecordClaims:
     """See ports.Claims. `worker_id` is what a record tells of who has claimed it."""
 
     def __init__(self, worker_id: str = "unknown") -> None:
-        self._worker_id = worker_id
+        self._worker_ids = join_worker_ids([worker_id])
 
     @property
     def alias(self) -> str:
@@ -64,13 +65,15 @@ class RecordClaims:
         terms = ClaimTerms(
             token=uuid.uuid4(),
             lease=lease,
-            worker_ids=join_worker_ids([self._worker_id]),
+            worker_ids=self._worker_ids,
             max_attempts=max_attempts,
         )
         # In one order everywhere, so that two workers with the same messages can't deadlock.
-        ordered = sorted(deliveries, key=lambda each: each.message.invocation_id)
+        ordered = sorted(deliveries, key=attrgetter("message.invocation_id"))
         wanted = {each.message.invocation_id: each for each in ordered}
-        verdicts: Verdicts = {**_claim_direct(wanted.values(), terms)}
+        verdicts: Verdicts = {}
+        if direct := [each for each in wanted.values() if not each.message.durable]:
+            verdicts |= _claim_direct(direct, terms)
         if rest := [id for id in wanted if id not in verdicts]:
             may_rerun = [id for id in rest if wanted[id].may_rerun]
             verdicts |= statements().claim(rest, may_rerun, terms)
@@ -89,7 +92,9 @@ class RecordClaims:
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See ports.Claims."""
-        return statements().finish_many(ends)
+        if len(ends) > 1:
+            return statements().finish_many(ends)
+        return {end.claim.invocation_id for end in ends if statements().finish(end)}
 
     def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
         """See ports.Claims."""
@@ -122,12 +127,9 @@ class RecordClaims:
         _held([claim]).update(progress=progress)
 
 
-def _claim_direct(
-    deliveries: Iterable[ResolvedDelivery], terms: ClaimTerms
-) -> Mapping[UUID, Claim]:
+def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Mapping[UUID, Claim]:
     """Insert records of messages that come without one, claimed where they have no time to wait
     for. Whether a time has come is for the database's clock to say, in the next statement."""
-    direct = [each for each in deliveries if not each.message.durable]
     rows = [row_of(each.message, each.queue, enqueued_at=each.enqueued_at) for each in direct]
     later = [row for row in rows if row["run_after"] is not None]
     if later:

@@ -22,10 +22,8 @@ def check_available(task_name: str) -> None:
         )
 
 
-def encrypt(secrets: Mapping[str, Any]) -> str | None:
-    """Secret arguments, JSON values, as a text that only this project reads; None for none."""
-    if not secrets:
-        return None
+def encrypt(secrets: Mapping[str, Any]) -> str:
+    """Secret arguments, JSON values, as a text that only this project reads."""
     fernet = _fernet()
     if fernet is None:
         return UNAVAILABLE

@@ -24,24 +24,6 @@ STATE_COLUMNS: Final = (*CLAIM_COLUMNS, "status", "claim_token", "run_after", "l
 """What decides about a claim; `now` is the database's clock."""
 
 
-def requested_columns(message: Message, queue: str) -> dict[str, Any]:
-    """The columns that say what a message asks for."""
-    return {
-        "id": message.invocation_id,
-        "task_name": message.task_name,
-        "args": message.args or None,
-        "kwargs": message.shown_kwargs,
-        "backend": message.backend,
-        "secrets": encrypt(message.secret_kwargs),
-        "n_retries": message.n_retries,
-        "queue": queue,
-        "group_key": message.group_key,
-        "priority": message.priority,
-        "root_id": message.root_id or message.invocation_id,
-        "retry_of": message.retry_of,
-    }
-
-
 def row_of(
     message: Message,
     queue: str,
@@ -51,8 +33,20 @@ def row_of(
     state: Any = None,
 ) -> Row:
     """A new record of a message; `state` is what an earlier run has left."""
+    secrets = message.secret_kwargs
     return {
-        **requested_columns(message, queue),
+        "id": message.invocation_id,
+        "task_name": message.task_name,
+        "args": message.args or None,
+        "kwargs": message.shown_kwargs,
+        "backend": message.backend,
+        "secrets": encrypt(secrets) if secrets else None,
+        "n_retries": message.n_retries,
+        "queue": queue,
+        "group_key": message.group_key,
+        "priority": message.priority,
+        "root_id": message.root_id or message.invocation_id,
+        "retry_of": message.retry_of,
         "enqueued_at": enqueued_at,
         "run_after": message.run_after,
         "delay_s": delay_s,

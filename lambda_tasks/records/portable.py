@@ -5,7 +5,7 @@ once (`statements`).
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -64,7 +64,7 @@ class PortableStatements:
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
         """Insert rows as QUEUED records, but for those that are there already."""
         sent = {"sent_at": Now()} if is_sent else {}
-        self._create([_record(row, status=Status.QUEUED, **sent) for row in rows])
+        self._create([record_of(row, status=Status.QUEUED, **sent) for row in rows])
 
     def insert_claimed(self, rows: Sequence[Row], terms: ClaimTerms) -> dict[UUID, Claim]:
         """Insert rows as claimed records, but for those that are there already.
@@ -79,7 +79,7 @@ class PortableStatements:
             "claim_token": terms.token,
             "lease_until": Now() + terms.lease,
         }
-        self._create([_record(row, **claimed) for row in rows])
+        self._create([record_of(row, **claimed) for row in rows])
         return {}
 
     def claim(
@@ -152,8 +152,7 @@ class PortableStatements:
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """Write the ends of claimed runs; the invocation ids of those whose claim has held."""
-        several = transaction.atomic(using=self.alias) if len(ends) > 1 else nullcontext()
-        with several:
+        with transaction.atomic(using=self.alias):
             return {end.claim.invocation_id for end in ends if self.finish(end)}
 
     def mark_sent(self, ids: Sequence[UUID]) -> None:
@@ -192,7 +191,8 @@ class PortableStatements:
             yield self._records.filter(id__in=list(free))
 
 
-def _record(row: Row, **rest: Any) -> TaskRecord:
+def record_of(row: Row, **rest: Any) -> TaskRecord:
+    """The record that a row describes."""
     fields = dict(row)
     delay_s = fields.pop("delay_s")
     if fields["run_after"] is None and delay_s is not None:

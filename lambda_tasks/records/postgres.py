@@ -95,8 +95,6 @@ class PostgresStatements(PortableStatements):
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See PortableStatements."""
-        if len(ends) == 1:
-            return super().finish_many(ends)
         optional = ", ".join(
             f"{name} = COALESCE(given.{name}, record.{name})" for name in OPTIONAL_ENDS
         )
@@ -138,7 +136,8 @@ class PostgresStatements(PortableStatements):
         A row has a value for each of TYPES; an `enqueued_at` of None is now. `shared_columns` are
         the SQL of columns that are the same for all.
         """
-        own = {name: f"given.{name}" for name in TYPES if _differs(name, rows)}
+        several = len(rows) > 1
+        own = {name: f"given.{name}" for name in TYPES if several and _differs(name, rows)}
         same = {name: f"%({name})s::{type}" for name, type in TYPES.items() if name not in own}
         params = {**shared_params, **{name: _plain(name, rows[0][name]) for name in same}}
         values = own | same
@@ -154,11 +153,12 @@ class PostgresStatements(PortableStatements):
             f"INSERT INTO {TABLE} ({', '.join(values)}) SELECT {', '.join(values.values())}{source}"
             " ON CONFLICT DO NOTHING"
         )
+        if not own:
+            return execute(self.connection, sql, params, returning=returning)[1]
         texts = _texts([_encode({name: row[name] for name in own}) for row in rows])
         if len(texts) == 1:
-            return execute(self.connection, sql, params | {"rows": texts[0]}, returning=returning)[
-                1
-            ]
+            params |= {"rows": texts[0]}
+            return execute(self.connection, sql, params, returning=returning)[1]
         with transaction.atomic(using=self.alias):
             parts = [
                 execute(self.connection, sql, params | {"rows": text}, returning=returning)[1]

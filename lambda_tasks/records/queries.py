@@ -9,7 +9,8 @@ from ..core.lifecycle import Claim, Status
 from ..core.message import Message
 from ..core.retries import continuation_id, retry_id
 from .database import all_records
-from .mapping import join_worker_ids, requested_columns
+from .mapping import join_worker_ids, row_of
+from .portable import record_of
 from .tables import TaskRecord
 
 
@@ -42,11 +43,9 @@ def chain(root_id: UUID) -> list[TaskRecord]:
 
 def claimed(message: Message, claim: Claim) -> TaskRecord:
     """The record of a claimed message as it is now, without asking for it."""
-    return TaskRecord(
-        **requested_columns(message, message.queue or ""),
+    return record_of(
+        row_of(message, message.queue or "", enqueued_at=claim.enqueued_at),
         status=Status.RUNNING,
-        run_after=message.run_after,
-        enqueued_at=claim.enqueued_at,
         start_time=claim.started_at,
         n_attempts=claim.attempt,
         worker_ids=join_worker_ids(claim.worker_ids),

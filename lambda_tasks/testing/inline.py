@@ -4,6 +4,7 @@ A TestCase never commits, so that nobody else could see what a test has written.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
@@ -15,13 +16,13 @@ from ..core.message import Outgoing
 from ..enqueue.on_commit import Enqueuer, HandOver, Sender
 from ..entrypoints.lambda_events import EventHandler
 from ..execution import progress
-from ..execution.attempt import Attempt, MakeAttempt
+from ..execution.attempt import MakeAttempt
 from ..execution.inline import run_inline
 from ..execution.lanes import Lanes, Start, run_in_lane
 from ..execution.process_pool import ProcessPool
 from ..execution.run import Ended, Run
 from ..local import LambdaContext
-from ..ports import Outbox, Task
+from ..ports import Outbox
 from ..runtime import Runtime, work_in_a_process
 from .faults import FaultyAttempt
 
@@ -50,9 +51,11 @@ class CapturingEnqueuer(Enqueuer):
         self._waiting: list[tuple[BaseDatabaseWrapper, HandOver]] = []
         self.order: dict[UUID, int] = {}
 
-    def new_hand_over(self, connection: BaseDatabaseWrapper) -> HandOver:
+    def new_hand_over(
+        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, stored: bool
+    ) -> HandOver:
         """See Enqueuer."""
-        hand_over = HandOver(self)
+        hand_over = super().new_hand_over(connection, messages, stored=stored)
         self._waiting.append((connection, hand_over))
         return hand_over
 
@@ -80,9 +83,10 @@ class CapturingRuntime(Runtime):
         executor = self.executor_of(_InlineLanes(), _InlineProcesses(self.make_attempt))
         self._events = EventHandler(self, executor)
 
-    def make_attempt(self, run: Run, task: Task) -> Attempt:
+    @cached_property
+    def make_attempt(self) -> MakeAttempt:
         """See Runtime."""
-        return FaultyAttempt(run, task, finisher=self.finisher, lock=self.locks)
+        return partial(FaultyAttempt, finisher=self.finisher, lock=self.locks)
 
     async def handle(self, event: Mapping[str, Any]) -> list[str]:
         """Give an event to the handler; the ids of the messages that come back."""
