@@ -55,6 +55,24 @@ def test_the_relay_sends_a_secret_from_its_row(
     assert invocation.result(timeout=5) == 19
 
 
+def test_ends_that_are_written_together_leave_no_secret(handle: Handle) -> None:
+    handle(*(body(secretive.apay, tokens=[SecretStr(TOKEN)]) for _ in range(6)))
+
+    assert TaskRecord.objects.filter(status="SUCCESS", secrets=None).count() == 6
+
+
+def test_a_task_that_was_started_too_often_leaves_no_secret(handle: Handle) -> None:
+    message = body(secretive.fail, token=SecretStr(TOKEN), password=PASSWORD)
+    handle(message)
+    TaskRecord.objects.exclude(id=record_of(message).id).update(n_attempts=5)
+    retry = TaskRecord.objects.get(n_attempts=5)
+    assert retry.secrets
+
+    handle(body(secretive.fail, token=SecretStr(TOKEN), password=PASSWORD, _id=retry.id))
+
+    assert TaskRecord.objects.filter(id=retry.id, status="FAILED", secrets=None).exists()
+
+
 def test_a_row_that_was_sealed_with_another_key_holds_up_no_other(
     settings: Any, queue: str, caplog: Any
 ) -> None:

@@ -26,6 +26,7 @@ from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.ports import Delivery, ResolvedDelivery
 from lambda_tasks.records.claims import RecordClaims
+from lambda_tasks.records.locks import RecordLocks
 from lambda_tasks.records.outbox import RecordOutbox
 from tests.app import tasks
 from tests.conftest import Handle, body, record_of
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 LEASE = timedelta(minutes=5)
 holder = RecordClaims()
 outbox = RecordOutbox(conf.current)
+locks = RecordLocks()
 
 
 def _request(id: uuid.UUID | None = None, *, rerun_when_lost: bool = True) -> ResolvedDelivery:
@@ -318,6 +320,84 @@ def test_attempts_of_no_time_at_all_are_closed_together() -> None:
 
     assert len(holder.finish_many(ends)) == 3
     assert all(record.duration == timedelta(0) for record in TaskRecord.objects.all())
+
+
+def test_ends_that_are_written_together_leave_what_another_has_taken_over() -> None:
+    requests = [_request() for _ in range(3)]
+    verdicts = holder.claim(requests, lease=timedelta(seconds=-1), max_attempts=3)
+    claims = [each for each in verdicts.values() if isinstance(each, Claim)]
+    taken_over = _granted(requests[0])
+
+    held = holder.finish_many([End(each, Succeeded("from the dead")) for each in claims])
+
+    assert set(held) == {each.message.invocation_id for each in requests[1:]}
+    holder.finish(End(taken_over, Succeeded("from the living")))
+    assert TaskRecord.objects.get(id=taken_over.invocation_id).result == "from the living"
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_who_has_lost_a_claim_can_not_give_it_back(started: bool) -> None:
+    request = _request()
+    dead = _granted(request, lease=timedelta(seconds=-1))
+    taken_over = _granted(request)
+
+    holder.release(dead, started=started)
+
+    holder.finish(End(taken_over, Succeeded("from the living")))
+    record = TaskRecord.objects.get()
+    assert (record.status, record.result, record.n_attempts) == ("SUCCESS", "from the living", 2)
+
+
+def test_who_has_lost_a_claim_can_not_give_back_what_was_cancelled() -> None:
+    claim = _granted(_request())
+    assert TaskRecord.objects.get().cancel()
+
+    holder.release(claim, started=True)
+
+    assert TaskRecord.objects.get().status == "CANCELLED"
+
+
+def test_who_has_lost_a_claim_can_not_change_the_state_of_who_has_it_now() -> None:
+    request = _request()
+    dead = _granted(request, lease=timedelta(seconds=-1))
+    taken_over = _granted(request)
+    holder.save_state(taken_over, "from the living")
+
+    with pytest.raises(LeaseLost):
+        holder.save_state(dead, "from the dead")
+
+    assert TaskRecord.objects.get().state == "from the living"
+
+
+def test_a_lock_that_has_run_out_can_not_be_released_from_under_its_next_owner() -> None:
+    first, second, third = (uuid.uuid4() for _ in range(3))
+    assert locks.acquire("key", first, timeout=timedelta(seconds=-1))
+    assert locks.acquire("key", second, timeout=LEASE)
+
+    locks.release("key", first)
+
+    assert not locks.acquire("key", third, timeout=LEASE)
+    locks.release("key", second)
+    assert locks.acquire("key", third, timeout=LEASE)
+
+
+def test_what_its_worker_extends_while_it_is_found_lost_is_not_failed() -> None:
+    request = _request(rerun_when_lost=False)
+    held = _granted(request, lease=timedelta(seconds=-1))
+
+    def extend_once_it_was_read(
+        execute: Any, sql: str, params: Any, many: bool, context: Any
+    ) -> Any:
+        result = execute(sql, params, many, context)
+        if sql.startswith("SELECT"):
+            holder.extend([held], LEASE)
+        return result
+
+    with connection.execute_wrapper(extend_once_it_was_read):
+        assert isinstance(_claim(request), Refused)
+
+    holder.finish(End(held, Succeeded("after all")))
+    assert TaskRecord.objects.get().result == "after all"
 
 
 def test_records_are_claimed_and_closed_where_django_logs_its_queries(
