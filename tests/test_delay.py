@@ -50,6 +50,34 @@ def test_a_direct_one_that_comes_too_early_is_put_back(
     assert Effect.objects.count() == 1
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_comes_almost_a_minute_too_early_is_put_back(
+    queue: str, handle: Handle, durable: bool
+) -> None:
+    body = early(timedelta(seconds=50), durable=durable)
+
+    assert handle(body) == [0]
+    assert not Effect.objects.exists()
+
+
+def test_a_direct_one_that_was_put_back_is_not_sent_once_more(queue: str, handle: Handle) -> None:
+    assert handle(early(timedelta(minutes=5), durable=False)) == [0]
+
+    assert relay() == 0
+
+
+def test_what_was_not_sent_leaves_once_sqs_can_delay_it(sqs: LocalSqs, queue: str) -> None:
+    tasks.leave_effect.using(run_after=timedelta(minutes=20)).execute_on_commit(name="later")
+    sqs.purge(queue)
+    TaskRecord.objects.update(sent_at=None)
+    assert relay() == 0
+
+    let_pass(timedelta(minutes=6))
+
+    assert relay() == 1
+    assert sqs.counts(queue)["delayed"] == 1
+
+
 def test_a_direct_one_of_weeks_ahead_waits_in_a_record(
     sqs: LocalSqs, queue: str, handle: Handle, work_off: Callable[[str], int]
 ) -> None:

@@ -145,6 +145,15 @@ def test_what_may_yet_be_accepted_is_tried_four_times() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize(("attempt", "most_s"), [(1, 0.1), (2, 0.4), (3, 1.6)])
+def test_each_time_it_waits_for_longer(attempt: int, most_s: float) -> None:
+    dispatcher = Dispatcher(lambda queue: PlayedTransport())
+
+    waits = [dispatcher.backoff_s(attempt) for _ in range(100)]
+
+    assert all(most_s / 2 <= wait <= most_s for wait in waits)
+
+
 def test_what_will_never_be_accepted_is_tried_once() -> None:
     async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
         transport.answers.put_nowait(SendFailure("no such queue", retryable=False))

@@ -4,14 +4,15 @@ import asyncio
 import json
 import os
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test import AsyncClient, Client, TestCase
 from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
@@ -22,7 +23,7 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Task, bodies_in
+from tests.conftest import Task, bodies_in, relay
 from tests.servers.faulty_sqs import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -122,6 +123,37 @@ def test_an_async_call_joins_the_transaction_of_the_surrounding_code(
 
     in_a_transaction(fail=False)
     assert len(bodies_in(sqs, queue)) == 1
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[str]:
+    """Another database than that of the records, without tables."""
+    own = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "db", "OPTIONS": {}}
+    connections.databases["elsewhere"] = connections.databases["default"] | own
+    connections["elsewhere"].connect()  # Django's tests open none that their settings don't name
+    yield "elsewhere"
+    connections["elsewhere"].close()
+    del connections["elsewhere"]
+    del connections.databases["elsewhere"]
+
+
+def test_a_transaction_of_another_database_is_joined_and_its_records_are_stored_after_it(
+    sqs: LocalSqs, queue: str, elsewhere: str, work_off: Callable[[str], int]
+) -> None:
+    task = tasks.leave_effect.using(using=elsewhere)
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using=elsewhere):
+        task.execute_on_commit(name="rolled back")
+        raise ZeroDivisionError
+    with transaction.atomic(using=elsewhere):
+        task.execute_on_commit(name="committed")
+        async_to_sync(task.aexecute_on_commit)(name="committed by async code")
+        assert not TaskRecord.objects.exists(), "it could not be rolled back"
+
+    assert work_off(queue) == 2
+
+    names = Effect.objects.values_list("name", flat=True)
+    assert sorted(names) == ["committed", "committed by async code"]
+    assert TaskRecord.objects.filter(status="SUCCESS").count() == 2
 
 
 def test_an_async_call_outside_a_transaction_returns_when_it_is_sent(
@@ -482,6 +514,21 @@ def test_a_queue_that_is_gone_from_the_settings_holds_up_no_other(
     assert Effect.objects.get().name == "default"
     assert TaskRecord.objects.get(queue="old").status == "QUEUED"
     assert "no queue 'old' in LAMBDA_TASKS_QUEUES" in caplog.text
+
+
+def test_what_the_relay_could_not_send_it_sends_the_next_time(
+    proxy: FaultySqs, sqs: LocalSqs, queue: str
+) -> None:
+    for a in (1, 2):
+        tasks.add.execute_on_commit(a=a)
+    sqs.purge(queue)
+    TaskRecord.objects.update(sent_at=None)
+    proxy.inject(Fault(refuse=lambda body: '"a":1' in body, sender_fault=True))
+
+    assert relay() == 1
+    assert [each["kwargs"]["a"] for each in bodies_in(sqs, queue)] == [2]
+    assert relay() == 1
+    assert [each["kwargs"]["a"] for each in bodies_in(sqs, queue)] == [1]
 
 
 def test_a_direct_message_to_an_unreachable_queue_is_an_error(proxy: FaultySqs) -> None:

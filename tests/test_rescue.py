@@ -7,11 +7,12 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.utils.timezone import now
 
-from lambda_tasks import runtime
-from lambda_tasks.local import LocalSqs
+from lambda_tasks import handler, runtime
+from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
+from tests.conftest import Handle, bodies_in, body, relay, sqs_event
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,3 +71,39 @@ def test_a_message_that_waits_for_its_time_is_not_sent_again(queue: str) -> None
     TaskRecord.objects.update(sent_at=now() - timedelta(hours=25))
 
     assert _relay() == 0
+
+
+def test_what_comes_back_to_its_queue_is_not_sent_by_the_relay_too(
+    queue: str, handle: Handle
+) -> None:
+    first, second = body(tasks.add, a=1), body(tasks.add, a=2)
+    event = sqs_event("no JSON", first, second)
+    for record in event["Records"]:
+        record["eventSourceARN"] += ".fifo"
+        record["attributes"]["MessageGroupId"] = "one"
+
+    answer = handler.handler(event, LambdaContext(timeout_s=60))
+
+    assert len(answer["batchItemFailures"]) == 3
+    assert TaskRecord.objects.filter(status="QUEUED").count() == 2
+    assert relay() == 0
+
+
+def test_the_relay_begins_with_what_has_waited_longest(
+    sqs: LocalSqs, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lambda_tasks.enqueue.relay.LIMIT", 2)
+    for a in range(3):
+        tasks.add.execute_on_commit(a=a)
+    _lose_the_message(sqs, queue)
+    TaskRecord.objects.update(sent_at=None)
+
+    assert relay() == 2
+    assert {each["kwargs"]["a"] for each in bodies_in(sqs, queue)} == {0, 1}
+    assert relay() == 1
+
+
+def test_the_relay_leaves_alone_what_waits_in_the_table(queue: str) -> None:
+    tasks.leave_effect.using(queue="table").execute_on_commit(name="x")
+
+    assert relay() == 0
