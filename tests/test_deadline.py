@@ -3,13 +3,16 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
 
+from lambda_tasks import handler
+from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
 from tests.app import stubborn, tasks
-from tests.conftest import Handle, body, record_of, sqs_event
+from tests.conftest import Handle, body, record_of, sqs_event, wait_for
 from tests.servers import LambdaProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,6 +71,37 @@ def test_a_task_that_must_not_run_twice_is_failed_at_the_deadline(function: Lamb
     assert back == []
     assert record_of(hanging).status == "FAILED"
     assert "ended before the task" in (record_of(hanging).traceback or "")
+
+
+def test_what_another_has_taken_over_by_the_deadline_is_not_acknowledged(
+    function: LambdaProcess,
+) -> None:
+    message = body(stubborn.compute_in_c_only_once)
+    event = sqs_event(message)
+    id = function.begin(event, timeout_s=TIMEOUT_S)
+    running = TaskRecord.objects.filter(status="RUNNING")
+    wait_for(running.exists)
+
+    running.update(claim_token=uuid4())
+    answer = function.finish(id)
+
+    assert len(answer["batchItemFailures"]) == 1, "its message is the other's, too"
+    assert record_of(message).status == "RUNNING"
+
+
+def test_what_is_started_late_has_its_hard_timeout_before_the_deadline(handle: Handle) -> None:
+    first = body(tasks.process_id, pause_s=3)
+    late = body(tasks.tell_time_left_after_the_soft_timeout)
+    event = sqs_event(first, late)
+    for record in event["Records"]:  # one after the other
+        record["eventSourceARN"] += ".fifo"
+        record["attributes"]["MessageGroupId"] = "one"
+
+    handler.handler(event, LambdaContext(timeout_s=20))
+
+    left_s = record_of(late).result
+    assert left_s is not None
+    assert left_s <= 20 - 3 - 0.5
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL's table locks")

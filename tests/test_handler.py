@@ -1,7 +1,10 @@
 """One event after another through the handler: who comes back, and what the records say."""
 
 import asyncio
+import gc
 import json
+import os
+import signal
 import threading
 import uuid
 from datetime import UTC, date, datetime
@@ -9,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.cache import caches
@@ -16,10 +20,10 @@ from django.db import connection
 from redis import Redis
 
 from lambda_tasks import handler, runtime
-from lambda_tasks.models import TaskRecord
+from lambda_tasks.models import SingletonLock, TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, body, record_of
+from tests.conftest import Handle, Task, body, record_of, wait_for
 from tests.servers.redis_server import RedisServer
 
 SUCCESS = TaskRecord.TaskStatus.SUCCESS
@@ -143,6 +147,16 @@ def test_a_cancelled_invocation_is_acknowledged_and_not_run(handle: Handle) -> N
 
     assert handle(message) == []
     assert not Effect.objects.exists()
+
+
+def test_a_lease_outlives_the_function(handle: Handle) -> None:
+    message = body(tasks.tell_lease)
+
+    handle(message, timeout_s=60)
+
+    lease_s = record_of(message).result
+    assert lease_s is not None
+    assert lease_s > 60
 
 
 def test_a_durable_message_without_its_record_is_not_run(handle: Handle) -> None:
@@ -296,6 +310,46 @@ def test_a_retry_that_can_not_be_sent_waits_for_the_relay_and_disturbs_no_neighb
     assert (retry.retry_of, retry.sent_at) == (record_of(message).id, None)
 
 
+def test_a_retry_waits_for_its_delay_although_the_first_was_due_at_a_certain_time(
+    handle: Handle, queue: str
+) -> None:
+    message = json.loads(body(tasks.limited, name="x"))
+    due = message | {"run_after": datetime(2026, 1, 2, tzinfo=UTC).isoformat()}
+
+    handle(json.dumps(due))
+
+    retry = TaskRecord.objects.get(status="QUEUED")
+    assert retry.run_after is not None
+    assert retry.enqueued_at is not None
+    assert 30 < (retry.run_after - retry.enqueued_at).total_seconds() < 36
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite adds no constraint to a table")
+def test_a_run_whose_retry_the_database_refuses_has_not_ended(handle: Handle, queue: str) -> None:
+    message = body(tasks.limited, name="x")
+    table = TaskRecord._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT no CHECK (n_retries = 0)")
+    try:
+        failures = handle(message)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT no")
+
+    assert failures == [0]
+    assert record_of(message).status == "RUNNING", "or nothing would ever retry it"
+
+
+def test_a_task_without_retries_has_none(handle: Handle, queue: str, settings: Any) -> None:
+    settings.LAMBDA_TASKS_MAX_RETRIES = 5
+    message = body(tasks.limited_to_one_run)
+
+    handle(message)
+
+    assert record_of(message).status == FAILED
+    assert TaskRecord.objects.count() == 1
+
+
 def test_the_last_retry_fails_with_the_limit_and_the_error(handle: Handle, queue: str) -> None:
     message = body(tasks.limited, _n_retries=1, name="x")
 
@@ -328,6 +382,34 @@ def test_a_task_may_catch_its_soft_timeout(handle: Handle, task: Task) -> None:
     assert record_of(message).result == "x cleaned up"
 
 
+def test_the_hard_timeout_counts_from_the_start_of_a_sync_task(handle: Handle) -> None:
+    message = body(tasks.tell_time_left_after_the_soft_timeout)
+
+    handle(message)
+
+    left_s = record_of(message).result
+    assert left_s is not None
+    assert left_s <= 20 - 0.5
+
+
+def test_no_alarm_of_a_sync_task_goes_off_after_its_end(handle: Handle) -> None:
+    handle(body(tasks.leave_time_to_the_alarm_at_the_commit))
+
+    assert Effect.objects.get().name == "0.0 s"
+
+
+def test_without_a_soft_timeout_of_its_own_a_task_hears_of_the_hard_one_in_time(
+    handle: Handle,
+) -> None:
+    message = body(tasks.tell_time_left)
+
+    handle(message, timeout_s=600)
+
+    left_s = record_of(message).result
+    assert left_s is not None
+    assert left_s <= 90, "of 100 s"
+
+
 @pytest.mark.parametrize("task", [tasks.ignore_the_soft_timeout, tasks.aignore_the_soft_timeout])
 def test_except_exception_does_not_survive_the_hard_timeout(handle: Handle, task: Task) -> None:
     message = body(task, name="x")
@@ -356,6 +438,20 @@ def test_a_worker_process_that_dies_fails_its_task_and_the_next_finds_a_working_
     assert "WorkerProcessDied" in (record_of(dead).traceback or "")
     assert "exit code 3" in (record_of(dead).traceback or "")
     assert {record_of(neighbour).status, record_of(later).status} == {SUCCESS}
+
+
+def test_a_worker_process_that_dies_while_it_waits_harms_no_task(handle: Handle) -> None:
+    first, later = body(tasks.process_id), body(tasks.process_id)
+    handle(first)
+    killed = record_of(first).result
+    assert killed is not None
+
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: not psutil.pid_exists(killed))
+    handle(later)
+
+    assert record_of(later).status == SUCCESS
+    assert record_of(later).result != killed
 
 
 def test_a_system_exit_fails_the_task_and_not_the_handler(handle: Handle) -> None:
@@ -444,6 +540,25 @@ def test_a_singleton_that_is_taken_ends_as_it_was_told(handle: Handle) -> None:
     assert sum("LockError" in each for each in tracebacks) == 1
     assert record_of(other).traceback is None
     assert set(TaskRecord.objects.values_list("status", flat=True)) == {"SUCCESS"}
+
+
+def test_a_singleton_keeps_its_lock_until_its_writes_are_there(handle: Handle) -> None:
+    handle(body(tasks.leave_locks_at_the_commit))
+
+    assert Effect.objects.get().name == "1 held"
+    assert not SingletonLock.objects.exists()
+
+
+def test_a_singleton_that_fails_lets_go_of_its_lock(handle: Handle) -> None:
+    gc.disable()  # which lets go of it too, some time
+    try:
+        for _ in range(2):
+            handle(body(tasks.afail_alone))
+    finally:
+        gc.enable()
+
+    assert not SingletonLock.objects.exists()
+    assert all("ZeroDivision" in (each.traceback or "") for each in TaskRecord.objects.all())
 
 
 @pytest.mark.parametrize(

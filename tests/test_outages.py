@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from django.core.cache import caches
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from redis import Redis
 
 from lambda_tasks import handler
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.records.claims import RecordClaims
 from tests.app import django_tasks, outages, tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, bodies_in, body, record_of, sqs_event, wait_for
@@ -296,6 +297,22 @@ def test_ends_that_are_written_together_find_a_connection_that_was_cut_meanwhile
 
     connections.close_all()
     assert [record_of(each).status for each in messages] == ["SUCCESS"] * 2
+
+
+def test_ends_that_no_outage_lets_be_written_are_not_failures(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_gone(*_: object) -> None:
+        raise OperationalError("the database is gone")
+
+    message = body(tasks.aadd_direct, a=1)
+    with monkeypatch.context() as outage:
+        outage.setattr(RecordClaims, "finish_many", be_gone)
+        assert handle(message) == [0]
+
+    assert record_of(message).status == "RUNNING"
+    redeliver(handle, message)
+    assert record_of(message).status == "SUCCESS"
 
 
 @on_postgresql

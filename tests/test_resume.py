@@ -59,6 +59,18 @@ def test_a_run_that_goes_on_is_delivered_twice_and_followed_once(
     assert TaskRecord.objects.filter(status="QUEUED", state=1).count() == 1
 
 
+def test_a_run_that_goes_on_later_does_so_then_and_with_all_its_retries(
+    handle: Handle, queue: str
+) -> None:
+    handle(body(resuming.go_on_in_ten_minutes, _n_retries=3))
+
+    following = TaskRecord.objects.get(status="QUEUED")
+    assert following.run_after is not None
+    assert following.enqueued_at is not None
+    assert 595 < (following.run_after - following.enqueued_at).total_seconds() < 605
+    assert following.n_retries == 0
+
+
 def test_what_a_run_has_saved_is_there_after_its_worker_has_died(
     handle: Handle, queue: str
 ) -> None:

@@ -50,6 +50,18 @@ def test_a_task_that_blocks_the_event_loop_is_interrupted(
     assert "SoftTimeLimitExceeded: The task ran longer" in (record.traceback or "")
 
 
+def test_a_task_that_blocks_beside_one_that_may_run_for_longer_is_interrupted(
+    function: LambdaProcess,
+) -> None:
+    longer, blocking = body(tasks.wait, seconds=1), body(stubborn.block, seconds=30)
+
+    function.invoke(sqs_event(longer, blocking))
+
+    assert record_of(longer).status == "SUCCESS"
+    assert record_of(blocking).status == "FAILED"
+    assert "SoftTimeLimitExceeded" in (record_of(blocking).traceback or "")
+
+
 def test_a_task_that_blocks_the_event_loop_may_catch_its_soft_timeout(
     function: LambdaProcess,
 ) -> None:

@@ -68,3 +68,8 @@ async def leave_effect_and_wait(*, seconds: float) -> None:
 def leave_effect_and_sleep(*, seconds: float) -> None:
     Effect.objects.create(name="of a cancelled task")
     time.sleep(seconds)
+
+
+@lambda_task
+async def go_on_in_ten_minutes() -> None:
+    raise Continue(1, delay=600)

@@ -169,6 +169,11 @@ def compute_in_c() -> None:
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
 
 
+@lambda_task(soft_timeout=20, hard_timeout=25, on_lost="fail", atomic=False)
+def compute_in_c_only_once() -> None:
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
+
+
 async def _nothing_is_left_over() -> None:
     """A stray cancellation would show at the next awaits."""
     for _ in range(3):

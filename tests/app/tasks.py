@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import time
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -14,8 +15,8 @@ from uuid import UUID, uuid4
 import pydantic
 from django.db import connections, transaction
 
-from lambda_tasks import Retry, TaskContext, lambda_task, task_logger
-from lambda_tasks.models import TaskRecord
+from lambda_tasks import Retry, SoftTimeLimitExceeded, TaskContext, lambda_task, task_logger
+from lambda_tasks.models import SingletonLock, TaskRecord
 from tests.app.models import Effect, Seat
 
 not_a_task = {"a name": "that can be imported"}
@@ -187,6 +188,11 @@ def limited(*, name: str) -> None:
     raise RateLimited(name)
 
 
+@lambda_task(retry_on=(RateLimited,), max_retries=0)
+def limited_to_one_run() -> None:
+    raise RateLimited
+
+
 @lambda_task
 async def ask_for_a_retry(*, name: str) -> None:
     raise Retry(name, delay=7)
@@ -259,6 +265,24 @@ async def aignore_the_soft_timeout(*, name: str) -> None:
             task_logger.info("went on")
 
 
+@lambda_task(soft_timeout=0.5, hard_timeout=20)
+def tell_time_left_after_the_soft_timeout() -> float | None:
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        return _until_the_alarm()
+    return None
+
+
+@lambda_task
+def leave_time_to_the_alarm_at_the_commit() -> None:
+    transaction.on_commit(lambda: _leave(f"{_until_the_alarm()} s"))
+
+
+def _until_the_alarm() -> float:
+    return signal.getitimer(signal.ITIMER_REAL)[0]
+
+
 @lambda_task
 def exit_at_once(*, code: int) -> None:
     os._exit(code)
@@ -279,6 +303,19 @@ def tell_context(*, context: TaskContext) -> dict[str, Any]:
     }
 
 
+@lambda_task(hard_timeout=100, takes_context=True)
+async def tell_time_left(*, context: TaskContext) -> float:
+    return context.remaining()
+
+
+@lambda_task(takes_context=True)
+def tell_lease(*, context: TaskContext) -> float:
+    record = TaskRecord.objects.get(id=context.invocation_id)
+    assert record.lease_until is not None
+    assert record.start_time is not None
+    return (record.lease_until - record.start_time).total_seconds()
+
+
 @lambda_task(
     singleton=True,
     singleton_by=("key",),
@@ -293,6 +330,20 @@ def alone(*, key: str, pause_s: float) -> str:
 @lambda_task(singleton=True, singleton_by=("key",), retry_singleton=False)
 async def aalone(*, key: str) -> str:
     return key
+
+
+@lambda_task(singleton=True, retry_singleton=False)
+def leave_locks_at_the_commit() -> None:
+    transaction.on_commit(lambda: _leave(f"{SingletonLock.objects.count()} held"))
+
+
+@lambda_task(singleton=True, retry_singleton=False)
+async def afail_alone() -> None:
+    raise ZeroDivisionError
+
+
+def _leave(name: str) -> None:
+    Effect.objects.create(name=name)
 
 
 @lambda_task

@@ -61,6 +61,7 @@ def test_a_retry_by_hand_names_its_own_delay() -> None:
     assert rule.retries(Retry())
     assert rule.delay_s(Retry(delay=40), n_retries=0, jitter_s=2) == 42
     assert rule.delay_s(Retry(), n_retries=0, jitter_s=2) == 12
+    assert rule.delay_s(Retry(delay=0), n_retries=0, jitter_s=2) == 2
 
 
 def test_a_retrys_id_follows_from_the_first_and_is_another() -> None:
