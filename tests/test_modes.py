@@ -7,7 +7,7 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 
 from lambda_tasks.models import TaskRecord
-from tests.app import tasks
+from tests.app import resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Task
 
@@ -54,6 +54,15 @@ def test_an_eager_task_is_retried_at_once_up_to_its_limit(eager: None) -> None:
         ("FAILED", 1),
         ("RETRYING", 0),
     ]
+
+
+def test_an_eager_task_goes_on_at_once(eager: None) -> None:
+    task: Task = resuming.go_on_in_ten_minutes
+
+    task.execute_on_commit()
+
+    ended = TaskRecord.objects.values_list("status", "result")
+    assert set(ended) == {("SUCCESS", None), ("SUCCESS", "went on")}
 
 
 def test_noop_drops_every_task_with_a_warning(settings: Any, caplog: Any) -> None:

@@ -114,7 +114,7 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
     Raises TypeError and ValueError for a state that can't be kept.
     """
     state = checked_state(request.state, task_name=task.name)
-    delay_s = min(request.delay, MAX_DELAY_S)
+    delay_s = 0.0 if run.retry_at_once else min(request.delay, MAX_DELAY_S)
     next_id = continuation_id(run.message.invocation_id)
     return Continued(state), _following(run, next_id, delay_s=delay_s)
 

@@ -70,6 +70,8 @@ def leave_effect_and_sleep(*, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@lambda_task
-async def go_on_in_ten_minutes() -> None:
-    raise Continue(1, delay=600)
+@lambda_task(takes_context=True)
+async def go_on_in_ten_minutes(*, context: TaskContext) -> str:
+    if context.state is None:
+        raise Continue(1, delay=600)
+    return "went on"
