@@ -410,6 +410,16 @@ def test_without_a_soft_timeout_of_its_own_a_task_hears_of_the_hard_one_in_time(
     assert left_s <= 90, "of 100 s"
 
 
+def test_a_soft_timeout_shortly_before_the_hard_one_is_kept(handle: Handle) -> None:
+    message = body(tasks.tell_time_left_until_shortly_before_the_hard_timeout)
+
+    handle(message, timeout_s=900)
+
+    left_s = record_of(message).result
+    assert left_s is not None
+    assert 450 < left_s <= 490
+
+
 @pytest.mark.parametrize("task", [tasks.ignore_the_soft_timeout, tasks.aignore_the_soft_timeout])
 def test_except_exception_does_not_survive_the_hard_timeout(handle: Handle, task: Task) -> None:
     message = body(task, name="x")

@@ -43,10 +43,11 @@ class TimeBudget:
         soft_s, hard_s = limits_s(task, settings)
         if self.deadline is None:
             return soft_s, hard_s
-        # Where the whole batch is shorter than the task's limits, the task hears of it in time.
         longest_s = max(self.deadline - self.began_at - LAST_SECOND_S, SHORTEST_LIMIT_S)
-        hard_s = min(hard_s, longest_s)
-        soft_s = min(soft_s, hard_s * 0.9)
+        if longest_s < hard_s:
+            # The whole batch is shorter than the task's limits: the task hears of it in time.
+            hard_s = longest_s
+            soft_s = min(soft_s, hard_s * 0.9)
         left_s = self.deadline - time.monotonic() - LAST_SECOND_S
         if left_s < soft_s:
             raise NoTimeLeft

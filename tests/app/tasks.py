@@ -308,6 +308,11 @@ async def tell_time_left(*, context: TaskContext) -> float:
     return context.remaining()
 
 
+@lambda_task(soft_timeout=490, hard_timeout=500, takes_context=True)
+async def tell_time_left_until_shortly_before_the_hard_timeout(*, context: TaskContext) -> float:
+    return context.remaining()
+
+
 @lambda_task(takes_context=True)
 def tell_lease(*, context: TaskContext) -> float:
     record = TaskRecord.objects.get(id=context.invocation_id)
