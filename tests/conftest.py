@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from lambda_tasks import LambdaTaskWrapper, handler, runtime
 from lambda_tasks.local import LambdaContext, LocalSqs
@@ -21,9 +23,23 @@ from tests import environment
 from tests.servers import Moto, ServerUnavailable
 from tests.servers.redis_server import RedisServer
 
+# How long an example takes tells of the machine, and of who else is on it.
+hypothesis_settings.register_profile(
+    "at_any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("at_any_speed")
+
 Task = LambdaTaskWrapper[Any, Any]
 Event = dict[str, Any]
 Handle = Callable[..., list[int]]
+
+PATIENCE_S = 180.0
+"""With what happens elsewhere, before a test fails that waits for it."""
+
+AMPLE_S = 600.0
+"""Of an event whose time is not the subject. What is left of it must be a task's soft timeout, lest
+the task goes back: of a minute that would be the first six seconds, of this it is the first five
+minutes."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +113,7 @@ def _closed_runtime() -> Iterator[None]:
 def handle(transactional_db: None, _warm_handler: None) -> Handle:
     """Give bodies to the handler as one event; the ids that come back are indexes into them."""
 
-    def handle_bodies(*bodies: Any, timeout_s: float = 60) -> list[int]:
+    def handle_bodies(*bodies: Any, timeout_s: float = AMPLE_S) -> list[int]:
         event = sqs_event(*bodies)
         answer = handler.handler(event, LambdaContext(timeout_s=timeout_s))
         ids = [record["messageId"] for record in event["Records"]]
@@ -167,7 +183,7 @@ def work_off(_warm_handler: None, sqs: LocalSqs) -> Callable[[str], int]:
     return work
 
 
-def wait_for(condition: Callable[[], object], *, timeout_s: float = 120) -> None:
+def wait_for(condition: Callable[[], object], *, timeout_s: float = PATIENCE_S) -> None:
     """Until it is true; the test fails where that takes too long."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
-from tests.conftest import wait_for
+from tests.conftest import PATIENCE_S, wait_for
 from tests.servers.process import free_port, listens
 
 ROOT = Path(__file__).parents[1]
@@ -71,13 +71,13 @@ class Newcomer:
         self.run("manage.py", "makemigrations", "shop")
         self.run("manage.py", "migrate")
 
-    def run(self, *command: str, stdin: str | None = None, timeout_s: float = 120) -> str:
+    def run(self, *command: str, stdin: str | None = None, timeout_s: float = PATIENCE_S) -> str:
         """What it has printed; it must end well."""
         done = self._run(command, stdin, timeout_s)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def shell(self, code: str, *, timeout_s: float = 120) -> str:
+    def shell(self, code: str, *, timeout_s: float = PATIENCE_S) -> str:
         """Code for `manage.py shell`."""
         return self.run("manage.py", "shell", stdin=code, timeout_s=timeout_s)
 
@@ -87,7 +87,7 @@ class Newcomer:
 
     def fail(self, *arguments: str, stdin: str | None = None) -> str:
         """What such a command has printed; it must end badly."""
-        done = self._run(["manage.py", "lambda_tasks", *arguments], stdin, 120)
+        done = self._run(["manage.py", "lambda_tasks", *arguments], stdin, PATIENCE_S)
         assert done.returncode != 0
         return done.stdout + done.stderr
 
@@ -111,7 +111,7 @@ class Newcomer:
 
     @contextmanager
     def running(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
-        """A command of manage.py, until the body ends; it gets ten seconds to stop."""
+        """A command of manage.py, until the body ends; it is waited for."""
         process = subprocess.Popen(
             [sys.executable, "manage.py", *command],
             cwd=self.directory,
@@ -130,7 +130,7 @@ class Newcomer:
             assert process.poll() is None, "".join(self.lines)
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE_S)
             reader.join()
             process.stdout.close()
             print("".join(self.lines))  # for who looks into a failure

@@ -22,7 +22,7 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import places, secretive, tasks
 from tests.app.models import Effect
-from tests.conftest import bodies_in, relay, wait_for
+from tests.conftest import PATIENCE_S, bodies_in, relay, wait_for
 from tests.servers import Moto
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,7 +48,7 @@ class Jobs:
 
     def run(self, job: dict[str, Any], **env: str) -> int:
         process = self.start(job, **env)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         print(output)
         return process.returncode
 
@@ -159,7 +159,7 @@ def test_a_job_that_is_terminated_gives_its_task_back_to_the_relay(
     wait_for(lambda: TaskRecord.objects.get(id=invocation.id).status == "RUNNING")
     process.send_signal(signal.SIGTERM)
 
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, output
     record = TaskRecord.objects.get(id=invocation.id)
     assert (record.status, record.sent_at) == ("QUEUED", None)
@@ -172,7 +172,7 @@ def test_a_container_without_a_message_or_with_one_that_is_none_exits_with_1(job
     unknown = json.dumps({"task_name": "tests.app.tasks.gone", "kwargs": {}})
     for message, words in [("", "is not set"), ("{", "no JSON"), (unknown, "is no task")]:
         process = run_container({"LAMBDA_TASKS_MESSAGE": message})
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert words in output
 

@@ -9,7 +9,7 @@ from django.db import connection
 from lambda_tasks.models import TaskRecord
 from tests.app import resuming, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, body, record_of, sqs_event
+from tests.conftest import Handle, Task, body, record_of, sqs_event, wait_for
 from tests.servers import LambdaProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(scope="module")
 def function(django_db_setup: None) -> Iterator[LambdaProcess]:
-    with LambdaProcess(timeout_s=60) as process:
+    with LambdaProcess() as process:
         yield process
 
 
@@ -49,11 +49,11 @@ def test_a_finished_task_can_not_be_cancelled(handle: Handle) -> None:
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
 @pytest.mark.parametrize(
-    ("task", "seconds", "at_most_s"),
-    [(resuming.leave_effect_and_wait, 40, 15), (resuming.leave_effect_and_sleep, 2, 15)],
+    ("task", "seconds"),
+    [(resuming.leave_effect_and_wait, 250), (resuming.leave_effect_and_sleep, 4)],
 )
 def test_a_running_task_that_is_cancelled_does_not_commit(
-    function: LambdaProcess, task: Task, seconds: float, at_most_s: float
+    function: LambdaProcess, task: Task, seconds: float
 ) -> None:
     message = body(task, seconds=seconds)
     event = sqs_event(message)
@@ -64,16 +64,14 @@ def test_a_running_task_that_is_cancelled_does_not_commit(
     assert record.cancel()
     function.finish(id)
 
-    assert time.monotonic() - began_at < at_most_s
+    if seconds > 100:
+        assert time.monotonic() - began_at < 100, "it is ended, and does not end by itself"
     assert record_of(message).status == "CANCELLED"
     assert not Effect.objects.exists()
     assert function.invoke(event) == {"batchItemFailures": []}
 
 
 def _running(task: Task) -> TaskRecord:
-    for _ in range(300):
-        record = TaskRecord.objects.filter(task_name=task.name, status="RUNNING").first()
-        if record is not None:
-            return record
-        time.sleep(0.05)
-    raise AssertionError("It was not started.")
+    running = TaskRecord.objects.filter(task_name=task.name, status="RUNNING")
+    wait_for(running.exists)
+    return running.get()

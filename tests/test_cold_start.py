@@ -245,7 +245,7 @@ def test_a_cold_start_that_fails_says_why_and_the_next_invocation_tries_again(
 
 
 def test_a_task_beyond_the_memory_fails_alone(transactional_db: None) -> None:
-    with LambdaProcess(AWS_LAMBDA_FUNCTION_MEMORY_SIZE="1024", timeout_s=60) as function:
+    with LambdaProcess(AWS_LAMBDA_FUNCTION_MEMORY_SIZE="1024") as function:
         before = run_in(function, places.memory_limit)
         hogged = run_in(function, places.hog, mib=1000)
         fitting = run_in(function, places.hog, mib=200)
@@ -262,7 +262,7 @@ def test_a_task_beyond_the_memory_fails_alone(transactional_db: None) -> None:
 def test_the_smallest_function_starts_and_runs_tasks_of_both_kinds(transactional_db: None) -> None:
     from tests.app import tasks
 
-    with LambdaProcess(AWS_LAMBDA_FUNCTION_MEMORY_SIZE="128", timeout_s=60) as function:
+    with LambdaProcess(AWS_LAMBDA_FUNCTION_MEMORY_SIZE="128") as function:
         assert run_in(function, tasks.leave_effect, name="sync").status == "SUCCESS"
         assert run_in(function, tasks.aleave_effect, name="async").status == "SUCCESS"
         assert run_in(function, places.hog, mib=16).status == "SUCCESS"

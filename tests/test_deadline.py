@@ -12,18 +12,18 @@ from lambda_tasks import handler
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
 from tests.app import stubborn, tasks
-from tests.conftest import Handle, body, record_of, sqs_event, wait_for
+from tests.conftest import AMPLE_S, Handle, body, record_of, sqs_event, wait_for
 from tests.servers import LambdaProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-TIMEOUT_S = 5
+TIMEOUT_S = 10
 
 
 @pytest.fixture(scope="module")
 def function(django_db_setup: None) -> Iterator[LambdaProcess]:
     with LambdaProcess(timeout_s=TIMEOUT_S) as process:
-        process.invoke(sqs_event(body(tasks.process_id)), timeout_s=60)  # its cold start
+        process.invoke(sqs_event(body(tasks.process_id)), timeout_s=AMPLE_S)  # its cold start
         yield process
 
 
@@ -36,12 +36,12 @@ def _invoke(function: LambdaProcess, *messages: str, timeout_s: float = TIMEOUT_
 
 
 def test_what_can_not_be_started_in_time_goes_back_unharmed(function: LambdaProcess) -> None:
-    messages = [body(stubborn.take_half_a_second) for _ in range(20)]
+    messages = [body(stubborn.take_half_a_second) for _ in range(100)]
 
     back = _invoke(function, *messages)
 
     records = [record_of(each) for each in messages]
-    assert 0 < len(back) < 20
+    assert 0 < len(back) < 100
     for place, record in enumerate(records):
         expected = ("QUEUED", 0) if place in back else ("SUCCESS", 1)
         assert (record.status, record.n_attempts) == expected
@@ -60,7 +60,7 @@ def test_a_task_that_hangs_at_the_deadline_is_left_behind_and_its_neighbour_is_d
     assert back == [0]
     assert (record.status, record.n_attempts, record.claim_token) == ("QUEUED", 1, None)
     assert record_of(neighbour).status == "SUCCESS"
-    assert _invoke(function, body(tasks.aadd, a=2), body(tasks.add, a=3), timeout_s=30) == []
+    assert _invoke(function, body(tasks.aadd, a=2), body(tasks.add, a=3), timeout_s=AMPLE_S) == []
 
 
 def test_a_task_that_must_not_run_twice_is_failed_at_the_deadline(function: LambdaProcess) -> None:

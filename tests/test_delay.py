@@ -107,7 +107,8 @@ def test_a_stored_one_that_comes_weeks_too_early_is_left_to_the_relay(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     hours=st.sampled_from([1, 11, 13, 300]),

@@ -17,7 +17,7 @@ import pytest
 
 from lambda_tasks.local import EventSourceMapping, LocalSqs
 from lambda_tasks.local.chaos import Chaos
-from tests.conftest import sqs_event, wait_for
+from tests.conftest import PATIENCE_S, sqs_event, wait_for
 from tests.newcomer import Newcomer
 from tests.servers import LambdaProcess, Moto
 from tests.servers.process import is_alive
@@ -257,7 +257,7 @@ def on_sqs(tmp_path: Path, sqs: LocalSqs, moto: Moto) -> Iterator[tuple[Newcomer
 
 def function_of(newcomer: Newcomer) -> LambdaProcess:
     env: dict[str, Any] = newcomer.environment() | {"DJANGO_SETTINGS_MODULE": "mysite.settings"}
-    function = LambdaProcess(timeout_s=60, **env)
+    function = LambdaProcess(**env)
     function.directory = newcomer.directory
     return function
 
@@ -293,6 +293,6 @@ def test_batch_runs_the_first_task(on_sqs: tuple[Newcomer, str], moto: Moto) -> 
             settings = {"DJANGO_SETTINGS_MODULE": "mysite.settings"}
             env = newcomer.environment() | settings | overrides
             container = run_container(env, directory=newcomer.directory)
-            output, _ = container.communicate(timeout=60)
+            output, _ = container.communicate(timeout=PATIENCE_S)
             assert container.returncode == 0, output
     done(newcomer)

@@ -920,7 +920,6 @@ names = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
 
 @law(
     max_examples=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

@@ -73,7 +73,7 @@ def _work(function: LambdaProcess, events: int) -> None:
 
 
 def test_ten_thousand_tasks_leave_a_handler_as_it_was() -> None:
-    with LambdaProcess(timeout_s=300) as function:
+    with LambdaProcess() as function:
         _work(function, WARM_UP_EVENTS)
         before = _holdings(function.pid)
 

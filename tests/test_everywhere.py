@@ -21,7 +21,7 @@ from lambda_tasks.local import EventSourceMapping, LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import everywhere as tasks
 from tests.app.models import Effect
-from tests.conftest import Task, wait_for
+from tests.conftest import PATIENCE_S, Task, wait_for
 from tests.servers import LambdaProcess
 from tests.test_batch import SUBMIT, Jobs, jobs  # noqa: F401 - a fixture
 
@@ -147,7 +147,7 @@ def worker(queue: str, sqs_url: str) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("name", ["table", "default"])
@@ -160,7 +160,7 @@ def test_the_worker(queue: str, name: str) -> None:
 
 def test_lambda(queue: str, sqs: LocalSqs) -> None:
     call_all()
-    with LambdaProcess(LAMBDA_TASKS_TEST_QUEUE=queue, timeout_s=60) as function:
+    with LambdaProcess(LAMBDA_TASKS_TEST_QUEUE=queue) as function:
         mapping = EventSourceMapping(queue, function.invoke, client_options=sqs.client_options)
         with mapping:
             mapping.run(until=is_done)
@@ -179,5 +179,5 @@ def test_batch(jobs: Jobs, queue: str, work_off: Callable[[str], int]) -> None: 
             assert set(containers.map(jobs.run, new)) <= {0}
         return is_done()
 
-    wait_for(all_ran, timeout_s=120)
+    wait_for(all_ran, timeout_s=400)
     check()

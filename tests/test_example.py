@@ -19,7 +19,7 @@ def _demo(*options: str) -> subprocess.CompletedProcess[str]:
         env=environment | {"NO_COLOR": "1", "COLUMNS": "100"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

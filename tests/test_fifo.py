@@ -107,7 +107,7 @@ def fifo_event(*bodies: str, groups: str) -> Any:
 
 
 def came_back(event: Any) -> list[int]:
-    answer = handler.handler(event, LambdaContext(timeout_s=60))
+    answer = handler.handler(event, LambdaContext())
     ids = [record["messageId"] for record in event["Records"]]
     return sorted(ids.index(each["itemIdentifier"]) for each in answer["batchItemFailures"])
 

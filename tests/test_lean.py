@@ -137,7 +137,7 @@ def test_after_a_refused_signature_it_is_never_tried_again(proxy: FaultySqs) -> 
 def test_who_waited_for_an_answer_in_vain_waits_once(
     proxy: FaultySqs, sqs: LocalSqs, settings: Any
 ) -> None:
-    config = AioConfig(read_timeout=0.5)
+    config = AioConfig(read_timeout=4)
     settings.LAMBDA_TASKS_AWS = settings.LAMBDA_TASKS_AWS | {"config": config}
     send()
     proxy.inject(Fault(hang=True, drop=True))

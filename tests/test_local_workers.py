@@ -20,7 +20,7 @@ from lambda_tasks import runtime
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Task, wait_for
+from tests.conftest import PATIENCE_S, Task, wait_for
 from tests.servers.process import free_port, is_alive
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -63,7 +63,7 @@ def test_what_commits_runs_elsewhere_and_what_rolls_back_does_not(
         invocation = task.execute_on_commit(name="sync caller")
     async_to_sync(task.using(queue="other").aexecute_on_commit)(name="async caller")
 
-    assert invocation.result(timeout=60) is not None
+    assert invocation.result(timeout=PATIENCE_S) is not None
     wait_for(lambda: done(2))
     effects = Effect.objects.all()
     assert {each.name for each in effects} == {"sync caller", "async caller"}
@@ -115,7 +115,7 @@ CALL = "from tests.app import tasks; tasks.leave_effect.execute_on_commit(name='
 
 def test_what_a_script_enqueues_is_done_when_it_has_ended() -> None:
     with script(CALL) as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
 
     assert (process.returncode, done(1)) == (0, True), output
 
@@ -140,7 +140,7 @@ def test_without_a_settings_module_they_say_what_they_need() -> None:
         env={k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"} | ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert "has no DJANGO_SETTINGS_MODULE" in process.stderr
@@ -181,8 +181,8 @@ def test_the_auto_reloader_leaves_no_worker_and_no_semaphore_behind(tmp_path: Pa
         finally:
             below = psutil.Process(server.pid).children(recursive=True)
             os.killpg(server.pid, signal.SIGINT)
-            server.wait(timeout=60)
-    assert psutil.wait_procs(below, timeout=60)[1] == []
+            server.wait(timeout=PATIENCE_S)
+    assert psutil.wait_procs(below, timeout=PATIENCE_S)[1] == []
     text = log.read_text()
     assert "semaphore" not in text
     assert "Traceback" not in text, text

@@ -116,7 +116,7 @@ def test_a_function_that_was_frozen_uses_nothing_that_was_open_before(
 ) -> None:
     with LocalSqs() as own_sqs:
         queue = own_sqs.create_queue("default")
-        with LambdaProcess(LAMBDA_TASKS_TEST_QUEUE=queue, timeout_s=60) as function:
+        with LambdaProcess(LAMBDA_TASKS_TEST_QUEUE=queue) as function:
             first, second = body(task, name="before"), body(task, name="after")
             assert function.invoke(sqs_event(first)) == {"batchItemFailures": []}
             assert len(bodies_in(own_sqs, queue)) == 1
@@ -188,7 +188,7 @@ def once_the_lock_is_held(redis: RedisServer, gate: Path, happens: Hook) -> Iter
     def watch() -> None:
         try:
             with Redis.from_url(redis.location) as client:
-                wait_for(lambda: client.keys(LOCKS), timeout_s=50)
+                wait_for(lambda: client.keys(LOCKS))
             happens()
         finally:
             gate.touch()
@@ -237,8 +237,8 @@ def test_a_lost_lock_lets_another_run_in_and_never_the_same_one(
 ) -> None:
     message = body(outages.aalone_until, name="x", gate=gate)
     another = body(outages.aalone_until, name="y", gate=gate.parent)
-    caches_of_its_own = {"LAMBDA_TASKS_TEST_CACHES": json.dumps(settings.CACHES)}
-    with LambdaProcess(timeout_s=60, **caches_of_its_own) as function:
+    caches_of_its_own: dict[str, Any] = {"LAMBDA_TASKS_TEST_CACHES": json.dumps(settings.CACHES)}
+    with LambdaProcess(**caches_of_its_own) as function:
         running = function.begin(sqs_event(message))
 
         with Redis.from_url(own_redis.location) as client:

@@ -33,7 +33,7 @@ for call in (
     tasks.charge.execute_on_commit(order_id=1, cents=250),
     tasks.tell.execute_on_commit(order_id=1),
 ):
-    call.result(timeout=60)
+    call.result(timeout=180)
 due = TaskRecord.objects.filter(run_after=None)
 for _ in range(600):
     if not due.exclude(status="SUCCESS").exists():

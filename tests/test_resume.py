@@ -1,6 +1,5 @@
 """Work that is longer than one run: a state that is kept, runs that go on, progress."""
 
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,7 +8,7 @@ from django.db import connection
 from lambda_tasks.models import TaskRecord
 from tests.app import resuming
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, body, record_of, sqs_event
+from tests.conftest import Handle, Task, body, record_of, sqs_event, wait_for
 from tests.servers import LambdaProcess
 
 
@@ -34,11 +33,11 @@ def test_a_task_goes_on_in_further_runs_and_keeps_the_writes_of_each(
 ) -> None:
     invocation = task.execute_on_commit()
 
-    for _ in range(50):
+    def is_done() -> bool:
         work_off(queue)
-        if TaskRecord.objects.filter(status="SUCCESS").count() == len(steps):
-            break
-        time.sleep(0.1)
+        return TaskRecord.objects.filter(status="SUCCESS").count() == len(steps)
+
+    wait_for(is_done)
 
     records = list(TaskRecord.objects.order_by("enqueued_at"))
     assert invocation.result(timeout=5) == result
@@ -109,7 +108,7 @@ def test_a_state_that_is_too_large_or_no_json_is_refused(
 
 @pytest.fixture(scope="module")
 def function(django_db_setup: None) -> Iterator[LambdaProcess]:
-    with LambdaProcess(timeout_s=60) as process:
+    with LambdaProcess() as process:
         yield process
 
 
@@ -118,18 +117,19 @@ def function(django_db_setup: None) -> Iterator[LambdaProcess]:
     "task", [resuming.show_progress_and_wait, resuming.show_progress_and_sleep]
 )
 def test_progress_is_shown_while_the_task_runs(function: LambdaProcess, task: Task) -> None:
-    message = body(task, seconds=1.5)
+    message = body(task, seconds=4)
     id = function.begin(sqs_event(message))
 
-    shown = None
-    for _ in range(300):
-        record = TaskRecord.objects.filter(task_name=task.name).first()
-        if record is not None and (shown := record.progress):
-            break
-        time.sleep(0.05)
-    status_then = record and record.status
+    shown: list[TaskRecord] = []
+
+    def is_shown() -> bool:
+        shown[:] = TaskRecord.objects.filter(task_name=task.name, progress__isnull=False)
+        return bool(shown)
+
+    wait_for(is_shown)
     function.finish(id)
 
-    assert shown == {"done": 1, "total": 3, "text": "one of three"}
-    assert status_then == "RUNNING" or connection.vendor == "sqlite"
+    [record] = shown
+    assert record.progress == {"done": 1, "total": 3, "text": "one of three"}
+    assert record.status == "RUNNING" or connection.vendor == "sqlite"
     assert record_of(message).status == "SUCCESS"

@@ -484,7 +484,6 @@ def test_one_invocation_ends_once_whatever_happens() -> None:
         settings=hypothesis_settings(
             max_examples=30,
             stateful_step_count=15,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

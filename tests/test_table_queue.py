@@ -15,7 +15,7 @@ from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.queues import database
 from tests.app import resuming, tasks
 from tests.app.models import Effect
-from tests.conftest import Task, wait_for
+from tests.conftest import PATIENCE_S, Task, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -41,7 +41,7 @@ def worker(**options: Any) -> Iterator[None]:
     started = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(work()))
     thread.start()
-    assert started.wait(30)
+    assert started.wait(PATIENCE_S)
     try:
         yield
     finally:
@@ -68,16 +68,16 @@ def test_a_worker_is_woken_by_a_commit(queue: str, seldom: None) -> None:
         wait_for(listeners)
         with transaction.atomic():
             ain_table.execute_on_commit(name="a")
-        wait_for(lambda: Effect.objects.count() == 1, timeout_s=30)
+        wait_for(lambda: Effect.objects.count() == 1)
         asyncio.run(ain_table.aexecute_on_commit(name="b"))
-        wait_for(lambda: Effect.objects.count() == 2, timeout_s=30)
+        wait_for(lambda: Effect.objects.count() == 2)
 
 
 def test_a_task_that_asks_for_more_is_followed_at_once(queue: str, seldom: None) -> None:
     with worker():
         count: Task = resuming.count_to_three
         count.using(queue="table").execute_on_commit()
-        wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 3, timeout_s=30)
+        wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 3)
 
 
 def test_a_worker_that_can_not_listen_any_more_polls_and_listens_again(
@@ -92,8 +92,8 @@ def test_a_worker_that_can_not_listen_any_more_polls_and_listens_again(
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s)", [old])
         ain_table.execute_on_commit(name="polled")
-        wait_for(lambda: Effect.objects.count() == 1, timeout_s=30)
-        wait_for(lambda: listeners() and listeners() != [old], timeout_s=30)
+        wait_for(lambda: Effect.objects.count() == 1)
+        wait_for(lambda: listeners() and listeners() != [old])
 
 
 def test_what_has_priority_runs_first_and_then_what_is_older(queue: str) -> None:

@@ -1,6 +1,6 @@
-"""Soft and hard timeouts of async tasks, wherever these stand, in the real Lambda process."""
+"""Soft and hard timeouts of async tasks, wherever these stand, in the real Lambda process. A task
+that its limits do not end outlasts the function, which then has no answer."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,35 +16,28 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(scope="module")
 def function(django_db_setup: None) -> Iterator[LambdaProcess]:
-    with LambdaProcess(timeout_s=60) as process:
+    with LambdaProcess(timeout_s=200) as process:
         yield process
 
 
 def _run(function: LambdaProcess, task: Task, **kwargs: Any) -> TaskRecord:
     """With a neighbour, which must not suffer."""
     message, neighbour = body(task, **kwargs), body(tasks.wait, seconds=0.05)
-    began_at = time.monotonic()
 
     answer = function.invoke(sqs_event(message, neighbour))
 
     assert answer == {"batchItemFailures": []}, function.output[-3000:]
     assert record_of(neighbour).status == "SUCCESS"
-    assert time.monotonic() - began_at < 20, "ended by its limits, and not by itself"
     return record_of(message)
 
 
 @pytest.mark.parametrize(
-    ("task", "kwargs"),
-    [
-        (stubborn.block, {"seconds": 30}),
-        (stubborn.spin_for_ever, {}),
-        (stubborn.block_in_a_task_of_its_own, {}),
-    ],
+    "task", [stubborn.block, stubborn.spin_for_ever, stubborn.block_in_a_task_of_its_own]
 )
 def test_a_task_that_blocks_the_event_loop_is_interrupted(
-    function: LambdaProcess, task: Task, kwargs: dict[str, Any]
+    function: LambdaProcess, task: Task
 ) -> None:
-    record = _run(function, task, **kwargs)
+    record = _run(function, task)
 
     assert record.status == "FAILED"
     assert "SoftTimeLimitExceeded: The task ran longer" in (record.traceback or "")
@@ -103,9 +96,9 @@ def test_what_a_task_has_started_is_cancelled_with_its_soft_timeout(
     ("task", "own_s", "found"),
     [
         (stubborn.wait_under_timeouts, 0.05, "own timeout"),
-        (stubborn.wait_under_timeouts, 30, "soft timeout"),
+        (stubborn.wait_under_timeouts, stubborn.FOR_EVER_S, "soft timeout"),
         (stubborn.wait_under_an_anyio_scope, 0.05, "scope"),
-        (stubborn.wait_under_an_anyio_scope, 30, "soft timeout"),
+        (stubborn.wait_under_an_anyio_scope, stubborn.FOR_EVER_S, "soft timeout"),
     ],
 )
 def test_a_timeout_of_the_tasks_own_and_the_soft_one_do_not_disturb_each_other(

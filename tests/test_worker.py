@@ -23,18 +23,28 @@ from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues import sqs_deliveries as sources
 from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
-from tests.conftest import Task, wait_for
+from tests.conftest import PATIENCE_S, Task, wait_for
 from tests.servers import FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-PATIENCE_S = 60
+LOGS = """
+import logging, sys
+from django.core.management import execute_from_command_line
+logging.basicConfig(level="INFO")
+execute_from_command_line(["manage.py", "lambda_tasks", "worker", *sys.argv[1:]])
+"""
 
 
 @contextmanager
-def worker(queue_url: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def worker(
+    queue_url: str, *arguments: str, logs: bool = False
+) -> Iterator["subprocess.Popen[str]"]:
+    """With `logs` it prints what it logs of its own life, too."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "django", "lambda_tasks", "worker", *arguments],
+        [sys.executable, "-c", LOGS, *arguments]
+        if logs
+        else [sys.executable, "-m", "django", "lambda_tasks", "worker", *arguments],
         env=os.environ | {"LAMBDA_TASKS_TEST_QUEUE": queue_url},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,6 +64,12 @@ def run(queue_url: str, *arguments: str) -> tuple[int, str]:
     with worker(queue_url, *arguments) as process:
         output, _ = process.communicate(timeout=PATIENCE_S)
     return process.returncode, output
+
+
+def has_heard_of_it(process: "subprocess.Popen[str]") -> None:
+    """Wait until it says that it stops."""
+    assert process.stdout is not None
+    assert any("The worker stops" in line for line in process.stdout)
 
 
 def statuses() -> list[str]:
@@ -108,11 +124,12 @@ def test_what_is_due_in_weeks_waits_in_its_row(queue: str) -> None:
 def test_told_to_stop_it_finishes_what_runs_and_takes_no_more(
     queue: str, number: signal.Signals
 ) -> None:
-    resuming.leave_effect_and_sleep.using(queue="table").execute_on_commit(seconds=3)
-    with worker(queue, "--queue", "table") as process:
+    resuming.leave_effect_and_sleep.using(queue="table").execute_on_commit(seconds=5)
+    with worker(queue, "--queue", "table", logs=True) as process:
         wait_for(is_running)
         process.send_signal(number)
-        time.sleep(0.5)  # it has heard of it
+        has_heard_of_it(process)
+        time.sleep(1)  # a look at the table that was under way is over
         later = tasks.leave_effect.using(queue="table").execute_on_commit(name="later")
         process.communicate(timeout=PATIENCE_S)
 
@@ -125,12 +142,13 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_no_more(
 @pytest.mark.parametrize(("drain", "signals"), [("0.5", 1), ("60", 2)])
 def test_what_does_not_end_in_time_is_given_back(queue: str, drain: str, signals: int) -> None:
     resuming.leave_effect_and_wait.using(queue="table").execute_on_commit(seconds=40)
-    with worker(queue, "--queue", "table", "--drain", drain) as process:
+    with worker(queue, "--queue", "table", "--drain", drain, logs=True) as process:
         wait_for(is_running)
-        for _ in range(signals):
+        process.terminate()
+        has_heard_of_it(process)  # so that the second is not taken for the first
+        if signals == 2:
             process.terminate()
-            time.sleep(1)  # so that the second is not taken for the first
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 3
     assert statuses() == ["QUEUED"]
@@ -160,7 +178,7 @@ def test_several_at_once_run_everything_once(queue: str) -> None:
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
 def test_what_a_killed_one_has_left_is_taken_over(queue: str) -> None:
-    resuming.leave_effect_and_wait.using(queue="table").execute_on_commit(seconds=2)
+    resuming.leave_effect_and_wait.using(queue="table").execute_on_commit(seconds=5)
     with worker(queue, "--queue", "table") as process:
         wait_for(is_running)
         os.killpg(process.pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ import time
 from lambda_tasks import Retry, TaskContext, lambda_task
 from tests.app.models import Effect
 
-SOFT_S, HARD_S = 3.0, 3.5
+SOFT_S, HARD_S = 6.0, 7.0
 
 
 @lambda_task(takes_context=True, soft_timeout=SOFT_S, hard_timeout=HARD_S)

@@ -12,24 +12,26 @@ from lambda_tasks import SoftTimeLimitExceeded, lambda_task
 
 SOFT_S = 0.3
 HARD_S = 0.8
-AFTER_OWN_S = 1.5  # long enough for a timeout of the task's own, on a busy machine too
+LATE_S = 60  # a hard timeout that is not the subject
+FOR_EVER_S = 300  # longer than the function that it is given to
+AFTER_OWN_S = 3  # long enough for a timeout of the task's own, on a busy machine too
 
 
-@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
-async def block(*, seconds: float) -> None:
-    time.sleep(seconds)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=LATE_S)
+async def block() -> None:
+    time.sleep(FOR_EVER_S)
 
 
-@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=LATE_S)
 async def spin_for_ever() -> None:
     while True:
         pass
 
 
-@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=LATE_S)
 async def block_and_clean_up() -> str:
     try:
-        time.sleep(30)
+        time.sleep(FOR_EVER_S)
     except SoftTimeLimitExceeded:
         await asyncio.sleep(0.01)
     return "cleaned up"
@@ -39,15 +41,15 @@ async def block_and_clean_up() -> str:
 async def block_and_swallow_exceptions() -> None:
     while True:
         try:
-            time.sleep(30)
+            time.sleep(FOR_EVER_S)
         except Exception:
             continue
 
 
-@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=LATE_S)
 async def block_in_a_task_of_its_own() -> None:
     async def blocking() -> None:
-        time.sleep(30)
+        time.sleep(FOR_EVER_S)
 
     await asyncio.create_task(blocking())
 
@@ -56,18 +58,18 @@ async def block_in_a_task_of_its_own() -> None:
 async def swallow_everything() -> None:
     while True:
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(FOR_EVER_S)
         except BaseException:
             continue
 
 
-@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=LATE_S)
 async def wait_for_a_task_group() -> list[str]:
     ended: list[str] = []
 
     async def child(name: str) -> None:
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(FOR_EVER_S)
         finally:
             ended.append(name)
 
@@ -81,13 +83,13 @@ async def wait_for_a_task_group() -> list[str]:
     return sorted(ended)
 
 
-@lambda_task(soft_timeout=3, hard_timeout=30)  # anyio loads its backend at its first group
+@lambda_task(soft_timeout=3, hard_timeout=LATE_S)  # anyio loads its backend at its first group
 async def wait_for_an_anyio_task_group() -> list[str]:
     ended: list[str] = []
 
     async def child(name: str) -> None:
         try:
-            await anyio.sleep(30)
+            await anyio.sleep(FOR_EVER_S)
         finally:
             ended.append(name)
 
@@ -101,31 +103,31 @@ async def wait_for_an_anyio_task_group() -> list[str]:
     return sorted(ended)
 
 
-@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=LATE_S)
 async def wait_inside_of_a_task_group() -> list[str]:
     ended: list[str] = []
 
     async def child() -> None:
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(FOR_EVER_S)
         finally:
             ended.append("child")
 
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(child())
-            await asyncio.sleep(30)
+            await asyncio.sleep(FOR_EVER_S)
     except* SoftTimeLimitExceeded:
         ended.append("group")
     await _nothing_is_left_over()
     return sorted(ended)
 
 
-@lambda_task(soft_timeout=AFTER_OWN_S, hard_timeout=30)
+@lambda_task(soft_timeout=AFTER_OWN_S, hard_timeout=LATE_S)
 async def wait_under_timeouts(*, own_s: float) -> str:
     try:
-        async with asyncio.timeout(own_s + 20), asyncio.timeout(own_s):
-            await asyncio.sleep(30)
+        async with asyncio.timeout(own_s + FOR_EVER_S), asyncio.timeout(own_s):
+            await asyncio.sleep(FOR_EVER_S)
     except SoftTimeLimitExceeded:
         found = "soft timeout"
     except TimeoutError:
@@ -134,25 +136,25 @@ async def wait_under_timeouts(*, own_s: float) -> str:
     return found
 
 
-@lambda_task(soft_timeout=AFTER_OWN_S, hard_timeout=30)
+@lambda_task(soft_timeout=AFTER_OWN_S, hard_timeout=LATE_S)
 async def wait_under_an_anyio_scope(*, own_s: float) -> str:
     found = "scope"
     try:
-        with anyio.move_on_after(own_s + 20), anyio.move_on_after(own_s):
-            await anyio.sleep(30)
+        with anyio.move_on_after(own_s + FOR_EVER_S), anyio.move_on_after(own_s):
+            await anyio.sleep(FOR_EVER_S)
     except SoftTimeLimitExceeded:
         found = "soft timeout"
     await _nothing_is_left_over()
     return found
 
 
-@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=LATE_S)
 async def gather_and_wait() -> list[str]:
     ended: list[str] = []
 
     async def child(name: str) -> None:
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(FOR_EVER_S)
         finally:
             ended.append(name)
 
@@ -184,17 +186,17 @@ async def _nothing_is_left_over() -> None:
     assert sys.version_info < (3, 12) or task.cancelling() == 0
 
 
-@lambda_task(soft_timeout=1.2, hard_timeout=1.5)
+@lambda_task(soft_timeout=3, hard_timeout=4)
 def take_half_a_second() -> None:
     time.sleep(0.5)
 
 
 # Not atomic, since a hanging transaction would keep all others from writing to SQLite.
-@lambda_task(soft_timeout=20, hard_timeout=25, atomic=False)
+@lambda_task(soft_timeout=40, hard_timeout=50, atomic=False)
 async def hang_in_a_thread() -> None:
-    await sync_to_async(time.sleep)(15)
+    await sync_to_async(time.sleep)(30)
 
 
-@lambda_task(soft_timeout=20, hard_timeout=25, on_lost="fail", atomic=False)
+@lambda_task(soft_timeout=40, hard_timeout=50, on_lost="fail", atomic=False)
 async def hang_in_a_thread_only_once() -> None:
-    await sync_to_async(time.sleep)(15)
+    await sync_to_async(time.sleep)(30)

@@ -224,43 +224,39 @@ def spin(*, rounds: int) -> int:
     return total
 
 
-@lambda_task(soft_timeout=0.2, hard_timeout=5)
+@lambda_task(soft_timeout=0.5, hard_timeout=60)
 def sleep_and_clean_up(*, name: str) -> str:
-    from lambda_tasks.timeouts import SoftTimeLimitExceeded
-
     try:
-        time.sleep(30)
+        time.sleep(300)
     except SoftTimeLimitExceeded:
         return f"{name} cleaned up"
     return "slept"
 
 
-@lambda_task(soft_timeout=0.2, hard_timeout=5)
+@lambda_task(soft_timeout=0.5, hard_timeout=60)
 async def asleep_and_clean_up(*, name: str) -> str:
-    from lambda_tasks.timeouts import SoftTimeLimitExceeded
-
     try:
-        await asyncio.sleep(30)
+        await asyncio.sleep(300)
     except SoftTimeLimitExceeded:
         await asyncio.sleep(0)
         return f"{name} cleaned up"
     return "slept"
 
 
-@lambda_task(soft_timeout=0.2, hard_timeout=0.5)
+@lambda_task(soft_timeout=0.5, hard_timeout=1)
 def ignore_the_soft_timeout(*, name: str) -> None:
     while True:
         try:
-            time.sleep(30)
+            time.sleep(300)
         except Exception:
             task_logger.info("went on")
 
 
-@lambda_task(soft_timeout=0.2, hard_timeout=0.5)
+@lambda_task(soft_timeout=0.5, hard_timeout=1)
 async def aignore_the_soft_timeout(*, name: str) -> None:
     while True:
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(300)
         except Exception:
             task_logger.info("went on")
 

@@ -16,7 +16,7 @@ from lambda_tasks.models import TaskRecord
 from tests.app.models import Effect
 from tests.servers import Fleet, LambdaProcess
 
-FUNCTION_TIMEOUT_S = 8.0
+FUNCTION_TIMEOUT_S = 16.0
 VISIBILITY_TIMEOUT_S = 2
 RELAY_GRACE = timedelta(seconds=3)
 
@@ -48,12 +48,20 @@ def ledger(asked: Sequence[uuid.UUID]) -> Ledger:
 class Farm(Fleet):
     """Functions of the tests' own, and the ledger of what they did."""
 
-    def __init__(self, sqs: LocalSqs, queue_url: str, *, functions: int = 1, **env: str) -> None:
+    def __init__(
+        self,
+        sqs: LocalSqs,
+        queue_url: str,
+        *,
+        functions: int = 1,
+        timeout_s: float = FUNCTION_TIMEOUT_S,
+        **env: str,
+    ) -> None:
         self._sqs = sqs
         handlers = [
             LambdaProcess(
                 "tests.faults.function.handler",
-                timeout_s=FUNCTION_TIMEOUT_S,
+                timeout_s=timeout_s,
                 LAMBDA_TASKS_TEST_QUEUE=queue_url,
                 **env,
             )
@@ -61,7 +69,7 @@ class Farm(Fleet):
         ]
         super().__init__(queue_url, handlers, client_options=sqs.client_options)
 
-    def wait_for_the_end(self, asked: Sequence[uuid.UUID], *, patience_s: float = 150) -> Ledger:
+    def wait_for_the_end(self, asked: Sequence[uuid.UUID], *, patience_s: float = 300) -> Ledger:
         """Until the ledger is clean and the queue empty, or patience is over; what it says then.
 
         Meanwhile the relay runs, as by the tick event's schedule.

@@ -25,7 +25,7 @@ def test_random_kills_lose_and_double_nothing(plant: Plant) -> None:
             asked = [_call(number) for number in range(TASKS)]
         _kill_now_and_then(farm)
 
-        assert farm.wait_for_the_end(asked, patience_s=300) == CLEAN, f"FAULTS_SEED={seed}"
+        assert farm.wait_for_the_end(asked, patience_s=600) == CLEAN, f"FAULTS_SEED={seed}"
     assert farm.kills == KILLS
 
 

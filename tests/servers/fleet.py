@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -44,7 +45,10 @@ class Fleet:
 
     def kill_one(self) -> None:
         """The whole sandbox, as when Lambda's host is gone."""
-        random.choice(self._functions).kill_sandbox()
+        function = random.choice(self._functions)
+        while not function.is_running:  # it has been killed before, and is being started again
+            time.sleep(0.01)
+        function.kill_sandbox()
         self.kills += 1
 
     def _feed(self, function: LambdaProcess) -> None:

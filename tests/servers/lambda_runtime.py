@@ -21,7 +21,8 @@ from typing import Any, Self
 
 PREFIX = "/2018-06-01/runtime"
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:tests"
-START_TIMEOUT_S = 60  # of a cold start, which is no part of an invocation's time
+START_TIMEOUT_S = 180  # of a cold start, which is no part of an invocation's time
+AMPLE_S = 300.0  # of a function whose time is not the subject: see tests.conftest
 ENVIRONMENT = {
     "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
     "AWS_LAMBDA_FUNCTION_NAME": "tests",
@@ -81,7 +82,11 @@ class LambdaProcess:
     """
 
     def __init__(
-        self, handler: str = "lambda_tasks.handler.handler", *, timeout_s: float = 30, **env: str
+        self,
+        handler: str = "lambda_tasks.handler.handler",
+        *,
+        timeout_s: float = AMPLE_S,
+        **env: str,
     ) -> None:
         self.python = sys.executable
         self.directory = Path.cwd()
@@ -104,6 +109,11 @@ class LambdaProcess:
     @property
     def pid(self) -> int:
         return self._running().pid
+
+    @property
+    def is_running(self) -> bool:
+        """Between start() and stop(); what has died is stopped once somebody hears of it."""
+        return self._process is not None
 
     @property
     def output(self) -> str:
@@ -136,7 +146,7 @@ class LambdaProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._reader.join(timeout=10)
+        self._reader.join(timeout=60)
         self._api.close()
         self._process = self._api = self._reader = None
 
@@ -178,7 +188,7 @@ class LambdaProcess:
             outcome.content.get("stackTrace", []),
         )
 
-    def wait_for_snapshot(self, timeout_s: float = 30) -> None:
+    def wait_for_snapshot(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Until its start is over, where AWS_LAMBDA_INITIALIZATION_TYPE is snap-start."""
         self._running()
         assert self._api is not None

@@ -48,10 +48,10 @@ def _started(server_class: type[ServerProcess]) -> ServerProcess:
 
 
 def _wait_for_the_end(pids: list[int]) -> list[int]:
-    """Those that are alive after ten seconds."""
+    """Those that are alive after a minute."""
     for pid in pids:
         with suppress(psutil.NoSuchProcess):  # it may be gone by now
-            psutil.wait_procs([psutil.Process(pid)], timeout=10)
+            psutil.wait_procs([psutil.Process(pid)], timeout=60)
     return [pid for pid in pids if is_alive(pid)]
 
 
@@ -610,7 +610,7 @@ def test_a_stopped_function_leaves_no_process_and_no_thread(
     assert _wait_for_the_end([pid, child]) == []
     assert _children() == children
     for thread in set(threading.enumerate()) - threads:
-        thread.join(timeout=10)  # one may be reading that its connection is closed
+        thread.join(timeout=60)  # one may be reading that its connection is closed
         assert not thread.is_alive()
 
 
