@@ -22,6 +22,7 @@ def function(django_db_setup: None) -> Iterator[LambdaProcess]:
 
 def _run(function: LambdaProcess, task: Task, **kwargs: Any) -> TaskRecord:
     """With a neighbour, which must not suffer."""
+    function.start()  # again, after one that had no answer
     message, neighbour = body(task, **kwargs), body(tasks.wait, seconds=0.05)
 
     answer = function.invoke(sqs_event(message, neighbour))
