@@ -47,7 +47,7 @@ def test_a_task_that_blocks_the_event_loop_is_interrupted(
 def test_a_task_that_blocks_beside_one_that_may_run_for_longer_is_interrupted(
     function: LambdaProcess,
 ) -> None:
-    longer, blocking = body(tasks.wait, seconds=1), body(stubborn.block, seconds=30)
+    longer, blocking = body(tasks.wait, seconds=1), body(stubborn.block)
 
     function.invoke(sqs_event(longer, blocking))
 

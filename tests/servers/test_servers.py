@@ -83,7 +83,7 @@ def test_a_stopped_server_leaves_no_process_and_no_file(
 
     assert running
     assert not is_alive(pid)
-    assert _children() == children
+    assert _children() <= children
     assert list(directory.iterdir()) == []
 
 
@@ -516,7 +516,7 @@ def test_an_invocation_gives_the_event_and_lambdas_context(warm: LambdaProcess) 
     assert answer["arn"].startswith("arn:aws:lambda:us-east-1:")
     assert answer["name"] == "tests"
     assert int(answer["memory"]) == 1024
-    assert 0 < answer["remaining_ms"] <= 20_000
+    assert 0 < answer["remaining_ms"] <= 20_001, "whole milliseconds, rounded"
     assert answer["trace"].startswith("Root=1-")
     assert answer["extra"] == "from the test"
 
@@ -608,7 +608,7 @@ def test_a_stopped_function_leaves_no_process_and_no_thread(
     function.stop()
 
     assert _wait_for_the_end([pid, child]) == []
-    assert _children() == children
+    assert _children() <= children
     for thread in set(threading.enumerate()) - threads:
         thread.join(timeout=60)  # one may be reading that its connection is closed
         assert not thread.is_alive()
