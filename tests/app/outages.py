@@ -29,10 +29,10 @@ def open_database() -> None:
         server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
 
-def administrator() -> "psycopg.Connection[tuple[object, ...]]":
+def administrator(dbname: str = "postgres") -> "psycopg.Connection[tuple[object, ...]]":
     parameters = connection.get_connection_params()
     chosen = {key: parameters[key] for key in ("host", "port", "user") if key in parameters}
-    return psycopg.connect(dbname="postgres", autocommit=True, **chosen)
+    return psycopg.connect(dbname=dbname, autocommit=True, **chosen)
 
 
 @lambda_task(durable=False)
