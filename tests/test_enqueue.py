@@ -463,6 +463,38 @@ def test_a_request_that_fails_is_sent_again(
     assert len(bodies_in(sqs, queue)) == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "KmsThrottled",
+        "OverLimit",
+        "RequestThrottled",
+        "ServiceUnavailable",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    ],
+)
+def test_a_throttled_request_is_sent_again_although_its_status_blames_the_sender(
+    proxy: FaultySqs, sqs: LocalSqs, queue: str, error: str
+) -> None:
+    # More often than AWS's own client tries it.
+    proxy.inject(Fault(times=3, status=400, error=error))
+
+    tasks.add_direct.execute_on_commit(a=1)
+
+    assert len(bodies_in(sqs, queue)) == 1
+
+
+def test_a_request_that_is_wrong_is_not_sent_again(proxy: FaultySqs) -> None:
+    proxy.inject(Fault(times=None, status=400, error="InvalidAttributeValue"))
+
+    with pytest.raises(EnqueueError, match="InvalidAttributeValue: by the test"):
+        tasks.add_direct.execute_on_commit(a=1)
+
+    assert proxy.requests[SENDS] == 1
+
+
 def test_a_send_whose_answer_is_lost_is_sent_again_and_runs_once(
     proxy: FaultySqs, queue: str, sqs: LocalSqs, work_off: Callable[[str], int]
 ) -> None:

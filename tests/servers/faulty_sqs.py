@@ -28,10 +28,10 @@ class Fault:
 
     `when` chooses among these by their content. Of the rest one or more may be given:
     `latency_s` waits first; `drop` closes the connection and forwards nothing; `status` answers
-    with that error and forwards nothing; `refuse` picks entries by their body and forwards the
-    others; `lose_answer` forwards and closes the connection; `hang` forwards and answers not
-    before release() (with `drop`, it doesn't forward either); `twice` delivers what the request
-    received once more with the next one, even if it has been deleted in between.
+    with that error, of the type `error`, and forwards nothing; `refuse` picks entries by their
+    body and forwards the others; `lose_answer` forwards and closes the connection; `hang` forwards
+    and answers not before release() (with `drop`, it doesn't forward either); `twice` delivers what
+    the request received once more with the next one, even if it has been deleted in between.
     """
 
     times: int | None = 1
@@ -40,6 +40,7 @@ class Fault:
     latency_s: float = 0.0
     drop: bool = False
     status: int | None = None
+    error: str = ""
     refuse: Callable[[str], bool] | None = None
     sender_fault: bool = False
     code: str = "Refused"
@@ -179,7 +180,7 @@ class FaultySqs:
         if fault.drop:
             return None
         if fault.status is not None:
-            return _error(fault.status)
+            return _error(fault.status, fault.error)
         if fault.refuse is not None:
             answer = self._pass_on_the_unrefused(fault, action, headers, content)
         else:
@@ -273,8 +274,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the tests read `requests`."""
 
 
-def _error(status: int) -> Answer:
-    type = ERROR_TYPES.get(status, "InternalFailure")
+def _error(status: int, type: str = "") -> Answer:
+    type = type or ERROR_TYPES.get(status, "InternalFailure")
     return status, json.dumps({"__type": type, "message": "by the test"}).encode()
 
 
