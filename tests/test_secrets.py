@@ -1,7 +1,9 @@
 """Secret arguments: they arrive, and nobody sees them on the way."""
 
+import logging
 import sys
 from collections.abc import Callable
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from pydantic import SecretStr, ValidationError
 
 from lambda_tasks.core.arguments import Arguments
 from lambda_tasks.local import LocalSqs
+from lambda_tasks.logging import TaskContextFilter
 from lambda_tasks.models import TaskRecord
 from tests.app import secretive
 from tests.conftest import Handle, body, record_of, relay
@@ -104,6 +107,21 @@ def test_a_traceback_and_the_tasks_log_lines_are_redacted(
     for text in (_table(), caplog.text):
         assert TOKEN not in text
         assert PASSWORD not in text
+
+
+def test_the_filter_redacts_what_a_task_says_through_other_loggers(
+    handle: Handle,
+) -> None:
+    lines = StringIO()
+    log = logging.StreamHandler(lines)
+    log.addFilter(TaskContextFilter())
+    secretive.shop_logger.addHandler(log)
+    try:
+        handle(body(secretive.log_elsewhere, token=SecretStr(TOKEN)))
+    finally:
+        secretive.shop_logger.removeHandler(log)
+
+    assert lines.getvalue() == "charging **********\n"
 
 
 def test_without_cryptography_a_stored_secret_is_an_error_at_the_call(

@@ -1,8 +1,12 @@
 """Tasks with arguments that are not for people's eyes."""
 
+import logging
+
 from pydantic import BaseModel, SecretStr
 
 from lambda_tasks import lambda_task, task_logger
+
+shop_logger = logging.getLogger("shop")
 
 
 class Login(BaseModel):
@@ -30,3 +34,8 @@ def pay_direct(*, token: SecretStr) -> int:
 async def fail(*, token: SecretStr, password: str) -> None:
     task_logger.info("using %s and %s", token.get_secret_value(), password)
     raise ConnectionError(f"{token.get_secret_value()} and {password} were refused")
+
+
+@lambda_task(durable=False)
+async def log_elsewhere(*, token: SecretStr) -> None:
+    shop_logger.warning("charging %s", token.get_secret_value())
