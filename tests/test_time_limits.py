@@ -110,6 +110,15 @@ def test_a_timeout_of_the_tasks_own_and_the_soft_one_do_not_disturb_each_other(
     assert (record.status, record.result, record.traceback) == ("SUCCESS", found, None)
 
 
+def test_what_a_task_does_after_its_soft_timeout_is_cancelled_by_nobody_else(
+    function: LambdaProcess,
+) -> None:
+    record = _run(function, stubborn.clean_up_with_limits_and_groups_of_its_own)
+
+    assert record.traceback is None
+    assert record.result == [0, "own timeout", "own group"]
+
+
 @pytest.mark.parametrize("task", [stubborn.wait_under_timeouts, stubborn.wait_under_an_anyio_scope])
 def test_two_timeouts_at_the_same_moment_leave_no_stray_cancellation(
     function: LambdaProcess, task: Task

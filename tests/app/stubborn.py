@@ -166,6 +166,32 @@ async def gather_and_wait() -> list[str]:
     return sorted(ended)
 
 
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=30)
+async def clean_up_with_limits_and_groups_of_its_own() -> list[object]:
+    async def fail() -> None:
+        raise ValueError
+
+    task = asyncio.current_task()
+    assert task is not None
+    found: list[object] = []
+    try:
+        await asyncio.sleep(30)
+    except SoftTimeLimitExceeded:
+        found.append(task.cancelling())
+    try:
+        async with asyncio.timeout(0.05):
+            await asyncio.sleep(30)
+    except TimeoutError:
+        found.append("own timeout")
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            await asyncio.sleep(30)
+    except* ValueError:
+        found.append("own group")
+    return found
+
+
 @lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
 def compute_in_c() -> None:
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
