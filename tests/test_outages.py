@@ -15,7 +15,7 @@ from django.core.cache import caches
 from django.db import OperationalError, connection, connections
 from redis import Redis
 
-from lambda_tasks import handler
+from lambda_tasks import conf, handler
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.records.claims import RecordClaims
@@ -229,6 +229,22 @@ def test_redis_that_goes_away_under_a_held_lock_takes_nothing_from_the_task(
     assert failures == []
     assert (record_of(message).status, record_of(message).traceback) == ("SUCCESS", None)
     assert effects() == {"x"}
+
+
+def test_a_lock_in_redis_runs_out_by_itself_when_its_task_may_run_no_longer(
+    handle: Handle, own_redis: RedisServer, gate: Path
+) -> None:
+    runs_out_in_s: list[float] = []
+
+    def look() -> None:
+        with Redis.from_url(own_redis.location) as client:
+            runs_out_in_s.extend(client.pttl(key) / 1000 for key in client.keys(LOCKS))
+
+    with once_the_lock_is_held(own_redis, gate, look):
+        assert handle(body(outages.aalone_until, name="x", gate=gate)) == []
+
+    (seconds,) = runs_out_in_s
+    assert 0 < seconds <= conf.current().default_hard_timeout
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
