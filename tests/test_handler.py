@@ -7,23 +7,27 @@ import os
 import signal
 import threading
 import uuid
-from datetime import UTC, date, datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.cache import caches
 from django.db import connection
+from django.utils.timezone import now
 from redis import Redis
 
 from lambda_tasks import handler, runtime
+from lambda_tasks.entrypoints.lambda_events import RELAY_EVERY_S, EventHandler
+from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import SingletonLock, TaskRecord
-from tests.app import tasks
+from tests.app import gated, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, body, record_of, wait_for
+from tests.conftest import Handle, Task, body, record_of, sqs_event, wait_for
 from tests.servers.redis_server import RedisServer
 
 SUCCESS = TaskRecord.TaskStatus.SUCCESS
@@ -93,6 +97,32 @@ def test_two_copies_in_one_batch_run_once_and_the_second_comes_back(handle: Hand
     assert failures == [1]
     assert Effect.objects.count() == 1
     assert handle(message) == []
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_of_two_records_with_one_message_id_neither_acknowledges_the_other(
+    handle: Handle, good: int
+) -> None:
+    message = body(tasks.aleave_effect, name="once")
+    bodies = ["no json"]
+    bodies.insert(good, message)
+    event = sqs_event(*bodies)
+    id = event["Records"][1]["messageId"] = event["Records"][0]["messageId"]
+
+    answer = handler.handler(event, LambdaContext())
+
+    assert answer == {"batchItemFailures": [{"itemIdentifier": id}]}
+    assert record_of(message).status == SUCCESS
+
+
+def test_two_records_with_one_message_id_that_both_end_are_acknowledged(handle: Handle) -> None:
+    event = sqs_event(body(tasks.aadd, a=1), body(tasks.aadd, a=2))
+    event["Records"][1]["messageId"] = event["Records"][0]["messageId"]
+
+    answer = handler.handler(event, LambdaContext())
+
+    assert answer == {"batchItemFailures": []}
+    assert TaskRecord.objects.filter(status=SUCCESS).count() == 2
 
 
 def test_what_is_delivered_while_another_holds_the_lease_comes_back(handle: Handle) -> None:
@@ -464,6 +494,51 @@ def test_a_worker_process_that_dies_while_it_waits_harms_no_task(handle: Handle)
     assert record_of(later).result != killed
 
 
+def test_a_process_that_was_cut_off_gives_no_later_task_its_answer(
+    handle: Handle, settings: Any, tmp_path: Path
+) -> None:
+    settings.LAMBDA_TASKS_PROCESSES = 1
+    handler.close()
+    warming, later = body(tasks.process_id), body(tasks.process_id)
+    gate = tmp_path / "open"
+
+    try:
+        assert handle(warming) == []
+        assert handle(body(gated.hold_on_until, gate=gate), timeout_s=6) == [0]
+        gate.touch()
+        assert handle(later) == []
+    finally:
+        handler.close()
+
+    assert record_of(later).status == SUCCESS
+    assert record_of(later).result != record_of(warming).result
+
+
+def test_what_a_task_has_started_ends_with_its_killed_process(
+    handle: Handle, tmp_path: Path
+) -> None:
+    told = tmp_path / "pid"
+    message = body(gated.start_a_program_and_hang, told=told)
+    handle(body(tasks.process_id))  # so that a process is warm
+
+    assert handle(message) == []
+
+    program = int(told.read_text())
+    try:
+        wait_for(lambda: _has_ended(program), timeout_s=20)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(program, signal.SIGKILL)
+    assert "HardTimeLimitExceeded" in (record_of(message).traceback or "")
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_a_system_exit_fails_the_task_and_not_the_handler(handle: Handle) -> None:
     message, neighbour = body(tasks.exit_politely), body(tasks.aadd, a=1)
 
@@ -592,6 +667,52 @@ def test_where_the_cache_is_redis_it_holds_the_singletons_lock(
         assert "LockError" in (record_of(taken).traceback or "")
         assert client.keys() == [], "each has released its own"
     caches["default"].close()
+
+
+def _answer(*, idle_for_s: float, timeout_s: float = 60, times: int = 1) -> None:
+    """Events for a handler that has not relayed for so long."""
+    here = runtime.Runtime()
+    executor = here.executor()
+    events = EventHandler(here, executor)
+    events.relayed_at -= idle_for_s
+
+    async def answer() -> None:
+        for number in range(times):
+            await sync_to_async(_leave_unsent)(f"before event {number}")
+            event = sqs_event(body(tasks.aadd_direct, a=number))
+            await events.handle(event, LambdaContext(timeout_s=timeout_s))
+        await executor.aclose()
+        await runtime.aclose(here)
+
+    asyncio.run(answer())
+
+
+def _leave_unsent(name: str) -> None:
+    long_ago = now() - timedelta(hours=1)
+    TaskRecord.objects.create(
+        task_name=tasks.leave_effect.name, kwargs={"name": name}, enqueued_at=long_ago
+    )
+
+
+def _relayed() -> list[str]:
+    return [each.kwargs["name"] for each in TaskRecord.objects.exclude(sent_at=None)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_sends_what_was_left_once_a_minute(queue: str) -> None:
+    _answer(idle_for_s=RELAY_EVERY_S, times=2)
+
+    assert _relayed() == ["before event 0"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("idle_for_s", "timeout_s"), [(0, 60), (3600, 11)])
+def test_an_event_that_comes_soon_or_has_no_time_leaves_it_to_another(
+    queue: str, idle_for_s: float, timeout_s: float
+) -> None:
+    _answer(idle_for_s=idle_for_s, timeout_s=timeout_s)
+
+    assert _relayed() == []
 
 
 def test_a_ping_is_answered_with_versions() -> None:
