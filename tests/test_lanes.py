@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import uuid
 from collections import Counter
 from typing import Any
 
@@ -9,13 +10,15 @@ import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
-from lambda_tasks import TaskContext, handler
+from lambda_tasks import TaskContext, handler, runtime
 from lambda_tasks.context import current_run
+from lambda_tasks.entrypoints.lambda_events import EventHandler
 from lambda_tasks.execution.lane_thread import LaneThread
+from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
-from tests.app import tasks
+from tests.app import gated, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, body
+from tests.conftest import Handle, body, record_of, sqs_event
 
 
 def in_a_lane(scene: Any) -> None:
@@ -123,3 +126,41 @@ def test_what_a_failed_task_leaves_running_writes_nothing_and_harms_no_other(
     assert sorted(Effect.objects.values_list("name", flat=True)) == ["0", "1", "2"]
     ended = TaskRecord.objects.values_list("task_name", "status")
     assert Counter(status for _, status in ended) == {"FAILED": 3, "SUCCESS": 6}
+
+
+def test_what_a_task_sets_in_a_context_variable_is_not_seen_by_the_next_one_on_its_lane(
+    handle: Handle, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_CONCURRENCY = 1
+    handler.close()
+    messages = [body(gated.leave_a_mark, name=str(number)) for number in range(3)]
+
+    try:
+        assert handle(*messages) == []
+    finally:
+        handler.close()
+
+    assert [record_of(each).result for each in messages] == [["none", "none"]] * 3
+
+
+def test_lanes_share_neither_a_thread_nor_what_surrounds_who_starts_them(
+    transactional_db: None,
+) -> None:
+    place = str(uuid.uuid4())
+    messages = [body(gated.meet_and_tell_thread, place=place, guests=2) for _ in range(2)]
+    here = runtime.Runtime()
+    executor = here.executor(concurrency=2)
+    events = EventHandler(here, executor)
+
+    async def handle_them() -> None:
+        gated.mark.set("of who starts them")
+        async with ThreadSensitiveContext():
+            await events.handle(sqs_event(*messages), LambdaContext())
+            await executor.aclose()
+            await runtime.aclose(here)
+
+    asyncio.run(handle_them())
+
+    threads, marks = zip(*(record_of(each).result or () for each in messages), strict=True)
+    assert len(set(threads)) == 2
+    assert set(marks) == {"none"}
