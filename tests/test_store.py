@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from contextlib import nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 from django.db import DatabaseError, connection, connections, transaction
@@ -28,8 +28,8 @@ from lambda_tasks.ports import Delivery, ResolvedDelivery
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.locks import RecordLocks
 from lambda_tasks.records.outbox import RecordOutbox
-from tests.app import tasks
-from tests.conftest import Handle, body, record_of
+from tests.app import gated, tasks
+from tests.conftest import Handle, body, record_of, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -128,6 +128,24 @@ def test_the_time_zone_of_the_databases_server_does_not_matter() -> None:
     assert abs(timezone.now() + minute - record.run_after) < soon
 
 
+def test_a_lease_is_begun_anew_by_who_holds_it_and_by_no_other() -> None:
+    mine, another, finished = (_request() for _ in range(3))
+    held, done = _granted(mine), _granted(finished)
+    dead = _granted(another, lease=timedelta(seconds=-1))
+    _granted(another)
+    holder.finish(End(done, Succeeded()))
+
+    holder.extend([held, dead, done], LEASE * 2)
+
+    waits = [verdict.retry_after_s for verdict in map(_claim, (mine, another)) if _is_held(verdict)]
+    assert [round(each, -2) for each in waits] == [600, 300]
+    assert TaskRecord.objects.get(id=done.invocation_id).status == "SUCCESS"
+
+
+def _is_held(verdict: Claim | Refused) -> TypeGuard[Refused]:
+    return isinstance(verdict, Refused) and verdict.refusal is Refusal.HELD
+
+
 def test_a_lost_run_that_must_not_be_repeated_is_failed() -> None:
     request = _request(rerun_when_lost=False)
     _granted(request, lease=timedelta(seconds=-1))
@@ -171,6 +189,48 @@ def test_of_many_who_claim_the_same_messages_at_once_each_is_granted_to_one() ->
         thread.join()
 
     assert sorted(granted) == sorted(request.message.invocation_id for request in requests)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="it shows who waits for a lock")
+def test_two_who_claim_the_same_messages_in_opposite_order_do_not_wait_for_each_other() -> None:
+    requests = sorted((_request() for _ in range(3)), key=lambda each: each.message.invocation_id)
+    granted: list[uuid.UUID] = []
+    failures: list[Exception] = []
+
+    def claim(mine: list[ResolvedDelivery]) -> None:
+        try:
+            verdicts = holder.claim(mine, lease=LEASE, max_attempts=3)
+            granted.extend(id for id, verdict in verdicts.items() if isinstance(verdict, Claim))
+        except Exception as error:
+            failures.append(error)
+        connections.close_all()
+
+    threads = [threading.Thread(target=claim, args=(each,)) for each in (requests, requests[::-1])]
+    with transaction.atomic():
+        # What is between first and last is being inserted: each takes one of the two before it
+        # comes here, and wants the other afterwards.
+        between = requests[1].message.invocation_id
+        TaskRecord.objects.create(id=between, task_name="x", kwargs={}, status="RUNNING")
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: _waiting_for_a_lock() == 2)
+        transaction.set_rollback(True)
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert sorted(granted) == [request.message.invocation_id for request in requests]
+
+
+def _waiting_for_a_lock() -> int:
+    with connection.cursor() as cursor:
+        # Or a transaction would see no session that has begun since its first look.
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return int(cursor.fetchone()[0])
 
 
 @pytest.mark.parametrize("count", [1, 10, 100])
@@ -253,6 +313,28 @@ def test_a_result_that_the_database_refuses_fails_its_task_and_no_other(handle: 
 
 def is_mysql() -> bool:
     return connection.vendor == "mysql"
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite adds no constraint to a table")
+def test_of_ends_that_are_written_together_one_that_is_refused_takes_no_other_along(
+    handle: Handle,
+) -> None:
+    place = str(uuid.uuid4())
+    messages = [body(gated.meet_and_return, place=place, guests=4, value=each) for each in range(4)]
+    table = TaskRecord._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT no_one CHECK (result <> '1')")
+    try:
+        failures = handle(*messages)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT no_one")
+
+    records = [record_of(each) for each in messages]
+    assert failures == []
+    assert [each.status for each in records] == ["SUCCESS", "FAILED", "SUCCESS", "SUCCESS"]
+    assert [each.result for each in records] == [0, None, 2, 3]
+    assert "no_one" in (records[1].traceback or "")
 
 
 def test_of_calls_that_the_database_refuses_one_of_none_is_stored(queue: str) -> None:

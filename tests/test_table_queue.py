@@ -4,16 +4,20 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
+from django.utils import timezone
 
 from lambda_tasks import runtime
 from lambda_tasks.entrypoints.worker import Worker, worker_of
+from lambda_tasks.execution import leases
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.queues import database
-from tests.app import resuming, tasks
+from tests.app import gated, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S, Task, wait_for
 
@@ -104,6 +108,41 @@ def test_what_has_priority_runs_first_and_then_what_is_older(queue: str) -> None
         wait_for(lambda: Effect.objects.count() == 4)
 
     assert list(Effect.objects.order_by("pk").values_list("name", flat=True)) == list("abcd")
+
+
+def test_within_a_priority_the_oldest_is_the_first(queue: str) -> None:
+    ages = {"c": 1, "a": 3, "d": 0, "b": 2}
+    for name, hours in ages.items():
+        invocation = ain_table.execute_on_commit(name=name)
+        enqueued_at = timezone.now() - timedelta(hours=hours)
+        TaskRecord.objects.filter(id=invocation.id).update(enqueued_at=enqueued_at)
+
+    with transaction.atomic():
+        if connection.vendor == "postgresql":
+            # An index would bring them in their order whether that is asked for or not.
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL enable_indexscan = off")
+                cursor.execute("SET LOCAL enable_bitmapscan = off")
+        with runtime.current().table_queue.due(["table"], limit=3) as due:
+            names = [each.kwargs["name"] for each in due]
+
+    assert names == ["a", "b", "c"]
+
+
+def test_the_lease_of_what_runs_is_begun_anew_until_it_ends(
+    queue: str, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(leases, "EXTEND_EVERY_S", 0.1)
+    gate = tmp_path / "open"
+    invocation = gated.await_gate.using(queue="table").execute_on_commit(gate=gate)
+    records = TaskRecord.objects.filter(id=invocation.id)
+
+    with worker():
+        wait_for(lambda: records.filter(status="RUNNING").exists())
+        first = records.get().lease_until
+        wait_for(lambda: records.filter(lease_until__gt=first).exists(), timeout_s=60)
+        gate.touch()
+        wait_for(lambda: records.filter(status="SUCCESS").exists())
 
 
 def test_a_retry_and_a_payload_keep_their_priority(queue: str) -> None:
