@@ -1,15 +1,21 @@
-"""What a record needs to be outbox, queue, claim and result in one."""
+"""What a record needs to be outbox, queue, claim and result in one.
+
+If it is cut off, `migrate` goes on where it was, forwards and backwards: see `_repeatable`.
+"""
 
 import uuid
 from datetime import timedelta
 from typing import Any
 
-from django.db import migrations, models
-from django.db.models import F
+from django.db import migrations, models, transaction
+from django.db.models import Case, F, Value, When
+
+from . import _repeatable as repeatable
 
 RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
-LEASE_OF_OLD_RUNS = timedelta(minutes=15)
 STATUSES = ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "RETRYING", "CANCELLED"]
+# Words that django-lambda-tasks does not have.
+OURS_ALONE = ["QUEUED", "CANCELLED"]
 
 ADDED: dict[str, "models.Field[Any, Any]"] = {
     "queue": models.CharField(default="default", editable=False, max_length=255),
@@ -26,106 +32,122 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "run_after": models.DateTimeField(editable=False, null=True),
     "claim_token": models.UUIDField(editable=False, null=True),
     "lease_until": models.DateTimeField(editable=False, null=True),
+    "args": models.JSONField(editable=False, null=True),
+    "backend": models.CharField(editable=False, max_length=255, null=True),
+    "exception_class": models.TextField(editable=False, null=True),
+    "worker_ids": models.TextField(editable=False, null=True),
+}
+INDEXES = {
+    "taskrecord_enqueued": ["-enqueued_at"],
+    "taskrecord_status": ["status", "queue", "-priority", "enqueued_at"],
+    "taskrecord_task_name": ["task_name", "enqueued_at"],
+    "taskrecord_root": ["root_id"],
 }
 
 
+def what_becomes_of_old_runs() -> dict[str, Any]:
+    """What django-lambda-tasks left RUNNING has a lease, after which it is run again."""
+    return {"lease_until": F("start_time") + timedelta(minutes=15)}
+
+
 def adopt(apps: Any, schema_editor: Any) -> None:
-    """Bring the rows of django-lambda-tasks along; a run of its own that died can be redone."""
-    records = apps.get_model("lambda_tasks", "TaskRecord").objects.using(
-        schema_editor.connection.alias
-    )
-    for old, new in RENAMED.items():
-        records.filter(status=old).update(status=new)
-    records.update(
-        enqueued_at=F("start_time"), sent_at=F("start_time"), root_id=F("id"), n_attempts=1
-    )
-    records.filter(status="RUNNING").update(lease_until=F("start_time") + LEASE_OF_OLD_RUNS)
+    """Bring the rows of django-lambda-tasks along, each once."""
+    renamed = [When(status=old, then=Value(new)) for old, new in RENAMED.items()]
+    for rows in repeatable.chunks(_records(apps, schema_editor)):
+        with transaction.atomic(using=schema_editor.connection.alias):
+            # All that is written since has a root.
+            old = rows.filter(root_id=None)
+            old.filter(status="RUNNING").update(**what_becomes_of_old_runs())
+            old.update(
+                status=Case(*renamed, default=F("status")),
+                enqueued_at=F("start_time"),
+                sent_at=F("start_time"),
+                root_id=F("id"),
+                n_attempts=1,
+            )
 
 
 def give_back(apps: Any, schema_editor: Any) -> None:
-    """The way back: statuses that django-lambda-tasks has no word for go."""
-    records = apps.get_model("lambda_tasks", "TaskRecord").objects.using(
+    """The way back: statuses that django-lambda-tasks has no word for go.
+
+    When it is repeated, columns may be gone already: it speaks of the status alone.
+    """
+    records, connection = _records(apps, schema_editor), schema_editor.connection
+    for rows in repeatable.chunks(records):
+        for old, new in RENAMED.items():
+            rows.filter(status=new).update(status=old)
+    table = schema_editor.quote_name(records.model._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {table} WHERE status IN (%s, %s)", OURS_ALONE)  # noqa: S608
+
+
+def _records(apps: Any, schema_editor: Any) -> "models.QuerySet[Any]":
+    records: models.QuerySet[Any] = apps.get_model("lambda_tasks", "TaskRecord").objects.using(
         schema_editor.connection.alias
     )
-    for old, new in RENAMED.items():
-        records.filter(status=new).update(status=old)
-    records.filter(status__in=["QUEUED", "CANCELLED"]).delete()
-
-
-def drop_trigram_indexes(apps: Any, schema_editor: Any) -> None:
-    """django-lambda-tasks made two on PostgreSQL; they slow every write of a record."""
-    if schema_editor.connection.vendor == "postgresql":
-        for name in ("taskrecord_id_trgm", "taskrecord_kwargs_trgm"):
-            schema_editor.execute(f"DROP INDEX IF EXISTS {schema_editor.quote_name(name)}")
+    return records
 
 
 class Migration(migrations.Migration):
-    # PostgreSQL alters no table in a transaction that has just changed its rows.
+    # What is done stays done. And PostgreSQL alters no table in a transaction that has just
+    # changed its rows.
     atomic = False
 
     dependencies = [("lambda_tasks", "0001_django_lambda_tasks")]  # noqa: RUF012
 
     operations = [  # noqa: RUF012
-        migrations.RemoveConstraint(model_name="taskrecord", name="taskrecord_status_valid"),
-        migrations.RemoveIndex(model_name="taskrecord", name="lambda_task_task_na_f00cb7_idx"),
-        migrations.RemoveIndex(model_name="taskrecord", name="lambda_task_status_6901ee_idx"),
-        migrations.RemoveIndex(model_name="taskrecord", name="lambda_task_start_t_9caffc_idx"),
-        migrations.RunPython(drop_trigram_indexes, migrations.RunPython.noop),
-        migrations.AlterModelOptions(name="taskrecord", options={"ordering": ["-enqueued_at"]}),
-        migrations.AlterField(
-            model_name="taskrecord",
-            name="id",
-            field=models.UUIDField(
-                default=uuid.uuid4, editable=False, primary_key=True, serialize=False
-            ),
+        repeatable.RemoveCheck("taskrecord", "taskrecord_status_valid", word="SUCCEEDED"),
+        repeatable.RemoveIndex("taskrecord", "lambda_task_task_na_f00cb7_idx"),
+        repeatable.RemoveIndex("taskrecord", "lambda_task_status_6901ee_idx"),
+        repeatable.RemoveIndex("taskrecord", "lambda_task_start_t_9caffc_idx"),
+        # django-lambda-tasks made these on PostgreSQL; they slow every write of a record.
+        repeatable.DropIndex("taskrecord", "taskrecord_id_trgm"),
+        repeatable.DropIndex("taskrecord", "taskrecord_kwargs_trgm"),
+        # Defaults and choices are Django's own; SQLite's table would be rewritten for each.
+        migrations.SeparateDatabaseAndState(
+            state_operations=[
+                migrations.AlterModelOptions("taskrecord", {"ordering": ["-enqueued_at"]}),
+                migrations.AlterField(
+                    "taskrecord",
+                    "id",
+                    models.UUIDField(
+                        default=uuid.uuid4, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                migrations.AlterField(
+                    "taskrecord",
+                    "n_retries",
+                    models.PositiveSmallIntegerField(default=0, editable=False),
+                ),
+                migrations.AlterField(
+                    "taskrecord",
+                    "status",
+                    models.CharField(
+                        choices=[(status, status.capitalize()) for status in STATUSES],
+                        default="QUEUED",
+                        editable=False,
+                        max_length=10,
+                    ),
+                ),
+            ]
         ),
-        migrations.AlterField(
-            model_name="taskrecord",
-            name="n_retries",
-            field=models.PositiveSmallIntegerField(default=0, editable=False),
-        ),
-        migrations.AlterField(
-            model_name="taskrecord",
-            name="status",
-            field=models.CharField(
-                choices=[(status, status.capitalize()) for status in STATUSES],
-                default="QUEUED",
-                editable=False,
-                max_length=10,
-            ),
-        ),
+        *[repeatable.AddColumn("taskrecord", name, field) for name, field in ADDED.items()],
+        migrations.RunPython(adopt, give_back, hints={"model_name": "taskrecord"}),
         *[
-            migrations.AddField(model_name="taskrecord", name=name, field=field)
-            for name, field in ADDED.items()
+            repeatable.AddIndex("taskrecord", models.Index(fields=fields, name=name))
+            for name, fields in INDEXES.items()
         ],
-        migrations.RunPython(adopt, give_back),
-        migrations.AddIndex(
-            model_name="taskrecord",
-            index=models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),
-        ),
-        migrations.AddIndex(
-            model_name="taskrecord",
-            index=models.Index(
-                fields=["status", "queue", "-priority", "enqueued_at"], name="taskrecord_status"
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="taskrecord",
-            index=models.Index(fields=["task_name", "enqueued_at"], name="taskrecord_task_name"),
-        ),
-        migrations.AddIndex(
-            model_name="taskrecord",
-            index=models.Index(fields=["root_id"], name="taskrecord_root"),
-        ),
-        migrations.AddConstraint(
-            model_name="taskrecord",
-            constraint=models.CheckConstraint(
+        repeatable.AddCheck(
+            "taskrecord",
+            models.CheckConstraint(
                 condition=models.Q(status__in=STATUSES), name="taskrecord_status_valid"
             ),
+            word="QUEUED",
         ),
-        migrations.CreateModel(
-            name="SingletonLock",
-            fields=[
+        repeatable.ValidateCheck("taskrecord", "taskrecord_status_valid"),
+        repeatable.CreateTable(
+            "SingletonLock",
+            [
                 (
                     "key",
                     models.CharField(
@@ -136,4 +158,8 @@ class Migration(migrations.Migration):
                 ("held_until", models.DateTimeField(editable=False)),
             ],
         ),
+        # A record is written four times in its life, and the second time soon after the first, to
+        # note that it was sent. With room on its page that costs a fifth: no index has to learn
+        # of it.
+        repeatable.FillFactor("taskrecord", percent=50),
     ]
