@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from redis.exceptions import LockError, RedisError
 
 from lambda_tasks.core.batching import BatchLimits, take_batch
-from lambda_tasks.core.lifecycle import visibility_timeout_s
 from lambda_tasks.core.options import parse_options
 from lambda_tasks.core.retries import RetryRule, retry_id
 from lambda_tasks.errors import Continue, Retry
@@ -119,14 +118,3 @@ def test_a_delay_that_is_none_is_refused_where_it_is_raised(delay: Any) -> None:
         raise Retry(delay=delay)
     with pytest.raises(ValueError, match=r"delay is .* Use seconds, from 0 up"):
         raise Continue(None, delay=delay)
-
-
-@given(st.floats(-10, 43_200))
-def test_what_is_put_back_comes_not_too_early_and_a_second_too_late_at_most(
-    wait_s: float,
-) -> None:
-    assert max(wait_s, 0) <= visibility_timeout_s(wait_s) <= max(wait_s, 0) + 1
-
-
-def test_nothing_is_put_back_for_longer_than_sqs_can() -> None:
-    assert visibility_timeout_s(1e9) == 12 * 3600

@@ -1,0 +1,62 @@
+"""What an end writes into a record, whatever it is that ends it."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lambda_tasks.core.lifecycle import (
+    STATUS_OF,
+    Cancelled,
+    Continued,
+    Failed,
+    Outcome,
+    Raised,
+    Retried,
+    Succeeded,
+)
+from lambda_tasks.models import TaskRecord
+from lambda_tasks.records.finishes import finish, finished_columns
+
+RAISED = Raised("builtins.KeyError", "the traceback")
+RAISED_COLUMNS = {"exception_class": "builtins.KeyError", "traceback": "the traceback"}
+ENDS: list[tuple[Outcome | Cancelled, dict[str, Any]]] = [
+    (Succeeded(), {"status": "SUCCESS", "result": None}),
+    (Succeeded({"a": [1]}), {"status": "SUCCESS", "result": {"a": [1]}}),
+    (Succeeded(raised=RAISED), {"status": "SUCCESS", "result": None, **RAISED_COLUMNS}),
+    (Failed(RAISED), {"status": "FAILED", **RAISED_COLUMNS}),
+    (Retried(RAISED, timedelta(seconds=9)), {"status": "RETRYING", **RAISED_COLUMNS}),
+    (Continued({"page": 2}), {"status": "SUCCESS", "state": {"page": 2}}),
+    (Continued(None), {"status": "SUCCESS", "state": None}),
+    (Cancelled(), {"status": "CANCELLED"}),
+]
+
+
+@pytest.mark.parametrize(("outcome", "columns"), ENDS, ids=str)
+def test_each_end_writes_its_own_columns_and_no_others(
+    outcome: Outcome | Cancelled, columns: dict[str, Any]
+) -> None:
+    assert finished_columns(outcome) == columns
+
+
+def test_no_end_is_missing_here() -> None:
+    assert {type(outcome) for outcome, _ in ENDS} == set(STATUS_OF)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("outcome", "columns"), ENDS, ids=str)
+def test_every_end_also_writes_its_time_and_removes_the_secrets(
+    outcome: Outcome | Cancelled, columns: dict[str, Any]
+) -> None:
+    kept = {"result": "kept", "state": "kept", "exception_class": "kept", "traceback": "kept"}
+    given = {"task_name": "app.tasks.f", "kwargs": {}, "secrets": "encrypted", **kept}
+    ended, other = (TaskRecord.objects.create(**given) for _ in range(2))
+
+    assert finish(TaskRecord.objects.filter(id=ended.id), outcome) == 1
+
+    ended.refresh_from_db()
+    assert {name: getattr(ended, name) for name in ("status", *kept)} == {**kept, **columns}
+    assert ended.end_time is not None
+    assert ended.secrets is None
+    other.refresh_from_db()
+    assert (other.status, other.end_time, other.secrets) == ("QUEUED", None, "encrypted")
