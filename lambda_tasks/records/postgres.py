@@ -47,7 +47,8 @@ OPTIONAL_ENDS: Final = {
     "traceback": "text",
     "state": "jsonb",
 }
-"""Columns that the end of an attempt may leave as they are."""
+"""Columns that the end of an attempt may leave as they are. `has_result` says that there is one,
+which may be null."""
 
 ENDS: Final = {
     "id": "uuid",
@@ -55,6 +56,7 @@ ENDS: Final = {
     "status": "text",
     "ran_for_s": "double precision",
     **OPTIONAL_ENDS,
+    **{f"has_{name}": "boolean" for name in OPTIONAL_ENDS},
 }
 
 MAX_CHARACTERS: Final = 64 * 2**20
@@ -96,7 +98,8 @@ class PostgresStatements(PortableStatements):
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See PortableStatements."""
         optional = ", ".join(
-            f"{name} = COALESCE(given.{name}, record.{name})" for name in OPTIONAL_ENDS
+            f"{name} = CASE WHEN given.has_{name} THEN given.{name} ELSE record.{name} END"
+            for name in OPTIONAL_ENDS
         )
         began_at = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
         sql = (
@@ -168,11 +171,13 @@ class PostgresStatements(PortableStatements):
 
 
 def _end_row(end: End) -> Row:
+    columns = finished_columns(end.outcome)
     return {
         "id": end.claim.invocation_id,
         "claim_token": end.claim.token,
         "ran_for_s": None if end.ran_for is None else end.ran_for.total_seconds(),
-        **finished_columns(end.outcome),
+        **columns,
+        **{f"has_{name}": True for name in OPTIONAL_ENDS if name in columns},
     }
 
 
