@@ -125,8 +125,9 @@ def _register_snapshot_hooks(warm: LambdaHandler) -> None:
 def _is_the_function() -> bool:
     """This module is what Lambda starts, and no project's own that imports it; nor is this one of
     its worker processes."""
-    processes = sys.modules.get("multiprocessing.process")
-    if not IN_LAMBDA or (processes is not None and processes.parent_process() is not None):
+    multiprocessing = sys.modules.get("multiprocessing")
+    is_child = multiprocessing is not None and multiprocessing.parent_process() is not None
+    if not IN_LAMBDA or is_child:
         return False
     ours = f"{__name__}.{handler.__name__}"
     return os.environ.get("_HANDLER", ours).replace("/", ".") == ours

@@ -68,6 +68,14 @@ def test_a_task_that_raises_is_failed_and_its_writes_are_rolled_back(
     assert not Effect.objects.exists()
 
 
+def test_a_task_that_has_given_up_its_transaction_has_failed(handle: Handle) -> None:
+    message = body(tasks.give_up_the_transaction)
+
+    assert handle(message) == []
+
+    assert record_of(message).status == FAILED
+
+
 def test_without_atomic_the_writes_of_a_failed_task_stay(handle: Handle) -> None:
     message = body(tasks.write_and_fail_without_a_transaction, name="stays")
 

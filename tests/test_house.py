@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -89,6 +90,29 @@ def test_importing_the_handler_loads_neither_aws_nor_the_admin() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def test_only_the_functions_own_process_warms_up_as_it_imports_the_handler() -> None:
+    code = (
+        "import importlib, multiprocessing; "
+        "process = multiprocessing.get_context('spawn').Process("
+        "target=importlib.import_module, args=('lambda_tasks.handler',)); "
+        "process.start(); process.join(); print(process.exitcode); "
+        "import lambda_tasks.handler"
+    )
+    environment = {"AWS_LAMBDA_RUNTIME_API": "nowhere", "DJANGO_SETTINGS_MODULE": "are_not_there"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PACKAGE.parent,
+        env=os.environ | environment,
+    )
+
+    assert done.stdout.strip() == "0", done.stderr
+    assert "No module named 'are_not_there'" in done.stderr
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)

@@ -12,6 +12,7 @@ import aiobotocore.client
 import botocore
 import pytest
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -160,6 +161,27 @@ def test_an_unusual_client_goes_botocores_way(
     send(3)
 
     assert ways(proxy) == ["botocore"] * 3
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError])
+def test_a_client_that_is_made_in_another_way_goes_botocores_way(
+    proxy: FaultySqs, monkeypatch: Any, error: type[Exception]
+) -> None:
+    calls = []
+    original = AIOHTTPSession._get_session
+
+    async def get_session(self: Any, proxy_url: Any) -> Any:
+        calls.append(proxy_url)
+        if len(calls) == 1:  # ours, before the request is sent
+            raise error
+        return await original(self, proxy_url)
+
+    monkeypatch.setattr(AIOHTTPSession, "_get_session", get_session)
+
+    send(2)
+
+    assert len(calls) == 3
+    assert ways(proxy) == ["botocore"] * 2
 
 
 def test_who_traces_botocores_calls_sees_each(proxy: FaultySqs, monkeypatch: Any) -> None:

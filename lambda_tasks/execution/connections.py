@@ -10,7 +10,7 @@ import time
 import weakref
 from typing import Final
 
-from django.db import InterfaceError, OperationalError, connections
+from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 IDLE_S: Final = 5.0
@@ -45,7 +45,7 @@ def is_untouched(alias: str) -> bool:
     if connection.vendor != "postgresql" or connection.connection is None:
         return False
     has_begun = connection.connection.info.transaction_status != _IDLE
-    return not (has_begun or connection.needs_rollback or connection.run_on_commit)
+    return not (has_begun or transaction.get_rollback(alias) or connection.run_on_commit)
 
 
 def _has_word_from_server(connection: BaseDatabaseWrapper) -> bool:

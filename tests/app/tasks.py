@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pydantic
+from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
 from lambda_tasks import Retry, SoftTimeLimitExceeded, TaskContext, lambda_task, task_logger
@@ -365,6 +366,11 @@ async def aenqueue_another(*, name: str, fail: bool = False) -> None:
 @lambda_task(aliases=("gone.module.old_name",))
 def renamed() -> str:
     return "still found"
+
+
+@lambda_task
+async def give_up_the_transaction() -> None:
+    await sync_to_async(transaction.set_rollback)(True)
 
 
 @lambda_task

@@ -143,7 +143,7 @@ async def _http_session(client: Any, url: str) -> "ClientSession | None":
         if http._proxy_config.proxy_url_for(url) is None:
             session: ClientSession = await http._get_session(None)
             return session
-    except AttributeError:
+    except (AttributeError, TypeError):
         pass
     return None
 
