@@ -319,11 +319,11 @@ class FillFactor(OnPostgreSQL):
 
 def chunks(rows: "models.QuerySet[Any]") -> Iterator["models.QuerySet[Any]"]:
     """All rows, a range of primary keys at a time, so that none is locked for long."""
-    rows = rows.order_by("pk")
-    while ends := rows.values_list("pk", flat=True)[CHUNK - 1 : CHUNK]:
-        yield rows.filter(pk__lte=ends[0]).order_by()
-        rows = rows.filter(pk__gt=ends[0])
-    yield rows.order_by()
+    rows = left = rows.order_by()
+    while ends := left.order_by("pk").values_list("pk", flat=True)[CHUNK - 1 : CHUNK]:
+        yield left.filter(pk__lte=ends[0])
+        left = rows.filter(pk__gt=ends[0])
+    yield left
 
 
 def _has_default(connection: BaseDatabaseWrapper, model: Model, column: str) -> bool:
