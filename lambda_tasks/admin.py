@@ -56,7 +56,9 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     search_help_text = "An invocation's id, part of a task's name, or part of an argument."
     show_full_result_count = False
     actions = ("replay",)
-    fieldsets = tuple((title or None, {"fields": names}) for title, names in FIELDSETS.items())
+    fieldsets = tuple(  # pyright: ignore[reportAssignmentType] # a TypedDict of the stubs' own
+        (title or None, {"fields": names}) for title, names in FIELDSETS.items()
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TaskRecord]:
         """With the duration, so that the list can be ordered by it."""

@@ -156,8 +156,8 @@ def _on_a_laptop(values: dict[str, Any], endpoint: str) -> Settings:
         )
         for name, queue in chosen.items()
     }
-    modes = {"eager": False, "local_workers": 0, "noop_execution": False}
-    return Settings(**values | modes | {"aws": LOCAL_AWS})
+    values |= {"eager": False, "local_workers": 0, "noop_execution": False, "aws": LOCAL_AWS}
+    return Settings(**values)
 
 
 def _sqs_name(queue: str) -> str:

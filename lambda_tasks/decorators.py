@@ -63,7 +63,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         self._overrides = _Overrides()
         self.options = options
         self.name = f"{func.__module__}.{func.__qualname__}"
-        self.is_async = inspect.iscoroutinefunction(func)
+        self.is_async: bool = inspect.iscoroutinefunction(func)
         self.arguments = Arguments(func, takes_context=options.takes_context)
         if self.is_async:
             markcoroutinefunction(self)

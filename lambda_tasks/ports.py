@@ -30,9 +30,11 @@ class Transport(Protocol):
     @property
     def limits(self) -> BatchLimits:
         """What one request carries."""
+        ...
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
         """Send them in one request; for each, in order, None or why it was not accepted."""
+        ...
 
 
 class Outbox(Protocol):
@@ -41,6 +43,7 @@ class Outbox(Protocol):
     @property
     def alias(self) -> str:
         """The database that holds the records."""
+        ...
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """Store messages as QUEUED; one that is there already changes nothing."""
@@ -63,6 +66,7 @@ class Outbox(Protocol):
         among the dead letters, those of runs whose lease is over for `lost_for`, and those that
         were sent, and due, and not run in the time `waiting_for`.
         """
+        ...
 
 
 # The way in
@@ -74,6 +78,7 @@ class TaskCall(Protocol):
     @property
     def has_listeners(self) -> bool:
         """Whether started() and ended() do anything."""
+        ...
 
     def started(self) -> None:
         """It begins, on the thread of its connection and before its transaction."""
@@ -83,6 +88,7 @@ class TaskCall(Protocol):
 
     def ignores(self, error: BaseException) -> bool:
         """The task ends as SUCCESS all the same."""
+        ...
 
     def retry_delay_s(self, error: BaseException, *, jitter_s: float) -> float | None:
         """Seconds before another run; None where the error is the end."""
@@ -101,12 +107,14 @@ class Task(Protocol):
     @property
     def secret_names(self) -> frozenset[str]:
         """The parameters whose values are not for people's eyes."""
+        ...
 
     def check(self) -> None:
         """Raise TypeError where its declaration can't work."""
 
     def begin(self, message: Message, claim: Claim) -> TaskCall:
         """The run that a claimed message asks for; nothing has happened yet."""
+        ...
 
 
 class Resolve(Protocol):
@@ -117,6 +125,7 @@ class Resolve(Protocol):
 
         Raises UnknownTask.
         """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +199,7 @@ class Source(Protocol):
 
     async def receive(self, limit: int) -> Arriving:
         """Wait a while for up to `limit` deliveries; nothing where there are none."""
+        ...
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """Tell the queue what has become of a delivery, now or soon."""
@@ -207,6 +217,7 @@ class Claims(Protocol):
     @property
     def alias(self) -> str:
         """The database that holds the records."""
+        ...
 
     def claim(
         self, deliveries: Sequence[ResolvedDelivery], *, lease: timedelta, max_attempts: int
@@ -215,6 +226,7 @@ class Claims(Protocol):
 
         The verdicts are by invocation id, one for each.
         """
+        ...
 
     def finish(self, end: End, following: Outgoing | None = None) -> None:
         """Write the end of a run, and the QUEUED record of what follows it.
@@ -224,6 +236,7 @@ class Claims(Protocol):
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """Write the ends of runs; the invocation ids of those whose claim has held."""
+        ...
 
     def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
         """Give back what this claim holds, for another delivery to run; nothing where it is lost.
@@ -237,6 +250,7 @@ class Claims(Protocol):
 
     def lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """Those that no longer hold: cancelled, or taken over."""
+        ...
 
     def save_state(self, claim: Claim, state: object) -> None:
         """Keep what the run has saved. Raises LeaseLost where the claim no longer holds."""
@@ -254,6 +268,7 @@ class Lock(Protocol):
         Raises SingletonLockError where another holds it, SingletonLockUnknown where that can't
         be told.
         """
+        ...
 
 
 class LockTable(Protocol):
@@ -261,6 +276,7 @@ class LockTable(Protocol):
 
     def acquire(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
         """Take a lock, unless another holds it and its time is not over."""
+        ...
 
     def release(self, key: str, token: UUID) -> None:
         """Let go of a lock, if it is still this owner's."""
@@ -274,6 +290,7 @@ class Listener(Protocol):
 
     def fileno(self) -> int:
         """Readable when there is something to clear()."""
+        ...
 
     def clear(self) -> None:
         """Take what has been told. Raises the driver's error where the connection is gone."""
@@ -289,6 +306,7 @@ class TableQueue(Protocol):
         self, queues: Collection[str], *, limit: int
     ) -> AbstractContextManager[Sequence[Message]]:
         """What is to run now, by priority, then oldest first; nobody else gets it meanwhile."""
+        ...
 
     def listen(self) -> Listener | None:
         """Begin to hear of new records; None where the database can't tell."""

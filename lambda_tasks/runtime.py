@@ -60,7 +60,7 @@ class Runtime:
         """The records, as the way out needs them."""
         from .records.outbox import RecordOutbox
 
-        return RecordOutbox(conf.current)
+        return RecordOutbox(lambda: conf.current().table_queues)
 
     @cached_property
     def claims(self) -> "RecordClaims":
@@ -69,9 +69,9 @@ class Runtime:
 
         return RecordClaims(worker_id())
 
-    @cached_property
+    @property
     def table_queue(self) -> "RecordTableQueue":
-        """The records, as queues that are the table need them."""
+        """The records, as queues that are the table need them. It keeps nothing to keep it for."""
         from .records.table_queue import RecordTableQueue
 
         return RecordTableQueue()

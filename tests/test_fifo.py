@@ -46,7 +46,7 @@ def test_a_fifo_queue_gets_the_group_and_the_invocation_as_deduplication_id(
     sqs: LocalSqs, fifo: str
 ) -> None:
     ordered = tasks.leave_effect.using(queue="ordered", group_key="tenant-7")
-    payload = ordered.serialize(name="x") | {"queue": "ordered"}
+    payload: dict[str, Any] = ordered.serialize(name="x") | {"queue": "ordered"}
     for _ in range(2):
         SQSLambdaTask.model_validate(payload).execute_on_commit()
     tasks.add.using(queue="ordered").execute_on_commit(a=1)

@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -71,12 +71,15 @@ async def atyped(*, a: int) -> uuid.UUID:
 
 
 def test_a_type_checker_knows_the_arguments_and_the_result() -> None:
-    # What matters here is checked by mypy; a wrong argument must be an error to it.
+    # What matters here is checked by mypy and pyright; a wrong argument must be an error to it.
     def never(call: Callable[[], Any]) -> None:
         pass
 
+    async def await_one() -> None:
+        assert_type(await atyped(a=1), uuid.UUID)
+
     assert_type(typed(a=1), float)
-    never(lambda: assert_type(atyped(a=1), Coroutine[Any, Any, uuid.UUID]))
+    never(await_one)
     never(lambda: assert_type(typed.execute_on_commit(a=1), Invocation))
     never(lambda: typed.execute_on_commit(a="1"))  # type: ignore[arg-type]
     never(lambda: typed.execute_on_commit(a=1, c=2))  # type: ignore[call-arg]

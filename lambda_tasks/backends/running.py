@@ -43,7 +43,7 @@ class DjangoTaskRunner:
         self.django_task = task
         self.name: str = task.module_path
         self.options = options_of(task)
-        self.is_async = inspect.iscoroutinefunction(task.func)
+        self.is_async: bool = inspect.iscoroutinefunction(task.func)
 
     @property
     def secret_names(self) -> frozenset[str]:

@@ -29,9 +29,11 @@ class Sender(Protocol):
 
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """From a thread without an event loop."""
+        ...
 
     async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """See send()."""
+        ...
 
 
 class Enqueuer:

@@ -24,6 +24,7 @@ class Wiring(Protocol):
     @property
     def aws_options(self) -> Mapping[str, Any]:
         """LAMBDA_TASKS_AWS."""
+        ...
 
     @property
     def signing_key(self) -> str | None:
@@ -32,15 +33,19 @@ class Wiring(Protocol):
     @property
     def table_queue(self) -> TableQueue:
         """The records, as queues that are the table need them."""
+        ...
 
     def client(self, service: str, options: Mapping[str, Any]) -> AwsClient:
         """The client of a service; queues with the same options share it."""
+        ...
 
     def transport(self, queue: str) -> Transport:
         """The transport of another queue. Raises ImproperlyConfigured for an unknown one."""
+        ...
 
     def is_table(self, queue: str) -> bool:
         """Whether a queue is the table of the records."""
+        ...
 
     async def store(self, messages: Sequence[Outgoing]) -> None:
         """Write the QUEUED records of messages."""

@@ -70,7 +70,7 @@ class BatchQueue(Queue):
         return DirectBatchTransport(self.jobs(wiring), via_default) if self.direct else via_default
 
     @classmethod
-    def make_sources(cls, queues: Sequence[Self], wiring: Wiring, *, once: bool) -> list[Source]:
+    def make_sources(cls, queues: Sequence[Queue], wiring: Wiring, *, once: bool) -> list[Source]:
         """See Queue."""
         raise ImproperlyConfigured(
             f"The queue {queues[0].name!r} is AWS Batch's, whose jobs no worker consumes."
@@ -152,7 +152,7 @@ class JobQueue:
 class DirectBatchTransport:
     """Submits the jobs itself, those that are due."""
 
-    limits: Final = BatchLimits(max_entries=1, max_bytes=2**30)
+    limits = BatchLimits(max_entries=1, max_bytes=2**30)
 
     def __init__(self, jobs: JobQueue, if_delayed: Transport) -> None:
         self._jobs = jobs

@@ -78,7 +78,7 @@ class LocalQueue(DatabaseQueue):
 class DatabaseTransport:
     """Accepts everything, as the row is there."""
 
-    limits: Final = BatchLimits(max_entries=1000, max_bytes=2**30)
+    limits = BatchLimits(max_entries=1000, max_bytes=2**30)
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
         """Nothing to do."""

@@ -55,7 +55,9 @@ class SQSQueue(Queue):
         return SQSTransport(self.queue_url, self._client(wiring), wiring.signing_key)
 
     @classmethod
-    def make_sources(cls, queues: Sequence[Self], wiring: Wiring, *, once: bool) -> list[Source]:
+    def make_sources(  # pyright: ignore[reportIncompatibleMethodOverride] # queues of its own kind
+        cls, queues: Sequence[Self], wiring: Wiring, *, once: bool
+    ) -> list[Source]:
         """See Queue."""
         wait_s = ONCE_WAIT_S if once else WAIT_S
         return [SqsSource(each.queue_url, each._client(wiring), wait_s=wait_s) for each in queues]

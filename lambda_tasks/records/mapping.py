@@ -69,7 +69,7 @@ def claims_of(returned: Sequence[Sequence[Any]], token: UUID) -> dict[UUID, Clai
     """The claims that a statement with this token has returned, as rows of CLAIM_COLUMNS."""
     claims = {}
     for values in returned:
-        row = dict(zip(CLAIM_COLUMNS, values, strict=True))
+        row: dict[str, Any] = dict(zip(CLAIM_COLUMNS, values, strict=True))
         row["state"] = row["state"] and json.loads(row["state"])  # the ORM would have read it
         claims[row["id"]] = claim_of(row, token)
     return claims

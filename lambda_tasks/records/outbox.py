@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import Protocol
 
 from django.db.models import Q
 
@@ -15,19 +14,11 @@ from .encryption import UNAVAILABLE
 from .mapping import outgoing_of, queued_row, readable
 
 
-class HasTableQueues(Protocol):
-    """What the outbox needs of the settings."""
-
-    @property
-    def table_queues(self) -> Collection[str]:
-        """The names of the queues that are the table itself."""
-
-
 class RecordOutbox:
-    """See ports.Outbox. `settings` tell which queues are the table itself."""
+    """See ports.Outbox. `table_queues` tells the names of the queues that are the table itself."""
 
-    def __init__(self, settings: Callable[[], HasTableQueues]) -> None:
-        self._settings = settings
+    def __init__(self, table_queues: Callable[[], Collection[str]]) -> None:
+        self._table_queues = table_queues
 
     @property
     def alias(self) -> str:
@@ -40,7 +31,7 @@ class RecordOutbox:
 
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox. Where the queue is the table, workers that wait for it are woken."""
-        tables = self._settings().table_queues
+        tables = self._table_queues()
         sent = [each.message.invocation_id for each in messages if each.queue not in tables]
         if sent:
             statements().mark_sent(sent)
@@ -69,7 +60,7 @@ class RecordOutbox:
             )
             .annotate(now=Now())
             .exclude(secrets=UNAVAILABLE)
-            .exclude(queue__in=self._settings().table_queues)
+            .exclude(queue__in=self._table_queues())
             .order_by("enqueued_at")[:limit]
         )
         return [outgoing_of(message, due_in_s) for message, due_in_s in readable(records)]

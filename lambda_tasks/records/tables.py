@@ -34,10 +34,14 @@ class TaskStatus(models.TextChoices):
     CANCELLED = Status.CANCELLED.value
 
 
+Statuses = TaskStatus
+"""Within TaskRecord the other name is its own."""
+
+
 class TaskRecord(models.Model):
     """One invocation of a task: what was asked for, what became of it."""
 
-    TaskStatus: ClassVar[type[TaskStatus]] = TaskStatus
+    TaskStatus: ClassVar[type[Statuses]] = Statuses
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     task_name = models.CharField(max_length=255, editable=False)
@@ -103,7 +107,8 @@ class TaskRecord(models.Model):
     def cancel(self) -> bool:
         """Cancel this invocation; False where it is finished already. See RecordQuerySet."""
         alias = router.db_for_write(TaskRecord)
-        cancelled = TaskRecord.objects.using(alias).filter(id=self.pk).cancel()
+        own = TaskRecord.objects.using(alias).filter(id=self.pk)
+        cancelled = own.cancel()  # pyright: ignore[reportAttributeAccessIssue] # see all_records()
         self.refresh_from_db()
         return bool(cancelled)
 

@@ -78,10 +78,19 @@ class CapturingRuntime(Runtime):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sender: CapturingSender = CapturingSender()
-        self.enqueuer: CapturingEnqueuer = CapturingEnqueuer(self.outbox, self.sender)
+        _ = self.enqueuer  # now, as several threads may ask for it later
         executor = self.executor_of(_InlineLanes(), _InlineProcesses(self.make_attempt))
         self._events = EventHandler(self, executor)
+
+    @cached_property
+    def sender(self) -> CapturingSender:
+        """See Runtime."""
+        return CapturingSender()
+
+    @cached_property
+    def enqueuer(self) -> CapturingEnqueuer:
+        """See Runtime."""
+        return CapturingEnqueuer(self.outbox, self.sender)
 
     @cached_property
     def make_attempt(self) -> MakeAttempt:

@@ -2,9 +2,11 @@
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 from django.db import DatabaseError, connection
+from psycopg import sql
 
 from lambda_tasks import lambda_task
 from tests.app.models import Effect
@@ -15,7 +17,7 @@ def cut_connections(*, close_database: bool = False) -> None:
     with administrator() as server:
         name = connection.settings_dict["NAME"]
         if close_database:
-            server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            _allow_connections(server, name, "false")
         # Each waits for its end: its client can tell from then on.
         server.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s",
@@ -26,7 +28,14 @@ def cut_connections(*, close_database: bool = False) -> None:
 def open_database() -> None:
     with administrator() as server:
         name = connection.settings_dict["NAME"]
-        server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        _allow_connections(server, name, "true")
+
+
+def _allow_connections(
+    server: "psycopg.Connection[tuple[object, ...]]", name: str, value: Literal["true", "false"]
+) -> None:
+    statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    server.execute(statement.format(sql.Identifier(name), sql.SQL(value)))
 
 
 def administrator(dbname: str = "postgres") -> "psycopg.Connection[tuple[object, ...]]":

@@ -158,7 +158,7 @@ async def aend(*, cancelled: bool, context: TaskContext) -> None:
     """Cancelled meanwhile or not, which is said on a connection beside the task's own."""
 
     def cancel() -> None:
-        TaskRecord.objects.filter(id=context.invocation_id).cancel()
+        TaskRecord.objects.get(id=context.invocation_id).cancel()
         connections.close_all()
 
     if cancelled:

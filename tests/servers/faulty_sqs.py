@@ -252,7 +252,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     # One request a connection, so a lost answer is a closed connection and no more.
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] # only it makes one
     wbufsize = -1  # an answer in one packet: a second one would wait for the first one's receipt
 
     def do_POST(self) -> None:

@@ -259,7 +259,7 @@ class _RuntimeApi(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _RuntimeApi
+    server: _RuntimeApi  # pyright: ignore[reportIncompatibleVariableOverride] # only it makes one
     wbufsize = -1  # an answer in one packet: a second one would wait for the first one's receipt
 
     def do_GET(self) -> None:

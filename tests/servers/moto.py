@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 from botocore.session import get_session
 
 REGION = "us-east-1"
-CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+CREDENTIALS: dict[str, Any] = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 
 class Moto:

@@ -229,7 +229,7 @@ def client(sqs: LocalSqs, proxy: FaultySqs) -> Iterator[Client]:
     from botocore.config import Config
     from botocore.session import get_session
 
-    options = sqs.client_options | {"endpoint_url": proxy.endpoint_url}
+    options: dict[str, Any] = sqs.client_options | {"endpoint_url": proxy.endpoint_url}
     config = Config(retries={"total_max_attempts": 1}, read_timeout=4, connect_timeout=4)
     client = get_session().create_client("sqs", config=config, **options)
     yield client
