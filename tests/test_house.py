@@ -63,21 +63,6 @@ def test_the_public_names_are_there() -> None:
     assert all(hasattr(lambda_tasks, name) for name in lambda_tasks.__all__)
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "from lambda_tasks.decorators import lambda_task",
-        "from lambda_tasks.models import TaskRecord, SQSLambdaTask, SQSLambdaTaskMessage",
-        "from lambda_tasks.timeouts import SoftTimeLimitExceeded, HardTimeLimitExceeded",
-        "from lambda_tasks.logging import task_logger",
-        "from lambda_tasks.tasks import cleanup_task_records",
-        "from lambda_tasks.handler import handler",
-    ],
-)
-def test_the_predecessors_import_paths_stay(statement: str) -> None:
-    exec(statement)
-
-
 def test_importing_the_handler_loads_neither_aws_nor_the_admin() -> None:
     code = (
         "import sys, lambda_tasks.handler; "
