@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,42 @@ def test_every_window_of_the_fault_table_names_tests_that_are_there() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         ]
         assert name in functions, f"{path} has no {name}"
+
+
+Floor = tuple[list[str], bool]
+"""Rooms that stand side by side, and whether they know nothing of each other."""
+
+
+def _floors_of_the_contract() -> list[Floor]:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    [contract] = [
+        each for each in project["tool"]["importlinter"]["contracts"] if each["type"] == "layers"
+    ]
+    return [(re.findall(r"\w+", floor), "|" in floor) for floor in contract["layers"]]
+
+
+def _floors_of_the_picture() -> list[Floor]:
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+    picture = text.partition("## The floors")[2].split("```")[1]
+    # What a floor is for stands in a column of its own, after its rooms.
+    lines = [line.rstrip() for line in picture.strip("\n").splitlines()]
+    words_begin = len(lines[0]) - len(lines[0].rsplit("  ", 1)[1].lstrip())
+    floors = []
+    for line in lines:
+        rooms, words = line[:words_begin], line[words_begin:]
+        assert rooms.endswith(" "), line
+        assert not words.startswith(" "), line
+        floors.append((re.findall(r"\w+", rooms), "|" in rooms))
+    return floors
+
+
+def test_the_picture_of_the_floors_is_the_contract_that_imports_are_held_to() -> None:
+    contract = _floors_of_the_contract()
+
+    assert _floors_of_the_picture() == contract
+    rooms = {room for floor, _ in contract for room in floor}
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms == there - {"__init__", "__pycache__", "migrations"}
 
 
 def test_the_public_names_are_there() -> None:
