@@ -403,6 +403,8 @@ def test_a_lost_run_that_must_not_be_repeated_is_not_claimed(sql: PortableStatem
     assert _read(lost) == before
     _assert_returned_as_stored(claims, {queued, repeatable})
     assert [_read(id)["status"] for id in (queued, repeatable)] == ["RUNNING"] * 2
+    sql.claim([lost], [lost], TERMS)
+    assert _read(lost)["claim_token"] == OURS, "by another task's leave"
 
 
 def test_what_was_not_asked_for_is_not_claimed(sql: PortableStatements) -> None:

@@ -185,8 +185,6 @@ class RemoveCheck(LooksFirst, migrations.RemoveConstraint):
 class AddCheck(LooksFirst, migrations.AddConstraint):
     """On PostgreSQL it holds for what is written from now on, until ValidateCheck."""
 
-    constraint: models.CheckConstraint
-
     def __init__(self, model_name: str, constraint: models.CheckConstraint, word: str) -> None:
         super().__init__(model_name=model_name, constraint=constraint)
         self.word = word
