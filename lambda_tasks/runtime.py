@@ -273,7 +273,7 @@ def work_in_a_process(pipe: "Connection") -> None:
     from .execution.worker_process import serve
 
     limit_memory()
-    serve(pipe, current().make_attempt)
+    serve(pipe, lambda: current().make_attempt)
 
 
 def close() -> None:

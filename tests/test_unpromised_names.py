@@ -32,6 +32,9 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.core.management.base import BaseCommand, OutputWrapper
 from django.db import DatabaseError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.state import ProjectState
 from django.db.models.sql import UpdateQuery
 from django.db.transaction import mark_for_rollback_on_error
 from django.utils import timezone
@@ -76,10 +79,14 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
         "tests/test_enqueue.py::test_it_works_under_capture_on_commit_callbacks"
     ),
     ("ministack.app",): "tests/test_local_sqs.py::test_a_message_that_is_sent_can_be_received",
+    (
+        "collect_sql", "deferred_sql", "introspection", "get_constraints", "get_table_description",
+        "table_names", "supports_table_check_constraints", "allow_migrate_model", "concurrently",
+    ): "tests/test_migrations.py::test_cut_off_after_each_single_change_it_gets_there",
     ("quote_name",): (
         "tests/test_migrations.py::test_the_predecessors_rows_come_along_and_can_go_back"
     ),
-}
+}  # fmt: skip
 """Tests that stand elsewhere, and fail where these names are gone."""
 
 
@@ -307,6 +314,12 @@ def _connections_have_one_base() -> None:
     assert isinstance(connection(), BaseDatabaseWrapper)
     used_at = weakref.WeakKeyDictionary({connection(): 1.0})
     assert used_at[connection()] == 1.0
+
+
+@needed("BaseDatabaseSchemaEditor", "ProjectState")
+def _migrations_are_done_by_schema_editors() -> None:
+    assert isinstance(connection().schema_editor(), BaseDatabaseSchemaEditor)
+    assert isinstance(MigrationExecutor(connection()).loader.project_state(), ProjectState)
 
 
 # Django's ORM

@@ -5,6 +5,7 @@ Imported by the fork server before it forks, so that every child starts with the
 
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import django
@@ -29,14 +30,15 @@ def prepare() -> None:
     connections.close_all()
 
 
-def serve(pipe: Connection, make_attempt: MakeAttempt) -> None:
-    """Run jobs until the other end closes."""
+def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
+    """Make runs until the other end closes. `wire` is called once the project is loaded."""
     # A group of its own: whatever a task has started goes with it when it is killed.
     os.setpgid(0, 0)
     # Ctrl+C at a terminal is for the parent, which ends its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prepare()
+    make_attempt = wire()
     while True:
         try:
             run: Run = pipe.recv()
