@@ -5,6 +5,8 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import uuid
 from contextlib import suppress
@@ -746,3 +748,22 @@ def test_a_handler_that_async_code_has_called_first_serves_others_too(handle: Ha
     assert handle(body(tasks.aadd, a=2)) == []
     assert handle(second) == []
     assert "WorkerProcessDied" in (record_of(second).traceback or "")
+
+
+def test_a_fork_server_that_does_not_know_the_project_is_no_obstacle(handle: Handle) -> None:
+    message = body(tasks.add, a=1)
+    code = f"""
+import multiprocessing
+multiprocessing.get_context("forkserver").Process(target=print).start()
+from lambda_tasks import handler
+from lambda_tasks.local import LambdaContext
+print(handler.handler({sqs_event(message)!r}, LambdaContext()))
+handler.close()
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+
+    assert "{'batchItemFailures': []}" in done.stdout, done.stderr
+    assert record_of(message).status == "SUCCESS"
