@@ -35,7 +35,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.state import ProjectState
-from django.db.models.sql import UpdateQuery
+from django.db.models.sql import InsertQuery, UpdateQuery
 from django.db.transaction import mark_for_rollback_on_error
 from django.utils import timezone
 from django.utils.asyncio import async_unsafe
@@ -323,6 +323,16 @@ def _migrations_are_done_by_schema_editors() -> None:
 
 
 # Django's ORM
+
+
+@needed("InsertQuery", "insert_values")
+def _the_orm_composes_an_insert() -> None:
+    query: Any = InsertQuery(TaskRecord)
+    query.insert_values(TaskRecord._meta.concrete_fields, [TaskRecord(task_name="f", kwargs={})])
+    (sql, params), *others = query.get_compiler("default").as_sql()
+    assert sql.startswith("INSERT INTO ")
+    assert "f" in params
+    assert not others
 
 
 @needed("UpdateQuery", "chain", "add_update_values", "clear_ordering", "get_compiler")

@@ -20,7 +20,7 @@ from ..core.lifecycle import Claim, End, Status
 from . import finishes
 from .clock import Now
 from .mapping import CLAIM_COLUMNS, Row, claims_of
-from .statements import Composed, Slot, Statements, update
+from .statements import Composed, Slot, Statements, execute, insert, update
 from .tables import TaskRecord
 
 EARLY_DELIVERY: Final = timedelta(seconds=1)
@@ -171,8 +171,9 @@ class PortableStatements:
     def _create(self, records: Sequence[TaskRecord]) -> None:
         """Insert records, but for those that are there already."""
         if self.connection.vendor == "mysql":
-            # MySQL's way to ignore conflicts also passes over whatever it refuses.
-            self._records.bulk_create(records, update_conflicts=True, update_fields=["task_name"])
+            # MySQL's INSERT IGNORE also passes over whatever it refuses.
+            sql, params = insert(records, self.alias)
+            execute(self.connection, f"{sql} ON DUPLICATE KEY UPDATE id = id", params)
         else:
             self._records.bulk_create(records, ignore_conflicts=True)
 

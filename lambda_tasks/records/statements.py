@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Expression, QuerySet
-from django.db.models.sql import UpdateQuery
+from django.db.models import Expression, Model, QuerySet
+from django.db.models.sql import InsertQuery, UpdateQuery
 from django.db.transaction import mark_for_rollback_on_error
 
 MOST_KEPT: Final = 256
@@ -82,6 +82,15 @@ def execute(
     with mark_for_rollback_on_error(connection.alias), connection.cursor() as cursor:
         cursor.execute(sql + returning, params)
         return cursor.rowcount, cursor.fetchall() if returning else []
+
+
+def insert(records: Sequence[Model], alias: str) -> Composed:
+    """The statement that inserts these records, which is not executed."""
+    model = type(records[0])
+    query = InsertQuery(model)
+    query.insert_values(model._meta.concrete_fields, list(records))
+    ((sql, params),) = query.get_compiler(alias).as_sql()
+    return sql, params
 
 
 def update(records: "QuerySet[Any]", values: Mapping[str, Any]) -> Composed:
