@@ -134,10 +134,10 @@ class Runtime:
             self._by_queue[queue] = settings.queue(queue).make_transport(self)
         return self._by_queue[queue]
 
-    def client(self, service: str, options: Mapping[str, Any]) -> AwsClient:
+    def client(self, service: str, options: Mapping[str, Any], *, waits_s: float = 0) -> AwsClient:
         """See queues.base.Wiring."""
-        key = f"{service} {sorted(options.items(), key=lambda item: item[0])!r}"
-        return self._clients.setdefault(key, AwsClient(service, options))
+        key = f"{service} {waits_s} {sorted(options.items(), key=lambda item: item[0])!r}"
+        return self._clients.setdefault(key, AwsClient(service, options, waits_s=waits_s))
 
     def is_table(self, queue: str) -> bool:
         """See queues.base.Wiring."""

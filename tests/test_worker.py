@@ -21,10 +21,11 @@ from django.utils import timezone
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues import sqs_deliveries as sources
+from lambda_tasks.queues.aws.client import READ_TIMEOUT_S
 from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S, Task, wait_for
-from tests.servers import FaultySqs
+from tests.servers import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -249,6 +250,43 @@ def test_what_runs_for_long_stays_invisible(sqs: LocalSqs, queue: str) -> None:
         assert proxy.requests["ChangeMessageVisibilityBatch"] >= 4
     assert sources.VISIBILITY_S >= 3 * sources.HEARTBEAT_S
     assert (statuses(), TaskRecord.objects.get().n_attempts) == (["SUCCESS"], 1)
+
+
+def test_a_quiet_queue_is_polled_for_as_long_as_sqs_waits(sqs: LocalSqs, queue: str) -> None:
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        url = queue.replace(sqs.endpoint_url, proxy.endpoint_url)
+        with worker(url, "--queue", "default", logs=True) as process:
+            proxy.requests.wait_for("ReceiveMessage", timeout_s=PATIENCE_S)
+            time.sleep(READ_TIMEOUT_S + 2)  # for longer than any other answer is waited for
+
+            tasks.aadd_direct.execute_on_commit(a=1)
+            wait_for(lambda: statuses() == ["SUCCESS"])
+
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=PATIENCE_S)
+    assert "can't be read" not in output
+    assert proxy.requests["ReceiveMessage"] <= 2
+
+
+def test_a_message_that_comes_again_while_it_runs_costs_no_place(
+    sqs: LocalSqs, queue: str
+) -> None:
+    resuming.leave_effect_and_wait.using(queue="default").execute_on_commit(seconds=3)
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        proxy.inject(Fault.delivered_twice())
+        url = queue.replace(sqs.endpoint_url, proxy.endpoint_url)
+        arguments = ("--queue", "default", "--concurrency", "1", "--processes", "1")
+        with worker(url, *arguments, logs=True) as process:
+            wait_for(lambda: statuses() == ["SUCCESS"])
+            tasks.aadd_direct.execute_many_on_commit([{"a": number} for number in range(5)])
+            wait_for(lambda: statuses() == ["SUCCESS"] * 6)
+
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0, output
+    assert "come back by themselves" not in output
+    assert "6 done, 0 given back" in output, output
 
 
 @pytest.mark.parametrize(

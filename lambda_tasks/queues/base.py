@@ -35,9 +35,11 @@ class Wiring(Protocol):
         """The records, as queues that are the table need them."""
         ...
 
-    def client(self, service: str, options: Mapping[str, Any]) -> AwsClient:
-        """The client of a service; queues with the same options share it."""
-        ...
+    def client(self, service: str, options: Mapping[str, Any], *, waits_s: float = 0) -> AwsClient:
+        """The client of a service; queues with the same options share it.
+
+        `waits_s` is how long the service itself may wait before it answers, in a long poll.
+        """
 
     def transport(self, queue: str) -> Transport:
         """The transport of another queue. Raises ImproperlyConfigured for an unknown one."""

@@ -60,7 +60,15 @@ class SQSQueue(Queue):
     ) -> list[Source]:
         """See Queue."""
         wait_s = ONCE_WAIT_S if once else WAIT_S
-        return [SqsSource(each.queue_url, each._client(wiring), wait_s=wait_s) for each in queues]
+        return [
+            SqsSource(
+                each.queue_url,
+                each._client(wiring),
+                polls=each._client(wiring, waits_s=wait_s),
+                wait_s=wait_s,
+            )
+            for each in queues
+        ]
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
@@ -80,8 +88,9 @@ class SQSQueue(Queue):
             VisibilityTimeout=visibility_timeout_s(seconds),
         )
 
-    def _client(self, wiring: Wiring) -> AwsClient:
-        return wiring.client("sqs", client_options(self.queue_url, wiring.aws_options))
+    def _client(self, wiring: Wiring, *, waits_s: float = 0) -> AwsClient:
+        options = client_options(self.queue_url, wiring.aws_options)
+        return wiring.client("sqs", options, waits_s=waits_s)
 
 
 class SQSTransport:

@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, Final
 
 from ..core.lifecycle import visibility_timeout_s
@@ -36,14 +38,17 @@ DELETE_WITHIN_S: Final = 0.05
 class SqsSource:
     """See Source: long polls, heartbeats while a task runs, deletes in batches.
 
-    `wait_s` is for how long a poll of an empty queue lasts.
+    `wait_s` is for how long a poll of an empty queue lasts; `polls` is a client that waits as long.
     """
 
-    def __init__(self, queue_url: str, client: AwsClient, *, wait_s: int = WAIT_S) -> None:
+    def __init__(
+        self, queue_url: str, client: AwsClient, *, polls: AwsClient, wait_s: int = WAIT_S
+    ) -> None:
         self._queue_url = queue_url
         self._wait_s = wait_s
         self._name = queue_name(queue_url)
         self._client = client
+        self._polls = polls
         self._receipts: dict[str, str] = {}
         self._finished: dict[str, str] = {}
         self._requests: set[asyncio.Task[None]] = set()
@@ -54,7 +59,7 @@ class SqsSource:
         """See Source."""
         if self._heart is None:
             self._heart = asyncio.ensure_future(self._beat())
-        answer = await self._client.call(
+        answer = await self._polls.call(
             "receive_message",
             QueueUrl=self._queue_url,
             MaxNumberOfMessages=min(limit, REQUEST_LIMIT),
@@ -62,16 +67,7 @@ class SqsSource:
             VisibilityTimeout=VISIBILITY_S,
             MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
         )
-        messages = answer.get("Messages") or []
-        self._receipts |= {each["MessageId"]: each["ReceiptHandle"] for each in messages}
-        return nullcontext(
-            [
-                delivery_of(
-                    each["MessageId"], each["Body"], each.get("Attributes"), queue=self._name
-                )
-                for each in messages
-            ]
-        )
+        return nullcontext([self._received(each) for each in answer.get("Messages") or []])
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """See Source."""
@@ -96,6 +92,18 @@ class SqsSource:
             self._heart.cancel()
         while self._requests:
             await asyncio.wait(self._requests)
+
+    def _received(self, message: Mapping[str, Any]) -> Delivery:
+        """A delivery under an id of its own: SQS may deliver a message while it still runs."""
+        id = message["MessageId"]
+        repeats = count(2)
+        while id in self._receipts:
+            id = f"{message['MessageId']}_{next(repeats)}"
+        self._receipts[id] = message["ReceiptHandle"]
+        delivery = delivery_of(
+            message["MessageId"], message["Body"], message.get("Attributes"), queue=self._name
+        )
+        return replace(delivery, id=id)
 
     def _begin(self, request: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.ensure_future(request)

@@ -43,10 +43,14 @@ class RequestFailed(Exception):
 
 
 class AwsClient:
-    """A client of one service, opened at first use, on the loop that uses it."""
+    """A client of one service, opened at first use, on the loop that uses it.
 
-    def __init__(self, service: str, options: Mapping[str, Any]) -> None:
+    `waits_s` is how long the service itself may wait before it answers, in a long poll.
+    """
+
+    def __init__(self, service: str, options: Mapping[str, Any], *, waits_s: float = 0) -> None:
         self._service = service
+        self._waits_s = waits_s
         self._options = dict(options)
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
@@ -91,7 +95,7 @@ class AwsClient:
             session.set_credentials(*(options.pop(key, None) for key in keys))
         config = AioConfig(
             connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S + self._waits_s,
             max_pool_connections=MAX_IN_FLIGHT,
             # The dispatcher tries again, entry by entry; here a second attempt is for a
             # connection that went stale while the process slept.
