@@ -4,7 +4,6 @@ Everything here is made at first use, and anew after a fork: a child must share 
 loop nor the sockets of its parent.
 """
 
-import asyncio
 import atexit
 import os
 import socket
@@ -25,6 +24,7 @@ from .enqueue.modes import ModeSender
 from .enqueue.on_commit import Enqueuer, Sender
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
+from .own_threads import in_own_thread
 from .ports import Transport
 from .queues.aws.client import AwsClient
 
@@ -200,7 +200,7 @@ class Runtime:
     async def aclose(self) -> None:
         """See close(). For callers that have lent the portal their loop."""
         await self.disconnect()
-        await asyncio.to_thread(self.portal.close)
+        await in_own_thread(self.portal.close)
 
     async def _drain(self) -> None:
         await self.dispatcher.drain()

@@ -87,7 +87,7 @@ def test_what_the_answer_does_not_mention_may_yet_be_accepted(answer: dict[str, 
 def test_what_is_held_for_less_than_a_second_does_not_come_back_at_once() -> None:
     client: Any = PlayedClient({})
     queue = SQSQueue("default", "https://sqs.eu-west-1.amazonaws.com/1/default")
-    wiring: Any = SimpleNamespace(aws_options={}, client=lambda service, options: client)
+    wiring: Any = SimpleNamespace(aws_options={}, client=lambda service, options, **rest: client)
 
     asyncio.run(queue.postpone(wiring, "handle", 0.2))
 

@@ -5,6 +5,7 @@ gathers with others while more are. All of it runs on one event loop, so there a
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from ..core.message import Outgoing
 from ..ports import SendFailure, Transport
 from .in_flight import InFlightLimit
 
+logger = logging.getLogger("lambda_tasks")
+
 EAGER_IN_FLIGHT: Final = 4
 """Below so many requests in flight a batch leaves although it is not full. One would make a
 single slow request hold up everybody; many would make requests of one message each."""
@@ -26,6 +29,16 @@ BUFFER_LIMIT: Final = 10_000
 """Messages that wait or are in flight before callers have to wait."""
 
 SEND_ATTEMPTS: Final = 4
+GIVE_UP_S: Final = 9.5
+"""After so long without a message that its queue accepts, a caller is told of a failure."""
+
+GIVE_UP_STORED_S: Final = 2.0
+"""The same where all messages are stored: they are left to the relay, and the caller goes on."""
+
+LOOK_EVERY_S: Final = 0.25
+
+DRAIN_S: Final = 10.0
+
 FIRST_BACKOFF_S: Final = 0.1
 """Before the second attempt; four times that before the third, and so on, with jitter."""
 
@@ -42,11 +55,18 @@ class Stats:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One caller's messages: how many are still open, and what failed."""
+    """One caller's messages: which are still open, and what failed."""
 
-    open: int
     done: "asyncio.Future[None]"
+    give_up_s: float
+    began_at: float
+    open: "set[_Entry]" = field(default_factory=set)
     failures: dict[UUID, str] = field(default_factory=dict)
+
+    def progressed_at(self) -> float:
+        """When one of its queues has last accepted something, or it began; in the loop's time."""
+        streams = {entry.stream for entry in self.open if entry.stream is not None}
+        return max([self.began_at, *(stream.accepted_at for stream in streams)])
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +74,9 @@ class _Entry:
     outgoing: Outgoing
     call: _Call
     attempt: int = 1
+    stream: "_Stream | None" = None
+    is_given_up: bool = False
+    """Nobody waits for it any more: it is not sent again."""
 
 
 class Dispatcher:
@@ -72,6 +95,8 @@ class Dispatcher:
         self._first_backoff_s = first_backoff_s
         self._streams: dict[Transport, _Stream] = {}
         self._open = 0
+        self._calls: set[_Call] = set()
+        self._is_looking = False
         self._room: list[asyncio.Future[None]] = []
         self._idle: list[asyncio.Future[None]] = []
 
@@ -86,23 +111,33 @@ class Dispatcher:
         """
         if not messages:
             return {}
-        call = _Call(open=len(messages), done=asyncio.get_running_loop().create_future())
-        for start in range(0, len(messages), self._buffer_limit):
-            part = messages[start : start + self._buffer_limit]
-            if self._open >= self._buffer_limit:
-                await self._wait_for_room()
-            self._open += len(part)
-            for outgoing in part:
-                self._add(_Entry(outgoing, call))
-        await call.done
+        loop = asyncio.get_running_loop()
+        are_stored = all(outgoing.message.durable for outgoing in messages)
+        give_up_s = GIVE_UP_STORED_S if are_stored else GIVE_UP_S
+        call = _Call(loop.create_future(), give_up_s, began_at=loop.time())
+        entries = [_Entry(outgoing, call) for outgoing in messages]
+        call.open.update(entries)
+        self._calls.add(call)
+        if not self._is_looking:
+            self._is_looking = True
+            loop.call_later(LOOK_EVERY_S, self._look_at_calls)
+        try:
+            await self._add_all(entries, call)
+            await call.done
+        finally:
+            self._calls.discard(call)
         return call.failures
 
-    async def drain(self) -> None:
-        """Wait until nothing is open."""
-        while self._open:
-            idle = asyncio.get_running_loop().create_future()
-            self._idle.append(idle)
-            await idle
+    async def drain(self, *, within_s: float = DRAIN_S) -> None:
+        """Wait until nothing is open, for so long at most; what is stored is safe."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self._open:
+                    idle = asyncio.get_running_loop().create_future()
+                    self._idle.append(idle)
+                    await idle
+        except TimeoutError:
+            logger.warning("%d messages are not sent at the end of this process.", self._open)
 
     def backoff_s(self, attempt: int) -> float:
         """Seconds to wait after this attempt, the first being 1."""
@@ -116,7 +151,7 @@ class Dispatcher:
         else:
             self.stats.failed += 1
             call.failures[entry.outgoing.message.invocation_id] = failure.reason
-        call.open -= 1
+        call.open.discard(entry)
         if not call.open and not call.done.done():
             call.done.set_result(None)
         self._open -= 1
@@ -124,6 +159,18 @@ class Dispatcher:
             _wake(self._room)
         if self._idle and not self._open:
             _wake(self._idle)
+
+    async def _add_all(self, entries: Sequence[_Entry], call: _Call) -> None:
+        """In parts that the buffer has room for; no more once the caller is told of a failure."""
+        for start in range(0, len(entries), self._buffer_limit):
+            if self._open >= self._buffer_limit:
+                await self._wait_for_room(call)
+            if call.done.done():
+                return
+            part = entries[start : start + self._buffer_limit]
+            self._open += len(part)
+            for entry in part:
+                self._add(entry)
 
     def _add(self, entry: _Entry) -> None:
         try:
@@ -134,13 +181,35 @@ class Dispatcher:
             return
         if transport not in self._streams:
             self._streams[transport] = _Stream(self, transport)
-        self._streams[transport].add(entry)
+        entry.stream = self._streams[transport]
+        entry.stream.add(entry)
 
-    async def _wait_for_room(self) -> None:
-        while self._open >= self._buffer_limit:
+    def _look_at_calls(self) -> None:
+        """Give up those whose queues accept nothing any more; again while somebody waits."""
+        loop = asyncio.get_running_loop()
+        for call in list(self._calls):
+            if loop.time() - call.progressed_at() > call.give_up_s:
+                self._give_up(call)
+        self._is_looking = bool(self._calls)
+        if self._is_looking:
+            loop.call_later(LOOK_EVERY_S, self._look_at_calls)
+
+    def _give_up(self, call: _Call) -> None:
+        """Tell the caller that what is open was not accepted; what is on its way may be yet."""
+        reason = f"its queue has accepted nothing for {call.give_up_s:g} s"
+        for entry in call.open:
+            entry.is_given_up = True
+            call.failures[entry.outgoing.message.invocation_id] = reason
+            if entry.stream is not None:
+                entry.stream.has_given_up = True
+        if not call.done.done():
+            call.done.set_result(None)
+
+    async def _wait_for_room(self, call: _Call) -> None:
+        while self._open >= self._buffer_limit and not call.done.done():
             room = asyncio.get_running_loop().create_future()
             self._room.append(room)
-            await room
+            await asyncio.wait([room, call.done], return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Stream:
@@ -148,6 +217,8 @@ class _Stream:
 
     def __init__(self, dispatcher: Dispatcher, transport: Transport) -> None:
         self.in_flight = 0
+        self.accepted_at = 0.0
+        self.has_given_up = False
         self._dispatcher = dispatcher
         self._transport = transport
         self._pending: deque[_Entry] = deque()
@@ -166,6 +237,8 @@ class _Stream:
 
     def _pump(self) -> None:
         self._is_pumping = False
+        if self.has_given_up:
+            self._drop_given_up()
         while self._may_start():
             batch = take_batch(self._pending, self._transport.limits, size_bytes=_size_bytes)
             self.in_flight += 1
@@ -175,6 +248,13 @@ class _Stream:
             )
             self._requests.add(request)
             request.add_done_callback(self._requests.discard)
+
+    def _drop_given_up(self) -> None:
+        self.has_given_up = False
+        given_up = [entry for entry in self._pending if entry.is_given_up]
+        self._pending = deque(entry for entry in self._pending if not entry.is_given_up)
+        for entry in given_up:
+            self._dispatcher.settle(entry, GIVEN_UP)
 
     def _may_start(self) -> bool:
         limits = self._transport.limits
@@ -198,7 +278,10 @@ class _Stream:
         self.in_flight -= 1
         again = []
         for entry, failure in zip(batch, failures, strict=True):
-            if failure is None or not failure.retryable or entry.attempt >= SEND_ATTEMPTS:
+            is_last = entry.attempt >= SEND_ATTEMPTS or entry.is_given_up
+            if failure is None:
+                self.accepted_at = asyncio.get_running_loop().time()
+            if failure is None or not failure.retryable or is_last:
                 self._dispatcher.settle(entry, failure)
             else:
                 again.append(entry)
@@ -224,6 +307,9 @@ class _Stream:
     def _resume(self) -> None:
         self._is_paused = False
         self._pump()
+
+
+GIVEN_UP: Final = SendFailure("its caller has waited for long enough", retryable=True)
 
 
 def _size_bytes(entry: _Entry) -> int:

@@ -66,7 +66,7 @@ class EventHandler:
             case {"lambda_tasks": "ping"}:
                 return self._versions
             case {"lambda_tasks": "tick"}:
-                return await self._tick()
+                return await self._tick(_deadline(context))
         raise ValueError(f"{TAKES} It was given {_kind(event)}.")
 
     async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
@@ -132,13 +132,26 @@ class EventHandler:
             return
         self.relayed_at = now
         try:
-            await self._runtime.relay.run_once()
+            await self._relay(deadline)
         except Exception:
             logger.exception("The relay failed; it runs again with a later event.")
 
-    async def _tick(self) -> dict[str, Any]:
+    async def _tick(self, deadline: float | None) -> dict[str, Any]:
+        return {"relayed": await self._relay(deadline)}
+
+    async def _relay(self, deadline: float | None) -> int:
+        """Send what was left; how many went. Raises TimeoutError at the deadline."""
+        relaying = asyncio.ensure_future(self._refresh_and_relay())
+        left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        done, _ = await asyncio.wait([relaying], timeout=left_s)
+        if done:
+            return relaying.result()
+        relaying.cancel()
+        raise TimeoutError("The relay has not come to its end before the function's deadline.")
+
+    async def _refresh_and_relay(self) -> int:
         await sync_to_async(connections.refresh)()
-        return {"relayed": await self._runtime.relay.run_once()}
+        return await self._runtime.relay.run_once()
 
 
 def _deadline(context: Any) -> float | None:

@@ -21,6 +21,7 @@ from ..core.lifecycle import End
 from ..core.message import Outgoing
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
 from ..logging import task_logger
+from ..own_threads import in_own_thread
 from ..ports import BACK, DONE, Arriving, ClaimedDelivery, Claims, Delivery, Resolve, Settlement
 from . import progress
 from .attempt import MakeAttempt
@@ -133,9 +134,9 @@ class Executor:
     async def aclose(self) -> None:
         """End lanes and worker processes, and close the connections."""
         await self._lanes.aclose()
-        await asyncio.to_thread(progress.close)
+        await in_own_thread(progress.close)
         await sync_to_async(django_connections.close_all)()
-        await asyncio.to_thread(self._processes.close)
+        await in_own_thread(self._processes.close)
 
     async def _run_in_order(
         self, chain: Chain, budget: TimeBudget, metadata: Mapping[str, Any], settle: Settled

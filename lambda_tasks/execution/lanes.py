@@ -172,7 +172,11 @@ async def _in_a_task_of_its_own(job: _Job, attempt: Attempt) -> Any:
     try:
         # Shielded, as it answers a cancellation with a value: the lane's own must reach the lane.
         result, error = await asyncio.shield(task)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancelled:
+        lane = asyncio.current_task()
+        if lane is not None and not lane.cancelling():
+            # The task was cancelled before its first step, in which it would have answered.
+            raise _as_outcome(cancelled) from None
         task.cancel()
         await asyncio.wait([task])
         raise

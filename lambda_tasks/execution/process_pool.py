@@ -9,14 +9,19 @@ import multiprocessing
 import os
 import select
 import signal
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Final
 
 from ..errors import HardTimeLimitExceeded, LambdaTasksError, WorkerProcessDied
+from ..own_threads import in_own_thread
 from .alarm import HARD_MESSAGE
 from .run import Ended, Run
 from .worker_process import Reply
@@ -83,18 +88,26 @@ class _Worker:
             return
         self._forget()
         context = _fork_server()
-        self._pipe, child_end = context.Pipe()
-        self._process = context.Process(
+        pipe, child_end = context.Pipe()
+        process = context.Process(
             target=self._main, args=(child_end,), name="lambda_tasks-worker", daemon=True
         )
-        self._process.start()
+        try:
+            with _without_main_module():
+                process.start()
+        except BaseException:
+            # Out of descriptors, say: the next run tries again.
+            pipe.close()
+            raise
+        finally:
+            child_end.close()
+        self._process, self._pipe = process, pipe
         self._end = select.poll()
-        self._end.register(self._process.sentinel)
-        child_end.close()
+        self._end.register(process.sentinel)
 
     async def run(self, run: Run) -> Ended:
         if self._process is None or self._end.poll(0):
-            await asyncio.to_thread(self.start)
+            await in_own_thread(self.start)
         reply = await self._answer(run)
         if isinstance(reply, LambdaTasksError):
             raise reply
@@ -107,15 +120,18 @@ class _Worker:
             self._pipe.send(run)
             async with asyncio.timeout(run.hard_s + KILL_GRACE_S):
                 await _readable(self._pipe.fileno(), self._process.sentinel)
+            if not self._pipe.poll(0):
+                # What the task has started may hold the pipe of the dead process open.
+                raise EOFError
             reply: Reply = self._pipe.recv()
         except TimeoutError:
-            await asyncio.to_thread(self.kill)
+            await in_own_thread(self.kill)
             raise HardTimeLimitExceeded(HARD_MESSAGE.format(run.hard_s)) from None
         except (EOFError, OSError):
-            raise await asyncio.to_thread(self._death) from None
+            raise await in_own_thread(self._death) from None
         except asyncio.CancelledError:
             # Nobody waits for the answer any more; the next run must not get it.
-            await asyncio.to_thread(self.kill)
+            await in_own_thread(self.kill)
             raise
         return reply
 
@@ -150,6 +166,22 @@ def _fork_server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.preload"])
     return context
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Let the child not run this process's main module, which may lack its
+    `if __name__ == "__main__"` and would start a second worker there."""
+    with _starting:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+_starting = threading.Lock()
 
 
 async def _readable(*descriptors: int) -> None:

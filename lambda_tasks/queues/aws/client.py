@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from ...core.batching import MAX_IN_FLIGHT
+from ...own_threads import in_own_thread
 from ...ports import SendFailure
 from .lean import LeanOperation
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 2
 READ_TIMEOUT_S: Final = 5
+
+WHOLE_TIMEOUT_S: Final = 9.0
+"""For one call with its second attempt, the look-up of the host's name included."""
 
 USER_AGENT: Final = "lambda_tasks"
 """A fixed one: botocore would put its own together for every request, a seventh of its cost."""
@@ -64,7 +68,11 @@ class AwsClient:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return await perform(**parameters)
+            async with asyncio.timeout(WHOLE_TIMEOUT_S + self._waits_s):
+                return await perform(**parameters)
+        except TimeoutError as error:
+            reason = f"{self._service} has not answered within {WHOLE_TIMEOUT_S:g} s."
+            raise RequestFailed(SendFailure(reason, retryable=True)) from error
         except (BotoCoreError, ClientError) as error:
             raise RequestFailed(_failure(error)) from error
 
@@ -85,8 +93,11 @@ class AwsClient:
 
     async def _open(self) -> Any:
         # Importing and reading the service's description take a while: not on the loop.
-        session = await asyncio.to_thread(_new_session, self._service)
+        session = await in_own_thread(_new_session, self._service)
         from aiobotocore.config import AioConfig
+        from aiobotocore.httpsession import AIOHTTPSession
+
+        from .resolver import OwnResolver
 
         # None, as of an environment variable that is not there, leaves it to the environment.
         options = {name: value for name, value in self._options.items() if value is not None}
@@ -103,8 +114,11 @@ class AwsClient:
             parameter_validation=False,
             user_agent=USER_AGENT,
         )
-        if "config" in options:
-            config = config.merge(options.pop("config"))
+        given = options.pop("config", None)
+        if getattr(given, "http_session_cls", AIOHTTPSession) is AIOHTTPSession:
+            config = config.merge(AioConfig(connector_args={"resolver": OwnResolver()}))
+        if given is not None:
+            config = config.merge(given)
         client = await self._stack.enter_async_context(
             session.create_client(self._service, config=config, **options)
         )

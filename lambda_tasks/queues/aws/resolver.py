@@ -1,0 +1,63 @@
+"""Looks hosts of AWS up, in threads of its own and for a few seconds at most.
+
+asyncio looks up in the event loop's default executor, which tasks can fill; and a resolver that
+does not answer would hold up a send for longer than any of the client's own time limits.
+"""
+
+import asyncio
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Final
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+COUNT: Final = 4
+
+LOOKUP_TIMEOUT_S: Final = 3.0
+
+
+class OwnResolver(AbstractResolver):
+    """See aiohttp.abc.AbstractResolver."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The addresses of a host. Raises OSError where there is none, or no answer in time."""
+        looking = asyncio.get_running_loop().run_in_executor(
+            _threads(), _look_up, host, port, family
+        )
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                return await asyncio.shield(looking)
+        except TimeoutError:
+            raise OSError(f"No answer within {LOOKUP_TIMEOUT_S} s for {host}.") from None
+
+    async def close(self) -> None:
+        """Its threads stay, for the next client."""
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    found = socket.getaddrinfo(
+        host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+    )
+    return [
+        ResolveResult(
+            hostname=host,
+            host=str(address[0]),
+            port=int(address[1]),
+            family=each_family,
+            proto=protocol,
+            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+        )
+        for each_family, _, protocol, _, address in found
+    ]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(COUNT, thread_name_prefix="lambda_tasks-resolver")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)
