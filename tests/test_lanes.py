@@ -4,6 +4,9 @@ import asyncio
 import threading
 import uuid
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,10 +15,18 @@ from django.db import connections
 
 from lambda_tasks import TaskContext, handler, runtime
 from lambda_tasks.context import current_run
+from lambda_tasks.core.lifecycle import Claim, Failed, Succeeded
+from lambda_tasks.core.message import Message
 from lambda_tasks.entrypoints.lambda_events import EventHandler
+from lambda_tasks.execution.attempt import Attempt
+from lambda_tasks.execution.finishing import Finisher
 from lambda_tasks.execution.lane_thread import LaneThread
+from lambda_tasks.execution.lanes import Lanes
+from lambda_tasks.execution.run import Run
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.ports import Delivery, ResolvedDelivery
+from lambda_tasks.records.claims import RecordClaims
 from tests.app import gated, tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, body, record_of, sqs_event
@@ -164,3 +175,44 @@ def test_lanes_share_neither_a_thread_nor_what_surrounds_who_starts_them(
     threads, marks = zip(*(record_of(each).result or () for each in messages), strict=True)
     assert len(set(threads)) == 2
     assert set(marks) == {"none"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None:
+    claims = RecordClaims()
+    make_attempt = partial(Attempt, finisher=Finisher(claims), lock=NoLock())
+
+    def run_of(a: int) -> Run:
+        id = uuid.uuid4()
+        message = Message(task_name=tasks.aadd.name, kwargs={"a": a}, invocation_id=id)
+        delivery = Delivery(id=str(id), queue="default", fallback_id=id)
+        resolved = ResolvedDelivery(delivery=delivery, message=message, task=tasks.aadd)
+        claim = claims.claim([resolved], lease=timedelta(minutes=5), max_attempts=5)[id]
+        assert isinstance(claim, Claim)
+        return Run(
+            message=message, claim=claim, queue="default", max_retries=0, soft_s=60, hard_s=70
+        )
+
+    async def scene() -> None:
+        lanes = Lanes(1)
+        cancelled, following = await sync_to_async(lambda: [run_of(1), run_of(2)])()
+
+        def start() -> Attempt:
+            # In the iteration of the event loop in which the task takes its first step.
+            asyncio.get_running_loop().call_soon(lanes.cancel, [cancelled.claim])
+            return make_attempt(cancelled, tasks.aadd)
+
+        async with asyncio.timeout(60):
+            ended = await lanes.run(start)
+            assert isinstance(ended.outcome, Failed)
+            ended = await lanes.run(lambda: make_attempt(following, tasks.aadd))
+            assert isinstance(ended.outcome, Succeeded)
+        await lanes.aclose()
+        await sync_to_async(connections.close_all)()
+
+    asyncio.run(scene())
+
+
+class NoLock:
+    def held(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
+        return nullcontext()
