@@ -182,7 +182,10 @@ class Dispatcher:
         if transport not in self._streams:
             self._streams[transport] = _Stream(self, transport)
         entry.stream = self._streams[transport]
-        entry.stream.add(entry)
+        if entry.call.give_up_s <= GIVE_UP_STORED_S and entry.stream.is_stuck():
+            self.settle(entry, STUCK)
+        else:
+            entry.stream.add(entry)
 
     def _look_at_calls(self) -> None:
         """Give up those whose queues accept nothing any more; again while somebody waits."""
@@ -219,6 +222,7 @@ class _Stream:
         self.in_flight = 0
         self.accepted_at = 0.0
         self.has_given_up = False
+        self._busy_since = 0.0
         self._dispatcher = dispatcher
         self._transport = transport
         self._pending: deque[_Entry] = deque()
@@ -235,12 +239,21 @@ class _Stream:
             self._is_pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
+    def is_stuck(self) -> bool:
+        """Its requests have been under way for some time, and none is accepted."""
+        if not self.in_flight:
+            return False
+        since = max(self.accepted_at, self._busy_since)
+        return asyncio.get_running_loop().time() - since > GIVE_UP_STORED_S
+
     def _pump(self) -> None:
         self._is_pumping = False
         if self.has_given_up:
             self._drop_given_up()
         while self._may_start():
             batch = take_batch(self._pending, self._transport.limits, size_bytes=_size_bytes)
+            if not self.in_flight:
+                self._busy_since = asyncio.get_running_loop().time()
             self.in_flight += 1
             was_full = self.in_flight >= self._limit.value
             request = asyncio.get_running_loop().create_task(
@@ -308,6 +321,8 @@ class _Stream:
         self._is_paused = False
         self._pump()
 
+
+STUCK: Final = SendFailure("its queue accepts nothing at the moment", retryable=True)
 
 GIVEN_UP: Final = SendFailure("its caller has waited for long enough", retryable=True)
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import sys
+import threading
 import time
 
 import anyio
@@ -226,3 +227,14 @@ async def hang_in_a_thread() -> None:
 @lambda_task(soft_timeout=40, hard_timeout=50, on_lost="fail", atomic=False)
 async def hang_in_a_thread_only_once() -> None:
     await sync_to_async(time.sleep)(30)
+
+
+filling: list["asyncio.Future[bool]"] = []
+is_over = threading.Event()
+
+
+@lambda_task
+async def fill_the_default_executor() -> None:
+    """As forty look-ups do that hang."""
+    loop = asyncio.get_running_loop()
+    filling.extend(loop.run_in_executor(None, is_over.wait, 300) for _ in range(40))
