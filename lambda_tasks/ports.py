@@ -68,6 +68,9 @@ class Outbox(Protocol):
         """
         ...
 
+    def put_behind(self, messages: Sequence[Outgoing]) -> None:
+        """Leave these out for a while, which grows each time: their queue does not take them."""
+
 
 # The way in
 
@@ -311,5 +314,5 @@ class TableQueue(Protocol):
     def listen(self) -> Listener | None:
         """Begin to hear of new records; None where the database can't tell."""
 
-    def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
-        """Make a QUEUED record due after this time."""
+    def put_behind(self, invocation_id: UUID) -> None:
+        """Leave a record out for a while, which grows each time: it can't be run here."""

@@ -96,7 +96,7 @@ class Runtime:
     @cached_property
     def relay(self) -> Relay:
         """Sends what was left."""
-        return Relay(self.outbox, self.sender.asend)
+        return Relay(self.outbox, self.sender.asend_patiently)
 
     @cached_property
     def finisher(self) -> "Finisher":

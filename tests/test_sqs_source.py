@@ -33,6 +33,7 @@ class PlayedQueue:
 
 
 VISIBILITY = "change_message_visibility_batch"
+URL = "https://sqs.eu-west-1.amazonaws.com/1/default"
 IDS = tuple(f"00000000-0000-0000-0000-{number:012}" for number in range(12))
 
 
@@ -40,7 +41,7 @@ def play(queue: PlayedQueue, scene: Callable[[sources.SqsSource], Awaitable[None
     client: Any = queue
 
     async def run() -> None:
-        source = sources.SqsSource("https://sqs.eu-west-1.amazonaws.com/1/default", client)
+        source = sources.SqsSource(URL, client, polls=client)
         with await source.receive(10):
             pass
         await scene(source)

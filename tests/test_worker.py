@@ -203,8 +203,9 @@ def test_a_task_of_another_release_waits_and_holds_up_no_other(queue: str) -> No
     assert "not_yet" in output
     assert statuses() == ["QUEUED", "SUCCESS"]
     waiting = TaskRecord.objects.get(status="QUEUED")
-    assert waiting.run_after is not None
-    assert waiting.run_after > timezone.now()
+    assert waiting.look_at is not None
+    assert waiting.look_at > timezone.now()
+    assert waiting.n_waits == 1
 
 
 def test_it_stops_after_as_many_tasks_as_it_was_told(queue: str) -> None:

@@ -32,7 +32,7 @@ SEND_ATTEMPTS: Final = 4
 GIVE_UP_S: Final = 9.5
 """After so long without a message that its queue accepts, a caller is told of a failure."""
 
-GIVE_UP_STORED_S: Final = 2.0
+GIVE_UP_STORED_S: Final = 4.0
 """The same where all messages are stored: they are left to the relay, and the caller goes on."""
 
 LOOK_EVERY_S: Final = 0.25
@@ -104,16 +104,17 @@ class Dispatcher:
         in_flight = sum(stream.in_flight for stream in self._streams.values())
         return f"<Dispatcher [{self._open} open, {in_flight} requests in flight]>"
 
-    async def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+    async def send(self, messages: Sequence[Outgoing], patient: bool = False) -> dict[UUID, str]:
         """Send messages; return the reason for each that was not accepted, by invocation id.
 
-        Returns when each is accepted or given up. Waits first while the buffer is full.
+        Returns when each is accepted or given up; stored ones sooner, unless the caller is
+        `patient`. Waits first while the buffer is full.
         """
         if not messages:
             return {}
         loop = asyncio.get_running_loop()
-        are_stored = all(outgoing.message.durable for outgoing in messages)
-        give_up_s = GIVE_UP_STORED_S if are_stored else GIVE_UP_S
+        in_a_hurry = not patient and all(outgoing.message.durable for outgoing in messages)
+        give_up_s = GIVE_UP_STORED_S if in_a_hurry else GIVE_UP_S
         call = _Call(loop.create_future(), give_up_s, began_at=loop.time())
         entries = [_Entry(outgoing, call) for outgoing in messages]
         call.open.update(entries)

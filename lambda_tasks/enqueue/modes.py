@@ -43,9 +43,18 @@ class ModeSender:
 
     async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """See send()."""
+        return await self._asend(messages)
+
+    async def asend_patiently(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """See send(); for who has nothing else to do."""
+        return await self._asend(messages, patient=True)
+
+    async def _asend(
+        self, messages: Sequence[Outgoing], *, patient: bool = False
+    ) -> dict[UUID, str]:
         handle_here = self._mode()
         if handle_here is None:
-            return await self._portal.acall(self._dispatcher.send, messages)
+            return await self._portal.acall(self._dispatcher.send, messages, patient)
         await sync_to_async(handle_here)(messages)
         return {}
 

@@ -35,6 +35,9 @@ class Sender(Protocol):
         """See send()."""
         ...
 
+    async def asend_patiently(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """See send(); for who has nothing else to do."""
+
 
 class Enqueuer:
     """The door of the way out."""

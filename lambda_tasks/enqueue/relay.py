@@ -4,7 +4,8 @@ Several at once are safe: a message that two of them send is claimed once.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -28,7 +29,10 @@ WAITING_FOR: Final = timedelta(hours=24)
 """So long a message may wait in its queue before it is sent again. It costs a delivery."""
 
 LIMIT: Final = 1000
-"""Messages in one round, so that a handler's invocation does not grow long over it."""
+"""Messages in one round."""
+
+MAX_ROUNDS: Final = 20
+"""So that a handler's invocation does not grow long over it."""
 
 
 class Relay:
@@ -43,20 +47,43 @@ class Relay:
         self._asend = asend
 
     async def run_once(self, *, grace: timedelta = GRACE) -> int:
-        """Send what is older than `grace` and due within SQS's longest delay; how many went."""
-        due = await sync_to_async(self._outbox.unsent)(
-            older_than=grace,
-            due_within=timedelta(seconds=MAX_DELAY_S),
-            lost_for=LOST_FOR,
-            waiting_for=WAITING_FOR,
-            limit=LIMIT,
-        )
-        if not due:
-            return 0
+        """Send what is older than `grace` and due within SQS's longest delay; how many went.
+
+        What its queue refuses is put behind the others, so that they are sent at once.
+        """
+        sent = 0
+        for _ in range(MAX_ROUNDS):
+            due = await sync_to_async(self._outbox.unsent)(
+                older_than=grace,
+                due_within=timedelta(seconds=MAX_DELAY_S),
+                lost_for=LOST_FOR,
+                waiting_for=WAITING_FOR,
+                limit=LIMIT,
+            )
+            if not due:
+                break
+            sent += await self._send(due)
+            if len(due) < LIMIT:
+                break
+        return sent
+
+    async def _send(self, due: Sequence[Outgoing]) -> int:
         failures = await self._asend(due)
-        for id, reason in failures.items():
-            logger.error("%s could not be sent by the relay: %s", id, reason)
-        sent = [each for each in due if each.message.invocation_id not in failures]
-        await sync_to_async(self._outbox.mark_sent)(sent)
-        logger.info("The relay sent %d of %d messages that were left.", len(sent), len(due))
-        return len(sent)
+        accepted = [each for each in due if each.message.invocation_id not in failures]
+        refused = [each for each in due if each.message.invocation_id in failures]
+        if accepted:
+            await sync_to_async(self._outbox.mark_sent)(accepted)
+        if refused:
+            await sync_to_async(self._outbox.put_behind)(refused)
+        for (queue, reason), count in _reasons(refused, failures).items():
+            logger.error(
+                "%d messages of the queue %r could not be sent by the relay and wait: %s",
+                count, queue, reason,
+            )  # fmt: skip
+        logger.info("The relay sent %d of %d messages that were left.", len(accepted), len(due))
+        return len(accepted)
+
+
+def _reasons(refused: Sequence[Outgoing], failures: Mapping[UUID, str]) -> Counter[tuple[str, str]]:
+    """How many there are for each queue and reason: a line each, not one for each message."""
+    return Counter((each.queue, failures[each.message.invocation_id]) for each in refused)

@@ -32,6 +32,8 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "run_after": models.DateTimeField(editable=False, null=True),
     "claim_token": models.UUIDField(editable=False, null=True),
     "lease_until": models.DateTimeField(editable=False, null=True),
+    "look_at": models.DateTimeField(editable=False, null=True),
+    "n_waits": models.PositiveSmallIntegerField(default=0, editable=False),
     "args": models.JSONField(editable=False, null=True),
     "backend": models.CharField(editable=False, max_length=255, null=True),
     "exception_class": models.TextField(editable=False, null=True),

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, ClassVar, Final, Self
 
 from asgiref.sync import sync_to_async
@@ -24,9 +23,6 @@ POLL_EVERY_S: Final = 1.0
 
 LISTEN_AGAIN_S: Final = 10.0
 """After a connection that heard of new messages was lost."""
-
-REFUSED_FOR: Final = timedelta(minutes=1)
-"""Before a record that could not be run is looked at again, perhaps by a newer release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ class DatabaseSource:
         self._news.set()
         self._listener: Listener | None = None
         self._may_listen_at = 0.0
-        self._postponing: set[asyncio.Task[Any]] = set()
+        self._putting_behind: set[asyncio.Task[Any]] = set()
 
     async def receive(self, limit: int) -> Arriving:
         """See Source."""
@@ -118,15 +114,15 @@ class DatabaseSource:
         """See Source. What is finished says so in its row."""
         self.wake()
         if not settlement.is_final and settlement.retry_after_s is None:
-            postponing = sync_to_async(self._table.postpone)(uuid.UUID(id), REFUSED_FOR)
-            task = asyncio.ensure_future(postponing)
-            self._postponing.add(task)
-            task.add_done_callback(self._postponing.discard)
+            putting_behind = sync_to_async(self._table.put_behind)(uuid.UUID(id))
+            task = asyncio.ensure_future(putting_behind)
+            self._putting_behind.add(task)
+            task.add_done_callback(self._putting_behind.discard)
 
     async def aclose(self) -> None:
         """See Source."""
-        while self._postponing:
-            await asyncio.wait(self._postponing)
+        while self._putting_behind:
+            await asyncio.wait(self._putting_behind)
         self._end_listening()
 
     async def _listen(self) -> None:

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from ..core.lifecycle import STATUS_OF, Cancelled, Continued, Outcome, Succeeded
 from .clock import Now
 
-ALWAYS: Final[Mapping[str, Any]] = {"end_time": Now(), "secrets": None}
+ALWAYS: Final[Mapping[str, Any]] = {"end_time": Now(), "secrets": None, "look_at": None}
 """What every end writes, whatever it is."""
 
 

@@ -99,16 +99,18 @@ def state_of(row: Row, token: UUID) -> RecordState:
     )
 
 
-def readable(records: Iterable[Any]) -> Iterator[tuple[Message, float]]:
+def readable(records: Iterable[Any], unreadable: list[UUID]) -> Iterator[tuple[Message, float]]:
     """The messages that QUEUED records stand for, and the seconds until each is due.
 
-    Records are annotated with `now`. One whose secrets can't be read holds up no other.
+    Records are annotated with `now`. The ids of those whose secrets can't be read go to
+    `unreadable`.
     """
     for record in records:
         try:
             yield message_of(record), _seconds_until(record.run_after, record.now)
         except ValueError as error:
             logger.error("%s can't be sent: %s", record.id, error)
+            unreadable.append(record.id)
 
 
 def message_of(record: Any) -> Message:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
 
 from django.db.models import Q
 
 from ..core.lifecycle import Status
 from ..core.message import Outgoing
-from . import notify
+from . import notify, waiting
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
@@ -58,12 +60,21 @@ class RecordOutbox:
                 | queued & waits_since & Q(sent_at__lt=Now() - waiting_for)
                 | running & Q(lease_until__lt=Now() - lost_for)
             )
+            .filter(waiting.to_look_at())
             .annotate(now=Now())
             .exclude(secrets=UNAVAILABLE)
             .exclude(queue__in=self._table_queues())
             .order_by("enqueued_at")[:limit]
         )
-        return [outgoing_of(message, due_in_s) for message, due_in_s in readable(records)]
+        unreadable: list[UUID] = []
+        found = [outgoing_of(*each) for each in readable(records, unreadable)]
+        if unreadable:
+            waiting.put_behind(unreadable)
+        return found
+
+    def put_behind(self, messages: Sequence[Outgoing]) -> None:
+        """See ports.Outbox."""
+        waiting.put_behind([each.message.invocation_id for each in messages])
 
 
 def forget_sent() -> None:

@@ -108,6 +108,8 @@ class PortableStatements:
                 "start_time": Now(),
                 "n_attempts": F("n_attempts") + 1,
                 "worker_ids": Concat("worker_ids", _slot("worker_ids"), output_field=TextField()),
+                "look_at": None,
+                "n_waits": 0,
             }
             return update(records, claimed)
 

@@ -72,7 +72,7 @@ class PostgresStatements(PortableStatements):
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
         """See PortableStatements."""
-        columns = {"status": "%(status)s", "n_attempts": "0"}
+        columns = {"status": "%(status)s", "n_attempts": "0", "n_waits": "0"}
         if is_sent:
             columns["sent_at"] = NOW
         self._insert(rows, columns, {"status": Status.QUEUED})
@@ -83,6 +83,7 @@ class PostgresStatements(PortableStatements):
             "status": "%(status)s",
             "start_time": NOW,
             "n_attempts": "1",
+            "n_waits": "0",
             "worker_ids": "%(worker_ids)s",
             "claim_token": "%(claim_token)s",
             "lease_until": f"{NOW} + %(lease)s",
@@ -103,7 +104,7 @@ class PostgresStatements(PortableStatements):
         )
         began_at = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
         sql = (
-            f"UPDATE {TABLE} AS record SET status = given.status, secrets = NULL,"  # noqa: S608
+            f"UPDATE {TABLE} AS record SET status = given.status, secrets = NULL, look_at = NULL,"  # noqa: S608
             f" end_time = {NOW}, start_time = {began_at}, {optional} FROM {_given('rows', ENDS)}"
             " WHERE record.id = given.id AND record.claim_token = given.claim_token"
             " AND record.status = %(status)s"

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -10,12 +9,13 @@ from django.db.models import Q
 
 from ..core.lifecycle import Status
 from ..core.message import Message
-from . import notify
+from . import notify, waiting
 from .clock import Now
 from .database import all_records, record_alias
 from .encryption import UNAVAILABLE
 from .mapping import readable
 from .portable import IS_LOST
+from .tables import RecordQuerySet
 
 
 class RecordTableQueue:
@@ -30,7 +30,7 @@ class RecordTableQueue:
         """
         alias = record_alias()
         records = all_records().filter(queue__in=queues).annotate(now=Now())
-        records = records.exclude(secrets=UNAVAILABLE)
+        records = records.filter(waiting.to_look_at()).exclude(secrets=UNAVAILABLE)
         if connections[alias].features.has_select_for_update_skip_locked:
             records = records.select_for_update(skip_locked=True)
         # Two queries, so that each follows an index however long the queue is.
@@ -38,15 +38,25 @@ class RecordTableQueue:
         is_due = Q(run_after=None) | Q(run_after__lte=Now())
         queued = records.filter(is_due, status=Status.QUEUED).order_by("-priority", "enqueued_at")
         with transaction.atomic(using=alias):
-            due = list(lost[:limit])
-            due += queued[: limit - len(due)]
-            yield [message for message, _ in readable(due)]
+            yield self._readable(lost, queued, limit)
 
     def listen(self) -> notify.PostgresListener | None:
         """See ports.TableQueue."""
         return notify.listen(record_alias())
 
-    def postpone(self, invocation_id: UUID, delay: timedelta) -> None:
+    def put_behind(self, invocation_id: UUID) -> None:
         """See ports.TableQueue."""
-        queued = all_records().filter(id=invocation_id, status=Status.QUEUED)
-        queued.update(run_after=Now() + delay)
+        waiting.put_behind([invocation_id])
+
+    def _readable(self, lost: RecordQuerySet, queued: RecordQuerySet, limit: int) -> list[Message]:
+        """Up to `limit` messages; records that can't be read are put behind the others."""
+        while True:
+            due = list(lost[:limit])
+            due += queued[: limit - len(due)]
+            unreadable: list[UUID] = []
+            messages = [message for message, _ in readable(due, unreadable)]
+            if not unreadable:
+                return messages
+            waiting.put_behind(unreadable)
+            if messages:
+                return messages

@@ -76,6 +76,11 @@ class TaskRecord(models.Model):
     claim_token = models.UUIDField(null=True, editable=False)
     lease_until = models.DateTimeField(null=True, editable=False)
 
+    look_at = models.DateTimeField(null=True, editable=False)
+    """Nobody looks at it before then; None: at any time."""
+    n_waits = models.PositiveSmallIntegerField(default=0, editable=False)
+    """How often it was put behind others, as it could not be sent or run."""
+
     objects = RecordQuerySet.as_manager()
 
     class Meta:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final, overload
 from uuid import UUID
 
@@ -104,11 +103,13 @@ class CapturedTasks(Sequence[CapturedTask]):
 
     def _outstanding(self) -> list[Outgoing]:
         """Stored, as after the commit, and due."""
+        from ..records.waiting import make_due
+
         found = [each for each in self._all() if each.message.invocation_id not in self._done]
         self._runtime.enqueuer.store(found)
         for outgoing in found:
             if outgoing.message.durable:
-                self._runtime.table_queue.postpone(outgoing.message.invocation_id, timedelta(0))
+                make_due(outgoing.message.invocation_id)
         return found
 
     async def _deliver(self, outgoing: Outgoing) -> None:

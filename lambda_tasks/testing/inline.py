@@ -42,6 +42,10 @@ class CapturingSender:
         """See send()."""
         return self.send(messages)
 
+    async def asend_patiently(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        """See send()."""
+        return self.send(messages)
+
 
 class CapturingEnqueuer(Enqueuer):
     """Knows what waits for a commit, which under a TestCase never comes."""
