@@ -53,6 +53,7 @@ class Settings:
     local_workers: int = 0
     noop_execution: bool = False
     max_retries: int = 2880
+    max_continues: int = 10_000
     singleton_cache: str = "default"
     durable: bool = True
     concurrency: int = 10
@@ -280,6 +281,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "local_workers": _whole_number(0),
     "noop_execution": _boolean,
     "max_retries": _whole_number(0),
+    "max_continues": _whole_number(0),
     "singleton_cache": _text,
     "durable": _boolean,
     "concurrency": _whole_number(1),

@@ -66,6 +66,16 @@ class MaxRetriesExceededError(LambdaTasksError):
         )
 
 
+class MaxContinuesExceededError(LambdaTasksError):
+    """A task has gone on in another run once more than it may; the record is FAILED."""
+
+    def __init__(self, *, task_name: str, n_continues: int) -> None:
+        super().__init__(
+            f"{task_name} has gone on {n_continues} times, which is its limit. Raise "
+            "LAMBDA_TASKS_MAX_CONTINUES, or let it come to an end."
+        )
+
+
 class WorkerProcessDied(LambdaTasksError):
     """The process that ran a task ended before the task did."""
 
@@ -98,7 +108,7 @@ class Continue(LambdaTasksError):
     """Raise it inside a task to end this run, keep its writes, and go on in another.
 
     `state`, JSON values, is `context.state` of the next run. `delay` is in seconds. Raises
-    ValueError for a delay that is no number from 0 up.
+    ValueError for a delay that is no number from 0 to ten years.
     """
 
     def __init__(self, state: object, *, delay: float = 0) -> None:
@@ -107,10 +117,16 @@ class Continue(LambdaTasksError):
         super().__init__("The task goes on in another run.")
 
 
+LONGEST_DELAY_S = 10 * 365 * 24 * 3600
+"""Ten years catch a slip of the finger."""
+
+
 def _checked_delay(error: type[Exception], delay: object) -> float:
     is_number = isinstance(delay, int | float) and not isinstance(delay, bool)
-    if not is_number or not 0 <= delay < float("inf"):  # type: ignore[operator]
-        raise ValueError(f"{error.__name__}: delay is {delay!r}. Use seconds, from 0 up.")
+    if not is_number or not 0 <= delay <= LONGEST_DELAY_S:  # type: ignore[operator]
+        raise ValueError(
+            f"{error.__name__}: delay is {delay!r}. Use seconds, from 0 up to ten years."
+        )
     return delay  # type: ignore[return-value]
 
 

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,8 +113,10 @@ def test_look_ups_of_a_task_that_hang_do_not_hold_up_the_start_of_a_process(
     stubborn.is_over.clear()
     try:
         assert handle(body(stubborn.fill_the_default_executor)) == []
-        for pid in handler.pids():
+        killed = handler.pids()
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in killed))
 
         answer = handle(body(tasks.add, a=2))
 

@@ -1,6 +1,7 @@
 """Work that is longer than one run: a state that is kept, runs that go on, progress."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -68,6 +69,35 @@ def test_a_run_that_goes_on_later_does_so_then_and_with_all_its_retries(
     assert following.enqueued_at is not None
     assert 595 < (following.run_after - following.enqueued_at).total_seconds() < 605
     assert following.n_retries == 0
+
+
+@pytest.mark.parametrize("task", [resuming.go_on_for_ever, resuming.ask_for_a_retry])
+def test_a_delay_that_a_task_asks_for_is_kept_however_long(
+    handle: Handle, queue: str, task: Task
+) -> None:
+    day = 24 * 3600
+
+    handle(body(task, delay=day))
+
+    following = TaskRecord.objects.get(status="QUEUED")
+    assert following.run_after is not None
+    assert following.enqueued_at is not None
+    assert day - 10 < (following.run_after - following.enqueued_at).total_seconds() < day + 10
+
+
+@pytest.mark.usefixtures("transactional_db")
+def test_a_chain_of_runs_has_an_end(queue: str, work_off: Any, settings: Any) -> None:
+    settings.LAMBDA_TASKS_MAX_CONTINUES = 20
+    go_on: Task = resuming.go_on_for_ever
+
+    go_on.execute_on_commit()
+    work_off(queue)
+
+    assert TaskRecord.objects.filter(status="SUCCESS").count() == 20
+    last = TaskRecord.objects.get(status="FAILED")
+    assert last.n_continues == 20
+    assert last.exception_class == "lambda_tasks.errors.MaxContinuesExceededError"
+    assert "LAMBDA_TASKS_MAX_CONTINUES" in (last.traceback or "")
 
 
 def test_what_a_run_has_saved_is_there_after_its_worker_has_died(

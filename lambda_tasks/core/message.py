@@ -54,6 +54,7 @@ class Message:
     args: list[Any] = field(default_factory=list)
     backend: str | None = None
     n_retries: int = 0
+    n_continues: int = 0
     queue: str | None = None
     durable: bool = False
     run_after: datetime | None = None
@@ -86,7 +87,7 @@ class Message:
             "n_retries": self.n_retries,
             "invocation_id": str(self.invocation_id),
         }
-        for key in ("args", "backend", "queue", "durable", "group_key", "priority"):
+        for key in ("args", "backend", "n_continues", "queue", "durable", "group_key", "priority"):
             if value := getattr(self, key):
                 body[key] = value
         if self.run_after is not None:
@@ -128,6 +129,7 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
         task_name=_required("task_name", _short(content, "task_name", MAX_NAME)),
         kwargs=_required("kwargs", _optional(content, "kwargs", dict)),
         n_retries=_within(content, "n_retries", range(2**15)),
+        n_continues=_within(content, "n_continues", range(2**15)),
         invocation_id=invocation_id,
         args=_optional(content, "args", list) or [],
         backend=_short(content, "backend", MAX_BACKEND),

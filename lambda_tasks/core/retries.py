@@ -31,12 +31,13 @@ class RetryRule:
         return isinstance(error, (Retry, *self.retry_on))
 
     def delay_s(self, error: BaseException, *, n_retries: int, jitter_s: float) -> float:
-        """Seconds before the retry that follows the `n_retries`-th one, jitter included."""
+        """Seconds before the retry that follows the `n_retries`-th one, jitter included.
+
+        What the task itself asks for is kept, however long.
+        """
         if isinstance(error, Retry) and error.delay is not None:
-            base = error.delay
-        else:
-            base = self._base_delay_s(n_retries)
-        return min(base + jitter_s, MAX_DELAY_S)
+            return error.delay + jitter_s
+        return min(self._base_delay_s(n_retries) + jitter_s, MAX_DELAY_S)
 
     def _base_delay_s(self, n_retries: int) -> float:
         try:

@@ -52,6 +52,7 @@ class EagerRunner:
             soft_s=float("inf"),
             hard_s=LEASE.total_seconds(),
             max_retries=settings.max_retries if limit is None else limit,
+            max_continues=settings.max_continues,
             metadata={"place": "eager"},
             retry_at_once=True,
         )

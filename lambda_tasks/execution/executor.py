@@ -222,6 +222,7 @@ class Executor:
             claim=claimed.claim,
             queue=claimed.queue,
             max_retries=settings.max_retries if max_retries is None else max_retries,
+            max_continues=settings.max_continues,
             soft_s=soft_s,
             hard_s=hard_s,
             metadata=dict(metadata or {}),

@@ -28,7 +28,7 @@ from ..core.lifecycle import (
 from ..core.message import Outgoing
 from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
-from ..errors import Continue, LeaseLost, MaxRetriesExceededError
+from ..errors import Continue, LeaseLost, MaxContinuesExceededError, MaxRetriesExceededError
 from ..ports import BACK, DONE, ClaimedDelivery, Claims, Settlement, Task, TaskCall
 from .progress import checked_state
 from .run import Ended, Run
@@ -111,12 +111,16 @@ def outcome_of(value: object, task: Task) -> Succeeded:
 def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued, Outgoing]:
     """What a Continue makes of a run, and the message of the next one.
 
-    Raises TypeError and ValueError for a state that can't be kept.
+    Raises TypeError and ValueError for a state that can't be kept, MaxContinuesExceededError.
     """
     state = checked_state(request.state, task_name=task.name)
-    delay_s = 0.0 if run.retry_at_once else min(request.delay, MAX_DELAY_S)
+    n_continues = run.message.n_continues
+    if n_continues >= run.max_continues:
+        raise MaxContinuesExceededError(task_name=task.name, n_continues=n_continues)
+    delay_s = 0.0 if run.retry_at_once else request.delay
     next_id = continuation_id(run.message.invocation_id)
-    return Continued(state), _following(run, next_id, delay_s=delay_s)
+    next_run = _following(run, next_id, delay_s=delay_s, n_continues=n_continues + 1)
+    return Continued(state), next_run
 
 
 def consequence_of(
@@ -137,17 +141,22 @@ def consequence_of(
     if run.retry_at_once:
         delay_s = 0.0
     next_id = retry_id(run.message.invocation_id)
-    retry = _following(run, next_id, delay_s=delay_s, n_retries=n_retries + 1)
+    retry = _following(
+        run, next_id, delay_s=delay_s, n_retries=n_retries + 1, n_continues=run.message.n_continues
+    )
     return Retried(raised, timedelta(seconds=delay_s)), retry
 
 
-def _following(run: Run, id: UUID, *, delay_s: float, n_retries: int = 0) -> Outgoing:
+def _following(
+    run: Run, id: UUID, *, delay_s: float, n_retries: int = 0, n_continues: int
+) -> Outgoing:
     """The message of the invocation that follows a run."""
     message = run.message
     following = replace(
         message,
         invocation_id=id,
         n_retries=n_retries,
+        n_continues=n_continues,
         durable=True,
         run_after=_moment_after(delay_s),
         root_id=message.root_id or message.invocation_id,

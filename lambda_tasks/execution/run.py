@@ -18,6 +18,7 @@ class Run:
     claim: Claim
     queue: str
     max_retries: int
+    max_continues: int = 10_000
     soft_s: float = 0.0
     hard_s: float = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "secrets": models.TextField(editable=False, null=True),
     "progress": models.JSONField(editable=False, null=True),
     "state": models.JSONField(editable=False, null=True),
+    "n_continues": models.PositiveSmallIntegerField(default=0, editable=False),
     "n_attempts": models.PositiveSmallIntegerField(default=0, editable=False),
     "root_id": models.UUIDField(editable=False, null=True),
     "retry_of": models.UUIDField(editable=False, null=True),

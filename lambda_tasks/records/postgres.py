@@ -29,6 +29,7 @@ TYPES: Final = {
     "backend": "text",
     "secrets": "text",
     "n_retries": "smallint",
+    "n_continues": "smallint",
     "queue": "text",
     "group_key": "text",
     "priority": "smallint",

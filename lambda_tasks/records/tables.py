@@ -62,6 +62,7 @@ class TaskRecord(models.Model):
     state = models.JSONField(null=True, editable=False)
 
     n_retries = models.PositiveSmallIntegerField(default=0, editable=False)
+    n_continues = models.PositiveSmallIntegerField(default=0, editable=False)
     n_attempts = models.PositiveSmallIntegerField(default=0, editable=False)
     root_id = models.UUIDField(null=True, editable=False)
     retry_of = models.UUIDField(null=True, editable=False)

@@ -75,3 +75,13 @@ async def go_on_in_ten_minutes(*, context: TaskContext) -> str:
     if context.state is None:
         raise Continue(1, delay=600)
     return "went on"
+
+
+@lambda_task(takes_context=True)
+async def go_on_for_ever(*, delay: float = 0, context: TaskContext) -> None:
+    raise Continue((context.state or 0) + 1, delay=delay)
+
+
+@lambda_task
+async def ask_for_a_retry(*, delay: float) -> None:
+    raise Retry(delay=delay)
