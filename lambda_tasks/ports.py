@@ -143,6 +143,8 @@ class Delivery:
     message: Message | None = None
     """Set where it comes from the records' own table, where nothing is encoded or signed."""
     enqueued_at: datetime | None = None
+    receives: int = 1
+    """How often its message has been delivered, this time included."""
     comes_back: bool = True
     """By itself, where it is not acknowledged: SQS sees to that."""
     ordered_by: str | None = None
@@ -188,6 +190,8 @@ class Settlement:
     retry_after_s: float | None = None
     interrupts: bool = False
     """Its task raised KeyboardInterrupt: its worker is to end, as by Ctrl-C."""
+    is_outage: bool = False
+    """It could not be claimed, as the database is away."""
 
 
 DONE: Final = Settlement(is_final=True)
@@ -221,6 +225,9 @@ class Claims(Protocol):
     def alias(self) -> str:
         """The database that holds the records."""
         ...
+
+    def check(self) -> None:
+        """Raise what the database raises where nothing can be claimed."""
 
     def claim(
         self, deliveries: Sequence[ResolvedDelivery], *, lease: timedelta, max_attempts: int

@@ -69,8 +69,12 @@ def run(queue_url: str, *arguments: str) -> tuple[int, str]:
 
 def has_heard_of_it(process: "subprocess.Popen[str]") -> None:
     """Wait until it says that it stops."""
+    wait_until_it_says(process, "The worker stops")
+
+
+def wait_until_it_says(process: "subprocess.Popen[str]", words: str) -> None:
     assert process.stdout is not None
-    assert any("The worker stops" in line for line in process.stdout)
+    assert any(words in line for line in process.stdout)
 
 
 def statuses() -> list[str]:
@@ -337,6 +341,33 @@ def test_it_outlives_a_database_that_cuts_its_connections(queue: str) -> None:
         tasks.aadd.using(queue="table").execute_on_commit(a=2)
 
         wait_for(lambda: statuses() == ["SUCCESS"] * 3)
+
+
+@pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="closes the database with ALTER DATABASE"
+)
+def test_it_takes_nothing_while_the_database_is_away(sqs: LocalSqs, queue: str) -> None:
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        url = queue.replace(sqs.endpoint_url, proxy.endpoint_url)
+        with worker(url, "--queue", "default", logs=True) as process:
+            tasks.aadd.execute_on_commit(a=0)
+            wait_for(lambda: statuses() == ["SUCCESS"])
+            outages.cut_connections(close_database=True)
+            try:
+                tasks.aadd_direct.execute_many_on_commit([{"a": n} for n in range(30)])
+                wait_until_it_says(process, "The database is away")
+                received = proxy.requests["ReceiveMessage"]
+                wait_until_it_says(process, "Nothing can be claimed")
+                wait_until_it_says(process, "Nothing can be claimed")
+                assert proxy.requests["ReceiveMessage"] - received <= 1
+            finally:
+                outages.open_database()
+                connection.close()
+
+            wait_for(lambda: statuses() == ["SUCCESS"] * 31)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
 
 
 def test_a_process_that_has_enqueued_may_be_the_worker_too(queue: str) -> None:

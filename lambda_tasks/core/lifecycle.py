@@ -51,6 +51,19 @@ def visibility_timeout_s(wait_s: float) -> int:
     return min(max(0, math.ceil(wait_s)), longest_s)
 
 
+FIRST_OUTAGE_WAIT_S: Final = 30.0
+LONGEST_OUTAGE_WAIT_S: Final = 900.0
+
+
+def outage_wait_s(receives: int) -> float:
+    """For how long a delivery goes back that could not be claimed, as the database is away.
+
+    It grows fast, as each further delivery counts toward maxReceiveCount: of five the last comes
+    after more than 40 minutes.
+    """
+    return min(FIRST_OUTAGE_WAIT_S * 4.0 ** min(receives - 1, 9), LONGEST_OUTAGE_WAIT_S)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Ownership of one invocation: its proof, and which attempt this is, from 1."""

@@ -46,7 +46,7 @@ class ModeSender:
         return await self._asend(messages)
 
     async def asend_patiently(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """See send(); for who has nothing else to do."""
+        """See send(); for callers that have nothing else to do."""
         return await self._asend(messages, patient=True)
 
     async def _asend(

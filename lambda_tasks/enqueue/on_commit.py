@@ -36,7 +36,8 @@ class Sender(Protocol):
         ...
 
     async def asend_patiently(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """See send(); for who has nothing else to do."""
+        """See send(); for callers that have nothing else to do."""
+        ...
 
 
 class Enqueuer:

@@ -15,6 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain, repeat
 from typing import Any, Final, TypeVar
 
 from .. import conf
@@ -37,6 +38,9 @@ RELAY_EVERY_S: Final = 60.0
 
 AFTER_AN_ERROR_S: Final = 5.0
 """Before a source that failed is asked again."""
+
+CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Between looks whether the database is there again; the last is that of all that follow."""
 
 
 @asynccontextmanager
@@ -150,6 +154,8 @@ class Worker:
                 continue
             batch = await self._receive(source, int(min(BATCH, max_tasks - self._begun)))
             self._begin(source, batch)
+            if batch.meets_outage:
+                await self._unless_stopped(self._until_it_can_claim())
             if self._begun >= max_tasks:
                 self._stopping.set()
             if self._once and not batch and not self._batches:
@@ -165,6 +171,16 @@ class Worker:
             logger.exception("A queue can't be read; the next try is in %g s", AFTER_AN_ERROR_S)
             await self._unless_stopped(asyncio.sleep(AFTER_AN_ERROR_S))
             return ClaimedBatch()
+
+    async def _until_it_can_claim(self) -> None:
+        """What is received meanwhile would only use up its receives before the dead letters."""
+        logger.error("The database is away: the worker takes nothing until it is there again.")
+        waits = chain(CHECK_WAITS_S, repeat(CHECK_WAITS_S[-1]))
+        for wait_s in waits:
+            await asyncio.sleep(wait_s)
+            if await self._executor.can_claim():
+                logger.info("The database is there again.")
+                return
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, T]) -> T | None:
         """What it brings, or None when the worker stops first.

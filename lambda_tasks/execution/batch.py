@@ -19,6 +19,11 @@ class ClaimedBatch:
     def __len__(self) -> int:
         return len(self.refused) + len(self.claimed)
 
+    @property
+    def meets_outage(self) -> bool:
+        """Something could not be claimed, as the database is away."""
+        return any(settlement.is_outage for settlement in self.refused.values())
+
 
 Chain = list[ClaimedDelivery]
 """What runs one after the other."""

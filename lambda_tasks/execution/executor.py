@@ -26,7 +26,7 @@ from ..ports import BACK, DONE, Arriving, ClaimedDelivery, Claims, Delivery, Res
 from . import progress
 from .attempt import MakeAttempt
 from .batch import Chain, ClaimedBatch, schedule
-from .connections import OUTAGES
+from .connections import OUTAGES, refresh
 from .finish_batcher import FinishBatcher
 from .finishing import Finisher, give_back
 from .intake import Intake
@@ -93,6 +93,19 @@ class Executor:
         budget = TimeBudget(time.monotonic(), deadline)
         # In a thread: importing a task's module may block, or use the database.
         return await sync_to_async(self._intake.claim_batch)(arriving, budget)
+
+    async def can_claim(self) -> bool:
+        """Whether the database answers."""
+        try:
+            await sync_to_async(self._check)()
+        except Exception as error:
+            logger.warning("Nothing can be claimed: %s", error)
+            return False
+        return True
+
+    def _check(self) -> None:
+        refresh()
+        self._claims.check()
 
     async def run_batch(
         self,

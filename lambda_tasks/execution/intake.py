@@ -6,7 +6,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from ..conf import Settings
-from ..core.lifecycle import Claim, Refusal, Refused
+from ..core.lifecycle import Claim, Refusal, Refused, outage_wait_s
 from ..core.message import decode
 from ..core.signature import verify
 from ..errors import MessageRefused
@@ -97,7 +97,9 @@ class Intake:
                 alone = [self._claim([each], refused, budget) for each in resolved]
                 return [claimed for each in alone for claimed in each]
             logger.exception("%d messages could not be claimed and go back", len(resolved))
-            refused.update((each.delivery.id, BACK) for each in resolved)
+            refused.update(
+                (each.delivery.id, _unclaimed(each.delivery, error)) for each in resolved
+            )
             return []
         return self._granted(resolved, verdicts, refused)
 
@@ -121,6 +123,14 @@ class Intake:
             else:
                 refused[each.delivery.id] = _settle_refused(each, verdict)
         return list(granted.values())
+
+
+def _unclaimed(delivery: Delivery, error: Exception) -> Settlement:
+    if not isinstance(error, kept_connections.OUTAGES):
+        return BACK
+    return Settlement(
+        is_final=False, retry_after_s=outage_wait_s(delivery.receives), is_outage=True
+    )
 
 
 def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:

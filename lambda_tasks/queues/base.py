@@ -40,6 +40,7 @@ class Wiring(Protocol):
 
         `waits_s` is how long the service itself may wait before it answers, in a long poll.
         """
+        ...
 
     def transport(self, queue: str) -> Transport:
         """The transport of another queue. Raises ImproperlyConfigured for an unknown one."""

@@ -65,7 +65,11 @@ class SqsSource:
             MaxNumberOfMessages=min(limit, REQUEST_LIMIT),
             WaitTimeSeconds=self._wait_s,
             VisibilityTimeout=VISIBILITY_S,
-            MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
+            MessageSystemAttributeNames=[
+                "SentTimestamp",
+                "MessageGroupId",
+                "ApproximateReceiveCount",
+            ],
         )
         return nullcontext([self._received(each) for each in answer.get("Messages") or []])
 
@@ -158,6 +162,7 @@ def delivery_of(message_id: str, body: object, attributes: object, *, queue: str
         queue=queue,
         fallback_id=invocation_id_of(message_id),
         enqueued_at=_sent_at(known.get("SentTimestamp")),
+        receives=_count(known.get("ApproximateReceiveCount")),
         ordered_by=group if isinstance(group, str) and is_fifo(queue) else None,
     )
 
@@ -170,6 +175,13 @@ def queue_name(queue_url: str) -> str:
 def is_fifo(queue: str) -> bool:
     """Whether a queue of this name, or URL, keeps an order."""
     return queue.endswith(".fifo")
+
+
+def _count(number: Any) -> int:
+    try:
+        return max(1, int(number))
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 def _sent_at(milliseconds: Any) -> datetime | None:

@@ -53,6 +53,10 @@ class RecordClaims:
         """See ports.Claims."""
         return record_alias()
 
+    def check(self) -> None:
+        """See ports.Claims."""
+        all_records().order_by().values_list("id")[:1].exists()
+
     def claim(
         self, deliveries: Sequence[ResolvedDelivery], *, lease: timedelta, max_attempts: int
     ) -> Mapping[UUID, Claim | Refused]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import Protocol
 from uuid import UUID
 
 from django.db.models import Q
