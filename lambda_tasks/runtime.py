@@ -134,10 +134,21 @@ class Runtime:
             self._by_queue[queue] = settings.queue(queue).make_transport(self)
         return self._by_queue[queue]
 
-    def client(self, service: str, options: Mapping[str, Any], *, waits_s: float = 0) -> AwsClient:
+    def client(
+        self,
+        service: str,
+        options: Mapping[str, Any],
+        *,
+        waits_s: float = 0,
+        has_lineage: bool = True,
+    ) -> AwsClient:
         """See queues.base.Wiring."""
-        key = f"{service} {waits_s} {sorted(options.items(), key=lambda item: item[0])!r}"
-        return self._clients.setdefault(key, AwsClient(service, options, waits_s=waits_s))
+        in_order = sorted(options.items(), key=lambda item: item[0])
+        key = f"{service} {waits_s} {has_lineage} {in_order!r}"
+        if key not in self._clients:
+            client = AwsClient(service, options, waits_s=waits_s, has_lineage=has_lineage)
+            self._clients[key] = client
+        return self._clients[key]
 
     def is_table(self, queue: str) -> bool:
         """See queues.base.Wiring."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import unittest
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,13 +18,13 @@ from django.test import AsyncClient, Client, TestCase
 from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
-from lambda_tasks import EnqueueError, MessageTooLarge, runtime
+from lambda_tasks import EnqueueError, MessageTooLarge, conf, runtime
 from lambda_tasks.core.message import decode
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
-from tests.app import tasks
+from tests.app import resuming, tasks
 from tests.app.models import Effect
-from tests.conftest import Task, bodies_in, relay
+from tests.conftest import Handle, Task, bodies_in, body, relay
 from tests.servers.faulty_sqs import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -609,3 +610,25 @@ def test_a_message_is_read_back_as_it_was_written(sqs: LocalSqs, queue: str) -> 
     (content,) = bodies_in(sqs, f"{queue}-other")
     message = decode(json.dumps(content), fallback_id=uuid.uuid4())
     assert (message.queue, message.group_key, message.durable) == ("other", "tenant", True)
+
+
+def test_what_follows_a_run_is_no_step_of_a_loop_that_lambda_counts(
+    proxy: FaultySqs, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lineage = "Root=1-5759e988-bd862e3fe1be46a994272793;Lineage=a1b2c3d4:15"
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "function")
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", lineage)
+    conf.forget()
+    call: Task = resuming.count_to_two
+    handle(body(tasks.acall_another, a=1), body(call), body(resuming.ask_for_a_retry, delay=0))
+    TaskRecord.objects.filter(status="QUEUED").update(sent_at=None)
+    relay()
+
+    sent = {"with": Counter[str](), "without": Counter[str]()}
+    for headers, content in proxy.requests.raw:
+        entries = [each for each in json.loads(content).get("Entries", []) if "MessageBody" in each]
+        names = [json.loads(each["MessageBody"])["task_name"] for each in entries]
+        sent["with" if "x-amzn-trace-id" in headers else "without"].update(names)
+
+    assert sent["with"] == {tasks.aadd.name: 1}, "by the task that has called it"
+    assert sent["without"] == {tasks.aadd.name: 1, call.name: 2, resuming.ask_for_a_retry.name: 2}

@@ -23,9 +23,13 @@ class BatchLimits:
 
 
 def take_batch(
-    pending: deque[T], limits: BatchLimits, *, size_bytes: Callable[[T], int]
+    pending: deque[T],
+    limits: BatchLimits,
+    *,
+    size_bytes: Callable[[T], int],
+    kind: Callable[[T], object] = lambda each: None,
 ) -> list[T]:
-    """Take the longest run of messages from the left that fits into one request.
+    """Take the longest run of messages of one kind from the left that fits into one request.
 
     At least one is taken, so that a message over the limit is refused by the queue, with a
     reason, rather than waiting for ever.
@@ -34,7 +38,7 @@ def take_batch(
     room = limits.max_bytes
     while pending and len(batch) < limits.max_entries:
         size = size_bytes(pending[0])
-        if batch and size > room:
+        if batch and (size > room or kind(pending[0]) != kind(batch[0])):
             break
         room -= size
         batch.append(pending.popleft())

@@ -108,6 +108,9 @@ class Outgoing:
     delay_s: int = 0
     enqueued_at: datetime | None = None
     """Where the caller tells it; otherwise the database's clock does."""
+    is_follow_up: bool = False
+    """A retry, a further run or a copy, whose number limits of ours bound: it does not count as one
+    more step of a loop, as Lambda's recursive loop detection counts calls of functions."""
 
 
 def decode(body: object, *, fallback_id: UUID) -> Message:

@@ -252,7 +252,9 @@ class _Stream:
         if self.has_given_up:
             self._drop_given_up()
         while self._may_start():
-            batch = take_batch(self._pending, self._transport.limits, size_bytes=_size_bytes)
+            batch = take_batch(
+                self._pending, self._transport.limits, size_bytes=_size_bytes, kind=_is_follow_up
+            )
             if not self.in_flight:
                 self._busy_since = asyncio.get_running_loop().time()
             self.in_flight += 1
@@ -330,6 +332,10 @@ GIVEN_UP: Final = SendFailure("its caller has waited for long enough", retryable
 
 def _size_bytes(entry: _Entry) -> int:
     return len(entry.outgoing.body)
+
+
+def _is_follow_up(entry: _Entry) -> bool:
+    return entry.outgoing.is_follow_up
 
 
 def _wake(waiting: "list[asyncio.Future[None]]") -> None:

@@ -163,7 +163,7 @@ def _following(
         retry_of=message.invocation_id,
     )
     seconds = min(round(delay_s), MAX_DELAY_S)
-    return Outgoing(following, following.encode(), run.queue, seconds)
+    return Outgoing(following, following.encode(), run.queue, seconds, is_follow_up=True)
 
 
 def _moment_after(delay_s: float) -> datetime | None:

@@ -35,11 +35,15 @@ class Wiring(Protocol):
         """The records, as queues that are the table need them."""
         ...
 
-    def client(self, service: str, options: Mapping[str, Any], *, waits_s: float = 0) -> AwsClient:
-        """The client of a service; queues with the same options share it.
-
-        `waits_s` is how long the service itself may wait before it answers, in a long poll.
-        """
+    def client(
+        self,
+        service: str,
+        options: Mapping[str, Any],
+        *,
+        waits_s: float = 0,
+        has_lineage: bool = True,
+    ) -> AwsClient:
+        """The client of a service; queues with the same options share it. See AwsClient."""
         ...
 
     def transport(self, queue: str) -> Transport:

@@ -208,7 +208,13 @@ class ViaDefaultQueue:
             run_after=outgoing.message.run_after,
             group_key=outgoing.message.group_key,
         )
-        return Outgoing(message, message.encode(), "default", outgoing.delay_s)
+        return Outgoing(
+            message,
+            message.encode(),
+            "default",
+            outgoing.delay_s,
+            is_follow_up=outgoing.is_follow_up,
+        )
 
 
 def _as_overrides(body: str, *, is_signed: bool) -> str:

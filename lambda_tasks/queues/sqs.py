@@ -1,5 +1,6 @@
 """Amazon SQS."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,15 @@ class SQSQueue(Queue):
 
     def make_transport(self, wiring: Wiring) -> "SQSTransport":
         """See Queue."""
-        return SQSTransport(self.queue_url, self._client(wiring), wiring.signing_key)
+        client = self._client(wiring)
+        return SQSTransport(
+            self.queue_url,
+            client,
+            wiring.signing_key,
+            follow_ups=self._client(wiring, has_lineage=False)
+            if "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+            else client,
+        )
 
     @classmethod
     def make_sources(  # pyright: ignore[reportIncompatibleMethodOverride] # queues of its own kind
@@ -88,16 +97,24 @@ class SQSQueue(Queue):
             VisibilityTimeout=visibility_timeout_s(seconds),
         )
 
-    def _client(self, wiring: Wiring, *, waits_s: float = 0) -> AwsClient:
+    def _client(self, wiring: Wiring, *, waits_s: float = 0, has_lineage: bool = True) -> AwsClient:
         options = client_options(self.queue_url, wiring.aws_options)
-        return wiring.client("sqs", options, waits_s=waits_s)
+        return wiring.client("sqs", options, waits_s=waits_s, has_lineage=has_lineage)
 
 
 class SQSTransport:
-    """Sends to one queue, signed where there is a key."""
+    """Sends to one queue, signed where there is a key; with `follow_ups` what follows a run."""
 
-    def __init__(self, queue_url: str, client: AwsClient, signing_key: str | None = None) -> None:
+    def __init__(
+        self,
+        queue_url: str,
+        client: AwsClient,
+        signing_key: str | None = None,
+        *,
+        follow_ups: AwsClient | None = None,
+    ) -> None:
         self._queue_url = queue_url
+        self._follow_ups = follow_ups or client
         self._queue = queue_name(queue_url)
         self._client = client
         self._signing_key = signing_key
@@ -105,10 +122,11 @@ class SQSTransport:
         self.limits = replace(LIMITS, in_order=self._is_fifo)
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
-        """One SendMessageBatch request."""
+        """One SendMessageBatch request. All are follow-ups, or none is."""
+        client = self._follow_ups if batch and batch[0].is_follow_up else self._client
         entries = [self._entry(str(index), outgoing) for index, outgoing in enumerate(batch)]
         try:
-            response = await self._client.call(
+            response = await client.call(
                 "send_message_batch", QueueUrl=self._queue_url, Entries=entries
             )
         except RequestFailed as error:

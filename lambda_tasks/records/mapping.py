@@ -137,9 +137,9 @@ def message_of(record: Any) -> Message:
 
 
 def outgoing_of(message: Message, due_in_s: float) -> Outgoing:
-    """A stored message on its way out, with what is left of its delay."""
+    """A stored message that is sent later, or again, with what is left of its delay."""
     delay_s = max(0, math.ceil(due_in_s))
-    return Outgoing(message, message.encode(), message.queue or "", delay_s)
+    return Outgoing(message, message.encode(), message.queue or "", delay_s, is_follow_up=True)
 
 
 def join_worker_ids(worker_ids: Iterable[str]) -> str:

@@ -93,6 +93,11 @@ def take_seat(*, row: int, number: int) -> None:
 
 
 @lambda_task
+async def acall_another(*, a: int) -> None:
+    await aadd.aexecute_on_commit(a=a)
+
+
+@lambda_task
 def call_itself() -> None:
     call_itself.execute_on_commit()
 

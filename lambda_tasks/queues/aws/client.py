@@ -49,11 +49,21 @@ class RequestFailed(Exception):
 class AwsClient:
     """A client of one service, opened at first use, on the loop that uses it.
 
-    `waits_s` is how long the service itself may wait before it answers, in a long poll.
+    `waits_s` is how long the service itself may wait before it answers, in a long poll. Without
+    `has_lineage` its requests don't say which function they come from: Lambda's recursive loop
+    detection does not see them.
     """
 
-    def __init__(self, service: str, options: Mapping[str, Any], *, waits_s: float = 0) -> None:
+    def __init__(
+        self,
+        service: str,
+        options: Mapping[str, Any],
+        *,
+        waits_s: float = 0,
+        has_lineage: bool = True,
+    ) -> None:
         self._service = service
+        self._has_lineage = has_lineage
         self._waits_s = waits_s
         self._options = dict(options)
         self._stack = AsyncExitStack()
@@ -86,7 +96,9 @@ class AwsClient:
             if self._client is None:
                 self._client = await self._open()
         if name in LEAN:
-            operation = LeanOperation(self._client, name, self._credentials)
+            operation = LeanOperation(
+                self._client, name, self._credentials, has_lineage=self._has_lineage
+            )
             return self._operations.setdefault(name, operation)
         method: Callable[..., Awaitable[Any]] = getattr(self._client, name)
         return self._operations.setdefault(name, method)
@@ -96,6 +108,7 @@ class AwsClient:
         session = await in_own_thread(_new_session, self._service)
         from aiobotocore.config import AioConfig
         from aiobotocore.httpsession import AIOHTTPSession
+        from botocore.handlers import add_recursion_detection_header
 
         from .resolver import OwnResolver
 
@@ -122,6 +135,8 @@ class AwsClient:
         client = await self._stack.enter_async_context(
             session.create_client(self._service, config=config, **options)
         )
+        if not self._has_lineage:
+            client.meta.events.unregister("before-call", add_recursion_detection_header)
         self._credentials = await session.get_credentials()
         return client
 

@@ -77,8 +77,11 @@ class Template:
 class LeanOperation:
     """Use it like the client's own method of this name. `credentials` are the client's."""
 
-    def __init__(self, client: Any, operation: str, credentials: Any) -> None:
+    def __init__(
+        self, client: Any, operation: str, credentials: Any, *, has_lineage: bool = True
+    ) -> None:
         self._client = client
+        self._has_lineage = has_lineage
         self._credentials = credentials
         self._plain: Callable[..., Awaitable[Any]] = getattr(client, operation)
         self._template: Template | None = None
@@ -111,7 +114,8 @@ class LeanOperation:
         body = json.dumps(parameters).encode()
         credentials = await self._credentials.get_frozen_credentials()
         headers = {**template.headers, **template.signer.sign(body, credentials, at=time.time())}
-        _add_trace(headers)
+        if self._has_lineage:
+            _add_trace(headers)
         try:
             async with self._http.post(
                 template.url, data=body, headers=headers, allow_redirects=False
