@@ -37,7 +37,7 @@ def in_a_lane(scene: Any) -> None:
         thread = LaneThread()
         async with ThreadSensitiveContext(executor=thread):
             await scene(thread)
-        thread.shutdown()
+        thread.shutdown(wait=False)
 
     asyncio.run(run())
 

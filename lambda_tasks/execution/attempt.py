@@ -47,6 +47,11 @@ class Attempt:
         """Nothing happens before the task's first statement that anybody could miss."""
         return not self.task.options.singleton and not self._call.has_listeners
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until its hard timeout; 0 after it."""
+        return max(self._began_at + self.run.hard_s - time.monotonic(), 0.0)
+
     def begin(self) -> None:
         """Take the lock of a singleton and open the transaction. Raises SingletonLockError,
         SingletonLockUnknown."""

@@ -27,11 +27,20 @@ class LimitedCoroutine:
     limit's exception is thrown into the coroutine instead, at the await where it stands. It may
     catch it and go on awaiting. Where the coroutine waits for the tasks of a TaskGroup, these are
     cancelled first, and the exception arrives in the group's ExceptionGroup. One that blocks the
-    event loop is interrupted by the watchdog.
+    event loop is interrupted by the watchdog. `on_limit` is called with each limit's exception
+    before that is raised, to end what the coroutine waits for elsewhere.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], *, soft_s: float, hard_s: float) -> None:
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        *,
+        soft_s: float,
+        hard_s: float,
+        on_limit: Callable[[BaseException], None],
+    ) -> None:
         self._coroutine = coroutine
+        self._on_limit = on_limit
         self._soft_s = soft_s
         self._hard_s = hard_s
         self._limits: list[tuple[float, BaseException]] = []
@@ -83,12 +92,14 @@ class LimitedCoroutine:
         self._arm(task)
         if error is None or task.done():
             return
+        self._on_limit(error)
         start_in_group = _group_that_is_waited_for(self._coroutine)
         if start_in_group is not None and self._limits:
             # Thrown in there, it would leave the group's tasks behind.
             with contextlib.suppress(RuntimeError):
                 start_in_group(_raise, error)
                 return
+        _forget_what_is_waited_for(self._coroutine)
         self._pending = error
         task.cancel()
 
@@ -126,9 +137,7 @@ async def _raise(error: BaseException) -> None:
 
 def _group_that_is_waited_for(coroutine: object) -> Callable[..., object] | None:
     """How to start a task in the TaskGroup, asyncio's or anyio's, at whose end it stands."""
-    frame: FrameType | None = None
-    while inspect.iscoroutine(coroutine):
-        frame, coroutine = coroutine.cr_frame, coroutine.cr_await
+    frame = _innermost_frame(coroutine)
     if frame is None or frame.f_code.co_name not in ("__aexit__", "_aexit"):
         return None
     group = frame.f_locals.get("self")
@@ -136,3 +145,20 @@ def _group_that_is_waited_for(coroutine: object) -> Callable[..., object] | None
         return lambda function, error: group.create_task(function(error))
     start_soon: Callable[..., object] | None = getattr(group, "start_soon", None)
     return start_soon
+
+
+def _forget_what_is_waited_for(coroutine: object) -> None:
+    """Where it waits for a thread, the call there comes to an end of its own, which nobody hears of
+    any more: asyncio need not complain of that."""
+    frame = _innermost_frame(coroutine)
+    for each in frame.f_locals.values() if frame is not None else ():
+        if asyncio.isfuture(each):
+            each.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def _innermost_frame(coroutine: object) -> FrameType | None:
+    """The one that awaits what is no coroutine."""
+    frame: FrameType | None = None
+    while inspect.iscoroutine(coroutine):
+        frame, coroutine = coroutine.cr_frame, coroutine.cr_await
+    return frame

@@ -30,7 +30,7 @@ from .connections import OUTAGES, refresh
 from .finish_batcher import FinishBatcher
 from .finishing import Finisher, give_back
 from .intake import Intake
-from .lanes import Lanes
+from .lanes import LaneLost, Lanes
 from .leases import Leases
 from .process_pool import ProcessPool
 from .run import Ended, Run
@@ -192,7 +192,10 @@ class Executor:
     ) -> Ended:
         make_run = partial(self._run_of, claimed, metadata, budget)
         if claimed.task.is_async:
-            return await self._lanes.run(lambda: self._make_attempt(make_run(), claimed.task))
+            try:
+                return await self._lanes.run(lambda: self._make_attempt(make_run(), claimed.task))
+            except LaneLost as lost:
+                return await self._fail(claimed, lost.failure)
         try:
             return await self._processes.run(make_run)
         except (HardTimeLimitExceeded, WorkerProcessDied) as error:

@@ -1,19 +1,20 @@
 """The thread of a lane, on which all lands that its task lets Django's async ORM do."""
 
-import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
 
 from ..context import TaskContext, current_run
+from ..interrupts import OWN_S
+from .own_thread import OwnThread
 
 T = TypeVar("T")
 
 
-class LaneThread(ThreadPoolExecutor):
+class LaneThread(OwnThread):
     """One thread, started at its first use.
 
     A task that only awaits other things never comes here, so it needs no transaction, and none of
@@ -21,7 +22,7 @@ class LaneThread(ThreadPoolExecutor):
     """
 
     def __init__(self) -> None:
-        super().__init__(max_workers=1)
+        super().__init__("lambda_tasks-lane")
         self._first: Callable[[], None] | None = None
         self._is_unused = False
         self._served: TaskContext | None = None
@@ -49,11 +50,6 @@ class LaneThread(ThreadPoolExecutor):
             self._first = None
         return self._is_unused
 
-    async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function there, for two thirds of what sync_to_async takes to carry context
-        variables there and back, of which none is ours."""
-        return await asyncio.get_running_loop().run_in_executor(self, function, *args)
-
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """See Executor. Raises RuntimeError for a run that has ended."""
         run = current_run.get()
@@ -78,6 +74,9 @@ class LaneThread(ThreadPoolExecutor):
 class AnyThread:
     """That of whatever thread-sensitive context surrounds a call, which asgiref knows."""
 
+    is_busy = False
+    """There is no telling."""
+
     def serving(self, run: TaskContext) -> AbstractContextManager[None]:
         """It serves everybody."""
         return nullcontext()
@@ -86,6 +85,9 @@ class AnyThread:
         """There is no telling."""
         return False
 
-    async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function there."""
+    async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+        """Call a function there; nobody interrupts it."""
         return await sync_to_async(function)(*args)
+
+    def interrupt(self, *, hang_up: bool = True) -> None:
+        """Nothing: it may be anybody's."""

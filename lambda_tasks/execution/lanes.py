@@ -10,21 +10,42 @@ import functools
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from asgiref.sync import ThreadSensitiveContext
 from django.db import DatabaseError, InterfaceError, connections
 
 from ..context import current_run
 from ..core.lifecycle import Claim
+from ..errors import HardTimeLimitExceeded
 from . import connections as connections_of_this_thread
+from .alarm import HARD_MESSAGE
 from .attempt import Attempt
+from .connections import OUTAGES
 from .coroutine_limits import LimitedCoroutine
 from .lane_thread import AnyThread, LaneThread
+from .own_thread import ThreadStuck
 from .run import Ended
 
 Start = Callable[[], Attempt]
 """Called when a lane is free, so that a task's time begins with the task."""
+
+COMMIT_S: Final = 1.0
+"""To commit, at least, for a task that comes to its end as its hard timeout does."""
+
+ABANDON_S: Final = 1.0
+"""To roll back what is cut off at the end of the place where it runs."""
+
+
+class LaneLost(Exception):
+    """The thread of a lane is stuck in a task, whose record is still to be written.
+
+    `failure` is what has become of the task.
+    """
+
+    def __init__(self, failure: BaseException) -> None:
+        super().__init__(f"A lane is lost: {failure!r}")
+        self.failure = failure
 
 
 class Lanes:
@@ -49,7 +70,7 @@ class Lanes:
                 job.task.cancel()
 
     async def run(self, start: Start) -> Ended:
-        """Run one attempt on the next free lane. Raises what `start` raises.
+        """Run one attempt on the next free lane. Raises what `start` raises, and LaneLost.
 
         Cancelled, it takes the lane along, whose thread may be stuck in the task's own code.
         """
@@ -96,11 +117,19 @@ class Lanes:
                     while True:
                         await self._work_on(await self._waiting.get(), thread)
                 finally:
-                    await thread.call(connections.close_all)
+                    await _close_connections(thread)
+        except LaneLost:
+            self._replace(asyncio.current_task())
         finally:
             thread.shutdown(wait=False)
 
+    def _replace(self, lost: "asyncio.Task[None] | None") -> None:
+        self._lanes = {lane for lane in self._lanes if lane is not lost}
+        if not self._waiting.empty():
+            self._start_one_if_needed()
+
     async def _work_on(self, job: "_Job", thread: LaneThread | AnyThread) -> None:
+        """Raises LaneLost, here and to who waits for the job."""
         if job.ended.done():  # nobody waits for it any more
             return
         job.lane = asyncio.current_task()
@@ -112,6 +141,8 @@ class Lanes:
         except Exception as error:
             if not job.ended.done():
                 job.ended.set_exception(error)
+            if isinstance(error, LaneLost):
+                raise
         finally:
             self._busy -= 1
 
@@ -134,40 +165,80 @@ async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
     attempt = job.start()
     job.claim = attempt.run.claim
     try:
-        if isinstance(thread, LaneThread) and attempt.may_begin_late:
-            thread.begins_with(attempt.begin)
-        else:
-            await thread.call(attempt.begin)
-        with thread.serving(attempt.context):
-            result = await _in_a_task_of_its_own(job, attempt)
-        if thread.cancel_begin():
-            return attempt.succeed_unbegun(result)
-        return await thread.call(functools.partial(attempt.succeed, may_leave_record=True), result)
+        return await _run_to_success(job, attempt, thread)
     except asyncio.CancelledError:
         await _abandon(attempt, thread)
         raise
+    except ThreadStuck:
+        raise LaneLost(_hard_timeout(attempt)) from None
+    except OUTAGES as error:
+        failure: BaseException = error if attempt.left_s else _hard_timeout(attempt, error)
     except BaseException as error:
         failure = error
     if isinstance(failure, KeyboardInterrupt):
         await _abandon(attempt, thread)
         return Ended(None, interrupted=True)
+    # Outside of the except block: within it asgiref adds frames of its own to the traceback.
+    return await _fail(attempt, thread, failure)
+
+
+async def _run_to_success(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Ended:
+    if isinstance(thread, LaneThread) and attempt.may_begin_late:
+        thread.begins_with(attempt.begin)
+    else:
+        await thread.call(attempt.begin, limit_s=attempt.left_s)
+    with thread.serving(attempt.context):
+        result = await _in_a_task_of_its_own(job, attempt, thread)
+    if thread.cancel_begin():
+        return attempt.succeed_unbegun(result)
+    succeed = functools.partial(attempt.succeed, may_leave_record=True)
+    return await thread.call(succeed, result, limit_s=max(attempt.left_s, COMMIT_S))
+
+
+async def _fail(attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseException) -> Ended:
     if isinstance(thread, LaneThread) and thread.cancel_begin():
         thread.begins_with(connections_of_this_thread.refresh)
-    # Outside of the except block: within it asgiref adds frames of its own to the traceback.
-    return await thread.call(attempt.fail, failure)
+    try:
+        if thread.is_busy:  # with what the task has left there
+            await thread.call(_nothing, limit_s=attempt.left_s)
+        return await thread.call(attempt.fail, failure)
+    except ThreadStuck:
+        raise LaneLost(failure) from None
+
+
+def _hard_timeout(attempt: Attempt, cause: BaseException | None = None) -> BaseException:
+    """What has ended a task that its hard timeout has found in the database, or after its end."""
+    error = HardTimeLimitExceeded(HARD_MESSAGE.format(attempt.run.hard_s))
+    error.__cause__ = cause
+    return error
+
+
+def _nothing() -> None:
+    """Called on a thread, to see it come to that."""
 
 
 async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
     if not thread.cancel_begin():
-        with suppress(DatabaseError, InterfaceError):  # where it could not even begin
-            await thread.call(attempt.abandon)
+        thread.interrupt()
+        # Where it could not even begin, or where the thread is stuck.
+        with suppress(DatabaseError, InterfaceError, ThreadStuck):
+            await thread.call(attempt.abandon, limit_s=ABANDON_S)
 
 
-async def _in_a_task_of_its_own(job: _Job, attempt: Attempt) -> Any:
+async def _close_connections(thread: LaneThread) -> None:
+    """Also of a thread that is stuck, when it comes to that."""
+    if thread.is_busy:
+        thread.submit(connections.close_all)
+    else:
+        with suppress(ThreadStuck):
+            await thread.call(connections.close_all)
+
+
+async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Any:
     """With a copy of the lane's context, so that nothing of it is left for the next task."""
     own = contextvars.copy_context()
     own.run(current_run.set, attempt.context)
-    captured = _captured(attempt)
+    captured = _captured(attempt, thread)
     task = job.task = asyncio.get_running_loop().create_task(captured, context=own)
     try:
         # Shielded, as it answers a cancellation with a value: the lane's own must reach the lane.
@@ -185,12 +256,22 @@ async def _in_a_task_of_its_own(job: _Job, attempt: Attempt) -> Any:
     return result
 
 
-async def _captured(attempt: Attempt) -> tuple[Any, BaseException | None]:
+async def _captured(
+    attempt: Attempt, thread: LaneThread | AnyThread
+) -> tuple[Any, BaseException | None]:
     """The error by value: asyncio lets a SystemExit of a task end the whole loop."""
+
+    def interrupt(limit: BaseException) -> None:
+        """After the soft one the task goes on, with its connection."""
+        thread.interrupt(hang_up=isinstance(limit, HardTimeLimitExceeded))
+
     try:
         coroutine: Coroutine[Any, Any, Any] = attempt.call()
         run = attempt.run
-        return await LimitedCoroutine(coroutine, soft_s=run.soft_s, hard_s=run.hard_s), None
+        limited = LimitedCoroutine(
+            coroutine, soft_s=run.soft_s, hard_s=run.hard_s, on_limit=interrupt
+        )
+        return await limited, None
     except BaseException as error:
         return None, _as_outcome(error)
 

@@ -1,0 +1,229 @@
+"""Ends what a thread waits for on its database connections, from another thread.
+
+A lock that nobody gives, a query that takes for ever, a server that neither answers nor closes: the
+thread that waits can't end it by itself. So the statement is cancelled on its server, by way of
+another connection; where that has not helped after CANCEL_S, the connection's socket is shut down,
+and the wait ends with an error.
+"""
+
+import itertools
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("lambda_tasks")
+
+T = TypeVar("T")
+
+OWN_S: Final = 15.0
+"""For what the library itself asks of the database at once, a claim of ten messages, say."""
+
+CANCEL_S: Final = 1.0
+"""For a statement to end that is cancelled; and for a server to take the word that cancels it."""
+
+CONNECT_S: Final = 10
+"""To connect, where the project's OPTIONS say nothing: a wait that nobody can end."""
+
+LOOK_EVERY_S: Final = 0.25
+
+
+class Work:
+    """What the thread that makes this does until finish(). Others may interrupt it meanwhile."""
+
+    def __init__(self, limit_s: float = math.inf) -> None:
+        self.was_interrupted = False
+        self._cancel_at = time.monotonic() + limit_s
+        self._hang_up_at = self._cancel_at + CANCEL_S
+        self._connections = _connections_of_this_thread()
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._cancelling: list[tuple[threading.Thread, Any]] = []
+        if limit_s < math.inf:
+            _Watch.of_this_process.add(self)
+
+    def interrupt(self, *, hang_up: bool = True) -> None:
+        """Cancel what it waits for; and, with `hang_up`, cut its connections if it still waits.
+
+        From any thread, an event loop's too: the watch does it.
+        """
+        self._cancel_at = time.monotonic()
+        if hang_up:
+            self._hang_up_at = self._cancel_at + CANCEL_S
+        _Watch.of_this_process.add(self, is_urgent=True)
+
+    def finish(self) -> None:
+        """On its own thread. What is being cancelled must not be what comes next."""
+        _Watch.of_this_process.discard(self)
+        with self._lock:
+            self._is_over = True
+        for cancelling, raw in self._cancelling:
+            cancelling.join(CANCEL_S)
+            if cancelling.is_alive():
+                _hang_up(raw)
+
+    def look(self, now: float) -> None:
+        """Do what is due; on the watch's thread."""
+        with self._lock:
+            if self._is_over:
+                return
+            open_ones = [
+                (each, each.connection) for each in self._connections if each.connection is not None
+            ]
+            if now >= self._cancel_at:
+                self._cancel_at = math.inf
+                self.was_interrupted = True
+                self._cancelling += [(_cancelling(each, raw), raw) for each, raw in open_ones]
+            if now >= self._hang_up_at:
+                # It may connect once more, and wait again.
+                self._cancel_at, self._hang_up_at = now + CANCEL_S, now + 2 * CANCEL_S
+                for _, raw in open_ones:
+                    _hang_up(raw)
+
+
+@contextmanager
+def within(limit_s: float) -> Iterator[Work]:
+    """Interrupt what the body waits for on this thread's connections after so many seconds."""
+    work = Work(limit_s)
+    try:
+        yield work
+    finally:
+        work.finish()
+
+
+async def ask(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call what asks the database something for the library, on this context's thread for that.
+
+    It has OWN_S.
+    """
+    return await sync_to_async(_within_own_time)(function, *args, **kwargs)
+
+
+def limit_connecting() -> None:
+    """Let no connection of this thread wait for ever to be opened."""
+    for each in _connections_of_this_thread():
+        options = each.settings_dict.get("OPTIONS") or {}
+        if each.vendor in ("postgresql", "mysql") and "connect_timeout" not in options:
+            # In a copy: other threads' connections have this dictionary, too.
+            limited = {"connect_timeout": CONNECT_S, **options}
+            each.settings_dict = {**each.settings_dict, "OPTIONS": limited}
+
+
+def _within_own_time(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    with within(OWN_S):
+        return function(*args, **kwargs)
+
+
+class _Watch:
+    """A thread that looks at the works that have a limit, as long as there are any."""
+
+    of_this_process: "_Watch"
+
+    def __init__(self) -> None:
+        self._works: set[Work] = set()
+        self._something = threading.Condition()
+        self._is_idle = True
+        self._thread: threading.Thread | None = None
+
+    def add(self, work: Work, *, is_urgent: bool = False) -> None:
+        self._works.add(work)
+        if self._is_idle or is_urgent:
+            with self._something:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="lambda_tasks-watch", daemon=True
+                    )
+                    self._thread.start()
+                self._something.notify()
+
+    def discard(self, work: Work) -> None:
+        self._works.discard(work)
+
+    def _run(self) -> None:
+        while True:
+            with self._something:
+                self._is_idle = True
+                self._something.wait_for(lambda: self._works)
+                self._is_idle = False
+            while self._works:
+                now = time.monotonic()
+                for work in list(self._works):
+                    work.look(now)
+                with self._something:
+                    self._something.wait(LOOK_EVERY_S)
+
+
+_here = threading.local()
+
+
+def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:
+    """Also those that are still to be opened; kept, as to find them takes longer than to ask."""
+    if not hasattr(_here, "connections"):
+        _here.connections = connections.all()
+    found: list[BaseDatabaseWrapper] = _here.connections
+    return found
+
+
+_numbers = itertools.count(1)
+
+
+def _cancelling(connection: BaseDatabaseWrapper, raw: Any) -> threading.Thread:
+    """A thread that cancels what a connection does; it may wait for as long as it likes."""
+    name = f"lambda_tasks-cancel-{next(_numbers)}"
+    thread = threading.Thread(target=_cancel, args=(connection, raw), name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _cancel(connection: BaseDatabaseWrapper, raw: Any) -> None:
+    """Each driver's own way; `raw` is its connection."""
+    try:
+        if connection.vendor == "postgresql":
+            getattr(raw, "cancel_safe", raw.cancel)()
+        elif connection.vendor == "mysql":
+            _kill_query(connection, raw.thread_id())
+        elif connection.vendor == "sqlite":
+            raw.interrupt()
+    except Exception as error:
+        logger.info("A statement could not be cancelled: %r", error)
+
+
+def _kill_query(connection: BaseDatabaseWrapper, id: int) -> None:
+    beside = connection.copy()
+    try:
+        with beside.cursor() as cursor:
+            cursor.execute("KILL QUERY %s", [id])
+    finally:
+        beside.close()
+
+
+def _hang_up(raw: Any) -> None:
+    """Shut a connection's socket down, so that who reads from it finds its end."""
+    with suppress(Exception):  # it is closed by now, or is a file
+        descriptor = _descriptor(raw)
+        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+            if _descriptor(raw) == descriptor:  # else it may be another's by now
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def _descriptor(raw: Any) -> int:
+    # PyMySQL has no other way to tell than its own `_sock`.
+    return int(raw.fileno() if hasattr(raw, "fileno") else raw._sock.fileno())
+
+
+def _watch_anew() -> None:
+    """Also in a forked child, which has none of its parent's threads."""
+    _Watch.of_this_process = _Watch()
+
+
+_watch_anew()
+os.register_at_fork(after_in_child=_watch_anew)

@@ -1,0 +1,87 @@
+"""Tasks that wait for the database, or in a thread, longer than they may."""
+
+import threading
+from contextlib import suppress
+
+from asgiref.sync import sync_to_async
+from django.db import connection, transaction
+
+from lambda_tasks import SoftTimeLimitExceeded, lambda_task
+from tests.app.models import Effect, Seat
+
+FOR_EVER = {
+    "postgresql": "SELECT pg_sleep(100)",
+    "mysql": "SELECT SLEEP(100)",
+    "sqlite": "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c)"
+    " SELECT count(*) FROM c",
+}
+
+released = threading.Event()
+"""What a task waits for that hangs in a thread of this process."""
+
+
+def wait_in_a_statement() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(FOR_EVER[connection.vendor])
+        cursor.fetchall()
+
+
+def wait_under_a_savepoint() -> None:
+    with transaction.atomic():
+        wait_in_a_statement()
+
+
+@lambda_task(soft_timeout=1, hard_timeout=2)
+async def sleep_in_statements() -> None:
+    while True:
+        with suppress(SoftTimeLimitExceeded):
+            await sync_to_async(wait_under_a_savepoint)()
+
+
+def take_the_seat() -> None:
+    with transaction.atomic():
+        Seat.objects.filter(row=1, number=1).update(taken_by="the task")
+
+
+@lambda_task(soft_timeout=1, hard_timeout=2)
+async def take_a_locked_seat() -> None:
+    while True:
+        with suppress(SoftTimeLimitExceeded):
+            await sync_to_async(take_the_seat)()
+
+
+@lambda_task(soft_timeout=2, hard_timeout=60, atomic=False)
+async def clean_up_after_a_statement() -> str:
+    try:
+        await sync_to_async(wait_in_a_statement)()
+    except SoftTimeLimitExceeded:
+        await Effect.objects.acreate(name="cleaned up")
+        return "cleaned up"
+    return "not interrupted"
+
+
+@lambda_task(soft_timeout=1.5, hard_timeout=2)
+async def commit_and_wait() -> str:
+    await Effect.objects.acreate(name="committed")
+    await sync_to_async(transaction.on_commit)(wait_in_a_statement)
+    return "committed"
+
+
+@lambda_task(soft_timeout=1.5, hard_timeout=2)
+async def commit_and_hang() -> str:
+    await Effect.objects.acreate(name="committed")
+    await sync_to_async(transaction.on_commit)(lambda: released.wait(100))
+    return "committed"
+
+
+@lambda_task(soft_timeout=1, hard_timeout=2)
+async def hang_in_its_thread() -> None:
+    await Effect.objects.acreate(name="rolled back")
+    while True:
+        with suppress(SoftTimeLimitExceeded):
+            await sync_to_async(released.wait)(100)
+
+
+@lambda_task(soft_timeout=200, hard_timeout=290)
+async def wait_for_long() -> None:
+    await sync_to_async(wait_in_a_statement)()
