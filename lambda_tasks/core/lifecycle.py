@@ -122,6 +122,11 @@ class RecordState:
     """Less than zero: the lease has run out."""
 
 
+LOCKED: Final = Refused(Refusal.HELD, 5.0)
+"""Nothing speaks against a claim but that another transaction has locked the record: the rest of a
+run that was frozen, say. Who waited for it could wait for ever; its queue looks again soon."""
+
+
 def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int) -> Refused | None:
     """Why a record was not claimed; None where it was.
 
@@ -137,13 +142,17 @@ def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int
         return None
     is_exhausted = found.n_attempts >= max_attempts
     if found.status is Status.QUEUED:
-        if is_exhausted:
-            return Refused(Refusal.EXHAUSTED)
-        is_far_off = found.due_in_s > LONGEST_VISIBILITY_TIMEOUT.total_seconds()
-        return Refused(Refusal.PARKED if is_far_off else Refusal.NOT_DUE, found.due_in_s)
-    if found.lease_left_s < 0 and (is_exhausted or not may_rerun):
-        return Refused(Refusal.EXHAUSTED)
-    return Refused(Refusal.HELD, max(found.lease_left_s, 0.0))
+        return Refused(Refusal.EXHAUSTED) if is_exhausted else _judge_queued(found.due_in_s)
+    if found.lease_left_s >= 0:
+        return Refused(Refusal.HELD, found.lease_left_s)
+    return Refused(Refusal.EXHAUSTED) if is_exhausted or not may_rerun else LOCKED
+
+
+def _judge_queued(due_in_s: float) -> Refused:
+    if due_in_s <= 0:
+        return LOCKED
+    is_far_off = due_in_s > LONGEST_VISIBILITY_TIMEOUT.total_seconds()
+    return Refused(Refusal.PARKED if is_far_off else Refusal.NOT_DUE, due_in_s)
 
 
 @dataclass(frozen=True, slots=True)

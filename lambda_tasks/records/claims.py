@@ -1,16 +1,19 @@
 """Who runs what: claims, their leases, and what a claim's holder writes."""
 
+import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from django.db import transaction
+from django.db import DatabaseError, connections, transaction
 from django.db.models import F, Q
 
+from .. import interrupts
 from ..core.lifecycle import (
+    LOCKED,
     WORKER_DIED,
     Claim,
     Continued,
@@ -40,6 +43,13 @@ from .portable import IS_LOST, ClaimTerms
 from .tables import RecordQuerySet
 
 Verdicts = dict[UUID, Claim | Refused]
+
+PAUSES_S: Final = (0.02, 0.1, 0.3)
+"""Before another look at what was locked: most likely it is just being marked as sent."""
+
+INSERT_S: Final = 2.0
+ONE_INSERT_S: Final = 1.0
+"""Then an INSERT waits for another transaction: the whole, and a row alone."""
 
 
 class RecordClaims:
@@ -79,10 +89,13 @@ class RecordClaims:
         if direct := [each for each in wanted.values() if not each.message.durable]:
             verdicts |= _claim_direct(direct, terms)
         if rest := [id for id in wanted if id not in verdicts]:
-            may_rerun = [id for id in rest if wanted[id].may_rerun]
-            verdicts |= statements().claim(rest, may_rerun, terms)
-        if rest := [id for id in wanted if id not in verdicts]:
-            verdicts |= _judge(wanted, rest, terms)
+            verdicts |= _claim_stored(wanted, rest, terms)
+        for pause_s in PAUSES_S:
+            locked = [id for id, verdict in verdicts.items() if verdict is LOCKED and id in rest]
+            if not locked:
+                break
+            time.sleep(pause_s)
+            verdicts |= _claim_stored(wanted, locked, terms)
         return verdicts
 
     def finish(self, end: End, following: Outgoing | None = None) -> None:
@@ -131,15 +144,47 @@ class RecordClaims:
         _held([claim]).update(progress=progress)
 
 
-def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Mapping[UUID, Claim]:
+def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verdicts:
     """Insert records of messages that come without one, claimed where they have no time to wait
     for. Whether a time has come is for the database's clock to say, in the next statement."""
     rows = [row_of(each.message, each.queue, enqueued_at=each.enqueued_at) for each in direct]
-    later = [row for row in rows if row["run_after"] is not None]
-    if later:
-        statements().insert_queued(later, is_sent=True)
-    at_once = [row for row in rows if row["run_after"] is None]
-    return statements().insert_claimed(at_once, terms) if at_once else {}
+    verdicts: Verdicts = {}
+    if later := [row for row in rows if row["run_after"] is not None]:
+        verdicts |= _insert(later, lambda some: statements().insert_queued(some, is_sent=True))
+    if at_once := [row for row in rows if row["run_after"] is None]:
+        verdicts |= _insert(at_once, lambda some: {**statements().insert_claimed(some, terms)})
+    return verdicts
+
+
+def _insert(
+    rows: Sequence[Row],
+    insert: Callable[[Sequence[Row]], Verdicts | None],
+    limit_s: float = INSERT_S,
+) -> Verdicts:
+    """Insert rows; one that another transaction is about to insert, too, is LOCKED and holds up no
+    other. The database itself would wait for what becomes of that transaction."""
+    may_fail = not connections[record_alias()].in_atomic_block
+    try:
+        with interrupts.within(limit_s) as work:
+            return insert(rows) or {}
+    except DatabaseError:
+        if not work.was_interrupted or not may_fail:
+            raise
+    if len(rows) == 1:
+        return {rows[0]["id"]: LOCKED}
+    alone = [_insert([row], insert, ONE_INSERT_S) for row in rows]
+    return {id: verdict for each in alone for id, verdict in each.items()}
+
+
+def _claim_stored(
+    wanted: Mapping[UUID, ResolvedDelivery], ids: Sequence[UUID], terms: ClaimTerms
+) -> Verdicts:
+    """Claim records that are there, and tell what has become of the others."""
+    may_rerun = [id for id in ids if wanted[id].may_rerun]
+    verdicts: Verdicts = {**statements().claim(ids, may_rerun, terms)}
+    if rest := [id for id in ids if id not in verdicts]:
+        verdicts |= _judge(wanted, rest, terms)
+    return verdicts
 
 
 def _judge(
@@ -163,7 +208,8 @@ def _judge(
         _fail_exhausted(exhausted, terms.max_attempts)
     if parked := _refused(verdicts, Refusal.PARKED):
         # The relay sends them in time.
-        all_records().filter(id__in=parked, status=Status.QUEUED).update(sent_at=None)
+        with statements().unlocked(parked) as free:
+            free.filter(status=Status.QUEUED).update(sent_at=None)
     return verdicts
 
 
@@ -182,8 +228,8 @@ def _refused(verdicts: Verdicts, refusal: Refusal) -> list[UUID]:
 
 def _fail_exhausted(ids: Sequence[UUID], max_attempts: int) -> None:
     is_given_back = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
-    exhausted = all_records().filter(IS_LOST | is_given_back, id__in=ids)
-    finish(exhausted, Failed(WORKER_DIED))
+    with statements().unlocked(ids) as free:
+        finish(free.filter(IS_LOST | is_given_back), Failed(WORKER_DIED))
 
 
 def _held(claims: Sequence[Claim]) -> RecordQuerySet:

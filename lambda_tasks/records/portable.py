@@ -4,7 +4,7 @@
 once (`statements`).
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,8 +87,21 @@ class PortableStatements:
     ) -> dict[UUID, Claim]:
         """Claim records that are there; see insert_claimed() for what is returned.
 
-        Where a lost run may not be repeated, its id is not in `may_rerun`.
+        Where a lost run may not be repeated, its id is not in `may_rerun`. Those that another
+        transaction has locked are passed over.
         """
+        if not self.connection.features.has_select_for_update_skip_locked:
+            return self.claim_waiting(ids, may_rerun, terms)
+        with transaction.atomic(using=self.alias):
+            locked = self._records.filter(id__in=ids).order_by().select_for_update(skip_locked=True)
+            free = set(locked.values_list("id", flat=True))
+            mine, reruns = ([id for id in each if id in free] for each in (ids, may_rerun))
+            return self.claim_waiting(mine, reruns, terms) if mine else {}
+
+    def claim_waiting(
+        self, ids: Sequence[UUID], may_rerun: Sequence[UUID], terms: ClaimTerms
+    ) -> dict[UUID, Claim]:
+        """See claim(); for records that nobody has locked, or where who has is waited for."""
         claimable = {f"id{index}": id for index, id in enumerate(ids)}
         reruns = {f"rerun{index}": id for index, id in enumerate(may_rerun)}
 
@@ -111,7 +124,7 @@ class PortableStatements:
                 "look_at": None,
                 "n_waits": 0,
             }
-            return update(records, claimed)
+            return self._update_free(records, claimed)
 
         values = {
             **claimable,
@@ -159,12 +172,30 @@ class PortableStatements:
 
     def mark_sent(self, ids: Sequence[UUID]) -> None:
         """Note that their queues have accepted the messages of these records."""
-        with self._unlocked(ids) as free:
+        with self.unlocked(ids) as free:
             free.update(
                 sent_at=Now(),
                 # A lost run's message is on its way again: for the next one it is as if lost now.
                 lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
             )
+
+    @contextmanager
+    def unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
+        """Those of these records that nobody else has locked.
+
+        Locked rows are skipped, so this never waits and cannot deadlock.
+        """
+        records = self._records.filter(id__in=ids).order_by()
+        if not self.connection.features.has_select_for_update_skip_locked:
+            yield records
+            return
+        with transaction.atomic(using=self.alias):
+            free = records.select_for_update(skip_locked=True).values_list("id", flat=True)
+            yield self._records.filter(id__in=list(free))
+
+    def _update_free(self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]) -> Composed:
+        """The update of those that nobody has locked, which here is known by now."""
+        return update(records, values)
 
     @property
     def _records(self) -> "QuerySet[TaskRecord]":
@@ -178,20 +209,6 @@ class PortableStatements:
             execute(self.connection, f"{sql} ON DUPLICATE KEY UPDATE id = id", params)
         else:
             self._records.bulk_create(records, ignore_conflicts=True)
-
-    @contextmanager
-    def _unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
-        """Those of these records that nobody else has locked.
-
-        Locked rows are skipped, so this never waits and cannot deadlock.
-        """
-        records = self._records.filter(id__in=ids).order_by()
-        if not self.connection.features.has_select_for_update_skip_locked:
-            yield records
-            return
-        with transaction.atomic(using=self.alias):
-            free = records.select_for_update(skip_locked=True).values_list("id", flat=True)
-            yield self._records.filter(id__in=list(free))
 
 
 def record_of(row: Row, **rest: Any) -> TaskRecord:

@@ -10,12 +10,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from ..core.lifecycle import Claim, End, Status
 from .finishes import finished_columns
 from .mapping import Row, claims_of
 from .portable import RETURNING, ClaimTerms, PortableStatements
-from .statements import execute
+from .statements import Composed, execute, update
+from .tables import TaskRecord
 
 NOW: Final = "STATEMENT_TIMESTAMP()"
 
@@ -96,6 +98,19 @@ class PostgresStatements(PortableStatements):
             "lease": terms.lease,
         }
         return claims_of(self._insert(rows, columns, params, returning=RETURNING), terms.token)
+
+    def claim(
+        self, ids: Sequence[UUID], may_rerun: Sequence[UUID], terms: ClaimTerms
+    ) -> dict[UUID, Claim]:
+        """See PortableStatements. In one statement, which passes over what others have locked."""
+        return self.claim_waiting(ids, may_rerun, terms)
+
+    def _update_free(self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]) -> Composed:
+        """See PortableStatements."""
+        free = records.select_for_update(skip_locked=True, no_key=True)
+        # Django composes SELECT FOR UPDATE in a transaction only; nothing is sent for this one.
+        with transaction.atomic(using=self.alias, savepoint=False):
+            return update(self._records.filter(id__in=free.values("id")), values)
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See PortableStatements."""

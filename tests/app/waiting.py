@@ -10,8 +10,8 @@ from lambda_tasks import SoftTimeLimitExceeded, lambda_task
 from tests.app.models import Effect, Seat
 
 FOR_EVER = {
-    "postgresql": "SELECT pg_sleep(100)",
-    "mysql": "SELECT SLEEP(100)",
+    "postgresql": "SELECT pg_sleep(300)",
+    "mysql": "SELECT SLEEP(300)",
     "sqlite": "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c)"
     " SELECT count(*) FROM c",
 }
@@ -70,7 +70,7 @@ async def commit_and_wait() -> str:
 @lambda_task(soft_timeout=1.5, hard_timeout=2)
 async def commit_and_hang() -> str:
     await Effect.objects.acreate(name="committed")
-    await sync_to_async(transaction.on_commit)(lambda: released.wait(100))
+    await sync_to_async(transaction.on_commit)(lambda: released.wait(300))
     return "committed"
 
 
@@ -79,7 +79,7 @@ async def hang_in_its_thread() -> None:
     await Effect.objects.acreate(name="rolled back")
     while True:
         with suppress(SoftTimeLimitExceeded):
-            await sync_to_async(released.wait)(100)
+            await sync_to_async(released.wait)(300)
 
 
 @lambda_task(soft_timeout=200, hard_timeout=290)

@@ -46,7 +46,7 @@ FAILED     any        any          any       any       any      FINISHED    0
 RETRYING   any        any          any       any       any      FINISHED    0
 QUEUED     ours       any          any       any       any      granted     -
 RUNNING    ours       any          any       any       any      granted     -
-QUEUED     another's  now          any       below     any      NOT_DUE     due
+QUEUED     another's  now          any       below     any      HELD        5
 QUEUED     another's  later        any       below     any      NOT_DUE     due
 QUEUED     another's  12 h         any       below     any      NOT_DUE     due
 QUEUED     another's  beyond 12 h  any       below     any      PARKED      due
@@ -54,7 +54,7 @@ QUEUED     another's  any          any       at limit  any      EXHAUSTED   0
 QUEUED     another's  any          any       above     any      EXHAUSTED   0
 RUNNING    another's  any          running   any       any      HELD        lease
 RUNNING    another's  any          ends now  any       any      HELD        0
-RUNNING    another's  any          over      below     rerun    HELD        0
+RUNNING    another's  any          over      below     rerun    HELD        5
 RUNNING    another's  any          over      any       fail     EXHAUSTED   0
 RUNNING    another's  any          over      at limit  any      EXHAUSTED   0
 RUNNING    another's  any          over      above     any      EXHAUSTED   0
@@ -100,7 +100,8 @@ def test_a_claim_finds_what_the_table_says(line: tuple[str, ...]) -> None:
         if verdict == GRANTED:
             assert judged is None, case
             continue
-        after_s = {"due": found.due_in_s, "lease": found.lease_left_s, "0": 0.0}[after]
+        read_s = {"due": found.due_in_s, "lease": found.lease_left_s}
+        after_s = read_s[after] if after in read_s else float(after)
         assert judged == Refused(Refusal[verdict], after_s), case
 
 
