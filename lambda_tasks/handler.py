@@ -10,7 +10,10 @@ import os
 import random
 import sys
 import time
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
+
+from asgiref.sync import ThreadSensitiveContext
 
 from . import cold_start
 
@@ -19,6 +22,11 @@ IN_LAMBDA: Final = "AWS_LAMBDA_RUNTIME_API" in os.environ
 AMPLE_MIB: Final = 512
 """From here on there is room for a fork server from the start. A smaller function gets one with its
 first sync task."""
+
+
+FREE_S: Final = 3.0
+"""For what an earlier event has left in the database, which is being interrupted; then its thread
+is given up for another."""
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -33,10 +41,13 @@ class LambdaHandler:
         cold_start.set_up()
         from . import runtime
         from .entrypoints.lambda_events import EventHandler
+        from .execution.own_thread import OwnThread
 
         self._runner = asyncio.Runner()
         # Its events have no context in common with whatever has called for the first of them.
         contextvars.Context().run(self._runner.get_loop)
+        self._own_thread = OwnThread("lambda_tasks-handler")
+        self._runner.run(self._ask_there())
         self._runtime = runtime.current()
         if IN_LAMBDA:
             # Elsewhere somebody may enqueue between two events, when this loop stands still.
@@ -50,7 +61,12 @@ class LambdaHandler:
 
     def handle(self, event: Any, context: Any) -> dict[str, Any]:
         """Answer one event."""
-        return self._runner.run(self._events.handle(event, context))
+        if not self._own_thread.is_free_within(FREE_S):
+            self._own_thread.give_up()
+        try:
+            return self._runner.run(self._events.handle(event, context))
+        finally:
+            self._own_thread.interrupt()  # what has not answered by now, and nobody waits for
 
     def pids(self) -> list[int]:
         """The worker processes that run."""
@@ -72,6 +88,13 @@ class LambdaHandler:
         """End lanes, worker processes and connections."""
         self._runner.run(self._close())
         self._runner.close()
+        self._own_thread.shutdown(wait=False)
+
+    async def _ask_there(self) -> None:
+        """Let all of its events ask the database on this thread; there is no other end to that than
+        the handler's own."""
+        asks: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(executor=self._own_thread)
+        await asks.__aenter__()
 
     async def _disconnect(self) -> None:
         await self._executor.aclose()

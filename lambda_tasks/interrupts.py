@@ -25,7 +25,7 @@ logger = logging.getLogger("lambda_tasks")
 
 T = TypeVar("T")
 
-OWN_S: Final = 15.0
+OWN_S: Final = 10.0
 """For what the library itself asks of the database at once, a claim of ten messages, say."""
 
 CANCEL_S: Final = 1.0
@@ -38,13 +38,16 @@ LOOK_EVERY_S: Final = 0.25
 
 
 class Work:
-    """What the thread that makes this does until finish(). Others may interrupt it meanwhile."""
+    """What the thread that makes this does until finish(). Others may interrupt it meanwhile.
 
-    def __init__(self, limit_s: float = math.inf) -> None:
+    `beside` are connections that it uses beside those that Django keeps for the thread.
+    """
+
+    def __init__(self, limit_s: float = math.inf, *beside: BaseDatabaseWrapper) -> None:
         self.was_interrupted = False
         self._cancel_at = time.monotonic() + limit_s
         self._hang_up_at = self._cancel_at + CANCEL_S
-        self._connections = _connections_of_this_thread()
+        self._connections = [*_connections_of_this_thread(), *beside]
         self._lock = threading.Lock()
         self._is_over = False
         self._cancelling: list[tuple[threading.Thread, Any]] = []
@@ -91,21 +94,24 @@ class Work:
 
 
 @contextmanager
-def within(limit_s: float) -> Iterator[Work]:
-    """Interrupt what the body waits for on this thread's connections after so many seconds."""
-    work = Work(limit_s)
+def within(limit_s: float, *beside: BaseDatabaseWrapper) -> Iterator[Work]:
+    """Interrupt what the body waits for on its connections after so many seconds. See Work."""
+    work = Work(limit_s, *beside)
     try:
         yield work
     finally:
         work.finish()
 
 
-async def ask(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call what asks the database something for the library, on this context's thread for that.
+async def ask(function: Callable[..., T], *args: Any, limit_s: float = OWN_S, **kwargs: Any) -> T:
+    """Call what asks the database something for the library, on this context's thread for that,
+    and interrupt it after so many seconds."""
 
-    It has OWN_S.
-    """
-    return await sync_to_async(_within_own_time)(function, *args, **kwargs)
+    def ask_within() -> T:
+        with within(limit_s):
+            return function(*args, **kwargs)
+
+    return await sync_to_async(ask_within)()
 
 
 def limit_connecting() -> None:
@@ -116,11 +122,6 @@ def limit_connecting() -> None:
             # In a copy: other threads' connections have this dictionary, too.
             limited = {"connect_timeout": CONNECT_S, **options}
             each.settings_dict = {**each.settings_dict, "OPTIONS": limited}
-
-
-def _within_own_time(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    with within(OWN_S):
-        return function(*args, **kwargs)
 
 
 class _Watch:
@@ -168,7 +169,7 @@ _here = threading.local()
 def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:
     """Also those that are still to be opened; kept, as to find them takes longer than to ask."""
     if not hasattr(_here, "connections"):
-        _here.connections = connections.all()
+        _here.connections = list(connections.all())
     found: list[BaseDatabaseWrapper] = _here.connections
     return found
 

@@ -24,9 +24,9 @@ from .enqueue.modes import ModeSender
 from .enqueue.on_commit import Enqueuer, Sender
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
-from .own_threads import in_own_thread
 from .ports import Transport
 from .queues.aws.client import AwsClient
+from .reserved_threads import in_reserved_thread
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -211,7 +211,7 @@ class Runtime:
     async def aclose(self) -> None:
         """See close(). For callers that have lent the portal their loop."""
         await self.disconnect()
-        await in_own_thread(self.portal.close)
+        await in_reserved_thread(self.portal.close)
 
     async def _drain(self) -> None:
         await self.dispatcher.drain()

@@ -78,6 +78,9 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("atomic_blocks", "_from_testcase"): (
         "tests/test_enqueue.py::test_it_works_under_capture_on_commit_callbacks"
     ),
+    ("_sock",): (
+        "tests/test_silence.py::test_a_task_whose_connection_falls_silent_has_its_hard_timeout"
+    ),
     ("ministack.app",): "tests/test_local_sqs.py::test_a_message_that_is_sent_can_be_received",
     (
         "collect_sql", "deferred_sql", "introspection", "get_constraints", "get_table_description",

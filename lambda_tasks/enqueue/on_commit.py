@@ -16,6 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..core.message import Outgoing
 from ..errors import EnqueueError
+from ..interrupts import ask
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
@@ -148,7 +149,7 @@ class Enqueuer:
         """
         failures = await self._sender.asend(messages)
         if any(outgoing.message.durable for outgoing in messages):
-            await sync_to_async(self._mark_sent)(messages, failures)
+            await ask(self._mark_sent, messages, failures)
         return failures
 
     def store(self, messages: Sequence[Outgoing]) -> None:

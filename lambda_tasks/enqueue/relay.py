@@ -10,10 +10,9 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
-
 from ..core.message import Outgoing
 from ..core.retries import MAX_DELAY_S
+from ..interrupts import ask
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
@@ -27,6 +26,9 @@ long, its message is among the dead letters, or gone."""
 
 WAITING_FOR: Final = timedelta(hours=24)
 """So long a message may wait in its queue before it is sent again. It costs a delivery."""
+
+LOOK_S: Final = 60.0
+"""For the database to find what is left, in a table of any size."""
 
 LIMIT: Final = 1000
 """Messages in one round."""
@@ -53,12 +55,14 @@ class Relay:
         """
         sent = 0
         for _ in range(MAX_ROUNDS):
-            due = await sync_to_async(self._outbox.unsent)(
+            due = await ask(
+                self._outbox.unsent,
                 older_than=grace,
                 due_within=timedelta(seconds=MAX_DELAY_S),
                 lost_for=LOST_FOR,
                 waiting_for=WAITING_FOR,
                 limit=LIMIT,
+                limit_s=LOOK_S,
             )
             if not due:
                 break
@@ -72,9 +76,9 @@ class Relay:
         accepted = [each for each in due if each.message.invocation_id not in failures]
         refused = [each for each in due if each.message.invocation_id in failures]
         if accepted:
-            await sync_to_async(self._outbox.mark_sent)(accepted)
+            await ask(self._outbox.mark_sent, accepted)
         if refused:
-            await sync_to_async(self._outbox.put_behind)(refused)
+            await ask(self._outbox.put_behind, refused)
         for (queue, reason), count in _reasons(refused, failures).items():
             logger.error(
                 "%d messages of the queue %r could not be sent by the relay and wait: %s",

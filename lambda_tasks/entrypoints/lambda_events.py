@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import django
-from asgiref.sync import sync_to_async
 
 from ..conf import current
 from ..execution import connections
 from ..execution.executor import Executor
+from ..interrupts import ask
 from ..ports import Delivery, Settlement
 from ..queues.sqs_deliveries import delivery_of
 from ..runtime import Runtime
@@ -150,7 +150,7 @@ class EventHandler:
         raise TimeoutError("The relay has not come to its end before the function's deadline.")
 
     async def _refresh_and_relay(self) -> int:
-        await sync_to_async(connections.refresh)()
+        await ask(connections.refresh)
         return await self._runtime.relay.run_once()
 
 

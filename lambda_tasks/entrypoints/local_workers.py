@@ -8,6 +8,7 @@ from typing import Final
 import django
 
 from .. import conf, runtime
+from . import ending
 from .worker import worker_of
 
 FINISH_S: Final = 5.0
@@ -38,4 +39,4 @@ async def serve() -> None:
 
 if __name__ == "__main__":
     django.setup()
-    asyncio.run(serve())
+    ending.run(serve())

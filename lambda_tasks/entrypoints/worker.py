@@ -18,12 +18,16 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar
 
+from asgiref.sync import ThreadSensitiveContext
+
 from .. import conf
 from .. import runtime as runtimes
 from ..execution.batch import ClaimedBatch
 from ..execution.executor import Executor
+from ..execution.own_thread import OwnThread
 from ..ports import Settlement, Source
 from ..queues.kinds import make_sources
+from .ending import CLOSE_S, MARGIN_S, ending
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -64,18 +68,22 @@ async def worker_of(
     concurrency = concurrency or settings.concurrency
     processes = processes or settings.processes
     executor = runtime.executor(concurrency=concurrency, processes=processes)
-    try:
-        yield Worker(
-            sources,
-            executor,
-            relay=runtime.relay.run_once,
-            capacity=concurrency + processes,
-            drain_s=drain_s,
-            once=once,
-        )
-    finally:
-        await executor.aclose()
-        await runtimes.aclose(runtime)
+    own_thread = OwnThread("lambda_tasks-worker")
+    async with ThreadSensitiveContext(executor=own_thread):
+        try:
+            yield Worker(
+                sources,
+                executor,
+                relay=runtime.relay.run_once,
+                capacity=concurrency + processes,
+                drain_s=drain_s,
+                once=once,
+            )
+        finally:
+            ending.within(CLOSE_S)
+            await executor.aclose()
+            await runtimes.aclose(runtime)
+            own_thread.shutdown(wait=False)
 
 
 class Worker:
@@ -133,7 +141,9 @@ class Worker:
         if not self._stopping.is_set():
             logger.info("The worker stops; what runs has %g s.", self._drain_s)
             self._stopping.set()
+            ending.within(self._drain_s + MARGIN_S)
         elif not self._end.done():
+            ending.within(MARGIN_S)
             self._end.set_result(None)
 
     async def run(self, *, max_tasks: int | None = None) -> None:

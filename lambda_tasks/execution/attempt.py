@@ -100,6 +100,7 @@ class Attempt:
                 error = failure
         self._end_transaction(error)
         self._held.close()
+        connections.refresh()  # it may be the connection that has failed
         return self.finisher.fail(self.run, self.task, self._call, error, self._ran_for())
 
     def abandon(self) -> None:

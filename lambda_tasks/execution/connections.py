@@ -13,12 +13,17 @@ from typing import Final
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from .. import interrupts
+
 IDLE_S: Final = 5.0
 """After so long a frozen container, or a server's idle timeout, may have ended a connection."""
 
 OUTAGES: Final = (OperationalError, InterfaceError)
 """Of a connection, or of its server; a deadlock's victim is among them. What a database refuses for
 its content is another of its errors."""
+
+ANSWER_S: Final = 3.0
+"""For a server to say that it is there; a connection that was dropped on the way is silent."""
 
 _IDLE: Final = 0
 """libpq's PQTRANS_IDLE: no transaction (PQtransactionStatus)."""
@@ -58,7 +63,9 @@ def _has_word_from_server(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:
-    if connection.is_usable():
+    with interrupts.within(ANSWER_S):
+        is_usable = connection.is_usable()
+    if is_usable:
         connection.errors_occurred = False
     else:
         connection.close()

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from asgiref.sync import sync_to_async
 from django.db import DatabaseError
 from django.db import connections as django_connections
 
@@ -20,9 +19,10 @@ from ..conf import Settings
 from ..core.lifecycle import End
 from ..core.message import Outgoing
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
+from ..interrupts import OWN_S, ask
 from ..logging import task_logger
-from ..own_threads import in_own_thread
 from ..ports import BACK, DONE, Arriving, ClaimedDelivery, Claims, Delivery, Resolve, Settlement
+from ..reserved_threads import in_reserved_thread
 from . import progress
 from .attempt import MakeAttempt
 from .batch import Chain, ClaimedBatch, schedule
@@ -92,12 +92,13 @@ class Executor:
         """The first half of run(): claim what can be claimed."""
         budget = TimeBudget(time.monotonic(), deadline)
         # In a thread: importing a task's module may block, or use the database.
-        return await sync_to_async(self._intake.claim_batch)(arriving, budget)
+        limit_s = OWN_S if deadline is None else min(OWN_S, deadline - time.monotonic())
+        return await ask(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
 
     async def can_claim(self) -> bool:
         """Whether the database answers."""
         try:
-            await sync_to_async(self._check)()
+            await ask(self._check)
         except Exception as error:
             logger.warning("Nothing can be claimed: %s", error)
             return False
@@ -132,7 +133,7 @@ class Executor:
                 await _run_until(batch.budget.deadline, end, running)
         for claimed in batch.claimed:
             if claimed.delivery.id not in settlements:
-                cut_off = await sync_to_async(self._finisher.cut_off)(claimed)
+                cut_off = await ask(self._finisher.cut_off, claimed)
                 settle(claimed.delivery.id, cut_off)
         return settlements
 
@@ -147,9 +148,9 @@ class Executor:
     async def aclose(self) -> None:
         """End lanes and worker processes, and close the connections."""
         await self._lanes.aclose()
-        await in_own_thread(progress.close)
-        await sync_to_async(django_connections.close_all)()
-        await in_own_thread(self._processes.close)
+        await in_reserved_thread(progress.close)
+        await ask(django_connections.close_all)
+        await in_reserved_thread(self._processes.close)
 
     async def _run_in_order(
         self, chain: Chain, budget: TimeBudget, metadata: Mapping[str, Any], settle: Settled
@@ -179,7 +180,7 @@ class Executor:
             return BACK
         if ended.interrupted:
             logger.info("%s %s is interrupted", claimed.task.name, claimed.message.invocation_id)
-            back = await sync_to_async(give_back)(self._claims, claimed, started=True)
+            back = await ask(give_back, self._claims, claimed, started=True)
             return replace(back, interrupts=True)
         if ended.following is not None:
             await self._send_stored(ended.following)
@@ -215,11 +216,11 @@ class Executor:
     async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> Ended:
         """Write the end of what has no attempt any more: its process is gone."""
         run, call = self._run_of(claimed), claimed.task.begin(claimed.message, claimed.claim)
-        return await sync_to_async(self._finisher.fail)(run, claimed.task, call, error, None)
+        return await ask(self._finisher.fail, run, claimed.task, call, error, None)
 
     async def _wait(self, claimed: ClaimedDelivery) -> Settlement:
         logger.info("%s waits for another delivery", claimed.message.invocation_id)
-        return await sync_to_async(give_back)(self._claims, claimed, started=False)
+        return await ask(give_back, self._claims, claimed, started=False)
 
     def _run_of(
         self,

@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
-
 from ..core.lifecycle import End
+from ..interrupts import ask
 from ..ports import Claims
 from . import connections
 
@@ -42,7 +41,7 @@ class FinishBatcher:
 
     async def _write(self, waiting: Sequence[Waiting]) -> None:
         try:
-            held = await sync_to_async(self._write_ends)([end for end, _ in waiting])
+            held = await ask(self._write_ends, [end for end, _ in waiting])
         except Exception as error:
             if len(waiting) > 1 and not isinstance(error, connections.OUTAGES):
                 # What the database refuses of one must not take its neighbours along.

@@ -117,7 +117,9 @@ class Lanes:
                     while True:
                         await self._work_on(await self._waiting.get(), thread)
                 finally:
-                    await _close_connections(thread)
+                    if not thread.is_busy:  # else it does so when it comes to that
+                        with suppress(ThreadStuck):
+                            await thread.call(connections.close_all)
         except LaneLost:
             self._replace(asyncio.current_task())
         finally:
@@ -223,15 +225,6 @@ async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
         # Where it could not even begin, or where the thread is stuck.
         with suppress(DatabaseError, InterfaceError, ThreadStuck):
             await thread.call(attempt.abandon, limit_s=ABANDON_S)
-
-
-async def _close_connections(thread: LaneThread) -> None:
-    """Also of a thread that is stuck, when it comes to that."""
-    if thread.is_busy:
-        thread.submit(connections.close_all)
-    else:
-        with suppress(ThreadStuck):
-            await thread.call(connections.close_all)
 
 
 async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Any:

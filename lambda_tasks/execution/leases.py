@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from asgiref.sync import sync_to_async
-
 from ..conf import Settings
+from ..interrupts import ask
 from ..ports import Claims
 from .batch import ClaimedBatch
 from .lanes import Lanes
@@ -62,7 +61,7 @@ class Leases:
             lease = batch.budget.lease([each.task for each in still_open], self._settings())
             try:
                 claims = [each.claim for each in still_open]
-                await sync_to_async(self._claims.extend)(claims, lease)
+                await ask(self._claims.extend, claims, lease)
             except Exception:
                 logger.warning("Leases can't be extended", exc_info=True)
 
@@ -74,6 +73,6 @@ class Leases:
             if not running:
                 continue
             try:
-                self._lanes.cancel(await sync_to_async(self._claims.lost)(running))
+                self._lanes.cancel(await ask(self._claims.lost, running))
             except Exception:
                 logger.warning("The records of running tasks can't be read", exc_info=True)

@@ -6,16 +6,21 @@ ends, whatever hangs there.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
+from django.db import connections
+
 from .. import interrupts
 from ..interrupts import OWN_S
 
 T = TypeVar("T")
+
+LOOK_EVERY_S: Final = 0.05
 
 STUCK_S: Final = 2.0
 """After a call was interrupted: to come to its end. Then its thread is given up."""
@@ -34,6 +39,7 @@ class OwnThread(Executor):
         self._thread: threading.Thread | None = None
         self._work: interrupts.Work | None = None
         self._is_shut_down = False
+        self._lock = threading.Lock()
 
     @property
     def is_busy(self) -> bool:
@@ -46,8 +52,7 @@ class OwnThread(Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         call = _Call(partial(fn, *args, **kwargs))
         self._calls.put(call)
-        if self._thread is None:
-            self._start()
+        self._start()
         return call.future
 
     async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
@@ -58,8 +63,9 @@ class OwnThread(Executor):
         """
         loop = asyncio.get_running_loop()
         interrupting = loop.call_later(limit_s, self.interrupt)
+        patience = asyncio.timeout(limit_s + STUCK_S)
         try:
-            async with asyncio.timeout(limit_s + STUCK_S) as patience:
+            async with patience:
                 return await loop.run_in_executor(self, function, *args)
         except TimeoutError:
             if patience.expired():
@@ -80,8 +86,15 @@ class OwnThread(Executor):
         if not self._calls.empty():
             self._start()
 
+    def is_free_within(self, seconds: float) -> bool:
+        """Wait for the call that is under way."""
+        deadline = time.monotonic() + seconds
+        while self.is_busy and time.monotonic() < deadline:
+            time.sleep(LOOK_EVERY_S)
+        return not self.is_busy
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See Executor. What was submitted before is called."""
+        """See Executor. What was submitted before is called; then its connections are closed."""
         thread = self._thread
         self._is_shut_down = True
         self._calls.put(None)
@@ -89,18 +102,24 @@ class OwnThread(Executor):
             thread.join()
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-        self._thread.start()
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._serve, name=self._name, daemon=True
+                    )
+                    self._thread.start()
 
     def _serve(self) -> None:
         interrupts.limit_connecting()
         while self._thread is threading.current_thread():
             call = self._calls.get()
             if call is None:
-                return
+                break
             if call.future.set_running_or_notify_cancel():
                 self._serve_one(call)
             del call  # not to keep what it holds alive until the next one
+        connections.close_all()
 
     def _serve_one(self, call: "_Call") -> None:
         work = interrupts.Work()

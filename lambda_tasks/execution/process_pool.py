@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Final
 
 from ..errors import HardTimeLimitExceeded, LambdaTasksError, WorkerProcessDied
-from ..own_threads import in_own_thread
+from ..reserved_threads import in_reserved_thread
 from .alarm import HARD_MESSAGE
 from .run import Ended, Run
 from .worker_process import Reply
@@ -107,7 +107,7 @@ class _Worker:
 
     async def run(self, run: Run) -> Ended:
         if self._process is None or self._end.poll(0):
-            await in_own_thread(self.start)
+            await in_reserved_thread(self.start)
         reply = await self._answer(run)
         if isinstance(reply, LambdaTasksError):
             raise reply
@@ -125,13 +125,13 @@ class _Worker:
                 raise EOFError
             reply: Reply = self._pipe.recv()
         except TimeoutError:
-            await in_own_thread(self.kill)
+            await in_reserved_thread(self.kill)
             raise HardTimeLimitExceeded(HARD_MESSAGE.format(run.hard_s)) from None
         except (EOFError, OSError):
-            raise await in_own_thread(self._death) from None
+            raise await in_reserved_thread(self._death) from None
         except asyncio.CancelledError:
             # Nobody waits for the answer any more; the next run must not get it.
-            await in_own_thread(self.kill)
+            await in_reserved_thread(self.kill)
             raise
         return reply
 

@@ -1,19 +1,31 @@
 """What a run writes into its record before its end: its state, and how far it is."""
 
+import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 from django.db import connections
 
+from .. import interrupts
 from ..core.arguments import to_json_values
 from ..core.lifecycle import Claim
 from ..core.message import encode_json
 from ..ports import Claims
+from .connections import OUTAGES, refresh
+from .own_thread import OwnThread
 
 MAX_STATE_BYTES: Final = 64 * 1024
+
+SHOW_S: Final = 5.0
+"""For the database to take a progress."""
+
+GIVE_UP_S: Final = 20.0
+"""For that, for those of others before, and for a new connection."""
+
+logger = logging.getLogger("lambda_tasks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,23 @@ class ProgressRecorder:
         if connection.vendor == "sqlite" or not connection.in_atomic_block:
             self.claims.show_progress(self.claim, progress)
         else:
-            _beside().submit(self.claims.show_progress, self.claim, progress).result()
+            self._show_beside(progress)
+
+    def _show_beside(self, progress: object) -> None:
+        """A courtesy: where the database does not take it, the task goes on all the same."""
+        thread = _beside()
+        try:
+            thread.submit(self._show_refreshed, progress).result(GIVE_UP_S)
+        except TimeoutError:
+            thread.give_up()
+            logger.warning("%s: its progress can't be shown: no answer", self.task_name)
+        except OUTAGES:
+            logger.warning("%s: its progress can't be shown", self.task_name, exc_info=True)
+
+    def _show_refreshed(self, progress: object) -> None:
+        refresh()
+        with interrupts.within(SHOW_S):
+            self.claims.show_progress(self.claim, progress)
 
 
 def checked_state(state: object, *, task_name: str) -> object:
@@ -58,15 +86,17 @@ def checked_state(state: object, *, task_name: str) -> object:
 def close() -> None:
     """Close the connection for progress, if there is one."""
     if _beside.cache_info().currsize:
-        _beside().submit(connections.close_all)
-        _beside().shutdown()
+        thread = _beside()
         _beside.cache_clear()
+        with suppress(TimeoutError):
+            thread.submit(connections.close_all).result(GIVE_UP_S)
+        thread.shutdown(wait=False)
 
 
 @cache
-def _beside() -> ThreadPoolExecutor:
+def _beside() -> OwnThread:
     """One thread, and so one connection, for the progress of all runs of this process."""
-    return ThreadPoolExecutor(1, thread_name_prefix="lambda_tasks-progress")
+    return OwnThread("lambda_tasks-progress")
 
 
 os.register_at_fork(after_in_child=_beside.cache_clear)

@@ -12,7 +12,7 @@ import django
 from django.apps import apps
 from django.db import connections
 
-from .. import registry
+from .. import interrupts, registry
 from ..errors import LambdaTasksError
 from .attempt import MakeAttempt
 from .inline import run_inline
@@ -39,6 +39,7 @@ def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prepare()
     make_attempt = wire()
+    interrupts.limit_connecting()
     while True:
         try:
             run: Run = pipe.recv()

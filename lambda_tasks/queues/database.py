@@ -9,10 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
-from asgiref.sync import sync_to_async
-
 from ..core.batching import BatchLimits
 from ..core.message import Message, Outgoing
+from ..interrupts import ask
 from ..ports import Arriving, Delivery, Listener, SendFailure, Settlement, Source, TableQueue
 from .base import Queue, Wiring
 
@@ -23,6 +22,8 @@ POLL_EVERY_S: Final = 1.0
 
 LISTEN_AGAIN_S: Final = 10.0
 """After a connection that heard of new messages was lost."""
+
+NOT_HEARD: Final = "New messages are not heard of for now, but polled."
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class DatabaseSource:
         self._news = asyncio.Event()
         self._news.set()
         self._listener: Listener | None = None
+        self._descriptor = -1
         self._may_listen_at = 0.0
         self._putting_behind: set[asyncio.Task[Any]] = set()
 
@@ -114,7 +116,7 @@ class DatabaseSource:
         """See Source. What is finished says so in its row."""
         self.wake()
         if not settlement.is_final and settlement.retry_after_s is None:
-            putting_behind = sync_to_async(self._table.put_behind)(uuid.UUID(id))
+            putting_behind = ask(self._table.put_behind, uuid.UUID(id))
             task = asyncio.ensure_future(putting_behind)
             self._putting_behind.add(task)
             task.add_done_callback(self._putting_behind.discard)
@@ -129,24 +131,34 @@ class DatabaseSource:
         if self._listener is not None or time.monotonic() < self._may_listen_at:
             return
         self._may_listen_at = time.monotonic() + LISTEN_AGAIN_S
-        self._listener = await sync_to_async(self._table.listen)()
+        try:
+            self._listener = await ask(self._table.listen)
+        except Exception:
+            logger.warning(NOT_HEARD, exc_info=True)
         if self._listener is not None:
-            self._loop.add_reader(self._listener.fileno(), self._read_notifications)
+            self._descriptor = self._listener.fileno()
+            self._loop.add_reader(self._descriptor, self._read_notifications)
             self.wake()  # for what came while nobody listened
 
     def _read_notifications(self) -> None:
         assert self._listener is not None
+        # The driver closes the socket of a connection that is gone, whose number another's may
+        # have at once: by then the loop must not know it any more.
+        self._loop.remove_reader(self._descriptor)
         try:
             self._listener.clear()
         except Exception:
-            logger.warning("New messages are not heard of for now, but polled.", exc_info=True)
-            self._end_listening()
+            logger.warning(NOT_HEARD, exc_info=True)
+            listener, self._listener = self._listener, None
+            listener.close()
+        else:
+            self._loop.add_reader(self._descriptor, self._read_notifications)
         self.wake()
 
     def _end_listening(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            self._loop.remove_reader(listener.fileno())
+            self._loop.remove_reader(self._descriptor)
             listener.close()
 
     @contextmanager

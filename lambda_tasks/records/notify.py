@@ -4,6 +4,8 @@ from typing import Any, Final
 
 from django.db import connections
 
+from .. import interrupts
+
 CHANNEL: Final = "lambda_tasks"
 
 
@@ -23,7 +25,8 @@ class PostgresListener:
     def __init__(self, alias: str) -> None:
         self._wrapper: Any = connections[alias].copy()
         self._wrapper.inc_thread_sharing()  # opened on one thread, read on the event loop's
-        with self._wrapper.cursor() as cursor:
+        limited = interrupts.within(interrupts.OWN_S, self._wrapper)
+        with limited, self._wrapper.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
         self._connection: Any = self._wrapper.connection
 

@@ -1,6 +1,8 @@
 """Tasks that wait for the database, or in a thread, longer than they may."""
 
+import asyncio
 import threading
+import time
 from contextlib import suppress
 
 from asgiref.sync import sync_to_async
@@ -85,3 +87,20 @@ async def hang_in_its_thread() -> None:
 @lambda_task(soft_timeout=200, hard_timeout=290)
 async def wait_for_long() -> None:
     await sync_to_async(wait_in_a_statement)()
+
+
+@lambda_task(soft_timeout=4, hard_timeout=5)
+async def ask_again_and_again() -> None:
+    while True:
+        await Effect.objects.acount()
+        await asyncio.sleep(0.05)
+
+
+@lambda_task(soft_timeout=200, hard_timeout=290)
+async def hang_in_the_thread_of_the_lane() -> None:
+    await sync_to_async(time.sleep)(300)
+
+
+@lambda_task(soft_timeout=200, hard_timeout=290)
+async def hang_in_the_default_executor() -> None:
+    await asyncio.to_thread(time.sleep, 300)

@@ -13,6 +13,7 @@ from tests.servers.moto import Moto
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import ServerUnavailable
 from tests.servers.redis_server import RedisServer
+from tests.servers.silent_proxy import SilentProxy
 
 __all__ = [
     "Fault",
@@ -27,4 +28,5 @@ __all__ = [
     "RedisServer",
     "RuntimeExited",
     "ServerUnavailable",
+    "SilentProxy",
 ]

@@ -1,5 +1,6 @@
 """Takes tasks until SIGTERM or Ctrl-C, then finishes what runs. Exit codes: 0 when all that was
-taken is finished, 3 when some had to be given back, 1 for a mistake in the settings."""
+taken is finished, 3 when some had to be given back or its process hung, 1 for a mistake in the
+settings."""
 
 import asyncio
 import json
@@ -9,12 +10,11 @@ from typing import Any, Final
 from django.core.management.base import OutputWrapper
 
 from lambda_tasks import conf, runtime
+from lambda_tasks.entrypoints import ending
+from lambda_tasks.entrypoints.ending import CUT_OFF
 from lambda_tasks.entrypoints.worker import Worker, worker_of
 
 HELP: Final = "Runs tasks outside of Lambda, from SQS and database queues."
-
-CUT_OFF: Final = 3
-"""The exit code where tasks had to be given back unfinished."""
 
 SAY_EVERY_S: Final = 60.0
 SHOW_EVERY_S: Final = 0.5
@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Raises ImproperlyConfigured."""
     runtime.close()  # what this process has sent until now went out on another loop
-    return asyncio.run(_Session(stdout).work(options))
+    return ending.run(_Session(stdout).work(options))
 
 
 class _Session:

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from ...core.batching import MAX_IN_FLIGHT
-from ...own_threads import in_own_thread
 from ...ports import SendFailure
+from ...reserved_threads import in_reserved_thread
 from .lean import LeanOperation
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class AwsClient:
 
     async def _open(self) -> Any:
         # Importing and reading the service's description take a while: not on the loop.
-        session = await in_own_thread(_new_session, self._service)
+        session = await in_reserved_thread(_new_session, self._service)
         from aiobotocore.config import AioConfig
         from aiobotocore.httpsession import AIOHTTPSession
         from botocore.handlers import add_recursion_detection_header

@@ -15,7 +15,7 @@ T = TypeVar("T")
 COUNT: Final = 8
 
 
-async def in_own_thread(function: Callable[..., T], *args: Any) -> T:
+async def in_reserved_thread(function: Callable[..., T], *args: Any) -> T:
     """Call a function in a thread that no task can occupy."""
     return await asyncio.get_running_loop().run_in_executor(_threads(), function, *args)
 

@@ -1,0 +1,222 @@
+"""Connections that are cut, or fall silent: who waits for them has an end, and goes on."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import OperationalError, connection, connections
+
+from lambda_tasks.core.message import Message
+from lambda_tasks.models import TaskRecord
+from lambda_tasks.ports import Listener
+from lambda_tasks.queues.database import DatabaseSource
+from tests.app import outages, resuming, tasks, waiting
+from tests.conftest import AMPLE_S, PATIENCE_S, Handle, Task, body, record_of, sqs_event, wait_for
+from tests.servers import LambdaProcess, SilentProxy
+from tests.test_worker import has_heard_of_it, is_running, statuses, worker
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor == "sqlite", reason="it has no connections"),
+]
+
+TIMEOUT_S = 25
+
+
+@pytest.fixture
+def proxy(transactional_db: None) -> Iterator[SilentProxy]:
+    with SilentProxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def function(proxy: SilentProxy) -> Iterator[LambdaProcess]:
+    """Its connections go by way of the proxy, and are there by now."""
+    databases = json.dumps({"default": proxy.database()})
+    with LambdaProcess(timeout_s=TIMEOUT_S, LAMBDA_TASKS_TEST_DATABASES=databases) as process:
+        assert _back(process, *_two(), timeout_s=AMPLE_S) == 0
+        yield process
+
+
+def _two() -> list[str]:
+    """They ask the database nothing themselves: how long that takes is for their own limits."""
+    return [body(tasks.aadd, a=1), body(tasks.add, a=1)]
+
+
+def _back(function: LambdaProcess, *messages: str, timeout_s: float = TIMEOUT_S) -> int:
+    """How many come back; FunctionTimedOut where there is no answer in time."""
+    answer = function.invoke(sqs_event(*messages), timeout_s=timeout_s)
+    return len(answer["batchItemFailures"])
+
+
+@pytest.mark.parametrize("new_ones", [False, True], ids=["those there", "all"])
+def test_a_function_whose_connections_are_silent_answers_and_works_again(
+    function: LambdaProcess, proxy: SilentProxy, new_ones: bool
+) -> None:
+    messages = _two()
+    proxy.silence(new_ones=new_ones)
+
+    _back(function, *messages)
+    proxy.speak()
+    _back(function, *messages, timeout_s=AMPLE_S)
+
+    TaskRecord.objects.filter(status="RUNNING").update(lease_until="2000-01-01T00:00:00Z")
+    assert _back(function, *messages, timeout_s=AMPLE_S) == 0
+    assert [record_of(each).status for each in messages] == ["SUCCESS"] * 2
+
+
+def test_a_task_whose_connection_falls_silent_has_its_hard_timeout(
+    function: LambdaProcess, proxy: SilentProxy
+) -> None:
+    message = body(waiting.ask_again_and_again)
+    id = function.begin(sqs_event(message), timeout_s=AMPLE_S)
+    wait_for(is_running)
+
+    proxy.silence(new_ones=False)
+    answer = function.finish(id)
+
+    assert answer == {"batchItemFailures": []}, function.output
+    assert record_of(message).status == "FAILED"
+    assert "TimeLimitExceeded" in (record_of(message).traceback or "")
+
+
+def test_a_worker_whose_connections_are_silent_ends_when_it_is_told_to(
+    queue: str, proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    databases = json.dumps({"default": proxy.database()})
+    monkeypatch.setenv("LAMBDA_TASKS_TEST_DATABASES", databases)
+    tasks.aadd.using(queue="table").execute_on_commit(a=1)
+    with worker(queue, "--queue", "table", "--drain", "2", logs=True) as process:
+        wait_for(lambda: statuses() == ["SUCCESS"])
+        proxy.silence(new_ones=True)
+        wait_for(lambda: proxy.swallowed)
+
+        process.terminate()
+        process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode in (0, 3)
+
+
+def test_a_worker_works_again_when_the_database_does(
+    queue: str, proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    databases = json.dumps({"default": proxy.database()})
+    monkeypatch.setenv("LAMBDA_TASKS_TEST_DATABASES", databases)
+    tasks.aadd.using(queue="table").execute_on_commit(a=1)
+    with worker(queue, "--queue", "table"):
+        wait_for(lambda: statuses() == ["SUCCESS"])
+        proxy.silence(new_ones=False)
+
+        tasks.aadd.using(queue="table").execute_on_commit(a=1)
+        tasks.add.using(queue="table").execute_on_commit(a=1)
+
+        wait_for(lambda: statuses() == ["SUCCESS"] * 3)
+
+
+@pytest.mark.parametrize(
+    "task", [waiting.hang_in_the_thread_of_the_lane, waiting.hang_in_the_default_executor]
+)
+def test_a_worker_in_which_a_thread_hangs_ends_when_it_is_told_to(queue: str, task: Task) -> None:
+    task.using(queue="table").execute_on_commit()
+    with worker(queue, "--queue", "table", "--drain", "0.5", logs=True) as process:
+        wait_for(is_running)
+        process.terminate()
+        has_heard_of_it(process)
+        process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 3
+    assert statuses() == ["QUEUED"]
+
+
+def test_a_worker_whose_task_waits_for_the_database_ends_when_it_is_told_to(queue: str) -> None:
+    waiting.wait_for_long.using(queue="table").execute_on_commit()
+    with worker(queue, "--queue", "table", "--drain", "0.5", logs=True) as process:
+        wait_for(is_running)
+        process.terminate()
+        has_heard_of_it(process)
+        process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 3
+    assert statuses() == ["QUEUED"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="cuts connections")
+def test_progress_is_shown_after_its_connection_was_cut(handle: Handle) -> None:
+    before, after = (body(resuming.show_progress_and_wait, seconds=0) for _ in range(2))
+    assert handle(before) == []
+
+    outages.cut_connections()
+    connections.close_all()
+    assert handle(after) == []
+
+    assert [record_of(each).status for each in (before, after)] == ["SUCCESS"] * 2
+    assert record_of(after).progress == {"done": 1, "total": 3, "text": "one of three"}
+
+
+class DeadListener:
+    """As a driver has it whose connection was cut: it hears of it, and closes its socket."""
+
+    def __init__(self) -> None:
+        self._socket, self._server = socket.socketpair()
+        self._server.close()
+
+    def fileno(self) -> int:
+        if self._socket.fileno() < 0:
+            raise OperationalError("the connection is closed")
+        return self._socket.fileno()
+
+    def clear(self) -> None:
+        self._socket.close()
+        raise OperationalError("the connection is lost")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class TableWithDeadListener:
+    def __init__(self) -> None:
+        self.listener = DeadListener()
+        self.descriptor = self.listener.fileno()
+
+    def listen(self) -> Listener:
+        return self.listener
+
+    @contextmanager
+    def due(self, queues: Any, *, limit: int) -> Iterator[list[Message]]:
+        yield []
+
+    def put_behind(self, invocation_id: UUID) -> None:
+        pass
+
+
+def test_a_listener_that_is_cut_hits_nobody_who_gets_its_descriptor() -> None:
+    table = TableWithDeadListener()
+
+    async def receive_and_listen_elsewhere() -> None:
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        source = DatabaseSource(["table"], table)
+        await source.receive(1)
+        while table.listener._socket.fileno() >= 0:
+            await asyncio.sleep(0)
+
+        innocents = [socket.socketpair() for _ in range(3)]
+        taken = [each for pair in innocents for each in pair if each.fileno() == table.descriptor]
+        assert taken, "one of them has the number of the dead one"
+        for pair in innocents:
+            for one, other in (pair, pair[::-1]):
+                if one in taken:
+                    loop.add_reader(one, heard.set)
+                    other.send(b"a word")
+        await asyncio.wait_for(heard.wait(), PATIENCE_S)
+        for pair in innocents:
+            for each in pair:
+                loop.remove_reader(each)
+                each.close()
+        await source.aclose()
+
+    asyncio.run(receive_and_listen_elsewhere())
