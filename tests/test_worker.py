@@ -257,6 +257,21 @@ def test_what_runs_for_long_stays_invisible(sqs: LocalSqs, queue: str) -> None:
     assert (statuses(), TaskRecord.objects.get().n_attempts) == (["SUCCESS"], 1)
 
 
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
+def test_a_task_that_outlives_every_deployment_has_not_failed(queue: str, sqs: LocalSqs) -> None:
+    resuming.leave_effect_and_sleep.using(queue="table").execute_on_commit(seconds=600)
+
+    for _ in range(6):  # one more than LAMBDA_TASKS_MAX_ATTEMPTS
+        with worker(queue, "--queue", "table", "--drain", "0.1") as process:
+            wait_for(is_running)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 3
+
+    record = TaskRecord.objects.get()
+    assert (record.status, record.n_attempts) == ("QUEUED", 0)
+
+
 def test_a_quiet_queue_is_polled_for_as_long_as_sqs_waits(sqs: LocalSqs, queue: str) -> None:
     with FaultySqs(sqs.endpoint_url) as proxy:
         url = queue.replace(sqs.endpoint_url, proxy.endpoint_url)

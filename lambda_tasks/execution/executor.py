@@ -131,9 +131,10 @@ class Executor:
                     self._run_in_order(each, batch.budget, metadata, settle) for each in chains
                 ]
                 await _run_until(batch.budget.deadline, end, running)
+        is_drain = end is not None and end.done()
         for claimed in batch.claimed:
             if claimed.delivery.id not in settlements:
-                cut_off = await ask(self._finisher.cut_off, claimed)
+                cut_off = await ask(self._finisher.cut_off, claimed, by_drain=is_drain)
                 settle(claimed.delivery.id, cut_off)
         return settlements
 

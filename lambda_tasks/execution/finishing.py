@@ -77,14 +77,18 @@ class Finisher:
         call.ended(outcome, error)
         return Ended(outcome, retry)
 
-    def cut_off(self, claimed: ClaimedDelivery) -> Settlement:
-        """Let go of what the deadline has interrupted; its token is void, so it can't commit."""
+    def cut_off(self, claimed: ClaimedDelivery, *, by_drain: bool = False) -> Settlement:
+        """Let go of what the deadline, or a worker's drain, has interrupted.
+
+        Its token is void, so it can't commit. A drain is no fault of the task's: it counts as no
+        attempt.
+        """
         logger.error(
             "%s %s is cut off: the place where it runs ends",
             claimed.task.name, claimed.message.invocation_id,
         )  # fmt: skip
         if claimed.may_rerun:
-            return give_back(self.claims, claimed, started=True)
+            return give_back(self.claims, claimed, started=not by_drain)
         try:
             self.claims.finish(End(claimed.claim, Failed(CUT_OFF)))
         except Exception:
