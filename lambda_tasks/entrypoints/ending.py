@@ -45,15 +45,15 @@ class Ending:
             self._timers.pop().cancel()
 
 
-ending: Final = Ending()
+process_end: Final = Ending()
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run_process(main: Coroutine[Any, Any, T]) -> T:
     """asyncio.run() that ends when its time is over; see Ending."""
     try:
         return asyncio.run(main)
     finally:
-        ending.cancel()
+        process_end.cancel()
 
 
 def _end() -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import django
 
 from .. import conf, runtime
-from . import ending
+from .ending import process_end, run_process
 from .worker import worker_of
 
 FINISH_S: Final = 5.0
@@ -21,7 +21,10 @@ DRAIN_S: Final = 5.0
 async def serve() -> None:
     """Work until standard input ends."""
     queues = list(conf.current().queues)
-    async with worker_of(runtime.current(), queues, drain_s=DRAIN_S) as worker:
+    worker_of_all = worker_of(
+        runtime.current(), queues, drain_s=DRAIN_S, end_within=process_end.within
+    )
+    async with worker_of_all as worker:
         loop = asyncio.get_running_loop()
 
         def on_word_from_parent() -> None:
@@ -39,4 +42,4 @@ async def serve() -> None:
 
 if __name__ == "__main__":
     django.setup()
-    ending.run(serve())
+    run_process(serve())

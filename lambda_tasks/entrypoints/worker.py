@@ -27,7 +27,7 @@ from ..execution.executor import Executor
 from ..execution.own_thread import OwnThread
 from ..ports import Settlement, Source
 from ..queues.kinds import make_sources
-from .ending import CLOSE_S, MARGIN_S, ending
+from .ending import CLOSE_S, MARGIN_S
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -47,6 +47,9 @@ CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Between looks whether the database is there again; the last is that of all that follow."""
 
 
+EndWithin = Callable[[float], None]
+
+
 @asynccontextmanager
 async def worker_of(
     runtime: runtimes.Runtime,
@@ -56,10 +59,12 @@ async def worker_of(
     drain_s: float,
     concurrency: int | None = None,
     processes: int | None = None,
+    end_within: EndWithin = lambda seconds: None,
 ) -> "AsyncIterator[Worker]":
     """A worker of these queues, on the running loop, which the runtime's portal gets too.
 
-    The runtime ends with the body. Raises ImproperlyConfigured for a queue that is not there or
+    The runtime ends with the body. `end_within` is told in how many seconds the process has to end,
+    if it is the worker's own. Raises ImproperlyConfigured for a queue that is not there or
     that no worker consumes.
     """
     settings = conf.current()
@@ -78,9 +83,10 @@ async def worker_of(
                 capacity=concurrency + processes,
                 drain_s=drain_s,
                 once=once,
+                end_within=end_within,
             )
         finally:
-            ending.within(CLOSE_S)
+            end_within(CLOSE_S)
             await executor.aclose()
             await runtimes.aclose(runtime)
             own_thread.shutdown(wait=False)
@@ -98,6 +104,7 @@ class Worker:
         capacity: int,
         drain_s: float,
         once: bool = False,
+        end_within: EndWithin = lambda seconds: None,
     ) -> None:
         self.in_work = 0
         self.done = 0
@@ -110,6 +117,7 @@ class Worker:
         self._begun = 0
         self._has_room = asyncio.Event()
         self._drain_s = drain_s
+        self._end_within = end_within
         self._stopping = asyncio.Event()
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._batches: set[asyncio.Task[None]] = set()
@@ -141,9 +149,9 @@ class Worker:
         if not self._stopping.is_set():
             logger.info("The worker stops; what runs has %g s.", self._drain_s)
             self._stopping.set()
-            ending.within(self._drain_s + MARGIN_S)
+            self._end_within(self._drain_s + MARGIN_S)
         elif not self._end.done():
-            ending.within(MARGIN_S)
+            self._end_within(MARGIN_S)
             self._end.set_result(None)
 
     async def run(self, *, max_tasks: int | None = None) -> None:

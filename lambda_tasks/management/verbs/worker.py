@@ -10,8 +10,7 @@ from typing import Any, Final
 from django.core.management.base import OutputWrapper
 
 from lambda_tasks import conf, runtime
-from lambda_tasks.entrypoints import ending
-from lambda_tasks.entrypoints.ending import CUT_OFF
+from lambda_tasks.entrypoints.ending import CUT_OFF, process_end, run_process
 from lambda_tasks.entrypoints.worker import Worker, worker_of
 
 HELP: Final = "Runs tasks outside of Lambda, from SQS and database queues."
@@ -38,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Raises ImproperlyConfigured."""
     runtime.close()  # what this process has sent until now went out on another loop
-    return ending.run(_Session(stdout).work(options))
+    return run_process(_Session(stdout).work(options))
 
 
 class _Session:
@@ -56,6 +55,7 @@ class _Session:
             drain_s=options["drain"],
             concurrency=options["concurrency"],
             processes=options["processes"],
+            end_within=process_end.within,
         )
         async with chosen as worker:
             telling = asyncio.ensure_future(self._tell(worker))
