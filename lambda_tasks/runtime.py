@@ -26,7 +26,7 @@ from .enqueue.portal import Portal
 from .enqueue.relay import Relay
 from .ports import Transport
 from .queues.aws.client import AwsClient
-from .reserved_threads import in_reserved_thread
+from .threads import in_reserved_thread
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -1,5 +1,6 @@
 """What tests share: a queue of their own, a warm handler, and helpers that build events."""
 
+import asyncio
 import json
 import os
 import time
@@ -10,8 +11,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from blockbuster import blockbuster_ctx
+from django.db import connections
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -103,10 +105,16 @@ def _warm_handler(django_db_setup: None) -> Iterator[None]:
     handler.close()
 
 
+async def _aclose_connections() -> None:
+    await sync_to_async(connections.close_all)()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _closed_runtime() -> Iterator[None]:
+def _closed_runtime(django_db_setup: None) -> Iterator[None]:
     yield
     runtime.close()
+    # Of the thread on which asgiref runs what tests ask for on a loop of their own.
+    asyncio.run(_aclose_connections())
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ..errors import HardTimeLimitExceeded, WorkerProcessDied
 from ..interrupts import OWN_S, ask
 from ..logging import task_logger
 from ..ports import BACK, DONE, Arriving, ClaimedDelivery, Claims, Delivery, Resolve, Settlement
-from ..reserved_threads import in_reserved_thread
+from ..threads import in_reserved_thread
 from . import progress
 from .attempt import MakeAttempt
 from .batch import Chain, ClaimedBatch, schedule

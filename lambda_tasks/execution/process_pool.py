@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Final
 
 from ..errors import HardTimeLimitExceeded, LambdaTasksError, WorkerProcessDied
-from ..reserved_threads import in_reserved_thread
+from ..threads import in_reserved_thread
 from .alarm import HARD_MESSAGE
 from .run import Ended, Run
 from .worker_process import Reply

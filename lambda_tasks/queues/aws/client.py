@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...core.batching import MAX_IN_FLIGHT
 from ...ports import SendFailure
-from ...reserved_threads import in_reserved_thread
+from ...threads import in_reserved_thread
 from .lean import LeanOperation
 
 if TYPE_CHECKING:
