@@ -57,7 +57,7 @@ RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
 NOTHING = dict.fromkeys(
     [
         "args", "backend", "group_key", "secrets", "exception_class", "progress", "state",
-        "retry_of", "run_after", "worker_ids", "claim_token", "lease_until",
+        "retry_of", "run_after", "worker_ids", "claim_token", "lease_until", "look_at",
     ]
 )  # fmt: skip
 ADOPTED_ROWS = [
@@ -68,6 +68,8 @@ ADOPTED_ROWS = [
         "queue": "default",
         "priority": 0,
         "n_attempts": 1,
+        "n_continues": 0,
+        "n_waits": 0,
         "root_id": old["id"],
         "enqueued_at": old["start_time"],
         "sent_at": old["start_time"],
