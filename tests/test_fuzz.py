@@ -242,6 +242,7 @@ def test_an_event_of_another_kind_is_refused_by_name() -> None:
             handler.handler(event, LambdaContext())
 
 
+@pytest.mark.django_db(transaction=True)
 def test_arguments_that_do_not_fit_are_refused_at_the_call(settings: Any) -> None:
     settings.LAMBDA_TASKS_NOOP_EXECUTION = True
     targets: list[Task] = [tasks.typed, tasks.add, tasks.echo, tasks.aadd]

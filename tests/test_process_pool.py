@@ -3,12 +3,14 @@
 import asyncio
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,24 @@ def test_a_process_that_can_not_be_started_is_tried_again_with_the_next_run() ->
                 await pool.run(lambda: run_of())
 
             assert await comes_back(pool)
+
+    on(pool, scene())
+
+
+def test_a_fork_server_that_dies_when_it_is_asked_for_a_process_is_replaced() -> None:
+    pool = ProcessPool(1, serve)
+    pool.prepare()
+    server: Any = forkserver._forkserver
+    dying: int = server._forkserver_pid
+
+    async def scene() -> None:
+        os.kill(dying, signal.SIGSTOP)  # it takes what it is asked, and does not answer
+        asyncio.get_running_loop().call_later(0.5, os.kill, dying, signal.SIGKILL)
+
+        ended = await pool.run(lambda: run_of())
+
+        assert isinstance(ended.outcome, Succeeded)
+        assert server._forkserver_pid != dying
 
     on(pool, scene())
 

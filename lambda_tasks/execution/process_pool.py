@@ -11,8 +11,9 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -29,6 +30,9 @@ from .worker_process import Reply
 KILL_GRACE_S: Final = 2.0
 """How long a task may ignore its hard timeout before its process is killed."""
 
+
+RESTART_PAUSES_S: Final = (0.05, 0.2, 1.0)
+"""For a fork server that is dying to be dead, so that the next start finds it so."""
 
 Main = Callable[[Connection], None]
 """What a worker process does with its end of the pipe; found there by its dotted name."""
@@ -94,7 +98,7 @@ class _Worker:
         )
         try:
             with _without_main_module():
-                process.start()
+                _start(process)
         except BaseException:
             # Out of descriptors, say: the next run tries again.
             pipe.close()
@@ -166,6 +170,16 @@ def _fork_server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.preload"])
     return context
+
+
+def _start(process: BaseProcess) -> None:
+    """Start it, by another fork server if the one that is asked dies just then."""
+    for pause_s in RESTART_PAUSES_S:
+        with suppress(EOFError, ConnectionError):
+            process.start()
+            return
+        time.sleep(pause_s)
+    process.start()
 
 
 @contextmanager
