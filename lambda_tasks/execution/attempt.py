@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
-
 from ..context import TaskContext
 from ..core.lifecycle import Outcome
 from ..core.message import Outgoing
@@ -60,8 +58,7 @@ class Attempt:
             self._held.enter_context(self._lock.held(self._lock_key(), timeout_s=self.run.hard_s))
         self._call.started()
         if self.task.options.atomic:
-            self._transaction = transaction.atomic(using=self.finisher.claims.alias)
-            self._transaction.__enter__()
+            self._transaction = connections.begun_transaction(self.finisher.claims.alias)
 
     def call(self) -> Any:
         """Call the function; of an async one this makes the coroutine."""

@@ -5,10 +5,12 @@ a new connection for each; instead one is checked when it has idled, has had an 
 server has said something unasked.
 """
 
+import math
 import select
 import time
 import weakref
-from typing import Final
+from contextlib import AbstractContextManager
+from typing import Any, Final
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -41,6 +43,24 @@ def refresh() -> None:
         if connection.errors_occurred or idled_s > IDLE_S or _has_word_from_server(connection):
             _close_if_unusable(connection)
         _last_used[connection] = now
+
+
+def begun_transaction(alias: str) -> AbstractContextManager[Any]:
+    """An atomic block that has been entered, on a new connection where the old one is of no use.
+
+    A statement on MySQL, for which a silent connection has no answer. On SQLite it waits for the
+    one writer, as long as the project's OPTIONS say.
+    """
+    limit_s = math.inf if connections[alias].vendor == "sqlite" else ANSWER_S
+    begun: AbstractContextManager[Any] = transaction.atomic(using=alias)
+    try:
+        with interrupts.within(limit_s):
+            begun.__enter__()
+    except OUTAGES:
+        refresh()
+        begun = transaction.atomic(using=alias)
+        begun.__enter__()
+    return begun
 
 
 def is_untouched(alias: str) -> bool:
