@@ -1,6 +1,13 @@
 """What Django and users import as models: the tables, and the payload of a stored call."""
 
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
-from .records.tables import SingletonLock, TaskRecord
+from .records.tables import RunProgress, RunState, SingletonLock, TaskRecord
 
-__all__ = ["SQSLambdaTask", "SQSLambdaTaskMessage", "SingletonLock", "TaskRecord"]
+__all__ = [
+    "RunProgress",
+    "RunState",
+    "SQSLambdaTask",
+    "SQSLambdaTaskMessage",
+    "SingletonLock",
+    "TaskRecord",
+]

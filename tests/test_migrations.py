@@ -56,7 +56,7 @@ OLD_ROWS: list[dict[str, Any]] = [
 RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
 NOTHING = dict.fromkeys(
     [
-        "args", "backend", "group_key", "secrets", "exception_class", "progress", "state",
+        "args", "backend", "group_key", "secrets", "exception_class",
         "retry_of", "run_after", "worker_ids", "claim_token", "lease_until", "look_at",
     ]
 )  # fmt: skip

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from lambda_tasks.models import TaskRecord
+from lambda_tasks.models import RunProgress, RunState, TaskRecord
+from lambda_tasks.tasks import cleanup_task_records
 from tests.app import resuming
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, body, record_of, sqs_event, wait_for
@@ -56,7 +57,7 @@ def test_a_run_that_goes_on_is_delivered_twice_and_followed_once(
     handle(message)
 
     assert _names() == ["step 0"]
-    assert TaskRecord.objects.filter(status="QUEUED", state=1).count() == 1
+    assert [each.state for each in TaskRecord.objects.filter(status="QUEUED")] == [1]
 
 
 def test_a_run_that_goes_on_later_does_so_then_and_with_all_its_retries(
@@ -122,6 +123,74 @@ def test_what_a_run_has_saved_in_its_transaction_is_rolled_back_with_it(
     assert TaskRecord.objects.get(status="QUEUED").state is None
 
 
+@pytest.mark.parametrize("task", [resuming.save_and_show, resuming.asave_and_show])
+def test_a_task_saves_and_shows_its_progress_in_one_transaction(handle: Handle, task: Task) -> None:
+    message = body(task)
+
+    assert handle(message) == []
+
+    record = record_of(message)
+    assert (record.status, record.traceback) == ("SUCCESS", None)
+    assert record.state == {"page": 2}
+    assert record.progress == {"done": 2, "total": 3, "text": "two of three"}
+    assert record.progress_at is not None
+
+
+def test_a_retry_and_a_run_that_goes_on_begin_with_what_was_saved_last(
+    handle: Handle, queue: str
+) -> None:
+    message = body(resuming.save_twice_and_retry)
+
+    handle(message)
+
+    retry = TaskRecord.objects.get(status="QUEUED")
+    assert retry.state == {"page": 2}
+    assert record_of(message).state == {"page": 2}
+
+
+def test_a_task_that_goes_on_with_nothing_to_hand_on_is_followed_to_its_end(
+    transactional_db: None, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_EAGER = True
+
+    invocation = resuming.go_on_once.execute_on_commit()
+
+    assert invocation.result(timeout=5) == "went on"
+
+
+@pytest.mark.anyio
+async def test_what_a_run_shows_can_be_read_in_async_code(
+    transactional_db: None, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_EAGER = True
+    task: Task = resuming.asave_and_show
+
+    invocation = await task.aexecute_on_commit()
+
+    record = await invocation.arecord()
+    assert record is not None
+    shown = {"done": 2, "total": 3, "text": "two of three"}
+    assert (record.state, record.progress) == ({"page": 2}, shown)
+    [each] = [each async for each in TaskRecord.objects.with_progress()]
+    assert (each.state, each.progress) == (record.state, shown)
+    assert each.progress_at == record.progress_at
+
+
+def test_what_a_run_has_saved_and_shown_goes_with_its_record(handle: Handle) -> None:
+    old, kept, other = (body(resuming.save_and_show) for _ in range(3))
+    handle(old, kept, other)
+    TaskRecord.objects.filter(id=record_of(old).id).update(end_time="2000-01-01T00:00:00Z")
+
+    assert cleanup_task_records() == 1
+    assert TaskRecord.objects.filter(id=record_of(other).id).delete()
+    assert record_of(kept).state == {"page": 2}
+    left = [model.objects.values_list("record_id", flat=True) for model in (RunState, RunProgress)]
+    assert [list(each) for each in left] == [[record_of(kept).id]] * 2
+    record_of(kept).delete()
+    assert not RunState.objects.exists()
+    assert not RunProgress.objects.exists()
+
+
 @pytest.mark.parametrize(
     ("size", "problem"), [(70_000, "70002 bytes and may have 65536"), (0, "is a object that is no")]
 )
@@ -153,7 +222,8 @@ def test_progress_is_shown_while_the_task_runs(function: LambdaProcess, task: Ta
     shown: list[TaskRecord] = []
 
     def is_shown() -> bool:
-        shown[:] = TaskRecord.objects.filter(task_name=task.name, progress__isnull=False)
+        records = TaskRecord.objects.filter(task_name=task.name)
+        shown[:] = [each for each in records.with_progress() if each.progress]
         return bool(shown)
 
     wait_for(is_shown)

@@ -31,12 +31,13 @@ from lambda_tasks.core.lifecycle import (
     Succeeded,
 )
 from lambda_tasks.core.message import Message
-from lambda_tasks.models import TaskRecord
+from lambda_tasks.models import RunProgress, RunState, TaskRecord
 from lambda_tasks.records.clock import Now
 from lambda_tasks.records.finishes import finished_columns
 from lambda_tasks.records.mapping import CLAIM_COLUMNS, Row, claim_of, row_of
 from lambda_tasks.records.portable import ClaimTerms, PortableStatements
 from lambda_tasks.records.postgres import PostgresStatements
+from lambda_tasks.records.tables import latest_state
 from tests.core.test_message import json_values, names, text
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -82,7 +83,6 @@ OTHER_VALUES: Final[dict[str, Any]] = {
     "retry_of": uuid4(),
     "enqueued_at": WHEN,
     "run_after": WHEN + HOUR,
-    "state": {"page": 1},
 }
 """For each column of a row one value that _row() does not have."""
 
@@ -199,7 +199,7 @@ def test_what_is_stored_is_queued_and_nobody_has_it_yet(sql: PortableStatements)
     assert stored["n_attempts"] == 0
     empty = (
         "sent_at", "start_time", "end_time", "worker_ids", "claim_token", "lease_until", "result",
-        "exception_class", "traceback", "progress", "run_after",
+        "exception_class", "traceback", "run_after",
     )  # fmt: skip
     assert {name: stored[name] for name in empty} == dict.fromkeys(empty)
 
@@ -215,7 +215,7 @@ def test_what_is_stored_has_been_sent_where_that_is_said(
     assert [_is_now(_read(row["id"])["sent_at"]) for row in rows] == [is_sent] * 2
 
 
-@pytest.mark.parametrize("field", ["args", "kwargs", "state"])
+@pytest.mark.parametrize("field", ["args", "kwargs"])
 @pytest.mark.parametrize(
     "parts",
     [[[value] for value in ODD_JSON], [[1, 1.0, True], [False, 0, 0.0]], [ODD_JSON]],
@@ -299,7 +299,8 @@ def test_of_one_invocation_that_comes_twice_at_once_there_is_one_record(
 def _assert_returned_as_stored(claims: dict[UUID, Claim], ids: set[UUID]) -> None:
     """All claims or none, as the database can tell them or not; and what the records say."""
     assert set(claims) in (set(), ids)
-    stored = TaskRecord.objects.filter(id__in=claims).values(*CLAIM_COLUMNS)
+    records = TaskRecord.objects.filter(id__in=claims).annotate(saved=latest_state())
+    stored = records.values(*CLAIM_COLUMNS)
     assert claims == {row["id"]: claim_of(row, OURS) for row in stored}
 
 
@@ -307,8 +308,7 @@ def _assert_returned_as_stored(claims: dict[UUID, Claim], ids: set[UUID]) -> Non
 def test_what_is_inserted_claimed_is_held_by_the_one_who_claims(
     sql: PortableStatements, count: int
 ) -> None:
-    state = {"1": [1, 1.0, True, None]}
-    rows = [_row(state=state, args=[number]) for number in range(count)]
+    rows = [_row(args=[number]) for number in range(count)]
 
     claims = sql.insert_claimed(rows, TERMS)
 
@@ -319,7 +319,7 @@ def test_what_is_inserted_claimed_is_held_by_the_one_who_claims(
         assert _is_now(stored["start_time"])
         assert abs(stored["lease_until"] - stored["start_time"] - LEASE) < timedelta(seconds=0.5)
         assert (stored["sent_at"], stored["end_time"]) == (None, None)
-        assert (stored["args"], _exactly(stored["state"])) == (row["args"], _exactly(state))
+        assert stored["args"] == row["args"]
     _assert_returned_as_stored(claims, {row["id"] for row in rows})
 
 
@@ -347,7 +347,6 @@ CLAIMABLE: Final[dict[str, dict[str, Any]]] = {
     "queued, one attempt below the limit": {"n_attempts": 2, "worker_ids": "a\nb\n"},
     "lost": {"status": "RUNNING", "n_attempts": 1, "worker_ids": "a\n", **LOST},
     "lost, one attempt below the limit": {"status": "RUNNING", "n_attempts": 2, **LOST},
-    "lost, with a state": {"status": "RUNNING", "n_attempts": 1, "state": {"page": 1.0}, **LOST},
 }
 UNCLAIMABLE: Final[dict[str, dict[str, Any]]] = {
     "queued and not due": {"run_after": Now() + HOUR},
@@ -449,7 +448,7 @@ each_way = pytest.mark.parametrize("finish", [_one_by_one, _together])
 def test_each_end_is_written(
     sql: PortableStatements, finish: Finish, ran_for: timedelta | None
 ) -> None:
-    kept = {"result": "old", "state": {"page": 1}, "exception_class": "Old", "traceback": "old"}
+    kept = {"result": "old", "exception_class": "Old", "traceback": "old"}
     ends = [_end(_running(**kept), outcome, ran_for=ran_for) for outcome in OUTCOMES]
     beside = _running()
     before = _rows()
@@ -512,18 +511,100 @@ def test_each_end_needs_the_token_of_its_own_claim(sql: PortableStatements, fini
 
 
 @each_way
-def test_json_of_results_and_states_is_kept_exactly(
-    sql: PortableStatements, finish: Finish
-) -> None:
+def test_json_of_results_is_kept_exactly(sql: PortableStatements, finish: Finish) -> None:
     ends = [_end(_running(), Succeeded(value)) for value in ODD_JSON]
-    goes_on = [_end(_running(), Continued(value)) for value in ODD_JSON]
 
-    finish(sql, [*ends, *goes_on])
+    finish(sql, ends)
 
     after = _rows()
     results = [_exactly(after[end.claim.invocation_id]["result"]) for end in ends]
-    states = [_exactly(after[end.claim.invocation_id]["state"]) for end in goes_on]
-    assert results == states == [_exactly(value) for value in ODD_JSON]
+    assert results == [_exactly(value) for value in ODD_JSON]
+
+
+# save_state, hand_on and show_progress
+
+
+def _claim_of(id: UUID, attempt: int = 1) -> Claim:
+    return Claim(id, OURS, attempt)
+
+
+def _states() -> list[tuple[UUID, int, Any]]:
+    states = RunState.objects.order_by("record_id", "attempt")
+    return list(states.values_list("record_id", "attempt", "state"))
+
+
+def test_json_of_states_and_progress_is_kept_exactly(sql: PortableStatements) -> None:
+    saving, handed = [_running() for _ in ODD_JSON], [_record() for _ in ODD_JSON]
+
+    for value, running, queued in zip(ODD_JSON, saving, handed, strict=True):
+        assert sql.save_state(_claim_of(running), value)
+        sql.hand_on(queued, value)
+        if value is not None:
+            sql.show_progress(_claim_of(running), value)
+
+    for value, running, queued in zip(ODD_JSON, saving, handed, strict=True):
+        record = TaskRecord.objects.get(id=running)
+        kept = (record.state, TaskRecord.objects.get(id=queued).state, record.progress)
+        assert [_exactly(each) for each in kept] == [_exactly(value)] * 3
+        assert value is None or _is_now(record.progress_at)
+
+
+@pytest.mark.parametrize("outcome", ["RUNNING", *LOST_CLAIMS])
+def test_who_holds_its_claim_saves_and_shows_and_nobody_else(
+    sql: PortableStatements, outcome: str
+) -> None:
+    holds = outcome == "RUNNING"
+    id = _running() if holds else _running(**LOST_CLAIMS[outcome])
+    sql.hand_on(id, "from the run before")
+    before = _rows()
+
+    for value in ("first", "last"):
+        assert sql.save_state(_claim_of(id), value) is holds
+        sql.show_progress(_claim_of(id), {"text": value})
+
+    assert _rows() == before
+    record = TaskRecord.objects.get()
+    shown = (record.state, record.progress)
+    assert shown == (("last", {"text": "last"}) if holds else ("from the run before", None))
+
+
+def test_what_nobody_has_a_record_of_is_not_saved(sql: PortableStatements) -> None:
+    assert not sql.save_state(_claim_of(uuid4()), "lost")
+    sql.show_progress(_claim_of(uuid4()), "lost")
+
+    assert not RunState.objects.exists()
+    assert not RunProgress.objects.exists()
+
+
+def test_each_attempt_has_a_state_of_its_own_and_the_last_is_the_records(
+    sql: PortableStatements,
+) -> None:
+    id, other = _running(), _running()
+
+    for attempt in (10, 9):
+        sql.save_state(_claim_of(id, attempt), attempt)
+    sql.hand_on(id, 0)
+    sql.save_state(_claim_of(other), "other")
+
+    assert [each for each in _states() if each[0] == id] == [(id, n, n) for n in (0, 9, 10)]
+    assert TaskRecord.objects.get(id=id).state == 10
+    assert TaskRecord.objects.with_progress().get(id=other).state == "other"
+
+
+def test_a_claim_begins_with_the_last_state_of_its_invocation(sql: PortableStatements) -> None:
+    states = {"lost": {"page": 1.0}, "handed on": [0], "of nothing": None, "overwritten": None}
+    ids = {name: _record(**CLAIMABLE["lost"]) for name in states}
+    TaskRecord.objects.filter(id=ids["handed on"]).update(status="QUEUED")
+    for name in ("handed on", "overwritten"):
+        sql.hand_on(ids[name], [0])
+    for name in ("lost", "overwritten"):
+        RunState.objects.create(record_id=ids[name], attempt=1, state=states[name])
+
+    returned = sql.claim(list(ids.values()), list(ids.values()), TERMS)
+
+    _assert_returned_as_stored(returned, set(ids.values()))
+    found = TaskRecord.objects.annotate(saved=latest_state()).values_list("id", "saved")
+    assert dict(found) == {ids[name]: state for name, state in states.items()}
 
 
 # mark_sent
@@ -614,7 +695,6 @@ rows_to_insert = st.fixed_dictionaries(
         "enqueued_at": moments,
         "run_after": moments,
         "delay_s": st.none() | st.integers(0, 900),
-        "state": json_or_none,
     }
 )
 several_rows = st.lists(rows_to_insert, min_size=1, max_size=6)
@@ -629,7 +709,6 @@ records = st.fixed_dictionaries(
         "sent_at": moments,
         "worker_ids": st.sampled_from([None, "a\n", "a\nb\n"]),
         "secrets": optional_text,
-        "state": json_or_none,
         "result": json_or_none,
         "exception_class": optional_text,
         "traceback": optional_text,
@@ -752,7 +831,8 @@ def test_both_claim_the_same(
         claims = sql.claim(ids, may_rerun, terms)
         changed = {id: row for id, row in _rows().items() if row != before[id]}
         if claims:
-            assert claims == {id: claim_of(row, terms.token) for id, row in changed.items()}
+            stored = [{**row, "saved": None} for row in changed.values()]
+            assert claims == {row["id"]: claim_of(row, terms.token) for row in stored}
 
     _assert_same(table, claim)
 

@@ -448,8 +448,50 @@ def test_who_has_lost_a_claim_can_not_change_the_state_of_who_has_it_now() -> No
 
     with pytest.raises(LeaseLost):
         holder.save_state(dead, "from the dead")
+    holder.show_progress(dead, "from the dead")
 
-    assert TaskRecord.objects.get().state == "from the living"
+    record = TaskRecord.objects.get()
+    assert (record.state, record.progress) == ("from the living", None)
+
+
+def test_what_a_lost_run_has_saved_is_the_state_of_the_next() -> None:
+    request = _request()
+    first = _granted(request, lease=timedelta(seconds=-1))
+    holder.save_state(first, {"page": 1})
+    second = _granted(request, lease=timedelta(seconds=-1))
+    assert second.state == {"page": 1}
+    holder.save_state(second, None)
+
+    third = _granted(request)
+
+    assert (first.state, third.state) == (None, None)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="it has one writer at a time")
+def test_what_a_run_saves_holds_up_nobody_before_its_end() -> None:
+    request = _request()
+    held = _granted(request)
+    done: list[str] = []
+
+    def write_beside() -> None:
+        holder.show_progress(held, {"done": 1})
+        holder.extend([held], timedelta(seconds=-1))
+        done.append("shown, and extended")
+        holder.save_state(_granted(request), "of the next run, as the lease is over")
+        done.append("taken over")
+        connections.close_all()
+
+    beside = threading.Thread(target=write_beside, daemon=True)
+    with transaction.atomic():
+        holder.save_state(held, "of this run")
+        holder.save_state(held, "of this run, too")
+        beside.start()
+        beside.join(20)
+        at_once = list(done)
+    beside.join()
+
+    assert at_once == ["shown, and extended", "taken over"]
+    assert TaskRecord.objects.get().state == "of the next run, as the lease is over"
 
 
 def test_a_lock_that_has_run_out_can_not_be_released_from_under_its_next_owner() -> None:

@@ -5,7 +5,7 @@
     RUNNING -> RUNNING   its worker died, its lease ran out, another took it over
 
 A RETRYING record is finished: the retry is an invocation of its own. So is a SUCCESS from which
-another run goes on; its record keeps the state that it has handed on.
+another run goes on.
 """
 
 import math

@@ -22,8 +22,6 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "group_key": models.CharField(editable=False, max_length=128, null=True),
     "priority": models.SmallIntegerField(default=0, editable=False),
     "secrets": models.TextField(editable=False, null=True),
-    "progress": models.JSONField(editable=False, null=True),
-    "state": models.JSONField(editable=False, null=True),
     "n_continues": models.PositiveSmallIntegerField(default=0, editable=False),
     "n_attempts": models.PositiveSmallIntegerField(default=0, editable=False),
     "root_id": models.UUIDField(editable=False, null=True),
@@ -133,6 +131,54 @@ class Migration(migrations.Migration):
                     ),
                 ),
             ]
+        ),
+        repeatable.CreateTable(
+            "RunState",
+            [
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "record_id",
+                        "attempt",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "record",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        editable=False,
+                        on_delete=models.CASCADE,
+                        related_name="+",
+                        to="lambda_tasks.taskrecord",
+                    ),
+                ),
+                ("attempt", models.PositiveSmallIntegerField(editable=False)),
+                ("state", models.JSONField(editable=False, null=True)),
+            ],
+        ),
+        repeatable.CreateTable(
+            "RunProgress",
+            [
+                (
+                    "record",
+                    models.OneToOneField(
+                        db_constraint=False,
+                        editable=False,
+                        on_delete=models.CASCADE,
+                        primary_key=True,
+                        related_name="+",
+                        serialize=False,
+                        to="lambda_tasks.taskrecord",
+                    ),
+                ),
+                ("progress", models.JSONField(editable=False)),
+                ("shown_at", models.DateTimeField(editable=False)),
+            ],
         ),
         *[repeatable.AddColumn("taskrecord", name, field) for name, field in ADDED.items()],
         migrations.RunPython(adopt, give_back, hints={"model_name": "taskrecord"}),

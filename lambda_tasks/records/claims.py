@@ -40,7 +40,7 @@ from .mapping import (
     state_of,
 )
 from .portable import IS_LOST, ClaimTerms
-from .tables import RecordQuerySet
+from .tables import RecordQuerySet, latest_state
 
 Verdicts = dict[UUID, Claim | Refused]
 
@@ -105,7 +105,10 @@ class RecordClaims:
             return
         with transaction.atomic(using=self.alias, savepoint=False):
             _finish_held(end)
-            statements().insert_queued([queued_row(following, state=_handed_on(end))])
+            statements().insert_queued([queued_row(following)])
+            state = _handed_on(end)
+            if state is not None:
+                statements().hand_on(following.message.invocation_id, state)
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See ports.Claims."""
@@ -136,12 +139,12 @@ class RecordClaims:
 
     def save_state(self, claim: Claim, state: object) -> None:
         """See ports.Claims."""
-        if not _held([claim]).update(state=state):
+        if not statements().save_state(claim, state):
             raise _lease_lost(claim)
 
     def show_progress(self, claim: Claim, progress: object) -> None:
         """See ports.Claims."""
-        _held([claim]).update(progress=progress)
+        statements().show_progress(claim, progress)
 
 
 def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verdicts:
@@ -216,7 +219,8 @@ def _judge(
 
 
 def _read(ids: Sequence[UUID]) -> dict[UUID, Row]:
-    rows = all_records().filter(id__in=ids).order_by().annotate(now=Now()).values(*STATE_COLUMNS)
+    records = all_records().filter(id__in=ids).order_by()
+    rows = records.annotate(now=Now(), saved=latest_state()).values(*STATE_COLUMNS)
     return {row["id"]: row for row in rows}
 
 
@@ -256,7 +260,8 @@ def _handed_on(end: End) -> Any:
     """The state of the run that follows: given, or what this one has saved for good."""
     if isinstance(end.outcome, Continued):
         return end.outcome.state
-    return all_records().values_list("state", flat=True).get(id=end.claim.invocation_id)
+    record = all_records().filter(id=end.claim.invocation_id).annotate(saved=latest_state())
+    return record.values_list("saved", flat=True).get()
 
 
 def _lease_lost(claim: Claim) -> LeaseLost:

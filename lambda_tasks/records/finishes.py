@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from django.db.models import QuerySet
 
-from ..core.lifecycle import STATUS_OF, Cancelled, Continued, Outcome, Succeeded
+from ..core.lifecycle import STATUS_OF, Cancelled, Outcome, Succeeded
 from .clock import Now
 
 ALWAYS: Final[Mapping[str, Any]] = {"end_time": Now(), "secrets": None, "look_at": None}
@@ -23,8 +23,6 @@ def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
         columns["traceback"] = outcome.raised.traceback
     if isinstance(outcome, Succeeded):
         columns["result"] = outcome.result
-    if isinstance(outcome, Continued):
-        columns["state"] = outcome.state
     return columns
 
 

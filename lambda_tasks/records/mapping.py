@@ -17,8 +17,8 @@ logger = logging.getLogger("lambda_tasks")
 Row = Mapping[str, Any]
 """Values by the names of columns, and `delay_s`: when it is due where `run_after` is None."""
 
-CLAIM_COLUMNS: Final = ("id", "n_attempts", "state", "enqueued_at", "start_time", "worker_ids")
-"""What a Claim is made of."""
+CLAIM_COLUMNS: Final = ("id", "n_attempts", "saved", "enqueued_at", "start_time", "worker_ids")
+"""What a Claim is made of; `saved` is the state that it begins with."""
 
 STATE_COLUMNS: Final = (*CLAIM_COLUMNS, "status", "claim_token", "run_after", "lease_until", "now")
 """What decides about a claim; `now` is the database's clock."""
@@ -30,9 +30,8 @@ def row_of(
     *,
     enqueued_at: datetime | None = None,
     delay_s: int | None = None,
-    state: Any = None,
 ) -> Row:
-    """A new record of a message; `state` is what an earlier run has left."""
+    """A new record of a message."""
     secrets = message.secret_kwargs
     return {
         "id": message.invocation_id,
@@ -51,18 +50,16 @@ def row_of(
         "enqueued_at": enqueued_at,
         "run_after": message.run_after,
         "delay_s": delay_s,
-        "state": state,
     }
 
 
-def queued_row(outgoing: Outgoing, *, state: Any = None) -> Row:
+def queued_row(outgoing: Outgoing) -> Row:
     """A new record of a message that is on its way out."""
     return row_of(
         outgoing.message,
         outgoing.queue,
         enqueued_at=outgoing.enqueued_at,
         delay_s=outgoing.delay_s or None,
-        state=state,
     )
 
 
@@ -71,7 +68,7 @@ def claims_of(returned: Sequence[Sequence[Any]], token: UUID) -> dict[UUID, Clai
     claims = {}
     for values in returned:
         row: dict[str, Any] = dict(zip(CLAIM_COLUMNS, values, strict=True))
-        row["state"] = row["state"] and json.loads(row["state"])  # the ORM would have read it
+        row["saved"] = row["saved"] and json.loads(row["saved"])  # the ORM would have read it
         claims[row["id"]] = claim_of(row, token)
     return claims
 
@@ -82,7 +79,7 @@ def claim_of(row: Row, token: UUID) -> Claim:
         invocation_id=row["id"],
         token=token,
         attempt=row["n_attempts"],
-        state=row["state"],
+        state=row["saved"],
         enqueued_at=row["enqueued_at"],
         started_at=row["start_time"],
         worker_ids=tuple((row["worker_ids"] or "").splitlines()),

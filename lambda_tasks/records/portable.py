@@ -19,14 +19,12 @@ from django.db.models.functions import Concat
 from ..core.lifecycle import Claim, End, Status
 from . import finishes
 from .clock import Now
-from .mapping import CLAIM_COLUMNS, Row, claims_of
+from .mapping import Row, claims_of
 from .statements import Composed, Slot, Statements, execute, insert, update
-from .tables import TaskRecord
+from .tables import RunProgress, RunState, TaskRecord
 
 EARLY_DELIVERY: Final = timedelta(seconds=1)
 """SQS delays in whole seconds, so a message may come a little before its time."""
-
-RETURNING: Final = f" RETURNING {', '.join(CLAIM_COLUMNS)}"
 
 IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
 """The worker of such a record has died, or hangs."""
@@ -170,6 +168,25 @@ class PortableStatements:
         with transaction.atomic(using=self.alias):
             return {end.claim.invocation_id for end in ends if self.finish(end)}
 
+    def save_state(self, claim: Claim, state: Any) -> bool:
+        """Keep what a claimed run has saved; False where the claim no longer holds."""
+        if not self._holds(claim):
+            return False
+        self._put_state(claim.invocation_id, claim.attempt, state)
+        return True
+
+    def hand_on(self, id: UUID, state: Any) -> None:
+        """Keep what the first run of an invocation is to begin with."""
+        self._put_state(id, 0, state)
+
+    def show_progress(self, claim: Claim, progress: Any) -> None:
+        """Show how far a claimed run is; nothing where the claim no longer holds."""
+        if not self._holds(claim):
+            return
+        shown = RunProgress(record_id=claim.invocation_id, progress=progress, shown_at=Now())
+        rows = RunProgress.objects.using(self.alias)
+        self._put(rows, shown, ["record"], ["progress", "shown_at"])
+
     def mark_sent(self, ids: Sequence[UUID]) -> None:
         """Note that their queues have accepted the messages of these records."""
         with self.unlocked(ids) as free:
@@ -209,6 +226,29 @@ class PortableStatements:
             execute(self.connection, f"{sql} ON DUPLICATE KEY UPDATE id = id", params)
         else:
             self._records.bulk_create(records, ignore_conflicts=True)
+
+    def _holds(self, claim: Claim) -> bool:
+        """Read, and not locked: what happens next the end of the run will tell."""
+        held = self._records.filter(
+            id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
+        )
+        return held.exists()
+
+    def _put_state(self, id: UUID, attempt: int, state: Any) -> None:
+        row = RunState(record_id=id, attempt=attempt, state=state)
+        self._put(RunState.objects.using(self.alias), row, ["record", "attempt"], ["state"])
+
+    def _put(
+        self, rows: "QuerySet[Any]", row: Any, key: Sequence[str], values: Sequence[str]
+    ) -> None:
+        """Insert a row, or write these values of it where there is one with this key."""
+        names_its_key = self.connection.features.supports_update_conflicts_with_target
+        rows.bulk_create(
+            [row],
+            update_conflicts=True,
+            update_fields=values,
+            unique_fields=key if names_its_key else None,
+        )
 
 
 def record_of(row: Row, **rest: Any) -> TaskRecord:

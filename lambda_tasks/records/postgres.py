@@ -14,14 +14,30 @@ from django.db.models import QuerySet
 
 from ..core.lifecycle import Claim, End, Status
 from .finishes import finished_columns
-from .mapping import Row, claims_of
-from .portable import RETURNING, ClaimTerms, PortableStatements
+from .mapping import CLAIM_COLUMNS, Row, claims_of
+from .portable import ClaimTerms, PortableStatements
 from .statements import Composed, execute, update
 from .tables import TaskRecord
 
 NOW: Final = "STATEMENT_TIMESTAMP()"
 
 TABLE: Final = '"lambda_tasks_taskrecord"'
+
+STATES: Final = '"lambda_tasks_runstate"'
+
+PROGRESS: Final = '"lambda_tasks_runprogress"'
+
+SAVED: Final = (
+    f"(SELECT saved.state FROM {STATES} AS saved WHERE saved.record_id = {TABLE}.id"  # noqa: S608
+    " ORDER BY saved.attempt DESC LIMIT 1)"
+)
+
+
+def _returning(*, saved: str) -> str:
+    """What a Claim is made of. What is new has no state."""
+    columns = (saved if name == "saved" else name for name in CLAIM_COLUMNS)
+    return f" RETURNING {', '.join(columns)}"
+
 
 TYPES: Final = {
     "id": "uuid",
@@ -39,7 +55,6 @@ TYPES: Final = {
     "retry_of": "uuid",
     "enqueued_at": "timestamptz",
     "run_after": "timestamptz",
-    "state": "jsonb",
     "delay_s": "double precision",
 }
 """What may differ from row to row: the columns, and when it is due where `run_after` is None."""
@@ -48,7 +63,6 @@ OPTIONAL_ENDS: Final = {
     "result": "jsonb",
     "exception_class": "text",
     "traceback": "text",
-    "state": "jsonb",
 }
 """Columns that the end of an attempt may leave as they are. `has_result` says that there is one,
 which may be null."""
@@ -62,6 +76,9 @@ ENDS: Final = {
     **{f"has_{name}": "boolean" for name in OPTIONAL_ENDS},
 }
 
+HELD: Final = f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
+"""The record of a claim, as long as that holds; read, and not locked."""
+
 MAX_CHARACTERS: Final = 64 * 2**20
 """Of the rows of one statement; an array of jsonb has 256 MiB at most."""
 
@@ -71,7 +88,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 class PostgresStatements(PortableStatements):
     """See PortableStatements."""
 
-    claim_returning = RETURNING
+    claim_returning = _returning(saved=SAVED)
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
         """See PortableStatements."""
@@ -97,7 +114,8 @@ class PostgresStatements(PortableStatements):
             "claim_token": terms.token,
             "lease": terms.lease,
         }
-        return claims_of(self._insert(rows, columns, params, returning=RETURNING), terms.token)
+        returning = _returning(saved="NULL")
+        return claims_of(self._insert(rows, columns, params, returning=returning), terms.token)
 
     def claim(
         self, ids: Sequence[UUID], may_rerun: Sequence[UUID], terms: ClaimTerms
@@ -128,6 +146,28 @@ class PostgresStatements(PortableStatements):
         params = {"rows": _encode([_end_row(end) for end in ends]), "status": Status.RUNNING}
         _, held = execute(self.connection, sql, params, returning=" RETURNING record.id")
         return {id for (id,) in held}
+
+    def save_state(self, claim: Claim, state: Any) -> bool:
+        """See PortableStatements."""
+        sql = (
+            f"INSERT INTO {STATES} (record_id, attempt, state)"  # noqa: S608
+            f" SELECT id, %(attempt)s, %(state)s::jsonb FROM {HELD}"
+            " ON CONFLICT (record_id, attempt) DO UPDATE SET state = EXCLUDED.state"
+        )
+        params = {"attempt": claim.attempt, "state": None if state is None else _encode(state)}
+        held, _ = execute(self.connection, sql, params | _held_by(claim))
+        return bool(held)
+
+    def show_progress(self, claim: Claim, progress: Any) -> None:
+        """See PortableStatements."""
+        sql = (
+            f"INSERT INTO {PROGRESS} (record_id, progress, shown_at)"  # noqa: S608
+            f" SELECT id, %(progress)s::jsonb, {NOW} FROM {HELD}"
+            " ON CONFLICT (record_id) DO UPDATE"
+            " SET progress = EXCLUDED.progress, shown_at = EXCLUDED.shown_at"
+        )
+        params = {"progress": _encode(progress)}
+        execute(self.connection, sql, params | _held_by(claim))
 
     def mark_sent(self, ids: Sequence[UUID]) -> None:
         """See PortableStatements."""
@@ -185,6 +225,10 @@ class PostgresStatements(PortableStatements):
                 for text in texts
             ]
         return [row for part in parts for row in part]
+
+
+def _held_by(claim: Claim) -> dict[str, Any]:
+    return {"id": claim.invocation_id, "token": claim.token, "status": Status.RUNNING}
 
 
 def _end_row(end: End) -> Row:

@@ -16,12 +16,12 @@ from .tables import TaskRecord
 
 def find(invocation_id: UUID) -> TaskRecord | None:
     """The record of an invocation, or None before there is one."""
-    return all_records().filter(id=invocation_id).first()
+    return all_records().with_progress().filter(id=invocation_id).first()
 
 
 def find_last(invocation_id: UUID) -> TaskRecord | None:
     """The same, or the record of the last invocation so far that has followed from it."""
-    record = following = find(invocation_id)
+    record = following = _find(invocation_id)
     while following is not None:
         record = following
         following = _find_following(record)
@@ -72,12 +72,19 @@ def delete_finished(*, before: datetime, limit: int) -> int:
         .order_by()
         .values_list("id", flat=True)[:limit]
     )
-    return all_records().filter(id__in=chunk).delete()[0] if chunk else 0
+    if not chunk:
+        return 0
+    _, deleted = all_records().filter(id__in=chunk).only("id").delete()
+    return deleted.get(TaskRecord._meta.label, 0)
 
 
 def _find_following(record: TaskRecord) -> TaskRecord | None:
     if record.status == Status.RETRYING:
-        return find(retry_id(record.id))
-    if record.status == Status.SUCCESS and record.state is not None:
-        return find(continuation_id(record.id))
+        return _find(retry_id(record.id))
+    if record.status == Status.SUCCESS:
+        return _find(continuation_id(record.id))
     return None
+
+
+def _find(id: UUID) -> TaskRecord | None:
+    return all_records().filter(id=id).first()

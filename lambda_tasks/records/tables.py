@@ -2,7 +2,9 @@
 
 import datetime
 import uuid
-from typing import ClassVar
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, ClassVar, Final, Self
 
 from asgiref.sync import sync_to_async
 from django.db import models, router
@@ -21,6 +23,13 @@ class RecordQuerySet(models.QuerySet["TaskRecord"]):
         its next await, a sync one goes on to its end and is rolled back there.
         """
         return finish(self.filter(status__in=UNFINISHED), Cancelled())
+
+    def with_progress(self) -> Self:
+        """With `state`, `progress` and `progress_at`, which else cost a statement each when they
+        are asked for, and in async code can't be."""
+        return self.annotate(
+            state=latest_state(), progress=_shown("progress"), progress_at=_shown("shown_at")
+        )
 
 
 class TaskStatus(models.TextChoices):
@@ -58,8 +67,6 @@ class TaskRecord(models.Model):
     result = models.JSONField(null=True, editable=False)
     exception_class = models.TextField(null=True, editable=False)
     traceback = models.TextField(null=True, editable=False)
-    progress = models.JSONField(null=True, editable=False)
-    state = models.JSONField(null=True, editable=False)
 
     n_retries = models.PositiveSmallIntegerField(default=0, editable=False)
     n_continues = models.PositiveSmallIntegerField(default=0, editable=False)
@@ -110,6 +117,37 @@ class TaskRecord(models.Model):
             return None
         return self.end_time - self.start_time
 
+    @cached_property
+    def state(self) -> Any:
+        """What a run has saved last, or was handed on by the run before it; None for nothing."""
+        states = RunState.objects.using(self._state.db).filter(record_id=self.pk)
+        return states.order_by("-attempt").values_list("state", flat=True).first()
+
+    @cached_property
+    def progress(self) -> Any:
+        """How far a run has said that it is: `done`, `total` and `text`; None for nothing."""
+        return None if self._progress is None else self._progress.progress
+
+    @cached_property
+    def progress_at(self) -> datetime.datetime | None:
+        """When it has said so."""
+        return None if self._progress is None else self._progress.shown_at
+
+    @cached_property
+    def _progress(self) -> "RunProgress | None":
+        return RunProgress.objects.using(self._state.db).filter(record_id=self.pk).first()
+
+    def refresh_from_db(
+        self,
+        using: str | None = None,
+        fields: Iterable[str] | None = None,
+        from_queryset: "models.QuerySet[Self] | None" = None,
+    ) -> None:
+        """See Model."""
+        for name in BESIDE:
+            self.__dict__.pop(name, None)
+        super().refresh_from_db(using, fields, from_queryset)
+
     def cancel(self) -> bool:
         """Cancel this invocation; False where it is finished already. See RecordQuerySet."""
         alias = router.db_for_write(TaskRecord)
@@ -121,6 +159,62 @@ class TaskRecord(models.Model):
     async def acancel(self) -> bool:
         """See cancel()."""
         return await sync_to_async(self.cancel)()
+
+
+class RunState(models.Model):
+    """What an attempt has saved, within its own transaction. Attempt 0 is the run before it.
+
+    A row for each, as the row of an attempt that was lost, and has not ended, may be locked.
+    """
+
+    pk = models.CompositePrimaryKey("record_id", "attempt")
+    record = models.ForeignKey(
+        TaskRecord,
+        models.CASCADE,
+        # A constraint would cost each write a look at the record, and MySQL a lock on it.
+        db_constraint=False,
+        db_index=False,
+        editable=False,
+        related_name="+",
+    )
+    attempt = models.PositiveSmallIntegerField(editable=False)
+    state = models.JSONField(null=True, editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.record_id} {self.attempt}"
+
+
+class RunProgress(models.Model):
+    """How far a run is, written beside its transaction."""
+
+    record = models.OneToOneField(
+        TaskRecord,
+        models.CASCADE,
+        primary_key=True,
+        db_constraint=False,
+        editable=False,
+        related_name="+",
+    )
+    progress = models.JSONField(editable=False)
+    shown_at = models.DateTimeField(editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.record_id} {self.progress}"
+
+
+BESIDE: Final = ("state", "progress", "progress_at", "_progress")
+"""What a record reads from tables beside its own."""
+
+
+def latest_state() -> models.Subquery:
+    """In a query of records, the state that the next run begins with."""
+    states = RunState.objects.filter(record_id=models.OuterRef("id")).order_by("-attempt")
+    return models.Subquery(states.values("state")[:1])
+
+
+def _shown(column: str) -> models.Subquery:
+    shown = RunProgress.objects.filter(record_id=models.OuterRef("id"))
+    return models.Subquery(shown.values(column))
 
 
 class SingletonLock(models.Model):

@@ -46,6 +46,39 @@ def save(*, size: int, context: TaskContext) -> None:
     context.save("x" * size if size else object())
 
 
+@lambda_task(takes_context=True, soft_timeout=20, hard_timeout=30)
+def save_and_show(*, context: TaskContext) -> object:
+    context.save({"page": 1})
+    context.progress(1, 3, "one of three")
+    context.save({"page": 2})
+    context.progress(2, 3, "two of three")
+    return context.state
+
+
+@lambda_task(takes_context=True, soft_timeout=20, hard_timeout=30)
+async def asave_and_show(*, context: TaskContext) -> object:
+    await context.asave({"page": 1})
+    await context.aprogress(1, 3, "one of three")
+    await context.asave({"page": 2})
+    await context.aprogress(2, 3, "two of three")
+    return context.state
+
+
+@lambda_task(takes_context=True, atomic=False)
+def save_twice_and_retry(*, context: TaskContext) -> None:
+    context.save({"page": 1})
+    context.save({"page": 2})
+    raise Retry
+
+
+@lambda_task
+def go_on_once() -> str:
+    if not Effect.objects.exists():
+        Effect.objects.create(name="step")
+        raise Continue(None)
+    return "went on"
+
+
 @lambda_task(takes_context=True)
 async def show_progress_and_wait(*, seconds: float, context: TaskContext) -> None:
     await context.aprogress(1, 3, "one of three")
