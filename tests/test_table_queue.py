@@ -129,20 +129,27 @@ def test_within_a_priority_the_oldest_is_the_first(queue: str) -> None:
     assert names == ["a", "b", "c"]
 
 
-def test_the_lease_of_what_runs_is_begun_anew_until_it_ends(
+def test_the_lease_of_what_waits_for_its_turn_is_begun_anew_and_that_of_what_runs_is_not(
     queue: str, monkeypatch: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(leases, "EXTEND_EVERY_S", 0.1)
     gate = tmp_path / "open"
-    invocation = gated.await_gate.using(queue="table").execute_on_commit(gate=gate)
-    records = TaskRecord.objects.filter(id=invocation.id)
+    gated.await_gate.using(queue="table").execute_many_on_commit([{"gate": gate}] * 2)
+    running = TaskRecord.objects.filter(status="RUNNING")
 
-    with worker():
-        wait_for(lambda: records.filter(status="RUNNING").exists())
-        first = records.get().lease_until
-        wait_for(lambda: records.filter(lease_until__gt=first).exists(), timeout_s=60)
+    def leases_until() -> list[Any]:
+        return list(running.order_by("lease_until").values_list("lease_until", flat=True))
+
+    # Room for two, of which one is for a sync task.
+    with worker(concurrency=1, processes=1):
+        wait_for(lambda: running.count() == 2)
+        # By then the first of them has begun.
+        wait_for(lambda: len(set(leases_until())) == 2)
+        of_what_runs, of_what_waits = leases_until()
+        wait_for(lambda: leases_until()[1] > of_what_waits + timedelta(seconds=1))
+        assert leases_until()[0] == of_what_runs
         gate.touch()
-        wait_for(lambda: records.filter(status="SUCCESS").exists())
+        wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 2)
 
 
 def test_a_retry_and_a_payload_keep_their_priority(queue: str) -> None:

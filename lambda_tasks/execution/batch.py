@@ -15,6 +15,8 @@ class ClaimedBatch:
     refused: Mapping[str, Settlement] = field(default_factory=dict)
     """By the ids of deliveries."""
     claimed: Sequence[ClaimedDelivery] = ()
+    begun: set[str] = field(default_factory=set)
+    """The ids of deliveries whose tasks have begun."""
 
     def __len__(self) -> int:
         return len(self.refused) + len(self.claimed)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 from django.db import DatabaseError
@@ -127,9 +126,7 @@ class Executor:
             settle(id, settlement)
         with self._leases.kept(batch, settlements):
             for chains in schedule(batch.claimed):
-                running = [
-                    self._run_in_order(each, batch.budget, metadata, settle) for each in chains
-                ]
+                running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
                 await _run_until(batch.budget.deadline, end, running)
         is_drain = end is not None and end.done()
         for claimed in batch.claimed:
@@ -154,23 +151,23 @@ class Executor:
         await in_reserved_thread(self._processes.close)
 
     async def _run_in_order(
-        self, chain: Chain, budget: TimeBudget, metadata: Mapping[str, Any], settle: Settled
+        self, chain: Chain, batch: ClaimedBatch, metadata: Mapping[str, Any], settle: Settled
     ) -> None:
         """Run one after the other, and none after one that goes back."""
         goes_on = True
         for claimed in chain:
             if goes_on:
-                settlement = await self._run_one(claimed, budget, metadata)
+                settlement = await self._run_one(claimed, batch, metadata)
             else:
                 settlement = await self._wait(claimed)
             settle(claimed.delivery.id, settlement)
             goes_on = goes_on and settlement.is_final
 
     async def _run_one(
-        self, claimed: ClaimedDelivery, budget: TimeBudget, metadata: Mapping[str, Any]
+        self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Settlement:
         try:
-            ended = await self._attempt(claimed, budget, metadata)
+            ended = await self._attempt(claimed, batch, metadata)
             if not ended.is_recorded:
                 ended = await self._record(claimed, ended)
         except NoTimeLeft:
@@ -190,9 +187,13 @@ class Executor:
         return DONE if ended.outcome is not None else BACK
 
     async def _attempt(
-        self, claimed: ClaimedDelivery, budget: TimeBudget, metadata: Mapping[str, Any]
+        self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Ended:
-        make_run = partial(self._run_of, claimed, metadata, budget)
+        def make_run() -> Run:
+            run = self._run_of(claimed, metadata, batch.budget)
+            batch.begun.add(claimed.delivery.id)
+            return run
+
         if claimed.task.is_async:
             try:
                 return await self._lanes.run(lambda: self._make_attempt(make_run(), claimed.task))

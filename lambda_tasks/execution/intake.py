@@ -3,12 +3,16 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 from uuid import UUID
+
+from django.db import DatabaseError
 
 from ..conf import Settings
 from ..core.lifecycle import Claim, Refusal, Refused, outage_wait_s
 from ..core.message import decode
 from ..core.signature import verify
+from ..database_errors import is_conflict
 from ..errors import MessageRefused
 from ..logging import task_logger
 from ..ports import (
@@ -31,6 +35,9 @@ logger = logging.getLogger("lambda_tasks")
 
 Settlements = dict[str, Settlement]
 
+AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0)
+"""It goes back, and may come again at once."""
+
 
 class Intake:
     """What is refused is told why, and takes no neighbour along."""
@@ -44,9 +51,17 @@ class Intake:
         """What is refused, and what is claimed. `arriving` is open until all is claimed."""
         kept_connections.refresh()
         refused: Settlements = {}
-        with arriving as deliveries:
-            resolved = self._resolve_all(deliveries, refused)
-            claimed = self._claim(resolved, refused, budget) if resolved else []
+        deliveries: Sequence[Delivery] = ()
+        try:
+            with arriving as deliveries:
+                resolved = self._resolve_all(deliveries, refused)
+                claimed = self._claim(resolved, refused, budget) if resolved else []
+        except DatabaseError as error:
+            if not deliveries or not is_conflict(error):
+                raise
+            # Met at the end of their transaction, and so nothing is claimed.
+            logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
+            return ClaimedBatch(budget, {each.id: AT_ONCE for each in deliveries})
         blocked = blocked_by_order(deliveries, refused)
         if not blocked:
             return ClaimedBatch(budget, refused, claimed)
@@ -92,6 +107,10 @@ class Intake:
                 max_attempts=settings.max_attempts,
             )
         except Exception as error:
+            if is_conflict(error):
+                logger.info("%d messages could not be claimed for now: %s", len(resolved), error)
+                refused.update((each.delivery.id, AT_ONCE) for each in resolved)
+                return []
             if len(resolved) > 1 and not isinstance(error, kept_connections.OUTAGES):
                 # What the database refuses of one message must not hold up its neighbours.
                 alone = [self._claim([each], refused, budget) for each in resolved]

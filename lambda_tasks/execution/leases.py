@@ -33,7 +33,11 @@ class Leases:
 
     @contextmanager
     def kept(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> Iterator[None]:
-        """In the body the leases of those deliveries are kept that are not `settled` yet."""
+        """In the body the leases of those deliveries are kept that wait for their turn.
+
+        That of a task which has begun outlives its hard timeout. To write it meanwhile would be a
+        conflict with the task's end, where transactions see what was there when they began.
+        """
         # Where there is a deadline, the lease lasts until then.
         extending = None
         if batch.budget.deadline is None:
@@ -52,15 +56,16 @@ class Leases:
                 self._watching = None
 
     async def _extend(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> None:
-        """Begin the leases of what is still open anew, as long as it takes."""
+        """Begin the leases of what waits anew, as long as it takes."""
         while True:
             await asyncio.sleep(EXTEND_EVERY_S)
-            still_open = [each for each in batch.claimed if each.delivery.id not in settled]
-            if not still_open:
+            no_more = settled.keys() | batch.begun
+            waiting = [each for each in batch.claimed if each.delivery.id not in no_more]
+            if not waiting:
                 continue
-            lease = batch.budget.lease([each.task for each in still_open], self._settings())
+            lease = batch.budget.lease([each.task for each in waiting], self._settings())
             try:
-                claims = [each.claim for each in still_open]
+                claims = [each.claim for each in waiting]
                 await ask(self._claims.extend, claims, lease)
             except Exception:
                 logger.warning("Leases can't be extended", exc_info=True)

@@ -40,6 +40,7 @@ from .mapping import (
     state_of,
 )
 from .portable import IS_LOST, ClaimTerms
+from .retrying import tried_again
 from .tables import RecordQuerySet, latest_state
 
 Verdicts = dict[UUID, Claim | Refused]
@@ -84,20 +85,9 @@ class RecordClaims:
         )
         # In one order everywhere, so that two workers with the same messages can't deadlock.
         ordered = sorted(deliveries, key=attrgetter("message.invocation_id"))
-        wanted = {each.message.invocation_id: each for each in ordered}
-        verdicts: Verdicts = {}
-        if direct := [each for each in wanted.values() if not each.message.durable]:
-            verdicts |= _claim_direct(direct, terms)
-        if rest := [id for id in wanted if id not in verdicts]:
-            verdicts |= _claim_stored(wanted, rest, terms)
-        for pause_s in PAUSES_S:
-            locked = [id for id, verdict in verdicts.items() if verdict is LOCKED and id in rest]
-            if not locked:
-                break
-            time.sleep(pause_s)
-            verdicts |= _claim_stored(wanted, locked, terms)
-        return verdicts
+        return _claim({each.message.invocation_id: each for each in ordered}, terms)
 
+    @tried_again
     def finish(self, end: End, following: Outgoing | None = None) -> None:
         """See ports.Claims."""
         if following is None:
@@ -110,12 +100,14 @@ class RecordClaims:
             if state is not None:
                 statements().hand_on(following.message.invocation_id, state)
 
+    @tried_again
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See ports.Claims."""
         if len(ends) > 1:
             return statements().finish_many(ends)
         return {end.claim.invocation_id for end in ends if statements().finish(end)}
 
+    @tried_again
     def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
         """See ports.Claims."""
         _held([claim]).update(
@@ -128,23 +120,44 @@ class RecordClaims:
             sent_at=Now() if comes_back else None,
         )
 
+    @tried_again
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
         """See ports.Claims."""
         _held(claims).update(lease_until=Now() + lease)
 
+    @tried_again
     def lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """See ports.Claims."""
         held = set(_held(claims).values_list("id", flat=True))
         return [claim for claim in claims if claim.invocation_id not in held]
 
+    @tried_again
     def save_state(self, claim: Claim, state: object) -> None:
         """See ports.Claims."""
         if not statements().save_state(claim, state):
             raise _lease_lost(claim)
 
+    @tried_again
     def show_progress(self, claim: Claim, progress: object) -> None:
         """See ports.Claims."""
         statements().show_progress(claim, progress)
+
+
+@tried_again
+def _claim(wanted: Mapping[UUID, ResolvedDelivery], terms: ClaimTerms) -> Verdicts:
+    """Tried again, it finds what bears its token already."""
+    verdicts: Verdicts = {}
+    if direct := [each for each in wanted.values() if not each.message.durable]:
+        verdicts |= _claim_direct(direct, terms)
+    if rest := [id for id in wanted if id not in verdicts]:
+        verdicts |= _claim_stored(wanted, rest, terms)
+    for pause_s in PAUSES_S:
+        locked = [id for id, verdict in verdicts.items() if verdict is LOCKED and id in rest]
+        if not locked:
+            break
+        time.sleep(pause_s)
+        verdicts |= _claim_stored(wanted, locked, terms)
+    return verdicts
 
 
 def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verdicts:

@@ -5,12 +5,14 @@ from uuid import UUID
 
 from .clock import Now
 from .database import record_alias
+from .retrying import tried_again
 from .tables import SingletonLock
 
 
 class RecordLocks:
     """See ports.LockTable."""
 
+    @tried_again
     def acquire(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
         """See ports.LockTable."""
         locks = SingletonLock.objects.using(record_alias())
@@ -20,6 +22,7 @@ class RecordLocks:
         )
         return locks.filter(key=key, token=token).exists()
 
+    @tried_again
     def release(self, key: str, token: UUID) -> None:
         """See ports.LockTable."""
         SingletonLock.objects.using(record_alias()).filter(key=key, token=token).delete()

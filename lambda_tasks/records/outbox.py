@@ -12,7 +12,8 @@ from . import notify, waiting
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
-from .mapping import outgoing_of, queued_row, readable
+from .mapping import Row, outgoing_of, queued_row, readable
+from .retrying import tried_again
 
 
 class RecordOutbox:
@@ -28,8 +29,9 @@ class RecordOutbox:
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """See ports.Outbox. One INSERT."""
-        statements().insert_queued([queued_row(outgoing) for outgoing in messages])
+        _insert_queued([queued_row(outgoing) for outgoing in messages])
 
+    @tried_again
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox. Where the queue is the table, workers that wait for it are woken."""
         tables = self._table_queues()
@@ -39,6 +41,7 @@ class RecordOutbox:
         if len(sent) < len(messages):
             notify.notify(self.alias)
 
+    @tried_again
     def unsent(
         self,
         *,
@@ -74,6 +77,11 @@ class RecordOutbox:
     def put_behind(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
         waiting.put_behind([each.message.invocation_id for each in messages])
+
+
+@tried_again
+def _insert_queued(rows: Sequence[Row]) -> None:
+    statements().insert_queued(rows)
 
 
 def forget_sent() -> None:

@@ -198,11 +198,12 @@ class PortableStatements:
 
     @contextmanager
     def unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
-        """Those of these records that nobody else has locked.
+        """Those of these records that nobody runs, or has locked.
 
         Locked rows are skipped, so this never waits and cannot deadlock.
         """
-        records = self._records.filter(id__in=ids).order_by()
+        runs = Q(status=Status.RUNNING, lease_until__gte=Now())
+        records = self._records.filter(~runs, id__in=ids).order_by()
         if not self.connection.features.has_select_for_update_skip_locked:
             yield records
             return

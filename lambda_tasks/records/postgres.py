@@ -172,16 +172,21 @@ class PostgresStatements(PortableStatements):
     def mark_sent(self, ids: Sequence[UUID]) -> None:
         """See PortableStatements."""
         # Rows that others have locked are skipped, so this never waits and cannot deadlock: they
-        # run by now, or are just being claimed. By ctid, which while they are locked is a row's
-        # fixed place: half of what a join by id costs.
-        free = f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
+        # run by now, or are just being claimed. What runs is left alone, too: where isolation is
+        # strict, it could not write its end any more. By ctid, which while they are locked is a
+        # row's fixed place: half of what a join by id costs.
+        free = (
+            f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
+            f" AND NOT (status = %(status)s AND lease_until >= {NOW})"
+        )
         sql = (
             f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608
             # A lost run's message is on its way again: for the next one it is as if lost now.
             f" lease_until = CASE WHEN lease_until < {NOW} THEN {NOW} ELSE lease_until END"
             f" WHERE ctid = ANY(ARRAY({free} FOR NO KEY UPDATE SKIP LOCKED))"
         )
-        execute(self.connection, sql, {"ids": f"{{{','.join(map(str, ids))}}}"})
+        params = {"ids": f"{{{','.join(map(str, ids))}}}", "status": Status.RUNNING}
+        execute(self.connection, sql, params)
 
     def _insert(
         self,

@@ -11,9 +11,11 @@ from ..core.retries import continuation_id, retry_id
 from .database import all_records
 from .mapping import join_worker_ids, row_of
 from .portable import record_of
+from .retrying import tried_again
 from .tables import TaskRecord
 
 
+@tried_again
 def find(invocation_id: UUID) -> TaskRecord | None:
     """The record of an invocation, or None before there is one."""
     return all_records().with_progress().filter(id=invocation_id).first()
@@ -63,6 +65,7 @@ def count_by_status() -> dict[str, int]:
     return dict(counts)
 
 
+@tried_again
 def delete_finished(*, before: datetime, limit: int) -> int:
     """Delete up to `limit` records that were finished before then; return how many."""
     finished = [status.value for status in Status if status.is_finished]
@@ -86,5 +89,6 @@ def _find_following(record: TaskRecord) -> TaskRecord | None:
     return None
 
 
+@tried_again
 def _find(id: UUID) -> TaskRecord | None:
     return all_records().filter(id=id).first()

@@ -10,6 +10,7 @@ from django.db.models import Case, F, Q, QuerySet, When
 from ..core.lifecycle import UNFINISHED, Status
 from .clock import Now
 from .database import all_records
+from .retrying import tried_again
 from .tables import TaskRecord
 
 WAITS: Final = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 15))
@@ -24,6 +25,7 @@ def to_look_at() -> Q:
     return Q(look_at=None) | Q(look_at__lte=Now())
 
 
+@tried_again
 def put_behind(ids: Collection[UUID]) -> None:
     """Let nobody look at these unfinished records for a while, which grows each time."""
     waits = [When(n_waits=n_waits, then=Now() + wait) for n_waits, wait in enumerate(WAITS)]
