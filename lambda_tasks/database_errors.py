@@ -6,6 +6,8 @@ from typing import Final
 
 from django.db import Error, InterfaceError, OperationalError, connections
 
+from .interrupts import answers
+
 
 class Meaning(Enum):
     """What an error means."""
@@ -121,7 +123,7 @@ def close_failed_connections() -> None:
 def _is_connection_gone() -> bool:
     """Whether one of this thread's connections has had an error and can't be used."""
     return any(
-        connection.connection is None or not connection.is_usable()
+        connection.connection is None or not answers(connection)
         for connection in connections.all(initialized_only=True)
         if connection.errors_occurred
     )

@@ -14,7 +14,13 @@ from django.utils.asyncio import async_unsafe
 
 from . import conf, registry, runtime
 from .context import TaskContext
-from .core.arguments import CONTEXT_PARAMETER, Arguments, check_signature, refuse_positional
+from .core.arguments import (
+    CONTEXT_PARAMETER,
+    Arguments,
+    check_signature,
+    refuse_positional,
+    unshared,
+)
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing
 from .core.options import OptionNames, TaskOptions, parse_options
@@ -261,7 +267,12 @@ class FunctionCall:
         """Raises pydantic.ValidationError or TypeError for arguments that can't be its own."""
         if self.message.args:
             refuse_positional(self.message.task_name, self.message.args)
-        return self.function(self.arguments.from_json(self.message.kwargs), context)
+        return self.function(self.arguments.from_json(unshared(self.message.kwargs)), context)
+
+    def names(self, error: BaseException) -> bool:
+        """See ports.TaskCall."""
+        rule = self.options.retry_rule
+        return rule.ignores(error) or rule.retries(error)
 
     def ignores(self, error: BaseException) -> bool:
         """See ports.TaskCall."""

@@ -34,6 +34,9 @@ CANCEL_S: Final = 1.0
 CONNECT_S: Final = 10
 """To connect, where the project's OPTIONS say nothing: a wait that nobody can end."""
 
+ANSWER_S: Final = 3.0
+"""For a server to say that it is there; a connection that was dropped on the way is silent."""
+
 LOOK_EVERY_S: Final = 0.25
 
 
@@ -101,6 +104,12 @@ def within(limit_s: float, *beside: BaseDatabaseWrapper) -> Iterator[Work]:
         yield work
     finally:
         work.finish()
+
+
+def answers(connection: BaseDatabaseWrapper) -> bool:
+    """Whether one of this thread's connections can be used; it has not long to say so."""
+    with within(ANSWER_S):
+        return connection.is_usable()
 
 
 async def ask(function: Callable[..., T], *args: Any, limit_s: float = OWN_S, **kwargs: Any) -> T:

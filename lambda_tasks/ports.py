@@ -89,6 +89,10 @@ class TaskCall(Protocol):
     def call(self, context: TaskContext) -> Any:
         """Call the function; of an async one this makes the coroutine."""
 
+    def names(self, error: BaseException) -> bool:
+        """What follows from this error is the task's own to say, whatever else it means."""
+        ...
+
     def ignores(self, error: BaseException) -> bool:
         """The task ends as SUCCESS all the same."""
         ...

@@ -239,7 +239,7 @@ class Runtime:
     def _run_now(self, outgoing: Outgoing) -> None:
         from .execution.eager import EagerRunner
 
-        EagerRunner(self.claims, registry.resolve, self.make_attempt).run(outgoing)
+        EagerRunner(self.finisher, registry.resolve, self.make_attempt).run(outgoing)
 
 
 class _Process:

@@ -13,7 +13,7 @@ from lambda_tasks.execution import leases
 from lambda_tasks.execution.time_budget import LEASE_MARGIN_S
 from lambda_tasks.models import RunProgress, RunState, TaskRecord
 from lambda_tasks.records.retrying import MOST_TRIES, try_again
-from tests.app import outages, resuming
+from tests.app import outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Task, wait_for
 from tests.test_store import LEASE, _granted, _request, holder
@@ -28,20 +28,16 @@ pytestmark = [
 @pytest.fixture(params=["repeatable read", "serializable"])
 def isolation(request: Any) -> Iterator[str]:
     """That of every transaction that begins on a new connection."""
-    name = connection.settings_dict["NAME"]
+    name = connection.ops.quote_name(connection.settings_dict["NAME"])
 
     def isolate(clause: str) -> None:
-        with outages.administrator() as server:
-            server.execute(f'ALTER DATABASE "{name}" {clause} default_transaction_isolation')
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER DATABASE {name} {clause}")
         connections.close_all()
 
-    with outages.administrator() as server:
-        server.execute(
-            f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{request.param}'"
-        )
-    connections.close_all()
+    isolate(f"SET default_transaction_isolation = '{request.param}'")
     yield request.param
-    isolate("RESET")
+    isolate("RESET default_transaction_isolation")
 
 
 def statuses() -> list[tuple[str, str | None]]:
@@ -76,6 +72,17 @@ def test_a_task_that_runs_for_longer_than_leases_are_left_alone_ends_in_its_firs
         held_for_s = (record.lease_until - record.start_time).total_seconds()
         # Nobody has written it meanwhile.
         assert held_for_s < 300 + LEASE_MARGIN_S + leases.EXTEND_EVERY_S / 2
+
+
+def test_many_tasks_that_write_at_once_all_end_well(isolation: str, queue: str) -> None:
+    for task in (tasks.aleave_effect, tasks.leave_effect):
+        task.using(queue="table").execute_many_on_commit({"name": str(n)} for n in range(120))
+
+    code, output = run(queue, "--queue", "table", "--once", "--concurrency", "20")
+
+    assert code == 0, output
+    assert statuses() == [("SUCCESS", None)], output
+    assert Effect.objects.count() == 240
 
 
 Write = Callable[[], object]

@@ -171,7 +171,8 @@ async def test_what_a_run_shows_can_be_read_in_async_code(
     assert record is not None
     shown = {"done": 2, "total": 3, "text": "two of three"}
     assert (record.state, record.progress) == ({"page": 2}, shown)
-    [each] = [each async for each in TaskRecord.objects.with_progress()]
+    records: Any = TaskRecord.objects
+    [each] = [each async for each in records.with_progress()]
     assert (each.state, each.progress) == (record.state, shown)
     assert each.progress_at == record.progress_at
 
@@ -182,7 +183,7 @@ def test_what_a_run_has_saved_and_shown_goes_with_its_record(handle: Handle) -> 
     TaskRecord.objects.filter(id=record_of(old).id).update(end_time="2000-01-01T00:00:00Z")
 
     assert cleanup_task_records() == 1
-    assert TaskRecord.objects.filter(id=record_of(other).id).delete()
+    TaskRecord.objects.filter(id=record_of(other).id).delete()
     assert record_of(kept).state == {"page": 2}
     left = [model.objects.values_list("record_id", flat=True) for model in (RunState, RunProgress)]
     assert [list(each) for each in left] == [[record_of(kept).id]] * 2
@@ -222,7 +223,7 @@ def test_progress_is_shown_while_the_task_runs(function: LambdaProcess, task: Ta
     shown: list[TaskRecord] = []
 
     def is_shown() -> bool:
-        records = TaskRecord.objects.filter(task_name=task.name)
+        records: Any = TaskRecord.objects.filter(task_name=task.name)
         shown[:] = [each for each in records.with_progress() if each.progress]
         return bool(shown)
 

@@ -588,7 +588,8 @@ def test_each_attempt_has_a_state_of_its_own_and_the_last_is_the_records(
 
     assert [each for each in _states() if each[0] == id] == [(id, n, n) for n in (0, 9, 10)]
     assert TaskRecord.objects.get(id=id).state == 10
-    assert TaskRecord.objects.with_progress().get(id=other).state == "other"
+    records: Any = TaskRecord.objects
+    assert records.with_progress().get(id=other).state == "other"
 
 
 def test_a_claim_begins_with_the_last_state_of_its_invocation(sql: PortableStatements) -> None:

@@ -80,6 +80,10 @@ class ReportedCall:
         """See ports.TaskCall."""
         return self._call.call(context)
 
+    def names(self, error: BaseException) -> bool:
+        """See ports.TaskCall."""
+        return self._call.names(error)
+
     def ignores(self, error: BaseException) -> bool:
         """See ports.TaskCall."""
         return self._call.ignores(error)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from .. import conf
 from ..context import TaskContext
+from ..core.arguments import unshared
 from ..core.lifecycle import Claim, Outcome
 from ..core.message import Message
 from ..core.retries import RetryRule
@@ -110,11 +111,16 @@ class DjangoTaskCall:
 
     def call(self, context: TaskContext) -> Any:
         """Raises TypeError, as Django does, for a result of a type that JSON has not."""
-        task, args = self._runner.django_task, self._message.args
+        task, message = self._runner.django_task, self._message
+        args, kwargs = [unshared(each) for each in message.args], unshared(message.kwargs)
         if task.takes_context:
             args = [compat.TaskContext(task_result=self._result.now), *args]
-        value = task.func(*args, **self._message.kwargs)
+        value = task.func(*args, **kwargs)
         return _awaited(value) if self._runner.is_async else compat.normalize_json(value)
+
+    def names(self, error: BaseException) -> bool:
+        """What it asks for. `max_attempts` is about failures, whatever they are."""
+        return self._waits(error)
 
     def ignores(self, error: BaseException) -> bool:
         """A task of Django's ignores none."""

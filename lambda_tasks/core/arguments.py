@@ -195,6 +195,13 @@ def to_json_values(value: object, *, what: str) -> Any:
     return values
 
 
+def unshared(value: Any) -> Any:
+    """JSON values as new lists and dicts, for who may change them."""
+    if isinstance(value, dict):
+        return {name: unshared(each) for name, each in value.items()}
+    return [unshared(each) for each in value] if isinstance(value, list) else value
+
+
 def _check_parameter(
     name: str, parameter: inspect.Parameter, annotations: Mapping[str, Any]
 ) -> None:

@@ -4,27 +4,45 @@ A worker process calls it directly; a lane calls it by hops onto the thread of i
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
+
+from django.db import Error as DatabaseErrors
+from django.db import connections as django_connections
 
 from ..context import TaskContext
+from ..core.arguments import unshared
 from ..core.lifecycle import Outcome
 from ..core.message import Outgoing
+from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import Continue
 from ..ports import Lock, Task
 from . import connections
-from .finishing import Finisher, continuation_of, outcome_of
+from .finishing import Finisher, continuation_of, described, outcome_of
 from .progress import ProgressRecorder
 from .run import Ended, Run
 
 logger = logging.getLogger("lambda_tasks")
 
 
+MOST_CONFLICTS: Final = 3
+"""After which an atomic task begins again at once."""
+
+SHORTEST_S: Final = 0.001
+"""Of a limit: no time at all would be none."""
+
+LONGEST_PAUSE_S: Final = 0.05
+"""Before the first of these; the next ones are twice as long as the one before."""
+
+
 class Attempt:
-    """Call begin(), then the task, then succeed() or fail(), all on one thread.
+    """Call begin(), then the task, then succeed() or fail(), all on one thread; and all that once
+    more where fail() says so.
 
     The task's own time begins when the attempt is made.
     """
@@ -39,6 +57,18 @@ class Attempt:
         self._held = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
         self._began_at = time.monotonic()
+        self._n_conflicts = 0
+        self._is_task_over = False
+
+    @property
+    def limits_s(self) -> tuple[float, float]:
+        """What is left of the soft and the hard timeout."""
+        soft_s, hard_s = self.run.soft_s, self.run.hard_s
+        if not self._n_conflicts:
+            return soft_s, hard_s
+        passed_s = time.monotonic() - self._began_at
+        soft_s = max(round(soft_s - passed_s, 3), SHORTEST_S)
+        return soft_s, max(round(hard_s - passed_s, 3), soft_s + SHORTEST_S)
 
     @property
     def may_begin_late(self) -> bool:
@@ -54,9 +84,11 @@ class Attempt:
         """Take the lock of a singleton and open the transaction. Raises SingletonLockError,
         SingletonLockUnknown."""
         connections.refresh()
-        if self.task.options.singleton:
-            self._held.enter_context(self._lock.held(self._lock_key(), timeout_s=self.run.hard_s))
-        self._call.started()
+        if not self._n_conflicts:
+            if self.task.options.singleton:
+                lock = self._lock.held(self._lock_key(), timeout_s=self.run.hard_s)
+                self._held.enter_context(lock)
+            self._call.started()
         if self.task.options.atomic:
             self._transaction = connections.begun_transaction(self.finisher.claims.alias)
 
@@ -87,8 +119,10 @@ class Attempt:
     def fail(self, error: BaseException) -> Ended:
         """Roll the task's writes back and write what follows from the error.
 
-        Continue commits them instead, as succeed() does, with the record of the next run.
-        Raises what the database raises: then nothing is known, and the delivery must come back.
+        Continue commits them instead, as succeed() does, with the record of the next run. What the
+        database did to the task is none of its failures: it may begin again, or its attempt is
+        lost, which the caller has to write. Raises what the database raises: then nothing is known,
+        and the delivery must come back.
         """
         if isinstance(error, Continue):
             try:
@@ -96,7 +130,12 @@ class Attempt:
             except Exception as failure:
                 error = failure
         self._end_transaction(error)
+        if self._is_to_begin_again(error):
+            return Ended(None, again=True)
         self._held.close()
+        if self._is_lost(error):
+            close_failed_connections()
+            return Ended(None, lost=described(error, self.run.message))
         connections.refresh()  # it may be the connection that has failed
         return self.finisher.fail(self.run, self.task, self._call, error, self._ran_for())
 
@@ -105,7 +144,41 @@ class Attempt:
         self._end_transaction(InterruptedError())
         self._held.close()
 
+    def _is_to_begin_again(self, error: BaseException) -> bool:
+        """Whether it met a conflict, and may run once more in its time; then it is ready to."""
+        options = self.task.options
+        may_begin = options.atomic and options.on_lost == "rerun" and not self._call.names(error)
+        if not may_begin or self._n_conflicts == MOST_CONFLICTS or not is_conflict(error):
+            return False
+        if django_connections[self.finisher.claims.alias].in_atomic_block:
+            return False  # in the transaction of another, as in a TestCase
+        pause_s = random.uniform(0.0, LONGEST_PAUSE_S * 2**self._n_conflicts)
+        if self._ran_for().total_seconds() + pause_s > self.run.soft_s:
+            return False
+        logger.info("%s met a conflict and begins again: %s", self.task.name, error)
+        time.sleep(pause_s)
+        self._n_conflicts += 1
+        self._is_task_over = False
+        # A new one: what the last run has left behind can't use the database in its name.
+        self.context = replace(self.context, state=unshared(self.run.claim.state))
+        return not self._is_claim_lost()
+
+    def _is_claim_lost(self) -> bool:
+        try:
+            return bool(self.finisher.claims.lost([self.run.claim]))
+        except DatabaseErrors:
+            return False  # its end will tell
+
+    def _is_lost(self, error: BaseException) -> bool:
+        """Whether it is not for the task that it has not come to its end."""
+        if self._call.names(error):
+            return False
+        meaning = meaning_of(error, is_ours=self._is_task_over)
+        is_our_conflict = meaning is Meaning.CONFLICT and self._is_task_over
+        return is_our_conflict or meaning is Meaning.OUTAGE
+
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:
+        self._is_task_over = True
         self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
         self._end_transaction(None)
         self._held.close()
@@ -146,7 +219,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         n_retries=run.message.n_retries,
         deadline=time.monotonic() + run.soft_s,
         metadata=run.metadata,
-        state=run.claim.state,
+        state=unshared(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
     )

@@ -24,9 +24,6 @@ OUTAGES: Final = (OperationalError, InterfaceError)
 """Of a connection, or of its server; a deadlock's victim is among them. What a database refuses for
 its content is another of its errors."""
 
-ANSWER_S: Final = 3.0
-"""For a server to say that it is there; a connection that was dropped on the way is silent."""
-
 _IDLE: Final = 0
 """libpq's PQTRANS_IDLE: no transaction (PQtransactionStatus)."""
 
@@ -37,7 +34,10 @@ def refresh() -> None:
     """Close what is unusable among this thread's connections; they are opened again on use."""
     now = time.time()
     for connection in connections.all(initialized_only=True):
-        if connection.in_atomic_block or connection.connection is None:
+        if connection.in_atomic_block:
+            continue
+        if connection.connection is None:
+            connection.errors_occurred = False
             continue
         idled_s = now - _last_used.get(connection, now)
         if connection.errors_occurred or idled_s > IDLE_S or _has_word_from_server(connection):
@@ -51,7 +51,7 @@ def begun_transaction(alias: str) -> AbstractContextManager[Any]:
     A statement on MySQL, for which a silent connection has no answer. On SQLite it waits for the
     one writer, as long as the project's OPTIONS say.
     """
-    limit_s = math.inf if connections[alias].vendor == "sqlite" else ANSWER_S
+    limit_s = math.inf if connections[alias].vendor == "sqlite" else interrupts.ANSWER_S
     begun: AbstractContextManager[Any] = transaction.atomic(using=alias)
     try:
         with interrupts.within(limit_s):
@@ -83,9 +83,7 @@ def _has_word_from_server(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:
-    with interrupts.within(ANSWER_S):
-        is_usable = connection.is_usable()
-    if is_usable:
+    if interrupts.answers(connection):
         connection.errors_occurred = False
     else:
         connection.close()

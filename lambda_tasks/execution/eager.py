@@ -8,8 +8,9 @@ from typing import Final
 from ..conf import current
 from ..core.lifecycle import Claim
 from ..core.message import Outgoing
-from ..ports import Claims, Delivery, Resolve, ResolvedDelivery
+from ..ports import ClaimedDelivery, Delivery, Resolve, ResolvedDelivery
 from .attempt import MakeAttempt
+from .finishing import Finisher
 from .inline import run_inline
 from .run import Run
 
@@ -21,13 +22,17 @@ LEASE: Final = timedelta(hours=1)
 class EagerRunner:
     """Needs what the executor needs, and neither lanes nor processes."""
 
-    def __init__(self, claims: Claims, resolve: Resolve, make_attempt: MakeAttempt) -> None:
-        self._claims = claims
+    def __init__(self, finisher: Finisher, resolve: Resolve, make_attempt: MakeAttempt) -> None:
+        self._claims = finisher.claims
+        self._finisher = finisher
         self._resolve = resolve
         self._make_attempt = make_attempt
 
     def run(self, outgoing: Outgoing) -> None:
-        """Run a message, and its retries after it, without delays and time limits."""
+        """Run a message, and its retries after it, without delays and time limits.
+
+        Of a lost attempt the next one follows at once, too.
+        """
         next_one: Outgoing | None = outgoing
         while next_one is not None:
             next_one = self._run_one(next_one)
@@ -56,4 +61,12 @@ class EagerRunner:
             metadata={"place": "eager"},
             retry_at_once=True,
         )
-        return run_inline(self._make_attempt(run, task), with_limits=False).following
+        ended = run_inline(self._make_attempt(run, task), with_limits=False)
+        if ended.lost is None:
+            return ended.following
+        claimed = ClaimedDelivery(
+            delivery=delivery, message=resolved.message, task=task, claim=claim
+        )
+        is_last = claim.attempt >= settings.max_attempts
+        goes_on = not self._finisher.let_go(claimed, ended.lost, is_last=is_last).is_final
+        return outgoing if goes_on else None

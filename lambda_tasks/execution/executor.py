@@ -11,12 +11,13 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
-from django.db import DatabaseError
+from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
 from ..conf import Settings
-from ..core.lifecycle import End
+from ..core.lifecycle import CUT_OFF, End
 from ..core.message import Outgoing
+from ..database_errors import Meaning, meaning_of
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
 from ..interrupts import OWN_S, ask
 from ..logging import task_logger
@@ -25,9 +26,9 @@ from ..threads import in_reserved_thread
 from . import progress
 from .attempt import MakeAttempt
 from .batch import Chain, ClaimedBatch, schedule
-from .connections import OUTAGES, refresh
+from .connections import refresh
 from .finish_batcher import FinishBatcher
-from .finishing import Finisher, give_back
+from .finishing import Finisher, described, give_back
 from .intake import Intake
 from .lanes import LaneLost, Lanes
 from .leases import Leases
@@ -131,8 +132,10 @@ class Executor:
         is_drain = end is not None and end.done()
         for claimed in batch.claimed:
             if claimed.delivery.id not in settlements:
-                cut_off = await ask(self._finisher.cut_off, claimed, by_drain=is_drain)
-                settle(claimed.delivery.id, cut_off)
+                let_go = self._finisher.let_go
+                settle(
+                    claimed.delivery.id, await ask(let_go, claimed, CUT_OFF, counts=not is_drain)
+                )
         return settlements
 
     def pids(self) -> list[int]:
@@ -180,6 +183,9 @@ class Executor:
             logger.info("%s %s is interrupted", claimed.task.name, claimed.message.invocation_id)
             back = await ask(give_back, self._claims, claimed, started=True)
             return replace(back, interrupts=True)
+        if ended.lost is not None:
+            is_last = claimed.claim.attempt >= self._settings().max_attempts
+            return await ask(self._finisher.let_go, claimed, ended.lost, is_last=is_last)
         if ended.following is not None:
             await self._send_stored(ended.following)
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
@@ -209,10 +215,10 @@ class Executor:
         try:
             end = End(claimed.claim, ended.outcome, ended.ran_for)
             held = await self._finish_batcher.finish(end)
-        except OUTAGES:
-            raise
-        except DatabaseError as error:  # it refuses the result
-            return await self._fail(claimed, error)
+        except DatabaseErrors as error:
+            if meaning_of(error, is_ours=True) is Meaning.REFUSAL:  # of the result
+                return await self._fail(claimed, error)
+            return Ended(None, lost=described(error, claimed.message))
         return ended if held else Ended(None)
 
     async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> Ended:

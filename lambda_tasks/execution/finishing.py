@@ -16,7 +16,6 @@ from uuid import UUID
 
 from ..core.arguments import to_json_values
 from ..core.lifecycle import (
-    CUT_OFF,
     Continued,
     End,
     Failed,
@@ -25,7 +24,7 @@ from ..core.lifecycle import (
     Retried,
     Succeeded,
 )
-from ..core.message import Outgoing
+from ..core.message import Message, Outgoing
 from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
 from ..errors import Continue, LeaseLost, MaxContinuesExceededError, MaxRetriesExceededError
@@ -77,20 +76,29 @@ class Finisher:
         call.ended(outcome, error)
         return Ended(outcome, retry)
 
-    def cut_off(self, claimed: ClaimedDelivery, *, by_drain: bool = False) -> Settlement:
-        """Let go of what the deadline, or a worker's drain, has interrupted.
+    def let_go(
+        self,
+        claimed: ClaimedDelivery,
+        reason: Raised,
+        *,
+        is_last: bool = False,
+        counts: bool = True,
+    ) -> Settlement:
+        """End an attempt that was lost, by the task's `on_lost`: the deadline or a worker's drain
+        has interrupted it, or the database has failed it. Its token is void then, so that it can't
+        commit.
 
-        Its token is void, so it can't commit. A drain is no fault of the task's: it counts as no
-        attempt.
+        The last that an invocation may have ends it, too. A drain is no fault of the task's: what
+        it interrupts does not count.
         """
         logger.error(
-            "%s %s is cut off: the place where it runs ends",
-            claimed.task.name, claimed.message.invocation_id,
+            "%s %s has lost its attempt: %s",
+            claimed.task.name, claimed.message.invocation_id, reason.traceback,
         )  # fmt: skip
-        if claimed.may_rerun:
-            return give_back(self.claims, claimed, started=not by_drain)
+        if claimed.may_rerun and not is_last:
+            return give_back(self.claims, claimed, started=counts)
         try:
-            self.claims.finish(End(claimed.claim, Failed(CUT_OFF)))
+            self.claims.finish(End(claimed.claim, Failed(reason)))
         except Exception:
             logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
             return BACK
@@ -132,8 +140,7 @@ def consequence_of(
 ) -> tuple[Outcome, Outgoing | None]:
     """What an error makes of a run, and the message of its retry."""
     n_retries = run.message.n_retries
-    text = redact(_format(error), run.message.secret_kwargs.values())
-    raised = Raised.by(error, text)
+    raised = described(error, run.message)
     if call.ignores(error):
         return Succeeded(raised=raised), None
     delay_s = call.retry_delay_s(error, jitter_s=random.uniform(*JITTER_S))
@@ -141,7 +148,7 @@ def consequence_of(
         return Failed(raised), None
     if n_retries >= run.max_retries:
         limit = MaxRetriesExceededError(task_name=run.message.task_name, n_retries=n_retries)
-        return Failed(replace(raised, traceback=f"{text}\n{_format(limit)}")), None
+        return Failed(replace(raised, traceback=f"{raised.traceback}\n{_format(limit)}")), None
     if run.retry_at_once:
         delay_s = 0.0
     next_id = retry_id(run.message.invocation_id)
@@ -149,6 +156,11 @@ def consequence_of(
         run, next_id, delay_s=delay_s, n_retries=n_retries + 1, n_continues=run.message.n_continues
     )
     return Retried(raised, timedelta(seconds=delay_s)), retry
+
+
+def described(error: BaseException, message: Message) -> Raised:
+    """What was raised, without the message's secrets."""
+    return Raised.by(error, redact(_format(error), message.secret_kwargs.values()))
 
 
 def _following(

@@ -16,22 +16,25 @@ def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = 
 
     A record with which there is nothing to commit may be left to the caller.
     """
-    try:
-        attempt.begin()
-        result = contextvars.copy_context().run(_call, attempt, with_limits)
-        return attempt.succeed(result, may_leave_record=may_leave_record)
-    except KeyboardInterrupt:
-        attempt.abandon()
-        raise
-    except BaseException as error:
-        return attempt.fail(error)
+    while True:
+        try:
+            attempt.begin()
+            result = contextvars.copy_context().run(_call, attempt, with_limits)
+            return attempt.succeed(result, may_leave_record=may_leave_record)
+        except KeyboardInterrupt:
+            attempt.abandon()
+            raise
+        except BaseException as error:
+            ended = attempt.fail(error)
+        if not ended.again:
+            return ended
 
 
 def _call(attempt: Attempt, with_limits: bool) -> Any:
     current_run.set(attempt.context)
     if not with_limits:
         return _finished(attempt)
-    with alarm(attempt.run.soft_s, attempt.run.hard_s):
+    with alarm(*attempt.limits_s):
         return _finished(attempt)
 
 

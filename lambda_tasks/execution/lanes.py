@@ -166,6 +166,13 @@ async def run_in_lane(start: Start) -> Ended:
 async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
     attempt = job.start()
     job.claim = attempt.run.claim
+    ended = await _run_once(job, attempt, thread)
+    while ended.again:
+        ended = await _run_once(job, attempt, thread)
+    return ended
+
+
+async def _run_once(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Ended:
     try:
         return await _run_to_success(job, attempt, thread)
     except asyncio.CancelledError:
@@ -260,10 +267,8 @@ async def _captured(
 
     try:
         coroutine: Coroutine[Any, Any, Any] = attempt.call()
-        run = attempt.run
-        limited = LimitedCoroutine(
-            coroutine, soft_s=run.soft_s, hard_s=run.hard_s, on_limit=interrupt
-        )
+        soft_s, hard_s = attempt.limits_s
+        limited = LimitedCoroutine(coroutine, soft_s=soft_s, hard_s=hard_s, on_limit=interrupt)
         return await limited, None
     except BaseException as error:
         return None, _as_outcome(error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from ..core.lifecycle import Claim, Outcome
+from ..core.lifecycle import Claim, Outcome, Raised
 from ..core.message import Message, Outgoing
 
 
@@ -35,6 +35,10 @@ class Ended:
     """The retry, or the next run, whose record is stored with this one's end."""
     interrupted: bool = False
     """A KeyboardInterrupt ended it: rolled back, with nothing recorded."""
+    lost: Raised | None = None
+    """An outage of the database ended it; the executor says what follows, by `on_lost`."""
+    again: bool = False
+    """It is rolled back, and to begin again at once."""
     is_recorded: bool = True
     """False where it had nothing to commit, and its record is left to the executor."""
     ran_for: timedelta | None = None

@@ -177,7 +177,7 @@ class PostgresStatements(PortableStatements):
         # row's fixed place: half of what a join by id costs.
         free = (
             f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
-            f" AND NOT (status = %(status)s AND lease_until >= {NOW})"
+            f" AND NOT (status = %(status)s AND COALESCE(lease_until >= {NOW}, FALSE))"
         )
         sql = (
             f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608

@@ -2,7 +2,6 @@
 
 import datetime
 import uuid
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar, Final, Self
 
@@ -137,16 +136,11 @@ class TaskRecord(models.Model):
     def _progress(self) -> "RunProgress | None":
         return RunProgress.objects.using(self._state.db).filter(record_id=self.pk).first()
 
-    def refresh_from_db(
-        self,
-        using: str | None = None,
-        fields: Iterable[str] | None = None,
-        from_queryset: "models.QuerySet[Self] | None" = None,
-    ) -> None:
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
         """See Model."""
         for name in BESIDE:
-            self.__dict__.pop(name, None)
-        super().refresh_from_db(using, fields, from_queryset)
+            vars(self).pop(name, None)
+        super().refresh_from_db(*args, **kwargs)
 
     def cancel(self) -> bool:
         """Cancel this invocation; False where it is finished already. See RecordQuerySet."""
@@ -181,7 +175,7 @@ class RunState(models.Model):
     state = models.JSONField(null=True, editable=False)
 
     def __str__(self) -> str:
-        return f"{self.record_id} {self.attempt}"
+        return f"{self.pk}"
 
 
 class RunProgress(models.Model):
@@ -199,7 +193,7 @@ class RunProgress(models.Model):
     shown_at = models.DateTimeField(editable=False)
 
     def __str__(self) -> str:
-        return f"{self.record_id} {self.progress}"
+        return f"{self.pk} {self.progress}"
 
 
 BESIDE: Final = ("state", "progress", "progress_at", "_progress")
