@@ -255,7 +255,8 @@ def _a_connection_has_the_drivers() -> None:
     assert connection().connection is None
 
 
-@needed("errors_occurred", "is_usable")
+@needed("errors_occurred")
+@needed("is_usable")
 def _a_connection_knows_whether_it_had_an_error() -> None:
     connection().ensure_connection()
     assert connection().errors_occurred is False
