@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 import os
+import signal
 import socket
 import threading
 import time
@@ -159,6 +160,7 @@ class _Watch:
         self._works.discard(work)
 
     def _run(self) -> None:
+        _leave_signals_to_others()
         while True:
             with self._something:
                 self._is_idle = True
@@ -186,6 +188,11 @@ def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:
 _numbers = itertools.count(1)
 
 
+def _leave_signals_to_others() -> None:
+    """SIGALRM is for the thread that runs a task: it has to end what that one waits for."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 def _cancelling(connection: BaseDatabaseWrapper, raw: Any) -> threading.Thread:
     """A thread that cancels what a connection does; it may wait for as long as it likes."""
     name = f"lambda_tasks-cancel-{next(_numbers)}"
@@ -196,6 +203,7 @@ def _cancelling(connection: BaseDatabaseWrapper, raw: Any) -> threading.Thread:
 
 def _cancel(connection: BaseDatabaseWrapper, raw: Any) -> None:
     """Each driver's own way; `raw` is its connection."""
+    _leave_signals_to_others()
     try:
         if connection.vendor == "postgresql":
             getattr(raw, "cancel_safe", raw.cancel)()
