@@ -20,7 +20,7 @@ class Meaning(Enum):
     """The database is gone, or the way to it, or it took too long: who knows how far it came."""
 
 
-CONFLICTS: Final = frozenset(
+CONFLICT_CODES: Final = frozenset(
     {
         "40001",  # serialization_failure
         "40P01",  # deadlock_detected
@@ -34,7 +34,7 @@ CONFLICTS: Final = frozenset(
 
 CLIENT: Final = "client"
 
-OUTAGES: Final = frozenset(
+OUTAGE_CODES: Final = frozenset(
     {
         CLIENT,
         "57P01",  # admin_shutdown
@@ -85,14 +85,14 @@ def is_conflict(error: BaseException) -> bool:
     """Whether it means a conflict; looks at the error alone."""
     if isinstance(error, BaseExceptionGroup):
         return all(is_conflict(each) for each in error.exceptions)
-    return isinstance(error, Error) and code_of(error) in CONFLICTS
+    return isinstance(error, Error) and code_of(error) in CONFLICT_CODES
 
 
 def judge(code: str | None, *, may_be_outage: bool, is_gone: bool) -> Meaning:
     """What an error of the database with this code means. See code_of()."""
-    if code in CONFLICTS:
+    if code in CONFLICT_CODES:
         return Meaning.CONFLICT
-    is_outage = code is not None and (code in OUTAGES or code.startswith("08"))
+    is_outage = code is not None and (code in OUTAGE_CODES or code.startswith("08"))
     return Meaning.OUTAGE if is_outage or (may_be_outage and is_gone) else Meaning.REFUSAL
 
 

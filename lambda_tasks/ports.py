@@ -152,7 +152,7 @@ class Delivery:
     comes_back: bool = True
     """By itself, where it is not acknowledged: SQS sees to that."""
     ordered_by: str | None = None
-    """Those of one key run one after the other, and none after one that goes back: FIFO."""
+    """FIFO: what has the same key runs one after the other, and none after one that goes back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +263,7 @@ class Claims(Protocol):
         """Begin the leases anew of those that still hold."""
 
     def lost(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Those that no longer hold: cancelled, or taken over."""
+        """The claims that no longer hold: cancelled, or taken over."""
         ...
 
     def save_state(self, claim: Claim, state: object) -> None:

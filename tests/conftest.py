@@ -39,9 +39,9 @@ PATIENCE_S = 180.0
 """With what happens elsewhere, before a test fails that waits for it."""
 
 AMPLE_S = 600.0
-"""Of an event whose time is not the subject. What is left of it must be a task's soft timeout, lest
-the task goes back: of a minute that would be the first six seconds, of this it is the first five
-minutes."""
+"""The time for an event whose time is not the subject. A task goes back where less is left than its
+soft timeout: with a minute for the event, after its first six seconds; with this, after its first
+five minutes."""
 
 
 @pytest.fixture(autouse=True)

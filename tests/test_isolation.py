@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(params=["repeatable read", "serializable"])
 def isolation(request: Any) -> Iterator[str]:
-    """That of every transaction that begins on a new connection."""
+    """The isolation level of every transaction that begins on a new connection."""
     name = connection.ops.quote_name(connection.settings_dict["NAME"])
 
     def isolate(clause: str) -> None:

@@ -461,7 +461,7 @@ def _rows_of_this_release() -> list[dict[str, Any]]:
 
 
 def _finished_old_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that no relay, which the handler has, takes for lost."""
+    """The old rows that no relay, which the handler has, takes for lost."""
     old = [row["id"] for row in OLD_ROWS]
     return [row for row in rows if row["id"] in old and row["status"] != "RUNNING"]
 

@@ -119,22 +119,17 @@ def test_a_worker_works_again_when_the_database_does(
 
 
 @pytest.mark.parametrize(
-    "task", [waiting.hang_in_the_thread_of_the_lane, waiting.hang_in_the_default_executor]
+    "task",
+    [
+        waiting.hang_in_the_thread_of_the_lane,
+        waiting.hang_in_the_default_executor,
+        waiting.wait_for_long,
+    ],
 )
-def test_a_worker_in_which_a_thread_hangs_ends_when_it_is_told_to(queue: str, task: Task) -> None:
+def test_a_worker_whose_task_hangs_or_waits_for_the_database_ends_when_it_is_told_to(
+    queue: str, task: Task
+) -> None:
     task.using(queue="table").execute_on_commit()
-    with worker(queue, "--queue", "table", "--drain", "0.5", logs=True) as process:
-        wait_for(is_running)
-        process.terminate()
-        has_heard_of_it(process)
-        process.communicate(timeout=PATIENCE_S)
-
-    assert process.returncode == 3
-    assert statuses() == ["QUEUED"]
-
-
-def test_a_worker_whose_task_waits_for_the_database_ends_when_it_is_told_to(queue: str) -> None:
-    waiting.wait_for_long.using(queue="table").execute_on_commit()
     with worker(queue, "--queue", "table", "--drain", "0.5", logs=True) as process:
         wait_for(is_running)
         process.terminate()

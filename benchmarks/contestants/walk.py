@@ -33,7 +33,7 @@ def come_in(*, event: dict[str, Any]) -> list[Step]:
 
 
 def come_in_after(*, event: dict[str, Any]) -> Any:
-    """Those of the worker process in the event before, which this one's task gives back."""
+    """The worker process's steps in the event before, which this one's task gives back."""
     come_in(event=event)
     [record] = event["Records"]
     return TaskRecord.objects.get(id=json.loads(record["body"])["invocation_id"]).result

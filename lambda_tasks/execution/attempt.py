@@ -34,7 +34,7 @@ MOST_CONFLICTS: Final = 3
 """After which an atomic task begins again at once."""
 
 SHORTEST_S: Final = 0.001
-"""Of a limit: no time at all would be none."""
+"""The least that is left of a limit, as a timer of 0 s would never ring."""
 
 LONGEST_PAUSE_S: Final = 0.05
 """Before the first of these; the next ones are twice as long as the one before."""
@@ -226,4 +226,4 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
 
 
 MakeAttempt = Callable[[Run, Task], Attempt]
-"""Of a run whose time begins now, and its task."""
+"""Makes the attempt of a run, whose time begins now, with its task."""

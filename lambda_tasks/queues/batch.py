@@ -188,7 +188,7 @@ class ViaDefaultQueue:
 
     @property
     def limits(self) -> BatchLimits:
-        """Those of the default queue; a wrapped message is far smaller than it takes."""
+        """The default queue's limits; a wrapped message is far smaller than they allow."""
         return self._default.limits
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:

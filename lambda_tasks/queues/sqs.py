@@ -17,7 +17,7 @@ from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, mistake
 from .sqs_deliveries import ONCE_WAIT_S, WAIT_S, SqsSource, is_fifo, queue_name
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
-"""Of one message and of one request together (quotas, Amazon SQS developer guide)."""
+"""The most for one message, and for a whole request (quotas, Amazon SQS developer guide)."""
 
 REGION: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
 USUAL_HOST: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")

@@ -180,14 +180,12 @@ def _insert(
     """Insert rows; one that another transaction is about to insert, too, is LOCKED and holds up no
     other. The database itself would wait for what becomes of that transaction."""
     may_fail = not connections[record_alias()].in_atomic_block
-    work = interrupts.Work(limit_s)
-    try:
-        return insert(rows) or {}
-    except DatabaseError:
-        if not work.was_interrupted or not may_fail:
-            raise
-    finally:
-        work.finish()
+    with interrupts.within(limit_s) as work:
+        try:
+            return insert(rows) or {}
+        except DatabaseError:
+            if not work.was_interrupted or not may_fail:
+                raise
     if len(rows) == 1:
         return {rows[0]["id"]: LOCKED}
     alone = [_insert([row], insert, ONE_INSERT_S) for row in rows]

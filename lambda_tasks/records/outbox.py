@@ -12,8 +12,8 @@ from . import notify, waiting
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
-from .mapping import Row, outgoing_of, queued_row, readable
-from .retrying import tried_again
+from .mapping import outgoing_of, queued_row, readable
+from .retrying import tried_again, try_again
 
 
 class RecordOutbox:
@@ -29,7 +29,8 @@ class RecordOutbox:
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """See ports.Outbox. One INSERT."""
-        _insert_queued([queued_row(outgoing) for outgoing in messages])
+        rows = [queued_row(outgoing) for outgoing in messages]
+        try_again(self.alias, lambda: statements().insert_queued(rows))
 
     @tried_again
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
@@ -77,11 +78,6 @@ class RecordOutbox:
     def put_behind(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
         waiting.put_behind([each.message.invocation_id for each in messages])
-
-
-@tried_again
-def _insert_queued(rows: Sequence[Row]) -> None:
-    statements().insert_queued(rows)
 
 
 def forget_sent() -> None:

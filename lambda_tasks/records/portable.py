@@ -198,7 +198,7 @@ class PortableStatements:
 
     @contextmanager
     def unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
-        """Those of these records that nobody runs, or has locked.
+        """The records among these that nobody runs, or has locked.
 
         Locked rows are skipped, so this never waits and cannot deadlock.
         """

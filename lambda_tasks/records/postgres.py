@@ -80,7 +80,7 @@ HELD: Final = f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status
 """The record of a claim, as long as that holds; read, and not locked."""
 
 MAX_CHARACTERS: Final = 64 * 2**20
-"""Of the rows of one statement; an array of jsonb has 256 MiB at most."""
+"""The most in the rows of one statement; an array of jsonb has 256 MiB at most."""
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 

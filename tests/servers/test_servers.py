@@ -48,7 +48,7 @@ def _started(server_class: type[ServerProcess]) -> ServerProcess:
 
 
 def _wait_for_the_end(pids: list[int]) -> list[int]:
-    """Those that are alive after a minute."""
+    """The processes that are alive after a minute."""
     for pid in pids:
         with suppress(psutil.NoSuchProcess):  # it may be gone by now
             psutil.wait_procs([psutil.Process(pid)], timeout=60)

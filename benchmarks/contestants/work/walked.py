@@ -55,7 +55,7 @@ class Walk:
             self._turn_over()
 
     def steps(self) -> list[Step]:
-        """Those of the last one."""
+        """The functions that the last body of on(), or the last job, has called."""
         return list(dict.fromkeys(map(_step, self.last)))
 
     def _turn_over(self) -> None:
