@@ -9,7 +9,7 @@ from uuid import UUID
 
 from .context import TaskContext
 from .core.batching import BatchLimits
-from .core.lifecycle import Claim, End, Outcome, Refused
+from .core.lifecycle import Claim, End, Outcome, Refused, Release
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
 
@@ -234,11 +234,26 @@ class Claims(Protocol):
         """Raise what the database raises where nothing can be claimed."""
 
     def claim(
-        self, deliveries: Sequence[ResolvedDelivery], *, lease: timedelta, max_attempts: int
+        self,
+        deliveries: Sequence[ResolvedDelivery],
+        *,
+        lease: timedelta,
+        max_attempts: int,
+        waiting: Collection[UUID] = (),
+        suspects_wait: bool = False,
     ) -> Mapping[UUID, Claim | Refused]:
         """Claim all that can be claimed, in a number of statements that does not grow.
 
-        The verdicts are by invocation id, one for each.
+        The start of each counts, but of those that are `waiting`, and of suspects if
+        `suspects_wait`: for them begin() counts it. The verdicts are by invocation id, one for
+        each.
+        """
+        ...
+
+    def begin(self, claims: Sequence[Claim], lease: timedelta) -> Mapping[UUID, Claim]:
+        """Count the starts of these, and begin their leases anew.
+
+        The claims by invocation id, as they are now; those that no longer hold are missing.
         """
         ...
 
@@ -252,11 +267,10 @@ class Claims(Protocol):
         """Write the ends of runs; the invocation ids of those whose claim has held."""
         ...
 
-    def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
+    def release(self, claim: Claim, release: Release) -> None:
         """Give back what this claim holds, for another delivery to run; nothing where it is lost.
 
-        What has not been `started` counts as no attempt. Where its delivery does not come back by
-        itself, it is left to the relay.
+        Where its delivery does not come back by itself, it is left to the relay.
         """
 
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
@@ -218,8 +219,8 @@ class Runtime:
         for client in self._clients.values():
             await client.aclose()
 
-    async def _send_stored(self, outgoing: Outgoing) -> None:
-        await self.enqueuer.asend_stored([outgoing])
+    async def _send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
+        return await self.enqueuer.asend_stored(messages)
 
     def _store_on_a_thread(self, messages: Sequence[Outgoing]) -> None:
         """Runs on a thread of its own. No request or task closes that thread's connections, so

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
-from lambda_tasks.core.lifecycle import End, Succeeded
+from lambda_tasks.core.lifecycle import End, Release, Succeeded
 from lambda_tasks.execution import leases
 from lambda_tasks.execution.time_budget import LEASE_MARGIN_S
 from lambda_tasks.models import RunProgress, RunState, TaskRecord
@@ -95,7 +95,7 @@ def _extend() -> Write:
 
 def _release() -> Write:
     held = _granted(_request())
-    return lambda: holder.release(held, started=True)
+    return lambda: holder.release(held, Release(counts=True))
 
 
 def _finish() -> Write:

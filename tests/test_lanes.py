@@ -197,15 +197,18 @@ def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None
         lanes = Lanes(1)
         cancelled, following = await sync_to_async(lambda: [run_of(1), run_of(2)])()
 
-        def start() -> Attempt:
+        async def start_cancelled() -> Attempt:
             # In the iteration of the event loop in which the task takes its first step.
             asyncio.get_running_loop().call_soon(lanes.cancel, [cancelled.claim])
             return make_attempt(cancelled, tasks.aadd)
 
+        async def start_following() -> Attempt:
+            return make_attempt(following, tasks.aadd)
+
         async with asyncio.timeout(60):
-            ended = await lanes.run(start)
+            ended = await lanes.run(start_cancelled)
             assert isinstance(ended.outcome, Failed)
-            ended = await lanes.run(lambda: make_attempt(following, tasks.aadd))
+            ended = await lanes.run(start_following)
             assert isinstance(ended.outcome, Succeeded)
         await lanes.aclose()
         await sync_to_async(connections.close_all)()

@@ -57,10 +57,14 @@ def run_of(task_name: str = "ends") -> Run:
     )
 
 
+async def asked_for(task_name: str = "ends") -> Run:
+    return run_of(task_name)
+
+
 async def comes_back(pool: ProcessPool) -> bool:
     for _ in range(100):  # the fork server may have met the same limit, and end first
         with suppress(OSError):
-            return isinstance((await pool.run(lambda: run_of())).outcome, Succeeded)
+            return isinstance((await pool.run(lambda: asked_for())).outcome, Succeeded)
         await asyncio.sleep(0.1)
     return False
 
@@ -98,12 +102,12 @@ def test_a_process_that_can_not_be_started_is_tried_again_with_the_next_run() ->
     pool = ProcessPool(1, serve)
 
     async def scene() -> None:
-        await pool.run(lambda: run_of())
+        await pool.run(lambda: asked_for())
         for free in range(8):  # so that each of the steps of a start fails once
             with pytest.raises(WorkerProcessDied):
-                await pool.run(lambda: run_of(DIES))
+                await pool.run(lambda: asked_for(DIES))
             with few_descriptors(free), suppress(OSError):
-                await pool.run(lambda: run_of())
+                await pool.run(lambda: asked_for())
 
             assert await comes_back(pool)
 
@@ -120,7 +124,7 @@ def test_a_fork_server_that_dies_when_it_is_asked_for_a_process_is_replaced() ->
         os.kill(dying, signal.SIGSTOP)  # it takes what it is asked, and does not answer
         asyncio.get_running_loop().call_later(0.5, os.kill, dying, signal.SIGKILL)
 
-        ended = await pool.run(lambda: run_of())
+        ended = await pool.run(lambda: asked_for())
 
         assert isinstance(ended.outcome, Succeeded)
         assert server._forkserver_pid != dying
@@ -134,10 +138,10 @@ def test_what_a_dead_process_has_left_running_does_not_hide_its_death() -> None:
     async def scene() -> None:
         began_at = time.monotonic()
         with pytest.raises(WorkerProcessDied, match="exit code 7"):
-            await pool.run(lambda: run_of(FORKS_AND_DIES))
+            await pool.run(lambda: asked_for(FORKS_AND_DIES))
         assert time.monotonic() - began_at < LEFT_RUNNING_S, "its end was not waited for"
 
-        ended = await pool.run(lambda: run_of())
+        ended = await pool.run(lambda: asked_for())
 
         assert isinstance(ended.outcome, Succeeded)
 
@@ -154,10 +158,10 @@ import django
 django.setup()
 print("the script runs", flush=True)
 from lambda_tasks.execution.process_pool import ProcessPool
-from tests.test_process_pool import run_of, serve
+from tests.test_process_pool import asked_for, serve
 
 pool = ProcessPool(1, serve)
-ended = asyncio.run(pool.run(lambda: run_of()))
+ended = asyncio.run(pool.run(lambda: asked_for()))
 print(type(ended.outcome).__name__)
 pool.close()
 """

@@ -337,6 +337,7 @@ def test_what_another_has_claimed_first_is_not_returned(sql: PortableStatements)
 
 # claim
 
+BEGUN: Final[dict[str, Any]] = {"start_time": Now() - 2 * HOUR}
 LOST: Final[dict[str, Any]] = {"claim_token": ANOTHERS, "lease_until": Now() - HOUR}
 HELD: Final[dict[str, Any]] = {"claim_token": ANOTHERS, "lease_until": Now() + HOUR}
 CLAIMABLE: Final[dict[str, dict[str, Any]]] = {
@@ -345,7 +346,7 @@ CLAIMABLE: Final[dict[str, dict[str, Any]]] = {
     "queued and due within a second": {"run_after": Now() + timedelta(seconds=0.5)},
     "queued again, by the one who claims now": {"claim_token": None, "worker_ids": "us\n"},
     "queued, one attempt below the limit": {"n_attempts": 2, "worker_ids": "a\nb\n"},
-    "lost": {"status": "RUNNING", "n_attempts": 1, "worker_ids": "a\n", **LOST},
+    "lost": {"status": "RUNNING", "n_attempts": 1, "worker_ids": "a\n", **BEGUN, **LOST},
     "lost, one attempt below the limit": {"status": "RUNNING", "n_attempts": 2, **LOST},
 }
 UNCLAIMABLE: Final[dict[str, dict[str, Any]]] = {
@@ -403,6 +404,108 @@ def test_a_lost_run_that_must_not_be_repeated_is_not_claimed(sql: PortableStatem
     assert [_read(id)["status"] for id in (queued, repeatable)] == ["RUNNING"] * 2
     sql.claim([lost], [lost], TERMS)
     assert _read(lost)["claim_token"] == OURS, "by another task's leave"
+
+
+def test_a_lost_claim_that_had_not_begun_is_claimed_even_where_no_run_may_be_repeated(
+    sql: PortableStatements,
+) -> None:
+    waited = _record(status="RUNNING", **LOST)
+
+    claims = sql.claim([waited], [], TERMS)
+
+    _assert_returned_as_stored(claims, {waited})
+    assert (_read(waited)["claim_token"], _read(waited)["n_attempts"]) == (OURS, 1)
+
+
+WAITING_CASES: Final = {
+    "nobody": (set[str](), False),
+    "those that are named": ({"fresh, named", "suspect, named"}, False),
+    "suspects": (set[str](), True),
+    "both": ({"fresh, named", "suspect, named"}, True),
+    "all": ({"fresh", "fresh, named", "suspect", "suspect, named"}, False),
+}
+
+
+@pytest.mark.parametrize("who", WAITING_CASES)
+def test_the_starts_of_those_that_wait_do_not_count(sql: PortableStatements, who: str) -> None:
+    named, suspects_wait = WAITING_CASES[who]
+    suspect = {"status": "RUNNING", "n_attempts": 1, "worker_ids": "a\n", **BEGUN, **LOST}
+    ids = {
+        "fresh": _record(),
+        "fresh, named": _record(),
+        "suspect": _record(**suspect),
+        "suspect, named": _record(**suspect),
+    }
+    terms = replace(
+        TERMS, waiting=frozenset(ids[each] for each in named), suspects_wait=suspects_wait
+    )
+    both = list(ids.values())
+
+    claims = sql.claim(both, both, terms)
+
+    _assert_returned_as_stored(claims, set(both))
+    for name, id in ids.items():
+        is_suspect = name.startswith("suspect")
+        waits = name in named or (suspects_wait and is_suspect)
+        row = _read(id)
+        assert (row["status"], row["claim_token"]) == ("RUNNING", OURS)
+        assert row["n_attempts"] == is_suspect + (not waits), name
+        assert (row["start_time"] is None) is waits, name
+        assert (row["worker_ids"] or "") == "a\n" * is_suspect + "us\n" * (not waits), name
+
+
+@pytest.mark.parametrize("begin", [True, False])
+def test_a_record_is_inserted_with_its_start_or_without(
+    sql: PortableStatements, begin: bool
+) -> None:
+    row = _row()
+
+    sql.insert_claimed([row], TERMS, begin=begin)
+
+    inserted = _read(row["id"])
+    assert inserted["n_attempts"] == begin
+    assert (inserted["start_time"] is not None) is begin
+    assert (inserted["worker_ids"] or "") == "us\n" * begin
+
+
+def test_a_start_is_counted_when_its_turn_comes(sql: PortableStatements) -> None:
+    first, second = _record(n_attempts=1, worker_ids="a\n"), _record()
+    terms = replace(TERMS, waiting=frozenset([first, second]))
+    claims = list(sql.claim([first, second], [], terms).values()) or [
+        Claim(id, OURS, 1, has_begun=False) for id in (first, second)
+    ]
+
+    started = sql.begin(claims, lease=2 * LEASE, worker_ids="us\n")
+
+    assert started == {id: _read(id)["start_time"] for id in (first, second)}
+    assert [_read(id)["n_attempts"] for id in (first, second)] == [2, 1]
+    assert [_read(id)["worker_ids"] for id in (first, second)] == ["a\nus\n", "us\n"]
+    for id in (first, second):
+        row = _read(id)
+        assert abs(row["lease_until"] - row["start_time"] - 2 * LEASE) < timedelta(seconds=0.5)
+
+
+def test_a_start_counts_once_however_often_it_is_told(sql: PortableStatements) -> None:
+    id = _record()
+    sql.claim([id], [], replace(TERMS, waiting=frozenset([id])))
+    claim = Claim(id, OURS, 1, has_begun=False)
+
+    first, again = (sql.begin([claim], lease=LEASE, worker_ids="us\n") for _ in range(2))
+
+    assert first == again
+    assert (_read(id)["n_attempts"], _read(id)["worker_ids"]) == (1, "us\n")
+
+
+@pytest.mark.parametrize("lost", ["taken over", "cancelled"])
+def test_the_start_of_a_lost_claim_does_not_count(sql: PortableStatements, lost: str) -> None:
+    mine, others = _record(), _record()
+    sql.claim([mine, others], [], replace(TERMS, waiting=frozenset([mine, others])))
+    change = {"claim_token": ANOTHERS} if lost == "taken over" else {"status": "CANCELLED"}
+    TaskRecord.objects.filter(id=others).update(**change)
+    claims = [Claim(id, OURS, 1, has_begun=False) for id in (mine, others)]
+
+    assert sql.begin(claims, lease=LEASE, worker_ids="us\n").keys() == {mine}
+    assert _read(others)["n_attempts"] == 0
 
 
 def test_what_was_not_asked_for_is_not_claimed(sql: PortableStatements) -> None:

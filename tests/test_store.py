@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lambda_tasks import conf
-from lambda_tasks.core.lifecycle import Claim, End, Failed, Raised, Refusal, Refused, Succeeded
+from lambda_tasks.core.lifecycle import (
+    Claim,
+    End,
+    Failed,
+    Raised,
+    Refusal,
+    Refused,
+    Release,
+    Succeeded,
+)
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord
@@ -418,13 +427,13 @@ def test_ends_that_are_written_together_leave_what_another_has_taken_over() -> N
     assert TaskRecord.objects.get(id=taken_over.invocation_id).result == "from the living"
 
 
-@pytest.mark.parametrize("started", [False, True])
-def test_who_has_lost_a_claim_can_not_give_it_back(started: bool) -> None:
+@pytest.mark.parametrize("counts", [False, True])
+def test_who_has_lost_a_claim_can_not_give_it_back(counts: bool) -> None:
     request = _request()
     dead = _granted(request, lease=timedelta(seconds=-1))
     taken_over = _granted(request)
 
-    holder.release(dead, started=started)
+    holder.release(dead, Release(counts=counts))
 
     holder.finish(End(taken_over, Succeeded("from the living")))
     record = TaskRecord.objects.get()
@@ -435,7 +444,7 @@ def test_who_has_lost_a_claim_can_not_give_back_what_was_cancelled() -> None:
     claim = _granted(_request())
     assert TaskRecord.objects.get().cancel()
 
-    holder.release(claim, started=True)
+    holder.release(claim, Release(counts=True))
 
     assert TaskRecord.objects.get().status == "CANCELLED"
 

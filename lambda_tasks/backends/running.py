@@ -120,7 +120,7 @@ class DjangoTaskCall:
 
     def names(self, error: BaseException) -> bool:
         """What it asks for. `max_attempts` is about failures, whatever they are."""
-        return self._waits(error)
+        return isinstance(error, Retry)
 
     def ignores(self, error: BaseException) -> bool:
         """A task of Django's ignores none."""
@@ -128,7 +128,7 @@ class DjangoTaskCall:
 
     def retry_delay_s(self, error: BaseException, *, jitter_s: float) -> float | None:
         """By the task's `max_attempts` and `backoff`."""
-        if self._waits(error):
+        if isinstance(error, Retry):
             n_retries = self._message.n_retries
             return WAITING.delay_s(error, n_retries=n_retries, jitter_s=jitter_s)
         task, failures = self._runner.django_task, self._failures()
@@ -142,13 +142,6 @@ class DjangoTaskCall:
 
     def ended(self, outcome: Outcome, error: BaseException | None) -> None:
         """See ports.TaskCall."""
-
-    def _waits(self, error: BaseException) -> bool:
-        if self._runner.options.singleton:
-            from ..execution.lock_error import SingletonLockError
-
-            return isinstance(error, SingletonLockError | Retry)
-        return isinstance(error, Retry)
 
     def _failures(self) -> int:
         """This attempt, and those before it that were none of them asked for by the task."""

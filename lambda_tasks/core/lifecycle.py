@@ -64,6 +64,18 @@ def outage_wait_s(receives: int) -> float:
     return min(FIRST_OUTAGE_WAIT_S * 4.0 ** min(receives - 1, 9), LONGEST_OUTAGE_WAIT_S)
 
 
+TURN_WAITS_S: Final = (0.0, 1.0, 5.0, 15.0, 60.0)
+"""Before what has not had its turn may be claimed again; the last is that of all that follow."""
+
+
+def turn_wait_s(n_waits: int) -> float:
+    """For how long an invocation goes back whose turn did not come, after so many waits.
+
+    At once at first; then it grows, so that what has no chance does not go round and round.
+    """
+    return TURN_WAITS_S[min(n_waits, len(TURN_WAITS_S) - 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Ownership of one invocation: its proof, and which attempt this is, from 1."""
@@ -76,7 +88,33 @@ class Claim:
     enqueued_at: datetime | None = None
     started_at: datetime | None = None
     worker_ids: tuple[str, ...] = ()
-    """One for each attempt of this invocation, this one's last."""
+    """One for each attempt that has begun, this one's last if it has."""
+    has_begun: bool = True
+    """The record counts its start. What has to wait for its turn begins later."""
+    n_waits: int = 0
+    """How often the invocation has waited, for whatever reason."""
+    cut_off_s: float = 0.0
+    """For how long it has run, in all, in attempts that the end of their place cut off."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """An earlier attempt may have killed its worker: it has begun and neither ended nor been
+        cut off."""
+        return self.attempt > 1 and not self.cut_off_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """How a claim is given back. Times are in seconds."""
+
+    counts: bool
+    """It was an attempt; otherwise it has waited once more."""
+    comes_back: bool = True
+    """The delivery does, by itself; otherwise the record is looked at again."""
+    wait_s: float = 0.0
+    """Before another claim."""
+    ran_s: float = 0.0
+    """For how long it ran, if the end of its place cut it off."""
 
 
 class Refusal(Enum):
@@ -120,6 +158,8 @@ class RecordState:
     """Zero or less: due."""
     lease_left_s: float = 0.0
     """Less than zero: the lease has run out."""
+    has_begun: bool = True
+    """Who has claimed it last did not only wait for its turn."""
 
 
 LOCKED: Final = Refused(Refusal.HELD, 5.0)
@@ -145,7 +185,8 @@ def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int
         return Refused(Refusal.EXHAUSTED) if is_exhausted else _judge_queued(found.due_in_s)
     if found.lease_left_s >= 0:
         return Refused(Refusal.HELD, found.lease_left_s)
-    return Refused(Refusal.EXHAUSTED) if is_exhausted or not may_rerun else LOCKED
+    may_run = not is_exhausted and (may_rerun or not found.has_begun)
+    return LOCKED if may_run else Refused(Refusal.EXHAUSTED)
 
 
 def _judge_queued(due_in_s: float) -> Refused:
@@ -171,6 +212,23 @@ class Raised:
 WORKER_DIED: Final = Raised.by(WorkerProcessDied(), "Its worker died before the task ended.")
 
 CUT_OFF: Final = Raised.by(WorkerProcessDied(), "The place where it ran ended before the task.")
+
+MOST_CUT_OFF: Final = 20
+"""Hard timeouts for which an invocation may run, in all, in attempts that do not count as the end
+of their place cut them off."""
+
+
+def cut_off_too_often(cut_off_s: float, hard_s: float) -> Raised | None:
+    """Why an invocation is not to run again that was cut off for so long; None while it may."""
+    if cut_off_s < MOST_CUT_OFF * hard_s:
+        return None
+    return Raised.by(
+        WorkerProcessDied(),
+        f"It ran for {cut_off_s:.0f} s in all, {MOST_CUT_OFF} times its hard timeout of "
+        f"{hard_s:g} s, and each time the place where it ran ended before the task. Give the place "
+        "more time (a function's timeout, a worker's drain), or let the task go on in several runs "
+        "with Continue.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class TaskOptions:
     singleton_by: tuple[str, ...] = ()
     """Names of parameters that become part of the lock's key."""
     retry_singleton: bool = True
-    """What lock contention does: a retry, or (False) SUCCESS with the traceback kept."""
+    """What lock contention does: it waits, or (False) ends as SUCCESS with the traceback kept."""
     durable: bool | None = None
     """Store the message in the caller's transaction."""
     atomic: bool = True
@@ -72,18 +72,16 @@ class TaskOptions:
 
     @property
     def retry_rule(self) -> RetryRule:
-        """What an exception of the task does, a singleton's taken lock among them."""
-        ignore_errors, retry_on = self.ignore_errors, self.retry_on
-        if self.singleton:
+        """What an exception of the task does, the lock of a singleton that does not wait for it
+        among them."""
+        ignore_errors = self.ignore_errors
+        if self.singleton and not self.retry_singleton:
             from redis.exceptions import LockError
 
-            if self.retry_singleton:
-                retry_on = (*retry_on, LockError)
-            else:
-                ignore_errors = (*ignore_errors, LockError)
+            ignore_errors = (*ignore_errors, LockError)
         return RetryRule(
             ignore_errors=ignore_errors,
-            retry_on=retry_on,
+            retry_on=self.retry_on,
             retry_delay=self.retry_delay,
             retry_backoff=self.retry_backoff,
         )

@@ -9,8 +9,9 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import django
 
@@ -25,13 +26,14 @@ from ..runtime import Runtime
 logger = logging.getLogger("lambda_tasks")
 
 RESPONSE_MARGIN_S: Final = 2.0
-"""Before Lambda's own timeout, to settle and to answer: a timeout would replay the whole batch."""
+"""Before Lambda's own timeout, to settle and to answer: a timeout would replay the whole batch. Of
+a short timeout it is a fifth."""
 
-STUCK_S: Final = 0.8
-"""After the deadline, in which the executor gives back what it could not finish."""
+STUCK: Final = 0.4
+"""The part of the margin in which the executor gives back what it could not finish."""
 
-POSTPONE_S: Final = 0.7
-"""For SQS to take back what must come back at a certain time: a courtesy, within the margin."""
+POSTPONE: Final = 0.35
+"""The part of it for SQS to take back what must come back at a certain time: a courtesy."""
 
 RELAY_EVERY_S: Final = 60.0
 RELAY_NEEDS_S: Final = 10.0
@@ -66,11 +68,12 @@ class EventHandler:
             case {"lambda_tasks": "ping"}:
                 return self._versions
             case {"lambda_tasks": "tick"}:
-                return await self._tick(_deadline(context))
+                return await self._tick(_AnswerBy.of(context).deadline)
         raise ValueError(f"{TAKES} It was given {_kind(event)}.")
 
     async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
-        deadline = _deadline(context)
+        answer_by = _AnswerBy.of(context)
+        deadline = answer_by.deadline
         of_sqs = [record for record in records if _is_of_sqs(record)]
         # All count as failed until their outcome is durable.
         open_ids = Counter(record["messageId"] for record in of_sqs)
@@ -87,9 +90,9 @@ class EventHandler:
                 settled=settled,
             )
         )
-        settlements = await _result_before(deadline, running)
+        settlements = await _result_before(answer_by, running)
         if any(each.retry_after_s is not None for each in settlements.values()):
-            await self._postpone(of_sqs, settlements)
+            await self._postpone(of_sqs, settlements, limit_s=answer_by.margin_s * POSTPONE)
         await self._relay_if_due(deadline)
         if any(settlement.interrupts for settlement in settlements.values()):
             raise KeyboardInterrupt
@@ -99,7 +102,9 @@ class EventHandler:
             failures.append(THE_WHOLE_BATCH)
         return {"batchItemFailures": [{"itemIdentifier": id} for id in failures]}
 
-    async def _postpone(self, records: list[Any], settlements: Mapping[str, Settlement]) -> None:
+    async def _postpone(
+        self, records: list[Any], settlements: Mapping[str, Settlement], *, limit_s: float
+    ) -> None:
         """Make what must wait visible at its time, instead of after the queue's timeout."""
         waiting = [
             self._postpone_one(record, settlement.retry_after_s)
@@ -108,7 +113,7 @@ class EventHandler:
             and settlement.retry_after_s is not None
         ]
         tasks = [asyncio.ensure_future(each) for each in waiting]
-        _, late = await asyncio.wait(tasks, timeout=POSTPONE_S)
+        _, late = await asyncio.wait(tasks, timeout=limit_s)
         for task in late:
             task.cancel()
 
@@ -154,20 +159,34 @@ class EventHandler:
         return await self._runtime.relay.run_once()
 
 
-def _deadline(context: Any) -> float | None:
-    """In monotonic seconds; None where the caller tells no time."""
-    remaining = getattr(context, "get_remaining_time_in_millis", None)
-    if remaining is None:
-        return None
-    left_s: float = remaining() / 1000
-    return time.monotonic() + left_s - RESPONSE_MARGIN_S
+@dataclass(frozen=True, slots=True)
+class _AnswerBy:
+    """When an event is to be answered: its deadline, in monotonic seconds, and a margin after it.
+
+    There is no deadline where the caller tells no time.
+    """
+
+    deadline: float | None = None
+    margin_s: float = RESPONSE_MARGIN_S
+
+    @classmethod
+    def of(cls, context: Any) -> Self:
+        """By what Lambda's context of an event tells."""
+        remaining = getattr(context, "get_remaining_time_in_millis", None)
+        if remaining is None:
+            return cls()
+        left_s: float = remaining() / 1000
+        margin_s = min(RESPONSE_MARGIN_S, left_s / 5)
+        return cls(time.monotonic() + left_s - margin_s, margin_s)
 
 
 async def _result_before(
-    deadline: float | None, running: "asyncio.Future[dict[str, Settlement]]"
+    answer_by: _AnswerBy, running: "asyncio.Future[dict[str, Settlement]]"
 ) -> dict[str, Settlement]:
     """What the executor says; nothing where it is stuck itself, so that the answer gets out."""
-    left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0) + STUCK_S
+    left_s = None
+    if answer_by.deadline is not None:
+        left_s = max(answer_by.deadline - time.monotonic(), 0.0) + answer_by.margin_s * STUCK
     done, _ = await asyncio.wait([running], timeout=left_s)
     if done:
         return running.result()

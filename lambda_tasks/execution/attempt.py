@@ -19,6 +19,7 @@ from ..context import TaskContext
 from ..core.arguments import unshared
 from ..core.lifecycle import Outcome
 from ..core.message import Outgoing
+from ..core.retries import JITTER_S
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import Continue
 from ..ports import Lock, Task
@@ -59,6 +60,8 @@ class Attempt:
         self._began_at = time.monotonic()
         self._n_conflicts = 0
         self._is_task_over = False
+        self._lock_error: BaseException | None = None
+        """Why it could not have the lock of a singleton."""
 
     @property
     def limits_s(self) -> tuple[float, float]:
@@ -86,8 +89,7 @@ class Attempt:
         connections.refresh()
         if not self._n_conflicts:
             if self.task.options.singleton:
-                lock = self._lock.held(self._lock_key(), timeout_s=self.run.hard_s)
-                self._held.enter_context(lock)
+                self._take_lock()
             self._call.started()
         if self.task.options.atomic:
             self._transaction = connections.begun_transaction(self.finisher.claims.alias)
@@ -133,16 +135,47 @@ class Attempt:
         if self._is_to_begin_again(error):
             return Ended(None, again=True)
         self._held.close()
+        if self._waits_for_lock(error):
+            return Ended(None, wait_s=self._lock_wait_s(error))
         if self._is_lost(error):
             close_failed_connections()
             return Ended(None, lost=described(error, self.run.message))
         connections.refresh()  # it may be the connection that has failed
-        return self.finisher.fail(self.run, self.task, self._call, error, self._ran_for())
+        return self.finisher.fail(
+            self.run,
+            self.task,
+            self._call,
+            error,
+            self._ran_for(),
+            may_retry=error is not self._lock_error,
+        )
 
     def abandon(self) -> None:
         """Roll back and leave the record as it is: the lease brings the task back."""
         self._end_transaction(InterruptedError())
         self._held.close()
+
+    def _take_lock(self) -> None:
+        try:
+            self._held.enter_context(self._lock.held(self._lock_key(), timeout_s=self.run.hard_s))
+        except DatabaseErrors:
+            raise
+        except Exception as error:
+            self._lock_error = error
+            raise
+
+    def _waits_for_lock(self, error: BaseException) -> bool:
+        """Whether it has not begun, as another has its lock, and may wait once more."""
+        if error is not self._lock_error or self._call.ignores(error):
+            return False
+        return self.run.claim.n_waits < self.run.max_retries
+
+    def _lock_wait_s(self, error: BaseException) -> float:
+        if self.run.retry_at_once:
+            return 0.0
+        return self.task.options.retry_rule.delay_s(
+            error, n_retries=self.run.claim.n_waits, jitter_s=random.uniform(*JITTER_S)
+        )
 
     def _is_to_begin_again(self, error: BaseException) -> bool:
         """Whether it met a conflict, and may run once more in its time; then it is ready to."""
@@ -217,7 +250,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         invocation_id=run.message.invocation_id,
         attempt=run.claim.attempt,
         n_retries=run.message.n_retries,
-        deadline=time.monotonic() + run.soft_s,
+        deadline=time.monotonic() + min(run.soft_s, run.place_s),
         metadata=run.metadata,
         state=unshared(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),

@@ -1,5 +1,6 @@
 """What was claimed together, and the order in which it runs."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,8 +16,8 @@ class ClaimedBatch:
     refused: Mapping[str, Settlement] = field(default_factory=dict)
     """By the ids of deliveries."""
     claimed: Sequence[ClaimedDelivery] = ()
-    begun: set[str] = field(default_factory=set)
-    """The ids of deliveries whose tasks have begun."""
+    begun: dict[str, "Begun"] = field(default_factory=dict)
+    """The tasks that have begun, by the ids of their deliveries."""
 
     def __len__(self) -> int:
         return len(self.refused) + len(self.claimed)
@@ -25,6 +26,20 @@ class ClaimedBatch:
     def meets_outage(self) -> bool:
         """Something could not be claimed, as the database is away."""
         return any(settlement.is_outage for settlement in self.refused.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A task that has begun, with its claim as it is since then."""
+
+    claimed: ClaimedDelivery
+    at: float = field(default_factory=time.monotonic)
+    """In monotonic seconds."""
+
+    @property
+    def ran_s(self) -> float:
+        """For how long by now."""
+        return time.monotonic() - self.at
 
 
 Chain = list[ClaimedDelivery]
@@ -48,9 +63,9 @@ def blocked_by_order(deliveries: Sequence[Delivery], refused: Mapping[str, Settl
 def schedule(claimed: Sequence[ClaimedDelivery]) -> list[list[Chain]]:
     """Groups that run one after the other, of chains that run at the same time.
 
-    A chain is what has one order, or a single delivery. What was started before, without an
-    outcome, may be poison: it runs after all others and alone, as what has killed a worker may do
-    it again.
+    A chain is what has one order, or a single delivery. What was cut off before is first, to have
+    as much time as there is. A suspect is last, and alone: what has killed a worker may do it
+    again.
     """
     chains: dict[str, Chain] = {}
     for each in claimed:
@@ -60,8 +75,9 @@ def schedule(claimed: Sequence[ClaimedDelivery]) -> list[list[Chain]]:
     harmless: list[Chain] = []
     possible_poison: list[list[Chain]] = []
     for chain in chains.values():
-        if any(each.claim.attempt > 1 for each in chain):
+        if any(each.claim.is_suspect for each in chain):
             possible_poison.append([chain])
         else:
             harmless.append(chain)
+    harmless.sort(key=lambda chain: not chain[0].claim.cut_off_s)
     return [harmless, *possible_poison]

@@ -10,7 +10,7 @@ from ..core.lifecycle import Claim
 from ..core.message import Outgoing
 from ..ports import ClaimedDelivery, Delivery, Resolve, ResolvedDelivery
 from .attempt import MakeAttempt
-from .finishing import Finisher
+from .finishing import Finisher, give_back
 from .inline import run_inline
 from .run import Run
 
@@ -62,11 +62,14 @@ class EagerRunner:
             retry_at_once=True,
         )
         ended = run_inline(self._make_attempt(run, task), with_limits=False)
-        if ended.lost is None:
-            return ended.following
         claimed = ClaimedDelivery(
             delivery=delivery, message=resolved.message, task=task, claim=claim
         )
+        if ended.wait_s is not None:
+            give_back(self._claims, claimed, counts=False)
+            return outgoing
+        if ended.lost is None:
+            return ended.following
         is_last = claim.attempt >= settings.max_attempts
         goes_on = not self._finisher.let_go(claimed, ended.lost, is_last=is_last).is_final
         return outgoing if goes_on else None

@@ -5,36 +5,51 @@ Read `Executor.run` like a sentence: claim the batch, run the batch.
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from typing import Any, Final
+from uuid import UUID
 
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
 from ..conf import Settings
-from ..core.lifecycle import CUT_OFF, End
-from ..core.message import Outgoing
+from ..core.lifecycle import Claim, End, turn_wait_s
 from ..database_errors import Meaning, meaning_of
-from ..errors import HardTimeLimitExceeded, WorkerProcessDied
+from ..errors import HardTimeLimitExceeded, LeaseLost, WorkerProcessDied
 from ..interrupts import OWN_S, ask
 from ..logging import task_logger
-from ..ports import BACK, DONE, Arriving, ClaimedDelivery, Claims, Delivery, Resolve, Settlement
+from ..ports import (
+    BACK,
+    DONE,
+    Arriving,
+    ClaimedDelivery,
+    Claims,
+    Delivery,
+    Resolve,
+    Settlement,
+    Task,
+)
 from ..threads import in_reserved_thread
 from . import progress
-from .attempt import MakeAttempt
-from .batch import Chain, ClaimedBatch, schedule
+from .attempt import Attempt, MakeAttempt
+from .batch import Begun, Chain, ClaimedBatch, schedule
 from .connections import refresh
-from .finish_batcher import FinishBatcher
 from .finishing import Finisher, described, give_back
 from .intake import Intake
 from .lanes import LaneLost, Lanes
 from .leases import Leases
 from .process_pool import ProcessPool
 from .run import Ended, Run
-from .time_budget import NoTimeLeft, TimeBudget
+from .sending_again import SendStored, instead_of
+from .time_budget import MARGINS_S, NoTimeLeft, TimeBudget, limits_s
+from .turns import Durations, Turns
+from .write_batcher import WriteBatcher
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -55,15 +70,21 @@ class Executor:
         settings: Callable[[], Settings],
         resolve: Resolve,
         make_attempt: MakeAttempt,
-        send_stored: Callable[[Outgoing], Awaitable[None]],
+        send_stored: SendStored,
         lanes: Lanes,
         processes: ProcessPool,
     ) -> None:
         self._claims: Claims = finisher.claims
         self._finisher = finisher
-        self._finish_batcher = FinishBatcher(self._claims)
+        self._ends = WriteBatcher(self._finish_many)
+        self._starts = WriteBatcher(self._begin_many)
+        self._suspects = asyncio.Lock()
+        """One at a time runs here, so that none takes another along."""
+        self._durations = Durations()
+        self._turns = Turns(self._durations, lanes=lanes.count, processes=processes.count)
+        self._told: set[str] = set()
         self._settings = settings
-        self._intake = Intake(self._claims, settings, resolve)
+        self._intake = Intake(self._claims, settings, resolve, self._turns)
         self._leases = Leases(self._claims, settings, lanes)
         self._make_attempt = make_attempt
         self._send_stored = send_stored
@@ -118,24 +139,26 @@ class Executor:
     ) -> dict[str, Settlement]:
         """The second half of run(). What has not come to its end when `end` is done is cut off."""
         settlements: dict[str, Settlement] = {}
+        open_ones = {each.delivery.id: each for each in batch.claimed}
 
         def settle(id: str, settlement: Settlement) -> None:
             settlements[id] = settlement
             settled(id, settlement)
+            if (claimed := open_ones.pop(id, None)) is not None:
+                self._turns.leave(claimed.task)
 
         for id, settlement in batch.refused.items():
             settle(id, settlement)
-        with self._leases.kept(batch, settlements):
-            for chains in schedule(batch.claimed):
-                running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
-                await _run_until(batch.budget.deadline, end, running)
-        is_drain = end is not None and end.done()
-        for claimed in batch.claimed:
-            if claimed.delivery.id not in settlements:
-                let_go = self._finisher.let_go
-                settle(
-                    claimed.delivery.id, await ask(let_go, claimed, CUT_OFF, counts=not is_drain)
-                )
+        self._turns.enter([each.task for each in batch.claimed])
+        try:
+            with self._leases.kept(batch, settlements):
+                for chains in schedule(batch.claimed):
+                    running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
+                    await _run_until(batch.budget, end, running)
+            await self._end_place(batch, list(open_ones.values()), settle, end)
+        finally:
+            for claimed in open_ones.values():
+                self._turns.leave(claimed.task)
         return settlements
 
     def pids(self) -> list[int]:
@@ -162,32 +185,40 @@ class Executor:
             if goes_on:
                 settlement = await self._run_one(claimed, batch, metadata)
             else:
-                settlement = await self._wait(claimed)
+                settlement = await self._give_back(claimed)
             settle(claimed.delivery.id, settlement)
             goes_on = goes_on and settlement.is_final
 
     async def _run_one(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Settlement:
+        alone = self._suspects if claimed.claim.is_suspect else nullcontext()
         try:
-            ended = await self._attempt(claimed, batch, metadata)
-            if not ended.is_recorded:
-                ended = await self._record(claimed, ended)
+            async with alone:
+                ended = await self._attempt(claimed, batch, metadata)
         except NoTimeLeft:
-            return await self._wait(claimed)
+            return await self._give_back(claimed)
         except Exception:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
-            return BACK
+            return BACK if claimed.delivery.id in batch.begun else await self._give_back(claimed)
+        begun = batch.begun[claimed.delivery.id]
+        if ended.wait_s is not None:
+            return await self._let_wait(begun.claimed, ended.wait_s)
+        self._durations.add(claimed.task.name, begun.ran_s)
+        return await self._settle_ended(begun.claimed, ended)
+
+    async def _settle_ended(self, claimed: ClaimedDelivery, ended: Ended) -> Settlement:
         if ended.interrupted:
             logger.info("%s %s is interrupted", claimed.task.name, claimed.message.invocation_id)
-            back = await ask(give_back, self._claims, claimed, started=True)
+            back = await ask(partial(give_back, self._claims, claimed, counts=True))
             return replace(back, interrupts=True)
         if ended.lost is not None:
             is_last = claimed.claim.attempt >= self._settings().max_attempts
-            return await ask(self._finisher.let_go, claimed, ended.lost, is_last=is_last)
+            let_go = self._finisher.let_go
+            return await ask(partial(let_go, claimed, ended.lost, is_last=is_last))
         if ended.following is not None:
-            await self._send_stored(ended.following)
+            await self._send_stored([ended.following])
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
         task_logger.info("%s %s: %s", claimed.task.name, claimed.message.invocation_id, outcome)
         return DONE if ended.outcome is not None else BACK
@@ -195,40 +226,113 @@ class Executor:
     async def _attempt(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Ended:
-        def make_run() -> Run:
-            run = self._run_of(claimed, metadata, batch.budget)
-            batch.begun.add(claimed.delivery.id)
-            return run
+        async def begin() -> Run:
+            begun = batch.begun[claimed.delivery.id] = Begun(await self._begin(claimed, batch))
+            return self._run_of(begun.claimed, metadata, batch.budget)
 
-        if claimed.task.is_async:
-            try:
-                return await self._lanes.run(lambda: self._make_attempt(make_run(), claimed.task))
-            except LaneLost as lost:
-                return await self._fail(claimed, lost.failure)
+        async def begin_attempt() -> Attempt:
+            return self._make_attempt(await begin(), claimed.task)
+
         try:
-            return await self._processes.run(make_run)
+            if claimed.task.is_async:
+                ended = await self._lanes.run(begin_attempt)
+            else:
+                ended = await self._processes.run(begin)
+        except LaneLost as lost:
+            return await self._fail(batch.begun[claimed.delivery.id].claimed, lost.failure)
         except (HardTimeLimitExceeded, WorkerProcessDied) as error:
-            return await self._fail(claimed, error)
+            return await self._fail(batch.begun[claimed.delivery.id].claimed, error)
+        if ended.is_recorded:
+            return ended
+        return await self._record(batch.begun[claimed.delivery.id].claimed, ended)
+
+    async def _begin(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> ClaimedDelivery:
+        """Count its start, where its claim has not. Raises NoTimeLeft and LeaseLost."""
+        claim, budget = claimed.claim, batch.budget
+        is_first = claim.has_begun or claim.cut_off_s > 0
+        likely_s = self._durations.likely_s(claimed.task.name)
+        if not budget.will_do(likely_s, is_first=is_first):
+            raise NoTimeLeft
+        self._tell_if_too_short(claimed.task, budget)
+        if claim.has_begun:
+            return claimed
+        lease = budget.lease([claimed.task], self._settings())
+        begun = await self._starts.write(claim.invocation_id, (claim, lease))
+        if begun is None:
+            raise LeaseLost(f"{claim.invocation_id} was taken over before its turn came.")
+        return replace(claimed, claim=begun)
+
+    def _begin_many(self, starts: Sequence[tuple[Claim, timedelta]]) -> Mapping[UUID, Claim]:
+        return self._claims.begin([claim for claim, _ in starts], max(lease for _, lease in starts))
+
+    def _tell_if_too_short(self, task: Task, budget: TimeBudget) -> None:
+        hard_s = limits_s(task, self._settings())[1]
+        if hard_s <= budget.longest_s or task.name in self._told:
+            return
+        self._told.add(task.name)
+        logger.warning(
+            "%s may run for %g s, and this function gives an event %.1f s: what takes longer is "
+            "cut off and run again. Raise the function's timeout to %d s, or lower the task's "
+            "hard_timeout.",
+            task.name, hard_s, budget.longest_s, math.ceil(hard_s + MARGINS_S),
+        )  # fmt: skip
 
     async def _record(self, claimed: ClaimedDelivery, ended: Ended) -> Ended:
         assert ended.outcome is not None
         try:
             end = End(claimed.claim, ended.outcome, ended.ran_for)
-            held = await self._finish_batcher.finish(end)
+            held = await self._ends.write(claimed.message.invocation_id, end)
         except DatabaseErrors as error:
             if meaning_of(error, is_ours=True) is Meaning.REFUSAL:  # of the result
                 return await self._fail(claimed, error)
             return Ended(None, lost=described(error, claimed.message))
         return ended if held else Ended(None)
 
+    def _finish_many(self, ends: Sequence[End]) -> Mapping[UUID, bool]:
+        return dict.fromkeys(self._claims.finish_many(ends), True)
+
     async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> Ended:
         """Write the end of what has no attempt any more: its process is gone."""
         run, call = self._run_of(claimed), claimed.task.begin(claimed.message, claimed.claim)
         return await ask(self._finisher.fail, run, claimed.task, call, error, None)
 
-    async def _wait(self, claimed: ClaimedDelivery) -> Settlement:
+    async def _give_back(self, claimed: ClaimedDelivery) -> Settlement:
+        """Let what has not begun wait for its turn; its attempts stay as they were."""
         logger.info("%s waits for another delivery", claimed.message.invocation_id)
-        return await ask(give_back, self._claims, claimed, started=False)
+        back = await ask(_give_back_unbegun, self._claims, [claimed])
+        (settlement,) = await instead_of(back, self._send_stored)
+        return settlement
+
+    async def _let_wait(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
+        """Let a singleton wait for its lock, for which no delivery is to be used up."""
+        logger.info("%s waits for its lock", claimed.message.invocation_id)
+        waiting = partial(give_back, self._claims, claimed, counts=False, wait_s=wait_s)
+        back = [(claimed, await ask(waiting))]
+        (settlement,) = await instead_of(back, self._send_stored, from_receive=1)
+        return settlement
+
+    async def _end_place(
+        self,
+        batch: ClaimedBatch,
+        left: Sequence[ClaimedDelivery],
+        settle: Settled,
+        end: "asyncio.Future[None] | None",
+    ) -> None:
+        """Give back what has not begun, and cut off what has."""
+        is_drain = end is not None and end.done()
+        unbegun = [each for each in left if each.delivery.id not in batch.begun]
+        if unbegun:
+            for each, settlement in await ask(_give_back_unbegun, self._claims, unbegun):
+                settle(each.delivery.id, settlement)
+        for each in left:
+            if (begun := batch.begun.get(each.delivery.id)) is None:
+                continue
+            ran_s, hard_s = begun.ran_s, limits_s(each.task, self._settings())[1]
+            self._durations.add(each.task.name, ran_s)
+            # A deadline counts where nobody else has taken of the task's time.
+            counts = not is_drain and len(batch) == 1
+            cut_off = partial(self._finisher.cut_off, counts=counts, ran_s=ran_s, hard_s=hard_s)
+            settle(each.delivery.id, await ask(cut_off, begun.claimed))
 
     def _run_of(
         self,
@@ -236,12 +340,9 @@ class Executor:
         metadata: Mapping[str, Any] | None = None,
         budget: TimeBudget | None = None,
     ) -> Run:
-        """What a claimed delivery asks for, with the limits that its budget has now.
-
-        Raises NoTimeLeft.
-        """
+        """What a claimed delivery asks for, in a place that ends with its budget."""
         settings, max_retries = self._settings(), claimed.task.options.max_retries
-        soft_s, hard_s = budget.limits_s(claimed.task, settings) if budget else (0.0, 0.0)
+        soft_s, hard_s = limits_s(claimed.task, settings)
         return Run(
             message=claimed.message,
             claim=claimed.claim,
@@ -250,18 +351,30 @@ class Executor:
             max_continues=settings.max_continues,
             soft_s=soft_s,
             hard_s=hard_s,
+            place_s=math.inf if budget is None else budget.left_s,
             metadata=dict(metadata or {}),
         )
 
 
+def _give_back_unbegun(
+    claims: Claims, unbegun: Sequence[ClaimedDelivery]
+) -> list[tuple[ClaimedDelivery, Settlement]]:
+    """On a thread."""
+    return [
+        (each, give_back(claims, each, counts=False, wait_s=turn_wait_s(each.claim.n_waits)))
+        for each in unbegun
+    ]
+
+
 async def _run_until(
-    deadline: float | None,
+    budget: TimeBudget,
     end: "asyncio.Future[None] | None",
     running: Sequence[Coroutine[Any, Any, None]],
 ) -> None:
     """Run them to their ends; cancel at the deadline, or the end, what has not come to its."""
     if not running:
         return
+    deadline = budget.deadline
     tasks = [asyncio.ensure_future(each) for each in running]
     finished: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.wait(
@@ -273,7 +386,7 @@ async def _run_until(
     for task in late:
         task.cancel()
     if late:
-        await asyncio.wait(late, timeout=CUT_OFF_S)
+        await asyncio.wait(late, timeout=min(CUT_OFF_S, budget.longest_s / 20))
     for task in tasks:
         if task.done() and not task.cancelled():
             task.result()

@@ -16,13 +16,17 @@ from uuid import UUID
 
 from ..core.arguments import to_json_values
 from ..core.lifecycle import (
+    CUT_OFF,
     Continued,
     End,
     Failed,
     Outcome,
     Raised,
+    Release,
     Retried,
     Succeeded,
+    cut_off_too_often,
+    turn_wait_s,
 )
 from ..core.message import Message, Outgoing
 from ..core.redaction import redact
@@ -55,7 +59,14 @@ class Finisher:
         self.claims.finish(End(run.claim, outcome, ran_for), following)
 
     def fail(
-        self, run: Run, task: Task, call: TaskCall, error: BaseException, ran_for: timedelta | None
+        self,
+        run: Run,
+        task: Task,
+        call: TaskCall,
+        error: BaseException,
+        ran_for: timedelta | None,
+        *,
+        may_retry: bool = True,
     ) -> Ended:
         """Write what follows from an error, outside of the task's transaction, which is over.
 
@@ -63,7 +74,7 @@ class Finisher:
         """
         if isinstance(error, LeaseLost):
             return Ended(None)
-        outcome, retry = consequence_of(error, run, call)
+        outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
         try:
             self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
@@ -76,27 +87,33 @@ class Finisher:
         call.ended(outcome, error)
         return Ended(outcome, retry)
 
-    def let_go(
-        self,
-        claimed: ClaimedDelivery,
-        reason: Raised,
-        *,
-        is_last: bool = False,
-        counts: bool = True,
-    ) -> Settlement:
-        """End an attempt that was lost, by the task's `on_lost`: the deadline or a worker's drain
-        has interrupted it, or the database has failed it. Its token is void then, so that it can't
-        commit.
+    def let_go(self, claimed: ClaimedDelivery, reason: Raised, *, is_last: bool) -> Settlement:
+        """End an attempt that the database has failed, by the task's `on_lost`.
 
-        The last that an invocation may have ends it, too. A drain is no fault of the task's: what
-        it interrupts does not count.
+        The last that an invocation may have ends it, too.
         """
-        logger.error(
-            "%s %s has lost its attempt: %s",
-            claimed.task.name, claimed.message.invocation_id, reason.traceback,
-        )  # fmt: skip
+        _tell_lost(claimed, reason)
         if claimed.may_rerun and not is_last:
-            return give_back(self.claims, claimed, started=counts)
+            return give_back(self.claims, claimed, counts=True)
+        return self._finish_lost(claimed, reason)
+
+    def cut_off(
+        self, claimed: ClaimedDelivery, *, counts: bool, ran_s: float, hard_s: float
+    ) -> Settlement:
+        """End an attempt that the end of its place interrupts: a deadline, a worker's drain.
+
+        Its token is void then, so that it can't commit. It goes back, unless it must not run again
+        or was cut off so too often. See Release.
+        """
+        _tell_lost(claimed, CUT_OFF)
+        if not claimed.may_rerun:
+            return self._finish_lost(claimed, CUT_OFF)
+        if reason := cut_off_too_often(claimed.claim.cut_off_s + ran_s, hard_s):
+            return self._finish_lost(claimed, reason)
+        wait_s = turn_wait_s(claimed.claim.n_waits)
+        return give_back(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
+
+    def _finish_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
         try:
             self.claims.finish(End(claimed.claim, Failed(reason)))
         except Exception:
@@ -105,14 +122,31 @@ class Finisher:
         return DONE
 
 
-def give_back(claims: Claims, claimed: ClaimedDelivery, *, started: bool) -> Settlement:
-    """Let another delivery run what was claimed; what was not `started` counts as no attempt."""
+def _tell_lost(claimed: ClaimedDelivery, reason: Raised) -> None:
+    logger.error(
+        "%s %s has lost its attempt: %s",
+        claimed.task.name, claimed.message.invocation_id, reason.traceback,
+    )  # fmt: skip
+
+
+def give_back(
+    claims: Claims,
+    claimed: ClaimedDelivery,
+    *,
+    counts: bool,
+    wait_s: float = 0.0,
+    ran_s: float = 0.0,
+) -> Settlement:
+    """Let another delivery run what was claimed. See Release."""
+    release = Release(
+        counts=counts, comes_back=claimed.delivery.comes_back, wait_s=wait_s, ran_s=ran_s
+    )
     try:
-        claims.release(claimed.claim, started=started, comes_back=claimed.delivery.comes_back)
+        claims.release(claimed.claim, release)
     except Exception:
         logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
         return BACK
-    return Settlement(is_final=False, retry_after_s=0.0)
+    return Settlement(is_final=False, retry_after_s=wait_s)
 
 
 def outcome_of(value: object, task: Task) -> Succeeded:
@@ -136,14 +170,15 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
 
 
 def consequence_of(
-    error: BaseException, run: Run, call: TaskCall
+    error: BaseException, run: Run, call: TaskCall, *, may_retry: bool = True
 ) -> tuple[Outcome, Outgoing | None]:
     """What an error makes of a run, and the message of its retry."""
     n_retries = run.message.n_retries
     raised = described(error, run.message)
     if call.ignores(error):
         return Succeeded(raised=raised), None
-    delay_s = call.retry_delay_s(error, jitter_s=random.uniform(*JITTER_S))
+    jitter_s = random.uniform(*JITTER_S)
+    delay_s = call.retry_delay_s(error, jitter_s=jitter_s) if may_retry else None
     if delay_s is None:
         return Failed(raised), None
     if n_retries >= run.max_retries:

@@ -30,6 +30,7 @@ from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
 from .finishing import give_back
 from .time_budget import TimeBudget, limits_s
+from .turns import Turns
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -42,10 +43,13 @@ AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0)
 class Intake:
     """What is refused is told why, and takes no neighbour along."""
 
-    def __init__(self, claims: Claims, settings: Callable[[], Settings], resolve: Resolve) -> None:
+    def __init__(
+        self, claims: Claims, settings: Callable[[], Settings], resolve: Resolve, turns: Turns
+    ) -> None:
         self._claims = claims
         self._settings = settings
         self._resolve = resolve
+        self._turns = turns
 
     def claim_batch(self, arriving: Arriving, budget: TimeBudget) -> ClaimedBatch:
         """What is refused, and what is claimed. `arriving` is open until all is claimed."""
@@ -67,7 +71,7 @@ class Intake:
             return ClaimedBatch(budget, refused, claimed)
         for each in claimed:
             if each.delivery.id in blocked:
-                refused[each.delivery.id] = give_back(self._claims, each, started=False)
+                refused[each.delivery.id] = give_back(self._claims, each, counts=False)
         runnable = [each for each in claimed if each.delivery.id not in blocked]
         return ClaimedBatch(budget, refused, runnable)
 
@@ -105,6 +109,9 @@ class Intake:
                 resolved,
                 lease=budget.lease([each.task for each in resolved], settings),
                 max_attempts=settings.max_attempts,
+                waiting=self._turns.waiting(resolved),
+                # But one that has a whole function for itself.
+                suspects_wait=budget.deadline is None or len(resolved) > 1,
             )
         except Exception as error:
             if is_conflict(error):

@@ -7,7 +7,7 @@ makes lands on the lane's own thread, so that a transaction opened there holds f
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,7 +27,7 @@ from .lane_thread import AnyThread, LaneThread
 from .own_thread import ThreadStuck
 from .run import Ended
 
-Start = Callable[[], Attempt]
+Start = Callable[[], Awaitable[Attempt]]
 """Called when a lane is free, so that a task's time begins with the task."""
 
 COMMIT_S: Final = 1.0
@@ -52,7 +52,7 @@ class Lanes:
     """So many lanes, started when they are first needed, on the loop that needs them."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._waiting: asyncio.Queue[_Job] = asyncio.Queue()
         self._lanes: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -95,7 +95,7 @@ class Lanes:
 
     def _start_one_if_needed(self) -> None:
         idle = len(self._lanes) - self._busy
-        if idle < self._waiting.qsize() and len(self._lanes) < self._count:
+        if idle < self._waiting.qsize() and len(self._lanes) < self.count:
             # In an empty context: an enclosing thread-sensitive one would be shared by all.
             lane = asyncio.get_running_loop().create_task(
                 self._work(), context=contextvars.Context()
@@ -164,7 +164,7 @@ async def run_in_lane(start: Start) -> Ended:
 
 
 async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
-    attempt = job.start()
+    attempt = await job.start()
     job.claim = attempt.run.claim
     ended = await _run_once(job, attempt, thread)
     while ended.again:

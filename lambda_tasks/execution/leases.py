@@ -59,7 +59,7 @@ class Leases:
         """Begin the leases of what waits anew, as long as it takes."""
         while True:
             await asyncio.sleep(EXTEND_EVERY_S)
-            no_more = settled.keys() | batch.begun
+            no_more = settled.keys() | batch.begun.keys()
             waiting = [each for each in batch.claimed if each.delivery.id not in no_more]
             if not waiting:
                 continue

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -48,7 +48,12 @@ class ProcessPool:
         for worker in reversed(self._workers):
             self._free.put_nowait(worker)
 
-    async def run(self, make_run: Callable[[], Run]) -> Ended:
+    @property
+    def count(self) -> int:
+        """How many there may be."""
+        return len(self._workers)
+
+    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> Ended:
         """Run what is given when a process is free for it. Raises what `make_run` raises.
 
         Raises HardTimeLimitExceeded where the process had to be killed, WorkerProcessDied where
@@ -56,7 +61,7 @@ class ProcessPool:
         """
         worker = await self._free.get()
         try:
-            return await worker.run(make_run())
+            return await worker.run(await make_run())
         finally:
             self._free.put_nowait(worker)
 

@@ -1,6 +1,7 @@
 """One attempt that is to be made, and what it has come to: what travels to a worker process and
 back."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,6 +22,8 @@ class Run:
     max_continues: int = 10_000
     soft_s: float = 0.0
     hard_s: float = 0.0
+    place_s: float = math.inf
+    """When the place where it runs ends, from its beginning on."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     retry_at_once: bool = False
     """Without a delay, where nobody would wait for it."""
@@ -37,6 +40,8 @@ class Ended:
     """A KeyboardInterrupt ended it: rolled back, with nothing recorded."""
     lost: Raised | None = None
     """An outage of the database ended it; the executor says what follows, by `on_lost`."""
+    wait_s: float | None = None
+    """It could not have the lock of a singleton, and so has not begun: it waits for so long."""
     again: bool = False
     """It is rolled back, and to begin again at once."""
     is_recorded: bool = True

@@ -14,9 +14,11 @@ LEASE_MARGIN_S: Final = 30.0
 """A lease outlives the hard timeout by this much: to kill, to roll back, to write the record."""
 
 LAST_SECOND_S: Final = 1.0
-"""Between a task's hard timeout and the deadline of its batch: to roll back and to record."""
+"""Between what a task may need and the deadline of its batch: to roll back and to record. In a
+short batch it is less."""
 
-SHORTEST_LIMIT_S: Final = 0.2
+MARGINS_S: Final = 3.0
+"""What a function needs beside the time of a task: for that, and to answer."""
 
 
 class NoTimeLeft(Exception):
@@ -38,20 +40,29 @@ class TimeBudget:
     began_at: float = 0.0
     deadline: float | None = None
 
-    def limits_s(self, task: Task, settings: Settings) -> tuple[float, float]:
-        """The soft and the hard timeout of a task that begins now. Raises NoTimeLeft."""
-        soft_s, hard_s = limits_s(task, settings)
+    @property
+    def longest_s(self) -> float:
+        """What a task may take that has the whole batch to itself; infinity without a deadline."""
         if self.deadline is None:
-            return soft_s, hard_s
-        longest_s = max(self.deadline - self.began_at - LAST_SECOND_S, SHORTEST_LIMIT_S)
-        if longest_s < hard_s:
-            # The whole batch is shorter than the task's limits: the task hears of it in time.
-            hard_s = longest_s
-            soft_s = min(soft_s, hard_s * 0.9)
-        left_s = self.deadline - time.monotonic() - LAST_SECOND_S
-        if left_s < soft_s:
-            raise NoTimeLeft
-        return soft_s, min(hard_s, left_s)
+            return math.inf
+        whole_s = self.deadline - self.began_at
+        return whole_s - min(LAST_SECOND_S, whole_s / 4)
+
+    @property
+    def left_s(self) -> float:
+        """What a task may take that begins now; infinity without a deadline."""
+        return self.longest_s - (time.monotonic() - self.began_at)
+
+    def will_do(self, likely_s: float | None, *, is_first: bool) -> bool:
+        """Whether what is left will probably do for a task that takes so long.
+
+        Of what is not known, and of what is among the first, the first half of the time is enough:
+        what takes longer than any batch could not begin otherwise.
+        """
+        left_s = self.left_s
+        if likely_s is not None and likely_s <= left_s:
+            return True
+        return (likely_s is None or is_first) and left_s >= self.longest_s / 2
 
     def lease(self, tasks: Sequence[Task], settings: Settings) -> timedelta:
         """Long enough for every one of a batch that is claimed together to wait and to run."""

@@ -3,7 +3,9 @@
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
@@ -21,6 +23,7 @@ from ..core.lifecycle import (
     Failed,
     Refusal,
     Refused,
+    Release,
     Status,
     judge_claim,
 )
@@ -42,6 +45,7 @@ from .mapping import (
 from .portable import IS_LOST, ClaimTerms
 from .retrying import tried_again
 from .tables import RecordQuerySet, latest_state
+from .waiting import MAX_COUNT
 
 Verdicts = dict[UUID, Claim | Refused]
 
@@ -69,7 +73,13 @@ class RecordClaims:
         all_records().order_by().values_list("id")[:1].exists()
 
     def claim(
-        self, deliveries: Sequence[ResolvedDelivery], *, lease: timedelta, max_attempts: int
+        self,
+        deliveries: Sequence[ResolvedDelivery],
+        *,
+        lease: timedelta,
+        max_attempts: int,
+        waiting: Collection[UUID] = (),
+        suspects_wait: bool = False,
     ) -> Mapping[UUID, Claim | Refused]:
         """See ports.Claims.
 
@@ -82,10 +92,28 @@ class RecordClaims:
             lease=lease,
             worker_ids=self._worker_ids,
             max_attempts=max_attempts,
+            waiting=frozenset(waiting),
+            suspects_wait=suspects_wait,
         )
         # In one order everywhere, so that two workers with the same messages can't deadlock.
         ordered = sorted(deliveries, key=attrgetter("message.invocation_id"))
         return _claim({each.message.invocation_id: each for each in ordered}, terms)
+
+    @tried_again
+    def begin(self, claims: Sequence[Claim], lease: timedelta) -> Mapping[UUID, Claim]:
+        """See ports.Claims."""
+        own = self._worker_ids
+        started = statements().begin(claims, lease=lease, worker_ids=own)
+        return {
+            claim.invocation_id: replace(
+                claim,
+                has_begun=True,
+                started_at=started[claim.invocation_id],
+                worker_ids=(*claim.worker_ids, *own.splitlines()),
+            )
+            for claim in claims
+            if claim.invocation_id in started
+        }
 
     @tried_again
     def finish(self, end: End, following: Outgoing | None = None) -> None:
@@ -108,16 +136,21 @@ class RecordClaims:
         return {end.claim.invocation_id for end in ends if statements().finish(end)}
 
     @tried_again
-    def release(self, claim: Claim, *, started: bool, comes_back: bool = True) -> None:
+    def release(self, claim: Claim, release: Release) -> None:
         """See ports.Claims."""
+        takes_back = claim.has_begun and not release.counts
+        again = {} if release.comes_back else {"look_at": Now() + timedelta(seconds=release.wait_s)}
         _held([claim]).update(
             status=Status.QUEUED,
             claim_token=None,
             lease_until=None,
             start_time=None,
-            n_attempts=F("n_attempts") - (0 if started else 1),
-            worker_ids=join_worker_ids(claim.worker_ids if started else claim.worker_ids[:-1]),
-            sent_at=Now() if comes_back else None,
+            n_attempts=F("n_attempts") - int(takes_back),
+            worker_ids=join_worker_ids(claim.worker_ids[:-1] if takes_back else claim.worker_ids),
+            sent_at=Now() if release.comes_back else None,
+            n_waits=min(claim.n_waits + (not release.counts), MAX_COUNT),
+            cut_off_s=(claim.cut_off_s + release.ran_s) or None,
+            **again,
         )
 
     @tried_again
@@ -167,9 +200,19 @@ def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verd
     verdicts: Verdicts = {}
     if later := [row for row in rows if row["run_after"] is not None]:
         verdicts |= _insert(later, lambda some: statements().insert_queued(some, is_sent=True))
-    if at_once := [row for row in rows if row["run_after"] is None]:
-        verdicts |= _insert(at_once, lambda some: {**statements().insert_claimed(some, terms)})
+    for begin in (True, False):
+        at_once = [
+            row
+            for row in rows
+            if row["run_after"] is None and (row["id"] not in terms.waiting) is begin
+        ]
+        if at_once:
+            verdicts |= _insert(at_once, partial(_insert_claimed, terms, begin))
     return verdicts
+
+
+def _insert_claimed(terms: ClaimTerms, begin: bool, rows: Sequence[Row]) -> Verdicts:
+    return {**statements().insert_claimed(rows, terms, begin=begin)}
 
 
 def _insert(

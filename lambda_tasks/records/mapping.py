@@ -17,7 +17,16 @@ logger = logging.getLogger("lambda_tasks")
 Row = Mapping[str, Any]
 """Values by the names of columns, and `delay_s`: when it is due where `run_after` is None."""
 
-CLAIM_COLUMNS: Final = ("id", "n_attempts", "saved", "enqueued_at", "start_time", "worker_ids")
+CLAIM_COLUMNS: Final = (
+    "id",
+    "n_attempts",
+    "saved",
+    "enqueued_at",
+    "start_time",
+    "worker_ids",
+    "n_waits",
+    "cut_off_s",
+)
 """What a Claim is made of; `saved` is the state that it begins with."""
 
 STATE_COLUMNS: Final = (*CLAIM_COLUMNS, "status", "claim_token", "run_after", "lease_until", "now")
@@ -74,15 +83,19 @@ def claims_of(returned: Sequence[Sequence[Any]], token: UUID) -> dict[UUID, Clai
 
 
 def claim_of(row: Row, token: UUID) -> Claim:
-    """The claim that a row shows, with CLAIM_COLUMNS."""
+    """The claim that a row shows, with CLAIM_COLUMNS. One that waits for its turn has no start."""
+    has_begun = row["start_time"] is not None
     return Claim(
         invocation_id=row["id"],
         token=token,
-        attempt=row["n_attempts"],
+        attempt=row["n_attempts"] + (not has_begun),
         state=row["saved"],
         enqueued_at=row["enqueued_at"],
         started_at=row["start_time"],
         worker_ids=tuple((row["worker_ids"] or "").splitlines()),
+        has_begun=has_begun,
+        n_waits=row["n_waits"],
+        cut_off_s=row["cut_off_s"] or 0.0,
     )
 
 
@@ -94,6 +107,7 @@ def state_of(row: Row, token: UUID) -> RecordState:
         is_ours=row["claim_token"] == token,
         due_in_s=_seconds_until(row["run_after"], row["now"]),
         lease_left_s=_seconds_until(row["lease_until"], row["now"]),
+        has_begun=row["start_time"] is not None,
     )
 
 

@@ -4,16 +4,16 @@
 once (`statements`).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Case, DurationField, F, Q, QuerySet, TextField, When
+from django.db.models import Case, DateTimeField, DurationField, F, Q, QuerySet, TextField, When
 from django.db.models.functions import Concat
 
 from ..core.lifecycle import Claim, End, Status
@@ -42,13 +42,18 @@ class ClaimTerms:
     worker_ids: str
     """The one who claims, as the column has it."""
     max_attempts: int
+    waiting: frozenset[UUID] = frozenset()
+    """The invocations that begin later, each when its turn comes."""
+    suspects_wait: bool = False
+    """Suspects are among those, whichever they are."""
 
 
 class PortableStatements:
     """The statements on the database of one alias."""
 
     claim_returning = ""
-    """What follows a claim's UPDATE, where the database can return what it has changed."""
+    begin_returning = ""
+    """What follows these UPDATEs, where the database can return what it has changed."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -64,19 +69,21 @@ class PortableStatements:
         sent = {"sent_at": Now()} if is_sent else {}
         self._create([record_of(row, status=Status.QUEUED, **sent) for row in rows])
 
-    def insert_claimed(self, rows: Sequence[Row], terms: ClaimTerms) -> dict[UUID, Claim]:
+    def insert_claimed(
+        self, rows: Sequence[Row], terms: ClaimTerms, *, begin: bool = True
+    ) -> dict[UUID, Claim]:
         """Insert rows as claimed records, but for those that are there already.
 
-        Returns the claims, as far as the database tells; the others have to be read.
+        They `begin` at once, or wait for their turn. Returns the claims, as far as the database
+        tells; the others have to be read.
         """
         claimed = {
             "status": Status.RUNNING,
-            "start_time": Now(),
-            "n_attempts": 1,
-            "worker_ids": terms.worker_ids,
             "claim_token": terms.token,
             "lease_until": Now() + terms.lease,
         }
+        if begin:
+            claimed |= {"start_time": Now(), "n_attempts": 1, "worker_ids": terms.worker_ids}
         self._create([record_of(row, **claimed) for row in rows])
         return {}
 
@@ -102,11 +109,12 @@ class PortableStatements:
         """See claim(); for records that nobody has locked, or where who has is waited for."""
         claimable = {f"id{index}": id for index, id in enumerate(ids)}
         reruns = {f"rerun{index}": id for index, id in enumerate(may_rerun)}
+        waiting = {f"waits{index}": id for index, id in enumerate(ids) if id in terms.waiting}
 
         def compose() -> Composed:
             is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
             is_rerun = Q(id__in=[_slot("id", name) for name in reruns])
-            is_lost = IS_LOST & is_rerun
+            is_lost = IS_LOST & (is_rerun | Q(start_time=None))
             records = self._records.filter(
                 Q(status=Status.QUEUED) & is_due | is_lost,
                 id__in=[_slot("id", name) for name in claimable],
@@ -116,17 +124,15 @@ class PortableStatements:
                 "status": Status.RUNNING,
                 "claim_token": _slot("claim_token"),
                 "lease_until": Now() + LEASE,
-                "start_time": Now(),
-                "n_attempts": F("n_attempts") + 1,
-                "worker_ids": Concat("worker_ids", _slot("worker_ids"), output_field=TextField()),
                 "look_at": None,
-                "n_waits": 0,
+                **_start(_waits(waiting, terms)),
             }
             return self._update_free(records, claimed)
 
         values = {
             **claimable,
             **reruns,
+            **waiting,
             "claim_token": terms.token,
             "max_attempts": terms.max_attempts,
             "lease": terms.lease,
@@ -134,12 +140,45 @@ class PortableStatements:
         }
         _, rows = self._statements.execute(
             self.connection,
-            ("claim", len(claimable), len(reruns)),
+            ("claim", len(claimable), len(reruns), *waiting, terms.suspects_wait),
             compose,
             values,
             returning=self.claim_returning,
         )
         return claims_of(rows, terms.token)
+
+    def begin(
+        self, claims: Sequence[Claim], *, lease: timedelta, worker_ids: str
+    ) -> dict[UUID, datetime]:
+        """Count the starts of claimed runs whose turn has come, and begin their leases anew.
+
+        Returns when each has started; those that are missing are no longer held.
+        """
+        ids = {f"id{index}": claim.invocation_id for index, claim in enumerate(claims)}
+        tokens = {f"token{index}": claim.token for index, claim in enumerate(claims)}
+        held = self._records.filter(
+            id__in=[_slot("id", name) for name in ids],
+            claim_token__in=[_slot("claim_token", name) for name in tokens],
+            status=Status.RUNNING,
+        ).order_by()
+
+        def compose() -> Composed:
+            begun = {"lease_until": Now() + LEASE, **_start(None)}
+            return update(held.filter(start_time=None), begun)
+
+        values = {**ids, **tokens, "lease": lease, "worker_ids": worker_ids}
+        key = ("begin", len(claims))
+        _, rows = self._statements.execute(
+            self.connection, key, compose, values, returning=self.begin_returning
+        )
+        if len(rows) == len(claims):
+            return dict(rows)
+        begun = self._records.filter(
+            id__in=ids.values(),
+            claim_token__in=tokens.values(),
+            status=Status.RUNNING,
+        )
+        return {id: at for id, at in begun.order_by().values_list("id", "start_time") if at}
 
     def finish(self, end: End) -> bool:
         """Write the end of a claimed run; False where the claim no longer holds."""
@@ -259,6 +298,29 @@ def record_of(row: Row, **rest: Any) -> TaskRecord:
     if fields["run_after"] is None and delay_s is not None:
         fields["run_after"] = Now() + timedelta(seconds=delay_s)
     return TaskRecord(**{**fields, "enqueued_at": row["enqueued_at"] or Now(), **rest})
+
+
+def _waits(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
+    """Which of the claimed wait for their turn, by the slots of their ids; None for none."""
+    waits = Q(id__in=[_slot("id", name) for name in waiting]) if waiting else None
+    if not terms.suspects_wait:
+        return waits
+    is_suspect = Q(n_attempts__gt=0)
+    return is_suspect if waits is None else waits | is_suspect
+
+
+def _start(waits: Q | None) -> dict[str, Any]:
+    """What counts a start, of all but those that wait."""
+    worker_ids = Concat("worker_ids", _slot("worker_ids"), output_field=TextField())
+    if waits is None:
+        started = {"start_time": Now(), "worker_ids": worker_ids}
+        return {**started, "n_attempts": F("n_attempts") + 1}
+    return {
+        "start_time": Case(When(waits, then=None), default=Now(), output_field=DateTimeField()),
+        "worker_ids": Case(When(waits, then=F("worker_ids")), default=worker_ids),
+        # The last one: MySQL reads in each what those before it have set.
+        "n_attempts": Case(When(waits, then=F("n_attempts")), default=F("n_attempts") + 1),
+    }
 
 
 def _slot(column: str, name: str = "") -> Slot:

@@ -89,6 +89,7 @@ class PostgresStatements(PortableStatements):
     """See PortableStatements."""
 
     claim_returning = _returning(saved=SAVED)
+    begin_returning = " RETURNING id, start_time"
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
         """See PortableStatements."""
@@ -97,14 +98,16 @@ class PostgresStatements(PortableStatements):
             columns["sent_at"] = NOW
         self._insert(rows, columns, {"status": Status.QUEUED})
 
-    def insert_claimed(self, rows: Sequence[Row], terms: ClaimTerms) -> dict[UUID, Claim]:
+    def insert_claimed(
+        self, rows: Sequence[Row], terms: ClaimTerms, *, begin: bool = True
+    ) -> dict[UUID, Claim]:
         """See PortableStatements."""
         columns = {
             "status": "%(status)s",
-            "start_time": NOW,
-            "n_attempts": "1",
+            "start_time": NOW if begin else "NULL::timestamptz",
+            "n_attempts": "1" if begin else "0",
             "n_waits": "0",
-            "worker_ids": "%(worker_ids)s",
+            "worker_ids": "%(worker_ids)s" if begin else "NULL",
             "claim_token": "%(claim_token)s",
             "lease_until": f"{NOW} + %(lease)s",
         }

@@ -86,7 +86,9 @@ class TaskRecord(models.Model):
     look_at = models.DateTimeField(null=True, editable=False)
     """Nobody looks at it before then; None: at any time."""
     n_waits = models.PositiveSmallIntegerField(default=0, editable=False)
-    """How often it was put behind others, as it could not be sent or run."""
+    """How often it has waited: put behind others, or given back before its turn."""
+    cut_off_s = models.FloatField(null=True, editable=False)
+    """For how many seconds it has run, in all, in attempts that the end of their place cut off."""
 
     objects = RecordQuerySet.as_manager()
 

@@ -3,7 +3,7 @@
 A TestCase never commits, so that nobody else could see what a test has written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
@@ -125,8 +125,8 @@ class _InlineProcesses(ProcessPool):
         super().__init__(0, work_in_a_process)
         self._make_attempt = make_attempt
 
-    async def run(self, make_run: Callable[[], Run]) -> Ended:
-        return await sync_to_async(self._run)(make_run())
+    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> Ended:
+        return await sync_to_async(self._run)(await make_run())
 
     def _run(self, run: Run) -> Ended:
         task = registry.resolve(run.message.task_name, run.message.backend)

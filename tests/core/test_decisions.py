@@ -104,11 +104,12 @@ def test_an_option_that_cant_be_is_refused_by_name(
     assert "f" in str(refused.value)
 
 
-def test_a_singleton_retries_its_taken_lock_or_ignores_it() -> None:
-    retried = parse_options("f", {"singleton": True}, parameters=[]).retry_rule
+def test_only_a_singleton_that_does_not_wait_ignores_a_taken_lock() -> None:
+    waits = parse_options("f", {"singleton": True}, parameters=[]).retry_rule
     ignored = parse_options("f", {"singleton": True, "retry_singleton": False}, parameters=[])
 
-    assert retried.retries(LockError())
+    assert not waits.ignores(LockError())
+    assert not waits.retries(LockError()), "a lock of the task's own is a failure as any other"
     assert ignored.retry_rule.ignores(LockError())
 
 

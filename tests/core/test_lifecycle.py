@@ -34,30 +34,33 @@ DUES: Final = {"now": -1.0, "later": HOUR, "12 h": 12 * HOUR, "beyond 12 h": 12 
 LEASES: Final = {"running": 60.0, "ends now": 0.0, "over": -60.0}
 ATTEMPTS: Final = {"below": MAX_ATTEMPTS - 1, "at limit": MAX_ATTEMPTS, "above": MAX_ATTEMPTS + 1}
 RERUNS: Final = {"rerun": True, "fail": False}
-COLUMNS: Final = ([str(each) for each in Status], OWNERS, DUES, LEASES, ATTEMPTS, RERUNS)
+BEGUNS: Final = {"begun": True, "waited": False}
+COLUMNS: Final = ([str(each) for each in Status], OWNERS, DUES, LEASES, ATTEMPTS, RERUNS, BEGUNS)
 
 # The first line that fits decides. `due` and `lease` are read as seconds from now; `on_lost` is
-# the task's own option. The verdict is a Refusal, and the seconds after which it is worth a try.
+# the task's own option; a run has `begun`, or only waited for its turn. The verdict is a Refusal,
+# and the seconds after which it is worth a try.
 TRUTH_TABLE: Final = """
-status     token      due          lease     attempts  on_lost  verdict     after
-CANCELLED  any        any          any       any       any      CANCELLED   0
-SUCCESS    any        any          any       any       any      FINISHED    0
-FAILED     any        any          any       any       any      FINISHED    0
-RETRYING   any        any          any       any       any      FINISHED    0
-QUEUED     ours       any          any       any       any      granted     -
-RUNNING    ours       any          any       any       any      granted     -
-QUEUED     another's  now          any       below     any      HELD        5
-QUEUED     another's  later        any       below     any      NOT_DUE     due
-QUEUED     another's  12 h         any       below     any      NOT_DUE     due
-QUEUED     another's  beyond 12 h  any       below     any      PARKED      due
-QUEUED     another's  any          any       at limit  any      EXHAUSTED   0
-QUEUED     another's  any          any       above     any      EXHAUSTED   0
-RUNNING    another's  any          running   any       any      HELD        lease
-RUNNING    another's  any          ends now  any       any      HELD        0
-RUNNING    another's  any          over      below     rerun    HELD        5
-RUNNING    another's  any          over      any       fail     EXHAUSTED   0
-RUNNING    another's  any          over      at limit  any      EXHAUSTED   0
-RUNNING    another's  any          over      above     any      EXHAUSTED   0
+status     token      due          lease     attempts  on_lost  begun   verdict     after
+CANCELLED  any        any          any       any       any      any     CANCELLED   0
+SUCCESS    any        any          any       any       any      any     FINISHED    0
+FAILED     any        any          any       any       any      any     FINISHED    0
+RETRYING   any        any          any       any       any      any     FINISHED    0
+QUEUED     ours       any          any       any       any      any     granted     -
+RUNNING    ours       any          any       any       any      any     granted     -
+QUEUED     another's  now          any       below     any      any     HELD        5
+QUEUED     another's  later        any       below     any      any     NOT_DUE     due
+QUEUED     another's  12 h         any       below     any      any     NOT_DUE     due
+QUEUED     another's  beyond 12 h  any       below     any      any     PARKED      due
+QUEUED     another's  any          any       at limit  any      any     EXHAUSTED   0
+QUEUED     another's  any          any       above     any      any     EXHAUSTED   0
+RUNNING    another's  any          running   any       any      any     HELD        lease
+RUNNING    another's  any          ends now  any       any      any     HELD        0
+RUNNING    another's  any          over      below     rerun    any     HELD        5
+RUNNING    another's  any          over      below     fail     waited  HELD        5
+RUNNING    another's  any          over      any       fail     any     EXHAUSTED   0
+RUNNING    another's  any          over      at limit  any      any     EXHAUSTED   0
+RUNNING    another's  any          over      above     any      any     EXHAUSTED   0
 """
 
 
@@ -78,13 +81,14 @@ def _fits(line: tuple[str, ...], case: tuple[str, ...]) -> bool:
 
 
 def _state(case: tuple[str, ...]) -> RecordState:
-    status, owner, due, lease, attempts, _ = case
+    status, owner, due, lease, attempts, _, begun = case
     return RecordState(
         status=Status(status),
         n_attempts=ATTEMPTS[attempts],
         is_ours=OWNERS[owner],
         due_in_s=DUES[due],
         lease_left_s=LEASES[lease],
+        has_begun=BEGUNS[begun],
     )
 
 
@@ -96,7 +100,7 @@ def test_a_claim_finds_what_the_table_says(line: tuple[str, ...]) -> None:
     assert cases, "a line that nothing reaches says nothing"
     for case in cases:
         found = _state(case)
-        judged = judge_claim(found, may_rerun=RERUNS[case[-1]], max_attempts=MAX_ATTEMPTS)
+        judged = judge_claim(found, may_rerun=RERUNS[case[-2]], max_attempts=MAX_ATTEMPTS)
         if verdict == GRANTED:
             assert judged is None, case
             continue

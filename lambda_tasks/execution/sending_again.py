@@ -1,0 +1,68 @@
+"""Sends what goes back to a standard queue again as a new message, before its receives run out.
+
+SQS counts each delivery of a message, and after maxReceiveCount of them it is among the dead
+letters, begun or not. On a FIFO queue a copy would lose its place: there a message only goes back.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+from uuid import UUID
+
+from ..core.message import Outgoing
+from ..core.retries import MAX_DELAY_S
+from ..ports import DONE, ResolvedDelivery, Settlement
+
+logger = logging.getLogger("lambda_tasks")
+
+FROM_RECEIVE: Final = 3
+"""The receive that is the last for a message which goes back."""
+
+SendStored = Callable[[Sequence[Outgoing]], Awaitable[Mapping[UUID, str]]]
+"""Sends messages that have their records; tells why those were not accepted that were not."""
+
+Back = tuple[ResolvedDelivery, Settlement]
+"""What goes back, and how."""
+
+
+async def instead_of(
+    back: Sequence[Back], send_stored: SendStored, *, from_receive: int = FROM_RECEIVE
+) -> list[Settlement]:
+    """How each is settled: those are done with of which there is a new message now.
+
+    Each must have its record, and none may be claimed any more: the new message would find it so.
+    """
+    copies = {
+        resolved.message.invocation_id: _copy(resolved, settlement)
+        for resolved, settlement in back
+        if _may_be_copied(resolved, settlement) and resolved.delivery.receives >= from_receive
+    }
+    accepted = await _accepted(list(copies.values()), send_stored) if copies else set()
+    return [
+        DONE if resolved.message.invocation_id in accepted else settlement
+        for resolved, settlement in back
+    ]
+
+
+async def _accepted(copies: Sequence[Outgoing], send_stored: SendStored) -> set[UUID]:
+    try:
+        failures = await send_stored(copies)
+    except Exception:
+        # Its delivery comes back by itself.
+        logger.warning("%d messages can't be sent again for now", len(copies), exc_info=True)
+        return set()
+    return {each.message.invocation_id for each in copies} - failures.keys()
+
+
+def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
+    delivery = resolved.delivery
+    is_postponed = not settlement.is_final and settlement.retry_after_s is not None
+    return is_postponed and delivery.comes_back and delivery.ordered_by is None
+
+
+def _copy(resolved: ResolvedDelivery, settlement: Settlement) -> Outgoing:
+    message = replace(resolved.message, durable=True)
+    delay_s = min(math.ceil(settlement.retry_after_s or 0.0), MAX_DELAY_S)
+    return Outgoing(message, message.encode(), resolved.queue, delay_s, is_follow_up=True)

@@ -1,0 +1,64 @@
+"""Writes what several runs have to tell their records: what comes while one statement is under way
+goes with the next one."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from ..interrupts import ask
+from . import connections
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class WriteBatcher(Generic[Item, Result]):
+    """One kind of write of one executor, on its loop.
+
+    `write_many` returns what has come of the items, by invocation id; it is called on a thread.
+    """
+
+    def __init__(self, write_many: Callable[[Sequence[Item]], Mapping[UUID, Result]]) -> None:
+        self._write_many = write_many
+        self._waiting: list[tuple[UUID, Item, asyncio.Future[Result | None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def write(self, invocation_id: UUID, item: Item) -> Result | None:
+        """Write it; None where the claim no longer holds. Raises what the database raises."""
+        written: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((invocation_id, item, written))
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write_all())
+        return await written
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                await self._write(waiting)
+        finally:
+            self._writer = None
+
+    async def _write(
+        self, waiting: "Sequence[tuple[UUID, Item, asyncio.Future[Result | None]]]"
+    ) -> None:
+        try:
+            results = await ask(self._write_on_a_thread, [item for _, item, _ in waiting])
+        except Exception as error:
+            if len(waiting) > 1 and not isinstance(error, connections.OUTAGES):
+                # What the database refuses of one must not take its neighbours along.
+                for each in waiting:
+                    await self._write([each])
+                return
+            for _, _, written in waiting:
+                if not written.done():
+                    written.set_exception(error)
+            return
+        for id, _, written in waiting:
+            if not written.done():
+                written.set_result(results.get(id))
+
+    def _write_on_a_thread(self, items: Sequence[Item]) -> Mapping[UUID, Result]:
+        connections.refresh()
+        return self._write_many(items)

@@ -1,0 +1,365 @@
+"""What waits for its turn loses nothing: neither attempts, nor receives, nor retries."""
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db.models.functions import Now
+
+from lambda_tasks import handler
+from lambda_tasks.execution.locks import SingletonLocks
+from lambda_tasks.local import EventSourceMapping, LambdaContext, LocalSqs
+from lambda_tasks.models import SingletonLock, TaskRecord
+from lambda_tasks.records.locks import RecordLocks
+from tests.app import tasks, turns
+from tests.app.models import Effect
+from tests.conftest import (
+    AMPLE_S,
+    Event,
+    Handle,
+    Task,
+    bodies_in,
+    body,
+    record_of,
+    sqs_event,
+    wait_for,
+)
+from tests.servers import LambdaProcess
+from tests.servers.lambda_runtime import RuntimeExited
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def function(transactional_db: None) -> Iterator[LambdaProcess]:
+    with LambdaProcess(timeout_s=AMPLE_S) as process:
+        yield process
+
+
+def received(*bodies: str, times: int, fifo: bool = False) -> Event:
+    """An event whose messages were received so often by now."""
+    event = sqs_event(*bodies)
+    for record in event["Records"]:
+        record["attributes"]["ApproximateReceiveCount"] = str(times)
+        if fifo:
+            record["eventSourceARN"] += ".fifo"
+            record["attributes"]["MessageGroupId"] = "one"
+    return event
+
+
+def came_back(event: Event, *, timeout_s: float = AMPLE_S) -> list[int]:
+    answer = handler.handler(event, LambdaContext(timeout_s=timeout_s))
+    ids = [record["messageId"] for record in event["Records"]]
+    return sorted(ids.index(each["itemIdentifier"]) for each in answer["batchItemFailures"])
+
+
+def deliver(function: LambdaProcess, messages: list[str]) -> list[str]:
+    """Those that come back, from a function that may die of them; as if their leases were over."""
+    event = sqs_event(*messages)
+    if not function.is_running:
+        function.start()
+    try:
+        failures = function.invoke(event)["batchItemFailures"]
+    except RuntimeExited:
+        TaskRecord.objects.filter(status="RUNNING").update(lease_until=LONG_AGO)
+        return messages
+    failed = {each["itemIdentifier"] for each in failures}
+    return [record["body"] for record in event["Records"] if record["messageId"] in failed]
+
+
+def test_who_waits_beside_a_task_that_kills_its_worker_is_not_begun_and_not_failed(
+    function: LambdaProcess,
+) -> None:
+    killer = body(turns.kill_its_worker)
+    neighbours = [body(turns.take, seconds=0.3) for _ in range(9)]
+    messages = [killer, *neighbours]
+
+    for _ in range(12):
+        messages = deliver(function, messages)
+        if not messages:
+            break
+
+    assert messages == []
+    assert (record_of(killer).status, record_of(killer).n_attempts) == ("FAILED", 5)
+    assert {record_of(each).status for each in neighbours} == {"SUCCESS"}
+    attempts = [record_of(each).n_attempts for each in neighbours]
+    places = os.cpu_count() or 1
+    assert attempts.count(1) >= 9 - places, "only what ran beside it was begun twice"
+    assert max(attempts) <= 2, "it is a suspect then, which is started alone"
+
+
+def test_what_had_not_begun_when_its_worker_died_runs_even_if_it_must_not_run_twice(
+    function: LambdaProcess,
+) -> None:
+    killer = body(turns.kill_its_worker_once)
+    neighbours = [body(turns.take_once, seconds=0.3) for _ in range(9)]
+
+    messages = deliver(function, [killer, *neighbours])
+    assert messages
+    deliver(function, messages)
+
+    statuses = [record_of(each).status for each in neighbours]
+    places = os.cpu_count() or 1
+    assert statuses.count("SUCCESS") >= 9 - places
+    assert record_of(killer).status == "FAILED"
+
+
+@pytest.mark.parametrize("task", [turns.take, tasks.wait])
+def test_a_start_that_had_to_wait_is_counted_before_the_task_begins(
+    handle: Handle, task: Task, statements: Any
+) -> None:
+    messages = [body(task, seconds=0.2) for _ in range(14)]
+
+    handle(*messages)
+
+    assert {record_of(each).status for each in messages} == {"SUCCESS"}
+    assert {record_of(each).n_attempts for each in messages} == {1}
+    assert all((record_of(each).worker_ids or "").count("\n") == 1 for each in messages)
+
+
+def test_a_deadline_does_not_count_where_others_have_taken_of_the_time(handle: Handle) -> None:
+    hanging, neighbour = body(turns.hang), body(tasks.aadd, a=1)
+
+    assert handle(hanging, neighbour, timeout_s=12) == [0]
+
+    record = record_of(hanging)
+    assert (record.status, record.n_attempts, record.worker_ids) == ("QUEUED", 0, "")
+    assert (record.cut_off_s or 0) > 1
+
+
+def test_a_deadline_counts_for_a_task_that_had_the_whole_event(handle: Handle) -> None:
+    hanging = body(turns.hang)
+
+    assert handle(hanging, timeout_s=8) == [0]
+    assert record_of(hanging).n_attempts == 1
+    TaskRecord.objects.update(n_attempts=4)
+    assert handle(hanging, timeout_s=8) == [0]
+
+    assert record_of(hanging).n_attempts == 5
+    handle(hanging, timeout_s=8)
+    assert record_of(hanging).status == "FAILED"
+
+
+def test_what_was_cut_off_for_twenty_times_its_hard_timeout_is_failed_with_that_reason(
+    handle: Handle,
+) -> None:
+    hanging, neighbour = body(turns.hang), body(tasks.aadd, a=1)
+    assert handle(hanging, neighbour, timeout_s=12) == [0]
+    TaskRecord.objects.filter(status="QUEUED").update(cut_off_s=20 * 450 - 0.1)
+
+    assert handle(hanging, body(tasks.aadd, a=1), timeout_s=12) == []
+
+    assert record_of(hanging).status == "FAILED"
+    assert "20 times its hard timeout of 450 s" in (record_of(hanging).traceback or "")
+
+
+def test_what_was_cut_off_runs_before_the_others_and_beside_them(
+    handle: Handle,
+) -> None:
+    first, others = body(turns.take, seconds=0), [body(turns.take, seconds=0.2) for _ in range(8)]
+    handle(first)
+    TaskRecord.objects.update(status="QUEUED", claim_token=None, n_attempts=1, cut_off_s=5.0)
+
+    assert handle(*others, first) == []
+
+    in_order = list(TaskRecord.objects.order_by("start_time").values_list("id", flat=True))
+    place = in_order.index(record_of(first).id)
+    assert place <= (os.cpu_count() or 1), "it is among the first that have a process"
+
+
+@pytest.mark.parametrize("timeout_s", [3, 4, 6])
+def test_a_short_function_runs_what_is_short_whatever_it_might_take(
+    handle: Handle, timeout_s: float
+) -> None:
+    messages = [body(tasks.aadd, a=1), body(tasks.add, a=2)]
+
+    assert handle(*messages, timeout_s=timeout_s) == []
+
+
+def test_a_hard_timeout_that_no_event_has_time_for_is_told_with_the_fix(
+    handle: Handle, caplog: Any
+) -> None:
+    handler.close()  # it is told once in each process
+    caplog.set_level("WARNING", "lambda_tasks")
+
+    for _ in range(2):
+        handle(body(turns.hang), timeout_s=3)
+
+    told = [each for each in caplog.messages if "Raise the function's timeout to" in each]
+    assert len(told) == 1
+    assert turns.hang.name in told[0]
+    assert "450 s" in told[0]
+    assert "453 s" in told[0]
+
+
+def test_a_task_keeps_its_limits_however_late_it_begins(handle: Handle) -> None:
+    message = body(turns.take_of_three, seconds=0)
+
+    handle(body(turns.take, seconds=1.5), message, timeout_s=9)
+
+    assert record_of(message).status == "SUCCESS"
+
+
+def test_a_task_hears_how_much_time_its_place_has_left(handle: Handle) -> None:
+    message = body(turns.tell_remaining)
+
+    handle(message, timeout_s=20)
+
+    left_s = record_of(message).result
+    assert left_s is not None
+    assert 5 < left_s < 18, "of a soft timeout of 270 s"
+
+
+def test_it_begins_what_will_probably_do_and_gives_the_others_back(handle: Handle) -> None:
+    messages = [body(turns.take, seconds=1) for _ in range(30)]
+
+    back = handle(*messages, timeout_s=10)
+
+    assert 0 < len(back) < 30
+    for index, message in enumerate(messages):
+        record = record_of(message)
+        expected = ("QUEUED", 0, 1) if index in back else ("SUCCESS", 1, 0)
+        assert (record.status, record.n_attempts, record.n_waits) == expected
+
+
+def test_what_goes_back_at_its_third_receive_is_sent_again_as_a_new_message(
+    queue: str, sqs: LocalSqs, handle: Handle
+) -> None:
+    messages = [body(turns.take, seconds=1) for _ in range(30)]
+
+    assert came_back(received(*messages, times=3), timeout_s=10) == []
+
+    waiting = TaskRecord.objects.filter(status="QUEUED")
+    assert waiting.exists()
+    assert set(waiting.values_list("n_attempts", flat=True)) == {0}
+    sent = bodies_in(sqs, queue)
+    assert {each["invocation_id"] for each in sent} == {str(each.id) for each in waiting}
+    assert all(each["durable"] for each in sent)
+    assert came_back(sqs_event(json.dumps(sent[0]))) == []
+    assert TaskRecord.objects.get(id=sent[0]["invocation_id"]).status == "SUCCESS"
+
+
+def test_on_a_fifo_queue_nothing_is_sent_again_as_a_copy(
+    queue: str, sqs: LocalSqs, handle: Handle
+) -> None:
+    messages = [body(turns.take, seconds=1) for _ in range(12)]
+
+    back = came_back(received(*messages, times=4, fifo=True), timeout_s=6)
+
+    assert back == list(range(back[0], 12)), "in their order"
+    assert bodies_in(sqs, queue) == []
+
+
+def test_a_copy_that_can_not_be_sent_leaves_the_delivery_to_come_back(
+    handle: Handle, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": "http://127.0.0.1:9/000000000000/gone"}
+    messages = [body(turns.take, seconds=1) for _ in range(12)]
+
+    back = came_back(received(*messages, times=3), timeout_s=8)
+
+    assert back
+    assert {record_of(messages[each]).status for each in back} == {"QUEUED"}
+
+
+def test_waits_grow(handle: Handle) -> None:
+    messages = [body(turns.take, seconds=0.6) for _ in range(10)]
+    handle(*messages, timeout_s=3)
+    TaskRecord.objects.filter(status="QUEUED").update(n_waits=4)
+
+    assert handle(*messages, timeout_s=3)
+
+    assert set(TaskRecord.objects.filter(status="QUEUED").values_list("n_waits", flat=True)) == {5}
+
+
+def test_a_short_function_works_off_many_tasks_and_dead_letters_none(
+    sqs: LocalSqs, settings: Any, transactional_db: None
+) -> None:
+    url = sqs.create_queue("test-short-function", visibility_timeout_s=36, max_receive_count=5)
+    settings.LAMBDA_TASKS_QUEUES = {"default": url}
+    for _ in range(30):
+        turns.take_of_three.execute_on_commit(seconds=0.8)
+
+    with LambdaProcess(timeout_s=6, LAMBDA_TASKS_TEST_QUEUE=url) as function:
+        function.invoke(sqs_event(body(tasks.aadd, a=1)), timeout_s=AMPLE_S)
+        mapping = EventSourceMapping(url, function.invoke, client_options=sqs.client_options)
+        waiting = TaskRecord.objects.exclude(status="SUCCESS")
+
+        def is_worked_off() -> bool:
+            mapping.poll_once(wait_s=1)
+            return not waiting.exists()
+
+        wait_for(is_worked_off)
+
+    assert bodies_in(sqs, f"{url}-dlq") == []
+    assert not TaskRecord.objects.exclude(n_attempts=1).exists()
+
+
+@pytest.fixture
+def taken_lock(transactional_db: None) -> Iterator[None]:
+    key = f"lambda_tasks.singleton_lock.{turns.alone.name}"
+    locks = SingletonLocks(RecordLocks(), cache_alias=lambda: "default")
+    with locks.held(key, timeout_s=AMPLE_S):
+        yield
+
+
+def test_a_singleton_waits_for_its_lock_in_its_own_row(
+    queue: str, sqs: LocalSqs, handle: Handle, taken_lock: None
+) -> None:
+    message = body(turns.alone)
+
+    assert handle(message) == [], "a new message is on its way"
+
+    record = TaskRecord.objects.get()
+    assert record.id == record_of(message).id
+    assert (record.status, record.n_attempts, record.n_retries) == ("QUEUED", 0, 0)
+    assert (record.n_waits, record.traceback) == (1, None)
+    SingletonLock.objects.all().delete()
+    wait_for(lambda: bodies_in(sqs, queue))
+    assert handle(message) == []
+    assert (record_of(message).status, record_of(message).n_attempts) == ("SUCCESS", 1)
+
+
+def test_a_singleton_that_waits_too_often_is_failed_by_its_lock(
+    queue: str, handle: Handle, taken_lock: None
+) -> None:
+    message = body(turns.alone)
+
+    for _ in range(3):
+        handle(message)
+
+    record = record_of(message)
+    assert (record.status, TaskRecord.objects.count()) == ("FAILED", 1)
+    assert "SingletonLockError" in (record.traceback or "")
+    assert not Effect.objects.exists()
+
+
+def test_a_singleton_in_eager_mode_does_not_wait_for_ever(settings: Any, taken_lock: None) -> None:
+    settings.LAMBDA_TASKS_EAGER = True
+
+    turns.alone.execute_on_commit()
+
+    assert TaskRecord.objects.get().status == "FAILED", "nobody lets go of its lock meanwhile"
+
+
+def test_a_singleton_that_waits_in_the_table_is_looked_at_when_its_wait_is_over(
+    settings: Any, taken_lock: None
+) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}}
+    turns.alone.execute_on_commit()
+
+    call_command("lambda_tasks", "worker", "--once")
+
+    record = TaskRecord.objects.get()
+    assert (record.status, record.n_attempts, record.n_waits) == ("QUEUED", 0, 1)
+    assert TaskRecord.objects.filter(look_at__gt=Now() - timedelta(minutes=1)).exists()
+    SingletonLock.objects.all().delete()
+    TaskRecord.objects.update(look_at=Now())
+    call_command("lambda_tasks", "worker", "--once")
+    assert TaskRecord.objects.get().status == "SUCCESS"
