@@ -1,7 +1,7 @@
 """The one door for the end of a run: what it has come to is decided and written here.
 
 An attempt calls it within its transaction, the executor for what has no attempt any more. What has
-nothing to commit is written together with others, by `finish_batcher`.
+nothing to commit is written together with others, by `write_batcher`.
 """
 
 import logging
