@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from lambda_tasks import handler
@@ -363,3 +364,31 @@ def test_a_singleton_that_waits_in_the_table_is_looked_at_when_its_wait_is_over(
     TaskRecord.objects.update(look_at=Now())
     call_command("lambda_tasks", "worker", "--once")
     assert TaskRecord.objects.get().status == "SUCCESS"
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="it locks no single rows")
+def test_what_a_stranger_has_locked_is_not_dead_lettered_meanwhile(
+    queue: str, sqs: LocalSqs, handle: Handle
+) -> None:
+    call = tasks.add.execute_on_commit(a=1)
+    (message,) = bodies_in(sqs, queue)
+
+    with transaction.atomic():
+        TaskRecord.objects.select_for_update().get(id=call.id)
+        assert came_back(received(json.dumps(message), times=2)) == [0]
+        assert came_back(received(json.dumps(message), times=3)) == [], "a new one is on its way"
+
+    wait_for(lambda: bodies_in(sqs, queue))
+    assert handle(json.dumps(message)) == []
+    assert TaskRecord.objects.get().n_attempts == 1
+
+
+def test_what_a_deadline_cuts_off_at_its_third_receive_is_sent_again(
+    queue: str, sqs: LocalSqs, handle: Handle
+) -> None:
+    hanging = body(turns.hang)
+    handle(body(tasks.aadd, a=1))
+
+    assert came_back(received(hanging, body(tasks.aadd, a=1), times=3), timeout_s=12) == []
+
+    assert [each["invocation_id"] for each in bodies_in(sqs, queue)] == [str(record_of(hanging).id)]

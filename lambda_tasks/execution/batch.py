@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..ports import ClaimedDelivery, Delivery, Settlement
+from .sending_again import Back
 from .time_budget import TimeBudget
 
 
@@ -16,6 +17,8 @@ class ClaimedBatch:
     refused: Mapping[str, Settlement] = field(default_factory=dict)
     """By the ids of deliveries."""
     claimed: Sequence[ClaimedDelivery] = ()
+    postponed: Sequence[Back] = ()
+    """Of the refused those that have their records, and may run later."""
     begun: dict[str, "Begun"] = field(default_factory=dict)
     """The tasks that have begun, by the ids of their deliveries."""
 

@@ -46,7 +46,7 @@ from .lanes import LaneLost, Lanes
 from .leases import Leases
 from .process_pool import ProcessPool
 from .run import Ended, Run
-from .sending_again import SendStored, instead_of
+from .sending_again import FROM_RECEIVE, Back, SendStored, instead_of
 from .time_budget import MARGINS_S, NoTimeLeft, TimeBudget, limits_s
 from .turns import Durations, Turns
 from .write_batcher import WriteBatcher
@@ -147,14 +147,14 @@ class Executor:
             if (claimed := open_ones.pop(id, None)) is not None:
                 self._turns.leave(claimed.task)
 
-        for id, settlement in batch.refused.items():
-            settle(id, settlement)
         self._turns.enter([each.task for each in batch.claimed])
         try:
             with self._leases.kept(batch, settlements):
+                refusing = [self._settle_refused(batch, settle)]
                 for chains in schedule(batch.claimed):
                     running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
-                    await _run_until(batch.budget, end, running)
+                    await _run_until(batch.budget, end, refusing + running)
+                    refusing = []
             await self._end_place(batch, list(open_ones.values()), settle, end)
         finally:
             for claimed in open_ones.values():
@@ -175,6 +175,14 @@ class Executor:
         await in_reserved_thread(progress.close)
         await ask(django_connections.close_all)
         await in_reserved_thread(self._processes.close)
+
+    async def _settle_refused(self, batch: ClaimedBatch, settle: Settled) -> None:
+        postponed = {resolved.delivery.id for resolved, _ in batch.postponed}
+        for id, settlement in batch.refused.items():
+            if id not in postponed:
+                settle(id, settlement)
+        for id, settlement in await self._settlements(batch.postponed):
+            settle(id, settlement)
 
     async def _run_in_order(
         self, chain: Chain, batch: ClaimedBatch, metadata: Mapping[str, Any], settle: Settled
@@ -215,8 +223,8 @@ class Executor:
             return replace(back, interrupts=True)
         if ended.lost is not None:
             is_last = claimed.claim.attempt >= self._settings().max_attempts
-            let_go = self._finisher.let_go
-            return await ask(partial(let_go, claimed, ended.lost, is_last=is_last))
+            let_go = partial(self._finisher.let_go, claimed, ended.lost, is_last=is_last)
+            return await self._settlement(claimed, await ask(let_go))
         if ended.following is not None:
             await self._send_stored([ended.following])
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
@@ -238,10 +246,11 @@ class Executor:
                 ended = await self._lanes.run(begin_attempt)
             else:
                 ended = await self._processes.run(begin)
-        except LaneLost as lost:
-            return await self._fail(batch.begun[claimed.delivery.id].claimed, lost.failure)
-        except (HardTimeLimitExceeded, WorkerProcessDied) as error:
-            return await self._fail(batch.begun[claimed.delivery.id].claimed, error)
+        except (LaneLost, HardTimeLimitExceeded, WorkerProcessDied) as error:
+            if claimed.delivery.id not in batch.begun:
+                raise
+            failure = error.failure if isinstance(error, LaneLost) else error
+            return await self._fail(batch.begun[claimed.delivery.id].claimed, failure)
         if ended.is_recorded:
             return ended
         return await self._record(batch.begun[claimed.delivery.id].claimed, ended)
@@ -299,17 +308,14 @@ class Executor:
     async def _give_back(self, claimed: ClaimedDelivery) -> Settlement:
         """Let what has not begun wait for its turn; its attempts stay as they were."""
         logger.info("%s waits for another delivery", claimed.message.invocation_id)
-        back = await ask(_give_back_unbegun, self._claims, [claimed])
-        (settlement,) = await instead_of(back, self._send_stored)
-        return settlement
+        ((_, settlement),) = await ask(_give_back_unbegun, self._claims, [claimed])
+        return await self._settlement(claimed, settlement)
 
     async def _let_wait(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
         """Let a singleton wait for its lock, for which no delivery is to be used up."""
         logger.info("%s waits for its lock", claimed.message.invocation_id)
         waiting = partial(give_back, self._claims, claimed, counts=False, wait_s=wait_s)
-        back = [(claimed, await ask(waiting))]
-        (settlement,) = await instead_of(back, self._send_stored, from_receive=1)
-        return settlement
+        return await self._settlement(claimed, await ask(waiting), from_receive=1)
 
     async def _end_place(
         self,
@@ -320,19 +326,47 @@ class Executor:
     ) -> None:
         """Give back what has not begun, and cut off what has."""
         is_drain = end is not None and end.done()
-        unbegun = [each for each in left if each.delivery.id not in batch.begun]
-        if unbegun:
-            for each, settlement in await ask(_give_back_unbegun, self._claims, unbegun):
-                settle(each.delivery.id, settlement)
+        # A deadline counts where nobody else has taken of the task's time.
+        counts = not is_drain and len(batch) == 1
+        back: list[Back] = []
+        if unbegun := [each for each in left if each.delivery.id not in batch.begun]:
+            back += await ask(_give_back_unbegun, self._claims, unbegun)
         for each in left:
-            if (begun := batch.begun.get(each.delivery.id)) is None:
-                continue
-            ran_s, hard_s = begun.ran_s, limits_s(each.task, self._settings())[1]
-            self._durations.add(each.task.name, ran_s)
-            # A deadline counts where nobody else has taken of the task's time.
-            counts = not is_drain and len(batch) == 1
-            cut_off = partial(self._finisher.cut_off, counts=counts, ran_s=ran_s, hard_s=hard_s)
-            settle(each.delivery.id, await ask(cut_off, begun.claimed))
+            if begun := batch.begun.get(each.delivery.id):
+                back.append((each, await self._cut_off(begun, counts=counts)))
+        for id, settlement in await self._settlements(back, limit_s=CUT_OFF_S):
+            settle(id, settlement)
+
+    async def _cut_off(self, begun: Begun, *, counts: bool) -> Settlement:
+        task, ran_s = begun.claimed.task, begun.ran_s
+        self._durations.add(task.name, ran_s)
+        hard_s = limits_s(task, self._settings())[1]
+        cut_off = partial(self._finisher.cut_off, counts=counts, ran_s=ran_s, hard_s=hard_s)
+        return await ask(cut_off, begun.claimed)
+
+    async def _settlement(
+        self, claimed: ClaimedDelivery, settlement: Settlement, *, from_receive: int = FROM_RECEIVE
+    ) -> Settlement:
+        ((_, settlement),) = await self._settlements(
+            [(claimed, settlement)], from_receive=from_receive
+        )
+        return settlement
+
+    async def _settlements(
+        self,
+        back: Sequence[Back],
+        *,
+        from_receive: int = FROM_RECEIVE,
+        limit_s: float | None = None,
+    ) -> list[tuple[str, Settlement]]:
+        """How these are settled, by the ids of their deliveries. See sending_again."""
+        ids = [resolved.delivery.id for resolved, _ in back]
+        try:
+            async with asyncio.timeout(limit_s):
+                settlements = await instead_of(back, self._send_stored, from_receive=from_receive)
+        except TimeoutError:
+            settlements = [settlement for _, settlement in back]
+        return list(zip(ids, settlements, strict=True))
 
     def _run_of(
         self,
@@ -356,9 +390,7 @@ class Executor:
         )
 
 
-def _give_back_unbegun(
-    claims: Claims, unbegun: Sequence[ClaimedDelivery]
-) -> list[tuple[ClaimedDelivery, Settlement]]:
+def _give_back_unbegun(claims: Claims, unbegun: Sequence[ClaimedDelivery]) -> list[Back]:
     """On a thread."""
     return [
         (each, give_back(claims, each, counts=False, wait_s=turn_wait_s(each.claim.n_waits)))

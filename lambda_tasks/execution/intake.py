@@ -56,6 +56,7 @@ class Intake:
         kept_connections.refresh()
         refused: Settlements = {}
         deliveries: Sequence[Delivery] = ()
+        resolved: Sequence[ResolvedDelivery] = ()
         try:
             with arriving as deliveries:
                 resolved = self._resolve_all(deliveries, refused)
@@ -66,14 +67,20 @@ class Intake:
             # Met at the end of their transaction, and so nothing is claimed.
             logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
             return ClaimedBatch(budget, {each.id: AT_ONCE for each in deliveries})
+        postponed = [
+            (each, refused[each.delivery.id])
+            for each in resolved
+            # A durable message has its record; a direct one may not have it yet.
+            if each.message.durable and each.delivery.id in refused
+        ]
         blocked = blocked_by_order(deliveries, refused)
         if not blocked:
-            return ClaimedBatch(budget, refused, claimed)
+            return ClaimedBatch(budget, refused, claimed, postponed)
         for each in claimed:
             if each.delivery.id in blocked:
                 refused[each.delivery.id] = give_back(self._claims, each, counts=False)
         runnable = [each for each in claimed if each.delivery.id not in blocked]
-        return ClaimedBatch(budget, refused, runnable)
+        return ClaimedBatch(budget, refused, runnable, postponed)
 
     def _resolve_all(
         self, deliveries: Sequence[Delivery], refused: Settlements
