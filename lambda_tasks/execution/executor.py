@@ -213,7 +213,6 @@ class Executor:
         begun = batch.begun[claimed.delivery.id]
         if ended.wait_s is not None:
             return await self._let_wait(begun.claimed, ended.wait_s)
-        self._durations.add(claimed.task.name, begun.ran_s)
         return await self._settle_ended(begun.claimed, ended)
 
     async def _settle_ended(self, claimed: ClaimedDelivery, ended: Ended) -> Settlement:
@@ -250,10 +249,11 @@ class Executor:
             if claimed.delivery.id not in batch.begun:
                 raise
             failure = error.failure if isinstance(error, LaneLost) else error
-            return await self._fail(batch.begun[claimed.delivery.id].claimed, failure)
-        if ended.is_recorded:
-            return ended
-        return await self._record(batch.begun[claimed.delivery.id].claimed, ended)
+            ended = await self._fail(batch.begun[claimed.delivery.id].claimed, failure)
+        begun = batch.begun[claimed.delivery.id]
+        if ended.wait_s is None:
+            self._durations.add(claimed.task.name, begun.ran_s)
+        return ended if ended.is_recorded else await self._record(begun.claimed, ended)
 
     async def _begin(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> ClaimedDelivery:
         """Count its start, where its claim has not. Raises NoTimeLeft and LeaseLost."""

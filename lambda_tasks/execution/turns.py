@@ -9,9 +9,10 @@ from uuid import UUID
 
 from ..ports import ResolvedDelivery, Task
 
-AT_ONCE_S: Final = 0.05
-"""What probably begins within so long is counted with its claim, which saves a statement. Where it
-does not begin after all, it is a suspect once without reason, and so claimed alone."""
+AT_ONCE_S: Final = 0.1
+"""What probably begins within so long is counted with its claim, which saves a statement. Where its
+worker dies before, it is a suspect once without reason, and so runs alone. Where it may not run
+again, only what has a free place is counted so."""
 
 LAST_RUNS: Final = 10
 
@@ -20,14 +21,21 @@ MARGIN: Final = 1.5
 
 
 class Durations:
-    """How long the last runs of each task took in this process, to their ends or their cut-offs."""
+    """For how long the last runs of each task had their places in this process."""
 
     def __init__(self) -> None:
         self._last: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LAST_RUNS))
+        self._typical_s: dict[str, float] = {}
 
     def add(self, task_name: str, seconds: float) -> None:
-        """Note a run."""
-        self._last[task_name].append(seconds)
+        """Note a run that has ended, or was cut off."""
+        last = self._last[task_name]
+        last.append(seconds)
+        self._typical_s[task_name] = sorted(last)[len(last) // 2]
+
+    def typical_s(self, task_name: str) -> float:
+        """What a run takes as a rule; infinity where none is known."""
+        return self._typical_s.get(task_name, math.inf)
 
     def likely_s(self, task_name: str) -> float | None:
         """What a run will probably take at most; None where none is known."""
@@ -60,24 +68,20 @@ class Turns:
         for each in resolved:
             line, order = lines[each.task.is_async], each.delivery.ordered_by
             wait_s = max(line.wait_s, ahead_s.get(order, 0.0) if order else 0.0)
-            if wait_s > AT_ONCE_S:
+            if wait_s > (AT_ONCE_S if each.may_rerun else 0.0):
                 waiting.add(each.message.invocation_id)
-            likely_s = self._likely_s(each.task.name)
-            line.append(likely_s)
+            typical_s = self._durations.typical_s(each.task.name)
+            line.append(typical_s)
             if order:
-                ahead_s[order] = wait_s + likely_s
+                ahead_s[order] = wait_s + typical_s
         return waiting
 
     def _line(self, is_async: bool) -> "_Line":
         line = _Line(self._places[is_async])
         for task_name, count in list(self._in_work[is_async].items()):
             for _ in range(count):
-                line.append(self._likely_s(task_name))
+                line.append(self._durations.typical_s(task_name))
         return line
-
-    def _likely_s(self, task_name: str) -> float:
-        likely_s = self._durations.likely_s(task_name)
-        return math.inf if likely_s is None else likely_s
 
 
 class _Line:
@@ -92,6 +96,6 @@ class _Line:
         """How long the next one waits."""
         return 0.0 if self._free > 0 else self._seconds / self._places
 
-    def append(self, likely_s: float) -> None:
+    def append(self, typical_s: float) -> None:
         self._free -= 1
-        self._seconds += likely_s
+        self._seconds += typical_s

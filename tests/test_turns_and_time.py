@@ -1,0 +1,117 @@
+"""Who begins at once, and whether the time will do: by places and by what earlier runs took."""
+
+import time
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambda_tasks.core.message import Message
+from lambda_tasks.execution.time_budget import TimeBudget
+from lambda_tasks.execution.turns import Durations, Turns
+from lambda_tasks.ports import Delivery, ResolvedDelivery
+from tests.app import tasks, turns
+
+SYNC, ASYNC, ONCE = tasks.add, tasks.aadd, turns.take_once
+
+
+def resolved(task: Any, ordered_by: str | None = None) -> ResolvedDelivery:
+    id = uuid4()
+    message = Message(task_name=task.name, kwargs={}, invocation_id=id)
+    delivery = Delivery(id=str(id), queue="q", fallback_id=id, ordered_by=ordered_by)
+    return ResolvedDelivery(delivery=delivery, message=message, task=task)
+
+
+def places(deliveries: list[ResolvedDelivery], waiting: set[UUID]) -> list[int]:
+    return [place for place, each in enumerate(deliveries) if each.message.invocation_id in waiting]
+
+
+def turns_of(durations: Durations) -> Turns:
+    return Turns(durations, lanes=3, processes=2)
+
+
+def test_of_unknown_tasks_those_with_a_free_place_begin_at_once() -> None:
+    batch = [resolved(task) for task in (SYNC, ASYNC) * 5]
+
+    waiting = turns_of(Durations()).waiting(batch)
+
+    assert places(batch, waiting) == [4, 6, 7, 8, 9], "two processes, three lanes"
+
+
+def test_who_waits_behind_short_runs_begins_as_good_as_at_once() -> None:
+    durations = Durations()
+    for _ in range(5):
+        durations.add(SYNC.name, 0.001)
+        durations.add(ONCE.name, 0.001)
+    batch = [resolved(SYNC) for _ in range(10)]
+    last = [resolved(ONCE)]
+
+    waiting = turns_of(durations).waiting(batch + last)
+
+    assert places(batch + last, waiting) == [10], "what may not run twice is counted when it begins"
+
+
+def test_what_is_in_work_has_its_place_until_it_leaves() -> None:
+    here = turns_of(Durations())
+    here.enter([SYNC, SYNC])
+    batch = [resolved(SYNC)]
+
+    assert places(batch, here.waiting(batch)) == [0]
+    here.leave(SYNC)
+    assert places(batch, here.waiting(batch)) == []
+
+
+def test_in_a_group_each_waits_for_the_one_before_it() -> None:
+    batch = [resolved(ASYNC, "a"), resolved(ASYNC, "a"), resolved(ASYNC, "b")]
+
+    assert places(batch, turns_of(Durations()).waiting(batch)) == [1]
+
+
+def test_one_slow_run_of_ten_makes_nobody_wait_and_is_reckoned_with() -> None:
+    durations = Durations()
+    for seconds in [0.001] * 9 + [4.0]:
+        durations.add(SYNC.name, seconds)
+
+    assert durations.typical_s(SYNC.name) == 0.001
+    assert durations.likely_s(SYNC.name) == 6.0
+    for _ in range(10):
+        durations.add(SYNC.name, 0.002)
+    assert durations.likely_s(SYNC.name) == 0.003, "of the last ten"
+
+
+def budget_of(whole_s: float, *, passed_s: float = 0.0) -> TimeBudget:
+    now = time.monotonic()
+    return TimeBudget(now - passed_s, now - passed_s + whole_s)
+
+
+@pytest.mark.parametrize(
+    ("likely_s", "is_first", "passed_s", "will_do"),
+    [
+        (None, False, 0, True),
+        (None, False, 40, True),
+        (None, False, 60, False),
+        (10, False, 80, True),
+        (10, False, 95, False),
+        (200, False, 0, False),
+        (200, True, 0, True),
+        (200, True, 60, False),
+    ],
+)
+def test_a_task_begins_if_the_time_will_probably_do(
+    likely_s: float | None, is_first: bool, passed_s: float, will_do: bool
+) -> None:
+    budget = budget_of(101, passed_s=passed_s)
+
+    assert budget.will_do(likely_s, is_first=is_first) is will_do
+
+
+@given(st.none() | st.floats(0, 1e6), st.booleans())
+def test_without_a_deadline_there_is_always_time(likely_s: float | None, is_first: bool) -> None:
+    assert TimeBudget(time.monotonic()).will_do(likely_s, is_first=is_first)
+
+
+@pytest.mark.parametrize(("whole_s", "longest_s"), [(100, 99), (4, 3), (2.4, 1.8)])
+def test_in_a_short_event_the_last_second_is_shorter(whole_s: float, longest_s: float) -> None:
+    assert budget_of(whole_s).longest_s == pytest.approx(longest_s)
