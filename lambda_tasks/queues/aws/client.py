@@ -71,6 +71,7 @@ class AwsClient:
         self._client: Any = None
         self._credentials: Any = None
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {}
+        self._limits = _Limits(WHOLE_TIMEOUT_S + waits_s)
 
     async def call(self, operation: str, **parameters: Any) -> Any:
         """One request. Raises RequestFailed."""
@@ -78,8 +79,12 @@ class AwsClient:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            async with asyncio.timeout(WHOLE_TIMEOUT_S + self._waits_s):
-                return await perform(**parameters)
+            async with asyncio.timeout(None) as limit:
+                self._limits.keep(limit)
+                try:
+                    return await perform(**parameters)
+                finally:
+                    self._limits.forget(limit)
         except TimeoutError as error:
             reason = f"{self._service} has not answered within {WHOLE_TIMEOUT_S:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
@@ -89,6 +94,7 @@ class AwsClient:
     async def aclose(self) -> None:
         """Close the connections. The client is opened again if it is used again."""
         self._client, self._operations = None, {}
+        self._limits.close()
         await self._stack.aclose()
 
     async def _operation(self, name: str) -> Callable[..., Awaitable[Any]]:
@@ -139,6 +145,41 @@ class AwsClient:
             client.meta.events.unregister("before-call", add_recursion_detection_header)
         self._credentials = await session.get_credentials()
         return client
+
+
+class _Limits:
+    """The time limit of each call, with one timer for all: one for each is 15% of a request."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._open: dict[asyncio.Timeout, float] = {}  # the oldest is first, as all are the same
+        self._timer: asyncio.TimerHandle | None = None
+
+    def keep(self, limit: asyncio.Timeout) -> None:
+        """Let it end its body when the time is over."""
+        loop = asyncio.get_running_loop()
+        self._open[limit] = loop.time() + self._limit_s
+        if self._timer is None:
+            self._timer = loop.call_later(self._limit_s, self._look)
+
+    def forget(self, limit: asyncio.Timeout) -> None:
+        """Its body has come to its end."""
+        del self._open[limit]
+
+    def close(self) -> None:
+        """Let go of the event loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for limit, over_at in self._open.items():
+            if over_at > loop.time():
+                self._timer = loop.call_at(over_at, self._look)
+                return
+            limit.reschedule(loop.time())
 
 
 def _new_session(service: str) -> Any:
