@@ -13,11 +13,13 @@ import pytest
 from django.utils import timezone
 
 from lambda_tasks import EnqueueError, handler, runtime
+from lambda_tasks.execution import process_start
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import stubborn, tasks
-from tests.conftest import Handle, body, relay, wait_for
+from tests.conftest import Handle, body, record_of, relay, wait_for
 from tests.servers import Fault, FaultySqs
+from tests.test_process_pool import fork_server_pid
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -109,6 +111,32 @@ def test_a_tick_answers_although_the_queue_hangs(hanging: FaultySqs, has_time: b
     assert TaskRecord.objects.get().status == "QUEUED"
 
 
+def kill_the_worker_processes() -> None:
+    killed = handler.pids()
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in killed))
+
+
+def test_a_task_whose_process_does_not_start_has_not_begun_and_goes_back(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    message, neighbour = body(tasks.add, a=1), body(tasks.aadd, a=1)
+    assert handle(body(tasks.add, a=0)) == []
+    kill_the_worker_processes()
+    os.kill(fork_server_pid(), signal.SIGSTOP)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process_start, "START_S", 0.5)
+        assert handle(message, neighbour) == [0]
+
+    assert (record_of(message).status, record_of(message).n_attempts) == ("QUEUED", 0)
+    assert record_of(neighbour).status == "SUCCESS"
+    assert "A worker process could not be started" in caplog.text
+    assert handle(message) == []
+    assert (record_of(message).status, record_of(message).n_attempts) == ("SUCCESS", 1)
+
+
 @pytest.mark.usefixtures("_warm_handler")
 def test_look_ups_of_a_task_that_hang_do_not_hold_up_the_start_of_a_process(
     handle: Handle,
@@ -117,10 +145,7 @@ def test_look_ups_of_a_task_that_hang_do_not_hold_up_the_start_of_a_process(
     stubborn.is_over.clear()
     try:
         assert handle(body(stubborn.fill_the_default_executor)) == []
-        killed = handler.pids()
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in killed))
+        kill_the_worker_processes()
 
         answer = handle(body(tasks.add, a=2))
 

@@ -1,6 +1,7 @@
 """Worker processes, and what can happen to their starts and ends."""
 
 import asyncio
+import multiprocessing
 import os
 import resource
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -17,13 +18,19 @@ from typing import Any
 
 import pytest
 
-from lambda_tasks import WorkerProcessDied
+from lambda_tasks import LambdaTasksError, WorkerProcessDied
 from lambda_tasks.core.lifecycle import Claim, Succeeded
 from lambda_tasks.core.message import Message
+from lambda_tasks.execution import process_start, worker_pipe
 from lambda_tasks.execution.process_pool import ProcessPool
+from lambda_tasks.execution.process_start import ProcessNotStarted
 from lambda_tasks.execution.run import Ended, Run
+from tests.conftest import wait_for
 
-DIES, FORKS_AND_DIES = "dies", "forks and dies"
+DIES, FORKS_AND_DIES, STOPS_AS_IT_ANSWERS = "dies", "forks and dies", "stops as it answers"
+
+LARGE = "a" * 5_000_000
+"""More than a pipe takes at once."""
 
 LEFT_RUNNING_S = 60
 
@@ -31,9 +38,10 @@ LEFT_RUNNING_S = 60
 def serve(pipe: Connection) -> None:
     """A worker process that does what the name of its task says."""
     os.setpgid(0, 0)
+    pipe.send_bytes(worker_pipe.READY)
     while True:
         try:
-            run: Run = pipe.recv()
+            run: Run = worker_pipe.receive(pipe)
         except EOFError:
             return
         name = run.message.task_name
@@ -42,13 +50,29 @@ def serve(pipe: Connection) -> None:
             os._exit(0)
         if name in (DIES, FORKS_AND_DIES):
             os._exit(7)
-        pipe.send(Ended(Succeeded(os.getpid())))
+        if name == STOPS_AS_IT_ANSWERS:
+            pipe.send_bytes(b"")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if name.startswith("waits for "):
+            wait_for(Path(name.removeprefix("waits for ")).exists)
+        result = run.message.kwargs or os.getpid()
+        worker_pipe.send(pipe, Ended(Succeeded(result)))
 
 
-def run_of(task_name: str = "ends") -> Run:
+def hang_before_it_is_ready(pipe: Connection) -> None:
+    """A worker process that tells its id to who looks for it, and then nothing."""
+    Path(os.environ[HANGS_AT]).write_text(str(os.getpid()))
+    while pipe.fileno():
+        time.sleep(1)
+
+
+HANGS_AT = "LAMBDA_TASKS_TEST_HANGS_AT"
+
+
+async def run_of(task_name: str = "ends", **kwargs: Any) -> Run:
     id = uuid.uuid4()
     return Run(
-        message=Message(task_name=task_name, kwargs={}, invocation_id=id),
+        message=Message(task_name=task_name, kwargs=kwargs, invocation_id=id),
         claim=Claim(id, uuid.uuid4(), 1),
         queue="default",
         max_retries=0,
@@ -57,14 +81,10 @@ def run_of(task_name: str = "ends") -> Run:
     )
 
 
-async def asked_for(task_name: str = "ends") -> Run:
-    return run_of(task_name)
-
-
 async def comes_back(pool: ProcessPool) -> bool:
     for _ in range(100):  # the fork server may have met the same limit, and end first
-        with suppress(OSError):
-            return isinstance((await pool.run(lambda: asked_for())).outcome, Succeeded)
+        with suppress(ProcessNotStarted):
+            return isinstance((await pool.run(run_of)).outcome, Succeeded)
         await asyncio.sleep(0.1)
     return False
 
@@ -89,25 +109,25 @@ def few_descriptors(free: int) -> Iterator[None]:
 
 def on(pool: ProcessPool, scene: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(100):
-            await scene
+        try:
+            async with asyncio.timeout(100):
+                await scene
+        finally:
+            await pool.aclose()
 
-    try:
-        asyncio.run(bounded())
-    finally:
-        pool.close()
+    asyncio.run(bounded())
 
 
 def test_a_process_that_can_not_be_started_is_tried_again_with_the_next_run() -> None:
     pool = ProcessPool(1, serve)
 
     async def scene() -> None:
-        await pool.run(lambda: asked_for())
+        await pool.run(run_of)
         for free in range(8):  # so that each of the steps of a start fails once
             with pytest.raises(WorkerProcessDied):
-                await pool.run(lambda: asked_for(DIES))
-            with few_descriptors(free), suppress(OSError):
-                await pool.run(lambda: asked_for())
+                await pool.run(lambda: run_of(DIES))
+            with few_descriptors(free), suppress(ProcessNotStarted):
+                await pool.run(run_of)
 
             assert await comes_back(pool)
 
@@ -124,10 +144,161 @@ def test_a_fork_server_that_dies_when_it_is_asked_for_a_process_is_replaced() ->
         os.kill(dying, signal.SIGSTOP)  # it takes what it is asked, and does not answer
         asyncio.get_running_loop().call_later(0.5, os.kill, dying, signal.SIGKILL)
 
-        ended = await pool.run(lambda: asked_for())
+        ended = await pool.run(run_of)
 
         assert isinstance(ended.outcome, Succeeded)
         assert server._forkserver_pid != dying
+
+    on(pool, scene())
+
+
+def fork_server_pid() -> int:
+    server: Any = forkserver._forkserver
+    pid: int = server._forkserver_pid
+    return pid
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("has_loaded", [True, False], ids=["loaded", "loading"])
+def test_a_fork_server_that_hangs_is_replaced_and_what_it_has_started_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_loaded: bool
+) -> None:
+    pool, gate = ProcessPool(2, serve), tmp_path / "gate"
+
+    async def scene() -> None:
+        neighbour = asyncio.create_task(pool.run(lambda: run_of(f"waits for {gate}")))
+        await until(pool.pids)
+        if not has_loaded:
+            os.kill(fork_server_pid(), signal.SIGKILL)
+            await until(lambda: not is_alive(fork_server_pid()))
+            await asyncio.to_thread(pool.prepare)
+        hanging = fork_server_pid()
+        os.kill(hanging, signal.SIGSTOP)
+        asked_for: list[str] = []
+
+        async def ask() -> Run:
+            asked_for.append("a run")
+            return await run_of()
+
+        with monkeypatch.context() as patch, pytest.raises(ProcessNotStarted):
+            patch.setattr(process_start, "START_S", 0.5)
+            await pool.run(ask)
+
+        assert not asked_for, "its time had not begun"
+        assert not is_alive(hanging)
+        assert isinstance((await pool.run(run_of)).outcome, Succeeded)
+        assert fork_server_pid() != hanging
+        gate.touch()
+        assert isinstance((await neighbour).outcome, Succeeded)
+
+    on(pool, scene())
+
+
+def test_a_start_that_nobody_waits_for_any_more_is_the_next_ones(tmp_path: Path) -> None:
+    pool = ProcessPool(1, serve)
+    pool.prepare()
+
+    async def scene() -> None:
+        server = fork_server_pid()
+        os.kill(server, signal.SIGSTOP)
+        cancelled = asyncio.create_task(pool.run(run_of))
+        await asyncio.sleep(0.2)  # most likely it waits for the fork server by now
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        following = asyncio.create_task(pool.run(run_of))
+        await asyncio.sleep(0.2)
+
+        os.kill(server, signal.SIGCONT)
+
+        ended = await following
+        assert isinstance(ended.outcome, Succeeded)
+        assert [ended.outcome.result] == pool.pids()
+        assert len(multiprocessing.active_children()) == 1
+
+    on(pool, scene())
+
+
+def test_the_end_of_a_pool_waits_for_no_process_that_does_not_get_ready(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pool, told = ProcessPool(1, hang_before_it_is_ready), tmp_path / "pid"
+    monkeypatch.setenv(HANGS_AT, str(told))
+    monkeypatch.setattr(process_start, "START_S", 1_000.0)
+    with suppress(ProcessLookupError, TypeError):
+        os.kill(fork_server_pid(), signal.SIGKILL)  # another one will know where to tell
+
+    async def scene() -> None:
+        starting = asyncio.create_task(pool.run(run_of))
+        await until(lambda: told.exists() and told.read_text())
+
+        await pool.aclose()
+
+        with pytest.raises(ProcessNotStarted):
+            await starting
+        pid = int(told.read_text())
+        await until(lambda: not is_alive(pid))
+        assert multiprocessing.active_children() == []
+
+    on(pool, scene())
+
+
+def test_the_end_of_a_pool_waits_for_no_fork_server_that_hangs() -> None:
+    pool = ProcessPool(2, serve)
+
+    async def scene() -> None:
+        await asyncio.gather(pool.run(run_of), pool.run(run_of))
+        processes, hanging = pool.pids(), fork_server_pid()
+        os.kill(hanging, signal.SIGSTOP)
+
+        await pool.aclose()
+
+        assert multiprocessing.active_children() == [], "Python's own end would wait for them"
+        await until(lambda: not any(map(is_alive, [hanging, *processes])))
+
+    on(pool, scene())
+
+
+def test_a_process_that_takes_no_large_message_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = ProcessPool(1, serve)
+
+    async def scene() -> None:
+        await pool.run(run_of)
+        (stopped,) = pool.pids()
+        os.kill(stopped, signal.SIGSTOP)
+
+        with monkeypatch.context() as patch, pytest.raises(ProcessNotStarted):
+            patch.setattr(worker_pipe, "LARGE_S", 0.5)
+            await pool.run(lambda: run_of(text=LARGE))
+
+        ended = await pool.run(lambda: run_of(text=LARGE))
+        assert ended.outcome == Succeeded({"text": LARGE})
+        assert not is_alive(stopped)
+
+    on(pool, scene())
+
+
+def test_a_process_that_does_not_say_all_of_its_answer_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = ProcessPool(1, serve)
+
+    async def scene() -> None:
+        with monkeypatch.context() as patch, pytest.raises(LambdaTasksError, match="its answer"):
+            patch.setattr(worker_pipe, "LARGE_S", 0.5)
+            await pool.run(lambda: run_of(STOPS_AS_IT_ANSWERS))
+
+        assert isinstance((await pool.run(run_of)).outcome, Succeeded)
 
     on(pool, scene())
 
@@ -138,10 +309,10 @@ def test_what_a_dead_process_has_left_running_does_not_hide_its_death() -> None:
     async def scene() -> None:
         began_at = time.monotonic()
         with pytest.raises(WorkerProcessDied, match="exit code 7"):
-            await pool.run(lambda: asked_for(FORKS_AND_DIES))
+            await pool.run(lambda: run_of(FORKS_AND_DIES))
         assert time.monotonic() - began_at < LEFT_RUNNING_S, "its end was not waited for"
 
-        ended = await pool.run(lambda: asked_for())
+        ended = await pool.run(run_of)
 
         assert isinstance(ended.outcome, Succeeded)
 
@@ -158,12 +329,15 @@ import django
 django.setup()
 print("the script runs", flush=True)
 from lambda_tasks.execution.process_pool import ProcessPool
-from tests.test_process_pool import asked_for, serve
+from tests.test_process_pool import run_of, serve
 
-pool = ProcessPool(1, serve)
-ended = asyncio.run(pool.run(lambda: asked_for()))
-print(type(ended.outcome).__name__)
-pool.close()
+async def run():
+    pool = ProcessPool(1, serve)
+    ended = await pool.run(run_of)
+    print(type(ended.outcome).__name__)
+    await pool.aclose()
+
+asyncio.run(run())
 """
     )
 

@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import multiprocessing
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -543,7 +544,22 @@ print(process.exitcode)
     assert done.stdout.strip() == "0", done.stderr
 
 
-@needed("ForkServerContext", "BaseProcess")
+@needed("_forkserver", "_forkserver_pid")
+def _the_fork_server_is_known() -> None:
+    code = """
+import os, signal
+from multiprocessing import forkserver
+assert forkserver._forkserver._forkserver_pid is None
+forkserver.ensure_running()
+os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+print(os.waitpid(forkserver._forkserver._forkserver_pid, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(int(signal.SIGKILL)), done.stderr
+
+
+@needed("ForkServerContext")
+@needed("BaseProcess")
 def _a_fork_servers_processes_have_their_classes() -> None:
     from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess

@@ -45,6 +45,7 @@ from .intake import Intake
 from .lanes import LaneLost, Lanes
 from .leases import Leases
 from .process_pool import ProcessPool
+from .process_start import ProcessNotStarted
 from .run import Ended, Run
 from .sending_again import FROM_RECEIVE, Back, SendStored, instead_of
 from .time_budget import MARGINS_S, NoTimeLeft, TimeBudget, limits_s
@@ -174,7 +175,7 @@ class Executor:
         await self._lanes.aclose()
         await in_reserved_thread(progress.close)
         await ask(django_connections.close_all)
-        await in_reserved_thread(self._processes.close)
+        await self._processes.aclose()
 
     async def _settle_refused(self, batch: ClaimedBatch, settle: Settled) -> None:
         postponed = {resolved.delivery.id for resolved, _ in batch.postponed}
@@ -206,6 +207,9 @@ class Executor:
                 ended = await self._attempt(claimed, batch, metadata)
         except NoTimeLeft:
             return await self._give_back(claimed)
+        except ProcessNotStarted:
+            begun = batch.begun.pop(claimed.delivery.id, None)
+            return await self._give_back(claimed if begun is None else begun.claimed)
         except Exception:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)

@@ -1,41 +1,29 @@
 """The parent's side of the worker processes: started once, reused, replaced when they die.
 
-Pipes and processes only: Lambda has no /dev/shm, and so no semaphores, queues or pools. The
-children come from a fork server, because a process with threads must not be forked.
+Pipes and processes only: Lambda has no /dev/shm, and so no semaphores, queues or pools.
 """
 
 import asyncio
-import multiprocessing
-import os
-import select
-import signal
-import sys
+import logging
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
-from types import ModuleType
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ..errors import HardTimeLimitExceeded, LambdaTasksError, WorkerProcessDied
+from ..errors import HardTimeLimitExceeded, LambdaTasksError
 from ..threads import in_reserved_thread
+from . import fork_server, worker_pipe
 from .alarm import HARD_MESSAGE
+from .process_start import Main, ProcessNotStarted, Start, StartedProcess
 from .run import Ended, Run
 from .worker_process import Reply
+
+logger = logging.getLogger("lambda_tasks")
 
 KILL_GRACE_S: Final = 2.0
 """How long a task may ignore its hard timeout before its process is killed."""
 
-
-RESTART_PAUSES_S: Final = (0.05, 0.2, 1.0)
-"""For a fork server that is dying to be dead, so that the next start finds it so."""
-
-Main = Callable[[Connection], None]
-"""What a worker process does with its end of the pipe; found there by its dotted name."""
+INTERRUPT_EVERY_S: Final = 0.5
+"""What is started may not have come yet to where an interruption ends it."""
 
 
 class ProcessPool:
@@ -54,153 +42,139 @@ class ProcessPool:
         return len(self._workers)
 
     async def run(self, make_run: Callable[[], Awaitable[Run]]) -> Ended:
-        """Run what is given when a process is free for it. Raises what `make_run` raises.
+        """Run what is given once a process is free and ready for it: only then it is asked for.
 
-        Raises HardTimeLimitExceeded where the process had to be killed, WorkerProcessDied where
-        it ended by itself, LambdaTasksError where it could not write the record.
+        Raises what `make_run` raises, HardTimeLimitExceeded where the process had to be killed,
+        WorkerProcessDied where it ended by itself, LambdaTasksError where what has become of the
+        record is not known, ProcessNotStarted where no process could begin the task.
         """
         worker = await self._free.get()
         try:
+            await worker.start()
             return await worker.run(await make_run())
+        except ProcessNotStarted as error:
+            logger.exception("%s Its task goes back to its queue.", error)
+            raise
         finally:
             self._free.put_nowait(worker)
 
     def prepare(self) -> None:
-        """Start the fork server, which loads the project by itself; without waiting for it."""
-        _fork_server()
-        forkserver.ensure_running()
+        """Let the fork server load the project meanwhile."""
+        fork_server.prepare()
 
     def pids(self) -> list[int]:
         """The processes that run."""
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
-    def close(self) -> None:
-        """End them all; what they run is rolled back by the database."""
+    async def aclose(self) -> None:
+        """End them all, and those that are being started; what they run is rolled back by the
+        database."""
         for worker in self._workers:
-            worker.kill()
+            worker.interrupt()
+        for worker in self._workers:
+            await in_reserved_thread(worker.close)
 
 
 class _Worker:
+    """The place of one process."""
+
     def __init__(self, main: Main) -> None:
         self._main = main
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
-        self._end = select.poll()
+        self._process: StartedProcess | None = None
+        self._starting: Start | None = None
+        self._lock = threading.Lock()
+        """Held while a process is started, also for a run that was cancelled meanwhile."""
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
+        return None if self._process is None else self._process.pid
 
-    def start(self) -> None:
-        """Start the process, unless it runs."""
-        if self._process is not None and self._process.is_alive():
-            return
-        self._forget()
-        context = _fork_server()
-        pipe, child_end = context.Pipe()
-        process = context.Process(
-            target=self._main, args=(child_end,), name="lambda_tasks-worker", daemon=True
-        )
-        try:
-            with _without_main_module():
-                _start(process)
-        except BaseException:
-            # Out of descriptors, say: the next run tries again.
-            pipe.close()
-            raise
-        finally:
-            child_end.close()
-        self._process, self._pipe = process, pipe
-        self._end = select.poll()
-        self._end.register(process.sentinel)
+    async def start(self) -> None:
+        """Start the process, unless it is ready. Raises ProcessNotStarted."""
+        if self._process is None or not self._process.is_ready():
+            await in_reserved_thread(self._start)
 
     async def run(self, run: Run) -> Ended:
-        if self._process is None or self._end.poll(0):
-            await in_reserved_thread(self.start)
-        reply = await self._answer(run)
+        """See ProcessPool.run()."""
+        process = self._process
+        assert process is not None
+        try:
+            await _send(process, run)
+            await _wait_for_answer(process, run.hard_s)
+            reply = await _receive(process)
+        except BaseException:
+            # Also where it is cancelled: the next run must not get the answer of this one.
+            self.interrupt()
+            await in_reserved_thread(self._end)
+            raise
         if isinstance(reply, LambdaTasksError):
             raise reply
         return reply
 
-    async def _answer(self, run: Run) -> Reply:
-        assert self._process is not None
-        assert self._pipe is not None
+    def interrupt(self) -> None:
+        """Kill the process, or give up its start; without waiting for that."""
+        if (starting := self._starting) is not None:
+            starting.give_up()
+        if (process := self._process) is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """End what was interrupted."""
+        while not self._lock.acquire(timeout=INTERRUPT_EVERY_S):
+            self.interrupt()
         try:
-            self._pipe.send(run)
-            async with asyncio.timeout(run.hard_s + KILL_GRACE_S):
-                await _readable(self._pipe.fileno(), self._process.sentinel)
-            if not self._pipe.poll(0):
-                # What the task has started may hold the pipe of the dead process open.
-                raise EOFError
-            reply: Reply = self._pipe.recv()
-        except TimeoutError:
-            await in_reserved_thread(self.kill)
-            raise HardTimeLimitExceeded(HARD_MESSAGE.format(run.hard_s)) from None
-        except (EOFError, OSError):
-            raise await in_reserved_thread(self._death) from None
-        except asyncio.CancelledError:
-            # Nobody waits for the answer any more; the next run must not get it.
-            await in_reserved_thread(self.kill)
-            raise
-        return reply
-
-    def kill(self) -> None:
-        """Kill the process and all that it has started."""
-        if self._process is None or self._process.pid is None:
-            return
-        for kill in (os.killpg, os.kill):
-            try:
-                kill(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self._forget()
-
-    def _death(self) -> WorkerProcessDied:
-        assert self._process is not None
-        self._process.join(timeout=1)
-        code = self._process.exitcode
-        self.kill()
-        return WorkerProcessDied(f"The process that ran the task ended {_in_words(code)}.")
-
-    def _forget(self) -> None:
-        if self._process is not None:
-            self._process.join(timeout=5)
-            self._process.close()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
-
-
-def _fork_server() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"{__package__}.preload"])
-    return context
-
-
-def _start(process: BaseProcess) -> None:
-    """Start it, by another fork server if the one that is asked dies just then."""
-    for pause_s in RESTART_PAUSES_S:
-        with suppress(EOFError, ConnectionError):
-            process.start()
-            return
-        time.sleep(pause_s)
-    process.start()
-
-
-@contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Let the child not run this process's main module, which may lack its
-    `if __name__ == "__main__"` and would start a second worker there."""
-    with _starting:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            yield
+            self.interrupt()  # it may have been ready just before
+            self._end()
         finally:
-            sys.modules["__main__"] = main
+            self._lock.release()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._process is not None and self._process.is_ready():
+                return
+            self._end()
+            self._starting = Start(self._main)
+            try:
+                self._process = self._starting.run()
+            finally:
+                self._starting = None
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
 
 
-_starting = threading.Lock()
+async def _send(process: StartedProcess, run: Run) -> None:
+    try:
+        await worker_pipe.asend(process.pipe, run)
+    except OSError as error:  # a TimeoutError, too
+        raise ProcessNotStarted(f"A worker process did not take its task ({error!r}).") from error
+
+
+async def _wait_for_answer(process: StartedProcess, hard_s: float) -> None:
+    """Until there is something to receive, if only the end of the pipe."""
+    descriptor = process.pipe.fileno()
+    try:
+        async with asyncio.timeout(hard_s + KILL_GRACE_S):
+            await _readable(descriptor, process.sentinel)
+            if not process.pipe.poll(0) and not process.is_gone():
+                await _readable(descriptor)  # it is its fork server that has ended
+    except TimeoutError:
+        raise HardTimeLimitExceeded(HARD_MESSAGE.format(hard_s)) from None
+    if not process.pipe.poll(0):
+        # What the task has started may hold the pipe of the dead process open.
+        raise await in_reserved_thread(process.death)
+
+
+async def _receive(process: StartedProcess) -> Reply:
+    try:
+        reply: Reply = await worker_pipe.areceive(process.pipe)
+    except TimeoutError:
+        raise LambdaTasksError("A worker process has not said all of its answer.") from None
+    except (EOFError, OSError):
+        raise await in_reserved_thread(process.death) from None
+    return reply
 
 
 async def _readable(*descriptors: int) -> None:
@@ -219,11 +193,3 @@ async def _readable(*descriptors: int) -> None:
     finally:
         for descriptor in descriptors:
             loop.remove_reader(descriptor)
-
-
-def _in_words(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "without a trace"
-    if exit_code < 0:
-        return f"by {signal.Signals(-exit_code).name}"
-    return f"with exit code {exit_code}"

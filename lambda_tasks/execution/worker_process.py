@@ -1,4 +1,4 @@
-"""The child's side of a worker process: takes runs from a pipe, one at a time, and answers.
+"""The child's side of a worker process: takes runs from its parent, one at a time, and answers.
 
 Imported by the fork server before it forks, so that every child starts with the project loaded.
 """
@@ -14,6 +14,7 @@ from django.db import connections
 
 from .. import interrupts, registry
 from ..errors import LambdaTasksError
+from . import worker_pipe
 from .attempt import MakeAttempt
 from .inline import run_inline
 from .run import Ended, Run
@@ -40,12 +41,13 @@ def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
     prepare()
     make_attempt = wire()
     interrupts.limit_connecting()
+    pipe.send_bytes(worker_pipe.READY)
     while True:
         try:
-            run: Run = pipe.recv()
+            run: Run = worker_pipe.receive(pipe)
         except EOFError:
             return
-        pipe.send(_reply(run, make_attempt))
+        worker_pipe.send(pipe, _reply(run, make_attempt))
 
 
 def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:
