@@ -16,6 +16,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from .core.lifecycle import SQS_TERMS, LookTerms
 from .queues import kinds
 from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, mistake
 from .queues.database import DatabaseQueue, LocalQueue
@@ -68,6 +69,11 @@ class Settings:
     def table_queues(self) -> frozenset[str]:
         """The names of the queues that are the table of the records."""
         return frozenset(name for name, queue in self.queues.items() if queue.is_table)
+
+    def look_terms(self, queue: str) -> LookTerms:
+        """When somebody must look at what is stored for a queue; SQS's terms for an unknown one."""
+        known = self.queues.get(queue)
+        return SQS_TERMS if known is None else known.look_terms
 
     @property
     def signing_key(self) -> str | None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from .context import TaskContext
 from .core.batching import BatchLimits
-from .core.lifecycle import Claim, End, Outcome, Refused, Release
+from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Refused, Release
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
 
@@ -48,23 +48,22 @@ class Outbox(Protocol):
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """Store messages as QUEUED; one that is there already changes nothing."""
 
+    def keeps(self, outgoing: Outgoing) -> bool:
+        """Whether its record is all that it takes to send a message later."""
+        ...
+
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
         """Note that their queues have accepted these."""
 
     def unsent(
-        self,
-        *,
-        older_than: timedelta,
-        due_within: timedelta,
-        lost_for: timedelta,
-        waiting_for: timedelta,
-        limit: int,
+        self, *, early: timedelta, lost_for: timedelta, waiting_for: timedelta, limit: int
     ) -> list[Outgoing]:
-        """Messages that are to be sent, oldest first.
+        """Messages that are to be sent, of records whose time to look has come, or comes within
+        `early`; the longest due first.
 
-        Those that no queue has accepted in the time `older_than`; and, as they may have ended
-        among the dead letters, those of runs whose lease is over for `lost_for`, and those that
-        were sent, and due, and not run in the time `waiting_for`.
+        Those that no queue has accepted yet; and, as they may have ended among the dead letters,
+        those of runs whose lease is over for `lost_for`, and those that were sent, and due, and
+        not run in the time `waiting_for`. The other records say when to look again.
         """
         ...
 
@@ -162,6 +161,8 @@ class ResolvedDelivery:
     delivery: Delivery
     message: Message
     task: Task
+    look: LookTerms = SQS_TERMS
+    """Those of the queue that the message was meant for."""
 
     @property
     def queue(self) -> str:

@@ -61,7 +61,7 @@ class Runtime:
         """The records, as the way out needs them."""
         from .records.outbox import RecordOutbox
 
-        return RecordOutbox(lambda: conf.current().table_queues)
+        return RecordOutbox(lambda queue: conf.current().look_terms(queue))
 
     @cached_property
     def claims(self) -> "RecordClaims":

@@ -98,7 +98,7 @@ def test_a_name_server_that_does_not_answer_holds_up_no_call(
 def test_a_tick_answers_although_the_queue_hangs(hanging: FaultySqs, has_time: bool) -> None:
     tasks.aadd.using(queue="other").execute_many_on_commit([{"a": 1}])
     TaskRecord.objects.update(
-        queue="default", sent_at=None, enqueued_at=timezone.now() - timedelta(minutes=5)
+        queue="default", sent_at=None, look_at=timezone.now() - timedelta(minutes=5)
     )
     event = {"lambda_tasks": "tick"}
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def let_pass(time: timedelta) -> None:
     """What the records' moments look like after this time."""
-    for name in ("run_after", "enqueued_at", "sent_at", "lease_until"):
+    for name in ("run_after", "enqueued_at", "sent_at", "lease_until", "look_at"):
         TaskRecord.objects.update(**{name: F(name) - time})
 
 

@@ -15,6 +15,7 @@ from django.utils.dateparse import parse_datetime
 
 from lambda_tasks import Invocation
 from lambda_tasks.models import RunState, TaskRecord
+from lambda_tasks.records.clock import Now
 from lambda_tasks.records.encryption import decrypt
 from tests import test_batch
 from tests.app import django_tasks
@@ -478,7 +479,9 @@ def _restore(name: str) -> Kept:
     for row in GOLDEN[name].rows:
         times: dict[str, Any] = {each: parse_datetime(row[each]) for each in TIMES if each in row}
         columns = {key: value for key, value in row.items() if key != "state"}
-        record = TaskRecord.objects.create(**(columns | times))
+        # A column that is new since, which no finished record has.
+        look_at = Now() if row["status"] in ("QUEUED", "RUNNING") else None
+        record = TaskRecord.objects.create(**(columns | times), look_at=look_at)
         if row["status"] == "QUEUED" and "state" in row:
             # A column then, and since the only migration that was released a table of its own.
             RunState.objects.create(record=record, attempt=0, state=row["state"])

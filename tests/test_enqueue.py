@@ -537,7 +537,7 @@ def test_a_queue_that_is_gone_from_the_settings_holds_up_no_other(
 ) -> None:
     for name in ("old", "default"):
         TaskRecord.objects.create(
-            task_name=tasks.leave_effect.name, kwargs={"name": name}, queue=name, enqueued_at=now()
+            task_name=tasks.leave_effect.name, kwargs={"name": name}, queue=name, look_at=now()
         )
 
     sent = async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0))
@@ -560,7 +560,7 @@ def test_what_the_relay_could_not_send_it_sends_the_next_time(
 
     assert relay() == 1
     assert [each["kwargs"]["a"] for each in bodies_in(sqs, queue)] == [2]
-    TaskRecord.objects.update(look_at=None)
+    TaskRecord.objects.update(look_at=now())
     assert relay() == 1
     assert [each["kwargs"]["a"] for each in bodies_in(sqs, queue)] == [1]
 

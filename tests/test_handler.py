@@ -700,7 +700,7 @@ def _answer(*, idle_for_s: float, timeout_s: float = 60, times: int = 1) -> None
 def _leave_unsent(name: str) -> None:
     long_ago = now() - timedelta(hours=1)
     TaskRecord.objects.create(
-        task_name=tasks.leave_effect.name, kwargs={"name": name}, enqueued_at=long_ago
+        task_name=tasks.leave_effect.name, kwargs={"name": name}, look_at=long_ago
     )
 
 

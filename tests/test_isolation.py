@@ -3,10 +3,12 @@ its conflicts, and what conflicts all the same is tried again."""
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
+from django.db.models.functions import Now
 
 from lambda_tasks.core.lifecycle import End, Release, Succeeded
 from lambda_tasks.execution import leases
@@ -16,6 +18,7 @@ from lambda_tasks.records.retrying import MOST_TRIES, try_again
 from tests.app import outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Task, wait_for
+from tests.test_looks import claimed, due_in_table, look, stored
 from tests.test_store import LEASE, _granted, _request, holder
 from tests.test_worker import run
 
@@ -72,6 +75,31 @@ def test_a_task_that_runs_for_longer_than_leases_are_left_alone_ends_in_its_firs
         held_for_s = (record.lease_until - record.start_time).total_seconds()
         # Nobody has written it meanwhile.
         assert held_for_s < 300 + LEASE_MARGIN_S + leases.EXTEND_EVERY_S / 2
+
+
+@pytest.mark.parametrize("queue_name", ["default", "table"])
+@pytest.mark.usefixtures("isolation", "queue")
+def test_a_look_leaves_a_run_alone_that_holds_its_lease(queue_name: str) -> None:
+    """Also where its record is to be looked at: it could not write its end any more."""
+    id = stored(queue_name)
+    claim = claimed(id, from_table=queue_name == "table", lease=timedelta(0))
+    holder.extend([claim], LEASE)
+
+    with transaction.atomic():
+        assert TaskRecord.objects.filter(look_at__lt=Now()).exists()
+        looking = threading.Thread(target=look_beside)
+        looking.start()
+        looking.join()
+        holder.finish(End(claim, Succeeded(1)))
+
+    assert statuses() == [("SUCCESS", None)]
+
+
+def look_beside() -> None:
+    """As the relay and a worker of the table do."""
+    look()
+    due_in_table()
+    connections.close_all()
 
 
 def test_many_tasks_that_write_at_once_all_end_well(isolation: str, queue: str) -> None:

@@ -76,7 +76,7 @@ ADOPTED_ROWS = [
         "sent_at": old["start_time"],
     }
     | (
-        {"lease_until": old["start_time"] + timedelta(minutes=15)}
+        dict.fromkeys(["lease_until", "look_at"], old["start_time"] + timedelta(minutes=15))
         if old["status"] == "RUNNING"
         else {}
     )
@@ -283,13 +283,13 @@ def test_an_index_that_was_only_half_built_is_built_anew() -> None:
     _write_old_rows()
     with connection.cursor() as cursor, pytest.raises(DatabaseError):
         cursor.execute(
-            f"CREATE UNIQUE INDEX CONCURRENTLY taskrecord_status ON {TABLES[0]} (task_name)"
+            f"CREATE UNIQUE INDEX CONCURRENTLY taskrecord_look_at ON {TABLES[0]} (task_name)"
         )
-    assert not _index_is_valid("taskrecord_status")
+    assert not _index_is_valid("taskrecord_look_at")
 
     _migrate(NEW)
 
-    assert _index_is_valid("taskrecord_status")
+    assert _index_is_valid("taskrecord_look_at")
     assert _schema() == _schemas()["new"]
 
 
@@ -302,7 +302,7 @@ def test_no_statement_keeps_writers_away_while_it_goes_through_all_rows() -> Non
 
     indexes = [sql for sql in executed if sql.startswith("CREATE INDEX") and TABLES[0] in sql]
     checks = [sql for sql in executed if "ADD CONSTRAINT" in sql and TABLES[0] in sql]
-    assert len(indexes) == 4
+    assert len(indexes) == 5
     assert all("CONCURRENTLY" in sql for sql in indexes)
     assert len(checks) == 1
     assert checks[0].endswith("NOT VALID")

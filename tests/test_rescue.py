@@ -31,7 +31,7 @@ def test_a_run_whose_worker_died_and_whose_message_is_gone_runs_again(
     invocation = tasks.leave_effect.execute_on_commit(name="rescued")
     _lose_the_message(sqs, queue)
     TaskRecord.objects.update(
-        status="RUNNING", n_attempts=1, lease_until=now() - timedelta(minutes=20)
+        status="RUNNING", n_attempts=1, lease_until=now() - timedelta(minutes=20), look_at=now()
     )
 
     sent = [_relay(), _relay()]
@@ -46,7 +46,9 @@ def test_a_run_whose_worker_died_and_whose_message_is_gone_runs_again(
 
 def test_a_run_whose_lease_has_just_ended_is_left_to_its_redelivery(queue: str) -> None:
     tasks.leave_effect.execute_on_commit(name="soon")
-    TaskRecord.objects.update(status="RUNNING", lease_until=now() - timedelta(minutes=1))
+    TaskRecord.objects.update(
+        status="RUNNING", lease_until=now() - timedelta(minutes=1), look_at=now()
+    )
 
     assert _relay() == 0
 
@@ -56,7 +58,7 @@ def test_a_message_that_has_not_come_for_a_day_is_sent_again(
 ) -> None:
     tasks.leave_effect.execute_on_commit(name="found")
     _lose_the_message(sqs, queue)
-    TaskRecord.objects.update(sent_at=now() - timedelta(hours=25))
+    TaskRecord.objects.update(sent_at=now() - timedelta(hours=25), look_at=now())
 
     sent = [_relay(), _relay()]
     work_off(queue)
@@ -68,7 +70,7 @@ def test_a_message_that_has_not_come_for_a_day_is_sent_again(
 def test_a_message_that_waits_for_its_time_is_not_sent_again(queue: str) -> None:
     later = tasks.leave_effect.using(run_after=timedelta(days=2))
     later.execute_on_commit(name="later")
-    TaskRecord.objects.update(sent_at=now() - timedelta(hours=25))
+    TaskRecord.objects.update(sent_at=now() - timedelta(hours=25), look_at=now())
 
     assert _relay() == 0
 

@@ -16,6 +16,7 @@ from lambda_tasks.core.arguments import Arguments
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.logging import TaskContextFilter
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.records.clock import Now
 from tests.app import secretive
 from tests.conftest import Handle, body, record_of, relay
 
@@ -88,7 +89,7 @@ def test_a_row_that_was_sealed_with_another_key_holds_up_no_other(
     assert "SECRET_KEY_FALLBACKS keeps old ones" in caplog.text
 
     settings.SECRET_KEY_FALLBACKS = ["old key"]
-    TaskRecord.objects.update(look_at=None)
+    TaskRecord.objects.update(look_at=Now())
     assert relay() == 1
 
 

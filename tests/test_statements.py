@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_tasks.core.lifecycle import (
+    SQS_TERMS,
     Claim,
     Continued,
     End,
@@ -86,6 +87,9 @@ OTHER_VALUES: Final[dict[str, Any]] = {
 }
 """For each column of a row one value that _row() does not have."""
 
+SECONDS: Final = ("delay_s", "grace_s", "ahead_s")
+"""What of a row is no column."""
+
 Rows = dict[UUID, dict[str, Any]]
 
 
@@ -105,7 +109,7 @@ def _a_worker_whose_clock_is_wrong(monkeypatch: Any) -> None:
 
 def _row(**columns: Any) -> Row:
     message = Message(task_name="app.tasks.f", kwargs={"a": 1}, invocation_id=uuid4())
-    return {**row_of(message, "default"), **columns}
+    return {**row_of(message, "default", SQS_TERMS), **columns}
 
 
 def _record(**columns: Any) -> UUID:
@@ -163,7 +167,7 @@ def test_a_row_is_stored_as_it_was_given(
 
     for row in [plain, other] if several else [other]:
         stored = _read(row["id"])
-        told = {name: value for name, value in row.items() if name != "delay_s"}
+        told = {name: value for name, value in row.items() if name not in SECONDS}
         if told["enqueued_at"] is None:
             assert _is_now(stored["enqueued_at"])
             del told["enqueued_at"]
@@ -171,7 +175,7 @@ def test_a_row_is_stored_as_it_was_given(
 
 
 def test_every_column_of_a_row_has_been_another_once() -> None:
-    assert set(_row()) - {"id", "delay_s"} == set(OTHER_VALUES)
+    assert set(_row()) - {"id", *SECONDS} == set(OTHER_VALUES)
     alike = [name for name, value in OTHER_VALUES.items() if _row()[name] == value]
     # 1 and 1.0 are, in Python alone.
     assert alike == ["kwargs"]
@@ -722,7 +726,7 @@ def test_what_is_marked_has_been_sent_now_and_nothing_else_changes(
     lost, beside = _record(**CLAIMABLE["lost"]), _record(**CLAIMABLE["lost"])
     before = _rows()
 
-    sql.mark_sent([queued, again, running, done, lost, uuid4()])
+    sql.mark_sent([queued, again, running, done, lost, uuid4()], HOUR)
 
     after = _rows()
     assert after[running] == before[running], "it writes its end, and nobody else meanwhile"
@@ -758,7 +762,7 @@ def test_a_record_that_another_has_locked_is_skipped_and_not_waited_for(
     locking = threading.Thread(target=lock)
     locking.start()
     is_locked.wait(60)
-    sql.mark_sent([locked, free])
+    sql.mark_sent([locked, free], HOUR)
     is_marked.set()
     locking.join()
 
@@ -800,6 +804,8 @@ rows_to_insert = st.fixed_dictionaries(
         "enqueued_at": moments,
         "run_after": moments,
         "delay_s": st.none() | st.integers(0, 900),
+        "grace_s": st.sampled_from([0.0, 30.0]),
+        "ahead_s": st.sampled_from([0.0, 900.0]),
     }
 )
 several_rows = st.lists(rows_to_insert, min_size=1, max_size=6)
@@ -809,6 +815,7 @@ records = st.fixed_dictionaries(
         "claim_token": st.sampled_from([None, OURS, ANOTHERS]),
         "n_attempts": st.integers(0, 4),
         "run_after": moments,
+        "look_at": moments,
         "lease_until": moments,
         "start_time": moments,
         "sent_at": moments,
@@ -845,6 +852,7 @@ terms = st.builds(
     lease=spans,
     worker_ids=st.sampled_from(["us\n", "Δ\n"]),
     max_attempts=st.integers(0, 5),
+    from_table=st.booleans(),
 )
 in_one_table = settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -965,6 +973,8 @@ def test_ends_are_the_same_together_and_one_by_one(
 
 @needs_postgres
 @in_one_table
-@given(tables, some_ids)
-def test_both_mark_the_same_as_sent(table: list[dict[str, Any]], ids: list[UUID]) -> None:
-    _assert_same(table, lambda sql: sql.mark_sent(ids))
+@given(tables, some_ids, spans)
+def test_both_mark_the_same_as_sent(
+    table: list[dict[str, Any]], ids: list[UUID], ahead: timedelta
+) -> None:
+    _assert_same(table, lambda sql: sql.mark_sent(ids, ahead))

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 LEASE = timedelta(minutes=5)
 holder = RecordClaims()
-outbox = RecordOutbox(lambda: conf.current().table_queues)
+outbox = RecordOutbox(lambda name: conf.current().look_terms(name))
 locks = RecordLocks()
 
 

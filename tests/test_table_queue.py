@@ -17,6 +17,7 @@ from lambda_tasks.entrypoints.worker import Worker, worker_of
 from lambda_tasks.execution import leases
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.queues import database
+from lambda_tasks.records.clock import Now
 from tests.app import gated, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S, Task, wait_for
@@ -114,8 +115,8 @@ def test_within_a_priority_the_oldest_is_the_first(queue: str) -> None:
     ages = {"c": 1, "a": 3, "d": 0, "b": 2}
     for name, hours in ages.items():
         invocation = ain_table.execute_on_commit(name=name)
-        enqueued_at = timezone.now() - timedelta(hours=hours)
-        TaskRecord.objects.filter(id=invocation.id).update(enqueued_at=enqueued_at)
+        due_at = timezone.now() - timedelta(hours=hours)
+        TaskRecord.objects.filter(id=invocation.id).update(look_at=due_at)
 
     with transaction.atomic():
         if connection.vendor == "postgresql":
@@ -178,7 +179,8 @@ def test_a_long_queue_is_not_read_to_find_its_first_ones(queue: str) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("the plan is PostgreSQL's")
     TaskRecord.objects.bulk_create(
-        TaskRecord(task_name="x", kwargs={}, queue="table", status="QUEUED") for _ in range(5000)
+        TaskRecord(task_name="x", kwargs={}, queue="table", status="QUEUED", look_at=Now())
+        for _ in range(5000)
     )
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE lambda_tasks_taskrecord")

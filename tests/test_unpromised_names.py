@@ -309,6 +309,12 @@ def _a_database_tells_whether_it_skips_locked_rows() -> None:
     assert bool(can_skip) is (connection().vendor != "sqlite")
 
 
+@needed("supports_partial_indexes")
+def _a_database_tells_whether_it_has_partial_indexes() -> None:
+    has_partial_indexes = connection().features.supports_partial_indexes
+    assert bool(has_partial_indexes) is (connection().vendor != "mysql")
+
+
 @needed("db_for_write")
 def _the_router_names_a_database() -> None:
     assert router.db_for_write(TaskRecord) == "default"

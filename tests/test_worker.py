@@ -118,7 +118,8 @@ def test_what_is_due_in_weeks_waits_in_its_row(queue: str) -> None:
     run(queue, "--queue", "table", "--once")
     assert statuses() == ["QUEUED"]
 
-    TaskRecord.objects.update(run_after=timezone.now() - timedelta(seconds=1))
+    a_second_ago = timezone.now() - timedelta(seconds=1)
+    TaskRecord.objects.update(run_after=a_second_ago, look_at=a_second_ago)
     run(queue, "--queue", "table", "--once")
 
     assert statuses() == ["SUCCESS"]
@@ -189,7 +190,8 @@ def test_what_a_killed_one_has_left_is_taken_over(queue: str) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     assert statuses() == ["RUNNING"]
 
-    TaskRecord.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    a_second_ago = timezone.now() - timedelta(seconds=1)
+    TaskRecord.objects.update(lease_until=a_second_ago, look_at=a_second_ago)
     run(queue, "--queue", "table", "--once")
 
     assert statuses() == ["SUCCESS"]

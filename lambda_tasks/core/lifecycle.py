@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from ..errors import WorkerProcessDied
+from .retries import MAX_DELAY_S
 
 
 class Status(StrEnum):
@@ -49,6 +50,39 @@ def visibility_timeout_s(wait_s: float) -> int:
     """
     longest_s = round(LONGEST_VISIBILITY_TIMEOUT.total_seconds())
     return min(max(0, math.ceil(wait_s)), longest_s)
+
+
+GRACE: Final = timedelta(seconds=30)
+"""So long the process that stored a message has to send it itself."""
+
+MAX_DELAY: Final = timedelta(seconds=MAX_DELAY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class LookTerms:
+    """When somebody must look at a message that is stored for a queue, as the queue says itself.
+
+    `ahead` is how long before its time the queue takes a message.
+    """
+
+    is_sent: bool = True
+    """False where the table is the queue, and nothing is left to send."""
+    ahead: timedelta = MAX_DELAY
+
+    @property
+    def grace(self) -> timedelta:
+        """The time after it is stored in which nobody else needs to look."""
+        return GRACE if self.is_sent else timedelta(0)
+
+    def waits(self, wait_s: float) -> bool:
+        """A message that is due in so many seconds is not sent yet: it waits in its row."""
+        return self.is_sent and wait_s > self.ahead.total_seconds()
+
+
+SQS_TERMS: Final = LookTerms()
+
+TABLE_TERMS: Final = LookTerms(is_sent=False, ahead=timedelta(0))
+"""Of a queue that is the table itself."""
 
 
 FIRST_OUTAGE_WAIT_S: Final = 30.0

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from ..errors import MessageRefused, MessageTooLarge
+from .lifecycle import SQS_TERMS, LookTerms
 from .redaction import REDACTED
 
 FORMAT_VERSION: Final = 1
@@ -108,6 +109,9 @@ class Outgoing:
     delay_s: int = 0
     enqueued_at: datetime | None = None
     """Where the caller tells it; otherwise the database's clock does."""
+    look: LookTerms = SQS_TERMS
+    waits: bool = False
+    """It is due later than its queue can delay it: it waits in its row, and the relay sends it."""
     is_follow_up: bool = False
     """A retry, a further run or a copy, whose number limits of ours bound: it does not count as one
     more step of a loop, as Lambda's recursive loop detection counts calls of functions."""

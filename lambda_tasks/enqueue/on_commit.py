@@ -133,10 +133,11 @@ class Enqueuer:
 
         Raises EnqueueError for direct ones that were not accepted.
         """
-        failures = self._sender.send(messages)
-        self._mark_sent(messages, failures)
+        leaving = self.leaving(messages)
+        failures = self._sender.send(leaving)
+        self._mark_sent(leaving, failures)
         if failures:
-            _raise_for_direct(messages, failures)
+            _raise_for_direct(leaving, failures)
 
     async def asend_now(self, messages: Sequence[Outgoing]) -> None:
         """See send_now()."""
@@ -147,10 +148,15 @@ class Enqueuer:
 
         A stored message that was not accepted is left to the relay.
         """
-        failures = await self._sender.asend(messages)
-        if any(outgoing.message.durable for outgoing in messages):
-            await ask(self._mark_sent, messages, failures)
+        leaving = self.leaving(messages)
+        failures = await self._sender.asend(leaving)
+        if any(outgoing.message.durable for outgoing in leaving):
+            await ask(self._mark_sent, leaving, failures)
         return failures
+
+    def leaving(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """Those that are sent now: the others wait in their records for the relay."""
+        return [each for each in messages if not (each.waits and self._outbox.keeps(each))]
 
     def store(self, messages: Sequence[Outgoing]) -> None:
         """Write the QUEUED records of the durable ones."""

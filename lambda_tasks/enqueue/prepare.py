@@ -74,9 +74,17 @@ def prepare(
     destination.check_message(message, body, is_signed=bool(settings.signing_keys))
     if message.durable and message.secret_kwargs:
         encryption.check_available(task_name)
-    if run_after is not None:
-        delay_s = delay_s or _wait_s(run_after)
-    return Outgoing(message, body, queue, delay_s, enqueued_at)
+    look = destination.look_terms
+    wait_s = delay_s or (0 if run_after is None else _seconds_until(run_after))
+    return Outgoing(
+        message,
+        body,
+        queue,
+        round(min(wait_s, MAX_DELAY_S)),
+        enqueued_at,
+        look=look,
+        waits=message.durable and look.waits(wait_s),
+    )
 
 
 def _is_durable(destination: Queue, settings: conf.Settings, chosen: bool | None) -> bool:
@@ -136,7 +144,5 @@ def _check_group_key(key: str) -> None:
         raise ValueError(f"group_key has {len(key)} characters. SQS takes 1 to {MAX_GROUP_KEY}.")
 
 
-def _wait_s(run_after: datetime) -> int:
-    """Seconds until then, as far as SQS can delay; the rest waits on arrival."""
-    wait = (run_after - datetime.now(UTC)).total_seconds()
-    return round(min(max(wait, 0), MAX_DELAY_S))
+def _seconds_until(moment: datetime) -> float:
+    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)

@@ -10,15 +10,12 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+from ..core.lifecycle import GRACE
 from ..core.message import Outgoing
-from ..core.retries import MAX_DELAY_S
 from ..interrupts import ask
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
-
-GRACE: Final = timedelta(seconds=30)
-"""So long the process that stored a message has to send it itself."""
 
 LOST_FOR: Final = timedelta(minutes=15)
 """After the end of its lease a run is to be taken over by a redelivery. Where none has come for so
@@ -49,16 +46,16 @@ class Relay:
         self._asend = asend
 
     async def run_once(self, *, grace: timedelta = GRACE) -> int:
-        """Send what is older than `grace` and due within SQS's longest delay; how many went.
+        """Send what is left and due, as far as its queue can delay it; how many went.
 
-        What its queue refuses is put behind the others, so that they are sent at once.
+        A `grace` below the usual one looks that much sooner at what was just stored. What its
+        queue refuses is put behind the others, so that they are sent at once.
         """
         sent = 0
         for _ in range(MAX_ROUNDS):
             due = await ask(
                 self._outbox.unsent,
-                older_than=grace,
-                due_within=timedelta(seconds=MAX_DELAY_S),
+                early=GRACE - grace,
                 lost_for=LOST_FOR,
                 waiting_for=WAITING_FOR,
                 limit=LIMIT,

@@ -387,6 +387,7 @@ class Executor:
             queue=claimed.queue,
             max_retries=settings.max_retries if max_retries is None else max_retries,
             max_continues=settings.max_continues,
+            look=claimed.look,
             soft_s=soft_s,
             hard_s=hard_s,
             place_s=math.inf if budget is None else budget.left_s,

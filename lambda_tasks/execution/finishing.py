@@ -213,8 +213,15 @@ def _following(
         root_id=message.root_id or message.invocation_id,
         retry_of=message.invocation_id,
     )
-    seconds = min(round(delay_s), MAX_DELAY_S)
-    return Outgoing(following, following.encode(), run.queue, seconds, is_follow_up=True)
+    return Outgoing(
+        following,
+        following.encode(),
+        run.queue,
+        min(round(delay_s), MAX_DELAY_S),
+        look=run.look,
+        waits=run.look.waits(delay_s),
+        is_follow_up=True,
+    )
 
 
 def _moment_after(delay_s: float) -> datetime | None:

@@ -105,7 +105,8 @@ class Intake:
             message = decode(body, fallback_id=delivery.fallback_id)
         task = self._resolve(message.task_name, message.backend)
         message = replace(message, secret=task.secret_names)
-        return ResolvedDelivery(delivery=delivery, message=message, task=task)
+        look = self._settings().look_terms(message.queue or task.options.queue)
+        return ResolvedDelivery(delivery=delivery, message=message, task=task, look=look)
 
     def _claim(
         self, resolved: Sequence[ResolvedDelivery], refused: Settlements, budget: TimeBudget
@@ -151,7 +152,11 @@ class Intake:
                 verdict = Refused(Refusal.HELD, limits_s(each.task, self._settings())[1])
             if isinstance(verdict, Claim):
                 granted[id] = ClaimedDelivery(
-                    delivery=each.delivery, message=each.message, task=each.task, claim=verdict
+                    delivery=each.delivery,
+                    message=each.message,
+                    task=each.task,
+                    look=each.look,
+                    claim=verdict,
                 )
             else:
                 refused[each.delivery.id] = _settle_refused(each, verdict)

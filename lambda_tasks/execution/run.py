@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from ..core.lifecycle import Claim, Outcome, Raised
+from ..core.lifecycle import SQS_TERMS, Claim, LookTerms, Outcome, Raised
 from ..core.message import Message, Outgoing
 
 
@@ -20,6 +20,8 @@ class Run:
     queue: str
     max_retries: int
     max_continues: int = 10_000
+    look: LookTerms = SQS_TERMS
+    """Those of the queue, for what follows."""
     soft_s: float = 0.0
     hard_s: float = 0.0
     place_s: float = math.inf

@@ -65,4 +65,6 @@ def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
 def _copy(resolved: ResolvedDelivery, settlement: Settlement) -> Outgoing:
     message = replace(resolved.message, durable=True)
     delay_s = min(math.ceil(settlement.retry_after_s or 0.0), MAX_DELAY_S)
-    return Outgoing(message, message.encode(), resolved.queue, delay_s, is_follow_up=True)
+    return Outgoing(
+        message, message.encode(), resolved.queue, delay_s, look=resolved.look, is_follow_up=True
+    )

@@ -39,17 +39,23 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "exception_class": models.TextField(editable=False, null=True),
     "worker_ids": models.TextField(editable=False, null=True),
 }
-INDEXES = {
-    "taskrecord_enqueued": ["-enqueued_at"],
-    "taskrecord_status": ["status", "queue", "-priority", "enqueued_at"],
-    "taskrecord_task_name": ["task_name", "enqueued_at"],
-    "taskrecord_root": ["root_id"],
-}
+INDEXES = [
+    models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),
+    models.Index(
+        fields=["queue", "-priority", "look_at"],
+        condition=models.Q(look_at__isnull=False),
+        name="taskrecord_look_at",
+    ),
+    models.Index(fields=["status", "-enqueued_at"], name="taskrecord_by_status"),
+    models.Index(fields=["task_name", "enqueued_at"], name="taskrecord_task_name"),
+    models.Index(fields=["root_id"], name="taskrecord_root"),
+]
 
 
 def what_becomes_of_old_runs() -> dict[str, Any]:
     """What django-lambda-tasks left RUNNING has a lease, after which it is run again."""
-    return {"lease_until": F("start_time") + timedelta(minutes=15)}
+    lease_until = F("start_time") + timedelta(minutes=15)
+    return {"lease_until": lease_until, "look_at": lease_until}
 
 
 def adopt(apps: Any, schema_editor: Any) -> None:
@@ -183,10 +189,7 @@ class Migration(migrations.Migration):
         ),
         *[repeatable.AddColumn("taskrecord", name, field) for name, field in ADDED.items()],
         migrations.RunPython(adopt, give_back, hints={"model_name": "taskrecord"}),
-        *[
-            repeatable.AddIndex("taskrecord", models.Index(fields=fields, name=name))
-            for name, fields in INDEXES.items()
-        ],
+        *[repeatable.AddIndex("taskrecord", index) for index in INDEXES],
         repeatable.AddCheck(
             "taskrecord",
             models.CheckConstraint(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..core.lifecycle import SQS_TERMS, LookTerms
 from ..core.message import Message, Outgoing
 from ..ports import Source, TableQueue, Task, Transport
 from .aws.client import AwsClient
@@ -72,6 +73,11 @@ class Queue(ABC):
 
     has_workers: ClassVar[bool] = True
     """`manage.py lambda_tasks worker` can consume it."""
+
+    @property
+    def look_terms(self) -> LookTerms:
+        """When somebody must look at what is stored for it."""
+        return SQS_TERMS
 
     @classmethod
     @abstractmethod

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from ..core.batching import BatchLimits
+from ..core.lifecycle import SQS_TERMS, TABLE_TERMS
 from ..core.message import Message, Outgoing, check_size, invocation_id_of
 from ..core.signature import sign
 from ..errors import Retry
@@ -213,6 +214,7 @@ class ViaDefaultQueue:
             message.encode(),
             "default",
             outgoing.delay_s,
+            look=SQS_TERMS if self._store is None else TABLE_TERMS,
             is_follow_up=outgoing.is_follow_up,
         )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
 from ..core.batching import BatchLimits
+from ..core.lifecycle import TABLE_TERMS, LookTerms
 from ..core.message import Message, Outgoing
 from ..interrupts import ask
 from ..ports import Arriving, Delivery, Listener, SendFailure, Settlement, Source, TableQueue
@@ -31,6 +32,11 @@ class DatabaseQueue(Queue):
     """`{"database": True}`: consumed by a worker."""
 
     is_table: ClassVar[bool] = True
+
+    @property
+    def look_terms(self) -> LookTerms:
+        """See Queue."""
+        return TABLE_TERMS
 
     @classmethod
     def parse(cls, setting: str, name: str, value: object) -> Self | None:

@@ -94,6 +94,7 @@ class RecordClaims:
             max_attempts=max_attempts,
             waiting=frozenset(waiting),
             suspects_wait=suspects_wait,
+            from_table=not any(each.look.is_sent for each in deliveries),
         )
         # In one order everywhere, so that two workers with the same messages can't deadlock.
         ordered = sorted(deliveries, key=attrgetter("message.invocation_id"))
@@ -139,7 +140,8 @@ class RecordClaims:
     def release(self, claim: Claim, release: Release) -> None:
         """See ports.Claims."""
         takes_back = claim.has_begun and not release.counts
-        again = {} if release.comes_back else {"look_at": Now() + timedelta(seconds=release.wait_s)}
+        due_at = Now() + timedelta(seconds=release.wait_s)
+        look_at = F("look_at") if release.comes_back else due_at
         _held([claim]).update(
             status=Status.QUEUED,
             claim_token=None,
@@ -150,7 +152,7 @@ class RecordClaims:
             sent_at=Now() if release.comes_back else None,
             n_waits=min(claim.n_waits + (not release.counts), MAX_COUNT),
             cut_off_s=(claim.cut_off_s + release.ran_s) or None,
-            **again,
+            look_at=look_at,
         )
 
     @tried_again
@@ -196,7 +198,9 @@ def _claim(wanted: Mapping[UUID, ResolvedDelivery], terms: ClaimTerms) -> Verdic
 def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verdicts:
     """Insert records of messages that come without one, claimed where they have no time to wait
     for. Whether a time has come is for the database's clock to say, in the next statement."""
-    rows = [row_of(each.message, each.queue, enqueued_at=each.enqueued_at) for each in direct]
+    rows = [
+        row_of(each.message, each.queue, each.look, enqueued_at=each.enqueued_at) for each in direct
+    ]
     verdicts: Verdicts = {}
     if later := [row for row in rows if row["run_after"] is not None]:
         verdicts |= _insert(later, lambda some: statements().insert_queued(some, is_sent=True))
@@ -266,9 +270,9 @@ def _judge(
     if exhausted := _refused(verdicts, Refusal.EXHAUSTED):
         _fail_exhausted(exhausted, terms.max_attempts)
     if parked := _refused(verdicts, Refusal.PARKED):
-        # The relay sends them in time.
+        # The relay looks when they are to be sent, and sends them in time.
         with statements().unlocked(parked) as free:
-            free.filter(status=Status.QUEUED).update(sent_at=None)
+            free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
     return verdicts
 
 

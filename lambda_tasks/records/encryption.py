@@ -15,11 +15,16 @@ UNAVAILABLE: Final = ""
 
 def check_available(task_name: str) -> None:
     """Raise ImproperlyConfigured where secrets can't be encrypted."""
-    if _fernet() is None:
+    if not is_available():
         raise ImproperlyConfigured(
             f"{task_name} has secret arguments, which are stored encrypted until it has run. "
             "Install lambda-tasks[secrets], or make the task durable=False."
         )
+
+
+def is_available() -> bool:
+    """Whether there is what encrypts secrets."""
+    return _fernet() is not None
 
 
 def encrypt(secrets: Mapping[str, Any]) -> str:

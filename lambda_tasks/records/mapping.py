@@ -8,14 +8,16 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from ..core.lifecycle import Claim, RecordState, Status
+from ..core.lifecycle import Claim, LookTerms, RecordState, Status
 from ..core.message import Message, Outgoing
 from .encryption import decrypt, encrypt
 
 logger = logging.getLogger("lambda_tasks")
 
 Row = Mapping[str, Any]
-"""Values by the names of columns, and `delay_s`: when it is due where `run_after` is None."""
+"""Values by the names of columns, and seconds: `delay_s`, in which it is due where `run_after` is
+None; `grace_s` and `ahead_s`, from now and before it is due, of which the later is when somebody
+must look at it."""
 
 CLAIM_COLUMNS: Final = (
     "id",
@@ -36,11 +38,13 @@ STATE_COLUMNS: Final = (*CLAIM_COLUMNS, "status", "claim_token", "run_after", "l
 def row_of(
     message: Message,
     queue: str,
+    look: LookTerms,
     *,
     enqueued_at: datetime | None = None,
     delay_s: int | None = None,
+    waits: bool = False,
 ) -> Row:
-    """A new record of a message."""
+    """A new record of a message; `waits` where nobody is about to send it."""
     secrets = message.secret_kwargs
     return {
         "id": message.invocation_id,
@@ -59,6 +63,8 @@ def row_of(
         "enqueued_at": enqueued_at,
         "run_after": message.run_after,
         "delay_s": delay_s,
+        "grace_s": 0.0 if waits else look.grace.total_seconds(),
+        "ahead_s": look.ahead.total_seconds(),
     }
 
 
@@ -67,8 +73,10 @@ def queued_row(outgoing: Outgoing) -> Row:
     return row_of(
         outgoing.message,
         outgoing.queue,
+        outgoing.look,
         enqueued_at=outgoing.enqueued_at,
         delay_s=outgoing.delay_s or None,
+        waits=outgoing.waits,
     )
 
 
@@ -147,10 +155,16 @@ def message_of(record: Any) -> Message:
     )
 
 
-def outgoing_of(message: Message, due_in_s: float) -> Outgoing:
+def outgoing_of(message: Message, due_in_s: float, look: LookTerms) -> Outgoing:
     """A stored message that is sent later, or again, with what is left of its delay."""
-    delay_s = max(0, math.ceil(due_in_s))
-    return Outgoing(message, message.encode(), message.queue or "", delay_s, is_follow_up=True)
+    return Outgoing(
+        message,
+        message.encode(),
+        message.queue or "",
+        max(0, math.ceil(due_in_s)),
+        look=look,
+        is_follow_up=True,
+    )
 
 
 def join_worker_ids(worker_ids: Iterable[str]) -> str:

@@ -1,26 +1,38 @@
 """What the way out writes and reads: messages that are stored until their queue has them."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Q
+from django.db import transaction
+from django.db.models import Case, DateTimeField, F, When
+from django.db.models.functions import Coalesce, Greatest
 
-from ..core.lifecycle import Status
+from ..core.lifecycle import LookTerms, Status
 from ..core.message import Outgoing
-from . import notify, waiting
+from . import looks, notify, waiting
 from .clock import Now
 from .database import all_records, record_alias, statements
-from .encryption import UNAVAILABLE
+from .encryption import is_available
 from .mapping import outgoing_of, queued_row, readable
 from .retrying import tried_again, try_again
+from .tables import RecordQuerySet, TaskRecord
+
+MOVED_TOGETHER: Final = 1000
+"""Records whose time to look one statement moves."""
+
+MOVE_WITHIN_S: Final = 5.0
+"""The time of one look for that, so that what is to be sent does not wait for long."""
 
 
 class RecordOutbox:
-    """See ports.Outbox. `table_queues` tells the names of the queues that are the table itself."""
+    """See ports.Outbox. `look_terms` tells those of a queue."""
 
-    def __init__(self, table_queues: Callable[[], Collection[str]]) -> None:
-        self._table_queues = table_queues
+    def __init__(self, look_terms: Callable[[str], LookTerms]) -> None:
+        self._look_terms = look_terms
 
     @property
     def alias(self) -> str:
@@ -32,54 +44,77 @@ class RecordOutbox:
         rows = [queued_row(outgoing) for outgoing in messages]
         try_again(self.alias, lambda: statements().insert_queued(rows))
 
+    def keeps(self, outgoing: Outgoing) -> bool:
+        """See ports.Outbox."""
+        return not outgoing.message.secret_kwargs or is_available()
+
     @tried_again
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox. Where the queue is the table, workers that wait for it are woken."""
-        tables = self._table_queues()
-        sent = [each.message.invocation_id for each in messages if each.queue not in tables]
-        if sent:
-            statements().mark_sent(sent)
-        if len(sent) < len(messages):
+        sent: defaultdict[timedelta, list[UUID]] = defaultdict(list)
+        for each in messages:
+            if each.look.is_sent:
+                sent[each.look.ahead].append(each.message.invocation_id)
+        for ahead, ids in sent.items():
+            statements().mark_sent(ids, ahead)
+        if not all(each.look.is_sent for each in messages):
             notify.notify(self.alias)
 
     @tried_again
     def unsent(
-        self,
-        *,
-        older_than: timedelta,
-        due_within: timedelta,
-        lost_for: timedelta,
-        waiting_for: timedelta,
-        limit: int,
+        self, *, early: timedelta, lost_for: timedelta, waiting_for: timedelta, limit: int
     ) -> list[Outgoing]:
         """See ports.Outbox."""
-        is_due = Q(run_after=None) | Q(run_after__lte=Now() + due_within)
-        waits_since = Q(run_after=None) | Q(run_after__lt=Now() - waiting_for)
-        queued, running = Q(status=Status.QUEUED), Q(status=Status.RUNNING)
-        records = (
-            all_records()
-            .filter(
-                queued & is_due & Q(sent_at=None, enqueued_at__lt=Now() - older_than)
-                | queued & waits_since & Q(sent_at__lt=Now() - waiting_for)
-                | running & Q(lease_until__lt=Now() - lost_for)
-            )
-            .filter(waiting.to_look_at())
-            .annotate(now=Now())
-            .exclude(secrets=UNAVAILABLE)
-            .exclude(queue__in=self._table_queues())
-            .order_by("enqueued_at")[:limit]
-        )
-        unreadable: list[UUID] = []
-        found = [outgoing_of(*each) for each in readable(records, unreadable)]
-        if unreadable:
-            waiting.put_behind(unreadable)
-        return found
+        found: list[Any] = []
+        move_until = time.monotonic() + MOVE_WITHIN_S
+        for level in looks.levels():
+            look = self._look_terms(level.queue)
+            if look.is_sent:
+                next_look = _next_look(look, lost_for, waiting_for)
+                records = looks.due(level, early=early).annotate(next_look=next_look)
+                not_yet = records.filter(next_look__gt=Greatest(Now(), F("look_at")))
+                _move_looks(not_yet, next_look, move_until)
+                found += records.filter(next_look__lte=Now())[:limit]
+        found.sort(key=lambda record: record.look_at)
+        return self._readable(found[:limit])
 
     def put_behind(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
         waiting.put_behind([each.message.invocation_id for each in messages])
 
+    def _readable(self, records: Sequence[TaskRecord]) -> list[Outgoing]:
+        """The messages of records; those that can't be read are put behind the others."""
+        unreadable: list[UUID] = []
+        messages = [
+            outgoing_of(message, due_in_s, self._look_terms(message.queue or ""))
+            for message, due_in_s in readable(records, unreadable)
+        ]
+        if unreadable:
+            waiting.put_behind(unreadable)
+        return messages
+
 
 def forget_sent() -> None:
     """Let the relay send all that is QUEUED once more, as its queues are gone."""
-    all_records().filter(status=Status.QUEUED).update(sent_at=None)
+    all_records().filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
+
+
+def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> Case:
+    """When the message of a record is to be sent: the first time, or once more."""
+    sent = Greatest(F("sent_at"), Coalesce(F("run_after"), F("sent_at")))
+    return Case(
+        When(status=Status.RUNNING, then=F("lease_until") + lost_for),
+        When(sent_at=None, then=Coalesce(F("run_after") - look.ahead, Now())),
+        default=sent + waiting_for,
+        output_field=DateTimeField(),
+    )
+
+
+def _move_looks(records: RecordQuerySet, next_look: Case, until: float) -> None:
+    """Move their times to look, one part after the other, until then in monotonic seconds."""
+    while time.monotonic() < until:
+        with transaction.atomic(using=records.db):
+            ids = list(looks.unlocked(records).values_list("id", flat=True)[:MOVED_TOGETHER])
+            all_records().filter(id__in=ids).update(look_at=next_look)
+        if len(ids) < MOVED_TOGETHER:
+            return

@@ -13,8 +13,18 @@ from uuid import UUID
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Case, DateTimeField, DurationField, F, Q, QuerySet, TextField, When
-from django.db.models.functions import Concat
+from django.db.models import (
+    Case,
+    DateTimeField,
+    DurationField,
+    F,
+    Q,
+    QuerySet,
+    TextField,
+    Value,
+    When,
+)
+from django.db.models.functions import Concat, Greatest
 
 from ..core.lifecycle import Claim, End, Status
 from . import finishes
@@ -46,6 +56,8 @@ class ClaimTerms:
     """The invocations that begin later, each when its turn comes."""
     suspects_wait: bool = False
     """Suspects are among those, whichever they are."""
+    from_table: bool = False
+    """Of deliveries that come from the table itself, which look for lost runs as well."""
 
 
 class PortableStatements:
@@ -124,7 +136,7 @@ class PortableStatements:
                 "status": Status.RUNNING,
                 "claim_token": _slot("claim_token"),
                 "lease_until": Now() + LEASE,
-                "look_at": None,
+                "look_at": _look_at_claimed(terms.from_table),
                 **_start(_waits(waiting, terms)),
             }
             return self._update_free(records, claimed)
@@ -140,7 +152,7 @@ class PortableStatements:
         }
         _, rows = self._statements.execute(
             self.connection,
-            ("claim", len(claimable), len(reruns), *waiting, terms.suspects_wait),
+            ("claim", terms.from_table, len(claimable), len(reruns), *waiting, terms.suspects_wait),
             compose,
             values,
             returning=self.claim_returning,
@@ -226,10 +238,14 @@ class PortableStatements:
         rows = RunProgress.objects.using(self.alias)
         self._put(rows, shown, ["record"], ["progress", "shown_at"])
 
-    def mark_sent(self, ids: Sequence[UUID]) -> None:
-        """Note that their queues have accepted the messages of these records."""
+    def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
+        """Note that their queues, which take messages so long before their time, have accepted
+        the messages of these records.
+
+        What is due later was parked meanwhile, to be sent again in time.
+        """
         with self.unlocked(ids) as free:
-            free.update(
+            free.filter(Q(run_after=None) | Q(run_after__lte=Now() + ahead)).update(
                 sent_at=Now(),
                 # A lost run's message is on its way again: for the next one it is as if lost now.
                 lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
@@ -294,9 +310,10 @@ class PortableStatements:
 def record_of(row: Row, **rest: Any) -> TaskRecord:
     """The record that a row describes."""
     fields = dict(row)
-    delay_s = fields.pop("delay_s")
+    delay_s, grace_s, ahead_s = (fields.pop(name) for name in ("delay_s", "grace_s", "ahead_s"))
     if fields["run_after"] is None and delay_s is not None:
         fields["run_after"] = Now() + timedelta(seconds=delay_s)
+    fields["look_at"] = _first_look(fields["run_after"], grace_s, ahead_s)
     return TaskRecord(**{**fields, "enqueued_at": row["enqueued_at"] or Now(), **rest})
 
 
@@ -321,6 +338,27 @@ def _start(waits: Q | None) -> dict[str, Any]:
         # The last one: MySQL reads in each what those before it have set.
         "n_attempts": Case(When(waits, then=F("n_attempts")), default=F("n_attempts") + 1),
     }
+
+
+def _first_look(run_after: Any, grace_s: float, ahead_s: float) -> Any:
+    soon = Now() + timedelta(seconds=grace_s)
+    if run_after is None:
+        return soon
+    due = run_after - timedelta(seconds=ahead_s)
+    return Greatest(
+        soon, due if hasattr(due, "resolve_expression") else Value(due, DateTimeField())
+    )
+
+
+def _look_at_claimed(from_table: bool) -> Any:
+    """When somebody must look at what is claimed now: when its lease is over, at the latest.
+
+    As it is, mostly, where the relay looks: a write that changes no indexed column is cheaper.
+    """
+    lease_until = Now() + LEASE
+    if from_table:
+        return lease_until
+    return Case(When(look_at__gt=lease_until, then=lease_until), default=F("look_at"))
 
 
 def _slot(column: str, name: str = "") -> Slot:

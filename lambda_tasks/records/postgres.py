@@ -6,6 +6,7 @@ as long to compose.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -56,8 +57,12 @@ TYPES: Final = {
     "enqueued_at": "timestamptz",
     "run_after": "timestamptz",
     "delay_s": "double precision",
+    "grace_s": "double precision",
+    "ahead_s": "double precision",
 }
-"""What may differ from row to row: the columns, and when it is due where `run_after` is None."""
+"""What may differ from row to row: the columns and the seconds of a Row."""
+
+LOOK: Final = ("grace_s", "ahead_s")
 
 OPTIONAL_ENDS: Final = {
     "result": "jsonb",
@@ -172,7 +177,7 @@ class PostgresStatements(PortableStatements):
         params = {"progress": _encode(progress)}
         execute(self.connection, sql, params | _held_by(claim))
 
-    def mark_sent(self, ids: Sequence[UUID]) -> None:
+    def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
         """See PortableStatements."""
         # Rows that others have locked are skipped, so this never waits and cannot deadlock: they
         # run by now, or are just being claimed. What runs is left alone, too: where isolation is
@@ -181,6 +186,7 @@ class PostgresStatements(PortableStatements):
         free = (
             f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
             f" AND NOT (status = %(status)s AND COALESCE(lease_until >= {NOW}, FALSE))"
+            f" AND (run_after IS NULL OR run_after <= {NOW} + %(ahead)s)"
         )
         sql = (
             f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608
@@ -188,7 +194,11 @@ class PostgresStatements(PortableStatements):
             f" lease_until = CASE WHEN lease_until < {NOW} THEN {NOW} ELSE lease_until END"
             f" WHERE ctid = ANY(ARRAY({free} FOR NO KEY UPDATE SKIP LOCKED))"
         )
-        params = {"ids": f"{{{','.join(map(str, ids))}}}", "status": Status.RUNNING}
+        params = {
+            "ids": f"{{{','.join(map(str, ids))}}}",
+            "status": Status.RUNNING,
+            "ahead": ahead,
+        }
         execute(self.connection, sql, params)
 
     def _insert(
@@ -214,7 +224,10 @@ class PostgresStatements(PortableStatements):
             del own["root_id"]
         values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {NOW})"
         due = f"{NOW} + make_interval(secs => {values.pop('delay_s')})"
-        values["run_after"] = f"COALESCE({values['run_after']}, {due})"
+        run_after = values["run_after"] = f"COALESCE({values['run_after']}, {due})"
+        soon, early = (f"make_interval(secs => {values.pop(name)})" for name in LOOK)
+        # Where it has no time to wait for, that is NULL, and counts for nothing.
+        values["look_at"] = f"GREATEST({NOW} + {soon}, {run_after} - {early})"
         values |= shared_columns
         source = f" FROM {_given('rows', {name: TYPES[name] for name in own})}" if own else ""
         sql = (

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django.db.models import Count
 
-from ..core.lifecycle import Claim, Status
+from ..core.lifecycle import SQS_TERMS, Claim, Status
 from ..core.message import Message
 from ..core.retries import continuation_id, retry_id
 from .database import all_records
@@ -46,7 +46,8 @@ def chain(root_id: UUID) -> list[TaskRecord]:
 def claimed(message: Message, claim: Claim) -> TaskRecord:
     """The record of a claimed message as it is now, without asking for it."""
     return record_of(
-        row_of(message, message.queue or "", enqueued_at=claim.enqueued_at),
+        row_of(message, message.queue or "", SQS_TERMS, enqueued_at=claim.enqueued_at),
+        look_at=None,
         status=Status.RUNNING,
         start_time=claim.started_at,
         n_attempts=claim.attempt,

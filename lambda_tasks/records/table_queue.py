@@ -1,22 +1,21 @@
 """The queues that are the table itself: what is due, and waking up for it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
 from uuid import UUID
 
-from django.db import connections, transaction
-from django.db.models import Q
+from django.db import transaction
+from django.db.models import F
 
 from ..core.lifecycle import Status
 from ..core.message import Message
-from . import notify, waiting
-from .clock import Now
+from . import looks, notify, waiting
 from .database import all_records, record_alias
-from .encryption import UNAVAILABLE
 from .mapping import readable
-from .portable import IS_LOST
 from .retrying import try_again
-from .tables import RecordQuerySet
 
 
 class RecordTableQueue:
@@ -44,30 +43,39 @@ class RecordTableQueue:
 
 def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack) -> list[Message]:
     """What is due, locked until `locks` are left."""
-    records = all_records().filter(queue__in=queues).annotate(now=Now())
-    records = records.filter(waiting.to_look_at()).exclude(secrets=UNAVAILABLE)
-    if connections[alias].features.has_select_for_update_skip_locked:
-        records = records.select_for_update(skip_locked=True)
-    # Two queries, so that each follows an index however long the queue is.
-    lost = records.filter(IS_LOST).order_by()
-    is_due = Q(run_after=None) | Q(run_after__lte=Now())
-    queued = records.filter(is_due, status=Status.QUEUED).order_by("-priority", "enqueued_at")
+    messages: list[Message] = []
     with ExitStack() as own:
         own.enter_context(transaction.atomic(using=alias))
-        messages = _readable(lost, queued, limit)
+        levels = [level for level in looks.levels() if level.queue in queues]
+        for _, alike in groupby(levels, attrgetter("priority")):
+            messages += _lock_alike(list(alike), limit - len(messages))
+            if len(messages) >= limit:
+                break
         locks.push(own.pop_all())
     return messages
 
 
-def _readable(lost: RecordQuerySet, queued: RecordQuerySet, limit: int) -> list[Message]:
-    """Up to `limit` messages; records that can't be read are put behind the others."""
+def _lock_alike(levels: Sequence[looks.Level], limit: int) -> list[Message]:
+    """Up to `limit` messages of one priority, the longest due first.
+
+    Records that can't be read are put behind the others.
+    """
     while True:
-        due = list(lost[:limit])
-        due += queued[: limit - len(due)]
+        due = [each for level in levels for each in looks.unlocked(looks.due(level))[:limit]]
+        due.sort(key=attrgetter("look_at"))
+        early = [each.id for each in due if _is_early(each)]
         unreadable: list[UUID] = []
-        messages = [message for message, _ in readable(due, unreadable)]
-        if not unreadable:
+        in_time = [each for each in due[:limit] if not _is_early(each)]
+        messages = [message for message, _ in readable(in_time, unreadable)]
+        if early:
+            all_records().filter(id__in=early).update(look_at=F("run_after"))
+        if unreadable:
+            waiting.put_behind(unreadable)
+        if messages or not (early or unreadable):
             return messages
-        waiting.put_behind(unreadable)
-        if messages:
-            return messages
+
+
+def _is_early(record: Any) -> bool:
+    """It is to run later than somebody was to look at it: another kind of queue it was, say."""
+    is_later = record.run_after is not None and record.run_after > record.now
+    return is_later and record.status == Status.QUEUED

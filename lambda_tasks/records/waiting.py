@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from django.db.models import Case, F, Q, QuerySet, When
+from django.db.models import Case, F, QuerySet, When
 
 from ..core.lifecycle import UNFINISHED, Status
 from .clock import Now
@@ -20,11 +20,6 @@ MAX_COUNT: Final = 30_000
 """The column is a small integer."""
 
 
-def to_look_at() -> Q:
-    """Whom nobody has put behind, or no longer."""
-    return Q(look_at=None) | Q(look_at__lte=Now())
-
-
 @tried_again
 def put_behind(ids: Collection[UUID]) -> None:
     """Let nobody look at these unfinished records for a while, which grows each time."""
@@ -37,4 +32,6 @@ def put_behind(ids: Collection[UUID]) -> None:
 
 def make_due(invocation_id: UUID) -> None:
     """Let a QUEUED record run at once, whenever it was to be."""
-    all_records().filter(id=invocation_id, status=Status.QUEUED).update(run_after=Now())
+    all_records().filter(id=invocation_id, status=Status.QUEUED).update(
+        run_after=Now(), look_at=Now()
+    )

@@ -69,6 +69,10 @@ class CapturingEnqueuer(Enqueuer):
             self.order.setdefault(outgoing.message.invocation_id, len(self.order))
         super().store(messages)
 
+    def leaving(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """See Enqueuer. All of them, as this is what was enqueued."""
+        return messages
+
     def uncommitted(self) -> list[Outgoing]:
         """What has neither been committed nor rolled back, on the connections of all threads."""
         connections = {id(connection): connection for connection, _ in self._waiting}

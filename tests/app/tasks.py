@@ -18,6 +18,7 @@ from django.db import connections, transaction
 
 from lambda_tasks import Retry, SoftTimeLimitExceeded, TaskContext, lambda_task, task_logger
 from lambda_tasks.models import SingletonLock, TaskRecord
+from lambda_tasks.records.clock import Now
 from tests.app.models import Effect, Seat
 
 not_a_task = {"a name": "that can be imported"}
@@ -386,3 +387,20 @@ async def log_a_line(*, text: str) -> None:
 @lambda_task(takes_context=True)
 def lose_own_claim(*, context: TaskContext) -> None:
     TaskRecord.objects.filter(id=context.invocation_id).update(claim_token=uuid4())
+
+
+def _look_and_lease(id: UUID) -> dict[str, float]:
+    """Seconds by the database's clock until somebody must look at a run, and its lease ends."""
+    times = TaskRecord.objects.values_list("look_at", "lease_until", Now()).get(id=id)
+    look_at, lease_until, now = (each.timestamp() for each in times if each is not None)
+    return {"look": look_at - now, "lease": lease_until - now}
+
+
+@lambda_task(takes_context=True)
+def tell_own_look(*, context: TaskContext) -> dict[str, float]:
+    return _look_and_lease(context.invocation_id)
+
+
+@lambda_task(durable=False, takes_context=True)
+def tell_own_look_direct(*, context: TaskContext) -> dict[str, float]:
+    return _look_and_lease(context.invocation_id)

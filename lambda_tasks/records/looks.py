@@ -1,0 +1,90 @@
+"""Finds the unfinished records that somebody must look at: those whose `look_at` has come.
+
+An index has them by queue, priority and that time. So a look reads the beginning of one range of it
+for each queue and priority, however many records are finished or wait for a later time.
+"""
+
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+from django.db import connections
+from django.db.models import Q
+
+from ..core.lifecycle import Status
+from .clock import Now
+from .database import all_records, record_alias
+from .encryption import UNAVAILABLE
+from .portable import IS_LOST
+from .tables import RecordQuerySet, TaskRecord
+
+
+class Level(NamedTuple):
+    """What an index keeps together, and in order: the records of one queue and priority."""
+
+    queue: str
+    priority: int
+
+
+LEVELS: Final = """
+WITH RECURSIVE queues (queue) AS (
+    SELECT * FROM (
+        SELECT queue FROM {table} WHERE {is_held} ORDER BY queue LIMIT 1
+    ) AS first_one
+    UNION ALL
+    SELECT (
+        SELECT held.queue FROM {table} AS held
+        WHERE held.queue > queues.queue AND {is_held} ORDER BY held.queue LIMIT 1
+    ) FROM queues WHERE queues.queue IS NOT NULL
+), levels (queue, priority) AS (
+    SELECT queues.queue, (
+        SELECT held.priority FROM {table} AS held
+        WHERE held.queue = queues.queue AND {is_held} ORDER BY held.priority DESC LIMIT 1
+    ) FROM queues WHERE queues.queue IS NOT NULL
+    UNION ALL
+    SELECT levels.queue, (
+        SELECT held.priority FROM {table} AS held
+        WHERE held.queue = levels.queue AND held.priority < levels.priority AND {is_held}
+        ORDER BY held.priority DESC LIMIT 1
+    ) FROM levels WHERE levels.priority IS NOT NULL
+)
+SELECT queue, priority FROM levels WHERE priority IS NOT NULL
+"""
+"""Goes from one to the next by the index. DISTINCT would read all of it."""
+
+
+def levels() -> list[Level]:
+    """The queues and priorities that must be looked at, higher priorities first.
+
+    There may be nothing in one of them yet.
+    """
+    connection = connections[record_alias()]
+    # Where the index has all records, to pass over finished ones would take their number.
+    is_held = "look_at IS NOT NULL" if connection.features.supports_partial_indexes else "1 = 1"
+    with connection.cursor() as cursor:
+        cursor.execute(LEVELS.format(table=TaskRecord._meta.db_table, is_held=is_held))
+        found = [Level(*row) for row in cursor.fetchall()]
+    return sorted(found, key=lambda level: -level.priority)
+
+
+def due(level: Level, *, early: timedelta = timedelta(0)) -> RecordQuerySet:
+    """The records whose time to look has come, or comes within `early`; the longest due first.
+
+    With `now`, the database's clock. A run that holds its lease is passed over: where isolation is
+    strict, a record that others write can't be finished by its run. So is what only its delivery
+    can run, as the record lacks its secrets.
+    """
+    return (
+        all_records()
+        .filter(Q(status=Status.QUEUED) | IS_LOST)
+        .filter(queue=level.queue, priority=level.priority, look_at__lte=Now() + early)
+        .exclude(secrets=UNAVAILABLE)
+        .annotate(now=Now())
+        .order_by("look_at")
+    )
+
+
+def unlocked(records: RecordQuerySet) -> RecordQuerySet:
+    """Those that nobody has locked, which this transaction locks; all where none can be passed."""
+    if connections[record_alias()].features.has_select_for_update_skip_locked:
+        return records.select_for_update(skip_locked=True)
+    return records
