@@ -771,6 +771,27 @@ def test_a_record_that_another_has_locked_is_skipped_and_not_waited_for(
     assert _is_now(_read(free)["sent_at"])
 
 
+# levels
+
+
+def test_the_levels_are_those_of_what_is_to_be_looked_at(sql: PortableStatements) -> None:
+    assert sql.levels() == []
+    for queue in ("b", "a"):
+        for priority in (0, 7, -3, 0):
+            _record(queue=queue, priority=priority, look_at=WHEN)
+            _record(queue=queue, priority=priority, look_at=Now() + DAY)
+    _record(queue="a", priority=99)
+    _record(queue="c")
+
+    found = sql.levels()
+
+    wanted = {(queue, priority) for queue in "ab" for priority in (0, 7, -3)}
+    if not connection.features.supports_partial_indexes:
+        wanted |= {("a", 99), ("c", 0)}
+    assert len(found) == len(set(found))
+    assert set(found) == wanted
+
+
 # The same, to the last column
 
 IDS: Final = [UUID(int=number) for number in range(100, 106)]

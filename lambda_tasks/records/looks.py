@@ -5,17 +5,17 @@ for each queue and priority, however many records are finished or wait for a lat
 """
 
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from django.db import connections
 from django.db.models import Q
 
 from ..core.lifecycle import Status
 from .clock import Now
-from .database import all_records, record_alias
+from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
 from .portable import IS_LOST
-from .tables import RecordQuerySet, TaskRecord
+from .tables import RecordQuerySet
 
 
 class Level(NamedTuple):
@@ -25,44 +25,12 @@ class Level(NamedTuple):
     priority: int
 
 
-LEVELS: Final = """
-WITH RECURSIVE queues (queue) AS (
-    SELECT * FROM (
-        SELECT queue FROM {table} WHERE {is_held} ORDER BY queue LIMIT 1
-    ) AS first_one
-    UNION ALL
-    SELECT (
-        SELECT held.queue FROM {table} AS held
-        WHERE held.queue > queues.queue AND {is_held} ORDER BY held.queue LIMIT 1
-    ) FROM queues WHERE queues.queue IS NOT NULL
-), levels (queue, priority) AS (
-    SELECT queues.queue, (
-        SELECT held.priority FROM {table} AS held
-        WHERE held.queue = queues.queue AND {is_held} ORDER BY held.priority DESC LIMIT 1
-    ) FROM queues WHERE queues.queue IS NOT NULL
-    UNION ALL
-    SELECT levels.queue, (
-        SELECT held.priority FROM {table} AS held
-        WHERE held.queue = levels.queue AND held.priority < levels.priority AND {is_held}
-        ORDER BY held.priority DESC LIMIT 1
-    ) FROM levels WHERE levels.priority IS NOT NULL
-)
-SELECT queue, priority FROM levels WHERE priority IS NOT NULL
-"""
-"""Goes from one to the next by the index. DISTINCT would read all of it."""
-
-
 def levels() -> list[Level]:
     """The queues and priorities that must be looked at, higher priorities first.
 
     There may be nothing in one of them yet.
     """
-    connection = connections[record_alias()]
-    # Where the index has all records, to pass over finished ones would take their number.
-    is_held = "look_at IS NOT NULL" if connection.features.supports_partial_indexes else "1 = 1"
-    with connection.cursor() as cursor:
-        cursor.execute(LEVELS.format(table=TaskRecord._meta.db_table, is_held=is_held))
-        found = [Level(*row) for row in cursor.fetchall()]
+    found = [Level(*each) for each in statements().levels()]
     return sorted(found, key=lambda level: -level.priority)
 
 

@@ -251,6 +251,21 @@ class PortableStatements:
                 lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
             )
 
+    def levels(self) -> list[tuple[str, int]]:
+        """The queues and priorities of the records that somebody must look at.
+
+        Where the index has finished ones, too, these are among them: to pass over them would take
+        their number.
+        """
+        records = self._records.order_by()
+        if self.connection.features.supports_partial_indexes:
+            records = records.filter(look_at__isnull=False)
+        return [
+            (queue, priority)
+            for queue in _values(records, "queue")
+            for priority in _values(records.filter(queue=queue), "priority")
+        ]
+
     @contextmanager
     def unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
         """The records among these that nobody runs, or has locked.
@@ -348,6 +363,15 @@ def _first_look(run_after: Any, grace_s: float, ahead_s: float) -> Any:
     return Greatest(
         soon, due if hasattr(due, "resolve_expression") else Value(due, DateTimeField())
     )
+
+
+def _values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
+    """The different values of a column, one after the other: DISTINCT would read all records."""
+    values = records.order_by(column).values_list(column, flat=True)
+    value = values.first()
+    while value is not None:
+        yield value
+        value = values.filter(**{f"{column}__gt": value}).first()
 
 
 def _look_at_claimed(from_table: bool) -> Any:

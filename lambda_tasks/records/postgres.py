@@ -84,6 +84,30 @@ ENDS: Final = {
 HELD: Final = f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
 """The record of a claim, as long as that holds; read, and not locked."""
 
+LEVELS: Final = f"""
+WITH RECURSIVE queues (queue) AS (
+    SELECT MIN(queue) FROM {TABLE} WHERE look_at IS NOT NULL
+    UNION ALL
+    SELECT (
+        SELECT MIN(held.queue) FROM {TABLE} AS held
+        WHERE held.queue > queues.queue AND look_at IS NOT NULL
+    ) FROM queues WHERE queues.queue IS NOT NULL
+), levels (queue, priority) AS (
+    SELECT queues.queue, (
+        SELECT MIN(held.priority) FROM {TABLE} AS held
+        WHERE held.queue = queues.queue AND look_at IS NOT NULL
+    ) FROM queues WHERE queues.queue IS NOT NULL
+    UNION ALL
+    SELECT levels.queue, (
+        SELECT MIN(held.priority) FROM {TABLE} AS held
+        WHERE held.queue = levels.queue AND held.priority > levels.priority
+        AND look_at IS NOT NULL
+    ) FROM levels WHERE levels.priority IS NOT NULL
+)
+SELECT queue, priority FROM levels WHERE priority IS NOT NULL
+"""  # noqa: S608
+"""From one value to the next by the index: DISTINCT would read all of it."""
+
 MAX_CHARACTERS: Final = 64 * 2**20
 """The most in the rows of one statement; an array of jsonb has 256 MiB at most."""
 
@@ -200,6 +224,12 @@ class PostgresStatements(PortableStatements):
             "ahead": ahead,
         }
         execute(self.connection, sql, params)
+
+    def levels(self) -> list[tuple[str, int]]:
+        """See PortableStatements. In one statement."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(LEVELS)
+            return list(cursor.fetchall())
 
     def _insert(
         self,
