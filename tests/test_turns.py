@@ -169,7 +169,7 @@ def test_what_was_cut_off_runs_before_the_others_and_beside_them(
 
     assert handle(*others, first) == []
 
-    in_order = list(TaskRecord.objects.order_by("start_time").values_list("id", flat=True))
+    in_order = list(TaskRecord.objects.order_by("end_time").values_list("id", flat=True))
     place = in_order.index(record_of(first).id)
     assert place <= (os.cpu_count() or 1), "it is among the first that have a process"
 
