@@ -14,6 +14,7 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.process import ServerUnavailable
 from tests.servers.redis_server import RedisServer
 from tests.servers.silent_proxy import SilentProxy
+from tests.servers.tcp_proxy import TcpProxy
 
 __all__ = [
     "Fault",
@@ -29,4 +30,5 @@ __all__ = [
     "RuntimeExited",
     "ServerUnavailable",
     "SilentProxy",
+    "TcpProxy",
 ]

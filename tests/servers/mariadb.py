@@ -6,6 +6,7 @@ when it is told so by name.
 
 import os
 import shutil
+import socket
 import subprocess
 from typing import Any
 
@@ -31,6 +32,18 @@ class MariaDBServer(ServerProcess):
             "PORT": self.port,
             "TEST": {"NAME": name},
         }
+
+    def connect(self, database: str | None = None) -> Any:
+        """A connection of the driver's, as root and in autocommit."""
+        import pymysql
+
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user="root", database=database, autocommit=True
+        )
+
+    def open_socket(self) -> socket.socket:
+        """A socket that the server listens to. Raises OSError where it doesn't."""
+        return socket.create_connection(("127.0.0.1", self.port))
 
     def _run(self) -> None:
         server, install = _program("mariadbd"), _program("mariadb-install-db")
@@ -63,18 +76,13 @@ class MariaDBServer(ServerProcess):
         import pymysql
 
         try:
-            self._connect().close()
+            self.connect().close()
         except pymysql.OperationalError:
             return False
         return True
 
-    def _connect(self) -> Any:
-        import pymysql
-
-        return pymysql.connect(host="127.0.0.1", port=self.port, user="root")
-
     def _create(self, name: str) -> None:
-        with self._connect() as connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
 
 

@@ -8,6 +8,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +50,24 @@ class PostgresServer(ServerProcess):
             "TEST": {"NAME": name},
         }
 
+    def connect(self, database: str = "postgres") -> Any:
+        """A connection of the driver's, as superuser and in autocommit."""
+        import psycopg
+
+        return psycopg.connect(
+            host=self.socket_directory, user="postgres", dbname=database, autocommit=True
+        )
+
+    def open_socket(self) -> socket.socket:
+        """A socket that the server listens to. Raises OSError where it doesn't."""
+        opened = socket.socket(socket.AF_UNIX)
+        try:
+            opened.connect(f"{self.socket_directory}/.s.PGSQL.5432")
+        except OSError:
+            opened.close()
+            raise
+        return opened
+
     def _run(self) -> None:
         directory = self._make_directory()
         user = pwd.getpwnam("nobody") if is_root() else None
@@ -69,20 +88,15 @@ class PostgresServer(ServerProcess):
         import psycopg
 
         try:
-            self._connect().close()
+            self.connect().close()
         except psycopg.OperationalError:
             return False
         return True
 
-    def _connect(self) -> Any:
-        import psycopg
-
-        return psycopg.connect(host=self.socket_directory, user="postgres", autocommit=True)
-
     def _create(self, name: str) -> None:
         from psycopg import sql
 
-        with self._connect() as connection:
+        with self.connect() as connection:
             known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
             if known.fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, ClassVar, Self
 
@@ -20,21 +20,41 @@ _GUARD = """
 import os, shutil, subprocess, sys, threading
 directory, user, group, stop_signal, patience_s, *command = sys.argv[1:]
 options = {"user": user, "group": int(group), "extra_groups": []} if user else {}
-server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
-print(server.pid, flush=True)
-def end():
+resting = []
+def start():
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
+    threading.Thread(target=follow, args=(server,)).start()
+    print(server.pid, flush=True)
+    return server
+def follow(server):
     code = server.wait()
+    if server not in resting:
+        leave(code & 0xFF)
+def end(server):
+    server.send_signal(int(stop_signal))
+    killing = threading.Timer(float(patience_s), server.kill)
+    killing.daemon = True
+    killing.start()
+def leave(code):
     if directory:
         shutil.rmtree(directory, ignore_errors=True)
-    os._exit(code & 0xFF)
-threading.Thread(target=end).start()
-os.read(0, 1)
-server.send_signal(int(stop_signal))
-threading.Timer(float(patience_s), server.kill).start()
+    os._exit(code)
+server = start()
+while word := os.read(0, 1):
+    if word == b"-":
+        resting.append(server)
+        end(server)
+        server.wait()
+        print(0, flush=True)
+    else:
+        server = start()
+if server in resting:
+    leave(0)
+end(server)
 """
 """Stands between the tests and the server: the end of its standard input, which the tests hold,
 stops the server, and its directory goes too. So stop() and the tests' own end, even by SIGKILL,
-take the same way."""
+take the same way. A "-" there stops the server alone, another character starts it again."""
 
 
 class ServerUnavailable(Exception):
@@ -42,7 +62,8 @@ class ServerUnavailable(Exception):
 
 
 class ServerProcess:
-    """What the servers have in common. A subclass says in `_run` what to start."""
+    """What the servers have in common. A subclass says in `_run` what to start, and in `_answers`
+    whether it can be used by now."""
 
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
@@ -74,11 +95,27 @@ class ServerProcess:
                 self.stop()
                 raise
 
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """In the body it is stopped, with its data kept; after it it answers again.
+
+        Raises ServerUnavailable where it does not.
+        """
+        self._tell_guard("-")
+        try:
+            yield
+        finally:
+            with tempfile.TemporaryFile("w+") as self._log:
+                self._tell_guard("+")
+                self._wait_until(self._answers)
+
     def stop(self) -> None:
         """Return when it has ended and what it wrote is gone; a second time does nothing."""
         if self._guard is not None and self._guard.stdin is not None:
             self._guard.stdin.close()
             self._guard.wait(timeout=STOP_TIMEOUT_S + 5)
+            if self._guard.stdout is not None:
+                self._guard.stdout.close()
             self._guard = None
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -86,6 +123,9 @@ class ServerProcess:
         self.pid = None
 
     def _run(self) -> None:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
         raise NotImplementedError
 
     def _make_directory(self) -> Path:
@@ -106,9 +146,19 @@ class ServerProcess:
             # Ctrl+C at a terminal is for the tests, which stop the server in order.
             start_new_session=True,
         )
+        self._read_pid()
+
+    def _tell_guard(self, word: str) -> None:
+        assert self._guard is not None
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(word)
+        self._guard.stdin.flush()
+        self._read_pid()
+
+    def _read_pid(self) -> None:
+        assert self._guard is not None
         assert self._guard.stdout is not None
-        with self._guard.stdout as line:
-            self.pid = int(line.readline() or 0) or None
+        self.pid = int(self._guard.stdout.readline() or 0) or None
 
     def _wait_until(self, answers: Callable[[], bool]) -> None:
         assert self._guard is not None

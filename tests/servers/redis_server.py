@@ -17,7 +17,10 @@ class RedisServer(ServerProcess):
     def _run(self) -> None:
         options = ["--port", self.port, "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]
         self._spawn([_program(), *options])
-        self._wait_until(lambda: listens(self.port))
+        self._wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        return listens(self.port)
 
 
 def _program() -> Path:

@@ -3,13 +3,15 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.servers import (
     RedisServer,
     RuntimeExited,
     ServerUnavailable,
+    TcpProxy,
 )
 from tests.servers.process import ServerProcess, is_alive
 
@@ -126,6 +129,91 @@ def test_a_server_ends_with_tests_that_are_killed_and_leaves_no_file(
     assert len(pids) == 2
     assert _wait_for_the_end(pids) == []
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("server_class", [PostgresServer, MariaDBServer])
+def test_a_server_that_was_down_has_its_data_and_its_address(
+    server_class: type[PostgresServer | MariaDBServer],
+) -> None:
+    server = _started(server_class)
+    assert isinstance(server, server_class)
+    database = server.django_database("shop")
+    with closing(server.connect("shop")) as connection:
+        connection.cursor().execute("CREATE TABLE kept (number integer)")
+
+    with server.down():
+        with pytest.raises(OSError):  # refused, or no socket any more
+            server.open_socket()
+
+    with closing(server.connect("shop")) as connection:
+        connection.cursor().execute("SELECT number FROM kept")
+    assert server.django_database("shop") == database
+    server.stop()
+
+
+@pytest.fixture
+def echo() -> Iterator[TcpProxy]:
+    """A proxy before a server that sends back what it gets."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=listener.accept()[:1], daemon=True).start()
+
+    def answer(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            while data := client.recv(65_536):
+                client.sendall(data)
+
+    threading.Thread(target=serve, daemon=True).start()
+    address = listener.getsockname()
+    with TcpProxy(lambda: socket.create_connection(address)) as proxy:
+        yield proxy
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def _client(proxy: TcpProxy) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", proxy.port))
+    client.sendall(b"first")
+    assert client.recv(100) == b"first"
+    return client
+
+
+def test_what_a_proxy_has_held_back_passes_afterwards(echo: TcpProxy) -> None:
+    with _client(echo) as client:
+        with echo.held():
+            client.sendall(b"second")
+            client.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client.recv(100)
+
+        client.settimeout(60)
+        assert client.recv(100) == b"second"
+
+
+def test_a_slow_proxy_passes_everything_piece_by_piece(echo: TcpProxy) -> None:
+    sent = bytes(range(256)) * 4
+    with _client(echo) as client, echo.slowed(bytes_per_s=2000):
+        client.sendall(sent)
+
+        began_at, received = time.monotonic(), b""
+        while len(received) < len(sent):
+            received += client.recv(65_536)
+
+    assert received == sent
+    assert time.monotonic() - began_at > 0.4
+
+
+def test_a_proxy_that_cuts_ends_what_is_there_and_takes_what_is_new(echo: TcpProxy) -> None:
+    with _client(echo) as client, echo.held():
+        client.sendall(b"never")
+
+        assert echo.cut() == 1
+        assert client.recv(100) == b""
+
+    _client(echo).close()
 
 
 def test_a_server_whose_program_fails_says_what_it_wrote() -> None:
