@@ -1,11 +1,17 @@
-"""Tables as Markdown, and the file that holds those of both benchmarks."""
+"""Tables as Markdown, and the file that holds those of all benchmarks."""
 
 import os
 import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+
+def say(text: str) -> None:
+    """Tell who waits how far it is."""
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

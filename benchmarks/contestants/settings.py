@@ -13,8 +13,30 @@ DATABASES = {
     "default": {"CONN_MAX_AGE": None, **json.loads(os.environ["BENCHMARK_DATABASE"])},
 }
 
+if DATABASES["default"]["ENGINE"] == "django.db.backends.mysql":
+    import pymysql
+
+    pymysql.version_info = (2, 2, 8, "final", 0)  # what Django asks of mysqlclient
+    pymysql.install_as_MySQLdb()
+
 LAMBDA_TASKS_QUEUES = {
     "default": {"queue_url": os.environ["BENCHMARK_QUEUE_URL"]},
     **({"table": {"database": True}} if "BENCHMARK_TABLE" in os.environ else {}),
 }
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ
+
+if "BENCHMARK_LOGBOOK" in os.environ:  # the mixed load
+    LAMBDA_TASKS_MODULES = ["benchmarks.contestants.work.mixed"]
+    # Where something is killed all the time, who is killed often is no suspect.
+    LAMBDA_TASKS_MAX_ATTEMPTS = 20
+    LOGGING = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {"format": "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"}
+        },
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "loggers": {
+            "lambda_tasks": {"level": "INFO", "handlers": ["console"], "propagate": False},
+        },
+    }

@@ -1,7 +1,9 @@
 """Real servers for the tests, each started on a free loopback port or socket and stopped."""
 
+from tests.servers.crew import Crew, WorkerProcess
 from tests.servers.faulty_sqs import Fault, FaultySqs
 from tests.servers.fleet import Fleet
+from tests.servers.hurried_sqs import HurriedSqs
 from tests.servers.lambda_runtime import (
     FunctionError,
     FunctionTimedOut,
@@ -17,11 +19,13 @@ from tests.servers.silent_proxy import SilentProxy
 from tests.servers.tcp_proxy import TcpProxy
 
 __all__ = [
+    "Crew",
     "Fault",
     "FaultySqs",
     "Fleet",
     "FunctionError",
     "FunctionTimedOut",
+    "HurriedSqs",
     "LambdaProcess",
     "MariaDBServer",
     "Moto",
@@ -31,4 +35,5 @@ __all__ = [
     "ServerUnavailable",
     "SilentProxy",
     "TcpProxy",
+    "WorkerProcess",
 ]

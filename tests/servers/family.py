@@ -1,6 +1,5 @@
-"""A process and all that it has started, which the kernel can stop, let go on, and end."""
+"""A process and all that it has started, which can be frozen, and killed."""
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,29 +18,23 @@ def family(pid: int) -> list[Any]:
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """In the body neither the process nor what it has started runs, as in a host that sleeps."""
+    """In the body neither the process nor what it has started runs, as on a host that sleeps."""
     stopped = family(pid)
-    _signal(stopped, signal.SIGSTOP)
+    _send(stopped, signal.SIGSTOP)
     try:
         yield
     finally:
-        _signal(stopped, signal.SIGCONT)
+        _send(stopped, signal.SIGCONT)
 
 
 def kill_family(pid: int) -> None:
-    """SIGKILL for all of them; no word to who waits for the process."""
-    _signal(family(pid), signal.SIGKILL)
+    """SIGKILL for all of them, with no word to who waits for the process."""
+    _send(family(pid), signal.SIGKILL)
 
 
-def _signal(processes: Sequence[Any], number: signal.Signals) -> None:
+def _send(processes: Sequence[Any], number: signal.Signals) -> None:
     import psutil
 
     for each in processes:
-        with suppress(psutil.NoSuchProcess):  # whose number may be another's by now
+        with suppress(psutil.NoSuchProcess):  # psutil knows when its number is another's by now
             each.send_signal(number)
-
-
-def kill(pid: int) -> None:
-    """SIGKILL for the process alone, as from the kernel's want of memory."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

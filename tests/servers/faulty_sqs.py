@@ -109,8 +109,12 @@ class FaultySqs:
         self.stop()
 
     @property
+    def port(self) -> int:
+        return self._port
+
+    @property
     def endpoint_url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Listen; a second time on the same port."""

@@ -33,12 +33,12 @@ class MariaDBServer(ServerProcess):
             "TEST": {"NAME": name},
         }
 
-    def connect(self, database: str | None = None) -> Any:
-        """A connection of the driver's, as root and in autocommit."""
+    def connect(self, database: str | None = None, *, user: str = "root") -> Any:
+        """A connection of the driver's, in autocommit."""
         import pymysql
 
         return pymysql.connect(
-            host="127.0.0.1", port=self.port, user="root", database=database, autocommit=True
+            host="127.0.0.1", port=self.port, user=user, database=database, autocommit=True
         )
 
     def open_socket(self) -> socket.socket:

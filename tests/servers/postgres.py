@@ -50,12 +50,12 @@ class PostgresServer(ServerProcess):
             "TEST": {"NAME": name},
         }
 
-    def connect(self, database: str = "postgres") -> Any:
-        """A connection of the driver's, as superuser and in autocommit."""
+    def connect(self, database: str = "postgres", *, user: str = "postgres") -> Any:
+        """A connection of the driver's, in autocommit; by default as superuser."""
         import psycopg
 
         return psycopg.connect(
-            host=self.socket_directory, user="postgres", dbname=database, autocommit=True
+            host=self.socket_directory, user=user, dbname=database, autocommit=True
         )
 
     def open_socket(self) -> socket.socket:

@@ -1,4 +1,4 @@
-"""A TCP proxy before the tests' database, that can fall silent: it neither passes bytes nor closes."""
+"""A TCP proxy before the database of the tests."""
 
 import socket
 from typing import Any

@@ -6,9 +6,12 @@ from django.db import models
 
 
 class Order(models.Model):
-    """Committed with the call of its task."""
+    """Committed with the call of its task; of a `kind` that is none's of the mixed load, `ship`."""
 
     number = models.IntegerField(primary_key=True)
+    kind = models.CharField(max_length=20, default="ship")
+    due_at = models.FloatField(null=True)
+    """When its task may begin, in seconds since the epoch; None where nobody asks."""
 
     objects: ClassVar["models.Manager[Order]"] = models.Manager()
 
@@ -17,9 +20,13 @@ class Order(models.Model):
 
 
 class Shipment(models.Model):
-    """A task's effect. Nothing but the task's library keeps an order from two of them."""
+    """A task's effect. Nothing but the task's library keeps an order from two of them.
+
+    What goes out in several parcels has one for each, from 0.
+    """
 
     number = models.IntegerField(db_index=True)
+    parcel = models.IntegerField(default=0)
 
     objects: ClassVar["models.Manager[Shipment]"] = models.Manager()
 

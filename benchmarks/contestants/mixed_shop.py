@@ -1,0 +1,262 @@
+"""A web process whose orders ask for tasks of every kind, and the audit of what became of them."""
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
+from django.db.models import Sum
+
+from benchmarks.contestants.database import migrate
+from benchmarks.contestants.work import logbook, mixed
+from benchmarks.contestants.work.models import Order, Shipment
+from lambda_tasks.errors import EnqueueError
+from lambda_tasks.models import TaskRecord
+
+__all__ = ["audit", "entries_per_s", "migrate", "movement", "take_orders"]
+
+T = TypeVar("T")
+
+OPEN: Final = ("QUEUED", "RUNNING")
+
+DIRECT: Final = ("send_directly", "asend_directly")
+
+DOUBTFUL: Final = "doubtful"
+"""A direct call of which nobody knows whether SQS has accepted it."""
+
+WEIGHTS: Final = {
+    "send": 10,
+    "asend": 10,
+    "send_once": 5,
+    "asend_once": 5,
+    "pack": 2,
+    "apack": 3,
+    "send_at_the_retry": 4,
+    "wrap": 2,
+    "awrap": 3,
+    "send_in_parcels": 3,
+    "take_from_shelf": 3,
+    "send_directly": 4,
+    "asend_directly": 4,
+    "refuse": 2,
+}
+"""How often an order is of each kind, which is the name of its task."""
+
+DELAYED: Final = 0.1
+DELAY_S: Final = (2, 8)
+
+EFFECTLESS: Final = ("refuse", DOUBTFUL)
+
+SHOWN: Final = 10
+"""Orders, of each thing that must not be."""
+
+AGAIN_S: Final = 0.2
+"""After an error of the database."""
+
+
+def take_orders(*, up_to: int, pause_s: float, queues: Sequence[str], seed: int) -> int:
+    """Go on where the last process stopped; return the number of orders that there are.
+
+    Each is stored with the call of its task, as often as the database lets it down. The same seed
+    makes the same orders.
+    """
+    for number in range(_insist(Order.objects.count), up_to):
+        wanted = random.Random(f"{seed} {number}")
+        (kind,) = wanted.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        queue = wanted.choice(queues)
+        if kind in DIRECT:
+            _take_directly(number, kind)
+        else:
+            delay_s = wanted.randint(*DELAY_S) if wanted.random() < DELAYED else 0
+            _insist(partial(_take, number, kind, queue, delay_s))
+        time.sleep(pause_s)
+    return _insist(Order.objects.count)
+
+
+def movement() -> dict[str, int]:
+    """What changes as long as anything happens; what is `open` or `waiting` is not done yet."""
+    connection.close()
+    shipped = Shipment.objects.order_by().values("number").distinct().count()
+    return {
+        "orders": Order.objects.count(),
+        "shipped": shipped,
+        "waiting": Order.objects.exclude(kind__in=EFFECTLESS).count() - shipped,
+        "open": TaskRecord.objects.filter(status__in=OPEN).count(),
+        "attempts": TaskRecord.objects.aggregate(sum=Sum("n_attempts"))["sum"] or 0,
+    }
+
+
+def audit(
+    *, lease_s: float, max_receives: int, dead_letters: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What must not be, by its name: how often it is, and some of the orders that show it.
+
+    `dead_letters` are the bodies of the messages that SQS has given up. `lease_s` is how long a
+    worker that died holds what it had claimed.
+    """
+    connection.close()
+    ledger = _Ledger(lease_s, max_receives)
+    found = {
+        "lost": ledger.lost(),
+        "twice": ledger.twice(),
+        "stuck": ledger.stuck(),
+        "failed": ledger.failed(),
+        "dead_lettered": ledger.dead_lettered(dead_letters),
+        "late": ledger.late(),
+    }
+    return {name: {"count": len(each), "shown": each[:SHOWN]} for name, each in found.items()}
+
+
+def entries_per_s(*, of: int) -> list[float]:
+    """The tasks that were done per second, in each of so many equal parts of the time."""
+    times = sorted(entry.at for entry in _logbook() if entry.what == logbook.DONE)
+    part_s = (times[-1] - times[0]) / of
+    parts = Counter(min(int((at - times[0]) / part_s), of - 1) for at in times)
+    return [parts[part] / part_s for part in range(of)]
+
+
+class _Ledger:
+    """Orders, their effects, their records and the logbook, put side by side by the order's number.
+
+    Each question is answered with the numbers of the orders that it is about, and why.
+    """
+
+    def __init__(self, lease_s: float, max_receives: int) -> None:
+        self._lease_s = lease_s
+        self._max_receives = max_receives
+        self._orders = {order.number: order for order in Order.objects.all()}
+        self._parcels = Counter(Shipment.objects.values_list("number", "parcel"))
+        self._records = list(TaskRecord.objects.defer("result", "args", "secrets"))
+        self._begun: dict[int, float] = {}
+        for entry in _logbook():
+            if entry.what == logbook.BEGUN:
+                self._begun.setdefault(entry.number, entry.at)
+
+    def lost(self) -> list[str]:
+        return [
+            f"{number} ({order.kind})"
+            for number, order in self._orders.items()
+            if any(not self._parcels[number, parcel] for parcel in _promised(order.kind))
+        ]
+
+    def twice(self) -> list[str]:
+        return [
+            f"{number} ({self._kind(number)}), parcel {parcel}: {times} times"
+            for (number, parcel), times in self._parcels.items()
+            if times > (0 if self._kind(number) == "refuse" else 1)
+        ]
+
+    def stuck(self) -> list[str]:
+        return [
+            f"{_number(record)} ({record.task_name}): {record.status}, {record.n_attempts} attempts"
+            for record in self._records
+            if record.status in OPEN
+        ]
+
+    def failed(self) -> list[str]:
+        own = f"{mixed.__name__}.{mixed.OutOfStock.__name__}"
+        return [
+            f"{_number(record)} ({record.task_name}): {_last_line(record.traceback)}"
+            for record in self._records
+            if record.status == "FAILED" and record.exception_class != own
+        ]
+
+    def dead_lettered(self, bodies: Sequence[str]) -> list[str]:
+        """Before they began, although fewer of their deliveries died than a queue allows."""
+        records = {str(record.id): record for record in self._records}
+        found = []
+        for body in map(json.loads, bodies):
+            record = records.get(body["invocation_id"])
+            number = body["kwargs"]["number"] if record is None else _number(record)
+            deaths = 0 if record is None else _claims(record)
+            if number not in self._begun and deaths < self._max_receives:
+                found.append(f"{number} ({self._kind(number)}): {deaths} claims")
+        return found
+
+    def late(self) -> list[str]:
+        """Begun more than a lease after they were due; a lease more for each worker that died with
+        them."""
+        deaths = {
+            _number(record): max(0, _claims(record) - 1)
+            for record in self._records
+            if record.root_id in (None, record.id)
+        }
+        found = []
+        for number, order in self._orders.items():
+            if order.due_at is None or number not in self._begun:
+                continue
+            late_s = self._begun[number] - order.due_at
+            if late_s > self._lease_s * (1 + deaths.get(number, 0)):
+                found.append(
+                    f"{number} ({order.kind}): {late_s:.0f} s, {deaths.get(number)} deaths"
+                )
+        return found
+
+    def _kind(self, number: int) -> str:
+        order = self._orders.get(number)
+        return "unknown" if order is None else order.kind
+
+
+def _take(number: int, kind: str, queue: str, delay_s: int) -> None:
+    task = getattr(mixed, kind).using(queue=queue, delay=delay_s)
+    shelf = {"shelf": number % mixed.SHELVES} if kind == "take_from_shelf" else {}
+    with suppress(IntegrityError), transaction.atomic():  # stored by a try whose answer was lost
+        Order.objects.create(number=number, kind=kind, due_at=time.time() + delay_s)
+        task.execute_on_commit(number=number, **shelf)
+
+
+def _take_directly(number: int, kind: str) -> None:
+    """Promise the order only once SQS has accepted its message."""
+    _insist(partial(_store_doubtful, number))
+    try:
+        getattr(mixed, kind).execute_on_commit(number=number)
+    except EnqueueError:
+        return
+    _insist(Order.objects.filter(number=number).update, kind=kind, due_at=time.time())
+
+
+def _store_doubtful(number: int) -> None:
+    with suppress(IntegrityError):
+        Order.objects.create(number=number, kind=DOUBTFUL)
+
+
+def _insist(ask: Callable[..., T], **kwargs: Any) -> T:
+    """Ask the database until it answers."""
+    while True:
+        try:
+            return ask(**kwargs)
+        except (DatabaseError, InterfaceError):
+            connection.close()
+            time.sleep(AGAIN_S)
+
+
+def _promised(kind: str) -> range:
+    """The parcels that an order of this kind must have."""
+    if kind in EFFECTLESS:
+        return range(0)
+    return range(mixed.PARCELS if kind == "send_in_parcels" else 1)
+
+
+def _logbook() -> Iterable[logbook.Entry]:
+    return logbook.read(Path(os.environ["BENCHMARK_LOGBOOK"]))
+
+
+def _number(record: TaskRecord) -> int:
+    number: int = record.kwargs["number"]
+    return number
+
+
+def _claims(record: TaskRecord) -> int:
+    """How often it was claimed; a claim that was released without a start is not among them."""
+    return len((record.worker_ids or "").splitlines())
+
+
+def _last_line(traceback: str | None) -> str:
+    return (traceback or "").strip().rpartition("\n")[2]
