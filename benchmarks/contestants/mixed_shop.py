@@ -50,7 +50,7 @@ WEIGHTS: Final = {
 """How often an order is of each kind, which is the name of its task."""
 
 DELAYED: Final = 0.1
-DELAY_S: Final = (2, 8)
+LONGEST_DELAY_S: Final = 8
 
 EFFECTLESS: Final = ("refuse", DOUBTFUL)
 
@@ -61,7 +61,14 @@ AGAIN_S: Final = 0.2
 """After an error of the database."""
 
 
-def take_orders(*, up_to: int, pause_s: float, queues: Sequence[str], seed: int) -> int:
+def take_orders(
+    *,
+    up_to: int,
+    pause_s: float,
+    queues: Sequence[str],
+    seed: int,
+    longest_delay_s: int = LONGEST_DELAY_S,
+) -> int:
     """Go on where the last process stopped; return the number of orders that there are.
 
     Each is stored with the call of its task, as often as the database lets it down. The same seed
@@ -74,7 +81,7 @@ def take_orders(*, up_to: int, pause_s: float, queues: Sequence[str], seed: int)
         if kind in DIRECT:
             _take_directly(number, kind)
         else:
-            delay_s = wanted.randint(*DELAY_S) if wanted.random() < DELAYED else 0
+            delay_s = wanted.randint(1, longest_delay_s) if wanted.random() < DELAYED else 0
             _insist(partial(_take, number, kind, queue, delay_s))
         time.sleep(pause_s)
     return _insist(Order.objects.count)
@@ -94,15 +101,16 @@ def movement() -> dict[str, int]:
 
 
 def audit(
-    *, lease_s: float, max_receives: int, dead_letters: Sequence[str]
+    *, lease_s: float, max_receives: int, dead_letters: Sequence[str], since: int = 0
 ) -> dict[str, dict[str, Any]]:
     """What must not be, by its name: how often it is, and some of the orders that show it.
 
-    `dead_letters` are the bodies of the messages that SQS has given up. `lease_s` is how long a
-    worker that died holds what it had claimed.
+    Orders before the number `since` are not asked for. `dead_letters` are the bodies of the
+    messages that SQS has given up. `lease_s` is how long a worker that died holds what it had
+    claimed.
     """
     connection.close()
-    ledger = _Ledger(lease_s, max_receives)
+    ledger = _Ledger(lease_s, max_receives, since)
     found = {
         "lost": ledger.lost(),
         "twice": ledger.twice(),
@@ -128,12 +136,14 @@ class _Ledger:
     Each question is answered with the numbers of the orders that it is about, and why.
     """
 
-    def __init__(self, lease_s: float, max_receives: int) -> None:
+    def __init__(self, lease_s: float, max_receives: int, since: int) -> None:
         self._lease_s = lease_s
         self._max_receives = max_receives
-        self._orders = {order.number: order for order in Order.objects.all()}
-        self._parcels = Counter(Shipment.objects.values_list("number", "parcel"))
-        self._records = list(TaskRecord.objects.defer("result", "args", "secrets"))
+        self._orders = {order.number: order for order in Order.objects.filter(number__gte=since)}
+        shipments = Shipment.objects.filter(number__gte=since)
+        self._parcels = Counter(shipments.values_list("number", "parcel"))
+        records = TaskRecord.objects.defer("result", "args", "secrets")
+        self._records = [record for record in records if _number(record) >= since]
         self._begun: dict[int, float] = {}
         for entry in _logbook():
             if entry.what == logbook.BEGUN:

@@ -25,11 +25,13 @@ ENGINES: Final[tuple[Engine, ...]] = ("postgresql", "mariadb")
 NAME: Final = "shop"
 """The project's database, and its user there, who is no administrator."""
 
+DEAD_LETTERS: Final = "default-dlq"
+
 MAX_RECEIVES: Final = 5
 """The least that is advised before a message goes to the dead letters."""
 
-FUNCTIONS: Final = 3
-WORKERS: Final = 3
+PROCESSES: Final = 3
+"""Functions, or workers, side by side."""
 
 FUNCTION_TIMEOUT_S: Final = 45
 """And the queue's visibility timeout, the shortest that AWS takes with it."""
@@ -60,13 +62,14 @@ class Site:
     bookkeeper: Contestant
     directory: Path
     """Of the logs and the logbook."""
+    processes: int
 
     def web(self) -> Web:
         return Web("mixed_shop", environments.here(), self.environment)
 
     def fleet(self, *, veterans: int = 0) -> Fleet:
         """Functions of which the first `veterans` are not to be killed."""
-        functions = [self.function() for _ in range(FUNCTIONS)]
+        functions = [self.function() for _ in range(self.processes)]
         return Fleet(
             self.queue_url, functions, client_options=self.sqs.client_options, veterans=veterans
         )
@@ -78,7 +81,7 @@ class Site:
             WorkerProcess(
                 *arguments, log=self.directory / f"worker-{number}.log", env=self.environment
             )
-            for number in range(WORKERS)
+            for number in range(self.processes)
         ]
         return Crew(workers, veterans=veterans)
 
@@ -89,23 +92,24 @@ class Site:
             **self.environment,
         )
 
+    def has_dead_letters(self) -> bool:
+        return any(self.sqs.counts(self.sqs.queue_url(DEAD_LETTERS)).values())
+
     def dead_letters(self) -> list[str]:
-        """The bodies of all; they can be received once."""
+        """The bodies of those that were not told yet."""
         bodies: list[str] = []
-        url = self.sqs.queue_url("default-dlq")
+        url = self.sqs.queue_url(DEAD_LETTERS)
         while messages := self.sqs.client.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=600
+            QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=43_200
         ).get("Messages", []):
             bodies += [message["Body"] for message in messages]
         return bodies
 
-    def is_worked_off(self) -> bool:
-        """Whether nothing is in the queue."""
-        return not any(self.sqs.counts(self.queue_url).values())
-
 
 @contextmanager
-def open_site(engine: Engine, directory: Path, *, hurry: float = HURRY) -> Iterator[Site]:
+def open_site(
+    engine: Engine, directory: Path, *, hurry: float = HURRY, processes: int = PROCESSES
+) -> Iterator[Site]:
     """Start the servers and make the tables.
 
     Raises ServerUnavailable, with the reason, where a server can't be had.
@@ -150,6 +154,7 @@ def open_site(engine: Engine, directory: Path, *, hurry: float = HURRY) -> Itera
             environment=environment | contest.django(by_way, durable=True),
             bookkeeper=bookkeeper,
             directory=directory,
+            processes=processes,
         )
 
 

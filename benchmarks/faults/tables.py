@@ -5,8 +5,7 @@ from typing import Final
 
 from benchmarks import report
 from benchmarks.faults.comparison import FUNCTIONS, KILL_EVERY_S, Outcome
-from benchmarks.faults.site import FUNCTIONS as FLEET
-from benchmarks.faults.site import WORKERS, Consumer, Engine
+from benchmarks.faults.site import PROCESSES, Consumer, Engine
 from benchmarks.faults.trial import Verdict
 
 Run = tuple[Consumer, Engine]
@@ -41,7 +40,7 @@ def of_trials(verdicts: Mapping[Run, Verdict], *, options: str) -> str:
         for (consumer, engine), verdict in verdicts.items()
     ]
     return (
-        f"{report.conditions(versions)} {FLEET} functions or {WORKERS} workers. `{options}`.\n\n"
+        f"{report.conditions(versions)} {PROCESSES} functions or workers. `{options}`.\n\n"
         f"{report.table(head, rows)}\n\n{_kinds(verdicts)}"
     )
 

@@ -4,12 +4,13 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import report
-from benchmarks.faults.kinds import KINDS, LEASE_S, Kind, Scene
+from benchmarks.faults.kinds import KINDS, LEASE_S, Scene
 from benchmarks.faults.site import (
     DRAIN_MARGIN_S,
     DRAIN_S,
@@ -21,11 +22,6 @@ from benchmarks.faults.storm import Storm
 from benchmarks.faults.ticks import ticking
 from tests.servers import Crew, Fleet
 
-QUEUES: Final[Mapping[Consumer, Sequence[str]]] = {
-    "lambda": ["default"],
-    "worker": ["default", "table"],
-}
-
 OPEN_S: Final = 200.0
 """So long after the last change nothing more will happen, where something is open: more than a
 lease, a visibility timeout and the interval of the relay together."""
@@ -35,6 +31,9 @@ DEAD_LETTERED_S: Final = 20 * 60.0
 
 CLEAN_S: Final = 30.0
 """The same where nothing is open: for deliveries that may yet come again."""
+
+
+LOOK_EVERY_S: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,30 +74,54 @@ def run(
     faults: int,
     every_s: tuple[float, float],
     seed: int,
-    kinds: Sequence[Kind] = KINDS,
-    clean_s: float = CLEAN_S,
 ) -> Verdict:
     """Take orders while so many faults happen, one in `every_s` seconds; audit when all is calm."""
     random.seed(seed)
-    consumers: Crew | Fleet = site.crew() if consumer == "worker" else site.fleet()
-    scene = Scene(site, site.web(), consumers)
-    with consumers, _ticks(site, consumer):
-        taking = threading.Thread(
-            target=scene.web.take_orders,
-            args=[orders],
-            kwargs={
-                "pause_s": faults * sum(every_s) / 2 / orders,
-                "queues": QUEUES[consumer],
-                "seed": seed,
-            },
-        )
-        taking.start()
-        with Storm(scene, kinds) as storm:
+    with begun(site, consumer) as scene:
+        pause_s = faults * sum(every_s) / 2 / orders
+        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed)
+        with taking, Storm(scene, KINDS) as storm:
             _blow(storm, faults, every_s)
+        settle(site)
+        unresponsive = _unresponsive(scene)
+    return _verdict(scene, orders, storm.happened, unresponsive)
+
+
+@contextmanager
+def begun(site: Site, consumer: Consumer, *, veterans: int = 0) -> Iterator[Scene]:
+    """In the body the site's queues are worked off, and what was left is sent by schedule."""
+    with ExitStack() as stack:
+        consumers: Crew | Fleet
+        if consumer == "worker":  # which relays by itself
+            consumers = site.crew(veterans=veterans)
+        else:
+            consumers = site.fleet(veterans=veterans)
+            stack.enter_context(ticking(site.function()))
+        stack.callback(_keep_output, consumers, site.directory)
+        stack.enter_context(consumers)
+        yield Scene(site, site.web(), consumers)
+
+
+def _keep_output(consumers: Crew | Fleet, directory: Path) -> None:
+    """Of functions; workers write theirs themselves."""
+    if isinstance(consumers, Fleet):
+        for number, output in enumerate(consumers.outputs()):
+            (directory / f"function-{number}.log").write_text(output)
+
+
+@contextmanager
+def taking_orders(scene: Scene, up_to: int, **options: Any) -> Iterator[None]:
+    """Begins to take orders until there are so many; all are taken when the body is left.
+
+    See the web process's take_orders for `options`.
+    """
+    options["queues"] = ["default", "table"] if isinstance(scene.consumers, Crew) else ["default"]
+    taking = threading.Thread(target=scene.web.take_orders, args=[up_to], kwargs=options)
+    taking.start()
+    try:
+        yield
+    finally:
         taking.join()
-        settle(site, clean_s=clean_s)
-        stuck = consumers.unresponsive() if isinstance(consumers, Fleet) else []
-    return _verdict(site, consumers, storm, orders, stuck)
 
 
 def _blow(storm: Storm, faults: int, every_s: tuple[float, float]) -> None:
@@ -110,52 +133,55 @@ def _blow(storm: Storm, faults: int, every_s: tuple[float, float]) -> None:
             report.say(f"{number} of {faults} faults: {name}")
 
 
-def settle(site: Site, *, clean_s: float) -> None:
-    """Return when nothing has changed for long."""
+def settle(
+    site: Site, *, clean_s: float = CLEAN_S, open_s: float = OPEN_S, dead_s: float = DEAD_LETTERED_S
+) -> None:
+    """Return when nothing has changed for so long, which depends on what is open."""
     seen: dict[str, int] = {}
     changed_at = time.monotonic()
-    while time.monotonic() - changed_at < _patience_s(site, seen, clean_s):
+    patience_s = open_s
+    while time.monotonic() - changed_at < patience_s:
         now = site.bookkeeper.ask("movement")
         if now != seen:
             seen, changed_at = now, time.monotonic()
             report.say(f"{seen}")
-        time.sleep(1)
+        if not seen["open"] and not seen["waiting"]:
+            patience_s = clean_s
+        else:
+            patience_s = dead_s if site.has_dead_letters() else open_s
+        time.sleep(LOOK_EVERY_S)
 
 
-def _patience_s(site: Site, seen: Mapping[str, int], clean_s: float) -> float:
-    if not seen:
-        return float("inf")
-    if not seen["open"] and not seen["waiting"]:
-        return clean_s
-    dead = site.sqs.counts(site.sqs.queue_url("default-dlq"))
-    return DEAD_LETTERED_S if any(dead.values()) else OPEN_S
+def audit(site: Site, *, since: int = 0) -> dict[str, dict[str, Any]]:
+    """What must not be; see the bookkeeper's audit. `since` is the first of the orders in question.
+
+    The dead letters are told once.
+    """
+    found: dict[str, dict[str, Any]] = site.bookkeeper.ask(
+        "audit",
+        since=since,
+        lease_s=LEASE_S,
+        max_receives=MAX_RECEIVES,
+        dead_letters=site.dead_letters(),
+    )
+    return found
+
+
+def _unresponsive(scene: Scene) -> Sequence[str]:
+    return scene.consumers.unresponsive() if isinstance(scene.consumers, Fleet) else []
 
 
 def _verdict(
-    site: Site, consumers: Crew | Fleet, storm: Storm, orders: int, unresponsive: Sequence[str]
+    scene: Scene, orders: int, faults: Mapping[str, int], unresponsive: Sequence[str]
 ) -> Verdict:
-    crew = consumers if isinstance(consumers, Crew) else None
+    """Of consumers that have ended."""
+    crew = scene.consumers if isinstance(scene.consumers, Crew) else None
     return Verdict(
         orders=orders,
-        faults=storm.happened,
-        found=site.bookkeeper.ask(
-            "audit",
-            lease_s=LEASE_S,
-            max_receives=MAX_RECEIVES,
-            dead_letters=site.dead_letters(),
-        ),
+        faults=faults,
+        found=audit(scene.site),
         frozen=unresponsive if crew is None else crew.stuck,
         surprises=[] if crew is None else crew.surprises,
         longest_end_s=None if crew is None else max(crew.ended_after_s, default=None),
-        versions=site.bookkeeper.versions("lambda-tasks", "django", "ministack"),
+        versions=scene.site.bookkeeper.versions("lambda-tasks", "django", "ministack"),
     )
-
-
-@contextmanager
-def _ticks(site: Site, consumer: Consumer) -> Iterator[None]:
-    """The tick event, in a sandbox of its own; workers relay by themselves."""
-    if consumer == "worker":
-        yield
-        return
-    with ticking(site.function()):
-        yield

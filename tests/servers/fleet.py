@@ -54,6 +54,10 @@ class Fleet:
         for function in self._functions:
             function.stop()
 
+    def outputs(self) -> list[str]:
+        """What each function has printed, in all its sandboxes."""
+        return [function.output for function in self._functions]
+
     def unresponsive(self) -> list[str]:
         """What each function printed that does not answer a ping. It ends the feeding."""
         self._stop_feeding()

@@ -44,6 +44,12 @@ class Stranger(ABC):
                     opened += 1
             yield opened
 
+    def end_leases(self) -> None:
+        """Lets every claim look as if its holder had not been heard of for long."""
+        self._query(
+            f"UPDATE {RECORDS} SET lease_until = '2000-01-01 00:00:00' WHERE status = 'RUNNING'"
+        )
+
     @abstractmethod
     def short_statements(self, limit_s: float) -> AbstractContextManager[None]:
         """The server ends every statement of the project that takes longer."""

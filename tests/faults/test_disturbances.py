@@ -1,0 +1,135 @@
+"""Networks that stall, strangers at the database, servers that restart, processes that stand still:
+each of it, for a short while, under a load of every kind of task.
+
+`python -m benchmarks.faults` does it at random, for long, and with kills among it.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import trial
+from benchmarks.faults.kinds import BY_NAME, Scene
+from benchmarks.faults.site import DRAIN_MARGIN_S, DRAIN_S, Consumer, Engine, open_site
+from tests.conftest import wait_for
+from tests.servers import Crew, ServerUnavailable
+
+ORDERS = 50
+LASTS_S = 1.5
+LOAD = {"pause_s": 0.1, "seed": 20, "longest_delay_s": 2}
+
+DISTURBED = {
+    "way to the database": [
+        "way to the database held",
+        "way to the database slow",
+        "ways to the database cut",
+    ],
+    "way to SQS": ["way to SQS held", "way to SQS slow", "ways to SQS cut"],
+    "sessions": ["sessions ended", "listeners ended", "records locked", "statements cut short"],
+    "connections": ["connections used up"],
+    "server": ["database restarted"],
+    "consumers": ["consumer frozen"],
+}
+"""What is disturbed, and by which kinds of faults, one after the other."""
+
+
+@pytest.fixture(scope="class")
+def scene(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    directory: Path = tmp_path_factory.mktemp("faults")
+    try:
+        with (
+            open_site(request.cls.engine, directory, processes=2) as site,
+            trial.begun(site, request.cls.consumer) as scene,
+        ):
+            yield scene
+    except ServerUnavailable as reason:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(reason))
+
+
+class Disturbances:
+    engine: Engine
+    consumer: Consumer
+
+    @pytest.mark.parametrize("disturbed", DISTURBED)
+    def test_what_is_disturbed_for_a_while_loses_and_doubles_nothing(
+        self, scene: Scene, disturbed: str
+    ) -> None:
+        kinds = [BY_NAME[name] for name in DISTURBED[disturbed]]
+        with _load(scene) as first:
+            for kind in kinds:
+                if kind.is_possible(scene):
+                    with kind.begin(scene):
+                        time.sleep(LASTS_S)
+
+        assert _wrong(scene, since=first) == {}
+
+    def test_what_was_frozen_beyond_its_lease_can_not_commit(self, scene: Scene) -> None:
+        with _load(scene) as first, scene.consumers.one_frozen():
+            scene.site.stranger.end_leases()
+            time.sleep(LASTS_S)
+
+        assert _wrong(scene, since=first) == {}
+
+
+class OfWorkers(Disturbances):
+    consumer = "worker"
+
+    def test_workers_that_are_told_to_end_do_so_within_their_drain(self, scene: Scene) -> None:
+        assert isinstance(scene.consumers, Crew)
+        with _load(scene) as first:
+            for _ in range(2):
+                scene.consumers.terminate_one()
+
+        assert scene.consumers.stuck == []
+        assert max(scene.consumers.ended_after_s) <= DRAIN_S + DRAIN_MARGIN_S
+        assert _wrong(scene, since=first) == {}
+
+    @pytest.mark.parametrize("alone", [False, True], ids=["with all it has started", "alone"])
+    def test_what_a_killed_worker_had_is_done_by_others(self, scene: Scene, alone: bool) -> None:
+        assert isinstance(scene.consumers, Crew)
+        with _load(scene) as first:
+            scene.consumers.kill_one(alone=alone)
+            scene.site.stranger.end_leases()
+
+        assert _wrong(scene, since=first) == {}
+
+
+class TestWorkersOnPostgres(OfWorkers):
+    engine = "postgresql"
+
+
+class TestWorkersOnMariaDB(OfWorkers):
+    engine = "mariadb"
+
+
+class TestFunctionsOnPostgres(Disturbances):
+    engine = "postgresql"
+    consumer = "lambda"
+
+
+@contextmanager
+def _load(scene: Scene) -> Iterator[int]:
+    """In the body tasks run; after it all of them are done. Gives the first of their orders."""
+    before = _movement(scene)
+    with trial.taking_orders(scene, before["orders"] + ORDERS, **LOAD):
+        wait_for(lambda: _movement(scene)["shipped"] > before["shipped"])
+        yield before["orders"]
+    wait_for(lambda: not _movement(scene)["open"] and not _movement(scene)["waiting"])
+
+
+def _movement(scene: Scene) -> dict[str, int]:
+    seen: dict[str, int] = scene.site.bookkeeper.ask("movement")
+    return seen
+
+
+def _wrong(scene: Scene, *, since: int) -> dict[str, list[str]]:
+    found = trial.audit(scene.site, since=since)
+    return {name: each["shown"] for name, each in found.items() if each["count"]}
