@@ -269,14 +269,19 @@ def test_a_copy_that_can_not_be_sent_leaves_the_delivery_to_come_back(
     assert {record_of(messages[each]).status for each in back} == {"QUEUED"}
 
 
-def test_waits_grow(handle: Handle) -> None:
-    messages = [body(turns.take, seconds=0.6) for _ in range(10)]
-    handle(*messages, timeout_s=3)
-    TaskRecord.objects.filter(status="QUEUED").update(n_waits=4)
+def test_waits_grow(queue: str, sqs: LocalSqs, handle: Handle) -> None:
+    messages = [body(turns.take, seconds=1) for _ in range(12)]
+    handle(*messages, timeout_s=6)
+    waiting = TaskRecord.objects.filter(status="QUEUED")
+    waiting.update(n_waits=4)
+    again = [message for message in messages if record_of(message).status == "QUEUED"]
 
-    assert handle(*messages, timeout_s=3)
+    came_back(received(*again, times=3), timeout_s=6)
 
-    assert set(TaskRecord.objects.filter(status="QUEUED").values_list("n_waits", flat=True)) == {5}
+    assert set(waiting.values_list("n_waits", flat=True)) == {5}
+    assert bodies_in(sqs, queue) == [], "they are delayed by a minute"
+    counts = sqs.client.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    assert int(counts["ApproximateNumberOfMessagesDelayed"]) == waiting.count() > 0
 
 
 def test_a_short_function_works_off_many_tasks_and_dead_letters_none(
