@@ -1,6 +1,7 @@
 """A web process whose orders ask for tasks of every kind, and the audit of what became of them."""
 
 import json
+import math
 import os
 import random
 import time
@@ -20,7 +21,7 @@ from benchmarks.contestants.work.models import Order, Shipment
 from lambda_tasks.errors import EnqueueError
 from lambda_tasks.models import TaskRecord
 
-__all__ = ["audit", "entries_per_s", "migrate", "movement", "take_orders"]
+__all__ = ["audit", "done_per_s", "migrate", "movement", "take_orders"]
 
 T = TypeVar("T")
 
@@ -68,22 +69,29 @@ def take_orders(
     queues: Sequence[str],
     seed: int,
     longest_delay_s: int = LONGEST_DELAY_S,
+    kinds: Sequence[str] = tuple(WEIGHTS),
+    until: float = math.inf,
 ) -> int:
     """Go on where the last process stopped; return the number of orders that there are.
 
-    Each is stored with the call of its task, as often as the database lets it down. The same seed
-    makes the same orders.
+    Each is stored with the call of its task, tried again until the database has taken it. The same
+    seed makes the same orders. One comes in every `pause_s` seconds, those that were held up at once.
+    `until`, in seconds since the epoch, ends it sooner.
     """
+    due_at = time.monotonic()
     for number in range(_insist(Order.objects.count), up_to):
+        if time.time() > until:
+            break
         wanted = random.Random(f"{seed} {number}")
-        (kind,) = wanted.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        (kind,) = wanted.choices(kinds, [WEIGHTS[kind] for kind in kinds])
         queue = wanted.choice(queues)
         if kind in DIRECT:
             _take_directly(number, kind)
         else:
             delay_s = wanted.randint(1, longest_delay_s) if wanted.random() < DELAYED else 0
             _insist(partial(_take, number, kind, queue, delay_s))
-        time.sleep(pause_s)
+        due_at += pause_s
+        time.sleep(max(0.0, due_at - time.monotonic()))
     return _insist(Order.objects.count)
 
 
@@ -122,12 +130,15 @@ def audit(
     return {name: {"count": len(each), "shown": each[:SHOWN]} for name, each in found.items()}
 
 
-def entries_per_s(*, of: int) -> list[float]:
-    """The tasks that were done per second, in each of so many equal parts of the time."""
-    times = sorted(entry.at for entry in _logbook() if entry.what == logbook.DONE)
-    part_s = (times[-1] - times[0]) / of
-    parts = Counter(min(int((at - times[0]) / part_s), of - 1) for at in times)
-    return [parts[part] / part_s for part in range(of)]
+def done_per_s(*, since: float, until: float, parts: int) -> list[float]:
+    """Tasks that were done in a second, in each of so many equal parts of the time.
+
+    Times are in seconds since the epoch.
+    """
+    part_s = (until - since) / parts
+    times = (entry.at for entry in _logbook() if entry.what == logbook.DONE)
+    counts = Counter(int((at - since) // part_s) for at in times)
+    return [counts[part] / part_s for part in range(parts)]
 
 
 class _Ledger:

@@ -1,7 +1,7 @@
 """The kinds of faults: what is disturbed, how it begins and ends, and for how long."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -32,6 +32,13 @@ class Scene:
     site: Site
     web: Web
     consumers: Crew | Fleet
+
+    def unresponsive(self) -> Sequence[str]:
+        """What each function printed that does not answer any more. It ends their feeding.
+
+        Workers show it when they are told to end.
+        """
+        return self.consumers.unresponsive() if isinstance(self.consumers, Fleet) else []
 
 
 @dataclass(frozen=True)

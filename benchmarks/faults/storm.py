@@ -1,11 +1,13 @@
 """Faults at random, side by side where they do not disturb the same."""
 
+import math
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 
+from benchmarks import report
 from benchmarks.faults.kinds import Kind, Scene
 
 
@@ -31,6 +33,17 @@ class Storm:
             thread.join()
         if self._errors:
             raise ExceptionGroup("Faults that could not happen", self._errors)
+
+    def blow(
+        self, *, every_s: tuple[float, float], faults: float = math.inf, seconds: float = math.inf
+    ) -> None:
+        """Begin so many faults, one in `every_s` seconds, until the time is over."""
+        until, number = time.monotonic() + seconds, 0
+        while number < faults and time.monotonic() < until:
+            time.sleep(random.uniform(*every_s))
+            if name := self.strike():
+                number += 1
+                report.say(f"fault {number}: {name}")
 
     def strike(self) -> str | None:
         """Begin a fault; its kind. None where everything is disturbed already."""

@@ -81,10 +81,10 @@ def run(
         pause_s = faults * sum(every_s) / 2 / orders
         taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed)
         with taking, Storm(scene, KINDS) as storm:
-            _blow(storm, faults, every_s)
+            storm.blow(every_s=every_s, faults=faults)
         settle(site)
-        unresponsive = _unresponsive(scene)
-    return _verdict(scene, orders, storm.happened, unresponsive)
+        unresponsive = scene.unresponsive()
+    return judge(scene, orders, storm.happened, unresponsive)
 
 
 @contextmanager
@@ -124,15 +124,6 @@ def taking_orders(scene: Scene, up_to: int, **options: Any) -> Iterator[None]:
         taking.join()
 
 
-def _blow(storm: Storm, faults: int, every_s: tuple[float, float]) -> None:
-    number = 0
-    while number < faults:
-        time.sleep(random.uniform(*every_s))
-        if name := storm.strike():
-            number += 1
-            report.say(f"{number} of {faults} faults: {name}")
-
-
 def settle(
     site: Site, *, clean_s: float = CLEAN_S, open_s: float = OPEN_S, dead_s: float = DEAD_LETTERED_S
 ) -> None:
@@ -167,14 +158,10 @@ def audit(site: Site, *, since: int = 0) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _unresponsive(scene: Scene) -> Sequence[str]:
-    return scene.consumers.unresponsive() if isinstance(scene.consumers, Fleet) else []
-
-
-def _verdict(
+def judge(
     scene: Scene, orders: int, faults: Mapping[str, int], unresponsive: Sequence[str]
 ) -> Verdict:
-    """Of consumers that have ended."""
+    """Audit what consumers did that have ended by now."""
     crew = scene.consumers if isinstance(scene.consumers, Crew) else None
     return Verdict(
         orders=orders,
