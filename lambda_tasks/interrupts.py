@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 from asgiref.sync import sync_to_async
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -34,6 +35,9 @@ CANCEL_S: Final = 1.0
 
 CONNECT_S: Final = 10
 """To connect, where the project's OPTIONS say nothing: a wait that nobody can end."""
+
+PYMYSQL_GREETING_S: Final = float(CONNECT_S)
+"""The same as PyMySQL's read_timeout, which is no statement's."""
 
 ANSWER_S: Final = 3.0
 """For a server to say that it is there; a connection that was dropped on the way is silent."""
@@ -127,11 +131,43 @@ async def ask(function: Callable[..., T], *args: Any, limit_s: float = OWN_S, **
 def limit_connecting() -> None:
     """Let no connection of this thread wait for ever to be opened."""
     for each in _connections_of_this_thread():
-        options = each.settings_dict.get("OPTIONS") or {}
-        if each.vendor in ("postgresql", "mysql") and "connect_timeout" not in options:
-            # In a copy: other threads' connections have this dictionary, too.
-            limited = {"connect_timeout": CONNECT_S, **options}
-            each.settings_dict = {**each.settings_dict, "OPTIONS": limited}
+        each.settings_dict = _limited(each)
+
+
+def connect(connection: BaseDatabaseWrapper) -> None:
+    """Open a connection that a caller's thread has, which is not for us to change, in CONNECT_S."""
+    if connection.connection is None:
+        own, connection.settings_dict = connection.settings_dict, _limited(connection)
+        try:
+            connection.ensure_connection()
+        finally:
+            connection.settings_dict = own
+
+
+def _limited(connection: BaseDatabaseWrapper) -> dict[str, Any]:
+    """Its settings, with a time limit where the project's OPTIONS have none."""
+    options = connection.settings_dict.get("OPTIONS") or {}
+    if connection.vendor not in ("postgresql", "mysql") or "connect_timeout" in options:
+        return connection.settings_dict
+    # A copy: other threads' connections have this dictionary, too.
+    limited = {"connect_timeout": CONNECT_S, **options}
+    if _is_pymysql(connection):
+        limited = {"read_timeout": PYMYSQL_GREETING_S, **limited}
+    return {**connection.settings_dict, "OPTIONS": limited}
+
+
+def _is_pymysql(connection: Any) -> bool:
+    """Its connect_timeout ends where somebody takes the connection, if only to be silent."""
+    return connection.vendor == "mysql" and bool(connection.Database.__name__ == "pymysql")
+
+
+def _end_greeting(connection: BaseDatabaseWrapper, **_: object) -> None:
+    options = connection.settings_dict.get("OPTIONS") or {}
+    if options.get("read_timeout") is PYMYSQL_GREETING_S:
+        connection.connection._read_timeout = None
+
+
+connection_created.connect(_end_greeting)
 
 
 class _Watch:

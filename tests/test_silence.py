@@ -3,14 +3,17 @@
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connection, connections, transaction
 
+from lambda_tasks import interrupts
 from lambda_tasks.core.message import Message
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.ports import Listener
@@ -24,6 +27,8 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.skipif(connection.vendor == "sqlite", reason="it has no connections"),
 ]
+
+T = TypeVar("T")
 
 TIMEOUT_S = 25
 
@@ -116,6 +121,100 @@ def test_a_worker_works_again_when_the_database_does(
         tasks.add.using(queue="table").execute_on_commit(a=1)
 
         wait_for(lambda: statuses() == ["SUCCESS"] * 3)
+
+
+def in_a_thread_of_the_proxys(
+    proxy: SilentProxy, call: Callable[[], T], timeout_s: float = PATIENCE_S
+) -> T:
+    """As in a request, whose connection goes by way of the proxy."""
+
+    def call_there() -> T:
+        connection = connections["default"]
+        connection.settings_dict = {**connection.settings_dict, **proxy.database()}
+        try:
+            return call()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call_there).result(timeout_s)
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_call_on_a_silent_connection_is_stored_by_another(proxy: SilentProxy) -> None:
+    def call_twice() -> None:
+        tasks.aadd.using(queue="table").execute_on_commit(a=1)
+        proxy.silence(new_ones=False)
+        tasks.aadd.using(queue="table").execute_on_commit(a=2)
+
+    in_a_thread_of_the_proxys(proxy, call_twice)
+
+    assert statuses() == ["QUEUED"] * 2
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_call_hears_of_a_database_that_is_silent(proxy: SilentProxy) -> None:
+    def call_twice() -> None:
+        tasks.aadd.using(queue="table").execute_on_commit(a=1)
+        proxy.silence(new_ones=True)
+        with pytest.raises(OperationalError):
+            tasks.aadd.using(queue="table").execute_on_commit(a=2)
+
+    in_a_thread_of_the_proxys(proxy, call_twice, timeout_s=100)  # the driver's own limit is 130
+
+    assert statuses() == ["QUEUED"]
+
+
+@pytest.mark.skipif(connection.vendor != "mysql", reason="it is about PyMySQL")
+def test_a_connection_that_has_been_opened_has_no_limit_for_what_it_is_asked(
+    proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "PYMYSQL_GREETING_S", 2.0)
+
+    def sleep() -> object:
+        connection = connections["default"]
+        interrupts.connect(connection)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT SLEEP(4)")
+            return cursor.fetchone()
+
+    assert in_a_thread_of_the_proxys(proxy, sleep) == (0,)
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_call_in_a_transaction_lasts_as_long_as_its_other_statements(
+    proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is the tests' own: a table that is locked for a while, as by a migration."""
+    monkeypatch.setattr(interrupts, "OWN_S", 0.2)
+    waits, is_called = threading.Event(), threading.Event()
+
+    def call() -> None:
+        with transaction.atomic():
+            waits.set()
+            tasks.aadd.using(queue="table").execute_on_commit(a=1)
+            is_called.set()
+
+    with ThreadPoolExecutor(1) as thread, the_table_locked():
+        calling = thread.submit(in_a_thread_of_the_proxys, proxy, call)
+        assert waits.wait(PATIENCE_S)
+        assert not is_called.wait(3), "it waits although ours may take only 0.2 s"
+    calling.result(PATIENCE_S)
+
+    assert statuses() == ["QUEUED"]
+
+
+@contextmanager
+def the_table_locked() -> Iterator[None]:
+    """Against all INSERTs, until the body ends."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("LOCK TABLE lambda_tasks_taskrecord IN EXCLUSIVE MODE")
+            yield
+        else:
+            cursor.execute("LOCK TABLES lambda_tasks_taskrecord WRITE")
+            yield
+            cursor.execute("UNLOCK TABLES")
 
 
 @pytest.mark.parametrize(

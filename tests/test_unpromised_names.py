@@ -79,6 +79,9 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("atomic_blocks", "_from_testcase"): (
         "tests/test_enqueue.py::test_it_works_under_capture_on_commit_callbacks"
     ),
+    ("_read_timeout",): (
+        "tests/test_silence.py::test_a_connection_that_has_been_opened_has_no_limit_for_what_it_is_asked"
+    ),
     ("_sock",): (
         "tests/test_silence.py::test_a_task_whose_connection_falls_silent_has_its_hard_timeout"
     ),

@@ -75,8 +75,8 @@ def take_orders(
     """Go on where the last process stopped; return the number of orders that there are.
 
     Each is stored with the call of its task, tried again until the database has taken it. The same
-    seed makes the same orders. One comes in every `pause_s` seconds; those that were held up come at
-    once. `until`, in seconds since the epoch, ends it sooner.
+    seed makes the same orders. One comes in every `pause_s` seconds; those that were held up come
+    at once. `until`, in seconds since the epoch, ends it sooner.
     """
     due_at = time.monotonic()
     for number in range(_insist(Order.objects.count), up_to):

@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..core.message import Outgoing
 from ..errors import EnqueueError
-from ..interrupts import ask
+from ..interrupts import OWN_S, ask, within
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
@@ -135,7 +135,8 @@ class Enqueuer:
         """
         leaving = self.leaving(messages)
         failures = self._sender.send(leaving)
-        self._mark_sent(leaving, failures)
+        with within(OWN_S):
+            self._mark_sent(leaving, failures)
         if failures:
             _raise_for_direct(leaving, failures)
 

@@ -1,5 +1,6 @@
 """What the way out writes and reads: messages that are stored until their queue has them."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -7,19 +8,23 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.models import Case, DateTimeField, F, When
 from django.db.models.functions import Coalesce, Greatest
 
+from .. import interrupts
 from ..core.lifecycle import LookTerms, Status
 from ..core.message import Outgoing
 from . import looks, notify, waiting
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
-from .mapping import outgoing_of, queued_row, readable
-from .retrying import tried_again, try_again
+from .mapping import Row, outgoing_of, queued_row, readable
+from .retrying import is_in_transaction, tried_again, try_again
 from .tables import RecordQuerySet, TaskRecord
+
+INSERT_ROW_S: Final = 0.02
+"""For each row of an INSERT, beside interrupts.OWN_S for the whole."""
 
 MOVED_TOGETHER: Final = 1000
 """Records whose time to look one statement moves."""
@@ -40,9 +45,12 @@ class RecordOutbox:
         return record_alias()
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
-        """See ports.Outbox. One INSERT."""
+        """See ports.Outbox. One INSERT.
+
+        In a transaction it is one of the caller's statements, and lasts as long as these may.
+        """
         rows = [queued_row(outgoing) for outgoing in messages]
-        try_again(self.alias, lambda: statements().insert_queued(rows))
+        try_again(self.alias, lambda: _insert(self.alias, rows))
 
     def keeps(self, outgoing: Outgoing) -> bool:
         """See ports.Outbox."""
@@ -92,6 +100,14 @@ class RecordOutbox:
         if unreadable:
             waiting.put_behind(unreadable)
         return messages
+
+
+def _insert(alias: str, rows: Sequence[Row]) -> None:
+    limit_s = interrupts.OWN_S + INSERT_ROW_S * len(rows)
+    if is_in_transaction(alias) or connections[alias].vendor == "sqlite":
+        limit_s = math.inf  # SQLite waits for its one writer, as the project's OPTIONS say
+    with interrupts.within(limit_s):
+        statements().insert_queued(rows)
 
 
 def forget_sent() -> None:

@@ -11,6 +11,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from django.db import Error, connections
 
+from .. import interrupts
 from ..database_errors import Meaning, close_failed_connections, meaning_of
 from .database import record_alias
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 MOST_TRIES: Final = 8
 LONGEST_S: Final = 10.0
-"""After so long there are no more tries: a single one may wait for a lock."""
+"""After so long a conflict is not tried again: a single try may wait for a lock."""
 
 FIRST_PAUSE_S: Final = 0.01
 
@@ -37,16 +38,19 @@ def tried_again(statements: Callable[P, T]) -> Callable[P, T]:
 def try_again(alias: str, statements: Callable[[], T]) -> T:
     """Call it until it meets nobody, but not for ever; in a transaction once, as that is whole or
     not at all, and another's."""
-    if _is_in_transaction(alias):
+    if is_in_transaction(alias):
         return statements()
     began_at, was_cut = time.monotonic(), False
     for n_tries in range(1, MOST_TRIES):
         try:
+            interrupts.connect(connections[alias])
             return statements()
         except Error as error:
             meaning = meaning_of(error)
-            may_help = meaning is Meaning.CONFLICT or (meaning is Meaning.OUTAGE and not was_cut)
-            if not may_help or time.monotonic() - began_at > LONGEST_S:
+            is_late = time.monotonic() - began_at > LONGEST_S
+            may_help = meaning is Meaning.CONFLICT and not is_late
+            # A silent connection has taken all of its time; a new one has another.
+            if not may_help and (meaning is not Meaning.OUTAGE or was_cut):
                 raise
         if meaning is Meaning.OUTAGE:
             was_cut = True
@@ -56,7 +60,8 @@ def try_again(alias: str, statements: Callable[[], T]) -> T:
     return statements()
 
 
-def _is_in_transaction(alias: str) -> bool:
+def is_in_transaction(alias: str) -> bool:
+    """Whether what this thread asks is part of a transaction."""
     connection = connections[alias]
     is_open = connection.connection is not None
     return connection.in_atomic_block or (is_open and not connection.get_autocommit())
