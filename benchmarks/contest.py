@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self, TypeVar
@@ -26,21 +27,34 @@ class ContestantEnded(SystemExit):
 
 
 class Contestant:
-    """One module of `contestants`, in a process that lives as long as the context."""
+    """One module of `contestants`, in a process that lives as long as the context.
 
-    def __init__(self, module: str, python: Path, environment: Mapping[str, str]) -> None:
+    What it prints goes to the end of the file `log`, or to where this process's errors go.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        python: Path,
+        environment: Mapping[str, str],
+        *,
+        log: Path | None = None,
+    ) -> None:
         self._command = [str(python), str(RUN), module]
+        self._log = log
         self._environment = {**os.environ, **AWS, **environment}
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        with nullcontext() if self._log is None else self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         return self
 
     def __exit__(self, *exc_info: object) -> None:

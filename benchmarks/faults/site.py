@@ -63,9 +63,11 @@ class Site:
     directory: Path
     """Of the logs and the logbook."""
     processes: int
+    function_timeout_s: int
 
     def web(self) -> Web:
-        return Web("mixed_shop", environments.here(), self.environment)
+        log = self.directory / "web.log"
+        return Web("mixed_shop", environments.here(), self.environment, log=log)
 
     def fleet(self, *, veterans: int = 0) -> Fleet:
         """Functions of which the first `veterans` are not to be killed."""
@@ -88,7 +90,7 @@ class Site:
     def function(self) -> LambdaProcess:
         return LambdaProcess(
             "benchmarks.contestants.function.handler",
-            timeout_s=FUNCTION_TIMEOUT_S,
+            timeout_s=self.function_timeout_s,
             **self.environment,
         )
 
@@ -108,7 +110,12 @@ class Site:
 
 @contextmanager
 def open_site(
-    engine: Engine, directory: Path, *, hurry: float = HURRY, processes: int = PROCESSES
+    engine: Engine,
+    directory: Path,
+    *,
+    hurry: float = HURRY,
+    processes: int = PROCESSES,
+    function_timeout_s: int = FUNCTION_TIMEOUT_S,
 ) -> Iterator[Site]:
     """Start the servers and make the tables.
 
@@ -117,7 +124,7 @@ def open_site(
     with ExitStack() as stack:
         sqs = stack.enter_context(LocalSqs())
         queue_url = sqs.create_queue(
-            "default", visibility_timeout_s=FUNCTION_TIMEOUT_S, max_receive_count=MAX_RECEIVES
+            "default", visibility_timeout_s=function_timeout_s, max_receive_count=MAX_RECEIVES
         )
         hurried = stack.enter_context(HurriedSqs(sqs.endpoint_url, hurry=hurry))
         sqs_way = stack.enter_context(TcpProxy(lambda: _connect(hurried.port)))
@@ -155,6 +162,7 @@ def open_site(
             bookkeeper=bookkeeper,
             directory=directory,
             processes=processes,
+            function_timeout_s=function_timeout_s,
         )
 
 

@@ -8,13 +8,21 @@ from benchmarks.contest import Contestant, ContestantEnded
 
 
 class Web:
-    """`module` is the contestant that takes orders."""
+    """`module` is the contestant that takes orders; see Contestant for `log`."""
 
-    def __init__(self, module: str, python: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        module: str,
+        python: Path,
+        environment: Mapping[str, str],
+        *,
+        log: Path | None = None,
+    ) -> None:
         self.kills = 0
         self._module = module
         self._python = python
         self._environment = environment
+        self._log = log
         self._current = self._make()
 
     def take_orders(self, orders: int, **options: Any) -> None:
@@ -34,4 +42,4 @@ class Web:
         self.kills += 1
 
     def _make(self) -> Contestant:
-        return Contestant(self._module, self._python, self._environment)
+        return Contestant(self._module, self._python, self._environment, log=self._log)

@@ -22,6 +22,12 @@ ORDERS = 50
 LASTS_S = 1.5
 LOAD = {"pause_s": 0.1, "seed": 20, "longest_delay_s": 2}
 
+FUNCTION_TIMEOUT_S = 25
+"""Room for the hard timeout of a task, and no more, as what comes back does so after it."""
+
+STILL_S = 5.0
+"""More than any task here runs or waits: what is claimed and moves no more has lost its worker."""
+
 DISTURBED = {
     "way to the database": [
         "way to the database held",
@@ -44,7 +50,9 @@ def scene(
     directory: Path = tmp_path_factory.mktemp("faults")
     try:
         with (
-            open_site(request.cls.engine, directory, processes=2) as site,
+            open_site(
+                request.cls.engine, directory, processes=2, function_timeout_s=FUNCTION_TIMEOUT_S
+            ) as site,
             trial.begun(site, request.cls.consumer) as scene,
         ):
             yield scene
@@ -122,7 +130,24 @@ def _load(scene: Scene) -> Iterator[int]:
     with trial.taking_orders(scene, before["orders"] + ORDERS, **LOAD):
         wait_for(lambda: _movement(scene)["shipped"] > before["shipped"])
         yield before["orders"]
-    wait_for(lambda: not _movement(scene)["open"] and not _movement(scene)["waiting"])
+    wait_for(_End(scene).has_come)
+
+
+class _End:
+    """Of all that a scene's orders have asked for. It waits for no lease of what has died."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._seen: dict[str, int] = {}
+        self._changed_at = time.monotonic()
+
+    def has_come(self) -> bool:
+        now = _movement(self._scene)
+        if now != self._seen:
+            self._seen, self._changed_at = now, time.monotonic()
+        elif time.monotonic() - self._changed_at > STILL_S:
+            self._scene.site.stranger.end_leases()
+        return not now["open"] and not now["waiting"]
 
 
 def _movement(scene: Scene) -> dict[str, int]:
