@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from lambda_tasks import MessageTooLarge, runtime
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from tests.app import places, secretive, tasks
+from tests.app import places, secretive, stubborn, tasks
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S, bodies_in, relay, wait_for
 from tests.servers import Moto
@@ -166,6 +166,24 @@ def test_a_job_that_is_terminated_gives_its_task_back_to_the_relay(
     assert relay() == 1
     work_off(queue)
     assert len(jobs.submitted()) == 2
+
+
+@pytest.mark.parametrize(("awaits", "exit_code"), [(False, 0), (True, 1)])
+def test_a_job_ends_although_a_thread_of_its_task_hangs(
+    jobs: Jobs, queue: str, work_off: WorkOff, awaits: bool, exit_code: int
+) -> None:
+    invocation = stubborn.leave_a_thread.using(queue="heavy").execute_on_commit(awaits=awaits)
+    work_off(queue)
+    process = jobs.start(jobs.submitted()[0])
+    wait_for(lambda: TaskRecord.objects.get(id=invocation.id).status != "QUEUED")
+    if awaits:
+        process.send_signal(signal.SIGTERM)
+
+    output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == exit_code, output
+    assert "something hangs in it" in output
+    assert TaskRecord.objects.get(id=invocation.id).status == ("QUEUED" if awaits else "SUCCESS")
 
 
 def test_a_container_without_a_message_or_with_one_that_is_none_exits_with_1(jobs: Jobs) -> None:

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,11 +15,12 @@ import pytest
 from django.utils import timezone
 
 from lambda_tasks import EnqueueError, handler, runtime
+from lambda_tasks.entrypoints.ending import CUT_OFF
 from lambda_tasks.execution import process_start
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import stubborn, tasks
-from tests.conftest import Handle, body, record_of, relay, wait_for
+from tests.conftest import PATIENCE_S, Handle, body, record_of, relay, wait_for
 from tests.servers import Fault, FaultySqs
 from tests.test_process_pool import fork_server_pid
 
@@ -155,3 +158,22 @@ def test_look_ups_of_a_task_that_hang_do_not_hold_up_the_start_of_a_process(
     finally:
         stubborn.is_over.set()
         stubborn.filling.clear()
+
+
+def test_a_process_whose_time_is_over_ends_although_its_log_hangs() -> None:
+    code = """
+import logging, time
+from lambda_tasks.entrypoints.ending import process_end
+
+class Hanging(logging.Handler):
+    def emit(self, record):
+        time.sleep(300)
+
+logging.getLogger("lambda_tasks").addHandler(Hanging())
+process_end.within(0.1)
+time.sleep(300)
+"""
+
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S)
+
+    assert done.returncode == CUT_OFF

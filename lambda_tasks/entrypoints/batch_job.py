@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import cold_start
 from ..ports import Delivery, Settlement
 from ..queues.batch import MESSAGE_VARIABLE, job_delivery
+from .ending import CLOSE_S, process_end
 
 if TYPE_CHECKING:
     from ..execution.executor import Executor
@@ -18,6 +19,10 @@ logger = logging.getLogger("lambda_tasks")
 
 LONGEST_WAIT_S: Final = 60.0
 """For a message that came a little too early; who holds its lease for longer will finish it."""
+
+TERMINATED_S: Final = 25.0
+"""To give the task back and to end, of the 30 s between SIGTERM and SIGKILL (AWS Batch User Guide,
+"Job timeouts")."""
 
 
 def run_job() -> int:
@@ -48,13 +53,18 @@ async def _run(body: str) -> bool:
 
     def stop() -> None:
         if not end.done():
+            process_end.within(TERMINATED_S, exit_code=1)
             end.set_result(None)
 
-    # Sent 30 s before the end, when a job is terminated or its spot instance is reclaimed.
+    # When a job is terminated or its spot instance is reclaimed.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    is_settled = False
     try:
-        return await _until_settled(executor, _delivery(body), end)
+        is_settled = await _until_settled(executor, _delivery(body), end)
+        return is_settled
     finally:
+        # What follows, and Python's own end, may hang: the process has nothing else to do.
+        process_end.within(CLOSE_S, exit_code=0 if is_settled else 1)
         await executor.aclose()
         await runtime.aclose(here)
 

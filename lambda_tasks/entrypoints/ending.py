@@ -1,4 +1,4 @@
-"""Ends a worker's process in time, whatever hangs in it.
+"""Ends the process of a worker, or of a job, in time, whatever hangs in it.
 
 A thread that is stuck in a library's code can be neither interrupted nor left behind: asyncio and
 Python wait for it at their ends. Its records come back by their leases.
@@ -23,7 +23,11 @@ MARGIN_S: Final = 4.0
 """After a worker's drain: to give back what runs, and to end connections and processes."""
 
 CLOSE_S: Final = 30.0
-"""For a worker that nobody has told to stop, to send what it still has and to close."""
+"""To send what is left and to close, where nobody has told the process to stop."""
+
+
+TELL_S: Final = 1.0
+"""To log that the process is ended: what hangs may be the log itself."""
 
 
 class Ending:
@@ -32,9 +36,9 @@ class Ending:
     def __init__(self) -> None:
         self._timers: list[threading.Timer] = []
 
-    def within(self, seconds: float) -> None:
+    def within(self, seconds: float, *, exit_code: int = CUT_OFF) -> None:
         """End the process when this time is over, unless cancel() is called before."""
-        timer = threading.Timer(seconds, _end)
+        timer = threading.Timer(seconds, _end, [exit_code])
         timer.daemon = True
         timer.start()
         self._timers.append(timer)
@@ -56,8 +60,14 @@ def run_process(main: Coroutine[Any, Any, T]) -> T:
         process_end.cancel()
 
 
-def _end() -> None:
-    logger.error("The worker's time is over and something hangs in it: its process is ended.")
+def _end(exit_code: int) -> None:
+    telling = threading.Thread(target=_tell, daemon=True)
+    telling.start()
+    telling.join(TELL_S)
+    os._exit(exit_code)
+
+
+def _tell() -> None:
+    logger.error("The time of this process is over and something hangs in it: it is ended.")
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(CUT_OFF)

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -117,6 +118,7 @@ class Worker:
         self._begun = 0
         self._has_room = asyncio.Event()
         self._drain_s = drain_s
+        self._drain_until: float | None = None
         self._end_within = end_within
         self._stopping = asyncio.Event()
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -148,6 +150,7 @@ class Worker:
         """Take nothing more and finish what runs; called again, give that back at once."""
         if not self._stopping.is_set():
             logger.info("The worker stops; what runs has %g s.", self._drain_s)
+            self._drain_until = time.monotonic() + self._drain_s
             self._stopping.set()
             self._end_within(self._drain_s + MARGIN_S)
         elif not self._end.done():
@@ -219,7 +222,8 @@ class Worker:
         if batch:
             self._begun += len(batch)
             self.in_work += len(batch)
-            running = asyncio.ensure_future(self._run_batch(source, batch))
+            run = self._give_back if self._stopping.is_set() else self._run_batch
+            running = asyncio.ensure_future(run(source, batch))
             self._batches.add(running)
             running.add_done_callback(self._batches.discard)
 
@@ -244,14 +248,26 @@ class Worker:
             logger.exception("%d deliveries come back by themselves", open_places)
             self._leave(open_places)
 
+    async def _give_back(self, source: Source, batch: ClaimedBatch) -> None:
+        """What a look has found that was under way when the worker was told to stop."""
+
+        def settled(id: str, settlement: Settlement) -> None:
+            source.settle(id, settlement)
+            self._leave(1)
+
+        await self._executor.give_back(batch, settled=settled)
+
     def _leave(self, places: int) -> None:
         self.in_work -= places
         self._has_room.set()
 
     async def _drain(self) -> None:
         finishing = asyncio.ensure_future(_all_done(self._batches))
+        left_s = self._drain_s
+        if self._drain_until is not None:  # a look that was under way has taken some of it
+            left_s = max(self._drain_until - time.monotonic(), 0.0)
         await asyncio.wait(
-            [finishing, self._end], timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED
+            [finishing, self._end], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
         )
         if not finishing.done() and not self._end.done():
             logger.warning("What still runs after %g s goes back to its queue.", self._drain_s)

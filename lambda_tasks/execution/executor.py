@@ -162,6 +162,13 @@ class Executor:
                 self._turns.leave(claimed.task)
         return settlements
 
+    async def give_back(self, batch: ClaimedBatch, *, settled: Settled) -> None:
+        """Let others run what was claimed, none of which has begun."""
+        for id, settlement in batch.refused.items():
+            settled(id, settlement)
+        for claimed in batch.claimed:
+            settled(claimed.delivery.id, await self._give_back(claimed))
+
     def pids(self) -> list[int]:
         """The worker processes that run."""
         return self._processes.pids()

@@ -238,3 +238,11 @@ async def fill_the_default_executor() -> None:
     """As forty look-ups do that hang."""
     loop = asyncio.get_running_loop()
     filling.extend(loop.run_in_executor(None, is_over.wait, 300) for _ in range(40))
+
+
+@lambda_task
+async def leave_a_thread(*, awaits: bool) -> None:
+    """It hangs in one of the event loop's own threads."""
+    hanging = asyncio.get_running_loop().run_in_executor(None, time.sleep, FOR_EVER_S)
+    if awaits:
+        await hanging
