@@ -73,7 +73,12 @@ class Settings:
     def look_terms(self, queue: str) -> LookTerms:
         """When somebody must look at what is stored for a queue; SQS's terms for an unknown one."""
         known = self.queues.get(queue)
-        return SQS_TERMS if known is None else known.look_terms
+        if known is None:
+            return SQS_TERMS
+        passed = self.queues.get(known.passes or queue, known)
+        if not passed.look_terms.can_delay:
+            return replace(known.look_terms, ahead=passed.look_terms.ahead)
+        return known.look_terms
 
     @property
     def signing_key(self) -> str | None:

@@ -48,6 +48,13 @@ class Outbox(Protocol):
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """Store messages as QUEUED; one that is there already changes nothing."""
 
+    def leave(self, messages: Sequence[Outgoing]) -> None:
+        """Let the relay look at once at these, which no queue has accepted."""
+
+    def is_left(self, invocation_id: UUID) -> bool:
+        """Whether a message is stored, and no queue has accepted it yet."""
+        ...
+
     def keeps(self, outgoing: Outgoing) -> bool:
         """Whether its record is all that it takes to send a message later."""
         ...
@@ -56,10 +63,17 @@ class Outbox(Protocol):
         """Note that their queues have accepted these."""
 
     def unsent(
-        self, *, early: timedelta, lost_for: timedelta, waiting_for: timedelta, limit: int
+        self,
+        *,
+        early: timedelta,
+        lost_for: timedelta,
+        waiting_for: timedelta,
+        limit: int,
+        queues: Collection[str] | None = None,
     ) -> list[Outgoing]:
         """Messages that are to be sent, of records whose time to look has come, or comes within
-        `early`; the longest due first.
+        `early`; up to `limit` of each queue, the longest due first, and where a queue keeps an
+        order, the oldest. With `queues`, of these alone.
 
         Those that no queue has accepted yet; and, as they may have ended among the dead letters,
         those of runs whose lease is over for `lost_for`, and those that were sent, and due, and

@@ -8,16 +8,15 @@ import atexit
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
-from django.db import close_old_connections
+from django.db import connections
 
-from . import conf, registry
+from . import conf, interrupts, registry
 from .core.message import Outgoing
 from .enqueue.dispatcher import Dispatcher
 from .enqueue.local_workers import LocalWorkers
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     from .records.claims import RecordClaims
     from .records.outbox import RecordOutbox
     from .records.table_queue import RecordTableQueue
+
+T = TypeVar("T")
 
 MAX_WORKER_ID: Final = 200
 """Characters."""
@@ -80,7 +81,7 @@ class Runtime:
     @cached_property
     def dispatcher(self) -> Dispatcher:
         """The one dispatcher, on the portal's loop."""
-        return Dispatcher(self.transport)
+        return Dispatcher(self.transport, is_left=self._is_left)
 
     @cached_property
     def sender(self) -> Sender:
@@ -157,7 +158,7 @@ class Runtime:
 
     async def store(self, messages: Sequence[Outgoing]) -> None:
         """See queues.base.Wiring."""
-        await sync_to_async(self._store_on_a_thread)(messages)
+        await _ask_beside(lambda: self.outbox.insert_queued(messages))
 
     # The way in
 
@@ -219,17 +220,11 @@ class Runtime:
         for client in self._clients.values():
             await client.aclose()
 
+    async def _is_left(self, id: UUID) -> bool:
+        return await _ask_beside(lambda: self.outbox.is_left(id))
+
     async def _send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         return await self.enqueuer.asend_stored(messages)
-
-    def _store_on_a_thread(self, messages: Sequence[Outgoing]) -> None:
-        """Runs on a thread of its own. No request or task closes that thread's connections, so
-        this does."""
-        close_old_connections()
-        try:
-            self.outbox.insert_queued(messages)
-        finally:
-            close_old_connections()
 
     def _wake_local_workers(self) -> None:
 
@@ -277,6 +272,19 @@ def worker_id() -> str:
     """
     log_stream = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
     return (log_stream or f"{socket.gethostname()}:{os.getpid()}")[:MAX_WORKER_ID]
+
+
+async def _ask_beside(ask: Callable[[], T]) -> T:
+    """Ask the records on a thread of our own: the caller's may be waiting for the answer."""
+
+    def ask_and_close() -> T:
+        try:
+            with interrupts.within(interrupts.OWN_S):
+                return ask()
+        finally:
+            connections.close_all()
+
+    return await in_reserved_thread(ask_and_close)
 
 
 def work_in_a_process(pipe: "Connection") -> None:

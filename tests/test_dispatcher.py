@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -28,7 +28,15 @@ class PlayedTransport:
         answer = await self.answers.get()
         if isinstance(answer, Exception):
             raise answer
-        return [answer] * len(batch)
+        return answer if isinstance(answer, list) else [answer] * len(batch)
+
+    def answer(self, *failures: SendFailure | None) -> None:
+        """What becomes of the entries of a request, in their order."""
+        self.answers.put_nowait(list(failures))
+
+    def names(self) -> list[str]:
+        """The bodies of each request."""
+        return [" ".join(each.body for each in batch) for batch in self.requests]
 
     def sizes(self) -> list[int]:
         return [len(batch) for batch in self.requests]
@@ -96,25 +104,172 @@ def test_a_batch_is_cut_by_bytes() -> None:
     play(scene)
 
 
-def test_where_there_is_an_order_one_request_waits_for_the_other() -> None:
-    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
-        messages = [message() for _ in range(30)]
-        call = asyncio.ensure_future(dispatcher.send(messages))
-        later = asyncio.ensure_future(dispatcher.send([message()]))
-        await settle()
-        assert len(transport.requests) == 1
+# --- where there is an order ------------------------------------------------------------------
 
-        for answer in (SendFailure("busy", retryable=True), None, None, None):
-            transport.answers.put_nowait(answer)
-            await asyncio.sleep(0.01)
-        transport.answers.put_nowait(None)
+BUSY = SendFailure("busy", retryable=True)
+NEVER = SendFailure("never", retryable=False)
+
+
+def in_groups(names: str, *, durable: bool = True) -> list[Outgoing]:
+    """Messages with these bodies, whose first letters are their groups."""
+    return [
+        Outgoing(
+            Message(
+                task_name="f", kwargs={}, invocation_id=uuid4(), durable=durable, group_key=name[0]
+            ),
+            name,
+            "default",
+        )
+        for name in names.split()
+    ]
+
+
+def reasons(messages: list[Outgoing], failures: dict[UUID, str]) -> dict[str, str]:
+    names = {each.message.invocation_id: each.body for each in messages}
+    return {names[id]: reason for id, reason in failures.items()}
+
+
+def test_of_each_group_one_message_is_on_its_way_and_groups_share_a_request() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        call = asyncio.ensure_future(dispatcher.send(in_groups("a1 a2 b1 a3 c1 b2")))
+        await settle()
+        assert transport.names() == ["a1 b1 c1"]
+        later = asyncio.ensure_future(dispatcher.send(in_groups("b3 d1")))
+        await settle()
+        assert transport.names()[1:] == ["d1"], "what is of no such group waits for nobody"
+
+        for _ in range(4):
+            transport.answers.put_nowait(None)
+            await settle()
 
         assert (await call, await later) == ({}, {})
-        first, again, *_ = transport.requests
-        assert first == again, "before those behind it"
-        assert [each for batch in transport.requests[1:4] for each in batch] == messages
+        assert transport.names() == ["a1 b1 c1", "d1", "a2 b2", "a3 b3"]
 
     play(scene, in_order=True)
+
+
+def test_what_is_refused_for_now_holds_back_its_group_and_no_other() -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        call = asyncio.ensure_future(dispatcher.send(in_groups("a1 a2 b1 b2 b3")))
+        await settle()
+        transport.answer(BUSY, None)
+        for _ in range(20):
+            transport.answers.put_nowait(None)
+        assert await call == {}
+
+        sent = " ".join(transport.names()).split()
+        assert [name for name in sent if name.startswith("a")] == ["a1", "a1", "a2"]
+        assert [name for name in sent if name.startswith("b")] == ["b1", "b2", "b3"]
+
+    play(scene, in_order=True)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_given_up_takes_those_behind_it_along(durable: bool) -> None:
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        messages = in_groups("a1 a2 b1 a3 b2", durable=durable)
+        transport.answer(NEVER, None)
+        transport.answer(None)
+
+        failures = reasons(messages, await dispatcher.send(messages))
+
+        assert transport.names() == ["a1 b1", "b2"]
+        first = str(messages[0].message.invocation_id)
+        assert failures.keys() == {"a1", "a2", "a3"}
+        assert failures["a1"] == "never"
+        assert all(first in failures[name] for name in ("a2", "a3"))
+        assert (dispatcher.stats.failed, repr(dispatcher)[13:19]) == (3, "0 open")
+
+    play(scene, in_order=True)
+
+
+def test_nothing_overtakes_what_was_left_to_the_relay() -> None:
+    left: set[UUID] = set()
+
+    async def is_left(id: UUID) -> bool:
+        await asyncio.sleep(0)
+        return id in left
+
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        first, later, last = (in_groups(name) for name in ("a1", "a2", "a4"))
+        direct = in_groups("a3", durable=False)
+        transport.answer(NEVER)
+        left.update(await dispatcher.send(first))
+
+        left.update(await dispatcher.send(later))
+        failures = await dispatcher.send(direct)
+        assert transport.names() == ["a1"]
+        assert left == {each.message.invocation_id for each in (*first, *later)}
+        assert str(later[0].message.invocation_id) in reasons(direct, failures)["a3"]
+
+        transport.answers.put_nowait(None)
+        transport.answers.put_nowait(None)
+        assert await dispatcher.send([*first, *later], True) == {}, "as the relay does"
+        left.clear()
+        transport.answers.put_nowait(None)
+        assert await dispatcher.send(last) == {}
+        assert transport.names() == ["a1", "a1", "a2", "a4"]
+
+    play(scene, in_order=True, is_left=is_left)
+
+
+def test_what_another_has_sent_for_it_holds_back_nobody() -> None:
+    async def is_left(id: UUID) -> bool:
+        return False
+
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        transport.answer(NEVER)
+        await dispatcher.send(in_groups("a1"))
+        for _ in range(3):
+            transport.answers.put_nowait(None)
+        calls = [dispatcher.send(in_groups(name)) for name in ("a2", "a3 b1", "a4")]
+        assert await asyncio.gather(*calls) == [{}, {}, {}]
+        assert transport.names()[0] == "a1"
+        sent = " ".join(transport.names()[1:]).split()
+        assert [name for name in sent if name.startswith("a")] == ["a2", "a3", "a4"]
+
+    play(scene, in_order=True, is_left=is_left)
+
+
+def test_where_nobody_knows_whether_it_was_sent_its_group_waits() -> None:
+    async def is_left(id: UUID) -> bool:
+        raise OSError("the database is away")
+
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        transport.answer(NEVER)
+        await dispatcher.send(in_groups("a1"))
+
+        assert len(await dispatcher.send(in_groups("a2"))) == 1
+        assert transport.names() == ["a1"]
+
+    play(scene, in_order=True, is_left=is_left)
+
+
+def test_what_nobody_waits_for_any_more_is_dropped_with_those_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lambda_tasks.enqueue.dispatcher.GIVE_UP_STORED_S", 0.05)
+    monkeypatch.setattr("lambda_tasks.enqueue.dispatcher.LOOK_EVERY_S", 0.01)
+
+    async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
+        hasty = in_groups("a1 a2")
+        patient = in_groups("a3 b1")
+        stored = asyncio.ensure_future(dispatcher.send(hasty))
+        await settle()
+        sent = asyncio.ensure_future(dispatcher.send(patient, True))
+        assert reasons(hasty, await stored).keys() == {"a1", "a2"}
+        transport.answer(None)
+        transport.answer(None)
+
+        failures = reasons(patient, await sent)
+
+        assert failures.keys() == {"a3"}, "it would overtake what nobody sends now"
+        assert sorted(transport.names()) == ["a1", "b1"]
+
+    play(scene, in_order=True)
+
+
+# --- the buffer, failures and statistics -------------------------------------------------------
 
 
 def test_a_full_buffer_makes_callers_wait_and_loses_nothing() -> None:

@@ -1,19 +1,31 @@
 """`group_key`: a tenant's share of a standard queue, and the order of a FIFO queue."""
 
 import json
+import random
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
 
 import pytest
+from django.db import transaction
+from django.db.models import F
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from lambda_tasks import handler
+from lambda_tasks import EnqueueError, handler
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
+from lambda_tasks.records.clock import Now
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, body, sqs_event
+from tests.conftest import Handle, Task, body, relay, sqs_event, wait_for
 from tests.servers.faulty_sqs import Fault, FaultySqs
+from tests.test_looks import look
+from tests.test_table_queue import worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -96,6 +108,294 @@ def every(sqs: LocalSqs, url: str) -> list[dict[str, Any]]:
         for each in messages:
             sqs.client.delete_message(QueueUrl=url, ReceiptHandle=each["ReceiptHandle"])
     return found
+
+
+# What is refused, or left to the relay
+
+
+@pytest.fixture
+def proxy(sqs: LocalSqs, fifo: str, settings: Any) -> Iterator[FaultySqs]:
+    """In front of the queues."""
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        settings.LAMBDA_TASKS_AWS = sqs.client_options | {"endpoint_url": proxy.endpoint_url}
+        yield proxy
+
+
+def named(name: str) -> Callable[[str], bool]:
+    return lambda body: f'"name":"{name}"' in body
+
+
+def of_group(key: str, task: Task = tasks.leave_effect) -> Task:
+    return task.using(queue="ordered", group_key=key)
+
+
+def arrived(sqs: LocalSqs, url: str) -> list[str]:
+    return [json.loads(each["Body"])["kwargs"]["name"] for each in every(sqs, url)]
+
+
+def let_pass(time: timedelta) -> None:
+    """What waits to be looked at comes so much nearer."""
+    TaskRecord.objects.filter(status="QUEUED").update(look_at=F("look_at") - time)
+
+
+def left() -> list[str]:
+    """The names of what is stored and not sent."""
+    return sorted(each.kwargs["name"] for each in TaskRecord.objects.filter(sent_at=None))
+
+
+@pytest.mark.parametrize("how", ["many", "one by one", "in a transaction"])
+def test_what_is_refused_for_good_holds_back_its_group_until_the_relay_has_sent_it(
+    sqs: LocalSqs, fifo: str, proxy: FaultySqs, how: str
+) -> None:
+    proxy.inject(Fault(times=None, refuse=named("a2"), sender_fault=True))
+    names = [f"{key}{number}" for number in range(5) for key in "ab"]
+
+    if how == "many":
+        for key in "ab":
+            own = [{"name": name} for name in names if name.startswith(key)]
+            of_group(key).execute_many_on_commit(own)
+    else:
+        with transaction.atomic() if how == "in a transaction" else nullcontext():
+            for name in names:
+                of_group(name[0]).execute_on_commit(name=name)
+
+    assert left() == ["a2", "a3", "a4"]
+    proxy.clear()
+    assert look() == 3, "they are looked at at once"
+    assert look() == 0
+    found = arrived(sqs, fifo)
+    for key in "ab":
+        assert [name for name in found if name[0] == key] == [f"{key}{n}" for n in range(5)]
+
+
+def test_what_is_stored_at_once_is_known_by_its_order(fifo: str) -> None:
+    """Its moment is that of one statement, by which the relay must still tell it apart."""
+    names = [f"{number:02}" for number in range(30)]
+    of_group("a").execute_many_on_commit({"name": name} for name in names)
+
+    records = TaskRecord.objects.order_by("enqueued_at")
+    assert [each.kwargs["name"] for each in records] == names
+    assert records.values("enqueued_at").distinct().count() == 30
+
+
+def test_a_group_goes_on_by_itself_once_the_relay_has_sent_what_was_left(
+    sqs: LocalSqs, fifo: str, proxy: FaultySqs
+) -> None:
+    proxy.inject(Fault(times=1, refuse=named("0"), sender_fault=True))
+    for name in "01":
+        of_group("a").execute_on_commit(name=name)
+    assert left() == ["0", "1"]
+    assert relay() == 2
+
+    of_group("a").execute_on_commit(name="2")
+
+    assert left() == []
+    assert arrived(sqs, fifo) == ["0", "1", "2"]
+
+
+def test_what_comes_while_a_group_is_put_behind_waits_with_it(
+    sqs: LocalSqs, fifo: str, proxy: FaultySqs
+) -> None:
+    """Each time that it is refused it waits for longer; what is younger has not waited yet."""
+    proxy.inject(Fault(times=None, refuse=named("0"), sender_fault=True))
+    of_group("a").execute_on_commit(name="0")
+    for minutes in (1, 2, 4):
+        assert relay() == 0
+        let_pass(timedelta(minutes=minutes))
+    assert relay() == 0
+    of_group("a").execute_on_commit(name="1")
+    # Of a process that knows nothing of the group, and ended before it could send.
+    ended = of_group("a").execute_on_commit(name="2")
+    TaskRecord.objects.filter(id=ended.id).update(look_at=Now() - timedelta(minutes=1))
+    of_group("b").execute_on_commit(name="of another")
+    proxy.clear()
+
+    assert relay() == 0
+    waiting = TaskRecord.objects.filter(sent_at=None, look_at__gt=Now() + timedelta(minutes=7))
+    assert waiting.count() == 3
+    let_pass(timedelta(minutes=8))
+    assert relay() == 3
+
+    assert arrived(sqs, fifo) == ["of another", "0", "1", "2"]
+
+
+def test_a_direct_message_fails_with_what_it_would_overtake(
+    sqs: LocalSqs, fifo: str, proxy: FaultySqs
+) -> None:
+    proxy.inject(Fault(times=1, refuse=named("0"), sender_fault=True))
+    direct = of_group("a", tasks.leave_effect_direct)
+
+    with pytest.raises(EnqueueError) as raised:
+        direct.execute_many_on_commit([{"name": "0"}, {"name": "1"}])
+
+    first, second = raised.value.failures.items()
+    assert "Refused" in first[1]
+    assert str(first[0]) in second[1]
+    direct.execute_on_commit(name="2")
+    assert arrived(sqs, fifo) == ["2"]
+
+
+def test_a_request_of_many_groups_carries_ten(sqs: LocalSqs, fifo: str, proxy: FaultySqs) -> None:
+    with transaction.atomic():
+        for number in range(100):
+            of_group(f"tenant-{number}").execute_on_commit(name=str(number))
+
+    assert proxy.requests["SendMessageBatch"] == 10
+    assert sorted(arrived(sqs, fifo)) == sorted(map(str, range(100)))
+
+
+Step = tuple[str, str, int]
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["call", "call", "many", "direct", "relay", "wait"]),
+        st.sampled_from("ab"),
+        st.integers(1, 4),
+    ),
+    min_size=3,
+    max_size=12,
+)
+FAULTS: Final = {
+    "some refused for good": Fault(sender_fault=True),
+    "some refused for now": Fault(),
+    "an error": Fault(status=500),
+    "no connection": Fault(drop=True),
+    "a lost answer": Fault(lose_answer=True),
+    "none": Fault(),
+}
+
+
+def fault(name: str, chance: random.Random) -> Fault:
+    chosen = FAULTS[name]
+    if name.startswith("some"):
+        return replace(chosen, refuse=lambda body: chance.random() < 0.5)
+    return chosen
+
+
+@hypothesis_settings(
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    steps=steps,
+    faults=st.lists(st.sampled_from(list(FAULTS)), max_size=8),
+    seed=st.integers(0, 1000),
+)
+def test_whatever_is_refused_or_fails_each_group_arrives_in_the_order_of_its_calls(
+    sqs: LocalSqs,
+    fifo: str,
+    proxy: FaultySqs,
+    steps: list[Step],
+    faults: list[str],
+    seed: int,
+) -> None:
+    TaskRecord.objects.all().delete()
+    chance = random.Random(seed)
+    for name in faults:
+        proxy.inject(fault(name, chance))
+    stored: list[str] = []
+    called: list[str] = []
+
+    def names(key: str, count: int) -> list[dict[str, str]]:
+        new = [f"{key}{len(called) + number:03}" for number in range(count)]
+        called.extend(new)
+        return [{"name": name} for name in new]
+
+    for action, key, count in steps:
+        if action == "relay":
+            relay()
+        elif action == "wait":
+            let_pass(timedelta(minutes=count))
+        elif action == "direct":
+            with suppress(EnqueueError):
+                of_group(key, tasks.leave_effect_direct).execute_many_on_commit(names(key, count))
+        else:
+            calls = names(key, count if action == "many" else 1)
+            of_group(key).execute_many_on_commit(calls)
+            stored += [each["name"] for each in calls]
+    proxy.clear()
+    for _ in range(20):
+        let_pass(timedelta(minutes=15))
+        relay()
+
+    found = arrived(sqs, fifo)
+    assert left() == []
+    assert set(stored) <= set(found)
+    for key in "ab":
+        own = [name for name in found if name[0] == key]
+        assert own == sorted(own)
+
+
+# What is due later
+
+
+@pytest.mark.parametrize("task", [tasks.leave_effect, tasks.leave_effect_direct])
+@pytest.mark.parametrize("how", [{"delay": 5}, {"run_after": timedelta(hours=20)}])
+def test_what_is_due_later_waits_in_its_row_and_joins_the_end_of_its_group(
+    sqs: LocalSqs, fifo: str, task: Task, how: dict[str, Any]
+) -> None:
+    """A direct one, too: where else would it wait?"""
+    of_group("a", task).using(**how).execute_on_commit(name="later")
+    of_group("a").execute_on_commit(name="now")
+    assert relay() == 0
+    assert left() == ["later"]
+    record = TaskRecord.objects.get(sent_at=None)
+    assert (record.status, record.look_at) == ("QUEUED", record.run_after)
+
+    TaskRecord.objects.filter(sent_at=None).update(run_after=Now(), look_at=Now())
+    of_group("a").execute_on_commit(name="as well now")
+    assert relay() == 1
+
+    assert arrived(sqs, fifo) == ["now", "as well now", "later"]
+
+
+def test_a_retry_waits_in_its_row_and_holds_up_nobody(
+    fifo: str, work_off: Callable[[str], int]
+) -> None:
+    of_group("a", tasks.limited).execute_on_commit(name="fails")
+    for name in ("1", "2"):
+        of_group("a").execute_on_commit(name=name)
+
+    while work_off(fifo):
+        pass
+
+    assert list(Effect.objects.values_list("name", flat=True)) == ["1", "2"]
+    retry = TaskRecord.objects.get(n_retries=1)
+    assert (retry.status, retry.sent_at, retry.look_at) == ("QUEUED", None, retry.run_after)
+    TaskRecord.objects.filter(id=retry.id).update(run_after=Now(), look_at=Now())
+    assert relay() == 1
+    work_off(fifo)
+    assert TaskRecord.objects.get(id=retry.id).status == "FAILED"
+
+
+def test_a_worker_of_the_queue_sends_what_falls_due_within_seconds(
+    fifo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its look each second: the other one comes once, and too early."""
+    monkeypatch.setattr("lambda_tasks.entrypoints.worker.RELAY_EVERY_S", 3600)
+    of_group("a").using(delay=2).execute_on_commit(name="later")
+
+    with worker(queues=["ordered"]):
+        wait_for(lambda: Effect.objects.exists())
+
+    record = TaskRecord.objects.get()
+    assert record.sent_at is not None
+    assert record.run_after is not None
+    assert record.sent_at >= record.run_after
+    assert record.status == "SUCCESS"
+
+
+def test_a_message_with_a_delay_for_aws_batch_waits_where_its_way_is_in_order(
+    settings: Any, fifo: str, sqs: LocalSqs
+) -> None:
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | {"default": fifo}
+    later = tasks.leave_effect.using(queue="heavy", delay=60).execute_on_commit(name="later")
+    assert every(sqs, fifo) == []
+
+    TaskRecord.objects.filter(id=later.id).update(run_after=Now(), look_at=Now())
+
+    assert relay() == 1
+    assert len(every(sqs, fifo)) == 1
 
 
 def fifo_event(*bodies: str, groups: str) -> Any:

@@ -475,8 +475,9 @@ def test_a_look_reads_what_is_due_and_neither_what_is_finished_nor_what_waits(
         if queue_name == "table":
             found = [each.invocation_id for each in due_in_table()]
         else:
-            times = {"early": timedelta(0), "lost_for": LOST_FOR, "waiting_for": WAITING_FOR}
-            messages = runtime.current().outbox.unsent(limit=1000, **times)
+            messages = runtime.current().outbox.unsent(
+                early=timedelta(0), lost_for=LOST_FOR, waiting_for=WAITING_FOR, limit=1000
+            )
             found = [each.message.invocation_id for each in messages]
 
     assert sorted(found) == sorted(due)

@@ -87,7 +87,7 @@ OTHER_VALUES: Final[dict[str, Any]] = {
 }
 """For each column of a row one value that _row() does not have."""
 
-SECONDS: Final = ("delay_s", "grace_s", "ahead_s")
+NO_COLUMNS: Final = ("delay_s", "grace_s", "ahead_s", "number")
 """What of a row is no column."""
 
 Rows = dict[UUID, dict[str, Any]]
@@ -167,7 +167,7 @@ def test_a_row_is_stored_as_it_was_given(
 
     for row in [plain, other] if several else [other]:
         stored = _read(row["id"])
-        told = {name: value for name, value in row.items() if name not in SECONDS}
+        told = {name: value for name, value in row.items() if name not in NO_COLUMNS}
         if told["enqueued_at"] is None:
             assert _is_now(stored["enqueued_at"])
             del told["enqueued_at"]
@@ -175,7 +175,7 @@ def test_a_row_is_stored_as_it_was_given(
 
 
 def test_every_column_of_a_row_has_been_another_once() -> None:
-    assert set(_row()) - {"id", *SECONDS} == set(OTHER_VALUES)
+    assert set(_row()) - {"id", *NO_COLUMNS} == set(OTHER_VALUES)
     alike = [name for name, value in OTHER_VALUES.items() if _row()[name] == value]
     # 1 and 1.0 are, in Python alone.
     assert alike == ["kwargs"]
@@ -234,6 +234,17 @@ def test_json_is_kept_exactly(sql: PortableStatements, field: str, parts: list[l
 
         kept = [_read(row["id"])[field] for row in rows]
         assert [_exactly(value) for value in kept] == [_exactly(value) for value in columns]
+
+
+def test_rows_that_are_stored_at_once_tell_in_which_order(sql: PortableStatements) -> None:
+    rows = [_row(number=number) for number in range(1, 6)]
+
+    sql.insert_queued(rows[::-1])
+    sql.insert_queued([alone := _row(number=7, enqueued_at=WHEN)])
+
+    moments = [_read(row["id"])["enqueued_at"] for row in rows]
+    assert [moment - moments[0] for moment in moments] == [n * MICROSECOND for n in range(5)]
+    assert _read(alone["id"])["enqueued_at"] == WHEN, "as it was given"
 
 
 @pytest.mark.parametrize("delays_s", [(60,), (60, 60), (60, None), (1, 900)])
@@ -827,6 +838,7 @@ rows_to_insert = st.fixed_dictionaries(
         "delay_s": st.none() | st.integers(0, 900),
         "grace_s": st.sampled_from([0.0, 30.0]),
         "ahead_s": st.sampled_from([0.0, 900.0]),
+        "number": st.integers(0, 10_000),
     }
 )
 several_rows = st.lists(rows_to_insert, min_size=1, max_size=6)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -29,12 +29,12 @@ ain_table = tasks.aleave_effect.using(queue="table")
 
 
 @contextmanager
-def worker(**options: Any) -> Iterator[None]:
+def worker(queues: Sequence[str] = ("table",), **options: Any) -> Iterator[None]:
     """One in this process, on a loop and a thread of its own, that ends with the body."""
     ended = threading.Event()
 
     async def work() -> None:
-        async with worker_of(runtime.Runtime(), ["table"], drain_s=10, **options) as worker:
+        async with worker_of(runtime.Runtime(), queues, drain_s=10, **options) as worker:
             started.set()
             asyncio.get_running_loop().call_soon(asyncio.ensure_future, stop(worker))
             await worker.run()

@@ -68,11 +68,18 @@ class LookTerms:
     is_sent: bool = True
     """False where the table is the queue, and nothing is left to send."""
     ahead: timedelta = MAX_DELAY
+    in_order: bool = False
+    """It keeps the order of the messages of each group (FIFO)."""
 
     @property
     def grace(self) -> timedelta:
         """The time after it is stored in which nobody else needs to look."""
         return GRACE if self.is_sent else timedelta(0)
+
+    @property
+    def can_delay(self) -> bool:
+        """What is due later may wait in the queue itself, at least for a while."""
+        return not self.is_sent or bool(self.ahead)
 
     def waits(self, wait_s: float) -> bool:
         """A message that is due in so many seconds is not sent yet: it waits in its row."""
@@ -80,6 +87,9 @@ class LookTerms:
 
 
 SQS_TERMS: Final = LookTerms()
+
+FIFO_TERMS: Final = LookTerms(ahead=timedelta(0), in_order=True)
+"""A FIFO queue has one delay for all its messages. What waited in it would hold up its group."""
 
 TABLE_TERMS: Final = LookTerms(is_sent=False, ahead=timedelta(0))
 """Of a queue that is the table itself."""

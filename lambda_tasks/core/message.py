@@ -67,6 +67,11 @@ class Message:
     """Names of arguments that are not for people's eyes; not part of the body."""
 
     @property
+    def group(self) -> str:
+        """Its MessageGroupId on a FIFO queue: messages of one group keep their order."""
+        return group_of(self.group_key, self.task_name)
+
+    @property
     def shown_kwargs(self) -> dict[str, Any]:
         """The arguments, with the secret ones redacted."""
         if not self.secret:
@@ -148,6 +153,11 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
         root_id=_optional_uuid(content, "root_id"),
         retry_of=_optional_uuid(content, "retry_of"),
     )
+
+
+def group_of(group_key: str | None, task_name: str) -> str:
+    """What a FIFO queue orders by, of a message with this key and task."""
+    return group_key or task_name[:MAX_GROUP_KEY]
 
 
 def invocation_id_of(delivery_id: str) -> UUID:

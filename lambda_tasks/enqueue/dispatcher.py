@@ -1,23 +1,25 @@
 """Gathers messages, sends them in batches, sends again what may yet be accepted. Knows no AWS.
 
 It never waits to fill a batch: a message leaves at once while few requests are in flight, and
-gathers with others while more are. All of it runs on one event loop, so there are no locks.
+gathers with others while more are. Where a queue keeps an order, a message leaves when the one
+before it in its group has been accepted; what is left to the relay holds back the later ones. All
+of it runs on one event loop, so there are no locks.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from ..core.batching import take_batch
+from ..core.batching import Backlog, take_batch
 from ..core.message import Outgoing
 from ..ports import SendFailure, Transport
 from .in_flight import InFlightLimit
+from .left_groups import LeftGroups, nothing_is_left
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -60,6 +62,7 @@ class _Call:
     done: "asyncio.Future[None]"
     give_up_s: float
     began_at: float
+    is_relay: bool = False
     open: "set[_Entry]" = field(default_factory=set)
     failures: dict[UUID, str] = field(default_factory=dict)
 
@@ -75,21 +78,32 @@ class _Entry:
     call: _Call
     attempt: int = 1
     stream: "_Stream | None" = None
+    group: str | None = None
+    """What has the same keeps its order; None where there is none."""
     is_given_up: bool = False
     """Nobody waits for it any more: it is not sent again."""
 
+    @property
+    def id(self) -> UUID:
+        return self.outgoing.message.invocation_id
+
 
 class Dispatcher:
-    """One per process. `transport_for` gives the transport of a queue's name."""
+    """One per process. `transport_for` gives the transport of a queue's name.
+
+    `is_left` says whether a stored message is still left to the relay.
+    """
 
     def __init__(
         self,
         transport_for: Callable[[str], Transport],
         *,
+        is_left: Callable[[UUID], Awaitable[bool]] = nothing_is_left,
         buffer_limit: int = BUFFER_LIMIT,
         first_backoff_s: float = FIRST_BACKOFF_S,
     ) -> None:
         self.stats = Stats()
+        self.is_left = is_left
         self._transport_for = transport_for
         self._buffer_limit = buffer_limit
         self._first_backoff_s = first_backoff_s
@@ -108,14 +122,14 @@ class Dispatcher:
         """Send messages; return the reason for each that was not accepted, by invocation id.
 
         Returns when each is accepted or given up; stored ones sooner, unless the caller is
-        `patient`. Waits first while the buffer is full.
+        `patient`: the relay, which sends what was left. Waits first while the buffer is full.
         """
         if not messages:
             return {}
         loop = asyncio.get_running_loop()
         in_a_hurry = not patient and all(outgoing.message.durable for outgoing in messages)
         give_up_s = GIVE_UP_STORED_S if in_a_hurry else GIVE_UP_S
-        call = _Call(loop.create_future(), give_up_s, began_at=loop.time())
+        call = _Call(loop.create_future(), give_up_s, began_at=loop.time(), is_relay=patient)
         entries = [_Entry(outgoing, call) for outgoing in messages]
         call.open.update(entries)
         self._calls.add(call)
@@ -151,7 +165,7 @@ class Dispatcher:
             self.stats.accepted += 1
         else:
             self.stats.failed += 1
-            call.failures[entry.outgoing.message.invocation_id] = failure.reason
+            call.failures[entry.id] = failure.reason
         call.open.discard(entry)
         if not call.open and not call.done.done():
             call.done.set_result(None)
@@ -183,10 +197,7 @@ class Dispatcher:
         if transport not in self._streams:
             self._streams[transport] = _Stream(self, transport)
         entry.stream = self._streams[transport]
-        if entry.call.give_up_s <= GIVE_UP_STORED_S and entry.stream.is_stuck():
-            self.settle(entry, STUCK)
-        else:
-            entry.stream.add(entry)
+        entry.stream.add(entry)
 
     def _look_at_calls(self) -> None:
         """Give up those whose queues accept nothing any more; again while somebody waits."""
@@ -203,7 +214,7 @@ class Dispatcher:
         reason = f"its queue has accepted nothing for {call.give_up_s:g} s"
         for entry in call.open:
             entry.is_given_up = True
-            call.failures[entry.outgoing.message.invocation_id] = reason
+            call.failures[entry.id] = reason
             if entry.stream is not None:
                 entry.stream.has_given_up = True
         if not call.done.done():
@@ -226,19 +237,27 @@ class _Stream:
         self._busy_since = 0.0
         self._dispatcher = dispatcher
         self._transport = transport
-        self._pending: deque[_Entry] = deque()
+        self._backlog: Backlog[_Entry] = Backlog(lambda entry: entry.group)
+        self._left = LeftGroups(dispatcher.is_left)
+        self._asking: dict[str, list[_Entry]] = {}
         self._is_pumping = False
-        self._is_paused = False
         self._limit = InFlightLimit()
-        self._requests: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, entry: _Entry) -> None:
-        """Send it with the next request."""
-        self._pending.append(entry)
-        if not self._is_pumping:
-            # In the loop's next round, so that what is added in this one travels together.
-            self._is_pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+        """Send it with the next request, or behind what is before it in its group."""
+        if self._transport.limits.in_order:
+            entry.group = entry.outgoing.message.group
+        if entry.call.give_up_s <= GIVE_UP_STORED_S and self.is_stuck():
+            self._leave(entry, STUCK)
+        elif entry.group in self._asking and not entry.call.is_relay:
+            self._asking[entry.group].append(entry)
+        elif entry.group is not None and entry.group in self._left and not entry.call.is_relay:
+            self._asking[entry.group] = [entry]
+            self._begin(self._ask_about(entry.group))
+        else:
+            self._backlog.add(entry)
+            self._pump_soon()
 
     def is_stuck(self) -> bool:
         """Its requests have been under way for some time, and none is accepted."""
@@ -247,37 +266,53 @@ class _Stream:
         since = max(self.accepted_at, self._busy_since)
         return asyncio.get_running_loop().time() - since > GIVE_UP_STORED_S
 
+    async def _ask_about(self, group: str) -> None:
+        """Whether the relay has sent what was left of a group, for those that wait to know."""
+        blocker = await self._left.blocker(group)
+        for entry in self._asking.pop(group):
+            if blocker is None and entry.is_given_up:
+                blocker = entry.id
+                self._leave(entry, GIVEN_UP)
+            elif blocker is not None:
+                self._leave(entry, _behind(blocker))
+            else:
+                self._backlog.add(entry)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._is_pumping:
+            # In the loop's next round, so that what is added in this one travels together.
+            self._is_pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
     def _pump(self) -> None:
         self._is_pumping = False
         if self.has_given_up:
-            self._drop_given_up()
+            self.has_given_up = False
+            for entry in self._backlog.take_out(lambda entry: entry.is_given_up):
+                self._leave(entry, GIVEN_UP)
         while self._may_start():
             batch = take_batch(
-                self._pending, self._transport.limits, size_bytes=_size_bytes, kind=_is_follow_up
+                self._backlog.ready,
+                self._transport.limits,
+                size_bytes=_size_bytes,
+                kind=_is_follow_up,
             )
             if not self.in_flight:
                 self._busy_since = asyncio.get_running_loop().time()
             self.in_flight += 1
-            was_full = self.in_flight >= self._limit.value
-            request = asyncio.get_running_loop().create_task(
-                self._request(batch, was_full=was_full)
-            )
-            self._requests.add(request)
-            request.add_done_callback(self._requests.discard)
+            self._begin(self._request(batch, was_full=self.in_flight >= self._limit.value))
 
-    def _drop_given_up(self) -> None:
-        self.has_given_up = False
-        given_up = [entry for entry in self._pending if entry.is_given_up]
-        self._pending = deque(entry for entry in self._pending if not entry.is_given_up)
-        for entry in given_up:
-            self._dispatcher.settle(entry, GIVEN_UP)
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _may_start(self) -> bool:
-        limits = self._transport.limits
-        most = 1 if limits.in_order else self._limit.value
-        if not self._pending or self._is_paused or self.in_flight >= most:
+        n_ready = len(self._backlog.ready)
+        if not n_ready or self.in_flight >= self._limit.value:
             return False
-        return len(self._pending) >= limits.max_entries or self.in_flight < EAGER_IN_FLIGHT
+        return n_ready >= self._transport.limits.max_entries or self.in_flight < EAGER_IN_FLIGHT
 
     async def _request(self, batch: list[_Entry], was_full: bool) -> None:
         self._dispatcher.stats.requests += 1
@@ -292,42 +327,55 @@ class _Stream:
         else:
             self._limit.answered(time.monotonic() - began_at, was_full=was_full)
         self.in_flight -= 1
-        again = []
         for entry, failure in zip(batch, failures, strict=True):
             is_last = entry.attempt >= SEND_ATTEMPTS or entry.is_given_up
             if failure is None:
-                self.accepted_at = asyncio.get_running_loop().time()
-            if failure is None or not failure.retryable or is_last:
-                self._dispatcher.settle(entry, failure)
+                self._accept(entry)
+            elif failure.retryable and not is_last:
+                self._send_again(entry)
             else:
-                again.append(entry)
-        if again:
-            self._send_again(again)
+                self._give_up(entry, failure)
         self._pump()
 
-    def _send_again(self, entries: list[_Entry]) -> None:
-        """After a while; where there is an order, before all that wait behind them."""
-        self._dispatcher.stats.retried += len(entries)
-        later = asyncio.get_running_loop().call_later
-        delays = [self._dispatcher.backoff_s(entry.attempt) for entry in entries]
-        for entry in entries:
-            entry.attempt += 1
-        if self._transport.limits.in_order:
-            self._is_paused = True
-            self._pending.extendleft(reversed(entries))
-            later(max(delays), self._resume)
-            return
-        for delay_s, entry in zip(delays, entries, strict=True):
-            later(delay_s, self.add, entry)
+    def _send_again(self, entry: _Entry) -> None:
+        """After a while, in which its group waits, and no other."""
+        self._dispatcher.stats.retried += 1
+        delay_s = self._dispatcher.backoff_s(entry.attempt)
+        entry.attempt += 1
+        asyncio.get_running_loop().call_later(delay_s, self._add_again, entry)
 
-    def _resume(self) -> None:
-        self._is_paused = False
-        self._pump()
+    def _add_again(self, entry: _Entry) -> None:
+        self._backlog.add_again(entry)
+        self._pump_soon()
+
+    def _accept(self, entry: _Entry) -> None:
+        self.accepted_at = asyncio.get_running_loop().time()
+        self._backlog.accept(entry)
+        if entry.group is not None:
+            self._left.accept(entry.group, entry.id)
+        self._dispatcher.settle(entry, None)
+
+    def _give_up(self, entry: _Entry, failure: SendFailure) -> None:
+        """With what waits behind it, as that would overtake it."""
+        behind = self._backlog.give_up(entry)
+        self._leave(entry, failure)
+        for each in behind:
+            self._leave(each, _behind(entry.id))
+
+    def _leave(self, entry: _Entry, failure: SendFailure) -> None:
+        """To the relay, where it is stored."""
+        if entry.group is not None and entry.outgoing.message.durable:
+            self._left.leave(entry.group, entry.id)
+        self._dispatcher.settle(entry, failure)
 
 
 STUCK: Final = SendFailure("its queue accepts nothing at the moment", retryable=True)
 
 GIVEN_UP: Final = SendFailure("its caller has waited for long enough", retryable=True)
+
+
+def _behind(id: UUID) -> SendFailure:
+    return SendFailure(f"it would overtake {id} of its group, which is not sent", retryable=True)
 
 
 def _size_bytes(entry: _Entry) -> int:

@@ -166,17 +166,17 @@ class Enqueuer:
 
     def _mark_sent(self, messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:
         """After the send, so a failure here is only logged: the relay would send once more."""
-        sent = []
-        for outgoing in messages:
-            id = outgoing.message.invocation_id
-            if outgoing.message.durable and id in failures:
-                logger.error("%s was stored and could not be sent yet: %s", id, failures[id])
-            elif outgoing.message.durable:
-                sent.append(outgoing)
-        if not sent:
-            return
+        stored = [each for each in messages if each.message.durable]
+        left = [each for each in stored if each.message.invocation_id in failures]
+        for each in left:
+            id = each.message.invocation_id
+            logger.error("%s was stored and could not be sent yet: %s", id, failures[id])
+        sent = [each for each in stored if each.message.invocation_id not in failures]
         try:
-            self._outbox.mark_sent(sent)
+            if in_order := [each for each in left if each.look.in_order]:
+                self._outbox.leave(in_order)
+            if sent:
+                self._outbox.mark_sent(sent)
         except Exception:
             logger.exception("%d messages were sent and could not be marked as sent", len(sent))
 

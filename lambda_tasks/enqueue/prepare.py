@@ -10,9 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from .. import conf
+from ..core.lifecycle import LookTerms
 from ..core.message import MAX_GROUP_KEY, PRIORITIES, YEARS, Message, Outgoing
 from ..core.retries import MAX_DELAY_S
-from ..queues.base import Queue
 from ..records import encryption
 
 
@@ -54,6 +54,8 @@ def prepare(
             f"priority is {priority}, and the queue {queue!r} has none: SQS and AWS Batch know no "
             "priorities. Use a queue of its own, or a database queue."
         )
+    look = settings.look_terms(queue)
+    wait_s = delay_s or (0 if run_after is None else _seconds_until(run_after))
     message = Message(
         task_name=task_name,
         kwargs=kwargs,
@@ -62,7 +64,7 @@ def prepare(
         backend=backend,
         n_retries=n_retries,
         queue=None if queue == own_queue else queue,
-        durable=_is_durable(destination, settings, durable),
+        durable=_is_durable(look, settings, durable, is_delayed=wait_s > 0),
         run_after=run_after,
         group_key=group_key,
         priority=priority,
@@ -74,8 +76,6 @@ def prepare(
     destination.check_message(message, body, is_signed=bool(settings.signing_keys))
     if message.durable and message.secret_kwargs:
         encryption.check_available(task_name)
-    look = destination.look_terms
-    wait_s = delay_s or (0 if run_after is None else _seconds_until(run_after))
     return Outgoing(
         message,
         body,
@@ -87,12 +87,16 @@ def prepare(
     )
 
 
-def _is_durable(destination: Queue, settings: conf.Settings, chosen: bool | None) -> bool:
-    """Whether a message for this queue is stored with the caller's transaction."""
+def _is_durable(
+    look: LookTerms, settings: conf.Settings, chosen: bool | None, *, is_delayed: bool
+) -> bool:
+    """Whether a message for a queue of these terms is stored with the caller's transaction."""
     if settings.noop_execution or settings.eager:
         return False
-    if destination.is_table:
+    if not look.is_sent:
         return True  # the row is the queue
+    if is_delayed and not look.can_delay:
+        return True  # where else would it wait?
     return settings.durable if chosen is None else chosen
 
 

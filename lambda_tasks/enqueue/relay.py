@@ -5,7 +5,7 @@ Several at once are safe: a message that two of them send is claimed once.
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -28,7 +28,7 @@ LOOK_S: Final = 60.0
 """For the database to find what is left, in a table of any size."""
 
 LIMIT: Final = 1000
-"""Messages in one round."""
+"""Messages of a queue in one round."""
 
 MAX_ROUNDS: Final = 20
 """So that a handler's invocation does not grow long over it."""
@@ -45,11 +45,14 @@ class Relay:
         self._outbox = outbox
         self._asend = asend
 
-    async def run_once(self, *, grace: timedelta = GRACE) -> int:
+    async def run_once(
+        self, *, grace: timedelta = GRACE, queues: Collection[str] | None = None
+    ) -> int:
         """Send what is left and due, as far as its queue can delay it; how many went.
 
-        A `grace` below the usual one looks that much sooner at what was just stored. What its
-        queue refuses is put behind the others, so that they are sent at once.
+        With `queues`, of these alone. A `grace` below the usual one looks that much sooner at what
+        was just stored. What its queue refuses is put behind the others, so that they are sent at
+        once.
         """
         sent = 0
         for _ in range(MAX_ROUNDS):
@@ -59,6 +62,7 @@ class Relay:
                 lost_for=LOST_FOR,
                 waiting_for=WAITING_FOR,
                 limit=LIMIT,
+                queues=queues,
                 limit_s=LOOK_S,
             )
             if not due:
@@ -86,5 +90,15 @@ class Relay:
 
 
 def _reasons(refused: Sequence[Outgoing], failures: Mapping[UUID, str]) -> Counter[tuple[str, str]]:
-    """How many there are for each queue and reason: a line each, not one for each message."""
-    return Counter((each.queue, failures[each.message.invocation_id]) for each in refused)
+    """How many there are for each queue and reason: a line each, not one for each message.
+
+    What is held back in its group counts for the reason of the first one.
+    """
+    counted: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for each in refused:
+        reason = failures[each.message.invocation_id]
+        if each.look.in_order:
+            reason = first.setdefault((each.queue, each.message.group), reason)
+        counted[each.queue, reason] += 1
+    return counted

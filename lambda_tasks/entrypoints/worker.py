@@ -16,6 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar
 
@@ -41,6 +42,9 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 RELAY_EVERY_S: Final = 60.0
 
+RELAY_IN_ORDER_EVERY_S: Final = 1.0
+"""The same for its queues that keep an order, where what is due later waits in its row."""
+
 AFTER_AN_ERROR_S: Final = 5.0
 """Before a source that failed is asked again."""
 
@@ -49,6 +53,11 @@ CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 EndWithin = Callable[[float], None]
+
+Relay = Callable[[], Awaitable[int]]
+
+EverySeconds = tuple[Relay, float]
+"""What sends what was left, and how often."""
 
 
 @asynccontextmanager
@@ -74,13 +83,14 @@ async def worker_of(
     concurrency = concurrency or settings.concurrency
     processes = processes or settings.processes
     executor = runtime.executor(concurrency=concurrency, processes=processes)
+    in_order = [name for name in queues if settings.look_terms(name).in_order]
     own_thread = OwnThread("lambda_tasks-worker")
     async with ThreadSensitiveContext(executor=own_thread):
         try:
             yield Worker(
                 sources,
                 executor,
-                relay=runtime.relay.run_once,
+                relays=_relays(runtime, in_order),
                 capacity=concurrency + processes,
                 drain_s=drain_s,
                 once=once,
@@ -94,14 +104,14 @@ async def worker_of(
 
 
 class Worker:
-    """`relay` sends what was left. `capacity` deliveries in work are enough to take no more."""
+    """`relays` send what was left. `capacity` deliveries in work are enough to take no more."""
 
     def __init__(
         self,
         sources: Sequence[Source],
         executor: Executor,
         *,
-        relay: Callable[[], Awaitable[int]],
+        relays: Sequence[EverySeconds],
         capacity: int,
         drain_s: float,
         once: bool = False,
@@ -112,7 +122,7 @@ class Worker:
         self.cut_off = 0
         self._sources = sources
         self._executor = executor
-        self._relay = relay
+        self._relays = relays
         self._capacity = capacity
         self._once = once
         self._begun = 0
@@ -159,10 +169,11 @@ class Worker:
 
     async def run(self, *, max_tasks: int | None = None) -> None:
         """Until stop(); `once`, until there is nothing to do; or until so many tasks have begun."""
-        relaying = asyncio.ensure_future(self._keep_relaying())
+        relaying = [asyncio.ensure_future(_keep_relaying(*each)) for each in self._relays]
         most = float("inf") if max_tasks is None else max_tasks
         await asyncio.gather(*(self._consume(each, most) for each in self._sources))
-        relaying.cancel()
+        for each in relaying:
+            each.cancel()
         await self._drain()
         for source in self._sources:
             await source.aclose()
@@ -274,13 +285,25 @@ class Worker:
             self._end.set_result(None)
         await finishing
 
-    async def _keep_relaying(self) -> None:
-        while True:
-            try:
-                await self._relay()
-            except Exception:
-                logger.exception("The relay failed; it runs again in %g s.", RELAY_EVERY_S)
-            await asyncio.sleep(RELAY_EVERY_S)
+
+def _relays(runtime: runtimes.Runtime, in_order: Sequence[str]) -> list[EverySeconds]:
+    """For all queues, and more often for those in order."""
+    relay = runtime.relay.run_once
+    relays: list[EverySeconds] = [(relay, RELAY_EVERY_S)]
+    if in_order:
+        relays.append((partial(relay, queues=in_order), RELAY_IN_ORDER_EVERY_S))
+    return relays
+
+
+async def _keep_relaying(relay: Relay, every_s: float) -> None:
+    while True:
+        wait_s = every_s
+        try:
+            await relay()
+        except Exception:
+            wait_s = RELAY_EVERY_S
+            logger.exception("The relay failed; it runs again in %g s.", wait_s)
+        await asyncio.sleep(wait_s)
 
 
 async def _all_done(tasks: "set[asyncio.Task[None]]") -> None:

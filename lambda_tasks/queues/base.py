@@ -71,6 +71,9 @@ class Queue(ABC):
     is_table: ClassVar[bool] = False
     """Its messages are worked off from the table of the records, which has priorities."""
 
+    passes: ClassVar[str | None] = None
+    """The queue that its delayed messages pass, as it can't delay them itself."""
+
     has_workers: ClassVar[bool] = True
     """`manage.py lambda_tasks worker` can consume it."""
 

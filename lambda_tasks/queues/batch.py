@@ -45,6 +45,8 @@ class BatchQueue(Queue):
     direct: bool = False
     """Who enqueues submits the jobs, and not the consumer of the default queue."""
 
+    passes: ClassVar[str | None] = "default"
+
     has_workers: ClassVar[bool] = False
 
     @classmethod

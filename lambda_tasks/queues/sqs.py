@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from ..core.batching import BatchLimits
-from ..core.lifecycle import visibility_timeout_s
+from ..core.lifecycle import FIFO_TERMS, SQS_TERMS, LookTerms, visibility_timeout_s
 from ..core.message import Message, Outgoing, check_size
 from ..core.signature import SIGNATURE_BYTES, sign
 from ..ports import SendFailure, Source
@@ -35,6 +35,11 @@ class SQSQueue(Queue):
 
     queue_url: str
     max_timeout_s: float = field(default=MAX_LAMBDA_TIMEOUT_S, kw_only=True)
+
+    @property
+    def look_terms(self) -> LookTerms:
+        """See Queue."""
+        return FIFO_TERMS if is_fifo(self.queue_url) else SQS_TERMS
 
     @classmethod
     def parse(cls, setting: str, name: str, value: object) -> Self | None:
@@ -146,7 +151,7 @@ class SQSTransport:
         entry: dict[str, Any] = {"Id": id, "MessageBody": body}
         if self._is_fifo:
             # A FIFO queue has one delay for all its messages, and wants a group.
-            entry["MessageGroupId"] = message.group_key or message.task_name[:128]
+            entry["MessageGroupId"] = message.group
             entry["MessageDeduplicationId"] = str(message.invocation_id)
             return entry
         if outgoing.delay_s:

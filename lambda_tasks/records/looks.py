@@ -4,8 +4,10 @@ An index has them by queue, priority and that time. So a look reads the beginnin
 for each queue and priority, however many records are finished or wait for a later time.
 """
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import NamedTuple
+from uuid import UUID
 
 from django.db import connections
 from django.db.models import Q
@@ -56,3 +58,8 @@ def unlocked(records: RecordQuerySet) -> RecordQuerySet:
     if connections[record_alias()].features.has_select_for_update_skip_locked:
         return records.select_for_update(skip_locked=True)
     return records
+
+
+def left(ids: Collection[UUID]) -> RecordQuerySet:
+    """Those of these records that are stored and not sent yet."""
+    return all_records().filter(id__in=ids, status=Status.QUEUED, sent_at=None).order_by()

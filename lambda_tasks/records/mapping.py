@@ -17,7 +17,7 @@ logger = logging.getLogger("lambda_tasks")
 Row = Mapping[str, Any]
 """Values by the names of columns, and seconds: `delay_s`, in which it is due where `run_after` is
 None; `grace_s` and `ahead_s`, from now and before it is due, of which the later is when somebody
-must look at it."""
+must look at it. `number` tells one from others that are enqueued at the same moment."""
 
 CLAIM_COLUMNS: Final = (
     "id",
@@ -43,6 +43,7 @@ def row_of(
     enqueued_at: datetime | None = None,
     delay_s: int | None = None,
     waits: bool = False,
+    number: int = 0,
 ) -> Row:
     """A new record of a message; `waits` where nobody is about to send it."""
     secrets = message.secret_kwargs
@@ -65,11 +66,12 @@ def row_of(
         "delay_s": delay_s,
         "grace_s": 0.0 if waits else look.grace.total_seconds(),
         "ahead_s": look.ahead.total_seconds(),
+        "number": number if look.in_order else 0,
     }
 
 
-def queued_row(outgoing: Outgoing) -> Row:
-    """A new record of a message that is on its way out."""
+def queued_row(outgoing: Outgoing, number: int = 0) -> Row:
+    """A new record of a message that is on its way out, the `number`-th that is stored at once."""
     return row_of(
         outgoing.message,
         outgoing.queue,
@@ -77,6 +79,7 @@ def queued_row(outgoing: Outgoing) -> Row:
         enqueued_at=outgoing.enqueued_at,
         delay_s=outgoing.delay_s or None,
         waits=outgoing.waits,
+        number=number,
     )
 
 

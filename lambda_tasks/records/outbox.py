@@ -3,9 +3,9 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -15,7 +15,7 @@ from django.db.models.functions import Coalesce, Greatest
 from .. import interrupts
 from ..core.lifecycle import LookTerms, Status
 from ..core.message import Outgoing
-from . import looks, notify, waiting
+from . import fifo, looks, notify, waiting
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
@@ -49,8 +49,19 @@ class RecordOutbox:
 
         In a transaction it is one of the caller's statements, and lasts as long as these may.
         """
-        rows = [queued_row(outgoing) for outgoing in messages]
+        rows = [queued_row(outgoing, number) for number, outgoing in enumerate(messages)]
         try_again(self.alias, lambda: _insert(self.alias, rows))
+
+    @tried_again
+    def leave(self, messages: Sequence[Outgoing]) -> None:
+        """See ports.Outbox."""
+        left = looks.left([each.message.invocation_id for each in messages])
+        left.filter(look_at__gt=Now()).update(look_at=Now())
+
+    @tried_again
+    def is_left(self, invocation_id: UUID) -> bool:
+        """See ports.Outbox."""
+        return looks.left([invocation_id]).exists()
 
     def keeps(self, outgoing: Outgoing) -> bool:
         """See ports.Outbox."""
@@ -70,21 +81,28 @@ class RecordOutbox:
 
     @tried_again
     def unsent(
-        self, *, early: timedelta, lost_for: timedelta, waiting_for: timedelta, limit: int
+        self,
+        *,
+        early: timedelta,
+        lost_for: timedelta,
+        waiting_for: timedelta,
+        limit: int,
+        queues: Collection[str] | None = None,
     ) -> list[Outgoing]:
         """See ports.Outbox."""
-        found: list[Any] = []
+        found: list[TaskRecord] = []
         move_until = time.monotonic() + MOVE_WITHIN_S
         for level in looks.levels():
             look = self._look_terms(level.queue)
-            if look.is_sent:
-                next_look = _next_look(look, lost_for, waiting_for)
-                records = looks.due(level, early=early).annotate(next_look=next_look)
-                not_yet = records.filter(next_look__gt=Greatest(Now(), F("look_at")))
-                _move_looks(not_yet, next_look, move_until)
-                found += records.filter(next_look__lte=Now())[:limit]
-        found.sort(key=lambda record: record.look_at)
-        return self._readable(found[:limit])
+            if not look.is_sent or (queues is not None and level.queue not in queues):
+                continue
+            next_look = _next_look(look, lost_for, waiting_for)
+            records = looks.due(level, early=early).annotate(next_look=next_look)
+            not_yet = records.filter(next_look__gt=Greatest(Now(), F("look_at")))
+            _move_looks(not_yet, next_look, move_until)
+            to_send = records.filter(next_look__lte=Now())
+            found += fifo.in_order(level, to_send, limit) if look.in_order else to_send[:limit]
+        return self._readable(found)
 
     def put_behind(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""

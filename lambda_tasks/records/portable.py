@@ -326,10 +326,13 @@ def record_of(row: Row, **rest: Any) -> TaskRecord:
     """The record that a row describes."""
     fields = dict(row)
     delay_s, grace_s, ahead_s = (fields.pop(name) for name in ("delay_s", "grace_s", "ahead_s"))
+    number = fields.pop("number")
+    if fields["enqueued_at"] is None:
+        fields["enqueued_at"] = Now() + timedelta(microseconds=number) if number else Now()
     if fields["run_after"] is None and delay_s is not None:
         fields["run_after"] = Now() + timedelta(seconds=delay_s)
     fields["look_at"] = _first_look(fields["run_after"], grace_s, ahead_s)
-    return TaskRecord(**{**fields, "enqueued_at": row["enqueued_at"] or Now(), **rest})
+    return TaskRecord(**{**fields, **rest})
 
 
 def _waits(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:

@@ -59,8 +59,9 @@ TYPES: Final = {
     "delay_s": "double precision",
     "grace_s": "double precision",
     "ahead_s": "double precision",
+    "number": "integer",
 }
-"""What may differ from row to row: the columns and the seconds of a Row."""
+"""What may differ from row to row: all of a Row."""
 
 LOOK: Final = ("grace_s", "ahead_s")
 
@@ -252,7 +253,8 @@ class PostgresStatements(PortableStatements):
         if "root_id" in own and all(row["root_id"] == row["id"] for row in rows):
             values["root_id"] = "given.id"
             del own["root_id"]
-        values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {NOW})"
+        now = f"{NOW} + {values.pop('number')} * INTERVAL '1 microsecond'"
+        values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {now})"
         due = f"{NOW} + make_interval(secs => {values.pop('delay_s')})"
         run_after = values["run_after"] = f"COALESCE({values['run_after']}, {due})"
         soon, early = (f"make_interval(secs => {values.pop(name)})" for name in LOOK)

@@ -1,0 +1,77 @@
+"""What is left of FIFO queues, in its order: the relay sends a group's messages as they came."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import connections
+from django.db.models import Q
+from django.db.models.expressions import RawSQL
+from django.db.models.functions import Coalesce
+
+from ..core.lifecycle import Status
+from ..core.message import group_of
+from . import looks
+from .clock import Now
+from .database import all_records, record_alias
+from .tables import RecordQuerySet, TaskRecord
+
+Times = tuple[datetime, datetime]
+"""When a message was stored, and when it is looked at again."""
+
+ROW_NUMBER: Final = f"{TaskRecord._meta.db_table}.rowid"
+"""SQLite's, which grows."""
+
+
+def in_order(level: looks.Level, to_send: RecordQuerySet, limit: int) -> list[Any]:
+    """Up to `limit` records to send, in the order in which they were stored.
+
+    What would overtake an earlier one of its group that was put behind is put behind with it.
+    """
+    records = _by_age(to_send)[:limit]
+    behind = _put_behind(level, records) if records else {}
+    free: list[Any] = []
+    blocked: defaultdict[datetime, list[UUID]] = defaultdict(list)
+    for each in records:
+        earlier = [look_at for age, look_at in behind.get(_group(each), ()) if age <= each.age]
+        if earlier and each.status == Status.QUEUED and each.sent_at is None:
+            blocked[max(earlier)].append(each.id)
+        else:
+            free.append(each)
+    for look_at, ids in blocked.items():
+        looks.left(ids).update(look_at=look_at)
+    return free
+
+
+def _put_behind(level: looks.Level, records: Sequence[Any]) -> Mapping[str, list[Times]]:
+    """What was put behind of the groups of these records."""
+    keys = {each.group_key for each in records if each.group_key}
+    names = {each.task_name for each in records if not each.group_key}
+    behind = _with_age(
+        all_records()
+        .filter(queue=level.queue, priority=level.priority, look_at__gt=Now())
+        .filter(status=Status.QUEUED, sent_at=None, n_waits__gt=0)
+        .filter(Q(group_key__in=keys) | Q(group_key=None, task_name__in=names))
+    )
+    found: defaultdict[str, list[Times]] = defaultdict(list)
+    for each in behind.only("group_key", "task_name", "look_at").order_by():
+        found[_group(each)].append((each.age, each.look_at))
+    return found
+
+
+def _group(record: Any) -> str:
+    return group_of(record.group_key, record.task_name)
+
+
+def _with_age(records: RecordQuerySet) -> Any:
+    return records.annotate(age=Coalesce("enqueued_at", "look_at"))
+
+
+def _by_age(records: RecordQuerySet) -> Any:
+    aged = _with_age(records)
+    if connections[record_alias()].vendor != "sqlite":
+        return aged.order_by("age")
+    # Its clock has milliseconds only.
+    return aged.order_by("age", RawSQL(ROW_NUMBER, ()))  # noqa: S611 - a constant
