@@ -219,3 +219,19 @@ def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None
 class NoLock:
     def held(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_that_is_cut_off_at_the_deadline_leaves_its_lane_to_the_next_event(
+    handle: Handle, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_CONCURRENCY = 1
+    handler.close()
+    try:
+        assert handle(body(tasks.wait, seconds=300), timeout_s=4) == [0]
+        following = body(tasks.aadd, a=1)
+        assert handle(following, timeout_s=60) == []
+    finally:
+        handler.close()
+
+    assert record_of(following).status == "SUCCESS"

@@ -81,7 +81,9 @@ class Lanes:
         try:
             return await job.ended
         except asyncio.CancelledError:
-            if job.lane is not None and not job.ended.done():
+            # To cancel who waits for a future cancels the future, too.
+            has_ended = job.ended.done() and not job.ended.cancelled()
+            if job.lane is not None and not has_ended:
                 self._leave(job.lane)
             raise
         finally:
