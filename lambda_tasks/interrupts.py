@@ -14,18 +14,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from asgiref.sync import sync_to_async
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 logger = logging.getLogger("lambda_tasks")
-
-T = TypeVar("T")
 
 OWN_S: Final = 10.0
 """For what the library itself asks of the database at once, a claim of ten messages, say."""
@@ -115,17 +112,6 @@ def answers(connection: BaseDatabaseWrapper) -> bool:
     """Whether one of this thread's connections can be used; it has not long to say so."""
     with within(ANSWER_S):
         return connection.is_usable()
-
-
-async def ask(function: Callable[..., T], *args: Any, limit_s: float = OWN_S, **kwargs: Any) -> T:
-    """Call what asks the database something for the library, on this context's thread for that,
-    and interrupt it after so many seconds."""
-
-    def ask_within() -> T:
-        with within(limit_s):
-            return function(*args, **kwargs)
-
-    return await sync_to_async(ask_within)()
 
 
 def limit_connecting() -> None:

@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+from ..asking import ask
 from ..core.lifecycle import GRACE
 from ..core.message import Outgoing
-from ..interrupts import ask
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")

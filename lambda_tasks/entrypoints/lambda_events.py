@@ -15,10 +15,10 @@ from typing import Any, Final, Self
 
 import django
 
+from ..asking import ask
 from ..conf import current
 from ..execution import connections
 from ..execution.executor import Executor
-from ..interrupts import ask
 from ..ports import Delivery, Settlement
 from ..queues.sqs_deliveries import delivery_of
 from ..runtime import Runtime

@@ -18,11 +18,12 @@ from uuid import UUID
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
+from ..asking import ask
 from ..conf import Settings
 from ..core.lifecycle import Claim, End, turn_wait_s
 from ..database_errors import Meaning, meaning_of
 from ..errors import HardTimeLimitExceeded, LeaseLost, WorkerProcessDied
-from ..interrupts import OWN_S, ask
+from ..interrupts import OWN_S
 from ..logging import task_logger
 from ..ports import (
     BACK,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+from ..asking import ask
 from ..conf import Settings
-from ..interrupts import ask
 from ..ports import Claims
 from .batch import ClaimedBatch
 from .lanes import Lanes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from ..interrupts import ask
+from ..asking import ask
 from . import connections
 
 Item = TypeVar("Item")

@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
+from ..asking import ask
 from ..core.batching import BatchLimits
 from ..core.lifecycle import TABLE_TERMS, LookTerms
 from ..core.message import Message, Outgoing
-from ..interrupts import ask
 from ..ports import Arriving, Delivery, Listener, SendFailure, Settlement, Source, TableQueue
 from .base import Queue, Wiring
 
