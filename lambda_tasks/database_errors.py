@@ -7,6 +7,7 @@ from typing import Final
 from django.db import Error, InterfaceError, OperationalError, connections
 
 from .interrupts import answers
+from .pools import PoolExhausted, renew
 
 
 class Meaning(Enum):
@@ -99,8 +100,10 @@ def judge(code: str | None, *, may_be_outage: bool, is_gone: bool) -> Meaning:
 def code_of(error: BaseException) -> str | None:
     """SQLSTATE, or a number of MySQL's or SQLite's after its name; None where there is none.
 
-    CLIENT for what PostgreSQL has never heard of: its driver has found it gone.
+    CLIENT for what PostgreSQL has never heard of: its driver has found it gone, or had none.
     """
+    if isinstance(error, PoolExhausted):
+        return CLIENT
     cause = error.__cause__
     if cause is not None and cause.args and isinstance(cause.args[0], int):
         return f"mysql {cause.args[0]}"
@@ -117,7 +120,7 @@ def close_failed_connections() -> None:
     """Close this thread's connections that have had an error, as their way may lead nowhere."""
     for connection in connections.all(initialized_only=True):
         if connection.errors_occurred and not connection.in_atomic_block:
-            connection.close()
+            renew(connection)
 
 
 def _is_connection_gone() -> bool:

@@ -39,10 +39,11 @@ class LambdaHandler:
 
     def __init__(self) -> None:
         cold_start.set_up()
-        from . import runtime
+        from . import pools, runtime
         from .entrypoints.lambda_events import EventHandler
         from .execution.own_thread import OwnThread
 
+        pools.close()  # which the project's start may have opened
         self._runner = asyncio.Runner()
         # Its events have no context in common with whatever has called for the first of them.
         contextvars.Context().run(self._runner.get_loop)

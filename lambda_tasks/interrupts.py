@@ -10,12 +10,14 @@ import itertools
 import logging
 import math
 import os
+import select
 import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 from django.db import connections
@@ -39,6 +41,12 @@ PYMYSQL_GREETING_S: Final = float(CONNECT_S)
 ANSWER_S: Final = 3.0
 """For a server to say that it is there; a connection that was dropped on the way is silent."""
 
+IDLE_S: Final = 5.0
+"""After so long a frozen container, or a server's idle timeout, may have ended a connection."""
+
+NO_TRANSACTION: Final = 0
+"""libpq's PQTRANS_IDLE (PQtransactionStatus)."""
+
 LOOK_EVERY_S: Final = 0.25
 
 
@@ -52,10 +60,11 @@ class Work:
         self.was_interrupted = False
         self._cancel_at = time.monotonic() + limit_s
         self._hang_up_at = self._cancel_at + CANCEL_S
-        self._connections = [*_connections_of_this_thread(), *beside]
-        self._lock = threading.Lock()
+        self._connections = [*connections_of_this_thread(), *beside]
+        self.lock = threading.Lock()
         self._is_over = False
         self._cancelling: list[tuple[threading.Thread, Any]] = []
+        _works_of_this_thread().append(self)
         if limit_s < math.inf:
             _Watch.of_this_process.add(self)
 
@@ -71,8 +80,9 @@ class Work:
 
     def finish(self) -> None:
         """On its own thread. What is being cancelled must not be what comes next."""
+        _works_of_this_thread().remove(self)
         _Watch.of_this_process.discard(self)
-        with self._lock:
+        with self.lock:
             self._is_over = True
         for cancelling, raw in self._cancelling:
             cancelling.join(CANCEL_S)
@@ -81,12 +91,14 @@ class Work:
 
     def look(self, now: float) -> None:
         """Do what is due; on the watch's thread."""
-        with self._lock:
+        with self.lock:
             if self._is_over:
                 return
             open_ones = [
                 (each, each.connection) for each in self._connections if each.connection is not None
             ]
+            if now >= min(self._cancel_at, self._hang_up_at):
+                _cut.update(open_ones)
             if now >= self._cancel_at:
                 self._cancel_at = math.inf
                 self.was_interrupted = True
@@ -114,9 +126,42 @@ def answers(connection: BaseDatabaseWrapper) -> bool:
         return connection.is_usable()
 
 
+def has_word_from_server(connection: BaseDatabaseWrapper) -> bool:
+    """Whether a server has said something unasked: most likely the end. Costs no statement."""
+    if not hasattr(connection.connection, "fileno"):
+        return False
+    words = select.poll()
+    words.register(connection.connection.fileno(), select.POLLIN)
+    return bool(words.poll(0))
+
+
+def has_work() -> bool:
+    """Whether this thread does something that may be interrupted."""
+    return bool(_works_of_this_thread())
+
+
+def is_interrupted() -> bool:
+    """Whether something that this thread does was interrupted, so that it has to wait no longer."""
+    return any(work.was_interrupted for work in _works_of_this_thread())
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """In the body nobody interrupts this thread, which is about to give a connection away."""
+    with ExitStack() as held:
+        for work in _works_of_this_thread():
+            held.enter_context(work.lock)
+        yield
+
+
+def was_cut(connection: BaseDatabaseWrapper) -> bool:
+    """Whether a statement on this very connection of the driver's was cancelled from elsewhere."""
+    return connection in _cut and _cut[connection] is connection.connection
+
+
 def limit_connecting() -> None:
     """Let no connection of this thread wait for ever to be opened."""
-    for each in _connections_of_this_thread():
+    for each in connections_of_this_thread():
         each.settings_dict = _limited(each)
 
 
@@ -199,7 +244,7 @@ class _Watch:
 _here = threading.local()
 
 
-def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:
+def connections_of_this_thread() -> list[BaseDatabaseWrapper]:
     """Also those that are still to be opened; kept, as to find them takes longer than to ask."""
     if not hasattr(_here, "connections"):
         _here.connections = list(connections.all())
@@ -207,12 +252,32 @@ def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:
     return found
 
 
+def _works_of_this_thread() -> list[Work]:
+    if not hasattr(_here, "works"):
+        _here.works = []
+    found: list[Work] = _here.works
+    return found
+
+
+_cut: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, Any]" = weakref.WeakKeyDictionary()
+"""The driver's connection that was last cut, of each of Django's."""
+
 _numbers = itertools.count(1)
 
 
 def _leave_signals_to_others() -> None:
     """SIGALRM is for the thread that runs a task: it has to end what that one waits for."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Threads that are started in the body leave all signals to others."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cancelling(connection: BaseDatabaseWrapper, raw: Any) -> threading.Thread:
@@ -263,6 +328,7 @@ def _descriptor(raw: Any) -> int:
 def _watch_anew() -> None:
     """Also in a forked child, which has none of its parent's threads."""
     _Watch.of_this_process = _Watch()
+    _here.works = []
 
 
 _watch_anew()

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from django.db import connections
 
-from . import conf, interrupts, registry
+from . import conf, interrupts, pools, registry
 from .core.message import Outgoing
 from .enqueue.dispatcher import Dispatcher
 from .enqueue.local_workers import LocalWorkers
@@ -209,6 +209,7 @@ class Runtime:
     async def disconnect(self) -> None:
         """Send what is still open and close the connections; they are opened again when used."""
         await self.portal.acall(self._drain)
+        await in_reserved_thread(pools.close)
 
     async def aclose(self) -> None:
         """See close(). For callers that have lent the portal their loop."""

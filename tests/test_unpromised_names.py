@@ -38,6 +38,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.state import ProjectState
 from django.db.models.sql import InsertQuery, UpdateQuery
 from django.db.transaction import mark_for_rollback_on_error
+from django.db.utils import ConnectionHandler
 from django.utils import timezone
 from django.utils.asyncio import async_unsafe
 from django.utils.autoreload import StatReloader
@@ -298,6 +299,32 @@ def _a_copy_of_a_connection_can_be_used_on_another_thread() -> None:
         another_thread.submit(use).result()
         if other.vendor != "sqlite":  # whose databases in memory stay open
             another_thread.submit(other.close).result()
+
+
+@needed("pool", "_connection_pools", "Database")
+def _a_connection_has_a_pool_that_is_kept_by_its_alias() -> None:
+    if connection().vendor != "postgresql":
+        return
+    pooled = _pooled_connection()
+    assert pooled.pool is pooled._connection_pools["unpromised"]
+    with pytest.raises(pooled.Database.OperationalError):
+        pooled.pool.getconn()  # it is not open yet
+    first = pooled._connection_pools.pop("unpromised")
+    assert pooled.pool is not first
+
+
+@needed("timeout")
+def _a_pool_knows_how_long_it_waits() -> None:
+    if connection().vendor == "postgresql":
+        assert _pooled_connection().pool.timeout == 30
+
+
+def _pooled_connection() -> Any:
+    options = {"OPTIONS": {"pool": True}}
+    databases = {"unpromised": connections.settings["default"] | options}
+    pooled: Any = ConnectionHandler({"default": {}, **databases})["unpromised"]
+    pooled._connection_pools.pop("unpromised", None)
+    return pooled
 
 
 @needed("settings_dict", "timezone_name")

@@ -7,7 +7,7 @@ import signal
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import cold_start
+from .. import cold_start, pools
 from ..ports import Delivery, Settlement
 from ..queues.batch import MESSAGE_VARIABLE, job_delivery
 from .ending import CLOSE_S, process_end
@@ -37,6 +37,7 @@ def run_job() -> int:
         return 1
     try:
         cold_start.set_up()
+        pools.close()  # which the project's start may have opened
         return 0 if asyncio.run(_run(body)) else 1
     except Exception:
         logger.exception("The job can't run its message.")

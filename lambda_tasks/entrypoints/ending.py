@@ -12,6 +12,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
+from .. import pools
+
 logger = logging.getLogger("lambda_tasks")
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ process_end: Final = Ending()
 
 def run_process(main: Coroutine[Any, Any, T]) -> T:
     """asyncio.run() that ends when its time is over; see Ending."""
+    pools.close()  # which the project's start may have opened
     try:
         return asyncio.run(main)
     finally:

@@ -4,6 +4,7 @@ A worker process calls it directly; a lane calls it by hops onto the thread of i
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from django.db import connections as django_connections
 
 from ..context import TaskContext
 from ..core.arguments import unshared
-from ..core.lifecycle import Outcome
+from ..core.lifecycle import Outcome, Raised
 from ..core.message import Outgoing
 from ..core.retries import JITTER_S
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
-from ..errors import Continue
+from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
+from ..pools import LEFT_BY_TASKS, PoolExhausted, is_exhausted, take
 from ..ports import Lock, Task
 from . import connections
 from .finishing import Finisher, continuation_of, described, outcome_of
@@ -36,6 +38,11 @@ MOST_CONFLICTS: Final = 3
 
 SHORTEST_S: Final = 0.001
 """The least that is left of a limit, as a timer of 0 s would never ring."""
+
+LONG_S: Final = 1.0
+"""A wait for a connection that is long enough to count."""
+
+TimeLimits: Final = (SoftTimeLimitExceeded, HardTimeLimitExceeded)
 
 LONGEST_PAUSE_S: Final = 0.05
 """Before the first of these; the next ones are twice as long as the one before."""
@@ -59,6 +66,8 @@ class Attempt:
         self._transaction: AbstractContextManager[Any] | None = None
         self._began_at = time.monotonic()
         self._n_conflicts = 0
+        self._has_waited = False
+        self._waited_in_vain: PoolExhausted | None = None
         self._is_task_over = False
         self._lock_error: BaseException | None = None
         """Why it could not have the lock of a singleton."""
@@ -67,7 +76,7 @@ class Attempt:
     def limits_s(self) -> tuple[float, float]:
         """What is left of the soft and the hard timeout."""
         soft_s, hard_s = self.run.soft_s, self.run.hard_s
-        if not self._n_conflicts:
+        if not self._n_conflicts and not self._has_waited:
             return soft_s, hard_s
         passed_s = time.monotonic() - self._began_at
         soft_s = max(round(soft_s - passed_s, 3), SHORTEST_S)
@@ -85,8 +94,9 @@ class Attempt:
 
     def begin(self) -> None:
         """Take the lock of a singleton and open the transaction. Raises SingletonLockError,
-        SingletonLockUnknown."""
+        SingletonLockUnknown, PoolExhausted."""
         connections.refresh()
+        self._take_connection()
         if not self._n_conflicts:
             if self.task.options.singleton:
                 self._take_lock()
@@ -139,7 +149,7 @@ class Attempt:
             return Ended(None, wait_s=self._lock_wait_s(error))
         if self._is_lost(error):
             close_failed_connections()
-            return Ended(None, lost=described(error, self.run.message))
+            return Ended(None, lost=self._reason_of_loss(error))
         connections.refresh()  # it may be the connection that has failed
         return self.finisher.fail(
             self.run,
@@ -177,6 +187,18 @@ class Attempt:
             error, n_retries=self.run.claim.n_waits, jitter_s=random.uniform(*JITTER_S)
         )
 
+    def _take_connection(self) -> None:
+        """Wait for one of the pool, where there is a pool, for as long as the task may run."""
+        connection = django_connections[self.finisher.claims.alias]
+        limit_s = self.left_s if self.run.soft_s < math.inf else None
+        self._waited_in_vain = None
+        try:
+            waited_s = take(connection, limit_s=limit_s, leaving=LEFT_BY_TASKS)
+            self._has_waited = self._has_waited or waited_s > LONG_S
+        except PoolExhausted as error:
+            self._waited_in_vain = error
+            raise
+
     def _is_to_begin_again(self, error: BaseException) -> bool:
         """Whether it met a conflict, and may run once more in its time; then it is ready to."""
         options = self.task.options
@@ -206,9 +228,15 @@ class Attempt:
         """Whether it is not for the task that it has not come to its end."""
         if self._call.names(error):
             return False
+        if self._waited_in_vain and isinstance(error, TimeLimits):
+            return True
         meaning = meaning_of(error, is_ours=self._is_task_over)
         is_our_conflict = meaning is Meaning.CONFLICT and self._is_task_over
         return is_our_conflict or meaning is Meaning.OUTAGE
+
+    def _reason_of_loss(self, error: BaseException) -> Raised:
+        is_exhausted(error)  # then it gets a note that says what to do
+        return described(self._waited_in_vain or error, self.run.message)
 
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:
         self._is_task_over = True

@@ -6,7 +6,6 @@ server has said something unasked.
 """
 
 import math
-import select
 import time
 import weakref
 from contextlib import AbstractContextManager
@@ -15,17 +14,12 @@ from typing import Any, Final
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .. import interrupts
-
-IDLE_S: Final = 5.0
-"""After so long a frozen container, or a server's idle timeout, may have ended a connection."""
+from .. import interrupts, pools
+from ..interrupts import IDLE_S, NO_TRANSACTION, has_word_from_server
 
 OUTAGES: Final = (OperationalError, InterfaceError)
 """Of a connection, or of its server; a deadlock's victim is among them. What a database refuses for
 its content is another of its errors."""
-
-_IDLE: Final = 0
-"""libpq's PQTRANS_IDLE: no transaction (PQtransactionStatus)."""
 
 _last_used: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, float]" = weakref.WeakKeyDictionary()
 
@@ -40,7 +34,7 @@ def refresh() -> None:
             connection.errors_occurred = False
             continue
         idled_s = now - _last_used.get(connection, now)
-        if connection.errors_occurred or idled_s > IDLE_S or _has_word_from_server(connection):
+        if connection.errors_occurred or idled_s > IDLE_S or has_word_from_server(connection):
             _close_if_unusable(connection)
         _last_used[connection] = now
 
@@ -58,6 +52,7 @@ def begun_transaction(alias: str) -> AbstractContextManager[Any]:
             begun.__enter__()
     except OUTAGES:
         refresh()
+        pools.take(connections[alias])
         begun = transaction.atomic(using=alias)
         begun.__enter__()
     return begun
@@ -69,21 +64,12 @@ def is_untouched(alias: str) -> bool:
     connection = connections[alias]
     if connection.vendor != "postgresql" or connection.connection is None:
         return False
-    has_begun = connection.connection.info.transaction_status != _IDLE
+    has_begun = connection.connection.info.transaction_status != NO_TRANSACTION
     return not (has_begun or transaction.get_rollback(alias) or connection.run_on_commit)
-
-
-def _has_word_from_server(connection: BaseDatabaseWrapper) -> bool:
-    """Nothing was asked, so it is most likely the end; looking costs no statement."""
-    if not hasattr(connection.connection, "fileno"):
-        return False
-    words = select.poll()
-    words.register(connection.connection.fileno(), select.POLLIN)
-    return bool(words.poll(0))
 
 
 def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:
     if interrupts.answers(connection):
         connection.errors_occurred = False
     else:
-        connection.close()
+        pools.renew(connection)

@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 
 from ..context import TaskContext, current_run
 from ..interrupts import OWN_S
+from ..pools import giving_back
 from .own_thread import OwnThread
 
 T = TypeVar("T")
@@ -44,6 +45,11 @@ class LaneThread(OwnThread):
         self._first = first
         self._is_unused = True
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether what begins_with() was given has been called, and has not raised."""
+        return self._first is None and not self._is_unused
+
     def cancel_begin(self) -> bool:
         """Forget what begins_with() was given, unless it has been called; whether it had not."""
         if self._is_unused:
@@ -61,6 +67,10 @@ class LaneThread(OwnThread):
             )
         self._is_unused = False
         return super().submit(self._after_the_first, fn, args, kwargs)
+
+    async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+        """Make the call that ends a run: what it has of connection pools goes back. See call()."""
+        return await self.call(giving_back(function), *args, limit_s=limit_s)
 
     def _after_the_first(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -88,6 +98,10 @@ class AnyThread:
     async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
         """Call a function there; nobody interrupts it."""
         return await sync_to_async(function)(*args)
+
+    async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+        """Call a function there. Its connection is not the run's own, and so it stays."""
+        return await self.call(function, *args, limit_s=limit_s)
 
     def interrupt(self, *, hang_up: bool = True) -> None:
         """Nothing: it may be anybody's."""

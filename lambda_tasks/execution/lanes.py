@@ -203,16 +203,16 @@ async def _run_to_success(job: _Job, attempt: Attempt, thread: LaneThread | AnyT
     if thread.cancel_begin():
         return attempt.succeed_unbegun(result)
     succeed = functools.partial(attempt.succeed, may_leave_record=True)
-    return await thread.call(succeed, result, limit_s=max(attempt.left_s, COMMIT_S))
+    return await thread.call_last(succeed, result, limit_s=max(attempt.left_s, COMMIT_S))
 
 
 async def _fail(attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseException) -> Ended:
-    if isinstance(thread, LaneThread) and thread.cancel_begin():
+    if isinstance(thread, LaneThread) and not thread.has_begun:
         thread.begins_with(connections_of_this_thread.refresh)
     try:
         if thread.is_busy:  # with what the task has left there
             await thread.call(_nothing, limit_s=attempt.left_s)
-        return await thread.call(attempt.fail, failure)
+        return await thread.call_last(attempt.fail, failure)
     except ThreadStuck:
         raise LaneLost(failure) from None
 
@@ -233,7 +233,7 @@ async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
         thread.interrupt()
         # Where it could not even begin, or where the thread is stuck.
         with suppress(DatabaseError, InterfaceError, ThreadStuck):
-            await thread.call(attempt.abandon, limit_s=ABANDON_S)
+            await thread.call_last(attempt.abandon, limit_s=ABANDON_S)
 
 
 async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Any:

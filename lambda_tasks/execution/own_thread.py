@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from django.db import connections
 
-from .. import interrupts
+from .. import interrupts, pools
 from ..interrupts import OWN_S
 
 T = TypeVar("T")
@@ -119,6 +119,7 @@ class OwnThread(Executor):
             if call.future.set_running_or_notify_cancel():
                 self._serve_one(call)
             del call  # not to keep what it holds alive until the next one
+        pools.give_back()
         connections.close_all()
 
     def _serve_one(self, call: "_Call") -> None:

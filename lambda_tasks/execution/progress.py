@@ -9,7 +9,7 @@ from typing import Final
 
 from django.db import connections
 
-from .. import interrupts
+from .. import interrupts, pools
 from ..core.arguments import to_json_values
 from ..core.lifecycle import Claim
 from ..core.message import encode_json
@@ -66,7 +66,7 @@ class ProgressRecorder:
 
     def _show_refreshed(self, progress: object) -> None:
         refresh()
-        with interrupts.within(SHOW_S):
+        with pools.borrowed(), interrupts.within(SHOW_S):
             self.claims.show_progress(self.claim, progress)
 
 

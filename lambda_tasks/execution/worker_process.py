@@ -12,7 +12,7 @@ import django
 from django.apps import apps
 from django.db import connections
 
-from .. import interrupts, registry
+from .. import interrupts, pools, registry
 from ..errors import LambdaTasksError
 from . import worker_pipe
 from .attempt import MakeAttempt
@@ -29,6 +29,7 @@ def prepare() -> None:
         django.setup()
     registry.discover()
     connections.close_all()
+    pools.close()
 
 
 def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
@@ -40,6 +41,7 @@ def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prepare()
     make_attempt = wire()
+    reply = pools.giving_back(_reply)
     interrupts.limit_connecting()
     pipe.send_bytes(worker_pipe.READY)
     while True:
@@ -47,7 +49,7 @@ def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
             run: Run = worker_pipe.receive(pipe)
         except EOFError:
             return
-        worker_pipe.send(pipe, _reply(run, make_attempt))
+        worker_pipe.send(pipe, reply(run, make_attempt))
 
 
 def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:

@@ -20,10 +20,14 @@ def notify(alias: str) -> None:
 
 
 class PostgresListener:
-    """A connection of its own that receives notifications. It is for one reader at a time."""
+    """A connection of its own that receives notifications. It is for one reader at a time.
+
+    It listens for as long as its worker runs, so it is not of a pool, which would have one less.
+    """
 
     def __init__(self, alias: str) -> None:
         self._wrapper: Any = connections[alias].copy()
+        self._wrapper.settings_dict["OPTIONS"].pop("pool", None)
         self._wrapper.inc_thread_sharing()  # opened on one thread, read on the event loop's
         limited = interrupts.within(interrupts.OWN_S, self._wrapper)
         with limited, self._wrapper.cursor() as cursor:

@@ -13,6 +13,7 @@ from django.db import Error, connections
 
 from .. import interrupts
 from ..database_errors import Meaning, close_failed_connections, meaning_of
+from ..pools import is_exhausted, take
 from .database import record_alias
 
 P = ParamSpec("P")
@@ -43,9 +44,12 @@ def try_again(alias: str, statements: Callable[[], T]) -> T:
     began_at, was_cut = time.monotonic(), False
     for n_tries in range(1, MOST_TRIES):
         try:
+            take(connections[alias])
             interrupts.connect(connections[alias])
             return statements()
         except Error as error:
+            if is_exhausted(error):
+                raise  # it has waited for long enough
             meaning = meaning_of(error)
             is_late = time.monotonic() - began_at > LONGEST_S
             may_help = meaning is Meaning.CONFLICT and not is_late
