@@ -7,8 +7,9 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
+from django.db.backends.base.base import BaseDatabaseWrapper
 
-from . import conf, registry
+from . import conf, pools, registry
 from .ports import Task
 
 
@@ -101,6 +102,39 @@ def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
             id="lambda_tasks.W003",
         )
     ]
+
+
+@register("lambda_tasks")
+def check_pools(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Connection pools that can't be made, or have too little for the tasks that run at once."""
+    if conf.errors() or conf.current().eager or conf.current().noop_execution:
+        return []
+    checked = [_check_pool(each) for each in connections.all() if pools.has_pool(each)]
+    return [found for found in checked if found is not None]
+
+
+def _check_pool(database: BaseDatabaseWrapper) -> CheckMessage | None:
+    from .records.tables import TaskRecord
+
+    setting = f"DATABASES[{database.alias!r}]['OPTIONS']['pool']"
+    try:
+        most = pools.max_size(database)
+    except Exception as error:
+        return Error(f"{setting} can't work: {error}", id="lambda_tasks.E005")
+    at_once = conf.current().concurrency
+    is_ours = database.alias == router.db_for_write(TaskRecord)
+    own = pools.OWN_CONNECTIONS if is_ours else 0
+    if most >= at_once + own:
+        return None
+    more = f", and {own} for the task records" if own else ""
+    lower = f", or lower LAMBDA_TASKS_CONCURRENCY to {most - own}" if most > own else ""
+    return Warning(
+        f"{setting} has {most} connections, and a process that runs tasks may need {at_once + own} "
+        f"at once: one for each async task, up to LAMBDA_TASKS_CONCURRENCY ({at_once}){more}. "
+        "Otherwise tasks wait for one another, within their time limits.",
+        hint=f"Set 'max_size': {at_once + own} there{lower}.",
+        id="lambda_tasks.W005",
+    )
 
 
 def _problems(task: Task, chosen: conf.Settings) -> list[str]:

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.core.checks import run_checks
 from django.db import OperationalError, connection, connections
+from django.db.utils import ConnectionHandler
 
-from lambda_tasks import handler, pools
+from lambda_tasks import checks, handler, pools
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
 from tests.app import outages, places, pooling, tasks
@@ -467,3 +469,52 @@ def test_a_snapshot_holds_no_pool(transactional_db: None) -> None:
 
         assert run_in(function, places.memory_limit).status == "SUCCESS"
         assert run_in(function, tasks.aleave_effect, name="async").status == "SUCCESS"
+
+
+# What the checks say
+
+
+@pytest.fixture
+def check(monkeypatch: Any) -> Callable[..., list[Any]]:
+    """Runs the checks of a project with this pool, and these settings of its database."""
+
+    def check(pool: Any, **more: Any) -> list[Any]:
+        database = connections.settings["default"] | {"OPTIONS": {"pool": pool}} | more
+        project = ConnectionHandler({"default": database})
+        monkeypatch.setattr(checks, "connections", project)
+        try:
+            return run_checks(tags=["lambda_tasks"])
+        finally:
+            pools._forget_pool(project["default"])
+
+    return check
+
+
+def test_a_pool_that_is_too_small_is_told_with_its_figures(
+    check: Callable[..., list[Any]], settings: Any
+) -> None:
+    (warning,) = check({"min_size": 1, "max_size": 11})
+
+    assert warning.id == "lambda_tasks.W005"
+    assert "DATABASES['default']['OPTIONS']['pool'] has 11 connections" in warning.msg
+    assert "may need 12 at once" in warning.msg
+    assert "LAMBDA_TASKS_CONCURRENCY (10)" in warning.msg
+    assert "Set 'max_size': 12" in warning.hint
+    assert "lower LAMBDA_TASKS_CONCURRENCY to 9" in warning.hint
+    assert check({"min_size": 1, "max_size": 12}) == []
+    settings.LAMBDA_TASKS_CONCURRENCY = 2
+    assert check(True) == []
+
+
+def test_a_pool_that_can_not_be_made_is_told(
+    check: Callable[..., list[Any]], monkeypatch: Any
+) -> None:
+    (too_small,) = check({"max_size": 2})
+    (persistent,) = check(True, CONN_MAX_AGE=60)
+    monkeypatch.setitem(sys.modules, "psycopg_pool", None)
+    (missing,) = check(True)
+
+    assert {each.id for each in (too_small, persistent, missing)} == {"lambda_tasks.E005"}
+    assert "max_size must be greater" in too_small.msg
+    assert "doesn't support persistent connections" in persistent.msg
+    assert "Did you install psycopg[pool]?" in missing.msg
