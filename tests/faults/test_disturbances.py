@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,12 +49,13 @@ def scene(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:
     directory: Path = tmp_path_factory.mktemp("faults")
+    disturbances: Any = request.cls
     try:
         with (
             open_site(
-                request.cls.engine, directory, processes=2, function_timeout_s=FUNCTION_TIMEOUT_S
+                disturbances.engine, directory, processes=2, function_timeout_s=FUNCTION_TIMEOUT_S
             ) as site,
-            trial.begun(site, request.cls.consumer) as scene,
+            trial.begun(site, disturbances.consumer) as scene,
         ):
             yield scene
     except ServerUnavailable as reason:
