@@ -7,6 +7,7 @@ import psutil
 import pytest
 from django.db import connection
 
+from lambda_tasks import threads
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.conftest import body, sqs_event
@@ -82,5 +83,8 @@ def test_ten_thousand_tasks_leave_a_handler_as_it_was() -> None:
         after = _holdings(function.pid)
     assert TaskRecord.objects.count() == (WARM_UP_EVENTS + EVENTS) * EVENT
     assert not TaskRecord.objects.exclude(status__in=["SUCCESS", "FAILED"]).exists()
-    assert after.counts() == before.counts()
+    assert after.processes == before.processes
+    # Each of our own threads, with its connection, is started when so many are busy at once.
+    growth = [now - was for now, was in zip(after.counts(), before.counts(), strict=True)]
+    assert max(growth) <= threads.COUNT, (before, after)
     assert after.memory_bytes <= before.memory_bytes * GROWTH, (before, after)

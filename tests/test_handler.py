@@ -19,7 +19,7 @@ import psutil
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.cache import caches
-from django.db import connection
+from django.db import connection, connections
 from django.utils.timezone import now
 from redis import Redis
 
@@ -687,6 +687,7 @@ def _answer(*, idle_for_s: float, timeout_s: float = 60, times: int = 1) -> None
     events.relayed_at -= idle_for_s
 
     async def answer() -> None:
+        await sync_to_async(connections.close_all)()  # another test may have cut them
         for number in range(times):
             await sync_to_async(_leave_unsent)(f"before event {number}")
             event = sqs_event(body(tasks.aadd_direct, a=number))

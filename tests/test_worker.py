@@ -82,7 +82,7 @@ def statuses() -> list[str]:
 
 
 def is_running() -> bool:
-    return TaskRecord.objects.filter(status="RUNNING").exists()
+    return TaskRecord.objects.filter(status="RUNNING", start_time__isnull=False).exists()
 
 
 def test_it_works_off_sqs_and_the_table_and_stops(queue: str, sqs: LocalSqs) -> None:
