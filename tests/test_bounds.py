@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def test_a_tick_answers_although_the_queue_hangs(hanging: FaultySqs, has_time: b
 def kill_the_worker_processes() -> None:
     killed = handler.pids()
     for pid in killed:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in killed))
 
 
