@@ -171,7 +171,7 @@ def test_what_was_cut_off_runs_before_the_others_and_beside_them(
 
     in_order = list(TaskRecord.objects.order_by("end_time").values_list("id", flat=True))
     place = in_order.index(record_of(first).id)
-    assert place <= (os.cpu_count() or 1), "it is among the first that have a process"
+    assert place < 6, "it would be the ninth, and its start is counted beside those at work"
 
 
 @pytest.mark.parametrize("timeout_s", [3, 4, 6])
