@@ -121,7 +121,8 @@ class PortableStatements:
         """See claim(); for records that nobody has locked, or where who has is waited for."""
         claimable = {f"id{index}": id for index, id in enumerate(ids)}
         reruns = {f"rerun{index}": id for index, id in enumerate(may_rerun)}
-        waiting = {f"waits{index}": id for index, id in enumerate(ids) if id in terms.waiting}
+        waits = [id for id in ids if id in terms.waiting]
+        waiting = {f"waits{index}": id for index, id in enumerate(waits)}
 
         def compose() -> Composed:
             is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
@@ -152,7 +153,14 @@ class PortableStatements:
         }
         _, rows = self._statements.execute(
             self.connection,
-            ("claim", terms.from_table, len(claimable), len(reruns), *waiting, terms.suspects_wait),
+            (
+                "claim",
+                terms.from_table,
+                terms.suspects_wait,
+                len(claimable),
+                len(reruns),
+                len(waiting),
+            ),
             compose,
             values,
             returning=self.claim_returning,
