@@ -12,6 +12,7 @@ from lambda_tasks import runtime
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.ports import SendFailure
+from lambda_tasks.queues.aws.client import AwsClient
 from lambda_tasks.queues.sqs import SQSQueue, SQSTransport, client_options
 from tests.app import tasks
 from tests.conftest import bodies_in
@@ -98,3 +99,14 @@ def sent(client: Any) -> Sequence[SendFailure | None]:
     message = Message(task_name="f", kwargs={}, invocation_id=uuid4())
     transport = SQSTransport("https://sqs.eu-west-1.amazonaws.com/1/default", client)
     return asyncio.run(transport.send([Outgoing(message, "{}", "default")]))
+
+
+def test_a_client_that_was_closed_is_opened_again_on_another_loop(sqs: LocalSqs) -> None:
+    client = AwsClient("sqs", sqs.client_options)
+
+    async def use() -> None:
+        await asyncio.gather(*(client.call("list_queues") for _ in range(3)))
+        await client.aclose()
+
+    asyncio.run(use())
+    asyncio.run(use())

@@ -261,16 +261,16 @@ def test_a_copy_that_can_not_be_sent_leaves_the_delivery_to_come_back(
     handle: Handle, settings: Any
 ) -> None:
     settings.LAMBDA_TASKS_QUEUES = {"default": "http://127.0.0.1:9/000000000000/gone"}
-    messages = [body(turns.take, seconds=1) for _ in range(12)]
+    messages = [body(turns.take, seconds=1) for _ in range(30)]
 
-    back = came_back(received(*messages, times=3), timeout_s=8)
+    back = came_back(received(*messages, times=3), timeout_s=6)
 
     assert back
     assert {record_of(messages[each]).status for each in back} == {"QUEUED"}
 
 
 def test_waits_grow(queue: str, sqs: LocalSqs, handle: Handle) -> None:
-    messages = [body(turns.take, seconds=1) for _ in range(12)]
+    messages = [body(turns.take, seconds=1) for _ in range(30)]
     handle(*messages, timeout_s=6)
     waiting = TaskRecord.objects.filter(status="QUEUED")
     waiting.update(n_waits=4)

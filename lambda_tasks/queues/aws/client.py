@@ -47,7 +47,7 @@ class RequestFailed(Exception):
 
 
 class AwsClient:
-    """A client of one service, opened at first use, on the loop that uses it.
+    """A client of one service, opened at first use, on the loop that uses it then.
 
     `waits_s` is how long the service itself may wait before it answers, in a long poll. Without
     `has_lineage` its requests don't say which function they come from: Lambda's recursive loop
@@ -92,8 +92,9 @@ class AwsClient:
             raise RequestFailed(_failure(error)) from error
 
     async def aclose(self) -> None:
-        """Close the connections. The client is opened again if it is used again."""
-        self._client, self._operations = None, {}
+        """Close the connections. The client is opened again if it is used again, perhaps on another
+        loop: a lock that somebody has waited for belongs to the loop of before."""
+        self._client, self._operations, self._opening = None, {}, asyncio.Lock()
         self._limits.close()
         await self._stack.aclose()
 
@@ -167,8 +168,8 @@ class _Limits:
         del self._open[limit]
 
     def close(self) -> None:
-        """Let go of the event loop."""
-        if self._timer is not None:
+        """Let go of the event loop, unless a call is still under way, which keeps its limit."""
+        if self._timer is not None and not self._open:
             self._timer.cancel()
             self._timer = None
 
