@@ -166,16 +166,17 @@ def close() -> None:
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether an error says that no connection of a pool came free; then it says what to do."""
-    if isinstance(error, PoolExhausted):
-        return True
+    """Whether an error says that no connection of a pool came free."""
     driver = sys.modules.get("psycopg_pool")
     errors = () if driver is None else (driver.PoolTimeout, driver.TooManyRequests)
-    if not isinstance(error.__cause__, errors):
-        return False
-    if REMEDY not in getattr(error, "__notes__", ()):
+    return isinstance(error, PoolExhausted) or isinstance(error.__cause__, errors)
+
+
+def add_remedy(error: BaseException) -> None:
+    """Let an error that says so tell what to do, too, as PoolExhausted does."""
+    is_told = isinstance(error, PoolExhausted) or REMEDY in getattr(error, "__notes__", ())
+    if is_exhausted(error) and not is_told:
         error.add_note(REMEDY)
-    return True
 
 
 REMEDY: Final = (

@@ -23,7 +23,7 @@ from ..core.message import Outgoing
 from ..core.retries import JITTER_S
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
-from ..pools import LEFT_BY_TASKS, PoolExhausted, is_exhausted, take
+from ..pools import LEFT_BY_TASKS, PoolExhausted, add_remedy, take
 from ..ports import Lock, Task
 from . import connections
 from .finishing import Finisher, continuation_of, described, outcome_of
@@ -235,7 +235,7 @@ class Attempt:
         return is_our_conflict or meaning is Meaning.OUTAGE
 
     def _reason_of_loss(self, error: BaseException) -> Raised:
-        is_exhausted(error)  # then it gets a note that says what to do
+        add_remedy(error)
         return described(self._waited_in_vain or error, self.run.message)
 
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:

@@ -13,7 +13,7 @@ from django.db import Error, connections
 
 from .. import interrupts
 from ..database_errors import Meaning, close_failed_connections, meaning_of
-from ..pools import is_exhausted, take
+from ..pools import add_remedy, is_exhausted, take
 from .database import record_alias
 
 P = ParamSpec("P")
@@ -49,6 +49,7 @@ def try_again(alias: str, statements: Callable[[], T]) -> T:
             return statements()
         except Error as error:
             if is_exhausted(error):
+                add_remedy(error)
                 raise  # it has waited for long enough
             meaning = meaning_of(error)
             is_late = time.monotonic() - began_at > LONGEST_S
