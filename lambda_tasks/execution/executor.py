@@ -48,7 +48,7 @@ from .leases import Leases
 from .process_pool import ProcessPool
 from .process_start import ProcessNotStarted
 from .run import Ended, Run
-from .sending_again import FROM_RECEIVE, Back, SendStored, instead_of
+from .sending_again import Back, SendingAgain, SendStored
 from .time_budget import MARGINS_S, NoTimeLeft, TimeBudget, limits_s
 from .turns import Durations, Turns
 from .write_batcher import WriteBatcher
@@ -90,6 +90,7 @@ class Executor:
         self._leases = Leases(self._claims, settings, lanes)
         self._make_attempt = make_attempt
         self._send_stored = send_stored
+        self._sending_again = SendingAgain(send_stored)
         self._lanes = lanes
         self._processes = processes
 
@@ -190,7 +191,7 @@ class Executor:
         for id, settlement in batch.refused.items():
             if id not in postponed:
                 settle(id, settlement)
-        for id, settlement in await self._settlements(batch.postponed):
+        for id, settlement in await self._sending_again.settlements(batch.postponed):
             settle(id, settlement)
 
     async def _run_in_order(
@@ -235,7 +236,7 @@ class Executor:
         if ended.lost is not None:
             is_last = claimed.claim.attempt >= self._settings().max_attempts
             let_go = partial(self._finisher.let_go, claimed, ended.lost, is_last=is_last)
-            return await self._settlement(claimed, await ask(let_go))
+            return await self._sending_again.settlement(claimed, await ask(let_go))
         if ended.following is not None:
             await self._send_stored([ended.following])
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
@@ -321,13 +322,13 @@ class Executor:
         """Let what has not begun wait for its turn; its attempts stay as they were."""
         logger.info("%s waits for another delivery", claimed.message.invocation_id)
         ((_, settlement),) = await ask(_give_back_unbegun, self._claims, [claimed])
-        return await self._settlement(claimed, settlement)
+        return await self._sending_again.settlement(claimed, settlement)
 
     async def _let_wait(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
         """Let a singleton wait for its lock, for which no delivery is to be used up."""
         logger.info("%s waits for its lock", claimed.message.invocation_id)
         waiting = partial(give_back, self._claims, claimed, counts=False, wait_s=wait_s)
-        return await self._settlement(claimed, await ask(waiting), from_receive=1)
+        return await self._sending_again.settlement(claimed, await ask(waiting), from_receive=1)
 
     async def _end_place(
         self,
@@ -346,7 +347,7 @@ class Executor:
         for each in left:
             if begun := batch.begun.get(each.delivery.id):
                 back.append((each, await self._cut_off(begun, counts=counts)))
-        for id, settlement in await self._settlements(back, limit_s=CUT_OFF_S):
+        for id, settlement in await self._sending_again.settlements(back, limit_s=CUT_OFF_S):
             settle(id, settlement)
 
     async def _cut_off(self, begun: Begun, *, counts: bool) -> Settlement:
@@ -355,30 +356,6 @@ class Executor:
         hard_s = limits_s(task, self._settings())[1]
         cut_off = partial(self._finisher.cut_off, counts=counts, ran_s=ran_s, hard_s=hard_s)
         return await ask(cut_off, begun.claimed)
-
-    async def _settlement(
-        self, claimed: ClaimedDelivery, settlement: Settlement, *, from_receive: int = FROM_RECEIVE
-    ) -> Settlement:
-        ((_, settlement),) = await self._settlements(
-            [(claimed, settlement)], from_receive=from_receive
-        )
-        return settlement
-
-    async def _settlements(
-        self,
-        back: Sequence[Back],
-        *,
-        from_receive: int = FROM_RECEIVE,
-        limit_s: float | None = None,
-    ) -> list[tuple[str, Settlement]]:
-        """How these are settled, by the ids of their deliveries. See sending_again."""
-        ids = [resolved.delivery.id for resolved, _ in back]
-        try:
-            async with asyncio.timeout(limit_s):
-                settlements = await instead_of(back, self._send_stored, from_receive=from_receive)
-        except TimeoutError:
-            settlements = [settlement for _, settlement in back]
-        return list(zip(ids, settlements, strict=True))
 
     def _run_of(
         self,

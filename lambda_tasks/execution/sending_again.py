@@ -4,6 +4,7 @@ SQS counts each delivery of a message, and after maxReceiveCount of them it is a
 letters, begun or not. On a FIFO queue a copy would lose its place: there a message only goes back.
 """
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,33 +28,61 @@ Back = tuple[ResolvedDelivery, Settlement]
 """What goes back, and how."""
 
 
-async def instead_of(
-    back: Sequence[Back], send_stored: SendStored, *, from_receive: int = FROM_RECEIVE
-) -> list[Settlement]:
-    """How each is settled: those are done with of which there is a new message now.
+class SendingAgain:
+    """Settles what goes back: what has few receives left is done with once its copy is sent."""
 
-    Each must have its record, and none may be claimed any more: the new message would find it so.
-    """
-    copies = {
-        resolved.message.invocation_id: _copy(resolved, settlement)
-        for resolved, settlement in back
-        if _may_be_copied(resolved, settlement) and resolved.delivery.receives >= from_receive
-    }
-    accepted = await _accepted(list(copies.values()), send_stored) if copies else set()
-    return [
-        DONE if resolved.message.invocation_id in accepted else settlement
-        for resolved, settlement in back
-    ]
+    def __init__(self, send_stored: SendStored) -> None:
+        self._send_stored = send_stored
 
+    async def settlement(
+        self,
+        resolved: ResolvedDelivery,
+        settlement: Settlement,
+        *,
+        from_receive: int = FROM_RECEIVE,
+    ) -> Settlement:
+        """See settlements()."""
+        ((_, settlement),) = await self.settlements(
+            [(resolved, settlement)], from_receive=from_receive
+        )
+        return settlement
 
-async def _accepted(copies: Sequence[Outgoing], send_stored: SendStored) -> set[UUID]:
-    try:
-        failures = await send_stored(copies)
-    except Exception:
-        # Its delivery comes back by itself.
-        logger.warning("%d messages can't be sent again for now", len(copies), exc_info=True)
-        return set()
-    return {each.message.invocation_id for each in copies} - failures.keys()
+    async def settlements(
+        self,
+        back: Sequence[Back],
+        *,
+        from_receive: int = FROM_RECEIVE,
+        limit_s: float | None = None,
+    ) -> list[tuple[str, Settlement]]:
+        """How each of these is settled, by the ids of their deliveries.
+
+        What has been received so often is sent again, and done with if that is accepted in
+        `limit_s`. Each must have its record, and no claim of the caller's any more: the new message
+        would find it held.
+        """
+        copies = {
+            resolved.message.invocation_id: _copy(resolved, settlement)
+            for resolved, settlement in back
+            if _may_be_copied(resolved, settlement) and resolved.delivery.receives >= from_receive
+        }
+        accepted = await self._accepted(list(copies.values()), limit_s) if copies else set()
+        return [
+            (
+                resolved.delivery.id,
+                DONE if resolved.message.invocation_id in accepted else settlement,
+            )
+            for resolved, settlement in back
+        ]
+
+    async def _accepted(self, copies: Sequence[Outgoing], limit_s: float | None) -> set[UUID]:
+        try:
+            async with asyncio.timeout(limit_s):
+                failures = await self._send_stored(copies)
+        except Exception:
+            # Their deliveries come back by themselves.
+            logger.warning("%d messages can't be sent again for now", len(copies), exc_info=True)
+            return set()
+        return {each.message.invocation_id for each in copies} - failures.keys()
 
 
 def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
