@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
@@ -10,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -176,6 +177,28 @@ def test_what_is_stored_at_once_is_known_by_its_order(fifo: str) -> None:
     records = TaskRecord.objects.order_by("enqueued_at")
     assert [each.kwargs["name"] for each in records] == names
     assert records.values("enqueued_at").distinct().count() == 30
+
+
+def test_a_long_group_is_sent_and_marked_in_parts(
+    sqs: LocalSqs, fifo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a relay that is cut off has not to begin with the first of them again."""
+    monkeypatch.setattr("lambda_tasks.records.fifo.MOST_OF_A_GROUP", 3)
+    names = [f"{number:02}" for number in range(10)]
+    of_group("a").using(delay=900).execute_many_on_commit({"name": name} for name in names)
+    TaskRecord.objects.update(run_after=Now(), look_at=Now())
+    marked: list[str] = []
+
+    def count_updates(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "SET sent_at" in re.sub(r"[\"`]", "", sql):
+            marked.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(count_updates):
+        assert look() == 10
+
+    assert len(marked) == 4
+    assert arrived(sqs, fifo) == names
 
 
 def test_a_group_goes_on_by_itself_once_the_relay_has_sent_what_was_left(

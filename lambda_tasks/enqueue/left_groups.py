@@ -2,9 +2,14 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 from uuid import UUID
 
 logger = logging.getLogger("lambda_tasks")
+
+
+MOST_GROUPS: Final = 100_000
+"""After so many the one that was first left is forgotten."""
 
 
 async def nothing_is_left(id: UUID) -> bool:
@@ -29,6 +34,8 @@ class LeftGroups:
     def leave(self, group: str, id: UUID) -> None:
         """A message of the group has been left, and is the last one so far."""
         self._last[group] = id
+        if len(self._last) > MOST_GROUPS:
+            del self._last[next(iter(self._last))]
 
     def accept(self, group: str, id: UUID) -> None:
         """A message of the group has been sent after all."""

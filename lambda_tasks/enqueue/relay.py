@@ -68,7 +68,8 @@ class Relay:
             if not due:
                 break
             sent += await self._send(due)
-            if len(due) < LIMIT:
+            # Of groups that keep an order a round has but the first ones.
+            if len(due) < LIMIT and not any(each.look.in_order for each in due):
                 break
         return sent
 

@@ -1,6 +1,6 @@
 """What is left of FIFO queues, in its order: the relay sends a group's messages as they came."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -21,24 +21,30 @@ from .tables import RecordQuerySet, TaskRecord
 Times = tuple[datetime, datetime]
 """When a message was stored, and when it is looked at again."""
 
+MOST_OF_A_GROUP: Final = 100
+"""In one round, as they are sent one after the other: so that what was sent is soon marked."""
+
 ROW_NUMBER: Final = f"{TaskRecord._meta.db_table}.rowid"
 """SQLite's, which grows."""
 
 
 def in_order(level: looks.Level, to_send: RecordQuerySet, limit: int) -> list[Any]:
-    """Up to `limit` records to send, in the order in which they were stored.
+    """Up to `limit` records to send, in the order in which they were stored; of a group not all.
 
     What would overtake an earlier one of its group that was put behind is put behind with it.
     """
     records = _by_age(to_send)[:limit]
     behind = _put_behind(level, records) if records else {}
     free: list[Any] = []
+    counts: Counter[str] = Counter()
     blocked: defaultdict[datetime, list[UUID]] = defaultdict(list)
     for each in records:
-        earlier = [look_at for age, look_at in behind.get(_group(each), ()) if age <= each.age]
+        group = _group(each)
+        earlier = [look_at for age, look_at in behind.get(group, ()) if age <= each.age]
         if earlier and each.status == Status.QUEUED and each.sent_at is None:
             blocked[max(earlier)].append(each.id)
-        else:
+        elif counts[group] < MOST_OF_A_GROUP:
+            counts[group] += 1
             free.append(each)
     for look_at, ids in blocked.items():
         looks.left(ids).update(look_at=look_at)
