@@ -16,7 +16,7 @@ import pytest
 from benchmarks.faults import trial
 from benchmarks.faults.kinds import BY_NAME, Scene
 from benchmarks.faults.site import DRAIN_MARGIN_S, DRAIN_S, Consumer, Engine, open_site
-from tests.conftest import wait_for
+from tests.conftest import PATIENCE_S, wait_for
 from tests.servers import Crew, ServerUnavailable
 
 ORDERS = 50
@@ -25,6 +25,9 @@ LOAD = {"pause_s": 0.1, "seed": 20, "longest_delay_s": 2}
 
 FUNCTION_TIMEOUT_S = 25
 """Room for the hard timeout of a task, and no more, as what comes back does so after it."""
+
+LONG_KINDS = ("pack", "apack", "wrap", "awrap")
+"""Of tasks that whoever is frozen, or killed, is most likely in the middle of."""
 
 STILL_S = 5.0
 """More than any task here runs or waits: what is claimed and moves no more has lost its worker."""
@@ -82,9 +85,11 @@ class Disturbances:
         assert _wrong(scene, since=first) == {}
 
     def test_what_was_frozen_beyond_its_lease_can_not_commit(self, scene: Scene) -> None:
-        with _load(scene) as first, scene.consumers.one_frozen():
-            scene.site.stranger.end_leases()
-            time.sleep(LASTS_S)
+        stranger = scene.site.stranger
+        with _load(scene, kinds=LONG_KINDS) as first, scene.consumers.one_frozen():
+            claims = stranger.claims()
+            stranger.end_leases()
+            wait_for(lambda: not claims & stranger.claims())
 
         assert _wrong(scene, since=first) == {}
 
@@ -105,7 +110,7 @@ class OfWorkers(Disturbances):
     @pytest.mark.parametrize("alone", [False, True], ids=["with all it has started", "alone"])
     def test_what_a_killed_worker_had_is_done_by_others(self, scene: Scene, alone: bool) -> None:
         assert isinstance(scene.consumers, Crew)
-        with _load(scene) as first:
+        with _load(scene, kinds=LONG_KINDS) as first:
             scene.consumers.kill_one(alone=alone)
             scene.site.stranger.end_leases()
 
@@ -126,13 +131,16 @@ class TestFunctionsOnPostgres(Disturbances):
 
 
 @contextmanager
-def _load(scene: Scene) -> Iterator[int]:
-    """In the body tasks run; after it all of them are done. Gives the first of their orders."""
+def _load(scene: Scene, **options: Any) -> Iterator[int]:
+    """In the body tasks run; after it all are done, or the audit shows which are not, as patience
+    is over. Gives the first of their orders."""
     before = _movement(scene)
-    with trial.taking_orders(scene, before["orders"] + ORDERS, **LOAD):
+    with trial.taking_orders(scene, before["orders"] + ORDERS, **LOAD, **options):
         wait_for(lambda: _movement(scene)["shipped"] > before["shipped"])
         yield before["orders"]
-    wait_for(_End(scene).has_come)
+    end, patient_until = _End(scene), time.monotonic() + PATIENCE_S
+    while not end.has_come() and time.monotonic() < patient_until:
+        time.sleep(0.2)
 
 
 class _End:

@@ -44,10 +44,18 @@ class Stranger(ABC):
                     opened += 1
             yield opened
 
+    def claims(self) -> set[str]:
+        """The tokens of those that have not come to their ends."""
+        rows = self._query(f"SELECT claim_token FROM {RECORDS} WHERE status = 'RUNNING'")
+        return {str(token) for (token,) in rows}
+
     def end_leases(self) -> None:
-        """Lets every claim look as if its holder had not been heard of for long."""
+        """Lets every claim look as if its holder had not been heard of for long, and as if it were
+        time to look at its record."""
+        long_ago = "'2000-01-01 00:00:00'"
         self._query(
-            f"UPDATE {RECORDS} SET lease_until = '2000-01-01 00:00:00' WHERE status = 'RUNNING'"
+            f"UPDATE {RECORDS} SET lease_until = {long_ago}, look_at = {long_ago} "
+            "WHERE status = 'RUNNING'"
         )
 
     @abstractmethod
