@@ -165,6 +165,9 @@ def _movement(scene: Scene) -> dict[str, int]:
     return seen
 
 
-def _wrong(scene: Scene, *, since: int) -> dict[str, list[str]]:
+def _wrong(scene: Scene, *, since: int) -> dict[str, list[Any]]:
     found = trial.audit(scene.site, since=since)
-    return {name: each["shown"] for name, each in found.items() if each["count"]}
+    wrong = {name: each["shown"] for name, each in found.items() if each["count"]}
+    if isinstance(scene.consumers, Crew) and scene.consumers.surprises:
+        wrong["ended untold, with"] = scene.consumers.surprises
+    return wrong
