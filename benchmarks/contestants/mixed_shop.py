@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -109,23 +109,28 @@ def movement() -> dict[str, int]:
 
 
 def audit(
-    *, lease_s: float, max_receives: int, dead_letters: Sequence[str], since: int = 0
+    *,
+    lease_s: float,
+    lapsed: Mapping[str, int],
+    max_receives: int,
+    dead_letters: Sequence[str],
+    since: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """What must not be, by its name: how often it is, and some of the orders that show it.
 
     Orders before the number `since` are not asked for. `dead_letters` are the bodies of the
-    messages that SQS has given up. `lease_s` is how long a worker that died holds what it had
-    claimed.
+    messages that SQS has given up. `lease_s` is how long a claim is held after the death of who has
+    made it, and `lapsed` tells of how many claims that was so, by the ids of their records.
     """
     connection.close()
-    ledger = _Ledger(lease_s, max_receives, since)
+    ledger = _Ledger(lapsed, since)
     found = {
         "lost": ledger.lost(),
         "twice": ledger.twice(),
         "stuck": ledger.stuck(),
         "failed": ledger.failed(),
-        "dead_lettered": ledger.dead_lettered(dead_letters),
-        "late": ledger.late(),
+        "dead_lettered": ledger.dead_lettered(dead_letters, max_receives),
+        "late": ledger.late(lease_s),
     }
     return {name: {"count": len(each), "shown": each[:SHOWN]} for name, each in found.items()}
 
@@ -147,9 +152,8 @@ class _Ledger:
     Each question is answered with the numbers of the orders that it is about, and why.
     """
 
-    def __init__(self, lease_s: float, max_receives: int, since: int) -> None:
-        self._lease_s = lease_s
-        self._max_receives = max_receives
+    def __init__(self, lapsed: Mapping[str, int], since: int) -> None:
+        self._lapsed = lapsed
         self._orders = {order.number: order for order in Order.objects.filter(number__gte=since)}
         shipments = Shipment.objects.filter(number__gte=since)
         self._parcels = Counter(shipments.values_list("number", "parcel"))
@@ -189,35 +193,32 @@ class _Ledger:
             if record.status == "FAILED" and record.exception_class != own
         ]
 
-    def dead_lettered(self, bodies: Sequence[str]) -> list[str]:
-        """Before they began, although fewer of their deliveries died than a queue allows."""
-        records = {str(record.id): record for record in self._records}
+    def dead_lettered(self, bodies: Sequence[str], max_receives: int) -> list[str]:
+        """Before they began, although fewer of their deliveries died than their queue allows."""
+        numbers = {str(record.id): _number(record) for record in self._records}
         found = []
-        for body in map(json.loads, bodies):
-            record = records.get(body["invocation_id"])
-            number = body["kwargs"]["number"] if record is None else _number(record)
-            deaths = 0 if record is None else _claims(record)
-            if number not in self._begun and deaths < self._max_receives:
-                found.append(f"{number} ({self._kind(number)}): {deaths} claims")
+        for message in map(json.loads, bodies):
+            id = message["invocation_id"]
+            # A durable message says no more than its record's id; a direct one may have no record.
+            number: int = numbers[id] if id in numbers else message.get("kwargs", {}).get("number")
+            deaths = self._lapsed.get(id, 0)
+            order = self._orders.get(number)
+            if order is not None and number not in self._begun and deaths < max_receives:
+                found.append(f"{number} ({order.kind}): {deaths} deaths")
         return found
 
-    def late(self) -> list[str]:
+    def late(self, lease_s: float) -> list[str]:
         """Begun more than a lease after they were due; a lease more for each worker that died with
         them."""
-        deaths = {
-            _number(record): max(0, _claims(record) - 1)
-            for record in self._records
-            if record.root_id in (None, record.id)
-        }
+        ids = {_number(each): str(each.id) for each in self._records if _is_first(each)}
         found = []
         for number, order in self._orders.items():
             if order.due_at is None or number not in self._begun:
                 continue
             late_s = self._begun[number] - order.due_at
-            if late_s > self._lease_s * (1 + deaths.get(number, 0)):
-                found.append(
-                    f"{number} ({order.kind}): {late_s:.0f} s, {deaths.get(number)} deaths"
-                )
+            deaths = self._lapsed.get(ids.get(number, ""), 0)
+            if late_s > lease_s * (1 + deaths):
+                found.append(f"{number} ({order.kind}): {late_s:.0f} s, {deaths} deaths")
         return found
 
     def _kind(self, number: int) -> str:
@@ -274,9 +275,9 @@ def _number(record: TaskRecord) -> int:
     return number
 
 
-def _claims(record: TaskRecord) -> int:
-    """How often it was claimed; a claim that was released without a start is not among them."""
-    return len((record.worker_ids or "").splitlines())
+def _is_first(record: TaskRecord) -> bool:
+    """Not a retry or a continuation."""
+    return record.root_id in (None, record.id)
 
 
 def _last_line(traceback: str | None) -> str:

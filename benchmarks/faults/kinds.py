@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from benchmarks.faults.lapsed import LapsedLeases
 from benchmarks.faults.site import FUNCTION_TIMEOUT_S, Site
 from benchmarks.faults.web import Web
 from tests.servers import Crew, Fleet
@@ -27,11 +28,13 @@ SHORT_STATEMENT_S: Final = 0.02
 
 @dataclass(frozen=True)
 class Scene:
-    """Where faults happen: the site, and the processes of the project that can be ended."""
+    """Where faults happen: the site, the processes of the project that can be ended, and what was
+    seen of claims whose holders were."""
 
     site: Site
     web: Web
     consumers: Crew | Fleet
+    lapsed: LapsedLeases
 
     def unresponsive(self) -> Sequence[str]:
         """What each function printed that does not answer any more. It ends their feeding.

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from benchmarks import report
 from benchmarks.faults.kinds import KINDS, LEASE_S, Scene
+from benchmarks.faults.lapsed import LapsedLeases
 from benchmarks.faults.site import (
     DRAIN_MARGIN_S,
     DRAIN_S,
@@ -98,8 +99,9 @@ def begun(site: Site, consumer: Consumer, *, veterans: int = 0) -> Iterator[Scen
             consumers = site.fleet(veterans=veterans)
             stack.enter_context(ticking(site.function()))
         stack.callback(_keep_output, consumers, site.directory)
+        lapsed = stack.enter_context(LapsedLeases(site.stranger))
         stack.enter_context(consumers)
-        yield Scene(site, site.web(), consumers)
+        yield Scene(site, site.web(), consumers, lapsed)
 
 
 def _keep_output(consumers: Crew | Fleet, directory: Path) -> None:
@@ -143,17 +145,18 @@ def settle(
         time.sleep(LOOK_EVERY_S)
 
 
-def audit(site: Site, *, since: int = 0) -> dict[str, dict[str, Any]]:
+def audit(scene: Scene, *, since: int = 0) -> dict[str, dict[str, Any]]:
     """What must not be; see the bookkeeper's audit. `since` is the first of the orders in question.
 
     The dead letters are told once.
     """
-    found: dict[str, dict[str, Any]] = site.bookkeeper.ask(
+    found: dict[str, dict[str, Any]] = scene.site.bookkeeper.ask(
         "audit",
         since=since,
         lease_s=LEASE_S,
+        lapsed=scene.lapsed.counts,
         max_receives=MAX_RECEIVES,
-        dead_letters=site.dead_letters(),
+        dead_letters=scene.site.dead_letters(),
     )
     return found
 
@@ -166,7 +169,7 @@ def judge(
     return Verdict(
         orders=orders,
         faults=faults,
-        found=audit(scene.site),
+        found=audit(scene),
         frozen=unresponsive if crew is None else crew.stuck,
         surprises=[] if crew is None else crew.surprises,
         longest_end_s=None if crew is None else max(crew.ended_after_s, default=None),

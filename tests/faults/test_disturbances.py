@@ -87,9 +87,9 @@ class Disturbances:
     def test_what_was_frozen_beyond_its_lease_can_not_commit(self, scene: Scene) -> None:
         stranger = scene.site.stranger
         with _load(scene, kinds=LONG_KINDS) as first, scene.consumers.one_frozen():
-            claims = stranger.claims()
+            tokens = {each.token for each in stranger.claims().values()}
             stranger.end_leases()
-            wait_for(lambda: not claims & stranger.claims())
+            wait_for(lambda: {each.token for each in stranger.claims().values()}.isdisjoint(tokens))
 
         assert _wrong(scene, since=first) == {}
 
@@ -166,7 +166,7 @@ def _movement(scene: Scene) -> dict[str, int]:
 
 
 def _wrong(scene: Scene, *, since: int) -> dict[str, list[Any]]:
-    found = trial.audit(scene.site, since=since)
+    found = trial.audit(scene, since=since)
     wrong = {name: each["shown"] for name, each in found.items() if each["count"]}
     if isinstance(scene.consumers, Crew) and scene.consumers.surprises:
         wrong["ended untold, with"] = scene.consumers.surprises

@@ -88,7 +88,7 @@ class WorkerProcess:
         self._told.add(process.pid)
         if alone:
             process.kill()
-        else:
+        elif process.poll() is None:  # else its number may be another's
             kill_family(process.pid)
         process.wait()
 

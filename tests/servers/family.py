@@ -1,6 +1,8 @@
 """A process and all that it has started, which can be frozen, and killed."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,15 +18,27 @@ def family(pid: int) -> list[Any]:
     return []
 
 
+_THAW = """
+import os, signal, sys
+os.read(0, 1)
+for pid in map(int, sys.argv[1:]):
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pass
+"""
+"""Standard input is a pipe from who has frozen them: it closes when that one ends, however it ends,
+and nothing stands still for ever."""
+
+
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
     """In the body neither the process nor what it has started runs, as on a host that sleeps."""
     stopped = family(pid)
-    _send(stopped, signal.SIGSTOP)
-    try:
+    command = [sys.executable, "-I", "-S", "-c", _THAW, *(str(each.pid) for each in stopped)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE):
+        _send(stopped, signal.SIGSTOP)
         yield
-    finally:
-        _send(stopped, signal.SIGCONT)
 
 
 def kill_family(pid: int) -> None:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from tests.servers.mariadb import MariaDBServer
@@ -13,6 +14,14 @@ MANY_CONNECTIONS: Final = 1000
 """More than any server here takes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """By its token; `is_over` says that its lease has run out, or will within a second."""
+
+    token: str
+    is_over: bool
+
+
 class Stranger(ABC):
     """Somebody else at the server of a project, as its administrator.
 
@@ -20,6 +29,7 @@ class Stranger(ABC):
     """
 
     random: ClassVar[str]
+    now: ClassVar[str]
 
     def __init__(self, *, database: str, user: str) -> None:
         self.database = database
@@ -44,10 +54,13 @@ class Stranger(ABC):
                     opened += 1
             yield opened
 
-    def claims(self) -> set[str]:
-        """The tokens of those that have not come to their ends."""
-        rows = self._query(f"SELECT claim_token FROM {RECORDS} WHERE status = 'RUNNING'")
-        return {str(token) for (token,) in rows}
+    def claims(self) -> dict[str, Claim]:
+        """The claims that have not come to their ends, by the ids of their records."""
+        rows = self._query(
+            f"SELECT id, claim_token, lease_until < {self.now} + INTERVAL '1' SECOND "
+            f"FROM {RECORDS} WHERE status = 'RUNNING'"
+        )
+        return {str(id): Claim(str(token), bool(is_over)) for id, token, is_over in rows}
 
     def end_leases(self) -> None:
         """Lets every claim look as if its holder had not been heard of for long, and as if it were
@@ -102,6 +115,7 @@ class PostgresStranger(Stranger):
     """See Stranger."""
 
     random = "random()"
+    now = "now()"
 
     def __init__(self, server: PostgresServer, *, database: str, user: str) -> None:
         super().__init__(database=database, user=user)
@@ -154,6 +168,7 @@ class MariaDBStranger(Stranger):
     """See Stranger."""
 
     random = "rand()"
+    now = "utc_timestamp()"
 
     def __init__(self, server: MariaDBServer, *, database: str, user: str) -> None:
         super().__init__(database=database, user=user)

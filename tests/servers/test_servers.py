@@ -18,11 +18,14 @@ from typing import Any
 import pytest
 
 from lambda_tasks.local import EventSourceMapping, LocalSqs
+from lambda_tasks.local.sqs_server import make_client
+from tests.conftest import wait_for
 from tests.servers import (
     Fault,
     FaultySqs,
     FunctionError,
     FunctionTimedOut,
+    HurriedSqs,
     LambdaProcess,
     MariaDBServer,
     PostgresServer,
@@ -31,6 +34,8 @@ from tests.servers import (
     ServerUnavailable,
     TcpProxy,
 )
+from tests.servers.family import frozen, kill_family
+from tests.servers.members import Members
 from tests.servers.process import ServerProcess, is_alive
 
 psutil: Any = pytest.importorskip("psutil")
@@ -214,6 +219,55 @@ def test_a_proxy_that_cuts_ends_what_is_there_and_takes_what_is_new(echo: TcpPro
         assert client.recv(100) == b""
 
     _client(echo).close()
+
+
+@pytest.fixture
+def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen(["sleep", "3600"]) as process:
+        yield process
+        process.kill()
+
+
+def _is_frozen(process: "subprocess.Popen[bytes]") -> bool:
+    return bool(psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+
+
+def test_what_is_frozen_stands_still_and_goes_on(sleeper: "subprocess.Popen[bytes]") -> None:
+    with frozen(sleeper.pid):
+        wait_for(lambda: _is_frozen(sleeper))
+    wait_for(lambda: not _is_frozen(sleeper))
+
+    kill_family(sleeper.pid)
+
+    assert sleeper.wait() == -signal.SIGKILL
+
+
+def test_what_is_frozen_goes_on_when_who_froze_it_is_killed(
+    sleeper: "subprocess.Popen[bytes]",
+) -> None:
+    code = (
+        "import sys; from tests.servers.family import frozen;"
+        " still = frozen(int(sys.argv[1])); still.__enter__();"
+        " print('frozen', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(sleeper.pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as freezer:
+        assert freezer.stdout is not None
+        assert freezer.stdout.readline() == b"frozen\n"
+        wait_for(lambda: _is_frozen(sleeper))
+
+        freezer.kill()
+
+    wait_for(lambda: not _is_frozen(sleeper))
+
+
+def test_of_several_members_each_is_taken_once_at_a_time_and_veterans_are_spared() -> None:
+    members = Members(["veteran", "first", "second"], veterans=1)
+
+    with members.one(may_die=True) as one, members.one(may_die=True) as other:
+        assert {one, other} == {"first", "second"}
+        with members.one(may_die=False) as rest:
+            assert rest == "veteran"
 
 
 def test_a_server_whose_program_fails_says_what_it_wrote() -> None:
@@ -535,6 +589,28 @@ def test_a_stopped_proxy_is_unreachable_until_it_starts_again_on_its_port(
 
     assert proxy.endpoint_url == url
     assert len(_send(client, queue_url, "a")["Successful"]) == 1
+
+
+def test_visibility_timeouts_are_over_sooner_at_a_hurried_sqs(sqs: LocalSqs) -> None:
+    url = sqs.create_queue(f"hurried-{uuid.uuid4().hex}", visibility_timeout_s=43_200)
+    options = sqs.client_options
+    with (
+        HurriedSqs(sqs.endpoint_url, hurry=600) as hurried,
+        closing(make_client(options | {"endpoint_url": hurried.endpoint_url})) as client,
+    ):
+        client.send_message(QueueUrl=url, MessageBody="a")
+
+        def receive() -> list[Any]:
+            answer = client.receive_message(QueueUrl=url, VisibilityTimeout=600, WaitTimeSeconds=6)
+            received: list[Any] = answer.get("Messages", [])
+            return received
+
+        assert len(receive()) == 1
+        (again,) = receive()
+        entry = {"Id": "0", "ReceiptHandle": again["ReceiptHandle"], "VisibilityTimeout": 43_200}
+        client.change_message_visibility_batch(QueueUrl=url, Entries=[entry])
+
+        assert receive() == [], "it is put back for longer than the poll lasts"
 
 
 def test_waiting_for_a_request_that_does_not_come_is_an_error(proxy: FaultySqs) -> None:
