@@ -120,6 +120,12 @@ def within(limit_s: float, *beside: BaseDatabaseWrapper) -> Iterator[Work]:
         work.finish()
 
 
+def limit_on(connection: BaseDatabaseWrapper, limit_s: float) -> float:
+    """The limit of a statement that may have to wait for a writer. None on SQLite, which waits for
+    its one writer for as long as the project's OPTIONS say."""
+    return math.inf if connection.vendor == "sqlite" else limit_s
+
+
 def answers(connection: BaseDatabaseWrapper) -> bool:
     """Whether one of this thread's connections can be used; it has not long to say so."""
     with within(ANSWER_S):

@@ -115,7 +115,28 @@ def test_a_hook_of_the_commit_is_cut_off_and_its_task_has_succeeded(
     assert record_of(following).status == "SUCCESS"
     assert sorted(Effect.objects.values_list("name", flat=True)) == ["committed", "next"]
     assert "HardTimeLimitExceeded: The task ran longer" in caplog.text
+    assert "lost its attempt" not in caplog.text
     assert one_lane(message) == [], "and its delivery is done with"
+
+
+@pytest.mark.parametrize(
+    ("task", "is_killed"),
+    [(waiting.sync_commit_and_wait, False), (waiting.sync_commit_and_hang, True)],
+)
+def test_a_hook_of_a_sync_tasks_commit_is_cut_off(
+    one_lane: Handle, caplog: pytest.LogCaptureFixture, task: Task, is_killed: bool
+) -> None:
+    message, before = body(task), body(tasks.process_id)
+    one_lane(before)
+
+    with caplog.at_level(logging.ERROR):
+        one_lane(message)
+
+    assert record_of(message).status == "SUCCESS"
+    assert Effect.objects.get().name == "committed"
+    assert "lost its attempt" not in caplog.text
+    assert one_lane(message) == [], "and its delivery is done with"
+    assert (record_of(before).result not in handler.pids()) == is_killed
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the task that hangs")

@@ -4,9 +4,11 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,6 +21,7 @@ from lambda_tasks.models import TaskRecord
 from lambda_tasks.ports import Listener
 from lambda_tasks.queues.database import DatabaseSource
 from tests.app import outages, resuming, tasks, waiting
+from tests.app.models import Effect
 from tests.conftest import AMPLE_S, PATIENCE_S, Handle, Task, body, record_of, sqs_event, wait_for
 from tests.servers import LambdaProcess, SilentProxy
 from tests.test_worker import has_heard_of_it, is_running, statuses, worker
@@ -88,6 +91,30 @@ def test_a_task_whose_connection_falls_silent_has_its_hard_timeout(
     assert answer == {"batchItemFailures": []}, function.output
     assert record_of(message).status == "FAILED"
     assert "TimeLimitExceeded" in (record_of(message).traceback or "")
+
+
+@pytest.mark.parametrize("task", [waiting.write_and_wait, waiting.awrite_and_wait])
+def test_a_task_whose_end_is_written_on_a_silent_connection_has_not_failed(
+    function: LambdaProcess, proxy: SilentProxy, tmp_path: Path, task: Task
+) -> None:
+    there, gate = tmp_path / "there", tmp_path / "gate"
+    message = body(task, there=there, gate=gate)
+    id = function.begin(sqs_event(message), timeout_s=AMPLE_S)
+    wait_for(there.exists)
+
+    proxy.silence(new_ones=False)
+    gate.touch()
+    began_at = time.monotonic()
+    answer = function.finish(id)
+
+    assert time.monotonic() - began_at < 150, "long before its hard timeout"
+    assert len(answer["batchItemFailures"]) == 1, function.output
+    assert record_of(message).status in ("QUEUED", "RUNNING"), record_of(message).traceback
+    assert not Effect.objects.exists()
+    TaskRecord.objects.filter(status="RUNNING").update(lease_until="2000-01-01T00:00:00Z")
+    assert _back(function, message, timeout_s=AMPLE_S) == 0
+    assert record_of(message).status == "SUCCESS"
+    assert Effect.objects.count() == 1
 
 
 def test_a_worker_whose_connections_are_silent_ends_when_it_is_told_to(

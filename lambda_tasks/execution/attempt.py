@@ -16,6 +16,7 @@ from typing import Any, Final
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
+from .. import interrupts
 from ..context import TaskContext
 from ..core.arguments import unshared
 from ..core.lifecycle import Outcome, Raised
@@ -26,6 +27,7 @@ from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
 from ..pools import LEFT_BY_TASKS, PoolExhausted, add_remedy, take
 from ..ports import Lock, Task
 from . import connections
+from .alarm import HARD_MESSAGE
 from .finishing import Finisher, continuation_of, described, outcome_of
 from .progress import ProgressRecorder
 from .run import Ended, Run
@@ -41,6 +43,9 @@ SHORTEST_S: Final = 0.001
 
 LONG_S: Final = 1.0
 """A wait for a connection that is long enough to count."""
+
+COMMIT_S: Final = 1.0
+"""To commit, at least, for a task that comes to its end as its hard timeout does."""
 
 TimeLimits: Final = (SoftTimeLimitExceeded, HardTimeLimitExceeded)
 
@@ -91,6 +96,11 @@ class Attempt:
     def left_s(self) -> float:
         """Seconds until its hard timeout; 0 after it."""
         return max(self._began_at + self.run.hard_s - time.monotonic(), 0.0)
+
+    @property
+    def end_s(self) -> float:
+        """Seconds for its commit, and for the hooks that the task has put there."""
+        return max(self.left_s, COMMIT_S)
 
     def begin(self) -> None:
         """Take the lock of a singleton and open the transaction. Raises SingletonLockError,
@@ -147,7 +157,7 @@ class Attempt:
         self._held.close()
         if self._waits_for_lock(error):
             return Ended(None, wait_s=self._lock_wait_s(error))
-        if self._is_lost(error):
+        if self._is_lost(error) and not self._is_recorded():
             close_failed_connections()
             return Ended(None, lost=self._reason_of_loss(error))
         connections.refresh()  # it may be the connection that has failed
@@ -159,6 +169,18 @@ class Attempt:
             self._ran_for(),
             may_retry=error is not self._lock_error,
         )
+
+    def hard_timeout(self, cause: BaseException | None = None) -> HardTimeLimitExceeded:
+        """What ends it when that is over; `cause` is what it was doing then."""
+        error = HardTimeLimitExceeded(HARD_MESSAGE.format(self.run.hard_s))
+        error.__cause__ = cause
+        return error
+
+    def failure_of(self, error: BaseException) -> BaseException:
+        """What has ended it where this was raised: its hard timeout, if that has cut off what it
+        waited for in the database."""
+        is_cut_off = not self.left_s and isinstance(error, connections.OUTAGES)
+        return self.hard_timeout(error) if is_cut_off else error
 
     def abandon(self) -> None:
         """Roll back and leave the record as it is: the lease brings the task back."""
@@ -218,6 +240,10 @@ class Attempt:
         self.context = replace(self.context, state=unshared(self.run.claim.state))
         return not self._is_claim_lost()
 
+    def _is_recorded(self) -> bool:
+        """Whether its commit went through, and what has failed came after it: a hook, say."""
+        return self._is_task_over and self._is_claim_lost()
+
     def _is_claim_lost(self) -> bool:
         try:
             return bool(self.finisher.claims.lost([self.run.claim]))
@@ -230,6 +256,8 @@ class Attempt:
             return False
         if self._waited_in_vain and isinstance(error, TimeLimits):
             return True
+        if isinstance(error, HardTimeLimitExceeded):
+            return self._is_task_over
         meaning = meaning_of(error, is_ours=self._is_task_over)
         is_our_conflict = meaning is Meaning.CONFLICT and self._is_task_over
         return is_our_conflict or meaning is Meaning.OUTAGE
@@ -240,7 +268,10 @@ class Attempt:
 
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:
         self._is_task_over = True
-        self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
+        alias = self.finisher.claims.alias
+        limit_s = interrupts.limit_on(django_connections[alias], interrupts.OWN_S)
+        with interrupts.within(limit_s):
+            self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
         self._end_transaction(None)
         self._held.close()
         self._call.ended(outcome, None)

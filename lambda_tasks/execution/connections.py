@@ -5,7 +5,6 @@ a new connection for each; instead one is checked when it has idled, has had an 
 server has said something unasked.
 """
 
-import math
 import time
 import weakref
 from contextlib import AbstractContextManager
@@ -42,10 +41,9 @@ def refresh() -> None:
 def begun_transaction(alias: str) -> AbstractContextManager[Any]:
     """An atomic block that has been entered, on a new connection where the old one is of no use.
 
-    A statement on MySQL, for which a silent connection has no answer. On SQLite it waits for the
-    one writer, as long as the project's OPTIONS say.
+    A statement on MySQL, for which a silent connection has no answer.
     """
-    limit_s = math.inf if connections[alias].vendor == "sqlite" else interrupts.ANSWER_S
+    limit_s = interrupts.limit_on(connections[alias], interrupts.ANSWER_S)
     begun: AbstractContextManager[Any] = transaction.atomic(using=alias)
     try:
         with interrupts.within(limit_s):

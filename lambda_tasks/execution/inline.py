@@ -1,10 +1,12 @@
 """Runs one attempt here, on this thread: in a worker process, and in eager mode."""
 
 import contextvars
+import math
 from typing import Any
 
 from asgiref.sync import async_to_sync
 
+from .. import interrupts
 from ..context import current_run
 from .alarm import alarm
 from .attempt import Attempt
@@ -20,12 +22,15 @@ def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = 
         try:
             attempt.begin()
             result = contextvars.copy_context().run(_call, attempt, with_limits)
-            return attempt.succeed(result, may_leave_record=may_leave_record)
+            with interrupts.within(attempt.end_s if with_limits else math.inf):
+                return attempt.succeed(result, may_leave_record=may_leave_record)
         except KeyboardInterrupt:
             attempt.abandon()
             raise
         except BaseException as error:
-            ended = attempt.fail(error)
+            failure = attempt.failure_of(error) if with_limits else error
+        with interrupts.within(interrupts.OWN_S if with_limits else math.inf):
+            ended = attempt.fail(failure)
         if not ended.again:
             return ended
 

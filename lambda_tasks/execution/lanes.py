@@ -19,9 +19,7 @@ from ..context import current_run
 from ..core.lifecycle import Claim
 from ..errors import HardTimeLimitExceeded
 from . import connections as connections_of_this_thread
-from .alarm import HARD_MESSAGE
 from .attempt import Attempt
-from .connections import OUTAGES
 from .coroutine_limits import LimitedCoroutine
 from .lane_thread import AnyThread, LaneThread
 from .own_thread import ThreadStuck
@@ -29,9 +27,6 @@ from .run import Ended
 
 Start = Callable[[], Awaitable[Attempt]]
 """Called when a lane is free, so that a task's time begins with the task."""
-
-COMMIT_S: Final = 1.0
-"""To commit, at least, for a task that comes to its end as its hard timeout does."""
 
 ABANDON_S: Final = 1.0
 """To roll back what is cut off at the end of the place where it runs."""
@@ -181,11 +176,9 @@ async def _run_once(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread)
         await _abandon(attempt, thread)
         raise
     except ThreadStuck:
-        raise LaneLost(_hard_timeout(attempt)) from None
-    except OUTAGES as error:
-        failure: BaseException = error if attempt.left_s else _hard_timeout(attempt, error)
+        raise LaneLost(attempt.hard_timeout()) from None
     except BaseException as error:
-        failure = error
+        failure = attempt.failure_of(error)
     if isinstance(failure, KeyboardInterrupt):
         await _abandon(attempt, thread)
         return Ended(None, interrupted=True)
@@ -203,7 +196,7 @@ async def _run_to_success(job: _Job, attempt: Attempt, thread: LaneThread | AnyT
     if thread.cancel_begin():
         return attempt.succeed_unbegun(result)
     succeed = functools.partial(attempt.succeed, may_leave_record=True)
-    return await thread.call_last(succeed, result, limit_s=max(attempt.left_s, COMMIT_S))
+    return await thread.call_last(succeed, result, limit_s=attempt.end_s)
 
 
 async def _fail(attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseException) -> Ended:
@@ -215,13 +208,6 @@ async def _fail(attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseE
         return await thread.call_last(attempt.fail, failure)
     except ThreadStuck:
         raise LaneLost(failure) from None
-
-
-def _hard_timeout(attempt: Attempt, cause: BaseException | None = None) -> BaseException:
-    """What has ended a task that its hard timeout has found in the database, or after its end."""
-    error = HardTimeLimitExceeded(HARD_MESSAGE.format(attempt.run.hard_s))
-    error.__cause__ = cause
-    return error
 
 
 def _nothing() -> None:

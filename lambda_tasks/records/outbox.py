@@ -121,9 +121,10 @@ class RecordOutbox:
 
 
 def _insert(alias: str, rows: Sequence[Row]) -> None:
-    limit_s = interrupts.OWN_S + INSERT_ROW_S * len(rows)
-    if is_in_transaction(alias) or connections[alias].vendor == "sqlite":
-        limit_s = math.inf  # SQLite waits for its one writer, as the project's OPTIONS say
+    limit_s = math.inf
+    if not is_in_transaction(alias):
+        ours_s = interrupts.OWN_S + INSERT_ROW_S * len(rows)
+        limit_s = interrupts.limit_on(connections[alias], ours_s)
     with interrupts.within(limit_s):
         statements().insert_queued(rows)
 

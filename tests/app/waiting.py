@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from asgiref.sync import sync_to_async
 from django.db import connection, transaction
@@ -76,6 +77,20 @@ async def commit_and_hang() -> str:
     return "committed"
 
 
+@lambda_task(soft_timeout=1.5, hard_timeout=2)
+def sync_commit_and_wait() -> str:
+    Effect.objects.create(name="committed")
+    transaction.on_commit(wait_in_a_statement)
+    return "committed"
+
+
+@lambda_task(soft_timeout=1.5, hard_timeout=2)
+def sync_commit_and_hang() -> str:
+    Effect.objects.create(name="committed")
+    transaction.on_commit(lambda: time.sleep(300))
+    return "committed"
+
+
 @lambda_task(soft_timeout=1, hard_timeout=2)
 async def hang_in_its_thread() -> None:
     await Effect.objects.acreate(name="rolled back")
@@ -104,3 +119,20 @@ async def hang_in_the_thread_of_the_lane() -> None:
 @lambda_task(soft_timeout=200, hard_timeout=290)
 async def hang_in_the_default_executor() -> None:
     await asyncio.to_thread(time.sleep, 300)
+
+
+def _write_and_wait(there: Path, gate: Path) -> None:
+    Effect.objects.create(name="written")
+    there.touch()
+    while not gate.exists():
+        time.sleep(0.02)
+
+
+@lambda_task(soft_timeout=280, hard_timeout=290)
+def write_and_wait(*, there: Path, gate: Path) -> None:
+    _write_and_wait(there, gate)
+
+
+@lambda_task(soft_timeout=280, hard_timeout=290)
+async def awrite_and_wait(*, there: Path, gate: Path) -> None:
+    await sync_to_async(_write_and_wait)(there, gate)
