@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
+from django.db import connection, connections, transaction
 from django.test import Client
 from django.utils import timezone
 from hypothesis import HealthCheck, given
@@ -36,7 +37,7 @@ from lambda_tasks.backends import task as task_with_options
 from lambda_tasks.backends.compat import InvalidTask, TaskResultDoesNotExist, task_backends
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from tests.app import django_tasks
+from tests.app import django_tasks, outages
 from tests.app import tasks as lambda_tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, bodies_in, relay
@@ -566,6 +567,61 @@ def test_a_retry_is_not_finished(queue: str, handle: Handle, heard: Signals, sqs
     handle(*arrived(sqs, queue))
 
     assert [name for name, *_ in heard] == ["task_enqueued", "task_started"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="cuts connections")
+def test_an_attempt_that_was_lost_for_good_is_finished(
+    queue: str, handle: Handle, heard: Signals, sqs: LocalSqs
+) -> None:
+    result = django_task(outages.acut_and_write_once).enqueue(name="x")
+
+    assert handle(*arrived(sqs, queue)) == []
+
+    connections.close_all()
+    result.refresh()
+    assert (result.status, len(result.errors)) == ("FAILED", 1)
+    assert names_and_statuses(heard)[1:] == [("task_started", "RUNNING"), FINISHED]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="cuts connections")
+def test_what_was_lost_too_often_is_finished_once(
+    queue: str, handle: Handle, heard: Signals, sqs: LocalSqs
+) -> None:
+    result = django_task(outages.acut_and_write).enqueue(name="x")
+    bodies = arrived(sqs, queue)
+
+    came_back = [handle(*bodies) for _ in range(6)]
+
+    connections.close_all()
+    result.refresh()
+    assert came_back == [[0]] * 4 + [[]] * 2
+    assert (result.status, result.attempts) == ("FAILED", 5)
+    assert names_and_statuses(heard)[1:] == [("task_started", "RUNNING")] * 5 + [FINISHED]
+
+
+def test_what_is_found_to_have_died_too_often_is_finished_once(
+    queue: str, handle: Handle, heard: Signals, sqs: LocalSqs
+) -> None:
+    result = tasks.aadd.enqueue(1)
+    bodies = arrived(sqs, queue)
+    TaskRecord.objects.update(
+        status="RUNNING", claim_token=uuid.uuid4(), n_attempts=5, worker_ids="w\n" * 5,
+        start_time=timezone.now(), lease_until=timezone.now() - timedelta(minutes=1),
+    )  # fmt: skip
+
+    assert handle(*bodies, *bodies) == [0, 1]
+    assert handle(*bodies) == []
+
+    result.refresh()
+    assert (result.status, result.attempts) == ("FAILED", 5)
+    assert names_and_statuses(heard)[1:] == [FINISHED]
+
+
+FINISHED = ("task_finished", "FAILED")
+
+
+def names_and_statuses(heard: Signals) -> list[tuple[str, str]]:
+    return [(name, status) for name, _, status, _ in heard]
 
 
 def test_a_receiver_that_fails_takes_no_task_along(

@@ -1,10 +1,11 @@
 """Tells django.tasks' signals of a run: what it may be asked for is a TaskResult."""
 
+import logging
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from .compat import (
     task_started,
 )
 from .results import as_task_error, result_of
+
+logger = logging.getLogger("lambda_tasks")
 
 END: Final[Mapping[type, TaskResultStatus]] = {
     Succeeded: TaskResultStatus.SUCCESSFUL,
@@ -97,7 +100,11 @@ class ReportedCall:
         self._call.ended(outcome, error)
         if type(outcome) not in END:
             return
-        result = self._finished(outcome)
+        try:
+            result = self._finished(outcome)
+        except Exception:
+            logger.exception("What task_finished tells can't be found, and it is not sent.")
+            return
         if error is None:
             _send(task_finished, result)
             return
@@ -109,17 +116,22 @@ class ReportedCall:
     def _finished(self, outcome: Outcome) -> AnyResult:
         result, raised = self._result.now, outcome.raised
         errors = [] if raised is None else [as_task_error(raised)]
-        ran_for = timedelta(seconds=time.monotonic() - (self._began_at or time.monotonic()))
-        began = result.last_attempted_at
         finished = replace(
             result,
             status=END[type(outcome)],
-            finished_at=None if began is None else began + ran_for,
+            finished_at=self._finished_at(result),
             errors=[*result.errors, *errors],
         )
         if isinstance(outcome, Succeeded):
             object.__setattr__(finished, "_return_value", outcome.result)
         return finished
+
+    def _finished_at(self, result: AnyResult) -> datetime:
+        """By the database's clock, where it began here."""
+        if self._began_at is None or result.last_attempted_at is None:
+            return datetime.now(UTC)
+        began_at: datetime = result.last_attempted_at
+        return began_at + timedelta(seconds=time.monotonic() - self._began_at)
 
 
 def _send(signal: Signal, result: AnyResult) -> None:

@@ -183,6 +183,8 @@ class Refused:
 
     refusal: Refusal
     retry_after_s: float = 0.0
+    ended: Claim | None = None
+    """The last that was granted, where this one has found it lost and the record now is FAILED."""
 
     @property
     def is_final(self) -> bool:

@@ -114,11 +114,13 @@ class Finisher:
         return give_back(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
 
     def _finish_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
+        outcome = Failed(reason)
         try:
-            self.claims.finish(End(claimed.claim, Failed(reason)))
+            self.claims.finish(End(claimed.claim, outcome))
         except Exception:
             logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
             return BACK
+        claimed.task.begin(claimed.message, claimed.claim).ended(outcome, None)
         return DONE
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import DatabaseError
 
 from ..conf import Settings
-from ..core.lifecycle import Claim, Refusal, Refused, outage_wait_s
+from ..core.lifecycle import WORKER_DIED, Claim, Failed, Refusal, Refused, outage_wait_s
 from ..core.message import decode
 from ..core.signature import verify
 from ..database_errors import is_conflict
@@ -160,6 +160,8 @@ class Intake:
                 )
             else:
                 refused[each.delivery.id] = _settle_refused(each, verdict)
+        for each in {each.message.invocation_id: each for each in resolved}.values():
+            _tell_end(each, verdicts[each.message.invocation_id])
         return list(granted.values())
 
 
@@ -169,6 +171,13 @@ def _unclaimed(delivery: Delivery, error: Exception) -> Settlement:
     return Settlement(
         is_final=False, retry_after_s=outage_wait_s(delivery.receives), is_outage=True
     )
+
+
+def _tell_end(resolved: ResolvedDelivery, verdict: Claim | Refused) -> None:
+    """Tell the end of a run that was lost for good, as its claim has found."""
+    if isinstance(verdict, Refused) and verdict.ended is not None:
+        call = resolved.task.begin(resolved.message, verdict.ended)
+        call.ended(Failed(WORKER_DIED), None)
 
 
 def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:

@@ -268,7 +268,8 @@ def _judge(
         elif row is not None:
             verdicts[id] = claim_of(row, terms.token)
     if exhausted := _refused(verdicts, Refusal.EXHAUSTED):
-        _fail_exhausted(exhausted, terms.max_attempts)
+        for id in _fail_exhausted(exhausted, terms.max_attempts):
+            verdicts[id] = Refused(Refusal.EXHAUSTED, ended=claim_of(found[id], terms.token))
     if parked := _refused(verdicts, Refusal.PARKED):
         # The relay looks when they are to be sent, and sends them in time.
         with statements().unlocked(parked) as free:
@@ -290,10 +291,14 @@ def _refused(verdicts: Verdicts, refusal: Refusal) -> list[UUID]:
     ]
 
 
-def _fail_exhausted(ids: Sequence[UUID], max_attempts: int) -> None:
+def _fail_exhausted(ids: Sequence[UUID], max_attempts: int) -> list[UUID]:
+    """The ids of those that came to their end here, and not with another."""
     is_given_back = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
-    with statements().unlocked(ids) as free:
-        finish(free.filter(IS_LOST | is_given_back), Failed(WORKER_DIED))
+    with transaction.atomic(using=record_alias()), statements().unlocked(ids) as free:
+        left = free.filter(IS_LOST | is_given_back)
+        ended = list(left.values_list("id", flat=True))
+        finish(left, Failed(WORKER_DIED))
+    return ended
 
 
 def _held(claims: Sequence[Claim]) -> RecordQuerySet:
