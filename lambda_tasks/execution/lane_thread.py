@@ -51,9 +51,8 @@ class LaneThread(OwnThread):
         return self._first is None and not self._is_unused
 
     def cancel_begin(self) -> bool:
-        """Forget what begins_with() was given, unless it has been called; whether it had not."""
-        if self._is_unused:
-            self._first = None
+        """Forget what begins_with() was given, which may have raised; whether nobody called."""
+        self._first = None
         return self._is_unused
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":

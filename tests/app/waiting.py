@@ -136,3 +136,38 @@ def write_and_wait(*, there: Path, gate: Path) -> None:
 @lambda_task(soft_timeout=280, hard_timeout=290)
 async def awrite_and_wait(*, there: Path, gate: Path) -> None:
     await sync_to_async(_write_and_wait)(there, gate)
+
+
+def _take_two_seats(there: Path) -> None:
+    Seat.objects.filter(number=1).update(taken_by="the task")
+    there.touch()
+    Seat.objects.filter(number=2).update(taken_by="the task")
+
+
+@lambda_task
+def take_two_seats(*, there: Path) -> None:
+    _take_two_seats(there)
+
+
+@lambda_task
+async def atake_two_seats(*, there: Path) -> None:
+    await sync_to_async(_take_two_seats)(there)
+
+
+def _be_impatient() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 50")
+
+
+@lambda_task(atomic=False)
+async def let_its_connection_be_impatient() -> None:
+    """With SQLite's one writer; the tasks that follow in its lane have the same connection."""
+    await sync_to_async(_be_impatient)()
+
+
+@lambda_task
+async def await_and_write(*, there: Path, gate: Path) -> None:
+    there.touch()
+    while not await asyncio.to_thread(gate.exists):
+        await asyncio.sleep(0.02)
+    await Effect.objects.acreate(name="written")
