@@ -54,7 +54,8 @@ class TaskContext:
     recorder: Recorder = field(default_factory=_Nowhere, repr=False, compare=False)
 
     def remaining(self) -> float:
-        """Seconds left before the soft timeout; infinity where there is none."""
+        """Seconds left before the soft timeout, or before nine tenths of the hard one where that
+        is the only one; infinity where there are no timeouts."""
         return float("inf") if self.deadline is None else self.deadline - time.monotonic()
 
     @async_unsafe("You are in an event loop: use `await context.asave(...)`.")

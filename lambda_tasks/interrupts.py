@@ -16,9 +16,9 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -48,6 +48,13 @@ NO_TRANSACTION: Final = 0
 """libpq's PQTRANS_IDLE (PQtransactionStatus)."""
 
 LOOK_EVERY_S: Final = 0.25
+
+
+class Watched(Protocol):
+    """What the watch looks at now and then."""
+
+    def look(self, now: float) -> None:
+        """Do what is due, in monotonic seconds; on the watch's thread."""
 
 
 class Work:
@@ -90,9 +97,10 @@ class Work:
                 _hang_up(raw)
 
     def look(self, now: float) -> None:
-        """Do what is due; on the watch's thread."""
+        """See Watched."""
         with self.lock:
             if self._is_over:
+                _Watch.of_this_process.discard(self)  # it was interrupted as it came to its end
                 return
             open_ones = [
                 (each, each.connection) for each in self._connections if each.connection is not None
@@ -118,6 +126,26 @@ def within(limit_s: float, *beside: BaseDatabaseWrapper) -> Iterator[Work]:
         yield work
     finally:
         work.finish()
+
+
+@contextmanager
+def watched(each: Watched) -> Iterator[None]:
+    """Let the watch look at something in the body."""
+    _Watch.of_this_process.add(each)
+    try:
+        yield
+    finally:
+        _Watch.of_this_process.discard(each)
+
+
+@contextmanager
+def statements_wrapped(wrapper: Callable[..., Any]) -> Iterator[None]:
+    """Let a wrapper have each statement of this thread in the body. See Django's documentation,
+    "Database instrumentation"."""
+    with ExitStack() as wrapped:
+        for each in _connections_of_this_thread():
+            wrapped.enter_context(each.execute_wrapper(wrapper))
+        yield
 
 
 def limit_on(connection: BaseDatabaseWrapper, limit_s: float) -> float:
@@ -208,17 +236,17 @@ connection_created.connect(_end_greeting)
 
 
 class _Watch:
-    """A thread that looks at the works that have a limit, as long as there are any."""
+    """A thread that looks at works that have a limit, and the like, as long as there are any."""
 
     of_this_process: "_Watch"
 
     def __init__(self) -> None:
-        self._works: set[Work] = set()
+        self._works: set[Watched] = set()
         self._something = threading.Condition()
         self._is_idle = True
         self._thread: threading.Thread | None = None
 
-    def add(self, work: Work, *, is_urgent: bool = False) -> None:
+    def add(self, work: Watched, *, is_urgent: bool = False) -> None:
         self._works.add(work)
         if self._is_idle or is_urgent:
             with self._something:
@@ -229,7 +257,7 @@ class _Watch:
                     self._thread.start()
                 self._something.notify()
 
-    def discard(self, work: Work) -> None:
+    def discard(self, work: Watched) -> None:
         self._works.discard(work)
 
     def _run(self) -> None:

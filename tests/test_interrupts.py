@@ -68,8 +68,21 @@ def statements_that_wait() -> list[str]:
         return [query for (query,) in cursor.fetchall() if query and "leep(300)" in query.lower()]
 
 
-def test_a_statement_is_cut_off_by_the_hard_timeout_of_its_task(one_lane: Handle) -> None:
-    message, following = body(waiting.sleep_in_statements), body(tasks.aleave_effect, name="next")
+@pytest.mark.parametrize(
+    "task",
+    [
+        waiting.sleep_in_statements,
+        waiting.sync_sleep_in_statements,
+        waiting.sleep_in_a_statement,
+        waiting.sync_sleep_in_a_statement,
+        waiting.sleep_in_python,
+        waiting.sync_sleep_in_python,
+    ],
+)
+def test_a_statement_is_cut_off_by_the_hard_timeout_of_its_task(
+    one_lane: Handle, task: Task
+) -> None:
+    message, following = body(task), body(tasks.aleave_effect, name="next")
 
     assert one_lane(message, following) == []
 
@@ -79,8 +92,11 @@ def test_a_statement_is_cut_off_by_the_hard_timeout_of_its_task(one_lane: Handle
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="it locks no rows")
-def test_a_wait_for_a_lock_is_cut_off_by_the_hard_timeout_of_its_task(one_lane: Handle) -> None:
-    message, following = body(waiting.take_a_locked_seat), body(tasks.aleave_effect, name="next")
+@pytest.mark.parametrize("task", [waiting.take_a_locked_seat, waiting.sync_take_a_locked_seat])
+def test_a_wait_for_a_lock_is_cut_off_by_the_hard_timeout_of_its_task(
+    one_lane: Handle, task: Task
+) -> None:
+    message, following = body(task), body(tasks.aleave_effect, name="next")
 
     with seat_locked_by_another():
         assert one_lane(message, following) == []
@@ -90,10 +106,13 @@ def test_a_wait_for_a_lock_is_cut_off_by_the_hard_timeout_of_its_task(one_lane: 
     assert Seat.objects.get().taken_by == "another"
 
 
+@pytest.mark.parametrize(
+    "task", [waiting.clean_up_after_a_statement, waiting.sync_clean_up_after_a_statement]
+)
 def test_a_statement_ends_with_the_soft_timeout_so_that_the_task_can_clean_up(
-    one_lane: Handle,
+    one_lane: Handle, task: Task
 ) -> None:
-    message = body(waiting.clean_up_after_a_statement)
+    message = body(task)
 
     assert one_lane(message) == []
 
@@ -151,6 +170,20 @@ def test_a_task_that_hangs_in_its_thread_is_failed_and_its_lane_replaced(one_lan
     waiting.released.set()
     wait_for(lambda: not _hanging_lanes())
     assert sorted(Effect.objects.values_list("name", flat=True)) == ["one", "two"]
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the task that hangs")
+def test_what_a_task_does_in_a_thread_of_its_own_holds_up_nobody(one_lane: Handle) -> None:
+    message, following = (
+        body(waiting.hang_in_a_thread_beside),
+        body(tasks.aleave_effect, name="next"),
+    )
+
+    assert one_lane(message, following) == []
+
+    assert was_cut_off(message)
+    assert record_of(following).status == "SUCCESS"
+    assert Effect.objects.get().name == "next"
 
 
 def _hanging_lanes() -> list[threading.Thread]:

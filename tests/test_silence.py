@@ -78,10 +78,11 @@ def test_a_function_whose_connections_are_silent_answers_and_works_again(
     assert [record_of(each).status for each in messages] == ["SUCCESS"] * 2
 
 
+@pytest.mark.parametrize("task", [waiting.ask_again_and_again, waiting.sync_ask_again_and_again])
 def test_a_task_whose_connection_falls_silent_has_its_hard_timeout(
-    function: LambdaProcess, proxy: SilentProxy
+    function: LambdaProcess, proxy: SilentProxy, task: Task
 ) -> None:
-    message = body(waiting.ask_again_and_again)
+    message = body(task)
     id = function.begin(sqs_event(message), timeout_s=AMPLE_S)
     wait_for(is_running)
 

@@ -38,6 +38,9 @@ logger = logging.getLogger("lambda_tasks")
 MOST_CONFLICTS: Final = 3
 """After which an atomic task begins again at once."""
 
+WARNED_AT: Final = 0.9
+"""Of a hard timeout that no soft one comes before: what `context.remaining()` tells."""
+
 SHORTEST_S: Final = 0.001
 """The least that is left of a limit, as a timer of 0 s would never ring."""
 
@@ -84,8 +87,8 @@ class Attempt:
         if not self._n_conflicts and not self._has_waited:
             return soft_s, hard_s
         passed_s = time.monotonic() - self._began_at
-        soft_s = max(round(soft_s - passed_s, 3), SHORTEST_S)
-        return soft_s, max(round(hard_s - passed_s, 3), soft_s + SHORTEST_S)
+        soft_s, hard_s = round(soft_s - passed_s, 3), round(hard_s - passed_s, 3)
+        return max(soft_s, SHORTEST_S), max(hard_s, SHORTEST_S)
 
     @property
     def may_begin_late(self) -> bool:
@@ -309,12 +312,17 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         invocation_id=run.message.invocation_id,
         attempt=run.claim.attempt,
         n_retries=run.message.n_retries,
-        deadline=time.monotonic() + min(run.soft_s, run.place_s),
+        deadline=time.monotonic() + min(_until_warned_s(run), run.place_s),
         metadata=run.metadata,
         state=unshared(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
     )
+
+
+def _until_warned_s(run: Run) -> float:
+    """Until its soft timeout; where it has none, until shortly before its hard one."""
+    return run.hard_s * WARNED_AT if run.soft_s == run.hard_s else run.soft_s
 
 
 MakeAttempt = Callable[[Run, Task], Attempt]

@@ -26,10 +26,11 @@ class NoTimeLeft(Exception):
 
 
 def limits_s(task: Task, settings: Settings) -> tuple[float, float]:
-    """The soft and the hard timeout that a task asks for."""
+    """The soft and the hard timeout that a task asks for; where the two are the same, it has no
+    soft one."""
     options = task.options
     hard_s = options.hard_timeout or settings.default_hard_timeout
-    soft_s = options.soft_timeout or min(settings.default_soft_timeout, hard_s * 0.9)
+    soft_s = options.soft_timeout or settings.default_soft_timeout
     return min(soft_s, hard_s), hard_s
 
 

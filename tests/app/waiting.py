@@ -41,9 +41,41 @@ async def sleep_in_statements() -> None:
             await sync_to_async(wait_under_a_savepoint)()
 
 
+@lambda_task(hard_timeout=2)
+async def sleep_in_a_statement() -> None:
+    await sync_to_async(wait_under_a_savepoint)()
+
+
+@lambda_task(hard_timeout=2)
+def sync_sleep_in_a_statement() -> None:
+    wait_under_a_savepoint()
+
+
+@lambda_task(hard_timeout=2)
+async def sleep_in_python() -> None:
+    await asyncio.sleep(300)
+
+
+@lambda_task(hard_timeout=2)
+def sync_sleep_in_python() -> None:
+    time.sleep(300)
+
+
+@lambda_task(soft_timeout=1, hard_timeout=2)
+def sync_sleep_in_statements() -> None:
+    while True:
+        with suppress(SoftTimeLimitExceeded):
+            wait_under_a_savepoint()
+
+
 def take_the_seat() -> None:
     with transaction.atomic():
         Seat.objects.filter(row=1, number=1).update(taken_by="the task")
+
+
+@lambda_task(hard_timeout=2)
+def sync_take_a_locked_seat() -> None:
+    take_the_seat()
 
 
 @lambda_task(soft_timeout=1, hard_timeout=2)
@@ -59,6 +91,16 @@ async def clean_up_after_a_statement() -> str:
         await sync_to_async(wait_in_a_statement)()
     except SoftTimeLimitExceeded:
         await Effect.objects.acreate(name="cleaned up")
+        return "cleaned up"
+    return "not interrupted"
+
+
+@lambda_task(soft_timeout=2, hard_timeout=60, atomic=False)
+def sync_clean_up_after_a_statement() -> str:
+    try:
+        wait_in_a_statement()
+    except SoftTimeLimitExceeded:
+        Effect.objects.create(name="cleaned up")
         return "cleaned up"
     return "not interrupted"
 
@@ -109,6 +151,25 @@ async def ask_again_and_again() -> None:
     while True:
         await Effect.objects.acount()
         await asyncio.sleep(0.05)
+
+
+@lambda_task(soft_timeout=4, hard_timeout=5)
+def sync_ask_again_and_again() -> None:
+    while True:
+        Effect.objects.count()
+        time.sleep(0.05)
+
+
+def ask_and_hang() -> None:
+    Effect.objects.count()
+    released.wait(300)
+    connection.close()
+
+
+@lambda_task(hard_timeout=2)
+async def hang_in_a_thread_beside() -> None:
+    await Effect.objects.acreate(name="rolled back")
+    await asyncio.to_thread(ask_and_hang)
 
 
 @lambda_task(soft_timeout=200, hard_timeout=290)
