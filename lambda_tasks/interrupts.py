@@ -143,7 +143,7 @@ def statements_wrapped(wrapper: Callable[..., Any]) -> Iterator[None]:
     """Let a wrapper have each statement of this thread in the body. See Django's documentation,
     "Database instrumentation"."""
     with ExitStack() as wrapped:
-        for each in _connections_of_this_thread():
+        for each in connections_of_this_thread():
             wrapped.enter_context(each.execute_wrapper(wrapper))
         yield
 
