@@ -64,7 +64,7 @@ ENTRIES: Final = [
 
 @dataclass
 class Results:
-    """Of one latency: messages per second, run by run, and messages per request."""
+    """What one latency gave: messages per second, run by run, and messages per request."""
 
     latency_ms: float
     rates: dict[Entry, list[float]]

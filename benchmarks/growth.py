@@ -64,7 +64,7 @@ class Bench:
         return float(seconds) / (calls * entry.size)
 
     def peak_mib(self, entry: Entry) -> float:
-        """Of a process that makes one such call and nothing else."""
+        """The peak of a process that makes one such call and nothing else."""
         with self._contestant(entry.durable) as contestant:
             contestant.ask("send", messages=entry.size, form="bulk")
             return float(contestant.ask("peak_mib"))

@@ -111,7 +111,7 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
 
     @admin.display(description="Duration", ordering="ran_for")
     def duration_s(self, record: TaskRecord) -> str | None:
-        """Of the last attempt, in seconds."""
+        """How long the last attempt took, in seconds."""
         duration = record.duration
         return None if duration is None else f"{duration.total_seconds():.3f} s"
 

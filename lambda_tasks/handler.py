@@ -25,8 +25,8 @@ first sync task."""
 
 
 FREE_S: Final = 3.0
-"""For what an earlier event has left in the database, which is being interrupted; then its thread
-is given up for another."""
+"""Seconds for what an earlier event has left in the database, which is being interrupted; then its
+thread is given up for another."""
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:

@@ -27,10 +27,10 @@ from django.db.backends.signals import connection_created
 logger = logging.getLogger("lambda_tasks")
 
 OWN_S: Final = 10.0
-"""For what the library itself asks of the database at once, a claim of ten messages, say."""
+"""Seconds for what the library itself asks of the database at once, such as a claim of ten."""
 
 CANCEL_S: Final = 1.0
-"""For a statement to end that is cancelled; and for a server to take the word that cancels it."""
+"""Seconds for a cancelled statement to end, and for the server to take the request to cancel it."""
 
 CONNECT_S: Final = 10
 """To connect, where the project's OPTIONS say nothing: a wait that nobody can end."""

@@ -210,10 +210,10 @@ _changed = threading.Condition()
 """Notified when a connection was given back. It guards what follows."""
 
 _arriving: Final[set[BaseDatabaseWrapper]] = set()
-"""Those that are about to take one."""
+"""The connections that are about to take one of the pool's."""
 
 _of_tasks: "weakref.WeakSet[BaseDatabaseWrapper]" = weakref.WeakSet()
-"""Those that have taken one, or are about to, for a task."""
+"""The connections that have taken one of the pool's for a task, or are about to."""
 
 _failures: Final[Counter[str]] = Counter()
 """How often each alias's pool had failed to connect when it last gave out a connection."""

@@ -176,7 +176,7 @@ class ResolvedDelivery:
     message: Message
     task: Task
     look: LookTerms = SQS_TERMS
-    """Those of the queue that the message was meant for."""
+    """The terms of the queue that the message was meant for."""
 
     @property
     def queue(self) -> str:
@@ -211,6 +211,8 @@ class Settlement:
     """Its task raised KeyboardInterrupt: its worker is to end, as by Ctrl-C."""
     is_outage: bool = False
     """It could not be claimed, as the database is away."""
+    has_record: bool = False
+    """It could not be claimed for now, and its record was seen."""
 
 
 DONE: Final = Settlement(is_final=True)

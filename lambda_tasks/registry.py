@@ -12,7 +12,7 @@ from .errors import UnknownTask
 from .ports import Task
 
 Adapt = Callable[[object], Task | None]
-"""Of what stands at a dotted name: a task of another interface, as one of ours; None for others."""
+"""Makes one of our tasks from another interface's, found at a dotted name; None for others."""
 
 _tasks: dict[str, Task] = {}
 _aliases: dict[str, Task] = {}

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -202,6 +205,25 @@ def wait_for(condition: Callable[[], object], *, timeout_s: float = PATIENCE_S) 
 def relay() -> int:
     """One round of the relay that waits for nobody; how many it has sent."""
     return async_to_sync(runtime.current().relay.run_once)(grace=timedelta(0))
+
+
+@contextmanager
+def python_process(*arguments: str, **env: str) -> Iterator["subprocess.Popen[str]"]:
+    """Python with these arguments, in a process group of its own, which is killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def body(task: Task, /, _n_retries: int = 0, _id: uuid.UUID | None = None, **kwargs: Any) -> str:

@@ -28,7 +28,7 @@ GROWTH = 1.10
 
 @dataclass(frozen=True)
 class Holdings:
-    """Of the handler and all that it has started."""
+    """What the handler and all that it has started hold."""
 
     processes: int
     threads: int

@@ -56,7 +56,7 @@ RECORDS: dict[str, list[tuple[str, Any, str | None]]] = {
     "djangos": [("RETRYING", None, "ConnectionError"), ("SUCCESS", 2, None)],
     "djangos_async": [("SUCCESS", 2, None)],
 }
-"""Of each task its records, one after the other: status, result, the exception's type."""
+"""The records of each task, one after the other: status, result, the exception's type."""
 
 EFFECTS = Counter(
     {"resumed": 3}

@@ -102,7 +102,7 @@ def test_a_slow_request_is_not_overtaken_by_those_behind_it(
 
 
 def every(sqs: LocalSqs, url: str) -> list[dict[str, Any]]:
-    """Of one group, which gives no more before these are deleted."""
+    """Receive one group to its end. It gives no more before these are deleted."""
     found: list[dict[str, Any]] = []
     while messages := received(sqs, url):
         found += messages

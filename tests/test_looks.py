@@ -355,7 +355,7 @@ def test_of_several_queues_what_has_priority_comes_first_and_then_what_is_due_fo
 
 @pytest.mark.usefixtures("queue")
 def test_what_the_table_finds_too_early_says_when_it_is_due() -> None:
-    """Of a queue that was SQS's until now, say."""
+    # Such as records of a queue that was SQS's until now.
     early, due = stored("table", run_after=Now() + 10 * MINUTE), stored("table")
 
     assert [each.invocation_id for each in due_in_table(limit=1)] == [due]

@@ -22,7 +22,15 @@ from lambda_tasks import checks, handler, pools
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
 from tests.app import outages, places, pooling, tasks
-from tests.conftest import PATIENCE_S, Handle, body, record_of, sqs_event, wait_for
+from tests.conftest import (
+    PATIENCE_S,
+    Handle,
+    body,
+    python_process,
+    record_of,
+    sqs_event,
+    wait_for,
+)
 from tests.servers import LambdaProcess, SilentProxy
 from tests.test_cold_start import connections_called, run_in
 
@@ -95,20 +103,9 @@ def settings_with(pool: Any) -> dict[str, str]:
 
 @contextmanager
 def worker(pool: Any, *arguments: str, **env: str) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "django", "lambda_tasks", "worker", "--queue", "table", *arguments],
-        env=os.environ | settings_with(pool) | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    command = ["-m", "django", "lambda_tasks", "worker", "--queue", "table"]
+    with python_process(*command, *arguments, **settings_with(pool), **env) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def ended(message: str) -> TaskRecord:

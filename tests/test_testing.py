@@ -237,7 +237,7 @@ class Helpers:
 
 @pytest.mark.django_db
 class TestInATransaction(Helpers):
-    """Of the test, which never commits."""
+    """The transaction is the test's, which never commits."""
 
 
 @pytest.mark.django_db(transaction=True)

@@ -61,7 +61,7 @@ def came_back(event: Event, *, timeout_s: float = AMPLE_S) -> list[int]:
 
 
 def deliver(function: LambdaProcess, messages: list[str]) -> list[str]:
-    """Those that come back, from a function that may die of them; as if their leases were over."""
+    """Give messages to a function that may die of them; those that come back, their leases over."""
     event = sqs_event(*messages)
     if not function.is_running:
         function.start()
@@ -244,6 +244,24 @@ def test_what_goes_back_at_its_third_receive_is_sent_again_as_a_new_message(
     assert all(each["durable"] for each in sent)
     assert came_back(sqs_event(json.dumps(sent[0]))) == []
     assert TaskRecord.objects.get(id=sent[0]["invocation_id"]).status == "SUCCESS"
+
+
+@pytest.mark.parametrize("durable", [True, False], ids=["durable", "direct"])
+def test_what_a_live_lease_holds_at_its_third_receive_is_sent_again_too(
+    queue: str, sqs: LocalSqs, handle: Handle, durable: bool
+) -> None:
+    direct = body(tasks.aadd, a=1)
+    assert came_back(sqs_event(direct)) == []
+    id = str(record_of(direct).id)
+    held = {"status": "RUNNING", "claim_token": id, "lease_until": Now() + timedelta(seconds=60)}
+    TaskRecord.objects.update(**held, end_time=None)
+    message = json.dumps(json.loads(direct) | {"durable": True}) if durable else direct
+
+    assert came_back(received(message, times=2)) == [0]
+    assert came_back(received(message, times=3)) == []
+
+    counts = sqs.client.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    assert counts["ApproximateNumberOfMessagesDelayed"] == "1", "until the lease is over"
 
 
 def test_on_a_fifo_queue_nothing_is_sent_again_as_a_copy(

@@ -24,7 +24,7 @@ from lambda_tasks.queues import sqs_deliveries as sources
 from lambda_tasks.queues.aws.client import READ_TIMEOUT_S
 from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
-from tests.conftest import PATIENCE_S, Task, wait_for
+from tests.conftest import PATIENCE_S, Task, python_process, wait_for
 from tests.servers import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,22 +42,9 @@ def worker(
     queue_url: str, *arguments: str, logs: bool = False
 ) -> Iterator["subprocess.Popen[str]"]:
     """With `logs` it prints what it logs of its own life, too."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", LOGS, *arguments]
-        if logs
-        else [sys.executable, "-m", "django", "lambda_tasks", "worker", *arguments],
-        env=os.environ | {"LAMBDA_TASKS_TEST_QUEUE": queue_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    command = ["-c", LOGS] if logs else ["-m", "django", "lambda_tasks", "worker"]
+    with python_process(*command, *arguments, LAMBDA_TASKS_TEST_QUEUE=queue_url) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def run(queue_url: str, *arguments: str) -> tuple[int, str]:

@@ -39,7 +39,7 @@ def send_calls(*, messages: int, calls: int) -> float:
 
 
 def peak_mib() -> float:
-    """Of this process's memory so far."""
+    """The peak of this process's memory so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

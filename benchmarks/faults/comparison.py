@@ -58,7 +58,7 @@ def run(library: str, python: Path, *, orders: int, kills: int) -> Outcome:
         bookkeeper.ask("migrate")
         directory = stack.enter_context(project_directory())
         functions = [_function(python, directory, environment) for _ in range(FUNCTIONS)]
-        shop = Web("shop", python, environment)
+        shop = Web(Contestant("shop", python, environment))
         fleet = Fleet(queue_url, functions, client_options=sqs.client_options)
         with fleet:
             if library == OURS:  # django-lambda-tasks has no tick event

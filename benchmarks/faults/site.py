@@ -61,13 +61,13 @@ class Site:
     environment: Mapping[str, str]
     bookkeeper: Contestant
     directory: Path
-    """Of the logs and the logbook."""
+    """Where the logs and the logbook are."""
     processes: int
     function_timeout_s: int
 
     def web(self) -> Web:
         log = self.directory / "web.log"
-        return Web("mixed_shop", environments.here(), self.environment, log=log)
+        return Web(Contestant("mixed_shop", environments.here(), self.environment, log=log))
 
     def fleet(self, *, veterans: int = 0) -> Fleet:
         """Functions of which the first `veterans` are not to be killed."""

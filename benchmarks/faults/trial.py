@@ -105,7 +105,7 @@ def begun(site: Site, consumer: Consumer, *, veterans: int = 0) -> Iterator[Scen
 
 
 def _keep_output(consumers: Crew | Fleet, directory: Path) -> None:
-    """Of functions; workers write theirs themselves."""
+    """Write down what functions have printed; workers do so themselves."""
     if isinstance(consumers, Fleet):
         for number, output in enumerate(consumers.outputs()):
             (directory / f"function-{number}.log").write_text(output)

@@ -1,45 +1,28 @@
 """The web process that takes the orders: killed now and then, and started again."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from benchmarks.contest import Contestant, ContestantEnded
 
 
 class Web:
-    """`module` is the contestant that takes orders; see Contestant for `log`."""
+    """`contestant` is who takes the orders."""
 
-    def __init__(
-        self,
-        module: str,
-        python: Path,
-        environment: Mapping[str, str],
-        *,
-        log: Path | None = None,
-    ) -> None:
+    def __init__(self, contestant: Contestant) -> None:
         self.kills = 0
-        self._module = module
-        self._python = python
-        self._environment = environment
-        self._log = log
-        self._current = self._make()
+        self._contestant = contestant
 
     def take_orders(self, orders: int, **options: Any) -> None:
         """All of them, in as many processes as it takes."""
         while True:
-            with self._current:
+            with self._contestant:
                 try:
-                    self._current.ask("take_orders", up_to=orders, **options)
+                    self._contestant.ask("take_orders", up_to=orders, **options)
                 except ContestantEnded:
-                    self._current = self._make()
-                else:
-                    return
+                    continue
+                return
 
     def kill(self) -> None:
         """SIGKILL, in whatever it does."""
-        self._current.kill()
+        self._contestant.kill()
         self.kills += 1
-
-    def _make(self) -> Contestant:
-        return Contestant(self._module, self._python, self._environment, log=self._log)

@@ -26,7 +26,7 @@ RESULT_STATUSES: Final[Mapping[Status, TaskResultStatus]] = {
     Status.FAILED: TaskResultStatus.FAILED,
     Status.CANCELLED: TaskResultStatus.FAILED,
 }
-"""Of the last record: a retry is READY again, under the id of the first."""
+"""By the status of the last record: a retry is READY again, under the id of the first."""
 
 CANCELLED: Final = Raised.by(TaskCancelled(), "It was cancelled.")
 
@@ -36,7 +36,7 @@ HAS_WAITED: Final = frozenset(
         f"{SingletonLockUnknown.__module__}.{SingletonLockUnknown.__qualname__}",
     }
 )
-"""Classes of what keeps a singleton from beginning."""
+"""What a singleton met that could not have its lock. Earlier releases let it end as RETRYING."""
 
 
 def record_statuses(status: TaskResultStatus) -> list[Status]:

@@ -27,7 +27,7 @@ AGAIN: Final = (Exception, HardTimeLimitExceeded)
 """What another attempt may mend; a SystemExit is meant to be the end."""
 
 WAITING: Final = RetryRule()
-"""For what is no failure: a lock that is taken, a retry that the task has asked for."""
+"""When what is no failure runs again: a lock that is taken, a retry that the task has asked for."""
 
 ASKED_FOR: Final = f"{Retry.__module__}.{Retry.__qualname__}"
 

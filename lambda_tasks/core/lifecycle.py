@@ -92,7 +92,7 @@ FIFO_TERMS: Final = LookTerms(ahead=timedelta(0), in_order=True)
 """A FIFO queue has one delay for all its messages. What waited in it would hold up its group."""
 
 TABLE_TERMS: Final = LookTerms(is_sent=False, ahead=timedelta(0))
-"""Of a queue that is the table itself."""
+"""The terms of a queue that is the table itself."""
 
 
 FIRST_OUTAGE_WAIT_S: Final = 30.0
@@ -205,7 +205,7 @@ class RecordState:
     lease_left_s: float = 0.0
     """Less than zero: the lease has run out."""
     has_begun: bool = True
-    """Who has claimed it last did not only wait for its turn."""
+    """Its last claim came to its turn: the task was begun."""
 
 
 LOCKED: Final = Refused(Refusal.HELD, 5.0)

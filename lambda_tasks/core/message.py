@@ -28,10 +28,10 @@ MAX_GROUP_KEY: Final = 128
 """Characters of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
 
 PRIORITIES: Final = range(-100, 101)
-"""Of queues that have them; the higher the sooner. Django's own range (django.tasks)."""
+"""From low to high, for queues that have them. Django's own range (django.tasks)."""
 
 YEARS: Final = range(1970, 9000)
-"""Of moments: off the ends of the calendar, where a change of time zone overflows."""
+"""The years a moment may be in: off the ends of the calendar a change of time zone overflows."""
 
 # Kept, because json.dumps() makes a new one for each call with other than its default options.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)

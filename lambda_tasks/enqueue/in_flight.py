@@ -21,7 +21,7 @@ go back to: a queue may move away."""
 
 
 class InFlightLimit:
-    """Of one queue. `value` is the number of requests that may be in flight."""
+    """The limit of one queue. `value` is the number of requests that may be in flight."""
 
     def __init__(self) -> None:
         self.value: int = MIN_IN_FLIGHT

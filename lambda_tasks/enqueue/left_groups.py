@@ -13,12 +13,12 @@ MOST_GROUPS: Final = 100_000
 
 
 async def nothing_is_left(id: UUID) -> bool:
-    """For who stores nothing."""
+    """Say no, for a sender that stores nothing."""
     return False
 
 
 class LeftGroups:
-    """Those of one queue, as far as this process has left them.
+    """The groups of one queue of which this process has left messages to the relay.
 
     `is_left` says whether a stored message is still to be sent. The relay sends a group in its
     order, so that where its last message has been sent, all have.

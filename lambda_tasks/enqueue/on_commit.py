@@ -157,7 +157,7 @@ class Enqueuer:
         return failures
 
     def leaving(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        """Those that are sent now: the others wait in their records for the relay."""
+        """The messages that are sent now: the others wait in their records for the relay."""
         return [each for each in messages if not (each.waits and self._outbox.keeps(each))]
 
     def store(self, messages: Sequence[Outgoing]) -> None:

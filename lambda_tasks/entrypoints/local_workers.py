@@ -12,10 +12,10 @@ from .ending import process_end, run_process
 from .worker import worker_of
 
 FINISH_S: Final = 5.0
-"""For what is due when the parent ends; what has not begun by then waits for the next one."""
+"""Seconds for what is due when the parent ends; what has not begun by then waits for the next."""
 
 DRAIN_S: Final = 5.0
-"""For what runs then. Together they are what a reload may have to wait for."""
+"""Seconds for what runs then. A reload may have to wait for both."""
 
 
 async def serve() -> None:

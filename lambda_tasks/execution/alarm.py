@@ -43,7 +43,7 @@ def alarm(soft_s: float, hard_s: float) -> Iterator[None]:
 
 
 class _Limits:
-    """Those that are still to come, which only the main thread changes."""
+    """The limits that are still to come; only the main thread changes them."""
 
     def __init__(self, soft_s: float, hard_s: float) -> None:
         now = time.monotonic()

@@ -39,7 +39,7 @@ MOST_CONFLICTS: Final = 3
 """After which an atomic task begins again at once."""
 
 WARNED_AT: Final = 0.9
-"""Of a hard timeout that no soft one comes before: what `context.remaining()` tells."""
+"""The part of a hard timeout that `context.remaining()` tells of where there is no soft one."""
 
 SHORTEST_S: Final = 0.001
 """The least that is left of a limit, as a timer of 0 s would never ring."""

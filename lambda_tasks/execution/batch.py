@@ -18,7 +18,7 @@ class ClaimedBatch:
     """By the ids of deliveries."""
     claimed: Sequence[ClaimedDelivery] = ()
     postponed: Sequence[Back] = ()
-    """Of the refused those that have their records, and may run later."""
+    """What was refused, has its record, and may run later."""
     begun: dict[str, "Begun"] = field(default_factory=dict)
     """The tasks that have begun, by the ids of their deliveries."""
 

@@ -17,8 +17,8 @@ from .. import interrupts, pools
 from ..interrupts import IDLE_S, NO_TRANSACTION, has_word_from_server
 
 OUTAGES: Final = (OperationalError, InterfaceError)
-"""Of a connection, or of its server; a deadlock's victim is among them. What a database refuses for
-its content is another of its errors."""
+"""What a failing connection or server raises; a deadlock's victim gets one, too. A database that
+refuses content raises others."""
 
 _last_used: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, float]" = weakref.WeakKeyDictionary()
 

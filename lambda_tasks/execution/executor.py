@@ -56,7 +56,7 @@ from .write_batcher import WriteBatcher
 logger = logging.getLogger("lambda_tasks")
 
 CUT_OFF_S: Final = 0.3
-"""For what is cancelled at the deadline to end; what does not is left behind."""
+"""Seconds for what is cancelled at the deadline to end; what does not is left behind."""
 
 Settled = Callable[[str, Settlement], None]
 """Hears of each delivery, by its id, as soon as its outcome is durable."""

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import DatabaseError
 
 from ..conf import Settings
-from ..core.lifecycle import WORKER_DIED, Claim, Failed, Refusal, Refused, outage_wait_s
+from ..core.lifecycle import LOCKED, WORKER_DIED, Claim, Failed, Refusal, Refused, outage_wait_s
 from ..core.message import decode
 from ..core.signature import verify
 from ..database_errors import is_conflict
@@ -68,10 +68,11 @@ class Intake:
             logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
             return ClaimedBatch(budget, {each.id: AT_ONCE for each in deliveries})
         postponed = [
-            (each, refused[each.delivery.id])
+            (each, settlement)
             for each in resolved
+            if (settlement := refused.get(each.delivery.id)) is not None
             # A durable message has its record; a direct one may not have it yet.
-            if each.message.durable and each.delivery.id in refused
+            and (each.message.durable or settlement.has_record)
         ]
         blocked = blocked_by_order(deliveries, refused)
         if not blocked:
@@ -192,4 +193,9 @@ def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
         resolved.task.name, resolved.message.invocation_id, refused.refusal.name.lower(),
     )  # fmt: skip
     waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE)
-    return Settlement(is_final=False, retry_after_s=refused.retry_after_s if waits else None)
+    return Settlement(
+        is_final=False,
+        retry_after_s=refused.retry_after_s if waits else None,
+        # What is locked may be no more than another's INSERT that is not committed.
+        has_record=waits and refused is not LOCKED,
+    )

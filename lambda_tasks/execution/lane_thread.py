@@ -81,7 +81,7 @@ class LaneThread(OwnThread):
 
 
 class AnyThread:
-    """That of whatever thread-sensitive context surrounds a call, which asgiref knows."""
+    """The thread of the thread-sensitive context that surrounds a call, which asgiref knows."""
 
     is_busy = False
     """There is no telling."""

@@ -21,7 +21,7 @@ class Run:
     max_retries: int
     max_continues: int = 10_000
     look: LookTerms = SQS_TERMS
-    """Those of the queue, for what follows."""
+    """The terms of its queue, for what follows."""
     soft_s: float = 0.0
     hard_s: float = 0.0
     place_s: float = math.inf

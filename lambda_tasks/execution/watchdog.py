@@ -28,7 +28,7 @@ class Watched(Protocol):
 
 
 _running: ContextVar[Watched | None] = ContextVar("lambda_tasks_watched", default=None)
-"""Whose code this is, in a coroutine and in the tasks that it has started."""
+"""The coroutine that is watched, in its own code and in the tasks that it has started."""
 
 
 class Watchdog:

@@ -22,7 +22,7 @@ class Chaos:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Of `crash=5%,duplicate=5%`. Raises ValueError, with what there is."""
+        """Read `crash=5%,duplicate=5%`. Raises ValueError that names the faults there are."""
         chances = {}
         for part in filter(None, text.split(",")):
             name, _, percent = part.partition("=")

@@ -54,12 +54,12 @@ def due(level: Level, *, early: timedelta = timedelta(0)) -> RecordQuerySet:
 
 
 def unlocked(records: RecordQuerySet) -> RecordQuerySet:
-    """Those that nobody has locked, which this transaction locks; all where none can be passed."""
+    """Lock the records that nobody else has locked. Without SKIP LOCKED: all of them, unlocked."""
     if connections[record_alias()].features.has_select_for_update_skip_locked:
         return records.select_for_update(skip_locked=True)
     return records
 
 
 def left(ids: Collection[UUID]) -> RecordQuerySet:
-    """Those of these records that are stored and not sent yet."""
+    """The records among these that are stored and not sent yet."""
     return all_records().filter(id__in=ids, status=Status.QUEUED, sent_at=None).order_by()

@@ -57,7 +57,7 @@ class ClaimTerms:
     suspects_wait: bool = False
     """Suspects are among those, whichever they are."""
     from_table: bool = False
-    """Of deliveries that come from the table itself, which look for lost runs as well."""
+    """The deliveries come from the table itself, where lost runs are looked for as well."""
 
 
 class PortableStatements:

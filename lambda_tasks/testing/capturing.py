@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..records.tables import TaskRecord
 
 MOST_ROUNDS: Final = 1000
-"""Of one run_enqueued(), each of what the one before has enqueued: what still enqueues then does so
-for ever."""
+"""The most rounds of one run_enqueued(). Each runs what the one before has enqueued: what enqueues
+still more after so many does so for ever."""
 
 MOST_DELIVERIES: Final = 10
 

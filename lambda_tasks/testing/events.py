@@ -13,7 +13,7 @@ from ..core.signature import sign
 from ..payload import SQSLambdaTask
 
 QUEUE: Final = "test"
-"""Of the events; what a task's own queue is called stands in its message."""
+"""The queue that the events come from; a message names its task's own queue itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class CapturedTask:
 
     @property
     def id(self) -> uuid.UUID:
-        """Of the invocation; of a django.tasks result it is the id, as a UUID."""
+        """The invocation's id: the id of a django.tasks result, as a UUID."""
         return self.outgoing.message.invocation_id
 
     @property

@@ -27,7 +27,7 @@ FUNCTION_TIMEOUT_S = 25
 """Room for the hard timeout of a task, and no more, as what comes back does so after it."""
 
 LONG_KINDS = ("pack", "apack", "wrap", "awrap")
-"""Of tasks that whoever is frozen, or killed, is most likely in the middle of."""
+"""The tasks that a process is most likely in the middle of when it is frozen or killed."""
 
 STILL_S = 5.0
 """More than any task here runs or waits: what is claimed and moves no more has lost its worker."""
@@ -144,7 +144,7 @@ def _load(scene: Scene, **options: Any) -> Iterator[int]:
 
 
 class _End:
-    """Of all that a scene's orders have asked for. It waits for no lease of what has died."""
+    """The end of all that a scene's orders have asked for. It waits for no lease of the dead."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene

@@ -55,7 +55,7 @@ class Template:
 
     @classmethod
     def of(cls, request: Any) -> "Template | None":
-        """Of a request as botocore sends it; None where there is anything unusual about it."""
+        """Make one from a request as botocore sends it; None if anything about it is unusual."""
         headers = {name.lower(): _text(value) for name, value in request.headers.items()}
         url = urlsplit(request.url)
         authorization = AUTHORIZATION.fullmatch(headers.get("authorization", ""))
