@@ -62,12 +62,21 @@ OUTAGE_CODES: Final = frozenset(
 """Beside PostgreSQL's class 08, connection_exception."""
 
 
+OURS: Final = "_met_by_lambda_tasks"
+
+
+def mark_as_ours(error: BaseException) -> None:
+    """Note that a statement of ours has met this error, wherever it is caught. See meaning_of()."""
+    setattr(error, OURS, True)
+
+
 def meaning_of(error: BaseException, *, is_ours: bool = False) -> Meaning:
     """What an error means that was met on this thread; a group's, what its worst one does.
 
-    `is_ours` says that no task has asked for what failed, but we have: what takes too long is an
-    outage then. It may look at connections, so call it when the transaction is over.
+    `is_ours` says that no task has asked for what failed, but we have, as its mark does: what takes
+    too long is an outage then. It may look at connections, so call it when the transaction is over.
     """
+    is_ours = is_ours or hasattr(error, OURS)
     if isinstance(error, BaseExceptionGroup):
         meanings = {meaning_of(each, is_ours=is_ours) for each in error.exceptions}
         worst_first = (Meaning.REFUSAL, Meaning.OUTAGE, Meaning.CONFLICT)

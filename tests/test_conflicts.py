@@ -200,31 +200,46 @@ def test_a_task_that_must_not_run_twice_fails_where_its_connection_was_cut(
     assert not Effect.objects.exists()
 
 
+ENDS = "BEFORE UPDATE ON lambda_tasks_taskrecord FOR EACH ROW WHEN (NEW.status = 'SUCCESS')"
+STATES = "BEFORE INSERT ON lambda_tasks_runstate FOR EACH ROW"
+
+
 @contextmanager
-def ends_take_long() -> Iterator[None]:
-    """So long that a statement_timeout ends them."""
+def taking_long(statements: str) -> Iterator[None]:
+    """Such statements take so long that a statement_timeout ends them."""
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$"
         )
-        cursor.execute(
-            "CREATE TRIGGER linger BEFORE UPDATE ON lambda_tasks_taskrecord FOR EACH ROW"
-            " WHEN (NEW.status = 'SUCCESS') EXECUTE FUNCTION linger()"
-        )
+        cursor.execute(f"CREATE TRIGGER linger {statements} EXECUTE FUNCTION linger()")
     try:
         yield
     finally:
         with connection.cursor() as cursor:
-            cursor.execute("DROP TRIGGER linger ON lambda_tasks_taskrecord")
-            cursor.execute("DROP FUNCTION linger")
+            cursor.execute("DROP FUNCTION linger CASCADE")
 
 
 @pytest.mark.parametrize("task", [outages.write_in_haste, outages.awrite_in_haste])
 def test_an_end_of_ours_that_takes_too_long_is_a_lost_attempt(handle: Handle, task: Task) -> None:
     message = body(task, name="x")
 
-    with ends_take_long():
+    with taking_long(ENDS):
+        assert handle(message) == [0]
+
+    assert ended(message) == ("QUEUED", 1)
+    assert handle(message) == []
+    assert ended(message) == ("SUCCESS", 2)
+    assert Effect.objects.count() == 1
+
+
+@pytest.mark.parametrize("task", [outages.save_in_haste, outages.asave_in_haste])
+def test_a_state_that_can_not_be_saved_in_time_is_a_lost_attempt(
+    handle: Handle, task: Task
+) -> None:
+    message = body(task, name="x")
+
+    with taking_long(STATES):
         assert handle(message) == [0]
 
     assert ended(message) == ("QUEUED", 1)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from .. import interrupts, pools
 from ..core.arguments import to_json_values
 from ..core.lifecycle import Claim
 from ..core.message import encode_json
+from ..database_errors import mark_as_ours
 from ..ports import Claims
 from .connections import OUTAGES, refresh
 from .own_thread import OwnThread
@@ -39,7 +40,11 @@ class ProgressRecorder:
     def save(self, state: object) -> None:
         """On the run's own connection, with its writes. See TaskContext.save()."""
         value = checked_state(state, task_name=self.task_name)
-        self.claims.save_state(self.claim, value)
+        try:
+            self.claims.save_state(self.claim, value)
+        except DatabaseError as error:
+            mark_as_ours(error)
+            raise
 
     def show(self, done: float, total: float | None, text: str) -> None:
         """On another connection, where others can see it before the run commits.

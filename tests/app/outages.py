@@ -244,6 +244,20 @@ async def awrite_in_haste(*, name: str) -> None:
     await sync_to_async(_hurry)()
 
 
+@lambda_task(takes_context=True)
+def save_in_haste(*, name: str, context: TaskContext) -> None:
+    Effect.objects.create(name=name)
+    _hurry()
+    context.save({"name": name})
+
+
+@lambda_task(takes_context=True)
+async def asave_in_haste(*, name: str, context: TaskContext) -> None:
+    await Effect.objects.acreate(name=name)
+    await sync_to_async(_hurry)()
+    await context.asave({"name": name})
+
+
 @lambda_task
 def sleep_in_haste() -> None:
     _hurry()
