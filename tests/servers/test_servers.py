@@ -613,6 +613,22 @@ def test_visibility_timeouts_are_over_sooner_at_a_hurried_sqs(sqs: LocalSqs) -> 
         assert receive() == [], "it is put back for longer than the poll lasts"
 
 
+def test_long_delays_are_over_sooner_at_a_hurried_sqs(sqs: LocalSqs) -> None:
+    url = sqs.create_queue(f"hurried-{uuid.uuid4().hex}", visibility_timeout_s=43_200)
+    options = sqs.client_options
+    with (
+        HurriedSqs(sqs.endpoint_url, hurry=10) as hurried,
+        closing(make_client(options | {"endpoint_url": hurried.endpoint_url})) as client,
+    ):
+        for seconds in (9, 20):
+            entry = {"Id": "0", "MessageBody": f"after {seconds} s", "DelaySeconds": seconds}
+            client.send_message_batch(QueueUrl=url, Entries=[entry])
+
+        answer = client.receive_message(QueueUrl=url, WaitTimeSeconds=6)
+
+        assert [each["Body"] for each in answer["Messages"]] == ["after 20 s"]
+
+
 def test_waiting_for_a_request_that_does_not_come_is_an_error(proxy: FaultySqs) -> None:
     with pytest.raises(TimeoutError, match=f"0 of 1 {SENDS}"):
         proxy.requests.wait_for(SENDS, timeout_s=0)
