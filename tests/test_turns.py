@@ -15,6 +15,7 @@ from lambda_tasks import handler
 from lambda_tasks.execution.locks import SingletonLocks
 from lambda_tasks.local import EventSourceMapping, LambdaContext, LocalSqs
 from lambda_tasks.models import SingletonLock, TaskRecord
+from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.locks import RecordLocks
 from tests.app import tasks, turns
 from tests.app.models import Effect
@@ -300,6 +301,24 @@ def test_waits_grow(queue: str, sqs: LocalSqs, handle: Handle) -> None:
     assert bodies_in(sqs, queue) == [], "they are delayed by a minute"
     counts = sqs.client.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
     assert int(counts["ApproximateNumberOfMessagesDelayed"]) == waiting.count() > 0
+
+
+def test_starts_are_counted_beside_the_transactions_of_the_tasks(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, was_in_one = RecordClaims.begin, list[bool]()
+
+    def noting(self: RecordClaims, *args: Any) -> Any:
+        was_in_one.append(connection.in_atomic_block)
+        return begin(self, *args)
+
+    monkeypatch.setattr(RecordClaims, "begin", noting)
+    messages = [body(tasks.aleave_effect, name=str(number)) for number in range(80)]
+
+    assert handle(*messages) == []
+
+    assert len(was_in_one) > 1
+    assert not any(was_in_one)
 
 
 def test_a_short_function_works_off_many_tasks_and_dead_letters_none(

@@ -4,6 +4,7 @@ Read `Executor.run` like a sentence: claim the batch, run the batch.
 """
 
 import asyncio
+import contextvars
 import logging
 import math
 import time
@@ -246,8 +247,11 @@ class Executor:
     async def _attempt(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Ended:
+        outside_of_lanes = contextvars.copy_context()
+
         async def begin() -> Run:
-            begun = batch.begun[claimed.delivery.id] = Begun(await self._begin(claimed, batch))
+            begun = Begun(await self._begin(claimed, batch, outside_of_lanes))
+            batch.begun[claimed.delivery.id] = begun
             return self._run_of(begun.claimed, metadata, batch.budget)
 
         async def begin_attempt() -> Attempt:
@@ -268,7 +272,9 @@ class Executor:
             self._durations.add(claimed.task.name, begun.ran_s)
         return ended if ended.is_recorded else await self._record(begun.claimed, ended)
 
-    async def _begin(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> ClaimedDelivery:
+    async def _begin(
+        self, claimed: ClaimedDelivery, batch: ClaimedBatch, context: contextvars.Context
+    ) -> ClaimedDelivery:
         """Count its start, where its claim has not. Raises NoTimeLeft and LeaseLost."""
         claim, budget = claimed.claim, batch.budget
         is_first = claim.has_begun or claim.cut_off_s > 0
@@ -279,7 +285,7 @@ class Executor:
         if claim.has_begun:
             return claimed
         lease = budget.lease([claimed.task], self._settings())
-        begun = await self._starts.write(claim.invocation_id, (claim, lease))
+        begun = await self._starts.write(claim.invocation_id, (claim, lease), context=context)
         if begun is None:
             raise LeaseLost(f"{claim.invocation_id} was taken over before its turn came.")
         return replace(claimed, claim=begun)

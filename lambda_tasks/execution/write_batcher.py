@@ -2,6 +2,7 @@
 goes with the next one."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -24,12 +25,19 @@ class WriteBatcher(Generic[Item, Result]):
         self._waiting: list[tuple[UUID, Item, asyncio.Future[Result | None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def write(self, invocation_id: UUID, item: Item) -> Result | None:
-        """Write it; None where the claim no longer holds. Raises what the database raises."""
+    async def write(
+        self, invocation_id: UUID, item: Item, *, context: contextvars.Context | None = None
+    ) -> Result | None:
+        """Write it; None where the claim no longer holds. Raises what the database raises.
+
+        A lane gives the `context` from outside of it: in its own the database would be asked on
+        the lane's thread, and so in the transaction of its task.
+        """
         written: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((invocation_id, item, written))
         if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write_all())
+            writing = self._write_all()
+            self._writer = asyncio.get_running_loop().create_task(writing, context=context)
         return await written
 
     async def _write_all(self) -> None:
