@@ -303,6 +303,41 @@ def test_waits_grow(queue: str, sqs: LocalSqs, handle: Handle) -> None:
     assert int(counts["ApproximateNumberOfMessagesDelayed"]) == waiting.count() > 0
 
 
+def test_starts_of_short_tasks_are_counted_together(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, together = RecordClaims.begin, list[int]()
+
+    def noting(self: RecordClaims, claims: Any, *args: Any) -> Any:
+        together.append(len(claims))
+        return begin(self, claims, *args)
+
+    handle(*[body(tasks.add, a=number) for number in range(20)])  # so that it is known how long
+    monkeypatch.setattr(RecordClaims, "begin", noting)
+    messages = [body(tasks.add, a=number) for number in range(1000)]
+
+    assert handle(*messages) == []
+
+    counts = set(TaskRecord.objects.values_list("n_attempts", "status"))
+    assert counts == {(1, "SUCCESS")}
+    assert sum(together) > 4 * len(together), together
+
+
+@pytest.mark.parametrize("timeout_s", [3.9, 3.95, 4.0, 4.05], ids=str)
+def test_what_is_counted_with_others_and_has_no_time_has_lost_no_attempt(
+    handle: Handle, timeout_s: float
+) -> None:
+    handle(*[body(turns.take, seconds=0.02) for _ in range(10)])
+    messages = [body(turns.take, seconds=0.02) for _ in range(600)]
+
+    back = handle(*messages, timeout_s=timeout_s)
+
+    assert 0 < len(back) < 600
+    left = TaskRecord.objects.exclude(status="SUCCESS")
+    attempts = left.values_list("status", "n_attempts", "worker_ids", "start_time").distinct()
+    assert list(attempts) == [("QUEUED", 0, "", None)]
+
+
 def test_starts_are_counted_beside_the_transactions_of_the_tasks(
     handle: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

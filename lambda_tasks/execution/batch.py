@@ -1,9 +1,11 @@
 """What was claimed together, and the order in which it runs."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..core.lifecycle import Claim
 from ..ports import ClaimedDelivery, Delivery, Settlement
 from .sending_again import Back
 from .time_budget import TimeBudget
@@ -21,6 +23,10 @@ class ClaimedBatch:
     """What was refused, has its record, and may run later."""
     begun: dict[str, "Begun"] = field(default_factory=dict)
     """The tasks that have begun, by the ids of their deliveries."""
+    line: dict[str, ClaimedDelivery] = field(default_factory=dict)
+    """What waits for its turn. See starts.line_of()."""
+    starting: "dict[str, asyncio.Future[Claim | None]]" = field(default_factory=dict)
+    """The starts that are counted, or being counted, of what has not begun."""
 
     def __len__(self) -> int:
         return len(self.refused) + len(self.claimed)

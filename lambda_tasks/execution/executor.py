@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -21,9 +20,9 @@ from django.db import connections as django_connections
 
 from ..asking import ask
 from ..conf import Settings
-from ..core.lifecycle import Claim, End, turn_wait_s
+from ..core.lifecycle import End, turn_wait_s
 from ..database_errors import Meaning, meaning_of
-from ..errors import HardTimeLimitExceeded, LeaseLost, WorkerProcessDied
+from ..errors import HardTimeLimitExceeded, WorkerProcessDied
 from ..interrupts import OWN_S
 from ..logging import task_logger
 from ..ports import (
@@ -50,6 +49,7 @@ from .process_pool import ProcessPool
 from .process_start import ProcessNotStarted
 from .run import Ended, Run
 from .sending_again import Back, SendingAgain, SendStored
+from .starts import Starts, as_counted, line_of
 from .time_budget import MARGINS_S, NoTimeLeft, TimeBudget, limits_s
 from .turns import Durations, Turns
 from .write_batcher import WriteBatcher
@@ -80,11 +80,11 @@ class Executor:
         self._claims: Claims = finisher.claims
         self._finisher = finisher
         self._ends = WriteBatcher(self._finish_many)
-        self._starts = WriteBatcher(self._begin_many)
         self._suspects = asyncio.Lock()
         """One at a time runs here, so that none takes another along."""
         self._durations = Durations()
         self._turns = Turns(self._durations, lanes=lanes.count, processes=processes.count)
+        self._starts = Starts(self._claims, self._turns)
         self._told: set[str] = set()
         self._settings = settings
         self._intake = Intake(self._claims, settings, resolve, self._turns)
@@ -151,6 +151,7 @@ class Executor:
             if (claimed := open_ones.pop(id, None)) is not None:
                 self._turns.leave(claimed.task)
 
+        batch.line.update(line_of(batch.claimed))
         self._turns.enter([each.task for each in batch.claimed])
         try:
             with self._leases.kept(batch, settlements):
@@ -170,7 +171,7 @@ class Executor:
         for id, settlement in batch.refused.items():
             settled(id, settlement)
         for claimed in batch.claimed:
-            settled(claimed.delivery.id, await self._give_back(claimed))
+            settled(claimed.delivery.id, await self._give_back(claimed, batch))
 
     def pids(self) -> list[int]:
         """The worker processes that run."""
@@ -204,7 +205,7 @@ class Executor:
             if goes_on:
                 settlement = await self._run_one(claimed, batch, metadata)
             else:
-                settlement = await self._give_back(claimed)
+                settlement = await self._give_back(claimed, batch)
             settle(claimed.delivery.id, settlement)
             goes_on = goes_on and settlement.is_final
 
@@ -216,14 +217,15 @@ class Executor:
             async with alone:
                 ended = await self._attempt(claimed, batch, metadata)
         except NoTimeLeft:
-            return await self._give_back(claimed)
+            return await self._give_back(claimed, batch)
         except ProcessNotStarted:
             begun = batch.begun.pop(claimed.delivery.id, None)
-            return await self._give_back(claimed if begun is None else begun.claimed)
+            return await self._give_back(claimed if begun is None else begun.claimed, batch)
         except Exception:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
-            return BACK if claimed.delivery.id in batch.begun else await self._give_back(claimed)
+            has_begun = claimed.delivery.id in batch.begun
+            return BACK if has_begun else await self._give_back(claimed, batch)
         begun = batch.begun[claimed.delivery.id]
         if ended.wait_s is not None:
             return await self._let_wait(begun.claimed, ended.wait_s)
@@ -282,16 +284,8 @@ class Executor:
         if not budget.will_do(likely_s, is_first=is_first):
             raise NoTimeLeft
         self._tell_if_too_short(claimed.task, budget)
-        if claim.has_begun:
-            return claimed
         lease = budget.lease([claimed.task], self._settings())
-        begun = await self._starts.write(claim.invocation_id, (claim, lease), context=context)
-        if begun is None:
-            raise LeaseLost(f"{claim.invocation_id} was taken over before its turn came.")
-        return replace(claimed, claim=begun)
-
-    def _begin_many(self, starts: Sequence[tuple[Claim, timedelta]]) -> Mapping[UUID, Claim]:
-        return self._claims.begin([claim for claim, _ in starts], max(lease for _, lease in starts))
+        return await self._starts.begin(claimed, batch, lease, context)
 
     def _tell_if_too_short(self, task: Task, budget: TimeBudget) -> None:
         hard_s = limits_s(task, self._settings())[1]
@@ -324,9 +318,10 @@ class Executor:
         run, call = self._run_of(claimed), claimed.task.begin(claimed.message, claimed.claim)
         return await ask(self._finisher.fail, run, claimed.task, call, error, None)
 
-    async def _give_back(self, claimed: ClaimedDelivery) -> Settlement:
+    async def _give_back(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> Settlement:
         """Let what has not begun wait for its turn; its attempts stay as they were."""
         logger.info("%s waits for another delivery", claimed.message.invocation_id)
+        claimed = as_counted(claimed, batch)
         ((_, settlement),) = await ask(_give_back_unbegun, self._claims, [claimed])
         return await self._sending_again.settlement(claimed, settlement)
 
@@ -348,7 +343,9 @@ class Executor:
         # A deadline counts where nobody else has taken of the task's time.
         counts = not is_drain and len(batch) == 1
         back: list[Back] = []
-        if unbegun := [each for each in left if each.delivery.id not in batch.begun]:
+        if unbegun := [
+            as_counted(each, batch) for each in left if each.delivery.id not in batch.begun
+        ]:
             back += await ask(_give_back_unbegun, self._claims, unbegun)
         for each in left:
             if begun := batch.begun.get(each.delivery.id):

@@ -3,11 +3,11 @@ and by how long tasks have run."""
 
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
-from ..ports import ResolvedDelivery, Task
+from ..ports import ClaimedDelivery, ResolvedDelivery, Task
 
 AT_ONCE_S: Final = 0.1
 """What probably begins within so long is counted with its claim, which saves a statement. Where its
@@ -75,6 +75,23 @@ class Turns:
             if order:
                 ahead_s[order] = wait_s + typical_s
         return waiting
+
+    def beginning_with(
+        self, first: ClaimedDelivery, line: Mapping[str, ClaimedDelivery]
+    ) -> list[ClaimedDelivery]:
+        """Those of a line of waiting ones that probably begin within AT_ONCE_S of its first."""
+        beginning = [first]
+        if first.delivery.id not in line:
+            return beginning
+        is_async, wait_s = first.task.is_async, 0.0
+        for each in line.values():
+            if each.task.is_async is not is_async or each is first:
+                continue
+            wait_s += self._durations.typical_s(each.task.name) / self._places[is_async]
+            if wait_s > AT_ONCE_S:
+                break
+            beginning.append(each)
+        return beginning
 
     def _line(self, is_async: bool) -> "_Line":
         line = _Line(self._places[is_async])

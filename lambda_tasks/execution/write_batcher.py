@@ -25,10 +25,14 @@ class WriteBatcher(Generic[Item, Result]):
         self._waiting: list[tuple[UUID, Item, asyncio.Future[Result | None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def write(
+    async def write(self, invocation_id: UUID, item: Item) -> Result | None:
+        """Write it; None where the claim no longer holds. Raises what the database raises."""
+        return await self.put(invocation_id, item)
+
+    def put(
         self, invocation_id: UUID, item: Item, *, context: contextvars.Context | None = None
-    ) -> Result | None:
-        """Write it; None where the claim no longer holds. Raises what the database raises.
+    ) -> "asyncio.Future[Result | None]":
+        """Write it soon; see write() for what the future holds then.
 
         A lane gives the `context` from outside of it: in its own the database would be asked on
         the lane's thread, and so in the transaction of its task.
@@ -38,7 +42,7 @@ class WriteBatcher(Generic[Item, Result]):
         if self._writer is None:
             writing = self._write_all()
             self._writer = asyncio.get_running_loop().create_task(writing, context=context)
-        return await written
+        return written
 
     async def _write_all(self) -> None:
         try:
