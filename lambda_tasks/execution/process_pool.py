@@ -157,7 +157,8 @@ async def _wait_for_answer(process: StartedProcess, hard_s: float) -> None:
     descriptor = process.pipe.fileno()
     try:
         async with asyncio.timeout(hard_s + KILL_GRACE_S):
-            await _readable(descriptor, process.sentinel)
+            if await _readable(descriptor, process.sentinel) == descriptor:
+                return
             if not process.pipe.poll(0) and not process.is_gone():
                 await _readable(descriptor)  # it is its fork server that has ended
     except TimeoutError:
@@ -177,19 +178,19 @@ async def _receive(process: StartedProcess) -> Reply:
     return reply
 
 
-async def _readable(*descriptors: int) -> None:
-    """Wait until one of them can be read: an answer, or the end of the process."""
+async def _readable(*descriptors: int) -> int:
+    """Wait until one of them can be read: an answer, or the end of the process. Which it is."""
     loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
+    ready: asyncio.Future[int] = loop.create_future()
 
-    def wake() -> None:
+    def wake(descriptor: int) -> None:
         if not ready.done():
-            ready.set_result(None)
+            ready.set_result(descriptor)
 
     for descriptor in descriptors:
-        loop.add_reader(descriptor, wake)
+        loop.add_reader(descriptor, wake, descriptor)
     try:
-        await ready
+        return await ready
     finally:
         for descriptor in descriptors:
             loop.remove_reader(descriptor)

@@ -85,6 +85,7 @@ class Start:
                 if not self._left_s:
                     raise _too_late()
                 process.start()
+            started.follow()
             self._wait_until_ready(started)
         except BaseException:
             # Out of descriptors, say: the next run tries again.
@@ -109,6 +110,8 @@ class StartedProcess:
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self.pipe = pipe
         self._process = process
+        self._word = select.poll()
+        self._word.register(pipe.fileno(), select.POLLIN)
 
     @property
     def pid(self) -> int | None:
@@ -120,12 +123,13 @@ class StartedProcess:
         """Readable when it has ended; and when its fork server has, which can't tell any more."""
         return self._process.sentinel
 
+    def follow(self) -> None:
+        """Let is_ready() look at its end, too, once it was started."""
+        self._word.register(self.sentinel, select.POLLIN)
+
     def is_ready(self) -> bool:
         """Whether it can take a run: it lives, and its pipe is silent."""
-        word = select.poll()
-        word.register(self.pipe.fileno(), select.POLLIN)
-        word.register(self.sentinel, select.POLLIN)
-        return not word.poll(0)
+        return not self._word.poll(0)
 
     def is_gone(self) -> bool:
         """Whether it has ended for certain."""
