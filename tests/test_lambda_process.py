@@ -1,13 +1,17 @@
 """The handler under the real awslambdaric process, fed by a Lambda Runtime API server."""
 
 import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
 from lambda_tasks.models import TaskRecord
-from tests.app import tasks
+from tests.app import tasks, waiting
 from tests.conftest import body, record_of, sqs_event, wait_for
+from tests.servers.family import family, frozen
 from tests.servers.lambda_runtime import FunctionError, LambdaProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -95,3 +99,27 @@ def test_worker_processes_end_with_a_function_that_is_killed() -> None:
         assert _alive(worker)
 
     wait_for(lambda: not _alive(worker))
+
+
+def test_the_end_of_a_sandbox_takes_along_what_stands_still(
+    transactional_db: None, tmp_path: Path
+) -> None:
+    # As under nohup: the kernel's word to what stands still, and is left alone, ends nobody then.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with LambdaProcess() as function:
+        signal.signal(signal.SIGHUP, before)
+        there, gate = tmp_path / "there", tmp_path / "gate"
+        function.begin(sqs_event(body(waiting.write_and_wait, there=there, gate=gate)))
+        wait_for(there.exists)
+        members = family(function.pid)
+        with frozen(function.pid):
+            function.stop()
+        try:
+            wait_for(lambda: not any(map(_goes_on, members)))
+        finally:
+            gate.touch()
+
+
+def _goes_on(process: psutil.Process) -> bool:
+    """Not where nobody has asked for its exit code yet, either."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

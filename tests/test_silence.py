@@ -80,11 +80,12 @@ def test_a_function_whose_connections_are_silent_answers_and_works_again(
 
 @pytest.mark.parametrize("task", [waiting.ask_again_and_again, waiting.sync_ask_again_and_again])
 def test_a_task_whose_connection_falls_silent_has_its_hard_timeout(
-    function: LambdaProcess, proxy: SilentProxy, task: Task
+    function: LambdaProcess, proxy: SilentProxy, tmp_path: Path, task: Task
 ) -> None:
-    message = body(task)
+    there = tmp_path / "there"
+    message = body(task, there=there)
     id = function.begin(sqs_event(message), timeout_s=AMPLE_S)
-    wait_for(is_running)
+    wait_for(there.exists)
 
     proxy.silence(new_ones=False)
     answer = function.finish(id)

@@ -147,16 +147,18 @@ async def wait_for_long() -> None:
 
 
 @lambda_task(soft_timeout=4, hard_timeout=5)
-async def ask_again_and_again() -> None:
+async def ask_again_and_again(*, there: Path) -> None:
     while True:
         await Effect.objects.acount()
+        there.touch()
         await asyncio.sleep(0.05)
 
 
 @lambda_task(soft_timeout=4, hard_timeout=5)
-def sync_ask_again_and_again() -> None:
+def sync_ask_again_and_again(*, there: Path) -> None:
     while True:
         Effect.objects.count()
+        there.touch()
         time.sleep(0.05)
 
 

@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+from tests.servers.family import kill_family
+
 PREFIX = "/2018-06-01/runtime"
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:tests"
 START_TIMEOUT_S = 180  # of a cold start, which is no part of an invocation's time
@@ -143,8 +145,7 @@ class LambdaProcess:
         """End the sandbox: this process and whatever it has started, without a notice."""
         if self._process is None or self._api is None or self._reader is None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill_sandbox()
         self._process.wait()
         self._reader.join(timeout=60)
         self._api.close()
@@ -156,9 +157,15 @@ class LambdaProcess:
         self._running().wait()
 
     def kill_sandbox(self) -> None:
-        """SIGKILL for the process and all that it has started, and no word to who invokes it."""
+        """SIGKILL for the process and all that it has started, and no word to who invokes it.
+
+        Also for what has a process group of its own, and stands still: it would not see that the
+        others are gone, and go on when it is thawed.
+        """
+        pid = self._running().pid
+        kill_family(pid)
         with suppress(ProcessLookupError):
-            os.killpg(self._running().pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
 
     def invoke(self, event: Any, *, timeout_s: float | None = None) -> Any:
         """One invocation; its answer.
