@@ -503,6 +503,19 @@ def test_what_a_run_saves_holds_up_nobody_before_its_end() -> None:
     assert TaskRecord.objects.get().state == "of the next run, as the lease is over"
 
 
+def test_a_start_that_its_holder_has_not_heard_of_is_taken_back() -> None:
+    request = _request()
+    id = request.message.invocation_id
+    verdict = holder.claim([request], lease=LEASE, max_attempts=3, waiting=[id])[id]
+    assert isinstance(verdict, Claim)
+    holder.begin([verdict], LEASE)
+
+    holder.release(verdict, Release(counts=False))
+
+    record = TaskRecord.objects.get(id=id)
+    assert (record.status, record.n_attempts, record.worker_ids) == ("QUEUED", 0, "")
+
+
 def test_a_lock_that_has_run_out_can_not_be_released_from_under_its_next_owner() -> None:
     first, second, third = (uuid.uuid4() for _ in range(3))
     assert locks.acquire("key", first, timeout=timedelta(seconds=-1))

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, When
 
 from .. import interrupts
 from ..core.lifecycle import (
@@ -143,11 +143,12 @@ class RecordClaims:
         due_at = Now() + timedelta(seconds=release.wait_s)
         look_at = F("look_at") if release.comes_back else due_at
         _held([claim]).update(
+            # First: MySQL reads in each column what those before it have set.
+            n_attempts=F("n_attempts") if release.counts else _attempts_without_this_one(),
             status=Status.QUEUED,
             claim_token=None,
             lease_until=None,
             start_time=None,
-            n_attempts=F("n_attempts") - int(takes_back),
             worker_ids=join_worker_ids(claim.worker_ids[:-1] if takes_back else claim.worker_ids),
             sent_at=Now() if release.comes_back else None,
             n_waits=min(claim.n_waits + (not release.counts), MAX_COUNT),
@@ -312,6 +313,11 @@ def _held(claims: Sequence[Claim]) -> RecordQuerySet:
         )
         .order_by()
     )
+
+
+def _attempts_without_this_one() -> Case:
+    """Its start is counted where the record has one: who has claimed it may not know it yet."""
+    return Case(When(start_time=None, then=F("n_attempts")), default=F("n_attempts") - 1)
 
 
 def _finish_held(end: End) -> None:
