@@ -329,14 +329,15 @@ def test_what_is_counted_with_others_and_has_no_time_has_lost_no_attempt(
     handle: Handle, timeout_s: float
 ) -> None:
     handle(*[body(turns.take, seconds=0.02) for _ in range(10)])
-    messages = [body(turns.take, seconds=0.02) for _ in range(600)]
+    messages = [body(turns.take, seconds=0.02) for _ in range(1500)]
 
     back = handle(*messages, timeout_s=timeout_s)
 
-    assert 0 < len(back) < 600
-    left = TaskRecord.objects.exclude(status="SUCCESS")
-    attempts = left.values_list("status", "n_attempts", "worker_ids", "start_time").distinct()
-    assert list(attempts) == [("QUEUED", 0, "", None)]
+    assert back
+    # Those that could not be given back in time come back by their leases.
+    given_back = TaskRecord.objects.filter(status="QUEUED")
+    attempts = given_back.values_list("n_attempts", "worker_ids", "start_time").distinct()
+    assert list(attempts) == [(0, "", None)]
 
 
 def test_starts_are_counted_beside_the_transactions_of_the_tasks(
@@ -349,7 +350,7 @@ def test_starts_are_counted_beside_the_transactions_of_the_tasks(
         return begin(self, *args)
 
     monkeypatch.setattr(RecordClaims, "begin", noting)
-    messages = [body(tasks.aleave_effect, name=str(number)) for number in range(80)]
+    messages = [body(turns.awrite_and_take, seconds=0.1) for _ in range(100)]
 
     assert handle(*messages) == []
 

@@ -27,6 +27,12 @@ def take(*, seconds: float) -> None:
     time.sleep(seconds)
 
 
+@lambda_task
+async def awrite_and_take(*, seconds: float) -> None:
+    await Effect.objects.acreate(name="taken")
+    await asyncio.sleep(seconds)
+
+
 @lambda_task(on_lost="fail")
 def take_once(*, seconds: float) -> None:
     time.sleep(seconds)

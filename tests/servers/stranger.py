@@ -13,6 +13,9 @@ RECORDS: Final = "lambda_tasks_taskrecord"
 MANY_CONNECTIONS: Final = 1000
 """More than any server here takes."""
 
+MOST_DEADLOCKS: Final = 10
+"""After which a statement is tried no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -106,9 +109,23 @@ class Stranger(ABC):
         return cursor.fetchone() is not None
 
     def _query(self, statement: str, *parameters: Any) -> Sequence[Any]:
+        for _ in range(MOST_DEADLOCKS):
+            try:
+                return self._query_once(statement, *parameters)
+            except Exception as error:
+                if not _is_deadlock(error):
+                    raise
+        return self._query_once(statement, *parameters)
+
+    def _query_once(self, statement: str, *parameters: Any) -> Sequence[Any]:
         with closing(self._connect()) as connection, closing(connection.cursor()) as cursor:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall()) if cursor.description else []
+
+
+def _is_deadlock(error: Exception) -> bool:
+    """Whether the statement met the project's own, and lost."""
+    return error.args[:1] == (1213,) or getattr(error, "sqlstate", None) == "40P01"
 
 
 class PostgresStranger(Stranger):
