@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -591,13 +591,18 @@ def test_a_stopped_proxy_is_unreachable_until_it_starts_again_on_its_port(
     assert len(_send(client, queue_url, "a")["Successful"]) == 1
 
 
-def test_visibility_timeouts_are_over_sooner_at_a_hurried_sqs(sqs: LocalSqs) -> None:
+@contextmanager
+def hurried(sqs: LocalSqs, hurry: float) -> Iterator[tuple[Any, str]]:
+    """A client of a hurried SQS, and a queue there."""
     url = sqs.create_queue(f"hurried-{uuid.uuid4().hex}", visibility_timeout_s=43_200)
-    options = sqs.client_options
-    with (
-        HurriedSqs(sqs.endpoint_url, hurry=600) as hurried,
-        closing(make_client(options | {"endpoint_url": hurried.endpoint_url})) as client,
-    ):
+    with HurriedSqs(sqs.endpoint_url, hurry=hurry) as proxy:
+        options = sqs.client_options | {"endpoint_url": proxy.endpoint_url}
+        with closing(make_client(options)) as client:
+            yield client, url
+
+
+def test_visibility_timeouts_are_over_sooner_at_a_hurried_sqs(sqs: LocalSqs) -> None:
+    with hurried(sqs, hurry=600) as (client, url):
         client.send_message(QueueUrl=url, MessageBody="a")
 
         def receive() -> list[Any]:
@@ -614,12 +619,7 @@ def test_visibility_timeouts_are_over_sooner_at_a_hurried_sqs(sqs: LocalSqs) -> 
 
 
 def test_long_delays_are_over_sooner_at_a_hurried_sqs(sqs: LocalSqs) -> None:
-    url = sqs.create_queue(f"hurried-{uuid.uuid4().hex}", visibility_timeout_s=43_200)
-    options = sqs.client_options
-    with (
-        HurriedSqs(sqs.endpoint_url, hurry=10) as hurried,
-        closing(make_client(options | {"endpoint_url": hurried.endpoint_url})) as client,
-    ):
+    with hurried(sqs, hurry=10) as (client, url):
         for seconds in (9, 20):
             entry = {"Id": "0", "MessageBody": f"after {seconds} s", "DelaySeconds": seconds}
             client.send_message_batch(QueueUrl=url, Entries=[entry])
