@@ -73,9 +73,14 @@ def line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDelivery]:
 
 
 def as_counted(claimed: ClaimedDelivery, batch: ClaimedBatch) -> ClaimedDelivery:
-    """A delivery whose turn does not come, with its claim as it is: its start may be counted."""
+    """A delivery whose turn does not come, with its claim as it is: its start may be counted.
+
+    It leaves the line, so that nobody counts it after this.
+    """
+    batch.line.pop(claimed.delivery.id, None)
     starting = batch.starting.pop(claimed.delivery.id, None)
-    if starting is None or not starting.done() or starting.cancelled() or starting.exception():
+    # Where there is no answer yet, nobody waits for it any more: the release looks at the record.
+    if starting is None or starting.cancel() or starting.cancelled() or starting.exception():
         return claimed
     begun = starting.result()
     return claimed if begun is None else replace(claimed, claim=begun)

@@ -79,7 +79,7 @@ class Turns:
     def beginning_with(
         self, first: ClaimedDelivery, line: Mapping[str, ClaimedDelivery]
     ) -> list[ClaimedDelivery]:
-        """Those of a line of waiting ones that probably begin within AT_ONCE_S of its first."""
+        """List the waiting ones that probably begin within AT_ONCE_S of the first, with it."""
         beginning = [first]
         if first.delivery.id not in line:
             return beginning
