@@ -17,6 +17,7 @@ from uuid import UUID
 from ..core.arguments import to_json_values
 from ..core.lifecycle import (
     CUT_OFF,
+    Claim,
     Continued,
     End,
     Failed,
@@ -32,7 +33,16 @@ from ..core.message import Message, Outgoing
 from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
 from ..errors import Continue, LeaseLost, MaxContinuesExceededError, MaxRetriesExceededError
-from ..ports import BACK, DONE, ClaimedDelivery, Claims, Settlement, Task, TaskCall
+from ..ports import (
+    BACK,
+    DONE,
+    ClaimedDelivery,
+    Claims,
+    ResolvedDelivery,
+    Settlement,
+    Task,
+    TaskCall,
+)
 from .progress import checked_state
 from .run import Ended, Run
 
@@ -114,14 +124,21 @@ class Finisher:
         return give_back(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
 
     def _finish_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
-        outcome = Failed(reason)
         try:
-            self.claims.finish(End(claimed.claim, outcome))
+            self.claims.finish(End(claimed.claim, Failed(reason)))
         except Exception:
             logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
             return BACK
-        claimed.task.begin(claimed.message, claimed.claim).ended(outcome, None)
+        tell_end(claimed, claimed.claim, reason)
         return DONE
+
+
+def tell_end(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
+    """Tell who listens to a task that it has failed for good, in an attempt that could not."""
+    try:
+        resolved.task.begin(resolved.message, claim).ended(Failed(reason), None)
+    except Exception:
+        logger.exception("%s has failed, and nobody was told", resolved.message.invocation_id)
 
 
 def _tell_lost(claimed: ClaimedDelivery, reason: Raised) -> None:

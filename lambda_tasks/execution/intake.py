@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import DatabaseError
 
 from ..conf import Settings
-from ..core.lifecycle import LOCKED, WORKER_DIED, Claim, Failed, Refusal, Refused, outage_wait_s
+from ..core.lifecycle import LOCKED, WORKER_DIED, Claim, Refusal, Refused, outage_wait_s
 from ..core.message import decode
 from ..core.signature import verify
 from ..database_errors import is_conflict
@@ -28,7 +28,7 @@ from ..ports import (
 )
 from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
-from .finishing import give_back
+from .finishing import give_back, tell_end
 from .time_budget import TimeBudget, limits_s
 from .turns import Turns
 
@@ -161,8 +161,10 @@ class Intake:
                 )
             else:
                 refused[each.delivery.id] = _settle_refused(each, verdict)
-        for each in {each.message.invocation_id: each for each in resolved}.values():
-            _tell_end(each, verdicts[each.message.invocation_id])
+        for id, each in {each.message.invocation_id: each for each in resolved}.items():
+            verdict = verdicts[id]
+            if isinstance(verdict, Refused) and verdict.ended is not None:
+                tell_end(each, verdict.ended, WORKER_DIED)
         return list(granted.values())
 
 
@@ -172,13 +174,6 @@ def _unclaimed(delivery: Delivery, error: Exception) -> Settlement:
     return Settlement(
         is_final=False, retry_after_s=outage_wait_s(delivery.receives), is_outage=True
     )
-
-
-def _tell_end(resolved: ResolvedDelivery, verdict: Claim | Refused) -> None:
-    """Tell the end of a run that was lost for good, as its claim has found."""
-    if isinstance(verdict, Refused) and verdict.ended is not None:
-        call = resolved.task.begin(resolved.message, verdict.ended)
-        call.ended(Failed(WORKER_DIED), None)
 
 
 def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
