@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -58,7 +58,8 @@ class Watched(Protocol):
 
 
 class Work:
-    """What the thread that makes this does until finish(). Others may interrupt it meanwhile.
+    """What the thread that makes this does until finish(), or in the body of a `with`. Others may
+    interrupt it meanwhile.
 
     `beside` are connections that it uses beside those that Django keeps for the thread.
     """
@@ -84,6 +85,12 @@ class Work:
         if hang_up:
             self._hang_up_at = self._cancel_at + CANCEL_S
         _Watch.of_this_process.add(self, is_urgent=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.finish()
 
     def finish(self) -> None:
         """On its own thread. What is being cancelled must not be what comes next."""
@@ -118,24 +125,19 @@ class Work:
                     _hang_up(raw)
 
 
-@contextmanager
-def within(limit_s: float, *beside: BaseDatabaseWrapper) -> Iterator[Work]:
+def within(limit_s: float, *beside: BaseDatabaseWrapper) -> Work:
     """Interrupt what the body waits for on its connections after so many seconds. See Work."""
-    work = Work(limit_s, *beside)
-    try:
-        yield work
-    finally:
-        work.finish()
+    return Work(limit_s, *beside)
 
 
-@contextmanager
-def watched(each: Watched) -> Iterator[None]:
-    """Let the watch look at something in the body."""
+def watch(each: Watched) -> None:
+    """Let the watch look at something, until unwatch()."""
     _Watch.of_this_process.add(each)
-    try:
-        yield
-    finally:
-        _Watch.of_this_process.discard(each)
+
+
+def unwatch(each: Watched) -> None:
+    """See watch()."""
+    _Watch.of_this_process.discard(each)
 
 
 @contextmanager
@@ -244,12 +246,15 @@ class _Watch:
         self._works: set[Watched] = set()
         self._something = threading.Condition()
         self._is_idle = True
+        self._is_urgent = False
         self._thread: threading.Thread | None = None
 
     def add(self, work: Watched, *, is_urgent: bool = False) -> None:
         self._works.add(work)
         if self._is_idle or is_urgent:
             with self._something:
+                self._is_idle = False
+                self._is_urgent |= is_urgent
                 if self._thread is None:
                     self._thread = threading.Thread(
                         target=self._run, name="lambda_tasks-watch", daemon=True
@@ -263,16 +268,19 @@ class _Watch:
     def _run(self) -> None:
         _leave_signals_to_others()
         while True:
+            # First a pause, without being idle: most works end before somebody has to look at
+            # them, and to wake this thread for each would cost more than they do.
             with self._something:
-                self._is_idle = True
-                self._something.wait_for(lambda: self._works)
+                self._something.wait_for(lambda: self._is_urgent, LOOK_EVERY_S)
+                self._is_urgent = False
+            now = time.monotonic()
+            for work in list(self._works):
+                work.look(now)
+            with self._something:
+                self._is_idle = not self._is_urgent
+                # `add` may have seen that it was not idle yet.
+                self._something.wait_for(lambda: self._works or not self._is_idle)
                 self._is_idle = False
-            while self._works:
-                now = time.monotonic()
-                for work in list(self._works):
-                    work.look(now)
-                with self._something:
-                    self._something.wait(LOOK_EVERY_S)
 
 
 _here = threading.local()

@@ -7,12 +7,12 @@ raised where it ends.
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 
 from ..errors import HardTimeLimitExceeded, SoftTimeLimitExceeded
-from ..interrupts import CANCEL_S, Work, statements_wrapped, watched
+from ..interrupts import CANCEL_S, Work, statements_wrapped, unwatch, watch
 
 SOFT_MESSAGE: Final = "The task ran longer than its soft_timeout of {} s."
 HARD_MESSAGE: Final = "The task ran longer than its hard_timeout of {} s."
@@ -24,26 +24,12 @@ EARLY_S: Final = 0.001
 """A timer may fire a little before its time."""
 
 
-@contextmanager
-def alarm(soft_s: float, hard_s: float) -> Iterator[None]:
-    """Raise the two limits' exceptions in the body, which runs on the main thread.
+class Alarm:
+    """Raises the exceptions of two limits in the body, which runs on the main thread.
 
     SoftTimeLimitExceeded first; HardTimeLimitExceeded if the body goes on all the same. The second
-    alone, where the two are the same.
+    alone, where the two are the same. Only the main thread changes which are still to come.
     """
-    limits = _Limits(soft_s, hard_s)
-    previous = signal.signal(signal.SIGALRM, limits.ring)
-    limits.arm()
-    try:
-        with watched(limits), statements_wrapped(limits.execute):
-            yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-class _Limits:
-    """The limits that are still to come; only the main thread changes them."""
 
     def __init__(self, soft_s: float, hard_s: float) -> None:
         now = time.monotonic()
@@ -55,6 +41,25 @@ class _Limits:
         self._interrupted: tuple[Work, BaseException] | None = None
         """Which statement, and for which limit."""
         self._patience_until = 0.0
+        self._wrapped = statements_wrapped(self.execute)
+        self._handler_before: Any = None
+
+    def __enter__(self) -> None:
+        self._handler_before = signal.signal(signal.SIGALRM, self.ring)
+        try:
+            self._wrapped.__enter__()
+            watch(self)
+            self.arm()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *raised: object) -> None:
+        self._ahead = ()  # from here on nothing is raised
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        unwatch(self)
+        self._wrapped.__exit__(None, None, None)
+        signal.signal(signal.SIGALRM, self._handler_before)
 
     def arm(self) -> None:
         """Set the timer for the next limit."""
@@ -63,8 +68,10 @@ class _Limits:
             left_s = max(self._ahead[0][0] - time.monotonic(), EARLY_S)
         signal.setitimer(signal.ITIMER_REAL, left_s)
 
-    def ring(self, signum: int, frame: object) -> None:
+    def ring(self, signum: int, frame: FrameType | None) -> None:
         """The timer's: raise what is due, here or where the statement that is under way ends."""
+        if frame is not None and frame.f_code is Alarm.__exit__.__code__:
+            return  # the body has come to its end just before
         now = time.monotonic()
         self.look(now)
         if self._statement is not None and now < self._patience_until:

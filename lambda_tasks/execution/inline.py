@@ -8,7 +8,7 @@ from asgiref.sync import async_to_sync
 
 from .. import interrupts
 from ..context import current_run
-from .alarm import alarm
+from .alarm import Alarm
 from .attempt import Attempt
 from .run import Ended
 
@@ -39,7 +39,7 @@ def _call(attempt: Attempt, with_limits: bool) -> Any:
     current_run.set(attempt.context)
     if not with_limits:
         return _finished(attempt)
-    with alarm(*attempt.limits_s):
+    with Alarm(*attempt.limits_s):
         return _finished(attempt)
 
 

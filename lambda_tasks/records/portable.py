@@ -30,7 +30,7 @@ from ..core.lifecycle import Claim, End, Status
 from . import finishes
 from .clock import Now
 from .mapping import Row, claims_of
-from .statements import Composed, Slot, Statements, execute, insert, update
+from .statements import Composed, Slot, Statements, execute, insert, padded, update
 from .tables import RunProgress, RunState, TaskRecord
 
 EARLY_DELIVERY: Final = timedelta(seconds=1)
@@ -64,8 +64,7 @@ class PortableStatements:
     """The statements on the database of one alias."""
 
     claim_returning = ""
-    begin_returning = ""
-    """What follows these UPDATEs, where the database can return what it has changed."""
+    """What follows this UPDATE, where the database can return what it has changed."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -119,10 +118,10 @@ class PortableStatements:
         self, ids: Sequence[UUID], may_rerun: Sequence[UUID], terms: ClaimTerms
     ) -> dict[UUID, Claim]:
         """See claim(); for records that nobody has locked, or where who has is waited for."""
-        claimable = {f"id{index}": id for index, id in enumerate(ids)}
-        reruns = {f"rerun{index}": id for index, id in enumerate(may_rerun)}
+        claimable = {f"id{index}": id for index, id in enumerate(padded(ids))}
+        reruns = {f"rerun{index}": id for index, id in enumerate(padded(may_rerun))}
         waits = [id for id in ids if id in terms.waiting]
-        waiting = {f"waits{index}": id for index, id in enumerate(waits)}
+        waiting = {f"waits{index}": id for index, id in enumerate(padded(waits))}
 
         def compose() -> Composed:
             is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
@@ -174,31 +173,37 @@ class PortableStatements:
 
         Returns when each has started; those that are missing are no longer held.
         """
-        ids = {f"id{index}": claim.invocation_id for index, claim in enumerate(claims)}
-        tokens = {f"token{index}": claim.token for index, claim in enumerate(claims)}
-        held = self._records.filter(
-            id__in=[_slot("id", name) for name in ids],
-            claim_token__in=[_slot("claim_token", name) for name in tokens],
-            status=Status.RUNNING,
-        ).order_by()
-
-        def compose() -> Composed:
-            begun = {"lease_until": Now() + LEASE, **_start(None)}
-            return update(held.filter(start_time=None), begun)
-
-        values = {**ids, **tokens, "lease": lease, "worker_ids": worker_ids}
-        key = ("begin", len(claims))
-        _, rows = self._statements.execute(
-            self.connection, key, compose, values, returning=self.begin_returning
-        )
-        if len(rows) == len(claims):
-            return dict(rows)
+        started = self._begin(claims, lease, worker_ids)
+        if len(started) == len(claims):
+            return started
         begun = self._records.filter(
-            id__in=ids.values(),
-            claim_token__in=tokens.values(),
+            id__in=[claim.invocation_id for claim in claims],
+            claim_token__in=[claim.token for claim in claims],
             status=Status.RUNNING,
         )
         return {id: at for id, at in begun.order_by().values_list("id", "start_time") if at}
+
+    def _begin(
+        self, claims: Sequence[Claim], lease: timedelta, worker_ids: str
+    ) -> dict[UUID, datetime]:
+        """Count the starts that are not counted yet. Returns when those have started, or nothing
+        where the database can't tell at once."""
+        slots = list(enumerate(padded(claims)))
+        ids = {f"id{index}": claim.invocation_id for index, claim in slots}
+        tokens = {f"token{index}": claim.token for index, claim in slots}
+
+        def compose() -> Composed:
+            held = self._records.filter(
+                id__in=[_slot("id", name) for name in ids],
+                claim_token__in=[_slot("claim_token", name) for name in tokens],
+                status=Status.RUNNING,
+                start_time=None,
+            )
+            return update(held.order_by(), {"lease_until": Now() + LEASE, **_start(None)})
+
+        values = {**ids, **tokens, "lease": lease, "worker_ids": worker_ids}
+        self._statements.execute(self.connection, ("begin", len(slots)), compose, values)
+        return {}
 
     def finish(self, end: End) -> bool:
         """Write the end of a claimed run; False where the claim no longer holds."""

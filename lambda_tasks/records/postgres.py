@@ -5,8 +5,8 @@ as long to compose.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -119,7 +119,6 @@ class PostgresStatements(PortableStatements):
     """See PortableStatements."""
 
     claim_returning = _returning(saved=SAVED)
-    begin_returning = " RETURNING id, start_time"
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
         """See PortableStatements."""
@@ -162,6 +161,26 @@ class PostgresStatements(PortableStatements):
         # Django composes SELECT FOR UPDATE in a transaction only; nothing is sent for this one.
         with transaction.atomic(using=self.alias, savepoint=False):
             return update(self._records.filter(id__in=free.values("id")), values)
+
+    def _begin(
+        self, claims: Sequence[Claim], lease: timedelta, worker_ids: str
+    ) -> dict[UUID, datetime]:
+        """See PortableStatements."""
+        sql = (
+            f"UPDATE {TABLE} SET start_time = {NOW}, lease_until = {NOW} + %(lease)s,"  # noqa: S608
+            " n_attempts = n_attempts + 1, "
+            " worker_ids = COALESCE(worker_ids, '') || %(worker_ids)s"
+            " WHERE id = ANY(%(ids)s::uuid[]) AND claim_token = ANY(%(tokens)s::uuid[])"
+            " AND status = %(status)s AND start_time IS NULL"
+        )
+        params = {
+            "lease": lease,
+            "worker_ids": worker_ids,
+            "ids": _array(claim.invocation_id for claim in claims),
+            "tokens": _array({claim.token for claim in claims}),
+            "status": Status.RUNNING,
+        }
+        return dict(execute(self.connection, sql, params, returning=" RETURNING id, start_time")[1])
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See PortableStatements."""
@@ -220,7 +239,7 @@ class PostgresStatements(PortableStatements):
             f" WHERE ctid = ANY(ARRAY({free} FOR NO KEY UPDATE SKIP LOCKED))"
         )
         params = {
-            "ids": f"{{{','.join(map(str, ids))}}}",
+            "ids": _array(ids),
             "status": Status.RUNNING,
             "ahead": ahead,
         }
@@ -317,6 +336,11 @@ def _differs(name: str, rows: Sequence[Row]) -> bool:
 
 def _plain(name: str, value: Any) -> Any:
     return _encode(value) if TYPES[name] == "jsonb" and value is not None else value
+
+
+def _array(ids: Iterable[UUID]) -> str:
+    """An array of them, as text: a parameter for each would make the statement long."""
+    return f"{{{','.join(map(str, ids))}}}"
 
 
 def _given(param: str, types: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ To compose an UPDATE of a few columns takes several times as long as to execute 
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Expression, Model, QuerySet
@@ -18,6 +18,11 @@ Composed = tuple[str, Sequence[Any]]
 """SQL and its parameters, Slots among them."""
 
 Rows = list[tuple[Any, ...]]
+
+EXACT: Final = 10
+"""What SQS delivers at once: batches of up to so many have a statement for each size."""
+
+T = TypeVar("T")
 
 
 class Slot(Expression):
@@ -82,6 +87,15 @@ def execute(
     with mark_for_rollback_on_error(connection.alias), connection.cursor() as cursor:
         cursor.execute(sql + returning, params)
         return cursor.rowcount, cursor.fetchall() if returning else []
+
+
+def padded(items: Sequence[T]) -> Sequence[T]:
+    """Items of an IN list, the last one repeated, so that few lengths occur: each has a statement
+    of its own, and to compose one for a thousand takes longer than to execute it."""
+    n_items = len(items)
+    if n_items <= EXACT:
+        return items
+    return [*items, *[items[-1]] * (2 ** (n_items - 1).bit_length() - n_items)]
 
 
 def insert(records: Sequence[Model], alias: str) -> Composed:
