@@ -284,10 +284,10 @@ class Claims(Protocol):
         """Write the ends of runs; the invocation ids of those whose claim has held."""
         ...
 
-    def release(self, claim: Claim, release: Release) -> None:
-        """Give back what this claim holds, for another delivery to run; nothing where it is lost.
+    def release(self, claims: Sequence[Claim], release: Release) -> None:
+        """Give back what these claims hold, for other deliveries to run; not what is lost.
 
-        Where its delivery does not come back by itself, it is left to the relay.
+        What no delivery comes back with by itself is left to the relay.
         """
 
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:

@@ -123,7 +123,7 @@ def _extend() -> Write:
 
 def _release() -> Write:
     held = _granted(_request())
-    return lambda: holder.release(held, Release(counts=True))
+    return lambda: holder.release([held], Release(counts=True))
 
 
 def _finish() -> Write:

@@ -185,7 +185,7 @@ def test_what_is_given_back_to_the_table_is_due_at_once() -> None:
     claim = claimed(id, from_table=True)
     assert due_in_table() == []
 
-    claims.release(claim, Release(counts=False, comes_back=False))
+    claims.release([claim], Release(counts=False, comes_back=False))
 
     assert [message.invocation_id for message in due_in_table()] == [id]
 

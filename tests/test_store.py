@@ -433,7 +433,7 @@ def test_who_has_lost_a_claim_can_not_give_it_back(counts: bool) -> None:
     dead = _granted(request, lease=timedelta(seconds=-1))
     taken_over = _granted(request)
 
-    holder.release(dead, Release(counts=counts))
+    holder.release([dead], Release(counts=counts))
 
     holder.finish(End(taken_over, Succeeded("from the living")))
     record = TaskRecord.objects.get()
@@ -444,7 +444,7 @@ def test_who_has_lost_a_claim_can_not_give_back_what_was_cancelled() -> None:
     claim = _granted(_request())
     assert TaskRecord.objects.get().cancel()
 
-    holder.release(claim, Release(counts=True))
+    holder.release([claim], Release(counts=True))
 
     assert TaskRecord.objects.get().status == "CANCELLED"
 
@@ -510,10 +510,32 @@ def test_a_start_that_its_holder_has_not_heard_of_is_taken_back() -> None:
     assert isinstance(verdict, Claim)
     holder.begin([verdict], LEASE)
 
-    holder.release(verdict, Release(counts=False))
+    holder.release([verdict], Release(counts=False))
 
     record = TaskRecord.objects.get(id=id)
     assert (record.status, record.n_attempts, record.worker_ids) == ("QUEUED", 0, "")
+
+
+def test_what_is_given_back_together_takes_no_statement_for_each() -> None:
+    requests = [_request() for _ in range(12)]
+    tried_before = _granted(requests[0])
+    holder.release([tried_before], Release(counts=True))
+    lost = _granted(requests[1], lease=timedelta(seconds=-1))
+    taken_over = _granted(requests[1])
+    held = [_granted(each) for each in [requests[0], *requests[2:]]]
+
+    with CaptureQueriesContext(connection) as statements:
+        holder.release([lost, *held], Release(counts=False, wait_s=5))
+
+    assert len([each for each in statements if each["sql"].startswith("UPDATE")]) <= 3
+    records = {record.id: record for record in TaskRecord.objects.all()}
+    given_back = [records[claim.invocation_id] for claim in held]
+    assert [record.status for record in given_back] == ["QUEUED"] * len(held)
+    assert [record.n_attempts for record in given_back] == [1] + [0] * (len(held) - 1)
+    assert [record.n_waits for record in given_back] == [1] * len(held)
+    assert given_back[0].worker_ids == f"{tried_before.worker_ids[0]}\n"
+    assert given_back[1].worker_ids == ""
+    assert records[taken_over.invocation_id].status == "RUNNING"
 
 
 def test_a_lock_that_has_run_out_can_not_be_released_from_under_its_next_owner() -> None:

@@ -20,7 +20,7 @@ from django.db import connections as django_connections
 
 from ..asking import ask
 from ..conf import Settings
-from ..core.lifecycle import End, turn_wait_s
+from ..core.lifecycle import End
 from ..database_errors import Meaning, meaning_of
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
 from ..interrupts import OWN_S
@@ -41,7 +41,7 @@ from . import progress
 from .attempt import Attempt, MakeAttempt
 from .batch import Begun, Chain, ClaimedBatch, schedule
 from .connections import refresh
-from .finishing import Finisher, described, give_back
+from .finishing import Finisher, described, give_back, give_back_unbegun
 from .intake import Intake
 from .lanes import LaneLost, Lanes
 from .leases import Leases
@@ -170,8 +170,10 @@ class Executor:
         """Let others run what was claimed, none of which has begun."""
         for id, settlement in batch.refused.items():
             settled(id, settlement)
-        for claimed in batch.claimed:
-            settled(claimed.delivery.id, await self._give_back(claimed, batch))
+        unbegun = [as_counted(each, batch) for each in batch.claimed]
+        back = await ask(give_back_unbegun, self._claims, unbegun)
+        for id, settlement in await self._sending_again.settlements(back):
+            settled(id, settlement)
 
     def pids(self) -> list[int]:
         """The worker processes that run."""
@@ -322,7 +324,7 @@ class Executor:
         """Let what has not begun wait for its turn; its attempts stay as they were."""
         logger.info("%s waits for another delivery", claimed.message.invocation_id)
         claimed = as_counted(claimed, batch)
-        ((_, settlement),) = await ask(_give_back_unbegun, self._claims, [claimed])
+        ((_, settlement),) = await ask(give_back_unbegun, self._claims, [claimed])
         return await self._sending_again.settlement(claimed, settlement)
 
     async def _let_wait(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
@@ -346,7 +348,7 @@ class Executor:
         if unbegun := [
             as_counted(each, batch) for each in left if each.delivery.id not in batch.begun
         ]:
-            back += await ask(_give_back_unbegun, self._claims, unbegun)
+            back += await ask(give_back_unbegun, self._claims, unbegun)
         for each in left:
             if begun := batch.begun.get(each.delivery.id):
                 back.append((each, await self._cut_off(begun, counts=counts)))
@@ -381,14 +383,6 @@ class Executor:
             place_s=math.inf if budget is None else budget.left_s,
             metadata=dict(metadata or {}),
         )
-
-
-def _give_back_unbegun(claims: Claims, unbegun: Sequence[ClaimedDelivery]) -> list[Back]:
-    """On a thread."""
-    return [
-        (each, give_back(claims, each, counts=False, wait_s=turn_wait_s(each.claim.n_waits)))
-        for each in unbegun
-    ]
 
 
 async def _run_until(

@@ -7,6 +7,8 @@ nothing to commit is written together with others, by `write_batcher`.
 import logging
 import random
 import traceback
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -157,15 +159,36 @@ def give_back(
     ran_s: float = 0.0,
 ) -> Settlement:
     """Let another delivery run what was claimed. See Release."""
-    release = Release(
-        counts=counts, comes_back=claimed.delivery.comes_back, wait_s=wait_s, ran_s=ran_s
-    )
+    comes_back = claimed.delivery.comes_back
+    release = Release(counts=counts, comes_back=comes_back, wait_s=wait_s, ran_s=ran_s)
+    return _released(claims, [claimed], release)
+
+
+def give_back_unbegun(
+    claims: Claims, unbegun: Sequence[ClaimedDelivery]
+) -> list[tuple[ClaimedDelivery, Settlement]]:
+    """Let other deliveries run what has not begun here; they wait the longer the more often they
+    have waited."""
+    alike: defaultdict[Release, list[ClaimedDelivery]] = defaultdict(list)
+    for each in unbegun:
+        wait_s = turn_wait_s(each.claim.n_waits)
+        release = Release(counts=False, comes_back=each.delivery.comes_back, wait_s=wait_s)
+        alike[release].append(each)
+    settled: list[tuple[ClaimedDelivery, Settlement]] = []
+    for release, group in alike.items():
+        settlement = _released(claims, group, release)
+        settled += [(each, settlement) for each in group]
+    return settled
+
+
+def _released(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Release) -> Settlement:
     try:
-        claims.release(claimed.claim, release)
+        claims.release([each.claim for each in claimed], release)
     except Exception:
-        logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
+        ids = ", ".join(str(each.message.invocation_id) for each in claimed)
+        logger.exception("What has not ended comes back when its lease is over: %s", ids)
         return BACK
-    return Settlement(is_final=False, retry_after_s=wait_s)
+    return Settlement(is_final=False, retry_after_s=release.wait_s)
 
 
 def outcome_of(value: object, task: Task) -> Succeeded:

@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
 from django.db.models import Case, F, Q, When
+from django.db.models.functions import Coalesce, Least
 
 from .. import interrupts
 from ..core.lifecycle import (
@@ -137,24 +139,25 @@ class RecordClaims:
         return {end.claim.invocation_id for end in ends if statements().finish(end)}
 
     @tried_again
-    def release(self, claim: Claim, release: Release) -> None:
+    def release(self, claims: Sequence[Claim], release: Release) -> None:
         """See ports.Claims."""
-        takes_back = claim.has_begun and not release.counts
         due_at = Now() + timedelta(seconds=release.wait_s)
-        look_at = F("look_at") if release.comes_back else due_at
-        _held([claim]).update(
+        released: dict[str, Any] = {
             # First: MySQL reads in each column what those before it have set.
-            n_attempts=F("n_attempts") if release.counts else _attempts_without_this_one(),
-            status=Status.QUEUED,
-            claim_token=None,
-            lease_until=None,
-            start_time=None,
-            worker_ids=join_worker_ids(claim.worker_ids[:-1] if takes_back else claim.worker_ids),
-            sent_at=Now() if release.comes_back else None,
-            n_waits=min(claim.n_waits + (not release.counts), MAX_COUNT),
-            cut_off_s=(claim.cut_off_s + release.ran_s) or None,
-            look_at=look_at,
-        )
+            "n_attempts": F("n_attempts") if release.counts else _attempts_without_this_one(),
+            "status": Status.QUEUED,
+            "claim_token": None,
+            "lease_until": None,
+            "start_time": None,
+            "sent_at": Now() if release.comes_back else None,
+            "look_at": F("look_at") if release.comes_back else due_at,
+        }
+        if not release.counts:
+            released["n_waits"] = Least(F("n_waits") + 1, MAX_COUNT)
+        if release.ran_s:
+            released["cut_off_s"] = Coalesce(F("cut_off_s"), 0.0) + release.ran_s
+        for worker_ids, group in _by_earlier_workers(claims, release):
+            _held(group).update(**released, worker_ids=worker_ids)
 
     @tried_again
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
@@ -318,6 +321,19 @@ def _held(claims: Sequence[Claim]) -> RecordQuerySet:
 def _attempts_without_this_one() -> Case:
     """Its start is counted where the record has one: who has claimed it may not know it yet."""
     return Case(When(start_time=None, then=F("n_attempts")), default=F("n_attempts") - 1)
+
+
+def _by_earlier_workers(
+    claims: Sequence[Claim], release: Release
+) -> Iterable[tuple[str, list[Claim]]]:
+    """The claims by the workers that are to be known as those that have tried: without the last
+    one, where it has begun and that does not count."""
+    groups: defaultdict[str, list[Claim]] = defaultdict(list)
+    for claim in claims:
+        takes_back = claim.has_begun and not release.counts
+        earlier = claim.worker_ids[:-1] if takes_back else claim.worker_ids
+        groups[join_worker_ids(earlier)].append(claim)
+    return groups.items()
 
 
 def _finish_held(end: End) -> None:
