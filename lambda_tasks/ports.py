@@ -167,6 +167,12 @@ class Delivery:
     ordered_by: str | None = None
     """FIFO: what has the same key runs one after the other, and none after one that goes back."""
 
+    @property
+    def may_be_copied(self) -> bool:
+        """Whether another message can stand in for its own. Where an order is kept, a copy would
+        come too late."""
+        return self.comes_back and self.ordered_by is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedDelivery:

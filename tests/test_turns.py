@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models.functions import Now
 
 from lambda_tasks import handler
+from lambda_tasks.core.message import Outgoing
 from lambda_tasks.execution.locks import SingletonLocks
 from lambda_tasks.local import EventSourceMapping, LambdaContext, LocalSqs
 from lambda_tasks.models import SingletonLock, TaskRecord
+from lambda_tasks.queues.sqs import SQSTransport
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.locks import RecordLocks
 from tests.app import tasks, turns
@@ -287,6 +289,32 @@ def test_a_copy_that_can_not_be_sent_leaves_the_delivery_to_come_back(
 
     assert back
     assert {record_of(messages[each]).status for each in back} == {"QUEUED"}
+
+
+def test_after_an_outage_of_the_database_what_is_stored_runs_soon_however_often_it_was_received(
+    queue: str, sqs: LocalSqs, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, brought = tasks.add.execute_on_commit(a=1).id, body(tasks.add_direct, a=2)
+    (message,) = bodies_in(sqs, queue)
+    delays: list[int] = []
+    entry = SQSTransport._entry
+
+    def noting(self: SQSTransport, id: str, outgoing: Outgoing) -> dict[str, Any]:
+        delays.append(outgoing.delay_s)
+        return entry(self, id, outgoing)
+
+    def be_gone(*_: Any, **__: Any) -> None:
+        raise OperationalError("the server has gone away")
+
+    monkeypatch.setattr(SQSTransport, "_entry", noting)
+    with monkeypatch.context() as outage:
+        outage.setattr(RecordClaims, "claim", be_gone)
+        back = came_back(received(json.dumps(message), brought, times=3))
+
+    assert back == [1], "a direct message has no record yet, and no copy"
+    assert delays == [60]
+    record = TaskRecord.objects.get(id=stored)
+    assert (record.status, record.n_attempts) == ("QUEUED", 0)
 
 
 def test_waits_grow(queue: str, sqs: LocalSqs, handle: Handle) -> None:

@@ -98,14 +98,18 @@ TABLE_TERMS: Final = LookTerms(is_sent=False, ahead=timedelta(0))
 FIRST_OUTAGE_WAIT_S: Final = 30.0
 LONGEST_OUTAGE_WAIT_S: Final = 900.0
 
+LONGEST_IF_COPIED_S: Final = 60.0
+"""So soon after an outage everything runs again that a copy can stand in for."""
 
-def outage_wait_s(receives: int) -> float:
+
+def outage_wait_s(receives: int, *, is_copied: bool) -> float:
     """For how long a delivery goes back that could not be claimed, as the database is away.
 
     It grows fast, as each further delivery counts toward maxReceiveCount: of five the last comes
-    after more than 40 minutes.
+    after more than 40 minutes. Not where it is sent again as a copy before these run out.
     """
-    return min(FIRST_OUTAGE_WAIT_S * 4.0 ** min(receives - 1, 9), LONGEST_OUTAGE_WAIT_S)
+    longest_s = LONGEST_IF_COPIED_S if is_copied else LONGEST_OUTAGE_WAIT_S
+    return min(FIRST_OUTAGE_WAIT_S * 4.0 ** min(receives - 1, 9), longest_s)
 
 
 TURN_WAITS_S: Final = (0.0, 1.0, 5.0, 15.0, 60.0)

@@ -132,9 +132,7 @@ class Intake:
                 alone = [self._claim([each], refused, budget) for each in resolved]
                 return [claimed for each in alone for claimed in each]
             logger.exception("%d messages could not be claimed and go back", len(resolved))
-            refused.update(
-                (each.delivery.id, _unclaimed(each.delivery, error)) for each in resolved
-            )
+            refused.update((each.delivery.id, _unclaimed(each, error)) for each in resolved)
             return []
         return self._granted(resolved, verdicts, refused)
 
@@ -168,12 +166,13 @@ class Intake:
         return list(granted.values())
 
 
-def _unclaimed(delivery: Delivery, error: Exception) -> Settlement:
+def _unclaimed(resolved: ResolvedDelivery, error: Exception) -> Settlement:
     if not isinstance(error, kept_connections.OUTAGES):
         return BACK
-    return Settlement(
-        is_final=False, retry_after_s=outage_wait_s(delivery.receives), is_outage=True
-    )
+    delivery = resolved.delivery
+    is_copied = resolved.message.durable and delivery.may_be_copied
+    wait_s = outage_wait_s(delivery.receives, is_copied=is_copied)
+    return Settlement(is_final=False, retry_after_s=wait_s, is_outage=True)
 
 
 def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:

@@ -86,9 +86,8 @@ class SendingAgain:
 
 
 def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
-    delivery = resolved.delivery
     is_postponed = not settlement.is_final and settlement.retry_after_s is not None
-    return is_postponed and delivery.comes_back and delivery.ordered_by is None
+    return is_postponed and resolved.delivery.may_be_copied
 
 
 def _copy(resolved: ResolvedDelivery, settlement: Settlement) -> Outgoing:

@@ -20,6 +20,7 @@ from lambda_tasks.core.lifecycle import (
     Refused,
     Status,
     judge_claim,
+    outage_wait_s,
     visibility_timeout_s,
 )
 from lambda_tasks.errors import Retry
@@ -198,6 +199,19 @@ def test_what_is_put_back_comes_not_too_early_and_a_second_too_late_at_most(
     wait_s: float,
 ) -> None:
     assert max(wait_s, 0) <= visibility_timeout_s(wait_s) <= max(wait_s, 0) + 1
+
+
+def test_an_outage_does_not_use_up_the_receives_of_what_no_copy_can_stand_in_for() -> None:
+    waits = [outage_wait_s(receives, is_copied=False) for receives in range(1, 5)]
+
+    assert waits == sorted(waits)
+    assert waits[0] >= 30
+    assert sum(waits) > 20 * 60
+
+
+@given(st.integers(1, 1000))
+def test_what_a_copy_can_stand_in_for_runs_soon_after_an_outage(receives: int) -> None:
+    assert 30 <= outage_wait_s(receives, is_copied=True) <= 60
 
 
 def test_nothing_is_put_back_for_longer_than_sqs_can() -> None:
