@@ -42,9 +42,23 @@ FIELDSETS = {
 }
 
 
+LOOKUPS = frozenset(
+    {
+        f"{name}{suffix}"
+        for names, suffixes in (
+            (("status", "queue", "task_name"), ("", "__exact", "__isnull")),
+            (("enqueued_at",), ("__gte", "__lt", "__isnull")),
+        )
+        for name in names
+        for suffix in suffixes
+    }
+)
+"""What the page's own filters ask for."""
+
+
 @admin.register(TaskRecord)
 class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time in 5.2
-    """Read-only; replaying needs the `change` permission."""
+    """Read-only, whoever reads; to replay is a permission of its own."""
 
     list_display = (
         "short_id", "task_name", "coloured_status", "queue", "enqueued_at", "duration_s",
@@ -87,9 +101,22 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
             ), False
         return queryset.filter(models.Q(id=id) | models.Q(root_id=id)), False
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Only those of the page's own filters: by any other a reader could ask for what the page
+        does not show, letter by letter."""
+        return lookup in LOOKUPS
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Records come from calls."""
         return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: what is saved would be the whole row, as it was when the page was made."""
+        return False
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        """See replay()."""
+        return request.user.has_perm("lambda_tasks.replay_taskrecord")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         """All of them."""
@@ -137,13 +164,16 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
         """As Python prints it."""
         return _preformatted(record.traceback or "none")
 
-    @admin.action(description="Replay selected tasks", permissions=("change",))
+    @admin.action(description="Replay selected tasks", permissions=("replay",))
     def replay(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> None:
-        """Enqueue new invocations with the same arguments; the records stay as they are."""
+        """Enqueue new invocations with the same arguments; the records stay as they are. The log of
+        the admin says who did."""
         outgoing = []
         for record in queryset:
             try:
-                outgoing.append(_replayed(record))
+                replayed = _replayed(record)
+                outgoing.append(replayed)
+                self.log_change(request, record, f"Replayed as {replayed.message.invocation_id}.")
             except (MessageRefused, ImproperlyConfigured, ValueError) as error:
                 self.message_user(
                     request, f"{record} can't be replayed: {error}", level=messages.ERROR

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
@@ -12,7 +13,7 @@ from django.utils.timezone import now
 
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from tests.conftest import bodies_in
+from tests.conftest import bodies_in, kwargs_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -109,7 +110,7 @@ def test_replay_enqueues_a_new_invocation_with_the_same_arguments(
     )
 
     (message,) = bodies_in(sqs, queue)
-    assert message["kwargs"] == {"a": 1}
+    assert kwargs_of(message) == {"a": 1}
     assert message["invocation_id"] != str(record.id)
     replayed = TaskRecord.objects.get(id=message["invocation_id"])
     assert (replayed.status, replayed.root_id) == ("QUEUED", record.id)
@@ -120,15 +121,56 @@ def test_replay_enqueues_a_new_invocation_with_the_same_arguments(
     assert record.status == "SUCCESS"
 
 
-def test_replay_needs_the_change_permission(sqs: LocalSqs, queue: str) -> None:
+def _user_with(*permissions: str) -> Client:
     reader = User.objects.create_user("reader", is_staff=True)
-    reader.user_permissions.add(Permission.objects.get(codename="view_taskrecord"))
+    reader.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     client = Client()
     client.force_login(reader)
+    return client
+
+
+@pytest.mark.parametrize("more", [[], ["change_taskrecord"], ["replay_taskrecord"]], ids=str)
+def test_to_replay_is_a_permission_of_its_own_and_leaves_a_trace(
+    sqs: LocalSqs, queue: str, more: list[str]
+) -> None:
+    client = _user_with("view_taskrecord", *more)
     record = _record()
 
     page = _page(client)
     client.post(LIST, {"action": "replay", "_selected_action": [str(record.id)]})
 
-    assert "Replay selected tasks" not in page
-    assert bodies_in(sqs, queue) == []
+    may_replay = more == ["replay_taskrecord"]
+    sent = bodies_in(sqs, queue)
+    assert ("Replay selected tasks" in page) is may_replay
+    assert len(sent) == may_replay
+    log = LogEntry.objects.filter(object_id=str(record.id))
+    assert [(each.user.username, each.change_message) for each in log] == [
+        ("reader", f"Replayed as {each['invocation_id']}.") for each in sent
+    ]
+
+
+@pytest.mark.parametrize("permission", ["view_taskrecord", "change_taskrecord"])
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        "secrets__startswith", "traceback__regex", "kwargs__token__startswith", "result__contains",
+        "task_name__regex", "status__in", "claim_token", "worker_ids__contains",
+    ],
+)  # fmt: skip
+def test_nobody_can_ask_for_what_the_page_does_not_show(permission: str, lookup: str) -> None:
+    _record(secrets="gAAAA")
+
+    assert _user_with(permission).get(LIST, {lookup: "x"}).status_code == 400
+
+
+@pytest.mark.parametrize("permission", ["view_taskrecord", "change_taskrecord"])
+def test_a_record_can_not_be_saved(permission: str) -> None:
+    client, record = _user_with(permission), _record()
+    url = reverse("admin:lambda_tasks_taskrecord_change", args=[record.id])
+
+    page = client.get(url)
+    saved = client.post(url, {"_save": "Save"})
+
+    assert page.status_code == 200
+    assert 'name="_save"' not in page.content.decode()
+    assert saved.status_code == 403

@@ -114,7 +114,13 @@ class Migration(migrations.Migration):
         # Defaults and choices are Django's own; SQLite's table would be rewritten for each.
         migrations.SeparateDatabaseAndState(
             state_operations=[
-                migrations.AlterModelOptions("taskrecord", {"ordering": ["-enqueued_at"]}),
+                migrations.AlterModelOptions(
+                    "taskrecord",
+                    {
+                        "ordering": ["-enqueued_at"],
+                        "permissions": (("replay_taskrecord", "Can replay task record"),),
+                    },
+                ),
                 migrations.AlterField(
                     "taskrecord",
                     "id",

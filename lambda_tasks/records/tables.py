@@ -99,6 +99,7 @@ class TaskRecord(models.Model):
 
     class Meta:
         ordering: ClassVar[list[str]] = ["-enqueued_at"]
+        permissions = (("replay_taskrecord", "Can replay task record"),)
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),
             models.Index(
