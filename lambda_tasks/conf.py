@@ -60,6 +60,7 @@ class Settings:
     concurrency: int = 10
     processes: int = field(default_factory=lambda: usable_cpus())  # noqa: PLW0108 - defined below
     max_attempts: int = 5
+    max_argument_bytes: int = 4 * 2**20
     modules: tuple[str, ...] = ()
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
     redact: frozenset[str] = frozenset()
@@ -79,6 +80,18 @@ class Settings:
         if not passed.look_terms.can_delay:
             return replace(known.look_terms, ahead=passed.look_terms.ahead)
         return known.look_terms
+
+    def names_fed_by(self, source: str) -> tuple[str, ...]:
+        """The queues that are the one of this name or ARN in AWS."""
+        names = self._fed_by.get(source)
+        if names is None:
+            found = (name for name, queue in self.queues.items() if queue.is_fed_by(source))
+            names = self._fed_by[source] = tuple(found)
+        return names
+
+    @cached_property
+    def _fed_by(self) -> dict[str, tuple[str, ...]]:
+        return {}
 
     @property
     def signing_key(self) -> str | None:
@@ -298,6 +311,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "concurrency": _whole_number(1),
     "processes": _whole_number(1),
     "max_attempts": _whole_number(1),
+    "max_argument_bytes": _whole_number(1),
     "modules": _module_names,
     "signing_keys": _keys,
     "redact": _parameter_names,

@@ -28,14 +28,22 @@ class EnqueueError(LambdaTasksError):
 
 
 class MessageTooLarge(LambdaTasksError, ValueError):
-    """A message is larger than its queue takes. Pass a reference (a key, a path) instead."""
+    """A message is larger than its queue takes, or arguments are larger than a record may keep.
+    Pass a reference (a key, a path) instead."""
 
-    def __init__(self, *, task_name: str, size_bytes: int, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        task_name: str,
+        size_bytes: int,
+        limit_bytes: int,
+        limited_by: str = "the queue takes",
+    ) -> None:
         self.task_name = task_name
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
         super().__init__(
-            f"The message for {task_name} has {size_bytes} bytes and the queue takes "
+            f"The message for {task_name} has {size_bytes} bytes and {limited_by} "
             f"{limit_bytes}. Store the data and pass its key instead."
         )
 

@@ -140,10 +140,12 @@ class Task(Protocol):
 class Resolve(Protocol):
     """Finds tasks."""
 
-    def __call__(self, task_name: str, backend: str | None = None) -> Task:
+    def __call__(
+        self, task_name: str, backend: str | None = None, *, may_import: bool = True
+    ) -> Task:
         """The task of a dotted name, as a message asks for it that names this backend.
 
-        Raises UnknownTask.
+        Where the name is only a message's word, its module may not be imported. Raises UnknownTask.
         """
         ...
 
@@ -198,6 +200,22 @@ class ResolvedDelivery:
     def may_rerun(self) -> bool:
         """A run whose worker has died may be repeated."""
         return self.task.options.on_lost == "rerun"
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A claim that was granted, and the message that its record stands for: what is to run."""
+
+    claim: Claim
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLost(Refused):
+    """A claim that was not granted: it has found a run lost, and the record is FAILED now."""
+
+    run: Granted | None = None
+    """That run; None where the record can't be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +274,10 @@ class Claims(Protocol):
     def check(self) -> None:
         """Raise what the database raises where nothing can be claimed."""
 
+    def names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """The names of the tasks of these invocations' records, as far as there are any."""
+        ...
+
     def claim(
         self,
         deliveries: Sequence[ResolvedDelivery],
@@ -264,7 +286,7 @@ class Claims(Protocol):
         max_attempts: int,
         waiting: Collection[UUID] = (),
         suspects_wait: bool = False,
-    ) -> Mapping[UUID, Claim | Refused]:
+    ) -> Mapping[UUID, Granted | Refused]:
         """Claim all that can be claimed, in a number of statements that does not grow.
 
         The start of each counts, but of those that are `waiting`, and of suspects if

@@ -1,11 +1,13 @@
-"""From a dotted name to its task, importing its module and nothing else."""
+"""From a dotted name to its task. A name of this project's own may import its module; a message's
+word imports nothing."""
 
 import importlib
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 
 from django.apps import AppConfig, apps
-from django.utils.module_loading import autodiscover_modules
+from django.utils.module_loading import autodiscover_modules, module_has_submodule
 
 from . import conf
 from .errors import UnknownTask
@@ -37,13 +39,14 @@ def register_interface(adapt: Adapt) -> None:
     _adapters.append(adapt)
 
 
-def resolve(task_name: str, backend: str | None = None) -> Task:
+def resolve(task_name: str, backend: str | None = None, *, may_import: bool = True) -> Task:
     """The task of this name, as a message asks for it that names this backend of django.tasks.
 
-    Raises UnknownTask where there is none, or where the module is not one of an installed app or of
-    LAMBDA_TASKS_MODULES.
+    With `may_import` the name is this project's own, of a record, say. Otherwise only what is
+    loaded is looked at. Raises UnknownTask where there is none, or where the module is not one of
+    an installed app or of LAMBDA_TASKS_MODULES.
     """
-    found = _find(task_name)
+    found = _find(task_name, _import if may_import else _loaded)
     own = _tasks.get(task_name)
     if own is not found:  # it stands at an alias
         own = next((each for each in _tasks.values() if each is found), None)
@@ -70,33 +73,46 @@ def secret_names(task_name: str) -> frozenset[str]:
 
 
 def discover() -> None:
-    """Import the `tasks` module of every installed app, once."""
+    """Import the `tasks` module of every installed app, and LAMBDA_TASKS_MODULES, once."""
     if not _state["discovered"]:
         _state["discovered"] = True
         autodiscover_modules("tasks")
+        for name in conf.current().modules:
+            module = importlib.import_module(name)
+            if module_has_submodule(module, "tasks"):
+                importlib.import_module(f"{name}.tasks")
 
 
-def _find(task_name: str) -> object:
+def _find(task_name: str, find: Callable[[str], object]) -> object:
     """What stands at a name, or at an alias."""
     if task_name in _aliases:
         return _aliases[task_name]
     try:
-        return _import(task_name)
+        return find(task_name)
     except UnknownTask:
         # An alias is known once the module that declares it is imported.
         discover()
-        if task_name in _aliases:
-            return _aliases[task_name]
-        raise
+        return _aliases[task_name] if task_name in _aliases else find(task_name)
+
+
+def _loaded(task_name: str) -> object:
+    """What stands at a name in a module that is loaded. A module's own __getattr__, which may
+    import, is not asked."""
+    module_name, _, attribute = task_name.rpartition(".")
+    _check_package(task_name)
+    module = sys.modules.get(module_name)
+    if module is None or attribute not in vars(module):
+        raise UnknownTask(
+            f"{task_name!r} is not loaded, and a message's word loads nothing. Declare the task in "
+            "the `tasks` module of an app, import its module there, or name that in "
+            "LAMBDA_TASKS_MODULES."
+        )
+    return vars(module)[attribute]
 
 
 def _import(task_name: str) -> object:
     module_name, _, attribute = task_name.rpartition(".")
-    if not may_be_imported(task_name):
-        raise UnknownTask(
-            f"{task_name!r} is not in a package of INSTALLED_APPS or of LAMBDA_TASKS_MODULES, so "
-            "it is not imported."
-        )
+    _check_package(task_name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -109,6 +125,14 @@ def _import(task_name: str) -> object:
 def _adapted(found: object) -> Task | None:
     adapted = (adapt(found) for adapt in _adapters)
     return next((task for task in adapted if task is not None), None)
+
+
+def _check_package(task_name: str) -> None:
+    if not may_be_imported(task_name):
+        raise UnknownTask(
+            f"{task_name!r} is not in a package of INSTALLED_APPS or of LAMBDA_TASKS_MODULES, so "
+            "it is not imported."
+        )
 
 
 def may_be_imported(task_name: str) -> bool:

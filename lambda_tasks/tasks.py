@@ -1,9 +1,10 @@
 """Built-in tasks."""
 
 from datetime import timedelta
-from typing import Final
+from typing import Annotated, Final
 
 from django.utils.timezone import now
+from pydantic import Field
 
 from . import conf, runtime
 from .decorators import lambda_task
@@ -12,11 +13,16 @@ from .queues.batch import submit_job
 CHUNK: Final = 1000
 
 
+Days = Annotated[int, Field(ge=0, le=36_500)]
+"""A negative number would mean a moment that is still to come, and so all records."""
+
+
 @lambda_task(atomic=False)
-def cleanup_task_records(*, retention_days: int = 7) -> int:
+def cleanup_task_records(*, retention_days: Days = 7) -> int:
     """Delete finished records older than that, in chunks; return how many.
 
-    Not in one transaction: each chunk counts, however many there are.
+    Not in one transaction: each chunk counts, however many there are. A call with less than 0 days,
+    or with more than a hundred years, raises ValidationError.
     """
     from .records.queries import delete_finished
 

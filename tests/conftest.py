@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -254,6 +254,14 @@ def sqs_event(*bodies: Any) -> Event:
 
 def record_of(message: str) -> TaskRecord:
     return TaskRecord.objects.get(id=json.loads(message)["invocation_id"])
+
+
+def kwargs_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a message; a durable one leaves them to its record."""
+    if message.get("durable"):
+        recorded: dict[str, Any] = TaskRecord.objects.get(id=message["invocation_id"]).kwargs
+        return recorded
+    return dict(message["kwargs"])
 
 
 def bodies_in(sqs: LocalSqs, queue_url: str) -> list[dict[str, Any]]:

@@ -86,6 +86,13 @@ LAMBDA_TASKS_QUEUES = {
         "job_definition_arn": "arn:aws:batch:us-east-1:123456789012:job-definition/heavy:1",
     },
 }
+LAMBDA_TASKS_MODULES = [
+    f"tests.app.{name}"
+    for name in (
+        "django_tasks", "everywhere", "ledger", "outages", "places", "pooling", "resuming",
+        "secretive", "stubborn", "turns", "waiting",
+    )
+]  # fmt: skip
 TASKS = {
     "default": {
         "BACKEND": "lambda_tasks.backends.LambdaTasksBackend",

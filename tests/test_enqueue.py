@@ -24,7 +24,7 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from tests.app import resuming, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, bodies_in, body, relay
+from tests.conftest import Handle, Task, bodies_in, body, kwargs_of, relay
 from tests.servers.faulty_sqs import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -49,7 +49,7 @@ def test_a_committed_transaction_sends_and_marks_its_record(sqs: LocalSqs, queue
     record = invocation.record()
     assert before_the_commit == []
     assert message["invocation_id"] == str(invocation.id)
-    assert (message["task_name"], message["kwargs"]) == ("tests.app.tasks.add", {"a": 1})
+    assert (message["task_name"], kwargs_of(message)) == ("tests.app.tasks.add", {"a": 1})
     assert record is not None
     assert (record.status, record.kwargs, record.queue) == ("QUEUED", {"a": 1}, "default")
     assert record.enqueued_at is not None
@@ -79,7 +79,7 @@ def test_a_rolled_back_savepoint_takes_its_messages_along_and_no_others(
         with transaction.atomic():
             task.execute_on_commit(a=4)
 
-    assert sorted(each["kwargs"]["a"] for each in bodies_in(sqs, queue)) == [1, 3, 4]
+    assert sorted(kwargs_of(each)["a"] for each in bodies_in(sqs, queue)) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("task", [tasks.add, tasks.add_direct])
@@ -104,7 +104,7 @@ def test_a_thousand_concurrent_async_calls_make_at_most_110_requests(
     async_to_sync(enqueue)()
 
     assert proxy.requests.by_action[SENDS] <= 110
-    sent = [json.loads(each)["kwargs"]["a"] for batch in proxy.requests.batches for each in batch]
+    sent = [kwargs_of(json.loads(each))["a"] for batch in proxy.requests.batches for each in batch]
     assert sorted(sent) == list(range(1000))
 
 
@@ -177,7 +177,7 @@ def test_a_cancelled_caller_does_not_take_its_message_back(sqs: LocalSqs, queue:
 
     async_to_sync(cancelled)()
 
-    assert {each["kwargs"]["a"] for each in bodies_in(sqs, queue)} == {1, 2}
+    assert {kwargs_of(each)["a"] for each in bodies_in(sqs, queue)} == {1, 2}
 
 
 def test_the_order_relative_to_other_hooks_is_kept(proxy: FaultySqs) -> None:
@@ -212,7 +212,7 @@ def test_it_works_under_capture_on_commit_callbacks(sqs: LocalSqs, queue: str) -
     unittest.TestSuite([_Case()]).run(result)
 
     assert result.wasSuccessful(), result.errors + result.failures
-    assert sorted(each["kwargs"]["a"] for each in bodies_in(sqs, queue)) == [1, 2, 3, 4]
+    assert sorted(kwargs_of(each)["a"] for each in bodies_in(sqs, queue)) == [1, 2, 3, 4]
 
 
 def test_views_enqueue_from_classic_and_async_code(
@@ -269,7 +269,7 @@ def test_using_overrides_queue_and_delay_for_every_call_form(sqs: LocalSqs, queu
     tasks.add.execute_on_commit(a=4, _delay=600)  # type: ignore[call-arg]
     tasks.add.using(run_after=timedelta(minutes=10)).execute_on_commit(a=5)
 
-    assert {each["kwargs"]["a"] for each in bodies_in(sqs, other)} == {1, 2}
+    assert {kwargs_of(each)["a"] for each in bodies_in(sqs, other)} == {1, 2}
     assert all(each["queue"] == "other" for each in bodies_in(sqs, other))
     assert sqs.counts(queue) == {"visible": 0, "in_flight": 0, "delayed": 3}
     delayed = TaskRecord.objects.filter(queue="default")
@@ -380,7 +380,16 @@ def test_an_invocation_waits_for_its_result(queue: str, work_off: Callable[[str]
             TypeError,
             "Pass its primary key",
         ),
-        (lambda: tasks.echo.execute_on_commit(value="x" * 2**20), MessageTooLarge, "1048576"),
+        (
+            lambda: tasks.leave_effect_direct.execute_on_commit(name="x" * 2**20),
+            MessageTooLarge,
+            "the queue takes 1048576",
+        ),
+        (
+            lambda: tasks.echo.execute_on_commit(value="x" * 2**22),
+            MessageTooLarge,
+            "LAMBDA_TASKS_MAX_ARGUMENT_BYTES allows 4194304",
+        ),
         (
             lambda: tasks.add.using(group_key="x" * 129).execute_on_commit(a=1),
             ValueError,
@@ -559,10 +568,10 @@ def test_what_the_relay_could_not_send_it_sends_the_next_time(
     proxy.inject(Fault(refuse=lambda body: '"a":1' in body, sender_fault=True))
 
     assert relay() == 1
-    assert [each["kwargs"]["a"] for each in bodies_in(sqs, queue)] == [2]
+    assert [kwargs_of(each)["a"] for each in bodies_in(sqs, queue)] == [2]
     TaskRecord.objects.update(look_at=now())
     assert relay() == 1
-    assert [each["kwargs"]["a"] for each in bodies_in(sqs, queue)] == [1]
+    assert [kwargs_of(each)["a"] for each in bodies_in(sqs, queue)] == [1]
 
 
 def test_a_direct_message_to_an_unreachable_queue_is_an_error(proxy: FaultySqs) -> None:
@@ -589,7 +598,7 @@ def test_a_forked_child_sends_through_a_loop_of_its_own(sqs: LocalSqs, queue: st
     os.waitpid(child, 0)
     tasks.add_direct.execute_on_commit(a=3)
 
-    assert {each["kwargs"]["a"] for each in bodies_in(sqs, queue)} == {1, 2, 3}
+    assert {kwargs_of(each)["a"] for each in bodies_in(sqs, queue)} == {1, 2, 3}
 
 
 def test_many_threads_fill_batches_together(proxy: FaultySqs) -> None:
@@ -605,11 +614,11 @@ def test_many_threads_fill_batches_together(proxy: FaultySqs) -> None:
 def test_a_message_is_read_back_as_it_was_written(sqs: LocalSqs, queue: str) -> None:
     import uuid
 
-    tasks.add.using(queue="other", group_key="tenant").execute_on_commit(a=1)
+    tasks.add_direct.using(queue="other", group_key="tenant").execute_on_commit(a=1)
 
     (content,) = bodies_in(sqs, f"{queue}-other")
     message = decode(json.dumps(content), fallback_id=uuid.uuid4())
-    assert (message.queue, message.group_key, message.durable) == ("other", "tenant", True)
+    assert (message.queue, message.group_key, message.kwargs) == ("other", "tenant", {"a": 1})
 
 
 def test_what_follows_a_run_is_no_step_of_a_loop_that_lambda_counts(

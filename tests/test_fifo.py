@@ -23,7 +23,7 @@ from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.records.clock import Now
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, body, relay, sqs_event, wait_for
+from tests.conftest import Handle, Task, body, kwargs_of, relay, sqs_event, wait_for
 from tests.servers.faulty_sqs import Fault, FaultySqs
 from tests.test_looks import look
 from tests.test_table_queue import worker
@@ -97,7 +97,7 @@ def test_a_slow_request_is_not_overtaken_by_those_behind_it(
         proxy.inject(Fault(latency_s=0.5))
         ordered.execute_many_on_commit({"name": f"{number:02}"} for number in range(1, 31))
 
-    names = [json.loads(each["Body"])["kwargs"]["name"] for each in every(sqs, fifo)]
+    names = [kwargs_of(json.loads(each["Body"]))["name"] for each in every(sqs, fifo)]
     assert names == [f"{number:02}" for number in range(31)]
 
 
@@ -131,7 +131,7 @@ def of_group(key: str, task: Task = tasks.leave_effect) -> Task:
 
 
 def arrived(sqs: LocalSqs, url: str) -> list[str]:
-    return [json.loads(each["Body"])["kwargs"]["name"] for each in every(sqs, url)]
+    return [kwargs_of(json.loads(each["Body"]))["name"] for each in every(sqs, url)]
 
 
 def let_pass(time: timedelta) -> None:

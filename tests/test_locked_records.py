@@ -12,9 +12,9 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from lambda_tasks.core.lifecycle import LOCKED, Claim, Refusal, Refused
+from lambda_tasks.core.lifecycle import LOCKED, Refusal, Refused
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.ports import Delivery, ResolvedDelivery
+from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
 from lambda_tasks.records.claims import RecordClaims
 from tests.app import tasks
 from tests.conftest import Handle, body
@@ -85,7 +85,7 @@ def test_a_locked_record_is_looked_at_again_in_a_few_seconds(queue: str) -> None
         verdicts.update(RecordClaims().claim(wanted, lease=timedelta(minutes=1), max_attempts=3))
         connection.close()
 
-    verdicts: dict[uuid.UUID, Claim | Refused] = {}
+    verdicts: dict[uuid.UUID, Granted | Refused] = {}
     claiming = threading.Thread(target=claim)
     with locked(wanted[0].message.invocation_id):
         claiming.start()
@@ -96,7 +96,7 @@ def test_a_locked_record_is_looked_at_again_in_a_few_seconds(queue: str) -> None
     assert refused is LOCKED
     assert isinstance(refused, Refused)
     assert (refused.refusal, refused.retry_after_s) == (Refusal.HELD, 5)
-    assert all(isinstance(each, Claim) for each in granted)
+    assert all(isinstance(each, Granted) for each in granted)
 
 
 def test_a_record_that_is_locked_for_a_moment_is_claimed_after_all(queue: str) -> None:
@@ -123,7 +123,7 @@ def test_a_record_that_is_locked_for_a_moment_is_claimed_after_all(queue: str) -
     with connection.execute_wrapper(notice):
         verdicts = RecordClaims().claim([message], lease=timedelta(minutes=1), max_attempts=3)
 
-    assert isinstance(verdicts[message.message.invocation_id], Claim)
+    assert isinstance(verdicts[message.message.invocation_id], Granted)
 
 
 def test_a_message_whose_record_another_is_about_to_insert_holds_up_no_other(

@@ -389,7 +389,7 @@ def test_a_slow_sender_can_not_mark_what_was_parked_meanwhile(
 def _outgoing_of(record: TaskRecord) -> Any:
     from lambda_tasks.records.mapping import message_of, outgoing_of
 
-    return outgoing_of(message_of(record), 0, conf.current().look_terms("default"))
+    return outgoing_of(message_of(vars(record)), 0, conf.current().look_terms("default"))
 
 
 def test_what_is_parked_late_is_sent_in_time(queue: str, handle: Handle) -> None:

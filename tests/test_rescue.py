@@ -12,7 +12,7 @@ from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, bodies_in, body, relay, sqs_event
+from tests.conftest import Handle, bodies_in, body, kwargs_of, relay, sqs_event
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -103,7 +103,7 @@ def test_the_relay_begins_with_what_has_waited_longest(
     monkeypatch.setattr("lambda_tasks.enqueue.relay.MAX_ROUNDS", 1)
 
     assert relay() == 2
-    assert {each["kwargs"]["a"] for each in bodies_in(sqs, queue)} == {0, 1}
+    assert {kwargs_of(each)["a"] for each in bodies_in(sqs, queue)} == {0, 1}
     assert relay() == 1
 
 

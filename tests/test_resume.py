@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from pydantic import ValidationError
 
 from lambda_tasks.models import RunProgress, RunState, TaskRecord
 from lambda_tasks.tasks import cleanup_task_records
@@ -175,6 +176,12 @@ async def test_what_a_run_shows_can_be_read_in_async_code(
     [each] = [each async for each in records.with_progress()]
     assert (each.state, each.progress) == (record.state, shown)
     assert each.progress_at == record.progress_at
+
+
+@pytest.mark.parametrize("days", [-1, 10**9])
+def test_a_cleanup_of_what_is_still_to_come_is_refused_at_the_call(days: int) -> None:
+    with pytest.raises(ValidationError, match="retention_days"):
+        cleanup_task_records.execute_on_commit(retention_days=days)
 
 
 def test_what_a_run_has_saved_and_shown_goes_with_its_record(handle: Handle) -> None:

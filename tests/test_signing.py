@@ -58,11 +58,11 @@ def test_what_others_have_sent_is_refused(
 
 
 def test_the_signature_counts_for_the_size(settings: Any, queue: str) -> None:
-    largest = 1024 * 1024 - len(body(tasks.leave_effect, name=""))
+    largest = 1024 * 1024 - len(body(tasks.leave_effect_direct, name=""))
     settings.LAMBDA_TASKS_SIGNING_KEYS = [NEW]
 
     with pytest.raises(MessageTooLarge):
-        tasks.leave_effect.execute_on_commit(name="x" * largest)
+        tasks.leave_effect_direct.execute_on_commit(name="x" * largest)
 
 
 @pytest.mark.parametrize("keys", [["short"], "a text", [b"bytes" * 10]])

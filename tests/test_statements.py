@@ -35,7 +35,7 @@ from lambda_tasks.core.message import Message
 from lambda_tasks.models import RunProgress, RunState, TaskRecord
 from lambda_tasks.records.clock import Now
 from lambda_tasks.records.finishes import finished_columns
-from lambda_tasks.records.mapping import CLAIM_COLUMNS, Row, claim_of, row_of
+from lambda_tasks.records.mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, row_of
 from lambda_tasks.records.portable import ClaimTerms, PortableStatements
 from lambda_tasks.records.postgres import PostgresStatements
 from lambda_tasks.records.tables import latest_state
@@ -52,7 +52,13 @@ OURS, ANOTHERS = UUID(int=1), UUID(int=2)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 LEASE: Final = timedelta(minutes=5)
 WHEN: Final = datetime(2031, 2, 3, 4, 5, 6, 789_012, tzinfo=UTC)
-TERMS: Final = ClaimTerms(token=OURS, lease=LEASE, worker_ids="us\n", max_attempts=3)
+TERMS: Final = ClaimTerms(
+    token=OURS,
+    lease=LEASE,
+    worker_ids="us\n",
+    max_attempts=3,
+    may_rerun=frozenset({"app.tasks.f"}),
+)
 RAISED: Final = Raised("builtins.KeyError", "Traceback: é")
 OUTCOMES: Final[list[Outcome]] = [
     Succeeded(),
@@ -352,6 +358,14 @@ def test_what_another_has_claimed_first_is_not_returned(sql: PortableStatements)
 
 # claim
 
+
+def claim(
+    sql: PortableStatements, ids: Sequence[UUID], terms: ClaimTerms = TERMS
+) -> dict[UUID, Claim]:
+    """The claims that the statement itself returns."""
+    return {id: claim_of(row, OURS) for id, row in sql.claim(ids, terms).items()}
+
+
 BEGUN: Final[dict[str, Any]] = {"start_time": Now() - 2 * HOUR}
 LOST: Final[dict[str, Any]] = {"claim_token": ANOTHERS, "lease_until": Now() - HOUR}
 HELD: Final[dict[str, Any]] = {"claim_token": ANOTHERS, "lease_until": Now() + HOUR}
@@ -387,7 +401,7 @@ def test_what_is_due_or_lost_is_claimed_and_nothing_else(
 
     returned: dict[UUID, Claim] = {}
     for part in [list(ids.values())] if together else [[id] for id in ids.values()]:
-        returned |= sql.claim(part, part, TERMS)
+        returned |= claim(sql, part)
 
     after = _rows()
     assert {name for name, id in ids.items() if after[id] != before[id]} == set(CLAIMABLE)
@@ -407,17 +421,17 @@ def test_what_is_due_or_lost_is_claimed_and_nothing_else(
 
 
 def test_a_lost_run_that_must_not_be_repeated_is_not_claimed(sql: PortableStatements) -> None:
-    queued = _record()
-    lost, repeatable = (_record(**CLAIMABLE["lost"]) for _ in range(2))
+    queued, repeatable = _record(), _record(**CLAIMABLE["lost"])
+    lost = _record(**CLAIMABLE["lost"], task_name="app.tasks.once")
     before = _read(lost)
 
-    claims = sql.claim([queued, lost, repeatable], [repeatable], TERMS)
-    claims |= sql.claim([lost], [], TERMS)
+    claims = claim(sql, [queued, lost, repeatable])
+    claims |= claim(sql, [lost], replace(TERMS, may_rerun=frozenset()))
 
     assert _read(lost) == before
     _assert_returned_as_stored(claims, {queued, repeatable})
     assert [_read(id)["status"] for id in (queued, repeatable)] == ["RUNNING"] * 2
-    sql.claim([lost], [lost], TERMS)
+    claim(sql, [lost], replace(TERMS, may_rerun=frozenset({"app.tasks.once"})))
     assert _read(lost)["claim_token"] == OURS, "by another task's leave"
 
 
@@ -426,7 +440,7 @@ def test_a_lost_claim_that_had_not_begun_is_claimed_even_where_no_run_may_be_rep
 ) -> None:
     waited = _record(status="RUNNING", **LOST)
 
-    claims = sql.claim([waited], [], TERMS)
+    claims = claim(sql, [waited], replace(TERMS, may_rerun=frozenset()))
 
     _assert_returned_as_stored(claims, {waited})
     assert (_read(waited)["claim_token"], _read(waited)["n_attempts"]) == (OURS, 1)
@@ -456,7 +470,7 @@ def test_the_starts_of_those_that_wait_do_not_count(sql: PortableStatements, who
     )
     both = list(ids.values())
 
-    claims = sql.claim(both, both, terms)
+    claims = claim(sql, both, terms)
 
     _assert_returned_as_stored(claims, set(both))
     for name, id in ids.items():
@@ -486,7 +500,7 @@ def test_a_record_is_inserted_with_its_start_or_without(
 def test_a_start_is_counted_when_its_turn_comes(sql: PortableStatements) -> None:
     first, second = _record(n_attempts=1, worker_ids="a\n"), _record()
     terms = replace(TERMS, waiting=frozenset([first, second]))
-    claims = list(sql.claim([first, second], [], terms).values()) or [
+    claims = list(claim(sql, [first, second], terms).values()) or [
         Claim(id, OURS, 1, has_begun=False) for id in (first, second)
     ]
 
@@ -502,10 +516,10 @@ def test_a_start_is_counted_when_its_turn_comes(sql: PortableStatements) -> None
 
 def test_a_start_counts_once_however_often_it_is_told(sql: PortableStatements) -> None:
     id = _record()
-    sql.claim([id], [], replace(TERMS, waiting=frozenset([id])))
-    claim = Claim(id, OURS, 1, has_begun=False)
+    sql.claim([id], replace(TERMS, waiting=frozenset([id])))
+    waiting = Claim(id, OURS, 1, has_begun=False)
 
-    first, again = (sql.begin([claim], lease=LEASE, worker_ids="us\n") for _ in range(2))
+    first, again = (sql.begin([waiting], lease=LEASE, worker_ids="us\n") for _ in range(2))
 
     assert first == again
     assert (_read(id)["n_attempts"], _read(id)["worker_ids"]) == (1, "us\n")
@@ -514,7 +528,7 @@ def test_a_start_counts_once_however_often_it_is_told(sql: PortableStatements) -
 @pytest.mark.parametrize("lost", ["taken over", "cancelled"])
 def test_the_start_of_a_lost_claim_does_not_count(sql: PortableStatements, lost: str) -> None:
     mine, others = _record(), _record()
-    sql.claim([mine, others], [], replace(TERMS, waiting=frozenset([mine, others])))
+    sql.claim([mine, others], replace(TERMS, waiting=frozenset([mine, others])))
     change = {"claim_token": ANOTHERS} if lost == "taken over" else {"status": "CANCELLED"}
     TaskRecord.objects.filter(id=others).update(**change)
     claims = [Claim(id, OURS, 1, has_begun=False) for id in (mine, others)]
@@ -524,10 +538,10 @@ def test_the_start_of_a_lost_claim_does_not_count(sql: PortableStatements, lost:
 
 
 def test_what_was_not_asked_for_is_not_claimed(sql: PortableStatements) -> None:
-    asked_for, _, lost = _record(), _record(), _record(**CLAIMABLE["lost"])
+    asked_for, *_ = _record(), _record(), _record(**CLAIMABLE["lost"])
     before = _rows()
 
-    sql.claim([asked_for, uuid4()], [asked_for, lost], TERMS)
+    sql.claim([asked_for, uuid4()], TERMS)
 
     assert {id for id, row in _rows().items() if row != before[id]} == {asked_for}
 
@@ -535,9 +549,9 @@ def test_what_was_not_asked_for_is_not_claimed(sql: PortableStatements) -> None:
 def test_the_terms_are_those_of_each_claim(sql: PortableStatements) -> None:
     first, second = _record(n_attempts=4), _record(n_attempts=4)
 
-    sql.claim([first], [first], TERMS)
+    sql.claim([first], TERMS)
     other = replace(TERMS, token=ANOTHERS, lease=2 * LEASE, worker_ids="they\n", max_attempts=5)
-    sql.claim([second], [second], other)
+    sql.claim([second], other)
 
     assert _read(first)["status"] == "QUEUED"
     now = _read(second)
@@ -719,7 +733,7 @@ def test_a_claim_begins_with_the_last_state_of_its_invocation(sql: PortableState
     for name in ("lost", "overwritten"):
         RunState.objects.create(record_id=ids[name], attempt=1, state=states[name])
 
-    returned = sql.claim(list(ids.values()), list(ids.values()), TERMS)
+    returned = claim(sql, list(ids.values()))
 
     _assert_returned_as_stored(returned, set(ids.values()))
     found = TaskRecord.objects.annotate(saved=latest_state()).values_list("id", "saved")
@@ -844,6 +858,7 @@ rows_to_insert = st.fixed_dictionaries(
 several_rows = st.lists(rows_to_insert, min_size=1, max_size=6)
 records = st.fixed_dictionaries(
     {
+        "task_name": st.sampled_from(["app.tasks.f", "app.tasks.g"]),
         "status": st.sampled_from([*["QUEUED", "RUNNING"] * 3, *TaskRecord.TaskStatus.values]),
         "claim_token": st.sampled_from([None, OURS, ANOTHERS]),
         "n_attempts": st.integers(0, 4),
@@ -885,6 +900,7 @@ terms = st.builds(
     lease=spans,
     worker_ids=st.sampled_from(["us\n", "Δ\n"]),
     max_attempts=st.integers(0, 5),
+    may_rerun=st.frozensets(st.sampled_from(["app.tasks.f", "app.tasks.g"])),
     from_table=st.booleans(),
 )
 in_one_table = settings(
@@ -968,19 +984,20 @@ def test_both_insert_the_same_claims(
 
 @needs_postgres
 @in_one_table
-@given(tables, some_ids, some_ids, terms)
+@given(tables, some_ids, terms)
 def test_both_claim_the_same(
-    table: list[dict[str, Any]], ids: list[UUID], may_rerun: list[UUID], terms: ClaimTerms
+    table: list[dict[str, Any]], ids: list[UUID], terms: ClaimTerms
 ) -> None:
-    def claim(sql: PortableStatements) -> None:
+    def claim_them(sql: PortableStatements) -> None:
         before = _rows()
-        claims = sql.claim(ids, may_rerun, terms)
+        claimed = sql.claim(ids, terms)
         changed = {id: row for id, row in _rows().items() if row != before[id]}
-        if claims:
+        if claimed:
             stored = [{**row, "saved": None} for row in changed.values()]
-            assert claims == {row["id"]: claim_of(row, terms.token) for row in stored}
+            expected = {row["id"]: {name: row[name] for name in GRANTED_COLUMNS} for row in stored}
+            assert claimed == expected
 
-    _assert_same(table, claim)
+    _assert_same(table, claim_them)
 
 
 @needs_postgres

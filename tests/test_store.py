@@ -33,7 +33,7 @@ from lambda_tasks.core.lifecycle import (
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.ports import Delivery, ResolvedDelivery
+from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.locks import RecordLocks
 from lambda_tasks.records.outbox import RecordOutbox
@@ -65,8 +65,8 @@ def _outgoing() -> Outgoing:
 
 
 def _claim(request: ResolvedDelivery, lease: timedelta = LEASE) -> Claim | Refused:
-    verdicts = holder.claim([request], lease=lease, max_attempts=3)
-    return verdicts[request.message.invocation_id]
+    verdict = holder.claim([request], lease=lease, max_attempts=3)[request.message.invocation_id]
+    return verdict.claim if isinstance(verdict, Granted) else verdict
 
 
 def _granted(request: ResolvedDelivery, lease: timedelta = LEASE) -> Claim:
@@ -188,7 +188,7 @@ def test_of_many_who_claim_the_same_messages_at_once_each_is_granted_to_one() ->
         mine = requests[order:] + requests[:order]
         start.wait()
         verdicts = holder.claim(mine, lease=LEASE, max_attempts=3)
-        granted.extend(id for id, verdict in verdicts.items() if isinstance(verdict, Claim))
+        granted.extend(id for id, verdict in verdicts.items() if isinstance(verdict, Granted))
         connections.close_all()
 
     threads = [threading.Thread(target=claim, args=(order * 5,)) for order in range(4)]
@@ -209,7 +209,7 @@ def test_two_who_claim_the_same_messages_in_opposite_order_do_not_wait_for_each_
     def claim(mine: list[ResolvedDelivery]) -> None:
         try:
             verdicts = holder.claim(mine, lease=LEASE, max_attempts=3)
-            granted.extend(id for id, verdict in verdicts.items() if isinstance(verdict, Claim))
+            granted.extend(id for id, verdict in verdicts.items() if isinstance(verdict, Granted))
         except Exception as error:
             failures.append(error)
         connections.close_all()
@@ -408,7 +408,9 @@ def test_marking_as_sent_waits_for_nobody_who_claims(queue: str) -> None:
 def test_attempts_of_no_time_at_all_are_closed_together() -> None:
     requests = [_request() for _ in range(3)]
     claims = holder.claim(requests, lease=LEASE, max_attempts=3).values()
-    ends = [End(each, Succeeded(), timedelta(0)) for each in claims if isinstance(each, Claim)]
+    ends = [
+        End(each.claim, Succeeded(), timedelta(0)) for each in claims if isinstance(each, Granted)
+    ]
 
     assert len(holder.finish_many(ends)) == 3
     assert all(record.duration == timedelta(0) for record in TaskRecord.objects.all())
@@ -417,7 +419,7 @@ def test_attempts_of_no_time_at_all_are_closed_together() -> None:
 def test_ends_that_are_written_together_leave_what_another_has_taken_over() -> None:
     requests = [_request() for _ in range(3)]
     verdicts = holder.claim(requests, lease=timedelta(seconds=-1), max_attempts=3)
-    claims = [each for each in verdicts.values() if isinstance(each, Claim)]
+    claims = [each.claim for each in verdicts.values() if isinstance(each, Granted)]
     taken_over = _granted(requests[0])
 
     held = holder.finish_many([End(each, Succeeded("from the dead")) for each in claims])
@@ -611,9 +613,9 @@ class OneInvocation(RuleBasedStateMachine):
     @rule()
     def deliver(self) -> None:
         verdict = holder.claim([self.request], lease=LEASE, max_attempts=1000)
-        claim = verdict[self.request.message.invocation_id]
-        if isinstance(claim, Claim):
-            self.claims.append(claim)
+        granted = verdict[self.request.message.invocation_id]
+        if isinstance(granted, Granted):
+            self.claims.append(granted.claim)
 
     @rule()
     def the_lease_runs_out(self) -> None:

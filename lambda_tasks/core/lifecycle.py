@@ -179,6 +179,10 @@ class Refusal(Enum):
     """The message is durable, and its record is not there."""
     EXHAUSTED = auto()
     """Started too often without an outcome, or lost and not to be run again: now FAILED."""
+    FOREIGN = auto()
+    """The message asks for another task, or other arguments, than the record of its invocation."""
+    UNREADABLE = auto()
+    """Its secrets, or all of its arguments, are encrypted with a key that is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +191,6 @@ class Refused:
 
     refusal: Refusal
     retry_after_s: float = 0.0
-    ended: Claim | None = None
-    """The last that was granted, where this one has found it lost and the record now is FAILED."""
 
     @property
     def is_final(self) -> bool:
@@ -246,6 +248,19 @@ def _judge_queued(due_in_s: float) -> Refused:
     return Refused(Refusal.PARKED if is_far_off else Refusal.NOT_DUE, due_in_s)
 
 
+MAX_TRACEBACK: Final = 64 * 1024
+"""Characters. An argument of a megabyte may be named again and again in one."""
+
+
+def _shortened(text: str) -> str:
+    """A text with its beginning and its end, which say what was called and what was raised."""
+    if len(text) <= MAX_TRACEBACK:
+        return text
+    half = MAX_TRACEBACK // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n... {left_out} characters are left out ...\n{text[-half:]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Raised:
     """What a task has raised, in words: the dotted name of its class, and the traceback."""
@@ -255,8 +270,9 @@ class Raised:
 
     @classmethod
     def by(cls, error: BaseException, text: str) -> Self:
-        """Describe an exception whose traceback is this text."""
-        return cls(f"{type(error).__module__}.{type(error).__qualname__}", text)
+        """Describe an exception whose traceback is this text; a very long one is cut in its
+        middle."""
+        return cls(f"{type(error).__module__}.{type(error).__qualname__}", _shortened(text))
 
 
 WORKER_DIED: Final = Raised.by(WorkerProcessDied(), "Its worker died before the task ended.")

@@ -30,6 +30,10 @@ MAX_GROUP_KEY: Final = 128
 PRIORITIES: Final = range(-100, 101)
 """From low to high, for queues that have them. Django's own range (django.tasks)."""
 
+MAX_DEPTH: Final = 100
+"""Levels of lists and objects in one another, the body's own two included. pydantic reads 255 at
+most, databases more."""
+
 YEARS: Final = range(1970, 9000)
 """The years a moment may be in: off the ends of the calendar a change of time zone overflows."""
 
@@ -43,10 +47,11 @@ T = TypeVar("T")
 class Message:
     """One asked-for run of a task.
 
-    `kwargs` are JSON values. `durable` says that a QUEUED record was stored with the message: it
-    is not run without it. `queue` is None where the task's own queue is meant. `root_id` and
-    `retry_of` link a retry to the first invocation and to the one before it. `args` are positional
-    and `backend` is the alias in TASKS, both for what comes by way of django.tasks.
+    `kwargs` are JSON values. `durable` says that a QUEUED record was stored with the message: its
+    body is a wake-up, and what runs is the record. `queue` is None where the task's own queue is
+    meant. `root_id` and `retry_of` link a retry to the first invocation and to the one before it.
+    `args` are positional and `backend` is the alias in TASKS, both for what comes by way of
+    django.tasks.
     """
 
     task_name: str
@@ -65,6 +70,10 @@ class Message:
     retry_of: UUID | None = None
     secret: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of arguments that are not for people's eyes; not part of the body."""
+    has_arguments: bool = field(default=True, compare=False)
+    """False of a wake-up that has arrived: its record has the arguments."""
+    keeps_arguments: bool = field(default=False, compare=False)
+    """Its body has the arguments although it is durable, as its record can't keep its secrets."""
 
     @property
     def group(self) -> str:
@@ -86,7 +95,12 @@ class Message:
         return {name: self.kwargs[name] for name in self.secret & self.kwargs.keys()}
 
     def encode(self) -> str:
-        """The SQS body. Raises ValueError for what JSON, SQS or a database can't hold."""
+        """The SQS body: of a durable message a wake-up, unless its record can't keep all of it.
+
+        Raises ValueError for what JSON, SQS or a database can't hold.
+        """
+        if self.durable and not self.keeps_arguments:
+            return self._encode_wake_up()
         body: dict[str, Any] = {
             "task_name": self.task_name,
             "kwargs": self.kwargs,
@@ -98,10 +112,31 @@ class Message:
                 body[key] = value
         if self.run_after is not None:
             body["run_after"] = self.run_after.isoformat()
-        for key in ("root_id", "retry_of"):
-            if (id := getattr(self, key)) is not None:
-                body[key] = str(id)
         return encode_json(body, what=f"the arguments of {self.task_name}")
+
+    def _encode_wake_up(self) -> str:
+        """The body that says where the record is, and nothing that the record says."""
+        body: dict[str, Any] = {
+            "task_name": self.task_name,
+            "invocation_id": str(self.invocation_id),
+            "durable": True,
+        }
+        if self.backend is not None:
+            body["backend"] = self.backend
+        return encode_json(body, what=f"the name of {self.task_name}")
+
+    def encode_arguments(self) -> str:
+        """The arguments as JSON, as a record keeps them. Raises ValueError for what JSON or a
+        database can't hold."""
+        return encode_json([self.args, self.kwargs], what=f"the arguments of {self.task_name}")
+
+    def is_of(self, record: "Message") -> bool:
+        """Whether it asks for what its record says, as far as it says anything."""
+        if (self.task_name, self.backend) != (record.task_name, record.backend):
+            return False
+        return not self.has_arguments or _are_same(
+            [self.args, self.kwargs], [record.args, record.kwargs]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +172,46 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
             f"{FORMAT_VERSION}. It goes back to the queue for a newer one."
         )
     invocation_id = _optional_uuid(content, "invocation_id") or fallback_id
+    durable = _optional(content, "durable", bool) or False
+    kwargs = _optional(content, "kwargs", dict)
     return Message(
         task_name=_required("task_name", _short(content, "task_name", MAX_NAME)),
-        kwargs=_required("kwargs", _optional(content, "kwargs", dict)),
+        kwargs={} if durable and kwargs is None else _required("kwargs", kwargs),
+        has_arguments=kwargs is not None,
         n_retries=_within(content, "n_retries", range(2**15)),
         n_continues=_within(content, "n_continues", range(2**15)),
         invocation_id=invocation_id,
         args=_optional(content, "args", list) or [],
         backend=_short(content, "backend", MAX_BACKEND),
         queue=_short(content, "queue", MAX_NAME),
-        durable=_optional(content, "durable", bool) or False,
+        durable=durable,
         run_after=_optional_datetime(content, "run_after"),
         group_key=_short(content, "group_key", MAX_GROUP_KEY),
         priority=_within(content, "priority", PRIORITIES),
-        root_id=_optional_uuid(content, "root_id"),
-        retry_of=_optional_uuid(content, "retry_of"),
     )
+
+
+def _are_same(first: Any, second: Any) -> bool:
+    """Whether JSON values are the same, as far as a database keeps numbers: 1.5e300 comes back from
+    PostgreSQL as a whole number of 301 digits."""
+    if first == second:
+        return True
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(
+            _are_same(value, second[key]) for key, value in first.items()
+        )
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(_are_same, first, second))
+    if isinstance(first, int | float) and isinstance(second, int | float):
+        return _are_close(first, second)
+    return False
+
+
+def _are_close(first: float, second: float) -> bool:
+    try:
+        return math.isclose(first, second, rel_tol=1e-15)
+    except OverflowError:  # a whole number beyond the range of floats
+        return False
 
 
 def group_of(group_key: str | None, task_name: str) -> str:
@@ -183,7 +242,22 @@ def encode_json(value: object, *, what: str) -> str:
     # Only an escape can hide one of the two, so that most messages skip the walk.
     if "\\u" in text:
         check_text(value, what=what)
+    if _may_be_deep(text) and _is_deeper(value, MAX_DEPTH):
+        raise ValueError(f"{what}: nested more than {MAX_DEPTH} levels deep.")
     return text
+
+
+def _may_be_deep(text: str) -> bool:
+    """Whether JSON has so many brackets; most has not, and nobody need walk through it."""
+    return text.count("[") + text.count("{") > MAX_DEPTH
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if isinstance(value, dict):
+        return levels == 0 or any(_is_deeper(each, levels - 1) for each in value.values())
+    if isinstance(value, list | tuple):
+        return levels == 0 or any(_is_deeper(each, levels - 1) for each in value)
+    return False
 
 
 def check_text(value: object, *, what: str) -> None:
@@ -203,6 +277,17 @@ def check_size(body: str, *, task_name: str, limit_bytes: int) -> None:
     """Raise MessageTooLarge where a body is over its queue's limit. Bodies are ASCII."""
     if len(body) > limit_bytes:
         raise MessageTooLarge(task_name=task_name, size_bytes=len(body), limit_bytes=limit_bytes)
+
+
+def check_arguments(arguments: str, *, task_name: str, limit_bytes: int) -> None:
+    """Raise MessageTooLarge where arguments, as ASCII JSON, are over the limit of a record."""
+    if len(arguments) > limit_bytes:
+        raise MessageTooLarge(
+            task_name=task_name,
+            size_bytes=len(arguments),
+            limit_bytes=limit_bytes,
+            limited_by="LAMBDA_TASKS_MAX_ARGUMENT_BYTES allows",
+        )
 
 
 def _strings(value: object) -> Iterable[str]:
@@ -234,6 +319,8 @@ def _parse(body: str) -> dict[str, Any]:
         raise MessageRefused(f"The body is no JSON that can be read: {error}") from None
     if not isinstance(content, dict):
         raise MessageRefused(f"The body is a JSON {type(content).__name__}, not an object.")
+    if _may_be_deep(body) and _is_deeper(content, MAX_DEPTH):
+        raise MessageRefused("The body is nested too deeply.")
     # Only an escape, or what is no ASCII, can hide what is no text: most skip the walk.
     if "\\u" in body or not body.isascii():
         _check_text(content)

@@ -46,12 +46,15 @@ class RetryRule:
             return MAX_DELAY_S
 
 
-def continuation_id(invocation_id: UUID) -> UUID:
+def continuation_id(invocation_id: UUID, token: UUID) -> UUID:
     """The id of the invocation that goes on where this one stopped; derived as a retry's is."""
-    return uuid5(invocation_id, "continue")
+    return uuid5(token, f"continue {invocation_id}")
 
 
-def retry_id(invocation_id: UUID) -> UUID:
-    """The id of the invocation that follows this one: derived, so that a crash between the
-    record's end and the send neither loses nor doubles it."""
-    return uuid5(invocation_id, "retry")
+def retry_id(invocation_id: UUID, token: UUID) -> UUID:
+    """The id of the invocation that follows this one: derived, so that its record finds it.
+
+    By the token of the claim that has ended this one, which nobody knows who sees only messages:
+    whoever guessed the id could put a record of another task in its place.
+    """
+    return uuid5(token, f"retry {invocation_id}")

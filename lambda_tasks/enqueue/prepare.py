@@ -11,7 +11,14 @@ from uuid import UUID
 
 from .. import conf
 from ..core.lifecycle import LookTerms
-from ..core.message import MAX_GROUP_KEY, PRIORITIES, YEARS, Message, Outgoing
+from ..core.message import (
+    MAX_GROUP_KEY,
+    PRIORITIES,
+    YEARS,
+    Message,
+    Outgoing,
+    check_arguments,
+)
 from ..core.retries import MAX_DELAY_S
 from ..records import encryption
 
@@ -42,7 +49,7 @@ def prepare(
     not name.
     Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored,
     ValueError for a delay or a group key out of range and for text that can't travel,
-    MessageTooLarge.
+    MessageTooLarge: a queue's limit binds direct messages, the setting's what a record keeps.
     """
     settings = conf.current()
     destination = settings.queue(queue)
@@ -72,10 +79,14 @@ def prepare(
         retry_of=retry_of,
         secret=secret,
     )
+    if message.durable:
+        if message.secret_kwargs:
+            encryption.check_available(task_name)
+        arguments = message.encode_arguments()
+        limit_bytes = settings.max_argument_bytes
+        check_arguments(arguments, task_name=task_name, limit_bytes=limit_bytes)
     body = message.encode()
     destination.check_message(message, body, is_signed=bool(settings.signing_keys))
-    if message.durable and message.secret_kwargs:
-        encryption.check_available(task_name)
     return Outgoing(
         message,
         body,

@@ -6,9 +6,8 @@ from datetime import timedelta
 from typing import Final
 
 from ..conf import current
-from ..core.lifecycle import Claim
 from ..core.message import Outgoing
-from ..ports import ClaimedDelivery, Delivery, Resolve, ResolvedDelivery
+from ..ports import ClaimedDelivery, Delivery, Granted, Resolve, ResolvedDelivery
 from .attempt import MakeAttempt
 from .finishing import Finisher, give_back
 from .inline import run_inline
@@ -45,10 +44,12 @@ class EagerRunner:
         resolved = ResolvedDelivery(
             delivery=delivery, message=replace(message, queue=outgoing.queue), task=task
         )
-        claim = self._claims.claim([resolved], lease=LEASE, max_attempts=settings.max_attempts)[id]
-        if not isinstance(claim, Claim):
-            logger.info("%s is not run: %s", id, claim.refusal.name.lower())
+        attempts = settings.max_attempts
+        verdict = self._claims.claim([resolved], lease=LEASE, max_attempts=attempts)[id]
+        if not isinstance(verdict, Granted):
+            logger.info("%s is not run: %s", id, verdict.refusal.name.lower())
             return None
+        claim = verdict.claim
         limit = task.options.max_retries
         run = Run(
             message=message,
@@ -70,6 +71,6 @@ class EagerRunner:
             return outgoing
         if ended.lost is None:
             return ended.following
-        is_last = claim.attempt >= settings.max_attempts
+        is_last = claim.attempt >= attempts
         goes_on = not self._finisher.let_go(claimed, ended.lost, is_last=is_last).is_final
         return outgoing if goes_on else None

@@ -206,7 +206,7 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
     if n_continues >= run.max_continues:
         raise MaxContinuesExceededError(task_name=task.name, n_continues=n_continues)
     delay_s = 0.0 if run.retry_at_once else request.delay
-    next_id = continuation_id(run.message.invocation_id)
+    next_id = continuation_id(run.message.invocation_id, run.claim.token)
     next_run = _following(run, next_id, delay_s=delay_s, n_continues=n_continues + 1)
     return Continued(state), next_run
 
@@ -228,7 +228,7 @@ def consequence_of(
         return Failed(replace(raised, traceback=f"{raised.traceback}\n{_format(limit)}")), None
     if run.retry_at_once:
         delay_s = 0.0
-    next_id = retry_id(run.message.invocation_id)
+    next_id = retry_id(run.message.invocation_id, run.claim.token)
     retry = _following(
         run, next_id, delay_s=delay_s, n_retries=n_retries + 1, n_continues=run.message.n_continues
     )

@@ -1,7 +1,8 @@
 """The first half of a batch: read what has arrived, and claim what may run. Synchronous."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
@@ -9,11 +10,11 @@ from uuid import UUID
 from django.db import DatabaseError
 
 from ..conf import Settings
-from ..core.lifecycle import LOCKED, WORKER_DIED, Claim, Refusal, Refused, outage_wait_s
-from ..core.message import decode
+from ..core.lifecycle import LOCKED, WORKER_DIED, Refusal, Refused, outage_wait_s
+from ..core.message import Message, decode
 from ..core.signature import verify
 from ..database_errors import is_conflict
-from ..errors import MessageRefused
+from ..errors import MessageRefused, UnknownTask
 from ..logging import task_logger
 from ..ports import (
     BACK,
@@ -22,6 +23,8 @@ from ..ports import (
     ClaimedDelivery,
     Claims,
     Delivery,
+    FoundLost,
+    Granted,
     Resolve,
     ResolvedDelivery,
     Settlement,
@@ -87,26 +90,57 @@ class Intake:
         self, deliveries: Sequence[Delivery], refused: Settlements
     ) -> list[ResolvedDelivery]:
         resolved: list[ResolvedDelivery] = []
+        not_loaded: list[tuple[Delivery, Message]] = []
         for delivery in deliveries:
-            try:
-                resolved.append(self._resolve_one(delivery))
-            except MessageRefused as reason:
-                logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)
-                refused[delivery.id] = BACK
-            except Exception:
-                logger.exception("%s goes back to its queue: its task's module fails", delivery.id)
-                refused[delivery.id] = BACK
+            with _refusing(delivery, refused):
+                message = delivery.message or self._read(delivery)
+                is_record = delivery.message is not None
+                try:
+                    resolved.append(self._resolve_one(delivery, message, may_import=is_record))
+                except UnknownTask:
+                    if is_record or not message.durable:
+                        raise
+                    not_loaded.append((delivery, message))
+        if not_loaded:
+            resolved += self._resolve_recorded(not_loaded, refused)
+            order = {delivery.id: number for number, delivery in enumerate(deliveries)}
+            resolved.sort(key=lambda each: order[each.delivery.id])
         return resolved
 
-    def _resolve_one(self, delivery: Delivery) -> ResolvedDelivery:
-        message = delivery.message
-        if message is None:
-            keys = self._settings().signing_keys
-            body = verify(delivery.body, keys=keys, queue=delivery.queue)
-            message = decode(body, fallback_id=delivery.fallback_id)
-        task = self._resolve(message.task_name, message.backend)
-        message = replace(message, secret=task.secret_names)
-        look = self._settings().look_terms(message.queue or task.options.queue)
+    def _resolve_recorded(
+        self, not_loaded: Sequence[tuple[Delivery, Message]], refused: Settlements
+    ) -> list[ResolvedDelivery]:
+        """Of messages whose tasks are not loaded: these are, if their records name them, too."""
+        try:
+            names = self._claims.names({message.invocation_id for _, message in not_loaded})
+        except Exception as error:
+            logger.exception("The records of %d messages can't be read", len(not_loaded))
+            refused.update((each.id, _unclaimed(each, message, error)) for each, message in not_loaded)
+            return []
+        resolved: list[ResolvedDelivery] = []
+        for delivery, message in not_loaded:
+            is_recorded = names.get(message.invocation_id) == message.task_name
+            with _refusing(delivery, refused):
+                resolved.append(self._resolve_one(delivery, message, may_import=is_recorded))
+        return resolved
+
+    def _read(self, delivery: Delivery) -> Message:
+        """What has arrived. Raises MessageRefused."""
+        keys = self._settings().signing_keys
+        body = verify(delivery.body, keys=keys, queue=delivery.queue)
+        return decode(body, fallback_id=delivery.fallback_id)
+
+    def _resolve_one(
+        self, delivery: Delivery, message: Message, *, may_import: bool
+    ) -> ResolvedDelivery:
+        task = self._resolve(message.task_name, message.backend, may_import=may_import)
+        queue = message.queue
+        if message.durable and delivery.message is None:
+            # What its record says is not known yet, and a message does not speak for other queues.
+            names = self._settings().names_fed_by(delivery.queue)
+            queue = next(iter(names), None) if task.options.queue not in names else None
+        message = replace(message, secret=task.secret_names, queue=queue)
+        look = self._settings().look_terms(queue or task.options.queue)
         return ResolvedDelivery(delivery=delivery, message=message, task=task, look=look)
 
     def _claim(
@@ -132,30 +166,33 @@ class Intake:
                 alone = [self._claim([each], refused, budget) for each in resolved]
                 return [claimed for each in alone for claimed in each]
             logger.exception("%d messages could not be claimed and go back", len(resolved))
-            refused.update((each.delivery.id, _unclaimed(each, error)) for each in resolved)
+            refused.update((each.delivery.id, _unclaimed(each.delivery, each.message, error)) for each in resolved)
             return []
         return self._granted(resolved, verdicts, refused)
 
     def _granted(
         self,
         resolved: Sequence[ResolvedDelivery],
-        verdicts: Mapping[UUID, Claim | Refused],
+        verdicts: Mapping[UUID, Granted | Refused],
         refused: Settlements,
     ) -> list[ClaimedDelivery]:
         granted: dict[UUID, ClaimedDelivery] = {}
         for each in resolved:
             id = each.message.invocation_id
             verdict = verdicts[id]
-            if isinstance(verdict, Claim) and id in granted:
+            if isinstance(verdict, Granted) and id in granted:
                 # Twice in one batch: the second comes back and finds it finished.
                 verdict = Refused(Refusal.HELD, limits_s(each.task, self._settings())[1])
-            if isinstance(verdict, Claim):
+            if isinstance(verdict, Granted) and not each.message.is_of(verdict.message):
+                verdict = Refused(Refusal.FOREIGN)
+            if isinstance(verdict, Granted):
+                queue = verdict.message.queue or each.queue
                 granted[id] = ClaimedDelivery(
                     delivery=each.delivery,
-                    message=each.message,
+                    message=verdict.message,
                     task=each.task,
-                    look=each.look,
-                    claim=verdict,
+                    look=self._settings().look_terms(queue),
+                    claim=verdict.claim,
                 )
             else:
                 refused[each.delivery.id] = _settle_refused(each, verdict)
@@ -166,16 +203,42 @@ class Intake:
         return list(granted.values())
 
 
-def _unclaimed(resolved: ResolvedDelivery, error: Exception) -> Settlement:
+@contextmanager
+def _refusing(delivery: Delivery, refused: Settlements) -> Iterator[None]:
+    """Let a delivery go back, and no other, if its message can't be run."""
+    try:
+        yield
+    except MessageRefused as reason:
+        logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)
+        refused[delivery.id] = BACK
+    except (Exception, SystemExit):
+        logger.exception("%s goes back to its queue: its task's module fails", delivery.id)
+        refused[delivery.id] = BACK
+
+
+def _unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
     if not isinstance(error, kept_connections.OUTAGES):
         return BACK
-    delivery = resolved.delivery
-    is_copied = resolved.message.durable and delivery.may_be_copied
+    is_copied = message.durable and delivery.may_be_copied
     wait_s = outage_wait_s(delivery.receives, is_copied=is_copied)
     return Settlement(is_final=False, retry_after_s=wait_s, is_outage=True)
 
 
+def _tell_end(resolved: ResolvedDelivery, verdict: Granted | Refused) -> None:
+    """Tell the end of a run that was lost for good, as its claim has found."""
+    if isinstance(verdict, FoundLost) and verdict.run is not None:
+        lost = replace(resolved, message=verdict.run.message)
+        tell_end(lost, verdict.run.claim, WORKER_DIED)
+
+
 def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
+    if refused.refusal is Refusal.FOREIGN:
+        logger.error(
+            "%s is not run and goes back to its queue: the record of %s is of another task, or of "
+            "other arguments. Somebody else than this project may have written the message.",
+            resolved.delivery.id, resolved.message.invocation_id,
+        )  # fmt: skip
+        return BACK
     if refused.is_final:
         task_logger.info(
             "%s %s is %s already: its delivery is done with",

@@ -91,7 +91,10 @@ def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
 
 
 def _copy(resolved: ResolvedDelivery, settlement: Settlement) -> Outgoing:
-    message = replace(resolved.message, durable=True)
+    message = resolved.message
+    if not message.durable:
+        # It brings its secrets itself where its record can't keep them.
+        message = replace(message, durable=True, keeps_arguments=bool(message.secret_kwargs))
     delay_s = min(math.ceil(settlement.retry_after_s or 0.0), MAX_DELAY_S)
     return Outgoing(
         message, message.encode(), resolved.queue, delay_s, look=resolved.look, is_follow_up=True

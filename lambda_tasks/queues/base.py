@@ -115,7 +115,7 @@ class Queue(ABC):
             )
 
     def is_fed_by(self, arn: str) -> bool:
-        """Whether a Lambda event of this ARN brings its messages."""
+        """Whether a queue of AWS of this ARN, or name, brings its messages."""
         return False
 
     async def postpone(  # noqa: B027 - most kinds have no visibility

@@ -1,5 +1,6 @@
 """Who runs what: claims, their leases, and what a claim's holder writes."""
 
+import logging
 import time
 import uuid
 from collections import defaultdict
@@ -29,17 +30,20 @@ from ..core.lifecycle import (
     Status,
     judge_claim,
 )
-from ..core.message import Outgoing
+from ..core.message import Message, Outgoing
 from ..errors import LeaseLost
-from ..ports import ResolvedDelivery
+from ..ports import FoundLost, Granted, ResolvedDelivery
+from . import waiting
 from .clock import Now
 from .database import all_records, record_alias, statements
+from .encryption import UNAVAILABLE, is_available
 from .finishes import finish
 from .mapping import (
     STATE_COLUMNS,
     Row,
     claim_of,
     join_worker_ids,
+    message_of,
     queued_row,
     row_of,
     state_of,
@@ -47,9 +51,10 @@ from .mapping import (
 from .portable import IS_LOST, ClaimTerms
 from .retrying import tried_again
 from .tables import RecordQuerySet, latest_state
-from .waiting import MAX_COUNT
 
-Verdicts = dict[UUID, Claim | Refused]
+logger = logging.getLogger("lambda_tasks")
+
+Verdicts = dict[UUID, Granted | Refused]
 
 PAUSES_S: Final = (0.02, 0.1, 0.3)
 """Before another look at what was locked: most likely it is just being marked as sent."""
@@ -74,6 +79,10 @@ class RecordClaims:
         """See ports.Claims."""
         all_records().order_by().values_list("id")[:1].exists()
 
+    def names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """See ports.Claims."""
+        return dict(all_records().filter(id__in=ids).order_by().values_list("id", "task_name"))
+
     def claim(
         self,
         deliveries: Sequence[ResolvedDelivery],
@@ -82,18 +91,19 @@ class RecordClaims:
         max_attempts: int,
         waiting: Collection[UUID] = (),
         suspects_wait: bool = False,
-    ) -> Mapping[UUID, Claim | Refused]:
+    ) -> Mapping[UUID, Granted | Refused]:
         """See ports.Claims.
 
         Direct messages get their record here. What a worker that died has left is taken over
         once its lease has run out; what was started `max_attempts` times without an outcome is
-        FAILED instead.
+        FAILED instead. All of that is decided by what the record says, whatever the message does.
         """
         terms = ClaimTerms(
             token=uuid.uuid4(),
             lease=lease,
             worker_ids=self._worker_ids,
             max_attempts=max_attempts,
+            may_rerun=frozenset(each.message.task_name for each in deliveries if each.may_rerun),
             waiting=frozenset(waiting),
             suspects_wait=suspects_wait,
             from_table=not any(each.look.is_sent for each in deliveries),
@@ -153,7 +163,7 @@ class RecordClaims:
             "look_at": F("look_at") if release.comes_back else due_at,
         }
         if not release.counts:
-            released["n_waits"] = Least(F("n_waits") + 1, MAX_COUNT)
+            released["n_waits"] = Least(F("n_waits") + 1, waiting.MAX_COUNT)
         if release.ran_s:
             released["cut_off_s"] = Coalesce(F("cut_off_s"), 0.0) + release.ran_s
         for worker_ids, group in _by_earlier_workers(claims, release):
@@ -205,6 +215,7 @@ def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verd
     rows = [
         row_of(each.message, each.queue, each.look, enqueued_at=each.enqueued_at) for each in direct
     ]
+    messages = {each.message.invocation_id: each.message for each in direct}
     verdicts: Verdicts = {}
     if later := [row for row in rows if row["run_after"] is not None]:
         verdicts |= _insert(later, lambda some: statements().insert_queued(some, is_sent=True))
@@ -215,12 +226,24 @@ def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verd
             if row["run_after"] is None and (row["id"] not in terms.waiting) is begin
         ]
         if at_once:
-            verdicts |= _insert(at_once, partial(_insert_claimed, terms, begin))
+            verdicts |= _insert(at_once, partial(_insert_claimed, messages, terms, begin))
     return verdicts
 
 
-def _insert_claimed(terms: ClaimTerms, begin: bool, rows: Sequence[Row]) -> Verdicts:
-    return {**statements().insert_claimed(rows, terms, begin=begin)}
+def _insert_claimed(
+    messages: Mapping[UUID, Message], terms: ClaimTerms, begin: bool, rows: Sequence[Row]
+) -> Verdicts:
+    claims = statements().insert_claimed(rows, terms, begin=begin)
+    keeps_secrets = is_available()
+    return {
+        id: Granted(claim, messages[id] if keeps_secrets else _whole(messages[id]))
+        for id, claim in claims.items()
+    }
+
+
+def _whole(message: Message) -> Message:
+    """A message whose record can't keep its secrets, if it has any: what follows carries them."""
+    return replace(message, keeps_arguments=bool(message.secret_kwargs))
 
 
 def _insert(
@@ -247,11 +270,59 @@ def _claim_stored(
     wanted: Mapping[UUID, ResolvedDelivery], ids: Sequence[UUID], terms: ClaimTerms
 ) -> Verdicts:
     """Claim records that are there, and tell what has become of the others."""
-    may_rerun = [id for id in ids if wanted[id].may_rerun]
-    verdicts: Verdicts = {**statements().claim(ids, may_rerun, terms)}
+    claimed = statements().claim(ids, terms)
+    verdicts: Verdicts = {id: _verdict(wanted[id], row, terms) for id, row in claimed.items()}
     if rest := [id for id in ids if id not in verdicts]:
         verdicts |= _judge(wanted, rest, terms)
+    _let_go_refused(verdicts, terms)
     return verdicts
+
+
+def _verdict(wanted: ResolvedDelivery, row: Row, terms: ClaimTerms) -> Granted | Refused:
+    """The verdict on a claimed record: what it stands for runs, if the message asks for that.
+
+    A message brings its secrets itself where there was nothing to encrypt them with.
+    """
+    try:
+        message = message_of(row)
+    except ValueError as error:
+        logger.error("%s can't be run: %s", row["id"], error)
+        return Refused(Refusal.UNREADABLE)
+    if row["secrets"] == UNAVAILABLE:
+        if not wanted.message.has_arguments:
+            logger.error("%s can't be run: its secrets were not stored", row["id"])
+            return Refused(Refusal.UNREADABLE)
+        message = replace(
+            message, kwargs=message.kwargs | wanted.message.secret_kwargs, keeps_arguments=True
+        )
+    message = replace(message, secret=message.secret | wanted.message.secret)
+    if not wanted.message.is_of(message):
+        return Refused(Refusal.FOREIGN)
+    return Granted(claim_of(row, terms.token), message)
+
+
+def _let_go_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
+    """Leave records as they were that were claimed before it was seen that they can't be run."""
+    if unreadable := _refused(verdicts, Refusal.UNREADABLE):
+        _let_go(unreadable, terms)
+        waiting.put_behind(unreadable)
+    if foreign := _refused(verdicts, Refusal.FOREIGN):
+        _let_go(foreign, terms)
+
+
+def _let_go(ids: Sequence[UUID], terms: ClaimTerms) -> None:
+    claimed = all_records().filter(id__in=ids, claim_token=terms.token, status=Status.RUNNING)
+    for record in claimed.order_by():
+        has_begun = record.start_time is not None
+        worker_ids = (record.worker_ids or "").splitlines()
+        claimed.filter(id=record.id).update(
+            status=Status.QUEUED,
+            claim_token=None,
+            lease_until=None,
+            start_time=None,
+            n_attempts=F("n_attempts") - int(has_begun),
+            worker_ids=join_worker_ids(worker_ids[:-1] if has_begun else worker_ids),
+        )
 
 
 def _judge(
@@ -262,6 +333,9 @@ def _judge(
     verdicts: Verdicts = {}
     for id in ids:
         row = found.get(id)
+        if row is not None and row["task_name"] != wanted[id].message.task_name:
+            verdicts[id] = Refused(Refusal.FOREIGN)
+            continue
         refused = judge_claim(
             None if row is None else state_of(row, terms.token),
             may_rerun=wanted[id].may_rerun,
@@ -270,10 +344,12 @@ def _judge(
         if refused is not None:
             verdicts[id] = refused
         elif row is not None:
-            verdicts[id] = claim_of(row, terms.token)
+            verdicts[id] = _verdict(wanted[id], row, terms)
     if exhausted := _refused(verdicts, Refusal.EXHAUSTED):
         for id in _fail_exhausted(exhausted, terms.max_attempts):
-            verdicts[id] = Refused(Refusal.EXHAUSTED, ended=claim_of(found[id], terms.token))
+            last = _verdict(wanted[id], found[id], terms)
+            run = last if isinstance(last, Granted) else None
+            verdicts[id] = FoundLost(Refusal.EXHAUSTED, run=run)
     if parked := _refused(verdicts, Refusal.PARKED):
         # The relay looks when they are to be sent, and sends them in time.
         with statements().unlocked(parked) as free:

@@ -31,7 +31,28 @@ CLAIM_COLUMNS: Final = (
 )
 """What a Claim is made of; `saved` is the state that it begins with."""
 
-STATE_COLUMNS: Final = (*CLAIM_COLUMNS, "status", "claim_token", "run_after", "lease_until", "now")
+MESSAGE_COLUMNS: Final = (
+    "task_name",
+    "args",
+    "kwargs",
+    "backend",
+    "secrets",
+    "n_retries",
+    "n_continues",
+    "queue",
+    "group_key",
+    "priority",
+    "root_id",
+    "retry_of",
+    "run_after",
+)
+"""What a message is made of, beside its id."""
+
+GRANTED_COLUMNS: Final = (*CLAIM_COLUMNS, *MESSAGE_COLUMNS)
+
+JSON_COLUMNS: Final = ("saved", "args", "kwargs")
+
+STATE_COLUMNS: Final = (*GRANTED_COLUMNS, "status", "claim_token", "lease_until", "now")
 """What decides about a claim; `now` is the database's clock."""
 
 
@@ -83,14 +104,16 @@ def queued_row(outgoing: Outgoing, number: int = 0) -> Row:
     )
 
 
-def claims_of(returned: Sequence[Sequence[Any]], token: UUID) -> dict[UUID, Claim]:
-    """The claims that a statement with this token has returned, as rows of CLAIM_COLUMNS."""
-    claims = {}
+def rows_of(returned: Sequence[Sequence[Any]], columns: Sequence[str]) -> dict[UUID, Row]:
+    """What a statement has returned of these columns, by id."""
+    rows: dict[UUID, Row] = {}
     for values in returned:
-        row: dict[str, Any] = dict(zip(CLAIM_COLUMNS, values, strict=True))
-        row["saved"] = row["saved"] and json.loads(row["saved"])  # the ORM would have read it
-        claims[row["id"]] = claim_of(row, token)
-    return claims
+        row: dict[str, Any] = dict(zip(columns, values, strict=True))
+        for name in JSON_COLUMNS:  # the ORM would have read them
+            if row.get(name) is not None:
+                row[name] = json.loads(row[name])
+        rows[row["id"]] = row
+    return rows
 
 
 def claim_of(row: Row, token: UUID) -> Claim:
@@ -130,30 +153,33 @@ def readable(records: Iterable[Any], unreadable: list[UUID]) -> Iterator[tuple[M
     """
     for record in records:
         try:
-            yield message_of(record), _seconds_until(record.run_after, record.now)
+            yield message_of(vars(record)), _seconds_until(record.run_after, record.now)
         except ValueError as error:
             logger.error("%s can't be sent: %s", record.id, error)
             unreadable.append(record.id)
 
 
-def message_of(record: Any) -> Message:
-    """The message that a record stands for. Raises ValueError where its secrets can't be read."""
-    secrets = decrypt(record.secrets)
+def message_of(row: Row) -> Message:
+    """The message that a row with MESSAGE_COLUMNS stands for.
+
+    Raises ValueError where its secrets can't be read.
+    """
+    secrets = decrypt(row["secrets"])
     return Message(
-        task_name=record.task_name,
-        kwargs=record.kwargs | secrets,
-        invocation_id=record.id,
-        args=record.args or [],
-        backend=record.backend,
-        n_retries=record.n_retries,
-        n_continues=record.n_continues,
-        queue=record.queue,
+        task_name=row["task_name"],
+        kwargs=row["kwargs"] | secrets,
+        invocation_id=row["id"],
+        args=row["args"] or [],
+        backend=row["backend"],
+        n_retries=row["n_retries"],
+        n_continues=row["n_continues"],
+        queue=row["queue"],
         durable=True,
-        run_after=record.run_after,
-        group_key=record.group_key,
-        priority=record.priority,
-        root_id=record.root_id,
-        retry_of=record.retry_of,
+        run_after=row["run_after"],
+        group_key=row["group_key"],
+        priority=row["priority"],
+        root_id=row["root_id"],
+        retry_of=row["retry_of"],
         secret=frozenset(secrets),
     )
 

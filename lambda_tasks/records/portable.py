@@ -29,7 +29,7 @@ from django.db.models.functions import Concat, Greatest
 from ..core.lifecycle import Claim, End, Status
 from . import finishes
 from .clock import Now
-from .mapping import Row, claims_of
+from .mapping import GRANTED_COLUMNS, Row, rows_of
 from .statements import Composed, Slot, Statements, execute, insert, padded, update
 from .tables import RunProgress, RunState, TaskRecord
 
@@ -52,6 +52,8 @@ class ClaimTerms:
     worker_ids: str
     """The one who claims, as the column has it."""
     max_attempts: int
+    may_rerun: frozenset[str] = frozenset()
+    """The names of tasks whose lost runs may be repeated."""
     waiting: frozenset[UUID] = frozenset()
     """The invocations that begin later, each when its turn comes."""
     suspects_wait: bool = False
@@ -98,34 +100,31 @@ class PortableStatements:
         self._create([record_of(row, **claimed) for row in rows])
         return {}
 
-    def claim(
-        self, ids: Sequence[UUID], may_rerun: Sequence[UUID], terms: ClaimTerms
-    ) -> dict[UUID, Claim]:
-        """Claim records that are there; see insert_claimed() for what is returned.
+    def claim(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
+        """Claim records that are there. Returns GRANTED_COLUMNS of the claimed, as far as the
+        database tells; the others have to be read.
 
-        Where a lost run may not be repeated, its id is not in `may_rerun`. Those that another
-        transaction has locked are passed over.
+        Those that another transaction has locked are passed over.
         """
         if not self.connection.features.has_select_for_update_skip_locked:
-            return self.claim_waiting(ids, may_rerun, terms)
+            return self.claim_waiting(ids, terms)
         with transaction.atomic(using=self.alias):
             locked = self._records.filter(id__in=ids).order_by().select_for_update(skip_locked=True)
             free = set(locked.values_list("id", flat=True))
-            mine, reruns = ([id for id in each if id in free] for each in (ids, may_rerun))
-            return self.claim_waiting(mine, reruns, terms) if mine else {}
+            mine = [id for id in ids if id in free]
+            return self.claim_waiting(mine, terms) if mine else {}
 
-    def claim_waiting(
-        self, ids: Sequence[UUID], may_rerun: Sequence[UUID], terms: ClaimTerms
-    ) -> dict[UUID, Claim]:
+    def claim_waiting(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
         """See claim(); for records that nobody has locked, or where who has is waited for."""
         claimable = {f"id{index}": id for index, id in enumerate(padded(ids))}
-        reruns = {f"rerun{index}": id for index, id in enumerate(padded(may_rerun))}
+        names = padded(sorted(terms.may_rerun))
+        reruns = {f"rerun{index}": name for index, name in enumerate(names)}
         waits = [id for id in ids if id in terms.waiting]
         waiting = {f"waits{index}": id for index, id in enumerate(padded(waits))}
 
         def compose() -> Composed:
             is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
-            is_rerun = Q(id__in=[_slot("id", name) for name in reruns])
+            is_rerun = Q(task_name__in=[_slot("task_name", name) for name in reruns])
             is_lost = IS_LOST & (is_rerun | Q(start_time=None))
             records = self._records.filter(
                 Q(status=Status.QUEUED) & is_due | is_lost,
@@ -164,7 +163,7 @@ class PortableStatements:
             values,
             returning=self.claim_returning,
         )
-        return claims_of(rows, terms.token)
+        return rows_of(rows, GRANTED_COLUMNS)
 
     def begin(
         self, claims: Sequence[Claim], *, lease: timedelta, worker_ids: str

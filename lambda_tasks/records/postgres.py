@@ -15,7 +15,7 @@ from django.db.models import QuerySet
 
 from ..core.lifecycle import Claim, End, Status
 from .finishes import finished_columns
-from .mapping import CLAIM_COLUMNS, Row, claims_of
+from .mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, rows_of
 from .portable import ClaimTerms, PortableStatements
 from .statements import Composed, execute, update
 from .tables import TaskRecord
@@ -34,10 +34,10 @@ SAVED: Final = (
 )
 
 
-def _returning(*, saved: str) -> str:
-    """What a Claim is made of. What is new has no state."""
-    columns = (saved if name == "saved" else name for name in CLAIM_COLUMNS)
-    return f" RETURNING {', '.join(columns)}"
+def _returning(columns: Sequence[str], *, saved: str) -> str:
+    """Columns of a claimed record. What is new has no state."""
+    expressions = (saved if name == "saved" else name for name in columns)
+    return f" RETURNING {', '.join(expressions)}"
 
 
 TYPES: Final = {
@@ -118,7 +118,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 class PostgresStatements(PortableStatements):
     """See PortableStatements."""
 
-    claim_returning = _returning(saved=SAVED)
+    claim_returning = _returning(GRANTED_COLUMNS, saved=SAVED)
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
         """See PortableStatements."""
@@ -146,14 +146,13 @@ class PostgresStatements(PortableStatements):
             "claim_token": terms.token,
             "lease": terms.lease,
         }
-        returning = _returning(saved="NULL")
-        return claims_of(self._insert(rows, columns, params, returning=returning), terms.token)
+        returning = _returning(CLAIM_COLUMNS, saved="NULL")
+        inserted = rows_of(self._insert(rows, columns, params, returning=returning), CLAIM_COLUMNS)
+        return {id: claim_of(row, terms.token) for id, row in inserted.items()}
 
-    def claim(
-        self, ids: Sequence[UUID], may_rerun: Sequence[UUID], terms: ClaimTerms
-    ) -> dict[UUID, Claim]:
+    def claim(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
         """See PortableStatements. In one statement, which passes over what others have locked."""
-        return self.claim_waiting(ids, may_rerun, terms)
+        return self.claim_waiting(ids, terms)
 
     def _update_free(self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]) -> Composed:
         """See PortableStatements."""

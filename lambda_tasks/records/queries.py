@@ -83,10 +83,12 @@ def delete_finished(*, before: datetime, limit: int) -> int:
 
 
 def _find_following(record: TaskRecord) -> TaskRecord | None:
+    if record.claim_token is None:
+        return None
     if record.status == Status.RETRYING:
-        return _find(retry_id(record.id))
+        return _find(retry_id(record.id, record.claim_token))
     if record.status == Status.SUCCESS:
-        return _find(continuation_id(record.id))
+        return _find(continuation_id(record.id, record.claim_token))
     return None
 
 

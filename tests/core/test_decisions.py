@@ -11,7 +11,7 @@ from redis.exceptions import LockError, RedisError
 
 from lambda_tasks.core.batching import BatchLimits, take_batch
 from lambda_tasks.core.options import parse_options
-from lambda_tasks.core.retries import RetryRule, retry_id
+from lambda_tasks.core.retries import RetryRule, continuation_id, retry_id
 from lambda_tasks.errors import Continue, Retry
 
 sizes = st.lists(st.integers(1, 30), max_size=60)
@@ -63,11 +63,12 @@ def test_a_retry_by_hand_names_its_own_delay() -> None:
     assert rule.delay_s(Retry(delay=0), n_retries=0, jitter_s=2) == 2
 
 
-def test_a_retrys_id_follows_from_the_first_and_is_another() -> None:
-    first = UUID(int=1)
+def test_a_retrys_id_follows_from_the_first_and_its_claim() -> None:
+    first, token, other = UUID(int=1), UUID(int=2), UUID(int=3)
 
-    assert retry_id(first) == retry_id(first)
-    assert len({first, retry_id(first), retry_id(retry_id(first))}) == 3
+    assert retry_id(first, token) == retry_id(first, token)
+    ids = {first, retry_id(first, token), retry_id(first, other), continuation_id(first, token)}
+    assert len(ids | {retry_id(retry_id(first, token), token)}) == 5
 
 
 @pytest.mark.parametrize(

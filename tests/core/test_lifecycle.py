@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_tasks.core.lifecycle import (
+    MAX_TRACEBACK,
     STATUS_OF,
     UNFINISHED,
     Cancelled,
@@ -216,3 +217,13 @@ def test_what_a_copy_can_stand_in_for_runs_soon_after_an_outage(receives: int) -
 
 def test_nothing_is_put_back_for_longer_than_sqs_can() -> None:
     assert visibility_timeout_s(1e9) == 12 * 3600
+
+
+def test_a_very_long_traceback_is_cut_in_its_middle() -> None:
+    shortest, longest = "x" * MAX_TRACEBACK, "first" + "x" * 10 * MAX_TRACEBACK + "last"
+
+    assert Raised.by(KeyError(), shortest).traceback == shortest
+    cut = Raised.by(KeyError(), longest).traceback
+    assert (cut[:5], cut[-4:]) == ("first", "last")
+    assert len(cut) < MAX_TRACEBACK + 100
+    assert f"{len(longest) - MAX_TRACEBACK} characters are left out" in cut

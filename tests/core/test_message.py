@@ -1,6 +1,7 @@
 """The envelope: there and back, and every format that was ever released."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -37,6 +38,7 @@ messages = st.builds(
     group_key=st.none() | names,
     root_id=st.none() | st.uuids(),
     retry_of=st.none() | st.uuids(),
+    keeps_arguments=st.booleans(),
 )
 
 
@@ -44,7 +46,14 @@ messages = st.builds(
 def test_every_message_is_read_back_as_it_was_written(message: Message) -> None:
     body = message.encode()
 
-    assert decode(body, fallback_id=ID) == message
+    read = decode(body, fallback_id=ID)
+    if message.durable and not message.keeps_arguments:
+        name, id = message.task_name, message.invocation_id
+        assert read == Message(task_name=name, kwargs={}, invocation_id=id, durable=True)
+        assert not read.has_arguments
+    else:
+        assert read == replace(message, root_id=None, retry_of=None), "its links are its record's"
+        assert read.has_arguments
     assert body.isascii()
     assert body.isprintable(), "SQS takes no control characters"
 
@@ -75,7 +84,7 @@ GOLDEN: dict[str, tuple[str, Message]] = {
         '{"task_name":"app.tasks.f","kwargs":{"a":1},"n_retries":2}',
         Message(task_name="app.tasks.f", kwargs={"a": 1}, n_retries=2, invocation_id=ID),
     ),
-    "1.0": (
+    "1.0, before messages were wake-ups": (
         '{"task_name":"app.tasks.f","kwargs":{"a":1},"n_retries":1,'
         '"invocation_id":"00000000-0000-4000-8000-000000000001","queue":"slow","durable":true,'
         '"run_after":"2026-11-20T12:00:00+00:00","group_key":"tenant",'
@@ -90,8 +99,16 @@ GOLDEN: dict[str, tuple[str, Message]] = {
             durable=True,
             run_after=datetime(2026, 11, 20, 12, tzinfo=UTC),
             group_key="tenant",
-            root_id=UUID("00000000-0000-4000-8000-000000000002"),
-            retry_of=UUID("00000000-0000-4000-8000-000000000003"),
+        ),
+    ),
+    "1.0, a wake-up": (
+        '{"task_name":"app.tasks.f","invocation_id":"00000000-0000-4000-8000-000000000001",'
+        '"durable":true}',
+        Message(
+            task_name="app.tasks.f",
+            kwargs={},
+            invocation_id=UUID("00000000-0000-4000-8000-000000000001"),
+            durable=True,
         ),
     ),
     "1.0, by way of django.tasks": (
@@ -138,3 +155,21 @@ def test_a_message_over_the_limit_names_both_sizes() -> None:
     with pytest.raises(MessageTooLarge, match=r"app\.f has 11 bytes and the queue takes 10"):
         check_size("x" * 11, task_name="app.f", limit_bytes=10)
     check_size("x" * 10, task_name="app.f", limit_bytes=10)
+
+
+def nested(levels: int) -> Any:
+    value: Any = "inside"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_what_is_nested_too_deeply_is_refused_at_the_call_and_on_its_way_in() -> None:
+    deepest = Message(task_name="app.tasks.f", kwargs={"a": nested(98)}, invocation_id=ID)
+    deeper = {"a": nested(99)}
+
+    assert decode(deepest.encode(), fallback_id=ID) == deepest
+    with pytest.raises(ValueError, match="more than 100 levels"):
+        replace(deepest, kwargs=deeper, durable=True).encode_arguments()
+    with pytest.raises(MessageRefused, match="nested too deeply"):
+        decode(json.dumps({"task_name": "f", "kwargs": {"a": nested(300)}}), fallback_id=ID)
