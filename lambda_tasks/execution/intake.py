@@ -197,9 +197,7 @@ class Intake:
             else:
                 refused[each.delivery.id] = _settle_refused(each, verdict)
         for id, each in {each.message.invocation_id: each for each in resolved}.items():
-            verdict = verdicts[id]
-            if isinstance(verdict, Refused) and verdict.ended is not None:
-                tell_end(each, verdict.ended, WORKER_DIED)
+            _tell_end(each, verdicts[id])
         return list(granted.values())
 
 
