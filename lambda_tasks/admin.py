@@ -116,7 +116,8 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         """See replay()."""
-        return request.user.has_perm("lambda_tasks.replay_taskrecord")
+        user: Any = request.user  # Django's User, or a project's own
+        return bool(user.has_perm("lambda_tasks.replay_taskrecord"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         """All of them."""

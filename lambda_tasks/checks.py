@@ -1,7 +1,7 @@
 """System checks: every error of the settings, and modes that are not for production."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
@@ -11,6 +11,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import conf, pools, registry
 from .ports import Task
+
+SHOWN_TASKS: Final = 3
+
+OWN_TASKS: Final = "lambda_tasks."
+"""The built-in tasks: what they pass on is looked at where it arrives."""
 
 
 @register("lambda_tasks")
@@ -77,6 +82,33 @@ def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
         for is_on, problem, id in modes
         if is_on
     ]
+
+
+@register("lambda_tasks", Tags.security, deploy=True)
+def check_direct_messages(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """With --deploy: calls that messages bring themselves, which nobody has signed."""
+    if conf.errors() or conf.current().signing_keys or not conf.current().is_fed_by_aws:
+        return []
+    if conf.current().direct_messages == "any":
+        taken = "every task"
+    else:
+        registry.discover()
+        direct = sorted(each.name for each in registry.tasks() if _is_direct(each))
+        taken = ", ".join(direct[:SHOWN_TASKS] + ["..."] * (len(direct) > SHOWN_TASKS))
+    if not taken:
+        return []
+    return [
+        Warning(
+            f"Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run {taken}, with any "
+            "arguments: a direct message has no record, and nothing is signed.",
+            hint="Set LAMBDA_TASKS_SIGNING_KEYS.",
+            id="lambda_tasks.W006",
+        )
+    ]
+
+
+def _is_direct(task: Task) -> bool:
+    return task.is_direct(None) and not task.name.startswith(OWN_TASKS)
 
 
 @register("lambda_tasks")

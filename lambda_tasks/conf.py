@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .core.lifecycle import SQS_TERMS, LookTerms
+from .core.signature import Signer
 from .queues import kinds
 from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, mistake
 from .queues.database import DatabaseQueue, LocalQueue
@@ -25,6 +26,10 @@ from .queues.sqs import SQSQueue
 PREFIX: Final = "LAMBDA_TASKS_"
 
 SHORTEST_KEY: Final = 32
+
+DIRECT_MESSAGES: Final = ("declared", "signed", "any")
+"""Which messages may carry their call themselves, without a record: of tasks that are declared so,
+or those that are signed, or all."""
 
 LOCAL_WORKERS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_WORKERS_CHILD"
 """In the environment of local workers: how many they are. There it overrides the setting."""
@@ -63,6 +68,7 @@ class Settings:
     max_argument_bytes: int = 4 * 2**20
     modules: tuple[str, ...] = ()
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
+    direct_messages: str = "declared"
     redact: frozenset[str] = frozenset()
     aws: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,22 +87,32 @@ class Settings:
             return replace(known.look_terms, ahead=passed.look_terms.ahead)
         return known.look_terms
 
-    def names_fed_by(self, source: str) -> tuple[str, ...]:
-        """The queues that are the one of this name or ARN in AWS."""
-        names = self._fed_by.get(source)
-        if names is None:
-            found = (name for name, queue in self.queues.items() if queue.is_fed_by(source))
-            names = self._fed_by[source] = tuple(found)
-        return names
+    def queues_fed_by(self, source: str) -> Mapping[str, Queue]:
+        """The queues that are the one of this ARN, or name, in AWS; by their names here."""
+        fed = self._fed_by.get(source)
+        if fed is None:
+            found = {name: queue for name, queue in self.queues.items() if queue.is_fed_by(source)}
+            fed = self._fed_by[source] = found
+        return fed
 
     @cached_property
-    def _fed_by(self) -> dict[str, tuple[str, ...]]:
+    def _fed_by(self) -> dict[str, Mapping[str, Queue]]:
         return {}
 
     @property
-    def signing_key(self) -> str | None:
-        """What signs; the others are accepted only."""
-        return next(iter(self.signing_keys), None)
+    def takes_any_call(self) -> bool:
+        """Whether a message may bring its call itself, whatever task that is of. Where keys are set
+        it is signed; and where no call is stored, none can be taken from its record."""
+        return self.direct_messages != "declared" or self.eager or self.noop_execution
+
+    @cached_property
+    def is_fed_by_aws(self) -> bool:
+        """Whether any queue is one of AWS."""
+        return any(queue.audience for queue in self.queues.values())
+
+    def signer(self, audience: str) -> Signer | None:
+        """What signs for a queue, by the first key; the others are accepted only."""
+        return Signer(self.signing_keys[0], audience) if self.signing_keys else None
 
     def queue(self, name: str) -> Queue:
         """Raises ImproperlyConfigured for an unknown name."""
@@ -223,6 +239,11 @@ def _contradictions(settings: Settings) -> list[str]:
             f"than LAMBDA_TASKS_DEFAULT_HARD_TIMEOUT ({settings.default_hard_timeout}). A task "
             "needs time between the two to clean up."
         )
+    if settings.direct_messages == "signed" and not settings.signing_keys:
+        problems.append(
+            "LAMBDA_TASKS_DIRECT_MESSAGES is 'signed', and LAMBDA_TASKS_SIGNING_KEYS has no key. "
+            "Set one, or use 'declared'."
+        )
     return problems
 
 
@@ -250,6 +271,15 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise mistake(name, value, "Use a name.")
     return value
+
+
+def _one_of(*choices: str) -> Callable[[str, object], str]:
+    def parse(name: str, value: object) -> str:
+        if value not in choices:
+            raise mistake(name, value, f"Use one of {', '.join(map(repr, choices))}.")
+        return str(value)
+
+    return parse
 
 
 def _module_names(name: str, value: object) -> tuple[str, ...]:
@@ -314,6 +344,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "max_argument_bytes": _whole_number(1),
     "modules": _module_names,
     "signing_keys": _keys,
+    "direct_messages": _one_of(*DIRECT_MESSAGES),
     "redact": _parameter_names,
     "aws": _client_options,
 }

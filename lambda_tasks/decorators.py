@@ -150,6 +150,11 @@ class LambdaTaskWrapper(Generic[P, R]):
         payload = SQSLambdaTask.of(self._outgoing(args, kwargs))
         return payload.model_dump(mode="json", exclude_none=True)
 
+    def is_direct(self, backend: str | None) -> bool:
+        """See ports.Task."""
+        chosen = self.options.durable
+        return not (conf.current().durable if chosen is None else chosen)
+
     def using(
         self,
         *,

@@ -40,11 +40,11 @@ class SQSLambdaTask(pydantic.BaseModel):
 
     def execute_on_commit(self) -> None:
         """Enqueue it when the current transaction commits, at once outside of one."""
-        runtime.current().enqueuer.enqueue([self._outgoing()], using=DEFAULT_DB_ALIAS)
+        runtime.current().enqueuer.enqueue([self.outgoing()], using=DEFAULT_DB_ALIAS)
 
     async def aexecute_on_commit(self) -> None:
         """See execute_on_commit()."""
-        await runtime.current().enqueuer.aenqueue([self._outgoing()], using=DEFAULT_DB_ALIAS)
+        await runtime.current().enqueuer.aenqueue([self.outgoing()], using=DEFAULT_DB_ALIAS)
 
     @classmethod
     def of(cls, outgoing: Outgoing) -> Self:
@@ -64,12 +64,14 @@ class SQSLambdaTask(pydantic.BaseModel):
             priority=message.priority or None,
         )
 
-    def _outgoing(self) -> Outgoing:
+    def outgoing(self) -> Outgoing:
+        """The message, ready to leave. Raises what a call of the task raises."""
+        task = registry.known(self.message.task_name)
         return prepare(
             self.message.task_name,
             self.message.kwargs,
             queue=self.queue,
-            durable=None,
+            durable=None if task is None else task.options.durable,
             invocation_id=self.message.invocation_id,
             n_retries=self.message.n_retries,
             delay_s=self.delay,

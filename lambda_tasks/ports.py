@@ -129,6 +129,11 @@ class Task(Protocol):
         """The parameters whose values are not for people's eyes."""
         ...
 
+    def is_direct(self, backend: str | None) -> bool:
+        """Whether a call that names this backend of django.tasks may have no record before it runs,
+        as the declaration or the settings say."""
+        ...
+
     def check(self) -> None:
         """Raise TypeError where its declaration can't work."""
 
@@ -152,10 +157,11 @@ class Resolve(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One arrival of a message. `id` is the queue's own name for it, `queue` that queue's."""
+    """One arrival of a message. `id` is the queue's own name for it; `source` is that queue, by its
+    ARN where that is known, else by its name in AWS."""
 
     id: str
-    queue: str
+    source: str
     fallback_id: UUID
     """The invocation id, where the body names none."""
     body: object = None

@@ -13,8 +13,9 @@ from . import conf
 from .errors import UnknownTask
 from .ports import Task
 
-Adapt = Callable[[object], Task | None]
-"""Makes one of our tasks from another interface's, found at a dotted name; None for others."""
+Adapt = Callable[[object, str | None], Task | None]
+"""Makes one of our tasks from another interface's, found at a dotted name, as a message asks for it
+that names this backend; None for others. Raises UnknownTask for a backend that is not ours."""
 
 _tasks: dict[str, Task] = {}
 _aliases: dict[str, Task] = {}
@@ -50,7 +51,7 @@ def resolve(task_name: str, backend: str | None = None, *, may_import: bool = Tr
     own = _tasks.get(task_name)
     if own is not found:  # it stands at an alias
         own = next((each for each in _tasks.values() if each is found), None)
-    task = own if own is not None and backend is None else _adapted(found)
+    task = own if own is not None and backend is None else _adapted(found, backend)
     if task is not None:
         return task
     if own is not None:
@@ -64,12 +65,18 @@ def resolve(task_name: str, backend: str | None = None, *, may_import: bool = Tr
     )
 
 
+def known(task_name: str) -> Task | None:
+    """The task of this name, which is this project's own word; None where it is not known here."""
+    try:
+        return resolve(task_name)
+    except UnknownTask:
+        return None
+
+
 def secret_names(task_name: str) -> frozenset[str]:
     """The secret parameters of a task; of one that is not known here, those of the setting."""
-    try:
-        return resolve(task_name).secret_names
-    except UnknownTask:
-        return conf.current().redact
+    task = known(task_name)
+    return conf.current().redact if task is None else task.secret_names
 
 
 def discover() -> None:
@@ -122,8 +129,8 @@ def _import(task_name: str) -> object:
     return getattr(module, attribute, None)
 
 
-def _adapted(found: object) -> Task | None:
-    adapted = (adapt(found) for adapt in _adapters)
+def _adapted(found: object, backend: str | None) -> Task | None:
+    adapted = (adapt(found, backend) for adapt in _adapters)
     return next((task for task in adapted if task is not None), None)
 
 

@@ -18,6 +18,7 @@ from django.db import connections
 
 from . import conf, interrupts, pools, registry
 from .core.message import Outgoing
+from .core.signature import Signer
 from .enqueue.dispatcher import Dispatcher
 from .enqueue.local_workers import LocalWorkers
 from .enqueue.modes import ModeSender
@@ -122,10 +123,9 @@ class Runtime:
         """See queues.base.Wiring."""
         return conf.current().aws
 
-    @property
-    def signing_key(self) -> str | None:
+    def signer(self, audience: str) -> Signer | None:
         """See queues.base.Wiring."""
-        return conf.current().signing_key
+        return conf.current().signer(audience)
 
     def transport(self, queue: str) -> Transport:
         """See queues.base.Wiring. Made anew when the settings change."""

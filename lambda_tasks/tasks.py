@@ -33,7 +33,7 @@ def cleanup_task_records(*, retention_days: Days = 7) -> int:
     return deleted
 
 
-@lambda_task(atomic=False)
+@lambda_task(atomic=False, durable=False)
 async def submit_batch_job(*, message_json: str, batch_queue: str) -> str:
     """Submit a message of an AWS Batch queue as a job; return the job's id.
 

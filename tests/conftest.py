@@ -20,10 +20,11 @@ from django.db import connections
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from lambda_tasks import LambdaTaskWrapper, handler, runtime
+from lambda_tasks import LambdaTaskWrapper, conf, handler, runtime
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.local.event_source import EventSourceMapping
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.queues.sqs import SQSQueue
 from tests import environment
 from tests.servers import Moto, ServerUnavailable
 from tests.servers.redis_server import RedisServer
@@ -75,7 +76,7 @@ def sqs() -> LocalSqs:
 def queue(sqs: LocalSqs, settings: Any) -> Iterator[str]:
     """The URL of an SQS queue that only this test uses, as the project's default queue."""
     url = sqs.create_queue(f"test-{uuid.uuid4().hex}", visibility_timeout_s=30)
-    own = {"default": url, "other": f"{url}-other"}
+    own = {"default": url, "other": f"{url}-other", "fifo": f"{url}.fifo"}
     settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | own
     sqs.create_queue(f"{url.rsplit('/', 1)[1]}-other")
     yield url
@@ -235,6 +236,9 @@ def body(task: Task, /, _n_retries: int = 0, _id: uuid.UUID | None = None, **kwa
 
 
 def sqs_event(*bodies: Any) -> Event:
+    """An event of the default queue; of any where that is not of SQS."""
+    queue = conf.current().queue("default")
+    arn = queue.arn if isinstance(queue, SQSQueue) else "arn:aws:sqs:us-east-1:000000000000:any"
     return {
         "Records": [
             {
@@ -244,7 +248,7 @@ def sqs_event(*bodies: Any) -> Event:
                 "attributes": {"SentTimestamp": "1700000000000", "ApproximateReceiveCount": "1"},
                 "messageAttributes": {},
                 "eventSource": "aws:sqs",
-                "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:elsewhere",
+                "eventSourceARN": arn,
                 "awsRegion": "us-east-1",
             }
             for each in bodies

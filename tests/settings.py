@@ -80,6 +80,8 @@ LAMBDA_TASKS_QUEUES = {
     "default": os.environ.get("LAMBDA_TASKS_TEST_QUEUE", "http://127.0.0.1:9/000000000000/default"),
     "other": os.environ.get("LAMBDA_TASKS_TEST_QUEUE", "http://127.0.0.1:9/000000000000/default")
     + "-other",
+    "fifo": os.environ.get("LAMBDA_TASKS_TEST_QUEUE", "http://127.0.0.1:9/000000000000/default")
+    + ".fifo",
     "table": {"database": True},
     "heavy": {
         "job_queue_arn": "arn:aws:batch:us-east-1:123456789012:job-queue/heavy",
@@ -103,6 +105,8 @@ TASKS = {
         "OPTIONS": {"ENQUEUE_ON_COMMIT": False},
     },
 }
+# Most tests bring their calls along; those of this setting have the default.
+LAMBDA_TASKS_DIRECT_MESSAGES = "any"
 LAMBDA_TASKS_SIGNING_KEYS = [
     key for key in os.environ.get("LAMBDA_TASKS_TEST_SIGNING_KEYS", "").split(",") if key
 ]

@@ -144,7 +144,7 @@ def test_to_replay_is_a_permission_of_its_own_and_leaves_a_trace(
     assert ("Replay selected tasks" in page) is may_replay
     assert len(sent) == may_replay
     log = LogEntry.objects.filter(object_id=str(record.id))
-    assert [(each.user.username, each.change_message) for each in log] == [
+    assert [(each.user.get_username(), each.change_message) for each in log] == [
         ("reader", f"Replayed as {each['invocation_id']}.") for each in sent
     ]
 

@@ -9,6 +9,7 @@ import json
 import logging
 import random
 import string
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -20,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from lambda_tasks import conf, handler
-from lambda_tasks.core.signature import sign
+from lambda_tasks.core.signature import Signer
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
@@ -158,12 +159,16 @@ def test_bodies_that_are_none_are_refused_and_their_neighbours_run(
         TaskRecord.objects.all().delete()
 
 
+def audience() -> str:
+    return conf.current().queue("default").audience
+
+
 def forged(key: str) -> str:
     """A signed body that was altered, or is meant for another queue."""
     original = body(tasks.leave_effect_direct, name="never")
     if random.random() < 0.1:
-        return sign(original, key=key, queue="another")
-    signed = sign(original, key=key, queue="elsewhere")
+        return Signer(key, "another").sign(original, now=time.time())
+    signed = Signer(key, audience()).sign(original, now=time.time())
     while (altered := random.choice([mangled, warped, odd_text])(signed)) == signed:
         pass
     return altered
@@ -175,7 +180,7 @@ def test_of_signed_bodies_only_the_very_text_is_run(
     keys = ["new-" + "k" * 40, "old-" + "k" * 40]
     settings.LAMBDA_TASKS_SIGNING_KEYS = keys
     for _ in range(15_000 // A_BATCH):
-        good = sign(a_body(a=2), key=keys[1], queue="elsewhere")
+        good = Signer(keys[1], audience()).sign(a_body(a=2), now=time.time())
         reasons.clear()
 
         failures = handle(*(forged(random.choice(keys)) for _ in range(A_BATCH)), good)

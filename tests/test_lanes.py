@@ -185,7 +185,7 @@ def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None
     def run_of(a: int) -> Run:
         id = uuid.uuid4()
         message = Message(task_name=tasks.aadd.name, kwargs={"a": a}, invocation_id=id)
-        delivery = Delivery(id=str(id), queue="default", fallback_id=id)
+        delivery = Delivery(id=str(id), source="default", fallback_id=id)
         resolved = ResolvedDelivery(delivery=delivery, message=message, task=tasks.aadd)
         claim = claims.claim([resolved], lease=timedelta(minutes=5), max_attempts=5)[id]
         assert isinstance(claim, Claim)

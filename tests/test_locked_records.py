@@ -49,7 +49,7 @@ def requests(messages: list[str]) -> list[ResolvedDelivery]:
     decoded = [decode(each, fallback_id=uuid.uuid4()) for each in messages]
     return [
         ResolvedDelivery(
-            delivery=Delivery(id="1", queue="other", fallback_id=each.invocation_id),
+            delivery=Delivery(id="1", source="other", fallback_id=each.invocation_id),
             message=each,
             task=tasks.add,
         )

@@ -71,7 +71,7 @@ def stored(queue: str = "default", **columns: Any) -> uuid.UUID:
 def claimed(id: uuid.UUID, *, from_table: bool = False, lease: timedelta = 5 * MINUTE) -> Claim:
     message = Message(task_name=tasks.add.name, kwargs={}, invocation_id=id, durable=True)
     wanted = ResolvedDelivery(
-        delivery=Delivery(id=str(id), queue="", fallback_id=id),
+        delivery=Delivery(id=str(id), source="", fallback_id=id),
         message=message,
         task=tasks.add,
         **({"look": TABLE_TERMS} if from_table else {}),

@@ -191,6 +191,7 @@ def test_a_mode_that_is_not_for_production_is_a_deployment_warning(
     settings: Any, mode: str, value: Any, id: str
 ) -> None:
     setattr(settings, f"LAMBDA_TASKS_{mode}", value)
+    settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32]
 
     assert run_checks(tags=["lambda_tasks"]) == []
     deployment = run_checks(tags=["lambda_tasks"], include_deployment_checks=True)

@@ -53,7 +53,7 @@ def _request(id: uuid.UUID | None = None, *, rerun_when_lost: bool = True) -> Re
         task_name="tests.app.tasks.add", kwargs={"a": 1}, invocation_id=id or uuid.uuid4()
     )
     task = tasks.add if rerun_when_lost else tasks.add_once
-    delivery = Delivery(id="1", queue="default", fallback_id=message.invocation_id)
+    delivery = Delivery(id="1", source="default", fallback_id=message.invocation_id)
     return ResolvedDelivery(delivery=delivery, message=message, task=task)
 
 

@@ -20,7 +20,7 @@ SYNC, ASYNC, ONCE = tasks.add, tasks.aadd, turns.take_once
 def resolved(task: Any, ordered_by: str | None = None) -> ResolvedDelivery:
     id = uuid4()
     message = Message(task_name=task.name, kwargs={}, invocation_id=id)
-    delivery = Delivery(id=str(id), queue="q", fallback_id=id, ordered_by=ordered_by)
+    delivery = Delivery(id=str(id), source="q", fallback_id=id, ordered_by=ordered_by)
     return ResolvedDelivery(delivery=delivery, message=message, task=task)
 
 

@@ -23,6 +23,8 @@ LAMBDA_TASKS_QUEUES = {
     "default": {"queue_url": os.environ["BENCHMARK_QUEUE_URL"]},
     **({"table": {"database": True}} if "BENCHMARK_TABLE" in os.environ else {}),
 }
+# The events of the benchmarks bring their calls along, as those of django-lambda-tasks do.
+LAMBDA_TASKS_DIRECT_MESSAGES = "any"
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ
 
 if "BENCHMARK_LOGBOOK" in os.environ:  # the mixed load

@@ -21,6 +21,7 @@ from ..core.arguments import refuse_positional
 from ..core.message import Outgoing
 from ..decorators import LambdaTaskWrapper
 from ..enqueue.prepare import check_run_after, prepare
+from ..errors import UnknownTask
 from ..queues.base import Queue
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -28,6 +29,7 @@ from .compat import (
     AnyTask,
     BaseTaskBackend,
     InvalidTask,
+    InvalidTaskBackend,
     TaskResult,
     TaskResultDoesNotExist,
     TaskResultStatus,
@@ -134,7 +136,8 @@ class LambdaTasksBackend(BaseTaskBackend):
         ]
 
     @property
-    def _on_commit(self) -> bool:
+    def enqueues_on_commit(self) -> bool:
+        """Whether messages are stored in the caller's transaction."""
         return bool(self.options.get("ENQUEUE_ON_COMMIT", True))
 
     @property
@@ -157,7 +160,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             task.module_path,
             named,
             queue=task.queue_name,
-            durable=self._on_commit,
+            durable=self.enqueues_on_commit,
             args=positional,
             backend=self.alias,
             delay_s=options_of(task).delay,
@@ -209,7 +212,7 @@ class LambdaTasksBackend(BaseTaskBackend):
 
     def _waits_for_commit(self, messages: Sequence[Outgoing]) -> bool:
         """What is in a row, as that of a database queue always is, can't be read before."""
-        return self._on_commit or any(each.message.durable for each in messages)
+        return self.enqueues_on_commit or any(each.message.durable for each in messages)
 
     def _tell(self, results: Sequence[AnyResult]) -> None:
         for result in results:
@@ -240,7 +243,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             known = ", ".join(map(repr, queues))
             yield f"QUEUES names {name!r}, and LAMBDA_TASKS_QUEUES has {known}."
         for queue in self._own_queues():
-            if not self._on_commit and queue.is_table and not settings.local_workers:
+            if not self.enqueues_on_commit and queue.is_table and not settings.local_workers:
                 yield (
                     f"ENQUEUE_ON_COMMIT is False, and the queue {queue.name!r} is a table, where a "
                     "message can't be seen before the commit."
@@ -265,6 +268,25 @@ def django_task(wrapper: LambdaTaskWrapper[..., Any], *, backend: str | None = N
             "django_task() returns."
         )
     return standing_for(wrapper, backend=backend or _backend_for(wrapper.options.queue))
+
+
+def own_backend(alias: str) -> LambdaTasksBackend:
+    """The backend of this alias in TASKS. Raises UnknownTask where it is not one of ours."""
+    try:
+        backend = task_backends[alias]
+    except InvalidTaskBackend:
+        backend = None
+    if not isinstance(backend, LambdaTasksBackend):
+        raise UnknownTask(
+            f"The message names the backend {alias!r} of TASKS, which is no LambdaTasksBackend of "
+            "this project."
+        )
+    return backend
+
+
+def is_direct(alias: str) -> bool:
+    """Whether the calls of this backend have no records before they run. Raises UnknownTask."""
+    return not own_backend(alias).enqueues_on_commit
 
 
 def _backend_for(queue: str) -> str:

@@ -17,7 +17,7 @@ from ..decorators import LambdaTaskWrapper
 from ..errors import HardTimeLimitExceeded, Retry
 from ..ports import Task
 from . import compat
-from .backend import django_task
+from .backend import django_task, is_direct, own_backend
 from .declaring import LambdaTask, options_of
 from .reporting import ReportedCall, RunningResult
 
@@ -55,6 +55,10 @@ class DjangoTaskRunner:
             return redact
         return redact.intersection(parameters)
 
+    def is_direct(self, backend: str | None) -> bool:
+        """See ports.Task. The backend says it for all of its tasks."""
+        return is_direct(backend or self.django_task.backend)
+
     def check(self) -> None:
         """See ports.Task. What can't work is refused at the declaration."""
 
@@ -82,6 +86,10 @@ class ReportedTask:
     def django_task(self) -> LambdaTask:
         """As Django knows it."""
         return django_task(self._wrapper)
+
+    def is_direct(self, backend: str | None) -> bool:
+        """See ports.Task."""
+        return self._wrapper.is_direct(None) if backend is None else is_direct(backend)
 
     def check(self) -> None:
         """See ports.Task."""
@@ -172,11 +180,16 @@ _runners: dict[str, DjangoTaskRunner] = {}
 """Made once, as checking their options takes a while."""
 
 
-def adapt(found: object) -> Task | None:
+def adapt(found: object, backend: str | None) -> Task | None:
     """See registry.Adapt."""
     if isinstance(found, compat.Task):
+        own_backend(backend or found.backend)
         runner = _runners.get(found.module_path)
         if runner is None or runner.django_task is not found:
             runner = _runners[found.module_path] = DjangoTaskRunner(found)
         return runner
-    return ReportedTask(found) if isinstance(found, LambdaTaskWrapper) else None
+    if not isinstance(found, LambdaTaskWrapper):
+        return None
+    if backend is not None:
+        own_backend(backend)
+    return ReportedTask(found)

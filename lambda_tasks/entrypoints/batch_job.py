@@ -97,7 +97,7 @@ def _delivery(body: str) -> Delivery:
     return job_delivery(
         body,
         job_id=os.environ.get("AWS_BATCH_JOB_ID"),
-        queue=os.environ.get("AWS_BATCH_JQ_NAME", ""),
+        job_queue=os.environ.get("AWS_BATCH_JQ_NAME", ""),
     )
 
 

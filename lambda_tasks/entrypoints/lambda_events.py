@@ -111,14 +111,17 @@ class EventHandler:
             for record in records
             if (settlement := settlements.get(record["messageId"])) is not None
             and settlement.retry_after_s is not None
+            and record.get("receiptHandle")
         ]
+        if not waiting:
+            return
         tasks = [asyncio.ensure_future(each) for each in waiting]
         _, late = await asyncio.wait(tasks, timeout=limit_s)
         for task in late:
             task.cancel()
 
     async def _postpone_one(self, record: Mapping[str, Any], seconds: float) -> None:
-        arn, receipt_handle = record.get("eventSourceARN", ""), record.get("receiptHandle", "")
+        arn, receipt_handle = record.get("eventSourceARN", ""), record["receiptHandle"]
         try:
             for queue in current().queues.values():
                 if queue.is_fed_by(arn):
@@ -211,9 +214,9 @@ def _is_of_sqs(record: Any) -> bool:
 
 
 def _delivery(record: Mapping[str, Any]) -> Delivery:
-    queue = str(record.get("eventSourceARN") or "").rpartition(":")[2]
+    source = str(record.get("eventSourceARN") or "")
     attributes = record.get("attributes")
-    return delivery_of(record["messageId"], record.get("body"), attributes, queue=queue)
+    return delivery_of(record["messageId"], record.get("body"), attributes, source=source)
 
 
 def _kind(event: Any) -> str:

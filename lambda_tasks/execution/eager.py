@@ -40,7 +40,7 @@ class EagerRunner:
         settings, message = current(), replace(outgoing.message, run_after=None)
         id = message.invocation_id
         task = self._resolve(message.task_name, message.backend)
-        delivery = Delivery(id=str(id), queue=outgoing.queue, fallback_id=id, message=message)
+        delivery = Delivery(id=str(id), source=outgoing.queue, fallback_id=id, message=message)
         resolved = ResolvedDelivery(
             delivery=delivery, message=replace(message, queue=outgoing.queue), task=task
         )

@@ -1,6 +1,7 @@
 """The first half of a batch: read what has arrived, and claim what may run. Synchronous."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,7 @@ from ..ports import (
     Resolve,
     ResolvedDelivery,
     Settlement,
+    Task,
 )
 from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
@@ -126,8 +128,15 @@ class Intake:
 
     def _read(self, delivery: Delivery) -> Message:
         """What has arrived. Raises MessageRefused."""
-        keys = self._settings().signing_keys
-        body = verify(delivery.body, keys=keys, queue=delivery.queue)
+        settings = self._settings()
+        queues = settings.queues_fed_by(delivery.source)
+        if not queues and settings.is_fed_by_aws:
+            raise MessageRefused(
+                f"It came from {delivery.source!r}, which is no queue of LAMBDA_TASKS_QUEUES."
+            )
+        audience = next((each.audience for each in queues.values()), delivery.source)
+        keys = settings.signing_keys
+        body = verify(delivery.body, keys=keys, audience=audience, now=time.time())
         return decode(body, fallback_id=delivery.fallback_id)
 
     def _resolve_one(
@@ -135,13 +144,32 @@ class Intake:
     ) -> ResolvedDelivery:
         task = self._resolve(message.task_name, message.backend, may_import=may_import)
         queue = message.queue
-        if message.durable and delivery.message is None:
-            # What its record says is not known yet, and a message does not speak for other queues.
-            names = self._settings().names_fed_by(delivery.queue)
-            queue = next(iter(names), None) if task.options.queue not in names else None
+        if delivery.message is None:
+            self._check_direct(message, task)
+            queue = self._own_queue(delivery, message, task)
         message = replace(message, secret=task.secret_names, queue=queue)
         look = self._settings().look_terms(queue or task.options.queue)
         return ResolvedDelivery(delivery=delivery, message=message, task=task, look=look)
+
+    def _check_direct(self, message: Message, task: Task) -> None:
+        """Refuse a call that a message brings itself, of a task that runs from its record only.
+        Raises MessageRefused."""
+        takes_any = self._settings().takes_any_call
+        if message.durable or takes_any or task.is_direct(message.backend):
+            return
+        raise MessageRefused(
+            f"{task.name} is durable and runs from its record, and this message brings a call that "
+            "has none. Declare the task with durable=False, or set LAMBDA_TASKS_DIRECT_MESSAGES to "
+            "'any' for as long as such messages come, from an earlier release or a scheduler."
+        )
+
+    def _own_queue(self, delivery: Delivery, message: Message, task: Task) -> str | None:
+        """Which queue a message speaks for: one that brings it, whatever its body says. None where
+        that is the task's own."""
+        fed = self._settings().queues_fed_by(delivery.source)
+        if message.queue in fed and not message.durable:
+            return message.queue
+        return next(iter(fed), None) if task.options.queue not in fed else None
 
     def _claim(
         self, resolved: Sequence[ResolvedDelivery], refused: Settlements, budget: TimeBudget

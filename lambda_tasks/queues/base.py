@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..core.lifecycle import SQS_TERMS, LookTerms
 from ..core.message import Message, Outgoing
+from ..core.signature import Signer
 from ..ports import Source, TableQueue, Task, Transport
 from .aws.client import AwsClient
 
@@ -27,9 +28,8 @@ class Wiring(Protocol):
         """LAMBDA_TASKS_AWS."""
         ...
 
-    @property
-    def signing_key(self) -> str | None:
-        """What signs; None where nothing is signed."""
+    def signer(self, audience: str) -> Signer | None:
+        """What signs messages for a queue; None where nothing is signed."""
 
     @property
     def table_queue(self) -> TableQueue:
@@ -114,7 +114,12 @@ class Queue(ABC):
                 f"{self.max_timeout_s} s."
             )
 
-    def is_fed_by(self, arn: str) -> bool:
+    @property
+    def audience(self) -> str:
+        """What messages are signed for: the queue of AWS that brings them, or "" for none."""
+        return ""
+
+    def is_fed_by(self, source: str) -> bool:
         """Whether a queue of AWS of this ARN, or name, brings its messages."""
         return False
 

@@ -7,6 +7,7 @@ which Batch does not have.
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..core.batching import BatchLimits
 from ..core.lifecycle import SQS_TERMS, TABLE_TERMS
 from ..core.message import Message, Outgoing, check_size, invocation_id_of
-from ..core.signature import sign
+from ..core.signature import Signer
 from ..errors import Retry
 from ..ports import Delivery, SendFailure, Source, Task, Transport
 from .aws.client import AwsClient, RequestFailed
@@ -105,7 +106,17 @@ class BatchQueue(Queue):
         region = segments[3] if len(segments) > 5 else ""
         options = ({"region_name": region} if region else {}) | dict(wiring.aws_options)
         client = wiring.client("batch", options)
-        return JobQueue(self.job_queue_arn, self.job_definition_arn, client, wiring.signing_key)
+        signer = wiring.signer(self.audience)
+        return JobQueue(self.job_queue_arn, self.job_definition_arn, client, signer)
+
+    @property
+    def audience(self) -> str:
+        """See Queue."""
+        return self.job_queue_arn
+
+    def is_fed_by(self, source: str) -> bool:
+        """See Queue. A job knows its queue by its name."""
+        return self.job_queue_arn.rpartition("/")[2] == source
 
 
 async def submit_job(queue: Queue, wiring: Wiring, body: str) -> str:
@@ -127,20 +138,18 @@ class JobQueue:
     """A job queue of AWS Batch and the definition of its jobs; signed where there is a key."""
 
     def __init__(
-        self, queue_arn: str, definition_arn: str, client: AwsClient, signing_key: str | None
+        self, queue_arn: str, definition_arn: str, client: AwsClient, signer: Signer | None
     ) -> None:
         self._queue_arn = queue_arn
         self._definition_arn = definition_arn
         self._client = client
-        self._signing_key = signing_key
+        self._signer = signer
 
     async def submit(self, body: str) -> str:
         """Submit a job for a message's body; return the job's id. Raises RequestFailed."""
         task_name = json.loads(body)["task_name"]
-        if self._signing_key is not None:
-            # The job knows its queue by this name, from AWS_BATCH_JQ_NAME.
-            name = self._queue_arn.rpartition("/")[2]
-            body = sign(body, key=self._signing_key, queue=name)
+        if self._signer is not None:
+            body = self._signer.sign(body, now=time.time())
         answer = await self._client.call(
             "submit_job",
             jobName=re.sub(r"[^A-Za-z0-9_-]", "_", task_name).lstrip("_-")[:MAX_JOB_NAME] or "task",
@@ -224,7 +233,7 @@ class ViaDefaultQueue:
 def _as_overrides(body: str, *, is_signed: bool) -> str:
     """What MAX_OVERRIDES limits, where a job has this body."""
     if is_signed:
-        body = sign(body, key="", queue="")  # as long as any other signature
+        body = Signer("", "").sign(body, now=time.time())  # as long as any other signature
     return json.dumps(_overrides(body))
 
 
@@ -232,10 +241,10 @@ def _overrides(body: str) -> dict[str, Any]:
     return {"environment": [{"name": MESSAGE_VARIABLE, "value": body}]}
 
 
-def job_delivery(body: str, *, job_id: str | None, queue: str) -> Delivery:
-    """The message that a job was started with; `queue` is the job queue's name."""
+def job_delivery(body: str, *, job_id: str | None, job_queue: str) -> Delivery:
+    """The message that a job was started with; `job_queue` is the job queue's name."""
     id = job_id or str(uuid.uuid4())
     # A job is tried again as its definition says; that may be never.
     return Delivery(
-        id=id, body=body, queue=queue, fallback_id=invocation_id_of(id), comes_back=False
+        id=id, body=body, source=job_queue, fallback_id=invocation_id_of(id), comes_back=False
     )

@@ -178,7 +178,7 @@ class DatabaseSource:
 def _delivery_of(message: Message) -> Delivery:
     return Delivery(
         id=str(message.invocation_id),
-        queue=message.queue or "",
+        source=message.queue or "",
         fallback_id=message.invocation_id,
         message=message,
         comes_back=False,

@@ -2,19 +2,21 @@
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from ..core.batching import BatchLimits
 from ..core.lifecycle import FIFO_TERMS, SQS_TERMS, LookTerms, visibility_timeout_s
 from ..core.message import Message, Outgoing, check_size
-from ..core.signature import SIGNATURE_BYTES, sign
+from ..core.signature import SIGNATURE_BYTES, Signer
 from ..ports import SendFailure, Source
 from .aws.client import AwsClient, RequestFailed
 from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, mistake
-from .sqs_deliveries import ONCE_WAIT_S, WAIT_S, SqsSource, is_fifo, queue_name
+from .sqs_deliveries import ONCE_WAIT_S, WAIT_S, SqsSource, is_fifo
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The most for one message, and for a whole request (quotas, Amazon SQS developer guide)."""
@@ -25,6 +27,8 @@ LEGACY_HOST: Final = re.compile(r"(?:([a-z0-9-]+)\.)?queue\.amazonaws\.com")
 LEGACY_REGION: Final = "us-east-1"
 """Hosts of queue URLs ("Amazon SQS endpoints and quotas", AWS General Reference). What is neither
 usual nor legacy, of FIPS, dual stack or a VPC endpoint, is to be asked itself."""
+
+ACCOUNT: Final = re.compile(r"\d{12}")
 
 LIMITS: Final = BatchLimits(max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES)
 
@@ -62,7 +66,7 @@ class SQSQueue(Queue):
         return SQSTransport(
             self.queue_url,
             client,
-            wiring.signing_key,
+            wiring.signer(self.audience),
             follow_ups=self._client(wiring, has_lineage=False)
             if "AWS_LAMBDA_FUNCTION_NAME" in os.environ
             else client,
@@ -89,9 +93,26 @@ class SQSQueue(Queue):
         limit = MAX_MESSAGE_BYTES - (SIGNATURE_BYTES if is_signed else 0)
         check_size(body, task_name=message.task_name, limit_bytes=limit)
 
-    def is_fed_by(self, arn: str) -> bool:
+    @property
+    def audience(self) -> str:
         """See Queue."""
-        return queue_name(self.queue_url) == arn.rpartition(":")[2]
+        return "/".join(_identity(self.queue_url))
+
+    @property
+    def arn(self) -> str:
+        """Its ARN; what the URL does not tell is as a local SQS has it."""
+        region, account, name = _identity(self.queue_url)
+        return f"arn:aws:sqs:{region or LEGACY_REGION}:{account or '0' * 12}:{name}"
+
+    def is_fed_by(self, source: str) -> bool:
+        """See Queue. Region and account count as far as both the ARN and the URL tell them."""
+        *_, region, account, name = ("", "", *source.split(":"))
+        own_region, own_account, own_name = _identity(self.queue_url)
+        return (
+            name == own_name
+            and (not (region and own_region) or region == own_region)
+            and (not (account and own_account) or account == own_account)
+        )
 
     async def postpone(self, wiring: Wiring, receipt_handle: str, seconds: float) -> None:
         """See Queue."""
@@ -114,15 +135,14 @@ class SQSTransport:
         self,
         queue_url: str,
         client: AwsClient,
-        signing_key: str | None = None,
+        signer: Signer | None = None,
         *,
         follow_ups: AwsClient | None = None,
     ) -> None:
         self._queue_url = queue_url
         self._follow_ups = follow_ups or client
-        self._queue = queue_name(queue_url)
         self._client = client
-        self._signing_key = signing_key
+        self._signer = signer
         self._is_fifo = is_fifo(queue_url)
         self.limits = replace(LIMITS, in_order=self._is_fifo)
 
@@ -146,8 +166,8 @@ class SQSTransport:
     def _entry(self, id: str, outgoing: Outgoing) -> dict[str, Any]:
         message = outgoing.message
         body = outgoing.body
-        if self._signing_key is not None:
-            body = sign(body, key=self._signing_key, queue=self._queue)
+        if self._signer is not None:
+            body = self._signer.sign(body, now=time.time())
         entry: dict[str, Any] = {"Id": id, "MessageBody": body}
         if self._is_fifo:
             # A FIFO queue has one delay for all its messages, and wants a group.
@@ -161,13 +181,26 @@ class SQSTransport:
         return entry
 
 
+@lru_cache(maxsize=256)
+def _identity(queue_url: str) -> tuple[str, str, str]:
+    """Region, account and name of a queue, as far as its URL tells them."""
+    parts = urlsplit(queue_url)
+    *_, account, name = ("", *parts.path.split("/"))
+    return _region(parts.hostname or "") or "", account if ACCOUNT.fullmatch(account) else "", name
+
+
+def _region(host: str) -> str | None:
+    match = REGION.search(host) or LEGACY_HOST.fullmatch(host)
+    return (match[1] or LEGACY_REGION) if match else None
+
+
 def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The client's options, with region and endpoint from the queue's URL where none are set."""
     parts = urlsplit(queue_url)
     host = parts.hostname or ""
     derived = {}
-    if match := REGION.search(host) or LEGACY_HOST.fullmatch(host):
-        derived["region_name"] = match[1] or LEGACY_REGION
+    if region := _region(host):
+        derived["region_name"] = region
     if not (USUAL_HOST.fullmatch(host) or LEGACY_HOST.fullmatch(host)):
         derived["endpoint_url"] = f"{parts.scheme}://{parts.netloc}"
     return derived | dict(options)

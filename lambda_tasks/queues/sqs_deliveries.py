@@ -105,7 +105,7 @@ class SqsSource:
             id = f"{message['MessageId']}_{next(repeats)}"
         self._receipts[id] = message["ReceiptHandle"]
         delivery = delivery_of(
-            message["MessageId"], message["Body"], message.get("Attributes"), queue=self._name
+            message["MessageId"], message["Body"], message.get("Attributes"), source=self._name
         )
         return replace(delivery, id=id)
 
@@ -152,18 +152,19 @@ def _entries(receipts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
         yield entries[start : start + REQUEST_LIMIT]
 
 
-def delivery_of(message_id: str, body: object, attributes: object, *, queue: str) -> Delivery:
-    """A message that SQS has delivered, itself or by way of a Lambda event, from this queue."""
+def delivery_of(message_id: str, body: object, attributes: object, *, source: str) -> Delivery:
+    """A message that SQS has delivered, itself or by way of a Lambda event, from the queue of this
+    name, or ARN."""
     known: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
     group = known.get("MessageGroupId")
     return Delivery(
         id=message_id,
         body=body,
-        queue=queue,
+        source=source,
         fallback_id=invocation_id_of(message_id),
         enqueued_at=_sent_at(known.get("SentTimestamp")),
         receives=_count(known.get("ApproximateReceiveCount")),
-        ordered_by=group if isinstance(group, str) and is_fifo(queue) else None,
+        ordered_by=group if isinstance(group, str) and is_fifo(source) else None,
     )
 
 
@@ -173,7 +174,7 @@ def queue_name(queue_url: str) -> str:
 
 
 def is_fifo(queue: str) -> bool:
-    """Whether a queue of this name, or URL, keeps an order."""
+    """Whether a queue of this name, URL or ARN keeps an order."""
     return queue.endswith(".fifo")
 
 

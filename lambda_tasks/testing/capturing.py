@@ -12,7 +12,7 @@ from .. import runtime
 from ..core.lifecycle import Status
 from ..core.message import Outgoing
 from ..errors import TaskFailed
-from .events import CapturedTask, lambda_event
+from .events import CapturedTask, event_of
 from .faults import simulated
 from .inline import CapturingRuntime
 
@@ -116,9 +116,9 @@ class CapturedTasks(Sequence[CapturedTask]):
         due = replace(outgoing, body=replace(outgoing.message, run_after=None).encode())
         call = CapturedTask(due)
         if simulated() == "duplicate":
-            await self._runtime.handle(lambda_event([call, call]))
+            await self._runtime.handle(event_of([due.body, due.body]))
         for _ in range(MOST_DELIVERIES):
-            if not await self._runtime.handle(lambda_event([call])):
+            if not await self._runtime.handle(event_of([due.body])):
                 return
         raise AssertionError(
             f"{call!r} came back to its queue {MOST_DELIVERIES} times, as a message does that ends "

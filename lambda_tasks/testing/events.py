@@ -1,19 +1,18 @@
 """The event with which Lambda gives messages to its function."""
 
-import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from .. import conf
+from .. import conf, runtime
 from ..core.message import Outgoing
-from ..core.signature import sign
 from ..payload import SQSLambdaTask
+from ..queues.sqs import SQSQueue
 
-QUEUE: Final = "test"
-"""The queue that the events come from; a message names its task's own queue itself."""
+NO_QUEUE: Final = "test"
+"""Where events come from in a project that has no queue in AWS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,34 +73,52 @@ class CapturedTask:
 def lambda_event(calls: Iterable[CapturedTask | Mapping[str, Any] | str]) -> dict[str, Any]:
     """What Lambda gives to the handler for these messages.
 
-    Each is a CapturedTask, what `task.serialize(...)` gives, or a body. Bodies are signed where
-    LAMBDA_TASKS_SIGNING_KEYS is set.
+    Each is a CapturedTask, what `task.serialize(...)` gives, or a body. This stores the records of
+    durable calls, and signs bodies where LAMBDA_TASKS_SIGNING_KEYS is set.
     """
-    return {"Records": [_record(_body(call)) for call in calls]}
+    return event_of([_stored(call) for call in calls])
 
 
-def _body(call: CapturedTask | Mapping[str, Any] | str) -> str:
+def event_of(bodies: Iterable[str]) -> dict[str, Any]:
+    """The event of messages whose records are stored where they need one."""
+    return {"Records": [_record(each) for each in bodies]}
+
+
+def _stored(call: CapturedTask | Mapping[str, Any] | str) -> str:
+    """The body of a call, whose record is stored if it has one."""
     if isinstance(call, str):
         return call
     if isinstance(call, CapturedTask):
-        return call.body
-    payload = SQSLambdaTask.model_validate(call)
-    return json.dumps(payload.message.model_dump(mode="json"), separators=(",", ":"))
+        outgoing = call.outgoing
+    else:
+        outgoing = SQSLambdaTask.model_validate(call).outgoing()
+    if outgoing.message.durable:
+        runtime.current().outbox.insert_queued([outgoing])
+    return outgoing.body
+
+
+def _source() -> tuple[str, str]:
+    """The ARN of a queue of the settings, and what is signed for it."""
+    for queue in conf.current().queues.values():
+        if isinstance(queue, SQSQueue):
+            return queue.arn, queue.audience
+    return f"arn:aws:sqs:us-east-1:000000000000:{NO_QUEUE}", NO_QUEUE
 
 
 def _record(body: str) -> dict[str, Any]:
-    key = conf.current().signing_key
+    arn, audience = _source()
+    signer = conf.current().signer(audience)
     sent_at = datetime.now(UTC)
     return {
         "messageId": str(uuid.uuid4()),
-        "receiptHandle": "test",
-        "body": body if key is None else sign(body, key=key, queue=QUEUE),
+        "receiptHandle": "",  # so that nobody asks AWS for another visibility timeout
+        "body": body if signer is None else signer.sign(body, now=sent_at.timestamp()),
         "attributes": {
             "ApproximateReceiveCount": "1",
             "SentTimestamp": str(round(sent_at.timestamp() * 1000)),
         },
         "messageAttributes": {},
         "eventSource": "aws:sqs",
-        "eventSourceARN": f"arn:aws:sqs:us-east-1:000000000000:{QUEUE}",
+        "eventSourceARN": arn,
         "awsRegion": "us-east-1",
     }
