@@ -7,6 +7,7 @@ from django.utils.timezone import now
 from pydantic import Field
 
 from . import conf, runtime
+from .core.signature import SIGNED_FOR_S
 from .decorators import lambda_task
 from .queues.batch import submit_job
 
@@ -22,11 +23,16 @@ def cleanup_task_records(*, retention_days: Days = 7) -> int:
     """Delete finished records older than that, in chunks; return how many.
 
     Not in one transaction: each chunk counts, however many there are. A call with less than 0 days,
-    or with more than a hundred years, raises ValidationError.
+    or with more than a hundred years, raises ValidationError. With LAMBDA_TASKS_SIGNING_KEYS
+    records stay for 14 days at least, as long as a signature counts: a message that is sent once
+    more finds that it has run.
     """
     from .records.queries import delete_finished
 
-    before = now() - timedelta(days=retention_days)
+    kept = timedelta(days=retention_days)
+    if conf.current().signing_keys:
+        kept = max(kept, timedelta(seconds=SIGNED_FOR_S))
+    before = now() - kept
     deleted = 0
     while chunk := delete_finished(before=before, limit=CHUNK):
         deleted += chunk

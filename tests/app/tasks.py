@@ -60,6 +60,11 @@ def add_once(*, a: int, b: int = 2) -> int:
     return a + b
 
 
+@lambda_task(durable=True)
+def add_durable(*, a: int, b: int = 2) -> int:
+    return a + b
+
+
 @lambda_task(durable=False)
 def add_direct(*, a: int, b: int = 2) -> int:
     return a + b
