@@ -189,7 +189,7 @@ def _replayed(record: TaskRecord) -> Outgoing:
     task = resolve(record.task_name)
     if record.backend and chain(record.root_id or record.id)[-1] != record:
         raise ValueError("it was retried or replayed already. Replay the last of its records")
-    secrets = decrypt(record.secrets)
+    secrets = decrypt(record.secrets, id=record.id)
     if missing := task.secret_names & record.kwargs.keys() - secrets.keys():
         names = ", ".join(sorted(missing))
         raise ValueError(f"its secret arguments ({names}) were removed when it was finished")

@@ -69,8 +69,9 @@ class Settings:
     modules: tuple[str, ...] = ()
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
     direct_messages: str = "declared"
+    secrets_keys: tuple[str, ...] = field(default=(), repr=False)
     redact: frozenset[str] = frozenset()
-    aws: Mapping[str, Any] = field(default_factory=dict)
+    aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def table_queues(self) -> frozenset[str]:
@@ -345,6 +346,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "modules": _module_names,
     "signing_keys": _keys,
     "direct_messages": _one_of(*DIRECT_MESSAGES),
+    "secrets_keys": _keys,
     "redact": _parameter_names,
     "aws": _client_options,
 }

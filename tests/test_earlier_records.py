@@ -569,7 +569,8 @@ def test_a_message_of_aws_batch_is_submitted_and_its_job_runs(jobs: Jobs, handle
 
 def test_secrets_are_decrypted(queue: str, work_off: Callable[[str], int]) -> None:
     kept = _restore("secret")
-    assert decrypt(kept.rows[0]["secrets"]) == {"token": "a-token-of-the-bank"}
+    [row] = kept.rows
+    assert decrypt(row["secrets"], id=UUID(row["id"])) == {"token": "a-token-of-the-bank"}
     TaskRecord.objects.update(sent_at=None)
 
     assert relay() == 1

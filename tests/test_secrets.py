@@ -86,7 +86,7 @@ def test_a_row_that_was_sealed_with_another_key_holds_up_no_other(
     TaskRecord.objects.update(sent_at=None)
 
     assert relay() == 1
-    assert "SECRET_KEY_FALLBACKS keeps old ones" in caplog.text
+    assert "LAMBDA_TASKS_SECRETS_KEYS keeps old ones" in caplog.text
 
     settings.SECRET_KEY_FALLBACKS = ["old key"]
     TaskRecord.objects.update(look_at=Now())
@@ -129,7 +129,7 @@ def test_the_filter_redacts_what_a_task_says_through_other_loggers(
 def test_without_cryptography_a_stored_secret_is_an_error_at_the_call(
     monkeypatch: Any, queue: str, work_off: Callable[[str], int]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers", None)
 
     with pytest.raises(ImproperlyConfigured, match=r"Install lambda-tasks\[secrets\]"):
         secretive.pay.execute_on_commit(account="7", token=SecretStr(TOKEN))

@@ -1,16 +1,30 @@
-"""Secret arguments at rest: encrypted with a key that follows from Django's SECRET_KEY."""
+"""Secret arguments at rest: encrypted, each bound to its record and its parameter.
+
+What is copied to another record, or to another parameter, can't be read there: who can write to the
+table can't have a task show somebody else's secret.
+"""
 
 import base64
-import hashlib
 import json
+import os
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
+from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from .. import conf
+
 UNAVAILABLE: Final = ""
 """Stands in the column where there were secrets, and nothing to encrypt them with."""
+
+NONCE_BYTES: Final = 12
+"""Of AES-GCM (NIST SP 800-38D, section 8.2). A random one for each value: 2**32 of them a key."""
+
+FERNET: Final = "gAAAA"
+"""The beginning of what 1.0.0.dev0 has encrypted, with a key that followed from SECRET_KEY."""
 
 
 def check_available(task_name: str) -> None:
@@ -24,46 +38,109 @@ def check_available(task_name: str) -> None:
 
 def is_available() -> bool:
     """Whether there is what encrypts secrets."""
-    return _fernet() is not None
+    try:
+        from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
-def encrypt(secrets: Mapping[str, Any]) -> str:
-    """Secret arguments, JSON values, as a text that only this project reads."""
-    fernet = _fernet()
-    if fernet is None:
+def encrypt(secrets: Mapping[str, Any], *, id: UUID) -> str:
+    """Secret arguments, JSON values, as a text that only this project reads, in this record."""
+    if not is_available():
         return UNAVAILABLE
-    encrypted: bytes = fernet.encrypt(json.dumps(secrets).encode())
-    return encrypted.decode()
+    key = _keys()[0]
+    values = {name: _encrypt(key, json.dumps(secrets[name]), _place(id, name)) for name in secrets}
+    return json.dumps({"key": _key_id(key), "values": values}, separators=(",", ":"))
 
 
-def decrypt(encrypted: str | None) -> dict[str, Any]:
-    """What encrypt() was given. Raises ValueError where it was done with another SECRET_KEY."""
+def decrypt(encrypted: str | None, *, id: UUID) -> dict[str, Any]:
+    """What encrypt() was given for this record. Raises ValueError, with the reason, where it can't
+    be read."""
     if not encrypted:
         return {}
-    fernet = _fernet()
-    if fernet is None:
+    if not is_available():
         raise ValueError("cryptography is not installed: install lambda-tasks[secrets]")
-    from cryptography.fernet import InvalidToken
+    if encrypted.startswith(FERNET):
+        return _decrypt_fernet(encrypted)
+    content = json.loads(encrypted)
+    key = next((key for key in _keys() if _key_id(key) == content["key"]), None)
+    if key is None:
+        raise ValueError(
+            "it was encrypted with another key; LAMBDA_TASKS_SECRETS_KEYS keeps old ones, and "
+            "SECRET_KEY_FALLBACKS where keys follow from SECRET_KEY"
+        )
+    return {
+        name: json.loads(_decrypt(key, value, _place(id, name)))
+        for name, value in content["values"].items()
+    }
 
+
+def _encrypt(key: str, text: str, place: bytes) -> str:
+    nonce = os.urandom(NONCE_BYTES)
+    return base64.b64encode(nonce + _cipher(key).encrypt(nonce, text.encode(), place)).decode()
+
+
+def _decrypt(key: str, value: str, place: bytes) -> bytes:
+    from cryptography.exceptions import InvalidTag
+
+    data = base64.b64decode(value)
     try:
-        secrets: dict[str, Any] = json.loads(fernet.decrypt(encrypted))
+        text: bytes = _cipher(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], place)
+    except InvalidTag:
+        raise ValueError("it was altered, or comes from another record or parameter") from None
+    return text
+
+
+def _place(id: UUID, name: str) -> bytes:
+    return f"{id}\n{name}".encode()
+
+
+def _keys() -> list[str]:
+    """All that decrypt, of which the first encrypts."""
+    return [*conf.current().secrets_keys, *_keys_of_django()]
+
+
+def _keys_of_django() -> list[str]:
+    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    return [key.decode(errors="surrogateescape") if isinstance(key, bytes) else key for key in keys]
+
+
+@lru_cache(maxsize=64)
+def _cipher(key: str) -> Any:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(_derived(key, b"lambda_tasks secrets", length=32))
+
+
+@lru_cache(maxsize=64)
+def _key_id(key: str) -> str:
+    """Tells keys apart, and nothing about them."""
+    return _derived(key, b"lambda_tasks secrets, key id", length=8).hex()
+
+
+def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    derivation = HKDF(algorithm=SHA256(), length=length, salt=None, info=purpose)
+    return derivation.derive(key.encode(errors="surrogateescape"))
+
+
+def _decrypt_fernet(encrypted: str) -> dict[str, Any]:
+    import hashlib
+
+    from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+    digests = (
+        hashlib.sha256(b"lambda_tasks.sealing" + key.encode(errors="surrogateescape")).digest()
+        for key in _keys_of_django()
+    )
+    keys = [Fernet(base64.urlsafe_b64encode(digest)) for digest in digests]
+    try:
+        secrets: dict[str, Any] = json.loads(MultiFernet(keys).decrypt(encrypted))
     except InvalidToken:
         raise ValueError(
             "it was encrypted with another SECRET_KEY; SECRET_KEY_FALLBACKS keeps old ones"
         ) from None
     return secrets
-
-
-def _fernet() -> Any | None:
-    try:
-        from cryptography.fernet import Fernet, MultiFernet
-    except ImportError:
-        return None
-    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    return MultiFernet([Fernet(_derived(key)) for key in keys])
-
-
-def _derived(key: str | bytes) -> bytes:
-    text = key.encode() if isinstance(key, str) else key
-    # The prefix is part of what is stored: rows of earlier releases are read with it.
-    return base64.urlsafe_b64encode(hashlib.sha256(b"lambda_tasks.sealing" + text).digest())

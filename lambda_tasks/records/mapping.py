@@ -74,7 +74,7 @@ def row_of(
         "args": message.args or None,
         "kwargs": message.shown_kwargs,
         "backend": message.backend,
-        "secrets": encrypt(secrets) if secrets else None,
+        "secrets": encrypt(secrets, id=message.invocation_id) if secrets else None,
         "n_retries": message.n_retries,
         "n_continues": message.n_continues,
         "queue": queue,
@@ -164,7 +164,7 @@ def message_of(row: Row) -> Message:
 
     Raises ValueError where its secrets can't be read.
     """
-    secrets = decrypt(row["secrets"])
+    secrets = decrypt(row["secrets"], id=row["id"])
     return Message(
         task_name=row["task_name"],
         kwargs=row["kwargs"] | secrets,
