@@ -82,7 +82,8 @@ class LambdaTaskWrapper(Generic[P, R]):
         refuse_positional(self.name, args)
         passed = dict(kwargs)
         context: Any = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
-        return self.run(self.arguments.validate(passed), context)
+        hides = bool(self.secret_names)
+        return self.run(self.arguments.validate(passed, hides_inputs=hides), context)
 
     @property
     def has_overrides(self) -> bool:
@@ -203,7 +204,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         queue = options.queue if overrides.queue is None else overrides.queue
         return prepare(
             self.name,
-            self.arguments.to_json(arguments),
+            self.arguments.to_json(arguments, hides_inputs=bool(self.secret_names)),
             queue=queue,
             own_queue=options.queue,
             durable=options.durable,
@@ -272,7 +273,8 @@ class FunctionCall:
         """Raises pydantic.ValidationError or TypeError for arguments that can't be its own."""
         if self.message.args:
             refuse_positional(self.message.task_name, self.message.args)
-        return self.function(self.arguments.from_json(unshared(self.message.kwargs)), context)
+        kwargs, hides = unshared(self.message.kwargs), bool(self.message.secret)
+        return self.function(self.arguments.from_json(kwargs, hides_inputs=hides), context)
 
     def names(self, error: BaseException) -> bool:
         """See ports.TaskCall."""

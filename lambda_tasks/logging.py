@@ -5,11 +5,11 @@
 """
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from .context import current_run
-from .core.redaction import redact
+from .core.redaction import redact, redacted
 
 
 class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
@@ -24,8 +24,25 @@ class _Redaction(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         run = current_run.get()
         if run is not None and run.secrets:
-            record.msg, record.args = redact(record.getMessage(), run.secrets), ()
+            _redact(record, run.secrets)
         return True
+
+
+def _redact(record: logging.LogRecord, secrets: Sequence[object]) -> None:
+    """Also of its traceback, which becomes a text: handlers would read the exception itself."""
+    record.msg, record.args = redact(record.getMessage(), secrets), ()
+    if record.exc_info and record.exc_info[0] is not None:
+        text = record.exc_text or _formatter.formatException(record.exc_info)
+        record.exc_text, record.exc_info = redact(text, secrets), None
+    if record.stack_info:
+        record.stack_info = redact(record.stack_info, secrets)
+    for name in vars(record).keys() - _OWN_ATTRIBUTES:  # what a caller's `extra` has added
+        setattr(record, name, redacted(getattr(record, name), secrets))
+
+
+_formatter = logging.Formatter()
+
+_OWN_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
 
 
 task_logger = _TaskLogger(logging.getLogger("lambda_tasks.task"))

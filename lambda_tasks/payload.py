@@ -18,7 +18,7 @@ class SQSLambdaTaskMessage(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="ignore")
 
     task_name: str
-    kwargs: dict[str, Any]
+    kwargs: dict[str, Any] = pydantic.Field(repr=False)
     n_retries: int = pydantic.Field(default=0, ge=0)
     invocation_id: UUID = pydantic.Field(default_factory=uuid.uuid4)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -164,7 +164,7 @@ class Delivery:
     source: str
     fallback_id: UUID
     """The invocation id, where the body names none."""
-    body: object = None
+    body: object = field(default=None, repr=False)
     message: Message | None = None
     """Set where it comes from the records' own table, where nothing is encoded or signed."""
     enqueued_at: datetime | None = None

@@ -235,6 +235,14 @@ def body(task: Task, /, _n_retries: int = 0, _id: uuid.UUID | None = None, **kwa
     return json.dumps(message)
 
 
+def wake_up(
+    id: uuid.UUID, task_name: str = "tests.app.tasks.add", backend: str | None = None
+) -> str:
+    """What a durable call of the task puts into a queue."""
+    message = {"task_name": task_name, "invocation_id": str(id), "durable": True}
+    return json.dumps(message if backend is None else message | {"backend": backend})
+
+
 def sqs_event(*bodies: Any) -> Event:
     """An event of the default queue; of any where that is not of SQS."""
     queue = conf.current().queue("default")

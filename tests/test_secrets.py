@@ -1,8 +1,11 @@
 """Secret arguments: they arrive, and nobody sees them on the way."""
 
+import json
 import logging
 import sys
+import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from io import StringIO
 from typing import Any
 
@@ -12,13 +15,18 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client
 from pydantic import SecretStr, ValidationError
 
+from lambda_tasks import Invocation, conf
 from lambda_tasks.core.arguments import Arguments
+from lambda_tasks.core.message import Message, Outgoing
+from lambda_tasks.execution.locks import SingletonLocks
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.logging import TaskContextFilter
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.payload import SQSLambdaTask
+from lambda_tasks.ports import Delivery
 from lambda_tasks.records.clock import Now
-from tests.app import secretive
-from tests.conftest import Handle, body, record_of, relay
+from tests.app import django_tasks, secretive
+from tests.conftest import Handle, body, record_of, relay, wake_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -124,6 +132,122 @@ def test_the_filter_redacts_what_a_task_says_through_other_loggers(
         secretive.shop_logger.removeHandler(log)
 
     assert lines.getvalue() == "charging **********\n"
+
+
+def test_the_filter_redacts_tracebacks_and_what_a_caller_has_added(handle: Handle) -> None:
+    pem = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\n-----END KEY-----"
+    records: list[logging.LogRecord] = []
+    log = logging.StreamHandler(lines := StringIO())
+    log.addFilter(TaskContextFilter())
+    log.addFilter(lambda record: not records.append(record))  # type: ignore[func-returns-value]
+    secretive.shop_logger.addHandler(log)
+    message = body(secretive.log_errors, token=SecretStr(pem), pin=SecretStr("123"))
+    try:
+        handle(message)
+    finally:
+        secretive.shop_logger.removeHandler(log)
+
+    assert "MIIEvQ" not in lines.getvalue()
+    assert "KeyError: '**********'" in lines.getvalue()
+    assert "pin ********** of 12345" in lines.getvalue()
+    assert [each.exc_info for each in records] == [None, None]
+    assert vars(records[0])["sent"] == {"token": "**********"}
+
+
+@pytest.mark.parametrize("copied", ["to another record", "to another parameter"])
+def test_a_secret_can_be_read_in_its_own_place_only(
+    queue: str, handle: Handle, copied: str, caplog: Any
+) -> None:
+    victim = secretive.pay_two.execute_on_commit(token=SecretStr(TOKEN), pin=SecretStr("1234"))
+    own = secretive.pay_two.execute_on_commit(token=SecretStr("own"), pin=SecretStr("0000"))
+    stolen = json.loads(TaskRecord.objects.get(id=victim.id).secrets or "")
+    if copied == "to another parameter":
+        own = victim
+        stolen["values"] = dict(zip(("pin", "token"), stolen["values"].values(), strict=True))
+    TaskRecord.objects.filter(id=own.id).update(secrets=json.dumps(stolen))
+
+    assert handle(wake_up(own.id, "tests.app.secretive.pay_two")) == [0]
+
+    assert "was altered, or comes from another record or parameter" in caplog.text
+    assert TaskRecord.objects.get(id=own.id).status == "QUEUED"
+
+
+def test_secrets_have_keys_of_their_own_which_can_be_rotated(
+    queue: str, handle: Handle, settings: Any
+) -> None:
+    def stored() -> Invocation:
+        return secretive.pay.execute_on_commit(account="7", token=SecretStr(TOKEN))
+
+    by_secret_key = stored()
+    settings.LAMBDA_TASKS_SECRETS_KEYS = ["old" * 16]
+    old = stored()
+    settings.LAMBDA_TASKS_SECRETS_KEYS = ["new" * 16, "old" * 16]
+    new = stored()
+
+    for invocation in (by_secret_key, old, new):
+        assert handle(wake_up(invocation.id, "tests.app.secretive.pay")) == []
+    settings.LAMBDA_TASKS_SECRETS_KEYS = ["new" * 16]
+    settings.SECRET_KEY = "another"
+    again = stored()
+    assert handle(wake_up(again.id, "tests.app.secretive.pay")) == []
+    assert {each.status for each in TaskRecord.objects.all()} == {"SUCCESS"}
+
+
+def test_a_lock_tells_secrets_apart_and_shows_none(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+
+    def held(self: SingletonLocks, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
+        keys.append(key)
+        return nullcontext()
+
+    monkeypatch.setattr(SingletonLocks, "held", held)
+    calls = [("7", TOKEN), ("7", TOKEN), ("7", PASSWORD)]
+    handle(*(body(secretive.pay_alone, account=a, token=SecretStr(t)) for a, t in calls))
+
+    assert len(keys) == 3
+    assert len(set(keys)) == 2
+    assert all(".account='7'." in key for key in keys)
+    assert TOKEN not in str(keys)
+
+
+def test_numbers_and_inputs_of_redacted_names_are_hidden(
+    queue: str, handle: Handle, settings: Any, caplog: Any
+) -> None:
+    settings.LAMBDA_TASKS_REDACT = ["amount", "password"]
+    with pytest.raises(ValidationError) as error:
+        secretive.charge.execute_on_commit(amount=PASSWORD, password=7)  # type: ignore[arg-type]
+    assert PASSWORD not in str(error.value)
+    id = secretive.charge.execute_on_commit(amount=4111111111111111, password=PASSWORD).id
+
+    assert handle(wake_up(id, "tests.app.secretive.charge")) == []
+
+    assert "4111111111111111" not in _table() + caplog.text
+    assert "ValueError: ********** for **********" in (TaskRecord.objects.get().traceback or "")
+
+
+def test_what_carries_arguments_does_not_show_them() -> None:
+    message = Message(task_name="f", kwargs={"a": TOKEN}, args=[TOKEN], invocation_id=uuid.uuid4())
+    payload = secretive.pay.serialize(account="7", token=SecretStr(TOKEN))
+    delivery = Delivery(id="1", source="q", fallback_id=uuid.uuid4(), body=TOKEN, message=message)
+    shown = [message, Outgoing(message, TOKEN, "q"), delivery, SQSLambdaTask(**payload)]
+    settings = conf.Settings(signing_keys=(TOKEN,), secrets_keys=(TOKEN,), aws={"key": TOKEN})
+
+    assert TOKEN not in repr([*shown, settings])
+
+
+def test_djangos_own_log_of_a_failed_task_shows_no_secret(
+    queue: str, handle: Handle, settings: Any, caplog: Any
+) -> None:
+    settings.LAMBDA_TASKS_REDACT = ["name"]
+    name = "tests.app.django_tasks.leave_effect_and_fail"
+    django_tasks.leave_effect_and_fail.enqueue(name=TOKEN)
+
+    handle(wake_up(TaskRecord.objects.get().id, name, backend="default"))
+
+    assert TaskRecord.objects.get().status == "FAILED"
+    assert TOKEN not in caplog.text + _table()
 
 
 def test_without_cryptography_a_stored_secret_is_an_error_at_the_call(

@@ -15,14 +15,10 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import django_tasks, secretive, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, bodies_in, body, record_of
+from tests.conftest import Handle, bodies_in, body, record_of, wake_up
 from tests.servers import FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def wake_up(id: uuid.UUID, task_name: str = "tests.app.tasks.add") -> str:
-    return json.dumps({"task_name": task_name, "invocation_id": str(id), "durable": True})
 
 
 def direct(message: str, **changes: Any) -> str:

@@ -329,7 +329,8 @@ def _arguments(
     wrapper = task.wrapper if isinstance(task, LambdaTask) else None
     if wrapper is not None:
         refuse_positional(wrapper.name, args)
-        return [], wrapper.arguments.to_json(kwargs), wrapper.secret_names
+        secret = wrapper.secret_names
+        return [], wrapper.arguments.to_json(kwargs, hides_inputs=bool(secret)), secret
     positional, named = normalize_json(list(args)), normalize_json(dict(kwargs))
     secret = conf.current().redact
     if not secret:

@@ -14,6 +14,7 @@ from django.dispatch import Signal
 from ..context import TaskContext
 from ..core.lifecycle import Claim, Failed, Outcome, Raised, Succeeded
 from ..core.message import Message
+from ..errors import TaskFailed
 from ..ports import TaskCall
 from .backend import LambdaTasksBackend
 from .compat import (
@@ -43,6 +44,11 @@ class RunningResult:
         self._task = task
         self._message = message
         self._claim = claim
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether any of its arguments is not for people's eyes."""
+        return bool(self._message.secret_kwargs)
 
     @cached_property
     def now(self) -> AnyResult:
@@ -109,9 +115,16 @@ class ReportedCall:
             _send(task_finished, result)
             return
         try:
-            raise error
+            raise self._shown(error, outcome)
         except BaseException:
             _send(task_finished, result)
+
+    def _shown(self, error: BaseException, outcome: Outcome) -> BaseException:
+        """What receivers see handled: Django's own logs its traceback. Where secrets may be in it,
+        the text that the record has stands in for the exception."""
+        if outcome.raised is None or not self._result.has_secrets:
+            return error
+        return TaskFailed(outcome.raised.traceback)
 
     def _finished(self, outcome: Outcome) -> AnyResult:
         result, raised = self._result.now, outcome.raised

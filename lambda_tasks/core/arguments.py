@@ -55,6 +55,7 @@ class Arguments:
 
     def __init__(self, func: Callable[..., Any], *, takes_context: bool) -> None:
         self._func = func
+        self._models: dict[bool, type[pydantic.BaseModel]] = {}
         self._names = [
             name
             for name in inspect.signature(func).parameters
@@ -66,13 +67,13 @@ class Arguments:
         """The names of the parameters that a caller passes."""
         return list(self._names)
 
-    def to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def to_json(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Validate a call's arguments; return them as JSON values.
 
-        Raises pydantic.ValidationError, or TypeError for what can't travel: a model instance, or
-        a value that pydantic can't serialize.
+        Raises pydantic.ValidationError, which with `hides_inputs` does not show what was passed, or
+        TypeError for what can't travel: a model instance, or a value that pydantic can't serialize.
         """
-        return self._validated(kwargs)[1]
+        return self._validated(kwargs, hides_inputs=hides_inputs)[1]
 
     def some_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments that may be but a part of a call's, as JSON values. Raises as to_json."""
@@ -89,16 +90,17 @@ class Arguments:
             for name, value in kwargs.items()
         }
 
-    def validate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def validate(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Validate a call's arguments; return them as the annotated types. Raises as to_json."""
-        return self._passed(self._validated(kwargs)[0])
+        return self._passed(self._validated(kwargs, hides_inputs=hides_inputs)[0])
 
-    def from_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def from_json(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Turn arguments that arrived as JSON values into the annotated types.
 
-        Raises pydantic.ValidationError.
+        Raises pydantic.ValidationError; see to_json().
         """
-        return self._passed(self._model.model_validate_json(json.dumps(kwargs)))
+        model = self._model(hides_inputs=hides_inputs)
+        return self._passed(model.model_validate_json(json.dumps(kwargs)))
 
     @cached_property
     def secret_names(self) -> frozenset[str]:
@@ -107,11 +109,13 @@ class Arguments:
 
     def build(self) -> None:
         """Build the model now. Raises TypeError where an annotation can't be one of a task's."""
-        _ = self._model
+        self._model(hides_inputs=False)
 
-    def _validated(self, kwargs: Mapping[str, Any]) -> tuple[pydantic.BaseModel, dict[str, Any]]:
+    def _validated(
+        self, kwargs: Mapping[str, Any], *, hides_inputs: bool
+    ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
         try:
-            model = self._model.model_validate(kwargs)
+            model = self._model(hides_inputs=hides_inputs).model_validate(kwargs)
             values = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
         except (pydantic.ValidationError, PydanticSerializationError) as error:
             self._explain_untransportable(kwargs)
@@ -142,8 +146,14 @@ class Arguments:
     def _names_by_field(self) -> dict[str, str]:
         return {f"p{index}": name for index, name in enumerate(self._names)}
 
-    @cached_property
-    def _model(self) -> type[pydantic.BaseModel]:
+    def _model(self, *, hides_inputs: bool) -> type[pydantic.BaseModel]:
+        hides_inputs = hides_inputs or bool(self.secret_names)
+        model = self._models.get(hides_inputs)
+        if model is None:
+            model = self._models[hides_inputs] = self._make_model(hides_inputs=hides_inputs)
+        return model
+
+    def _make_model(self, *, hides_inputs: bool) -> type[pydantic.BaseModel]:
         # Fields carry neutral names and the parameters' names as aliases, because a parameter
         # may be called `json` or `copy`, which pydantic's own attributes are.
         hints = self._hints
@@ -165,7 +175,7 @@ class Arguments:
                     strict=True,
                     extra="forbid",
                     ser_json_inf_nan="constants",
-                    hide_input_in_errors=bool(self.secret_names),
+                    hide_input_in_errors=hides_inputs,
                 ),
                 __module__=self._func.__module__,
                 **fields,

@@ -55,9 +55,9 @@ class Message:
     """
 
     task_name: str
-    kwargs: dict[str, Any]
+    kwargs: dict[str, Any] = field(repr=False)
     invocation_id: UUID
-    args: list[Any] = field(default_factory=list)
+    args: list[Any] = field(default_factory=list, repr=False)
     backend: str | None = None
     n_retries: int = 0
     n_continues: int = 0
@@ -144,7 +144,7 @@ class Outgoing:
     """A message on its way out: its body, its queue's name, and its delay in seconds."""
 
     message: Message
-    body: str
+    body: str = field(repr=False)
     queue: str
     delay_s: int = 0
     enqueued_at: datetime | None = None

@@ -15,12 +15,13 @@ from typing import Any, Final
 
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
+from django.utils.crypto import salted_hmac
 
 from .. import interrupts
 from ..context import TaskContext
 from ..core.arguments import unshared
 from ..core.lifecycle import Outcome, Raised
-from ..core.message import Outgoing
+from ..core.message import Message, Outgoing
 from ..core.retries import JITTER_S
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
@@ -300,9 +301,16 @@ class Attempt:
             logger.warning("%s: the rollback failed", self.task.name, exc_info=True)
 
     def _lock_key(self) -> str:
-        kwargs = self.run.message.kwargs
-        values = [f"{name}={kwargs.get(name)!r}" for name in self.task.options.singleton_by]
+        values = [
+            f"{name}={_shown(self.run.message, name)}" for name in self.task.options.singleton_by
+        ]
         return ".".join(["lambda_tasks.singleton_lock", self.task.name, *values])
+
+
+def _shown(message: Message, name: str) -> str:
+    """What a lock's key says of an argument: of a secret one, whether it is the same."""
+    text = repr(message.kwargs.get(name))
+    return salted_hmac("lambda_tasks.lock", text).hexdigest() if name in message.secret else text
 
 
 def _context_of(run: Run, finisher: Finisher) -> TaskContext:

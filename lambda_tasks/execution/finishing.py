@@ -91,9 +91,9 @@ class Finisher:
             self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
             # Also where the commit went through and only its answer, or a hook after it, failed.
-            logger.exception(
-                "%s (%s) had an error after its record was closed",
-                task.name, run.message.invocation_id, exc_info=error,
+            logger.error(
+                "%s (%s) had an error after its record was closed:\n%s",
+                task.name, run.message.invocation_id, described(error, run.message).traceback,
             )  # fmt: skip
             return Ended(None)
         call.ended(outcome, error)

@@ -26,7 +26,8 @@ class CapturedTask:
 
     def __repr__(self) -> str:
         arguments = [repr(each) for each in self.args]
-        arguments += [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        shown = self.outgoing.message.shown_kwargs
+        arguments += [f"{name}={value!r}" for name, value in shown.items()]
         return f"<CapturedTask {self.task_name}({', '.join(arguments)})>"
 
     @property

@@ -37,5 +37,30 @@ async def fail(*, token: SecretStr, password: str) -> None:
 
 
 @lambda_task(durable=False)
+async def log_errors(*, token: SecretStr, pin: SecretStr) -> None:
+    text, short = token.get_secret_value(), pin.get_secret_value()
+    try:
+        raise KeyError(text)
+    except KeyError:
+        shop_logger.exception("refused", extra={"sent": {"token": text}}, stack_info=True)
+    shop_logger.warning("pin %s of %s", short, f"{short}45")
+
+
+@lambda_task(singleton=True, singleton_by=("account", "token"))
+async def pay_alone(*, account: str, token: SecretStr) -> None:
+    pass
+
+
+@lambda_task
+def pay_two(*, token: SecretStr, pin: SecretStr) -> int:
+    return len(token.get_secret_value()) + len(pin.get_secret_value())
+
+
+@lambda_task
+def charge(*, amount: int, password: str) -> None:
+    raise ValueError(f"{amount} for {password}")
+
+
+@lambda_task(durable=False)
 async def log_elsewhere(*, token: SecretStr) -> None:
     shop_logger.warning("charging %s", token.get_secret_value())
