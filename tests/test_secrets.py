@@ -163,7 +163,8 @@ def test_a_secret_can_be_read_in_its_own_place_only(
     stolen = json.loads(TaskRecord.objects.get(id=victim.id).secrets or "")
     if copied == "to another parameter":
         own = victim
-        stolen["values"] = dict(zip(("pin", "token"), stolen["values"].values(), strict=True))
+        values = stolen["values"]
+        stolen["values"] = {"pin": values["token"], "token": values["pin"]}
     TaskRecord.objects.filter(id=own.id).update(secrets=json.dumps(stolen))
 
     assert handle(wake_up(own.id, "tests.app.secretive.pay_two")) == [0]
