@@ -251,7 +251,7 @@ def sqs_event(*bodies: Any) -> Event:
         "Records": [
             {
                 "messageId": str(uuid.uuid4()),
-                "receiptHandle": "handle",
+                "receiptHandle": "",  # of none that AWS could be asked about
                 "body": each,
                 "attributes": {"SentTimestamp": "1700000000000", "ApproximateReceiveCount": "1"},
                 "messageAttributes": {},
@@ -274,6 +274,20 @@ def kwargs_of(message: Mapping[str, Any]) -> dict[str, Any]:
         recorded: dict[str, Any] = TaskRecord.objects.get(id=message["invocation_id"]).kwargs
         return recorded
     return dict(message["kwargs"])
+
+
+def carries(**kwargs: Any) -> Callable[[str], bool]:
+    """Whether a message is of a call with these arguments; for a proxy, on whose thread this asks
+    the database."""
+
+    def is_of(entry: str) -> bool:
+        try:
+            given = kwargs_of(json.loads(entry))
+            return all(given.get(name) == value for name, value in kwargs.items())
+        finally:
+            connections.close_all()
+
+    return is_of
 
 
 def bodies_in(sqs: LocalSqs, queue_url: str) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ class Jobs:
 def run_container(env: dict[str, str], *, directory: Path | None = None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "lambda_tasks.handler"],
-        env=os.environ | env,
+        env=os.environ | {"AWS_BATCH_JQ_NAME": "heavy"} | env,
         cwd=directory,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -188,7 +188,7 @@ def test_a_job_ends_although_a_thread_of_its_task_hangs(
 
 def test_a_container_without_a_message_or_with_one_that_is_none_exits_with_1(jobs: Jobs) -> None:
     unknown = json.dumps({"task_name": "tests.app.tasks.gone", "kwargs": {}})
-    for message, words in [("", "is not set"), ("{", "no JSON"), (unknown, "is no task")]:
+    for message, words in [("", "is not set"), ("{", "no JSON"), (unknown, "is not loaded")]:
         process = run_container({"LAMBDA_TASKS_MESSAGE": message})
         output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
@@ -200,6 +200,7 @@ def test_a_message_over_the_limit_of_a_job_is_refused_at_the_call(
     direct: Jobs, settings: Any, signed: bool
 ) -> None:
     settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32] if signed else []
+    settings.LAMBDA_TASKS_DURABLE = False  # what is stored needs no more than a wake-up
     heavy = tasks.echo.using(queue="heavy")
 
     longest = max(n for n in range(7000, 8192) if fits(heavy, "é" + "x" * n))

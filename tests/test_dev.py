@@ -203,6 +203,8 @@ def test_a_server_that_can_not_start_ends_dev(newcomer: Newcomer) -> None:
 
 
 def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
+    any_message = "\nLAMBDA_TASKS_DIRECT_MESSAGES = 'any'\n"
+    newcomer.write("mysite/settings.py", any_message, add=True)
     newcomer.shell('from shop.models import Order\nOrder(title="Emma").save()')
     body = {"task_name": "shop.tasks.print_invoice", "kwargs": {"order_id": 1}}
     newcomer.write("event.json", json.dumps(sqs_event(json.dumps(body), "no JSON")))

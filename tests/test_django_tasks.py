@@ -792,7 +792,8 @@ def test_a_task_declared_for_another_backend_runs_here_too(
         "default": {"BACKEND": IMMEDIATE},
         "on_lambda": settings.TASKS["default"],
     }
-    result = tasks.add.using(backend="on_lambda").enqueue(1)
+    # An async one: a worker process has the settings that it was started with.
+    result = tasks.aadd.using(backend="on_lambda").enqueue(1)
     work_off(queue)
 
     result.refresh()
@@ -896,6 +897,7 @@ def test_validation_is_repeated_on_enqueue(settings: Any) -> None:
 
 def test_a_module_that_no_worker_imports_is_refused_at_the_call(settings: Any) -> None:
     settings.INSTALLED_APPS = [each for each in settings.INSTALLED_APPS if each != "tests.app"]
+    settings.LAMBDA_TASKS_MODULES = []
 
     with pytest.raises(InvalidTask, match=r"tests\.app\.django_tasks\.add is not in a package"):
         tasks.add.enqueue(1)

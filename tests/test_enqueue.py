@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -24,7 +24,7 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from tests.app import resuming, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, bodies_in, body, kwargs_of, relay
+from tests.conftest import Handle, Task, bodies_in, body, carries, kwargs_of, relay
 from tests.servers.faulty_sqs import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -194,17 +194,19 @@ def test_the_order_relative_to_other_hooks_is_kept(proxy: FaultySqs) -> None:
 
 
 class _Case(TestCase):
+    captured: ClassVar[set[str]] = set()
+
     def runTest(self) -> None:  # noqa: N802
         tasks.add.execute_on_commit(a=0)
         with self.captureOnCommitCallbacks(execute=True) as callbacks:
-            tasks.add.execute_on_commit(a=1)
+            ids = [tasks.add.execute_on_commit(a=1).id]
             with transaction.atomic():
-                tasks.add.execute_on_commit(a=2)
-                tasks.add.execute_on_commit(a=3)
+                ids += [tasks.add.execute_on_commit(a=a).id for a in (2, 3)]
         assert len(callbacks) == 2
         with self.captureOnCommitCallbacks(execute=True) as callbacks:
-            tasks.add.execute_on_commit(a=4)
+            ids.append(tasks.add.execute_on_commit(a=4).id)
         assert len(callbacks) == 1
+        self.captured.update(map(str, ids))
 
 
 def test_it_works_under_capture_on_commit_callbacks(sqs: LocalSqs, queue: str) -> None:
@@ -212,7 +214,7 @@ def test_it_works_under_capture_on_commit_callbacks(sqs: LocalSqs, queue: str) -
     unittest.TestSuite([_Case()]).run(result)
 
     assert result.wasSuccessful(), result.errors + result.failures
-    assert sorted(kwargs_of(each)["a"] for each in bodies_in(sqs, queue)) == [1, 2, 3, 4]
+    assert {each["invocation_id"] for each in bodies_in(sqs, queue)} == _Case.captured
 
 
 def test_views_enqueue_from_classic_and_async_code(
@@ -453,7 +455,7 @@ def test_only_the_caller_of_a_message_that_fails_hears_of_it(proxy: FaultySqs) -
 
 
 def test_a_direct_caller_hears_of_the_failure_and_of_its_reason(proxy: FaultySqs) -> None:
-    proxy.inject(Fault(times=100, refuse=lambda body: '"a":1' in body, sender_fault=True))
+    proxy.inject(Fault(times=100, refuse=carries(a=1), sender_fault=True))
 
     with pytest.raises(EnqueueError, match="by the test") as caught, transaction.atomic():
         invocation = tasks.add_direct.execute_on_commit(a=1)
@@ -565,7 +567,7 @@ def test_what_the_relay_could_not_send_it_sends_the_next_time(
         tasks.add.execute_on_commit(a=a)
     sqs.purge(queue)
     TaskRecord.objects.update(sent_at=None)
-    proxy.inject(Fault(refuse=lambda body: '"a":1' in body, sender_fault=True))
+    proxy.inject(Fault(refuse=carries(a=1), sender_fault=True))
 
     assert relay() == 1
     assert [kwargs_of(each)["a"] for each in bodies_in(sqs, queue)] == [2]

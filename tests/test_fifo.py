@@ -23,7 +23,7 @@ from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.records.clock import Now
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, body, kwargs_of, relay, sqs_event, wait_for
+from tests.conftest import Handle, Task, body, carries, kwargs_of, relay, sqs_event, wait_for
 from tests.servers.faulty_sqs import Fault, FaultySqs
 from tests.test_looks import look
 from tests.test_table_queue import worker
@@ -123,7 +123,7 @@ def proxy(sqs: LocalSqs, fifo: str, settings: Any) -> Iterator[FaultySqs]:
 
 
 def named(name: str) -> Callable[[str], bool]:
-    return lambda body: f'"name":"{name}"' in body
+    return carries(name=name)
 
 
 def of_group(key: str, task: Task = tasks.leave_effect) -> Task:

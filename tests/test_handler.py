@@ -336,13 +336,14 @@ def test_a_retried_task_leaves_a_queued_record_that_is_linked_to_it(
 
 
 def test_a_retry_that_can_not_be_sent_waits_for_the_relay_and_disturbs_no_neighbour(
-    handle: Handle, queue: str
+    handle: Handle, settings: Any
 ) -> None:
+    gone = {"default": "http://127.0.0.1:9/000000000000/gone"}
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | gone
     message = body(tasks.limited, name="x")
-    unknown_queue = json.dumps(json.loads(message) | {"queue": "gone"})
     neighbour = body(tasks.add, a=1)
 
-    failures = handle(unknown_queue, neighbour)
+    failures = handle(message, neighbour)
 
     assert failures == []
     assert (record_of(message).status, record_of(neighbour).status) == (RETRYING, SUCCESS)

@@ -15,7 +15,7 @@ from django.db import connections
 
 from lambda_tasks import TaskContext, handler, runtime
 from lambda_tasks.context import current_run
-from lambda_tasks.core.lifecycle import Claim, Failed, Succeeded
+from lambda_tasks.core.lifecycle import Failed, Succeeded
 from lambda_tasks.core.message import Message
 from lambda_tasks.entrypoints.lambda_events import EventHandler
 from lambda_tasks.execution.attempt import Attempt
@@ -25,7 +25,7 @@ from lambda_tasks.execution.lanes import Lanes
 from lambda_tasks.execution.run import Run
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.ports import Delivery, ResolvedDelivery
+from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
 from lambda_tasks.records.claims import RecordClaims
 from tests.app import gated, tasks
 from tests.app.models import Effect
@@ -187,10 +187,15 @@ def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None
         message = Message(task_name=tasks.aadd.name, kwargs={"a": a}, invocation_id=id)
         delivery = Delivery(id=str(id), source="default", fallback_id=id)
         resolved = ResolvedDelivery(delivery=delivery, message=message, task=tasks.aadd)
-        claim = claims.claim([resolved], lease=timedelta(minutes=5), max_attempts=5)[id]
-        assert isinstance(claim, Claim)
+        verdict = claims.claim([resolved], lease=timedelta(minutes=5), max_attempts=5)[id]
+        assert isinstance(verdict, Granted)
         return Run(
-            message=message, claim=claim, queue="default", max_retries=0, soft_s=60, hard_s=70
+            message=message,
+            claim=verdict.claim,
+            queue="default",
+            max_retries=0,
+            soft_s=60,
+            hard_s=70,
         )
 
     async def scene() -> None:

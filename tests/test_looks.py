@@ -19,7 +19,7 @@ from lambda_tasks.core.retries import MAX_DELAY_S
 from lambda_tasks.enqueue.relay import LOST_FOR, WAITING_FOR
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.ports import Delivery, ResolvedDelivery
+from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.clock import Now
 from tests.app import tasks
@@ -69,16 +69,18 @@ def stored(queue: str = "default", **columns: Any) -> uuid.UUID:
 
 
 def claimed(id: uuid.UUID, *, from_table: bool = False, lease: timedelta = 5 * MINUTE) -> Claim:
-    message = Message(task_name=tasks.add.name, kwargs={}, invocation_id=id, durable=True)
+    message = Message(
+        task_name=tasks.add.name, kwargs={}, invocation_id=id, durable=True, has_arguments=False
+    )
     wanted = ResolvedDelivery(
         delivery=Delivery(id=str(id), source="", fallback_id=id),
         message=message,
         task=tasks.add,
         **({"look": TABLE_TERMS} if from_table else {}),
     )
-    claim = claims.claim([wanted], lease=lease, max_attempts=3)[id]
-    assert isinstance(claim, Claim)
-    return claim
+    verdict = claims.claim([wanted], lease=lease, max_attempts=3)[id]
+    assert isinstance(verdict, Granted)
+    return verdict.claim
 
 
 def told() -> dict[str, float]:

@@ -42,8 +42,8 @@ START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OLD_ROWS: list[dict[str, Any]] = [
     {
         "id": uuid.UUID(int=number),
-        "task_name": "app.tasks.f",
-        "kwargs": {"number": number},
+        "task_name": "tests.app.tasks.add_direct",
+        "kwargs": {"a": number},
         "n_retries": number,
         "status": status,
         "start_time": START + timedelta(days=number),
@@ -210,7 +210,7 @@ def test_an_old_run_that_was_taken_over_between_two_chunks_is_not_taken_back(
         _migrate(NEW)
     assert 0 < TaskRecord.objects.filter(root_id=None).count() < len(OLD_ROWS)
     running = OLD_ROWS[0]["id"]
-    assert handle(body(tasks.add_direct, a=1, _id=running)) == []
+    assert handle(body(tasks.add_direct, a=0, _id=running)) == []
     taken_over = TaskRecord.objects.values().get(id=running)
     assert (taken_over["status"], taken_over["n_attempts"]) == ("SUCCESS", 2)
 

@@ -191,8 +191,9 @@ def test_a_function_needs_no_more_than_one_connection() -> None:
 
 def test_a_job_of_aws_batch_needs_no_more_than_one_connection() -> None:
     for task in (tasks.leave_effect, tasks.aleave_effect):
-        message = {"LAMBDA_TASKS_MESSAGE": body(task, name="x"), "TESTS_CONNECT_AT_START": "1"}
-        environment = os.environ | settings_with({"min_size": 1, "max_size": 1}) | message
+        message = {"LAMBDA_TASKS_MESSAGE": body(task, name="x"), "AWS_BATCH_JQ_NAME": "heavy"}
+        pool = settings_with({"min_size": 1, "max_size": 1}) | {"TESTS_CONNECT_AT_START": "1"}
+        environment = os.environ | pool | message
         job = [sys.executable, "-m", "lambda_tasks.handler"]
         subprocess.run(job, env=environment, check=True, timeout=PATIENCE_S)
 

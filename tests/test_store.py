@@ -509,10 +509,10 @@ def test_a_start_that_its_holder_has_not_heard_of_is_taken_back() -> None:
     request = _request()
     id = request.message.invocation_id
     verdict = holder.claim([request], lease=LEASE, max_attempts=3, waiting=[id])[id]
-    assert isinstance(verdict, Claim)
-    holder.begin([verdict], LEASE)
+    assert isinstance(verdict, Granted)
+    holder.begin([verdict.claim], LEASE)
 
-    holder.release([verdict], Release(counts=False))
+    holder.release([verdict.claim], Release(counts=False))
 
     record = TaskRecord.objects.get(id=id)
     assert (record.status, record.n_attempts, record.worker_ids) == ("QUEUED", 0, "")
