@@ -117,7 +117,9 @@ class Intake:
             names = self._claims.names({message.invocation_id for _, message in not_loaded})
         except Exception as error:
             logger.exception("The records of %d messages can't be read", len(not_loaded))
-            refused.update((each.id, _unclaimed(each, message, error)) for each, message in not_loaded)
+            refused.update(
+                (each.id, _unclaimed(each, message, error)) for each, message in not_loaded
+            )
             return []
         resolved: list[ResolvedDelivery] = []
         for delivery, message in not_loaded:
@@ -194,7 +196,10 @@ class Intake:
                 alone = [self._claim([each], refused, budget) for each in resolved]
                 return [claimed for each in alone for claimed in each]
             logger.exception("%d messages could not be claimed and go back", len(resolved))
-            refused.update((each.delivery.id, _unclaimed(each.delivery, each.message, error)) for each in resolved)
+            refused.update(
+                (each.delivery.id, _unclaimed(each.delivery, each.message, error))
+                for each in resolved
+            )
             return []
         return self._granted(resolved, verdicts, refused)
 
