@@ -17,9 +17,12 @@ from django.utils.translation import ngettext
 
 from . import runtime
 from .core.message import Outgoing
+from .core.redaction import REDACTED
 from .enqueue.prepare import prepare
 from .errors import MessageRefused
+from .ports import Task
 from .records.encryption import decrypt
+from .records.mapping import ARGS
 from .records.queries import chain
 from .records.tables import TaskRecord
 from .registry import resolve
@@ -147,8 +150,10 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     def short_result(self, record: TaskRecord) -> str:
         """Its beginning, or the error's last line."""
         lines = (record.traceback or "").strip().splitlines()
-        text = lines[-1] if lines else "" if record.result is None else json.dumps(record.result)
-        return text[:80]
+        if lines:
+            return lines[-1][:80]
+        result = _readable_result(record)
+        return "" if result is None else json.dumps(result)[:80]
 
     @admin.display(description="Arguments")
     def pretty_kwargs(self, record: TaskRecord) -> SafeString:
@@ -158,7 +163,7 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     @admin.display(description="Result")
     def pretty_result(self, record: TaskRecord) -> SafeString:
         """As indented JSON."""
-        return _preformatted(json.dumps(record.result, indent=2, ensure_ascii=False))
+        return _preformatted(json.dumps(_readable_result(record), indent=2, ensure_ascii=False))
 
     @admin.display(description="Traceback")
     def pretty_traceback(self, record: TaskRecord) -> SafeString:
@@ -189,16 +194,17 @@ def _replayed(record: TaskRecord) -> Outgoing:
     task = resolve(record.task_name)
     if record.backend and chain(record.root_id or record.id)[-1] != record:
         raise ValueError("it was retried or replayed already. Replay the last of its records")
-    secrets = decrypt(record.secrets, id=record.id)
-    if missing := task.secret_names & record.kwargs.keys() - secrets.keys():
+    kept_apart = decrypt(record.secrets, id=record.id)
+    if missing := _hidden(record, task) - kept_apart.keys():
         names = ", ".join(sorted(missing))
         raise ValueError(f"its secret arguments ({names}) were removed when it was finished")
+    args = kept_apart.pop(ARGS, record.args)
     return prepare(
         task.name,
-        record.kwargs | secrets,
+        record.kwargs | kept_apart,
         queue=record.queue,
         durable=task.options.durable,
-        args=record.args or (),
+        args=args or (),
         backend=record.backend,
         group_key=record.group_key,
         root_id=record.root_id or record.id,
@@ -207,6 +213,20 @@ def _replayed(record: TaskRecord) -> Outgoing:
         priority=record.priority,
         secret=task.secret_names,
     )
+
+
+def _hidden(record: TaskRecord, task: Task) -> set[str]:
+    """The names of its arguments that its row does not show; `*` stands for positional ones."""
+    names = {name for name, value in record.kwargs.items() if value == REDACTED}
+    names |= task.secret_names & record.kwargs.keys()
+    return names | {ARGS} if REDACTED in (record.args or ()) else names
+
+
+def _readable_result(record: TaskRecord) -> object:
+    try:
+        return record.result
+    except ValueError as error:
+        return f"It can't be read: {error}."
 
 
 def _preformatted(text: str) -> SafeString:

@@ -5,6 +5,7 @@ is followed.
 """
 
 import difflib
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -70,6 +71,7 @@ class Settings:
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
     direct_messages: str = "declared"
     secrets_keys: tuple[str, ...] = field(default=(), repr=False)
+    encrypt_arguments: bool = False
     redact: frozenset[str] = frozenset()
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -240,6 +242,11 @@ def _contradictions(settings: Settings) -> list[str]:
             f"than LAMBDA_TASKS_DEFAULT_HARD_TIMEOUT ({settings.default_hard_timeout}). A task "
             "needs time between the two to clean up."
         )
+    if settings.encrypt_arguments and importlib.util.find_spec("cryptography") is None:
+        problems.append(
+            "LAMBDA_TASKS_ENCRYPT_ARGUMENTS is True, and cryptography is not installed. Install "
+            "lambda-tasks[secrets]."
+        )
     if settings.direct_messages == "signed" and not settings.signing_keys:
         problems.append(
             "LAMBDA_TASKS_DIRECT_MESSAGES is 'signed', and LAMBDA_TASKS_SIGNING_KEYS has no key. "
@@ -347,6 +354,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "signing_keys": _keys,
     "direct_messages": _one_of(*DIRECT_MESSAGES),
     "secrets_keys": _keys,
+    "encrypt_arguments": _boolean,
     "redact": _parameter_names,
     "aws": _client_options,
 }

@@ -25,7 +25,7 @@ from lambda_tasks.models import TaskRecord
 from lambda_tasks.payload import SQSLambdaTask
 from lambda_tasks.ports import Delivery
 from lambda_tasks.records.clock import Now
-from tests.app import django_tasks, secretive
+from tests.app import django_tasks, secretive, tasks
 from tests.conftest import Handle, body, record_of, relay, wake_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -249,6 +249,66 @@ def test_djangos_own_log_of_a_failed_task_shows_no_secret(
 
     assert TaskRecord.objects.get().status == "FAILED"
     assert TOKEN not in caplog.text + _table()
+
+
+NAME = "the name of a patient"
+
+
+def test_all_arguments_and_results_can_be_encrypted(
+    queue: str, handle: Handle, settings: Any, caplog: Any
+) -> None:
+    settings.LAMBDA_TASKS_ENCRYPT_ARGUMENTS = True
+    stored = tasks.echo.execute_on_commit(value=NAME)
+    result = django_tasks.aecho.enqueue(NAME, twice=True)
+    brought = body(tasks.echo, value=NAME)
+    again = tasks.ask_for_a_retry.execute_on_commit(name=NAME)
+    assert NAME not in _table()
+
+    with caplog.at_level("INFO"):
+        back = handle(
+            wake_up(stored.id, "tests.app.tasks.echo"),
+            wake_up(uuid.UUID(result.id), "tests.app.django_tasks.aecho", backend="default"),
+            wake_up(again.id, "tests.app.tasks.ask_for_a_retry"),
+            brought,
+        )
+
+    assert back == []
+    raised = TaskRecord.objects.get(id=again.id).traceback  # no argument: what the task says
+    assert NAME not in _table().replace(repr(raised), "")
+    assert (stored.result(timeout=5), record_of(brought).result) == (NAME, NAME)
+    result = django_tasks.aecho.get_result(result.id)
+    returned: Any = result.return_value
+    assert returned == [NAME, NAME]
+    assert (result.args, result.kwargs) == (["**********"], {"twice": "**********"})
+    retry = TaskRecord.objects.get(status="QUEUED")
+    assert handle(wake_up(retry.id, "tests.app.tasks.ask_for_a_retry")) == []
+    retry.refresh_from_db()
+    assert NAME in (retry.traceback or "")
+
+
+def test_a_result_can_be_read_in_its_own_record_only(
+    queue: str, handle: Handle, settings: Any, client: Client
+) -> None:
+    settings.LAMBDA_TASKS_ENCRYPT_ARGUMENTS = True
+    victim, own = body(tasks.echo, value=NAME), body(tasks.echo, value="own")
+    handle(victim, own)
+    ((stolen,),) = TaskRecord.objects.filter(id=record_of(victim).id).values_list("result")
+    TaskRecord.objects.filter(id=record_of(own).id).update(result=stolen)
+
+    with pytest.raises(ValueError, match="comes from another record"):
+        _ = record_of(own).result
+    client.force_login(User.objects.create_superuser("admin"))
+    page = client.get(f"/admin/lambda_tasks/taskrecord/{record_of(own).id}/change/")
+    assert "comes from another record" in page.content.decode()
+    assert NAME not in page.content.decode()
+
+
+def test_to_encrypt_all_needs_cryptography(settings: Any, monkeypatch: Any) -> None:
+    settings.LAMBDA_TASKS_ENCRYPT_ARGUMENTS = True
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(ImproperlyConfigured, match=r"Install lambda-tasks\[secrets\]"):
+        conf.current()
 
 
 def test_without_cryptography_a_stored_secret_is_an_error_at_the_call(

@@ -15,13 +15,18 @@ from uuid import UUID
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from .. import conf
+SECRETS_KEYS: Final = "LAMBDA_TASKS_SECRETS_KEYS"
+ENCRYPT_ARGUMENTS: Final = "LAMBDA_TASKS_ENCRYPT_ARGUMENTS"
+"""Settings that `conf` checks; it stands above the records."""
 
 UNAVAILABLE: Final = ""
 """Stands in the column where there were secrets, and nothing to encrypt them with."""
 
 NONCE_BYTES: Final = 12
 """Of AES-GCM (NIST SP 800-38D, section 8.2). A random one for each value: 2**32 of them a key."""
+
+RESULT: Final = "lambda_tasks.encrypted"
+"""The one key of an encrypted result, which is JSON as any other is."""
 
 FERNET: Final = "gAAAA"
 """The beginning of what 1.0.0.dev0 has encrypted, with a key that followed from SECRET_KEY."""
@@ -43,6 +48,11 @@ def is_available() -> bool:
     except ImportError:
         return False
     return True
+
+
+def encrypts_all() -> bool:
+    """Whether all arguments and results are encrypted, and not only those that are secret."""
+    return bool(getattr(settings, ENCRYPT_ARGUMENTS, False))
 
 
 def encrypt(secrets: Mapping[str, Any], *, id: UUID) -> str:
@@ -76,6 +86,20 @@ def decrypt(encrypted: str | None, *, id: UUID) -> dict[str, Any]:
     }
 
 
+def encrypt_result(result: Any, *, id: UUID) -> Any:
+    """A result as its record keeps it: encrypted where the settings ask for it."""
+    if result is None or not encrypts_all():
+        return result
+    return {RESULT: encrypt({"result": result}, id=id)}
+
+
+def decrypt_result(kept: Any, *, id: UUID) -> Any:
+    """What encrypt_result() was given for this record. Raises ValueError as decrypt() does."""
+    if not isinstance(kept, dict) or kept.keys() != {RESULT}:
+        return kept
+    return decrypt(kept[RESULT], id=id)["result"]
+
+
 def _encrypt(key: str, text: str, place: bytes) -> str:
     nonce = os.urandom(NONCE_BYTES)
     return base64.b64encode(nonce + _cipher(key).encrypt(nonce, text.encode(), place)).decode()
@@ -98,7 +122,7 @@ def _place(id: UUID, name: str) -> bytes:
 
 def _keys() -> list[str]:
     """All that decrypt, of which the first encrypts."""
-    return [*conf.current().secrets_keys, *_keys_of_django()]
+    return [*getattr(settings, SECRETS_KEYS, ()), *_keys_of_django()]
 
 
 def _keys_of_django() -> list[str]:

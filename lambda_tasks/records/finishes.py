@@ -8,11 +8,20 @@ from typing import Any, Final
 
 from django.db.models import QuerySet
 
-from ..core.lifecycle import STATUS_OF, Cancelled, Outcome, Succeeded
+from ..core.lifecycle import STATUS_OF, Cancelled, End, Outcome, Succeeded
 from .clock import Now
+from .encryption import encrypt_result
 
 ALWAYS: Final[Mapping[str, Any]] = {"end_time": Now(), "secrets": None, "look_at": None}
 """What every end writes, whatever it is."""
+
+
+def end_columns(end: End) -> dict[str, Any]:
+    """The columns of a claimed run's own end; see finished_columns()."""
+    columns = finished_columns(end.outcome)
+    if "result" in columns:
+        columns["result"] = encrypt_result(columns["result"], id=end.claim.invocation_id)
+    return columns
 
 
 def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:

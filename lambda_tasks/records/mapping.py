@@ -10,7 +10,8 @@ from uuid import UUID
 
 from ..core.lifecycle import Claim, LookTerms, RecordState, Status
 from ..core.message import Message, Outgoing
-from .encryption import decrypt, encrypt
+from ..core.redaction import REDACTED
+from .encryption import decrypt, encrypt, encrypts_all
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -18,6 +19,9 @@ Row = Mapping[str, Any]
 """Values by the names of columns, and seconds: `delay_s`, in which it is due where `run_after` is
 None; `grace_s` and `ahead_s`, from now and before it is due, of which the later is when somebody
 must look at it. `number` tells one from others that are enqueued at the same moment."""
+
+ARGS: Final = "*"
+"""Stands for all positional arguments among those that are kept apart. No parameter's name."""
 
 CLAIM_COLUMNS: Final = (
     "id",
@@ -67,14 +71,14 @@ def row_of(
     number: int = 0,
 ) -> Row:
     """A new record of a message; `waits` where nobody is about to send it."""
-    secrets = message.secret_kwargs
+    kept_apart = _kept_apart(message)
     return {
         "id": message.invocation_id,
         "task_name": message.task_name,
-        "args": message.args or None,
-        "kwargs": message.shown_kwargs,
+        "args": ([REDACTED] * len(message.args) if ARGS in kept_apart else message.args) or None,
+        "kwargs": _shown_kwargs(message.kwargs, kept_apart),
         "backend": message.backend,
-        "secrets": encrypt(secrets, id=message.invocation_id) if secrets else None,
+        "secrets": encrypt(kept_apart, id=message.invocation_id) if kept_apart else None,
         "n_retries": message.n_retries,
         "n_continues": message.n_continues,
         "queue": queue,
@@ -89,6 +93,19 @@ def row_of(
         "ahead_s": look.ahead.total_seconds(),
         "number": number if look.in_order else 0,
     }
+
+
+def _kept_apart(message: Message) -> Mapping[str, Any]:
+    """What of its arguments is encrypted: all, or the secret ones."""
+    if encrypts_all():
+        return {**message.kwargs, ARGS: message.args}
+    return message.secret_kwargs
+
+
+def _shown_kwargs(kwargs: dict[str, Any], kept_apart: Mapping[str, Any]) -> dict[str, Any]:
+    if not kept_apart:
+        return kwargs
+    return kwargs | dict.fromkeys(kept_apart.keys() & kwargs.keys(), REDACTED)
 
 
 def queued_row(outgoing: Outgoing, number: int = 0) -> Row:
@@ -164,12 +181,13 @@ def message_of(row: Row) -> Message:
 
     Raises ValueError where its secrets can't be read.
     """
-    secrets = decrypt(row["secrets"], id=row["id"])
+    kept_apart = decrypt(row["secrets"], id=row["id"])
+    args = kept_apart.pop(ARGS, None)
     return Message(
         task_name=row["task_name"],
-        kwargs=row["kwargs"] | secrets,
+        kwargs=row["kwargs"] | kept_apart,
         invocation_id=row["id"],
-        args=row["args"] or [],
+        args=(row["args"] if args is None else args) or [],
         backend=row["backend"],
         n_retries=row["n_retries"],
         n_continues=row["n_continues"],
@@ -180,7 +198,8 @@ def message_of(row: Row) -> Message:
         priority=row["priority"],
         root_id=row["root_id"],
         retry_of=row["retry_of"],
-        secret=frozenset(secrets),
+        # Where all is encrypted, who knows the task knows which of it is secret.
+        secret=frozenset(kept_apart) if args is None else frozenset(),
     )
 
 

@@ -206,7 +206,7 @@ class PortableStatements:
 
     def finish(self, end: End) -> bool:
         """Write the end of a claimed run; False where the claim no longer holds."""
-        columns = finishes.finished_columns(end.outcome)
+        columns = finishes.end_columns(end)
 
         def compose() -> Composed:
             started = {} if end.ran_for is None else {"start_time": Now() - RAN_FOR}

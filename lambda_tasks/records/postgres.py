@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from ..core.lifecycle import Claim, End, Status
-from .finishes import finished_columns
+from .finishes import end_columns
 from .mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, rows_of
 from .portable import ClaimTerms, PortableStatements
 from .statements import Composed, execute, update
@@ -303,7 +303,7 @@ def _held_by(claim: Claim) -> dict[str, Any]:
 
 
 def _end_row(end: End) -> Row:
-    columns = finished_columns(end.outcome)
+    columns = end_columns(end)
     return {
         "id": end.claim.invocation_id,
         "claim_token": end.claim.token,

@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Final, Self
 from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
 from django.db import models, router
+from django.db.models.query_utils import DeferredAttribute
 
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
+from .encryption import decrypt_result
 from .finishes import finish
 
 
@@ -47,6 +49,31 @@ Statuses = TaskStatus
 """Within TaskRecord the other name is its own."""
 
 
+class _Result(DeferredAttribute):
+    """What a record's `result` is: readable, however it is kept."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        kept = super().__get__(instance, owner)
+        return kept if instance is None else decrypt_result(kept, id=instance.pk)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        # With this it is asked even where the record holds a value.
+        instance.__dict__[self.field.attname] = value
+
+
+class _ResultField(models.JSONField):
+    descriptor_class = _Result
+
+    def deconstruct(self) -> Any:
+        """As its base: the column is the same."""
+        name, _, args, kwargs = super().deconstruct()
+        return name, "django.db.models.JSONField", args, kwargs
+
+    def pre_save(self, model_instance: Any, add: bool) -> Any:
+        """As it is kept."""
+        return model_instance.__dict__.get(self.attname)
+
+
 class TaskRecord(models.Model):
     """One invocation of a task: what was asked for, what became of it."""
 
@@ -64,7 +91,7 @@ class TaskRecord(models.Model):
         max_length=10, choices=TaskStatus, default=TaskStatus.QUEUED, editable=False
     )
     secrets = models.TextField(null=True, editable=False)
-    result = models.JSONField(null=True, editable=False)
+    result = _ResultField(null=True, editable=False)
     exception_class = models.TextField(null=True, editable=False)
     traceback = models.TextField(null=True, editable=False)
 

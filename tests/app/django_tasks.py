@@ -36,6 +36,11 @@ async def aadd(a: int, b: int = 2) -> int:
 
 
 @task
+async def aecho(value: str, *, twice: bool) -> list[str]:
+    return [value] * (1 + twice)
+
+
+@task
 def leave_effect(name: str) -> int:
     Effect.objects.create(name=name, process=os.getpid())
     return os.getpid()
