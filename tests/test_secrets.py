@@ -281,6 +281,7 @@ def test_all_arguments_and_results_can_be_encrypted(
     assert returned == [NAME, NAME]
     assert (result.args, result.kwargs) == (["**********"], {"twice": "**********"})
     retry = TaskRecord.objects.get(status="QUEUED")
+    TaskRecord.objects.filter(id=retry.id).update(run_after=Now())
     assert handle(wake_up(retry.id, "tests.app.tasks.ask_for_a_retry")) == []
     retry.refresh_from_db()
     assert NAME in (retry.traceback or "")
