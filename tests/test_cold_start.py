@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 
 from lambda_tasks import LambdaTaskWrapper, cold_start
+from lambda_tasks.cold_start import environment_loader
 from lambda_tasks.errors import SecretUnavailable
 from lambda_tasks.models import TaskRecord
 from tests.app import places
@@ -50,6 +51,36 @@ def test_the_environment_comes_from_a_secret_and_overrides(moto: Moto, monkeypat
     cold_start.set_up()
 
     assert (os.environ["COLD_A"], os.environ["COLD_B"]) == ("from the secret", "b")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["LD_PRELOAD", "COLD_A"], "LD_PRELOAD"),
+        (["PYTHONSTARTUP", "PYTHONPATH"], "PYTHONPATH, PYTHONSTARTUP"),
+        (["LD_LIBRARY_PATH"], "LD_LIBRARY_PATH"),
+        (["PYTHONHOME"], "PYTHONHOME"),
+        (["PATH"], "PATH"),
+        (["LAMBDA_TASKS_SECRET_LD_AUDIT"], "LAMBDA_TASKS_SECRET_LD_AUDIT"),
+        (["LD_SDK_KEY", "PYTHONUNBUFFERED", "ENV", "COLD_PATH"], None),
+    ],
+)
+def test_what_loads_other_code_is_loaded_and_told_by_name(
+    moto: Moto, monkeypatch: Any, caplog: Any, names: list[str], told: str | None
+) -> None:
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is as it was, afterwards
+    arn, version = moto.create_secret(
+        f"env-{uuid.uuid4().hex}", json.dumps(dict.fromkeys(names, VALUE))
+    )
+    monkeypatch.setenv(ENVIRONMENT, f"{arn}:{version}")
+
+    environment_loader.load_environment()
+
+    assert {os.environ[name] for name in names} == {VALUE}
+    warnings = [each.getMessage() for each in caplog.records if each.name == "lambda_tasks"]
+    assert [f" sets {told}, which decides" in each for each in warnings] == [True] * bool(told)
+    assert VALUE not in caplog.text
 
 
 def test_every_form_of_a_reference_is_read(moto: Moto, secret: Any, monkeypatch: Any) -> None:
