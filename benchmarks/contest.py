@@ -84,6 +84,15 @@ class Contestant:
         return versions
 
 
+def aws(client_options: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of a contestant of a LocalSqs with these options: it answers nobody else."""
+    return AWS | {
+        "AWS_ENDPOINT_URL": client_options["endpoint_url"],
+        "AWS_ACCESS_KEY_ID": client_options["aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": client_options["aws_secret_access_key"],
+    }
+
+
 def database(options: Mapping[str, Any]) -> dict[str, str]:
     """The environment of a contestant that makes its settings itself."""
     return {"BENCHMARK_DATABASE": json.dumps(options)}

@@ -72,11 +72,15 @@ def walker(engine: str) -> Iterator[Walker]:
     with ExitStack() as stack:
         sqs = stack.enter_context(LocalSqs())
         queue_url = sqs.create_queue("walk")
-        environment = contest.django(stack.enter_context(_database(engine))) | {
-            "AWS_ENDPOINT_URL": sqs.endpoint_url,
-            "BENCHMARK_QUEUE_URL": queue_url,
-            "PYTHONPATH": stack.enter_context(_path()),
-        }
+        database = contest.django(stack.enter_context(_database(engine)))
+        environment = (
+            contest.aws(sqs.client_options)
+            | database
+            | {
+                "BENCHMARK_QUEUE_URL": queue_url,
+                "PYTHONPATH": stack.enter_context(_path()),
+            }
+        )
         contestant = stack.enter_context(Contestant("walk", environments.here(), environment))
         contestant.ask("migrate")
         yield Walker(contestant, queue_url, sqs)

@@ -24,11 +24,15 @@ def main() -> None:
     with ExitStack() as stack:
         sqs = stack.enter_context(LocalSqs())
         postgres = stack.enter_context(PostgresServer())
-        environment = contest.django(postgres.django_database("worker"), durable=True) | {
-            "AWS_ENDPOINT_URL": sqs.endpoint_url,
-            "BENCHMARK_QUEUE_URL": sqs.create_queue("worker"),
-            "BENCHMARK_TABLE": "yes",
-        }
+        database = contest.django(postgres.django_database("worker"), durable=True)
+        environment = (
+            contest.aws(sqs.client_options)
+            | database
+            | {
+                "BENCHMARK_QUEUE_URL": sqs.create_queue("worker"),
+                "BENCHMARK_TABLE": "yes",
+            }
+        )
         contestant = stack.enter_context(Contestant("work_off", environments.here(), environment))
         contestant.ask("migrate")
 

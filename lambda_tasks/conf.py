@@ -18,7 +18,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .core.lifecycle import SQS_TERMS, LookTerms
-from .core.signature import Signer
+from .core.signature import SHORTEST_KEY, Signer
+from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
 from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, mistake
 from .queues.database import DatabaseQueue, LocalQueue
@@ -26,25 +27,12 @@ from .queues.sqs import SQSQueue
 
 PREFIX: Final = "LAMBDA_TASKS_"
 
-SHORTEST_KEY: Final = 32
-
 DIRECT_MESSAGES: Final = ("declared", "signed", "any")
 """Which messages may carry their call themselves, without a record: of tasks that are declared so,
 or those that are signed, or all."""
 
 LOCAL_WORKERS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_WORKERS_CHILD"
 """In the environment of local workers: how many they are. There it overrides the setting."""
-
-LOCAL_SQS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_SQS"
-"""In the environment of what `manage.py lambda_tasks dev` starts: the address of an SQS that stands
-in for all of AWS, or "" where the table does."""
-
-LOCAL_ACCOUNT: Final = "000000000000"
-LOCAL_AWS: Final[Mapping[str, Any]] = {
-    "region_name": "us-east-1",
-    "aws_access_key_id": "test",
-    "aws_secret_access_key": "test",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +150,12 @@ def _load() -> tuple[Settings, tuple[str, ...]]:
             problems.append(str(error))
     if count := os.environ.get(LOCAL_WORKERS_VARIABLE):
         values["local_workers"] = values["processes"] = int(count)
-    endpoint = os.environ.get(LOCAL_SQS_VARIABLE)
-    settings = _with_local_workers(values) if endpoint is None else _on_a_laptop(values, endpoint)
+    try:
+        run = LocalRun.from_environment()
+    except ImproperlyConfigured as error:
+        problems.append(str(error))
+        run = None
+    settings = _with_local_workers(values) if run is None else _on_a_laptop(values, run)
     problems.extend(_contradictions(settings))
     return settings, tuple(problems)
 
@@ -183,24 +175,27 @@ def _with_local_workers(values: dict[str, Any]) -> Settings:
     )
 
 
-def _on_a_laptop(values: dict[str, Any], endpoint: str) -> Settings:
-    """Nothing goes to AWS: every queue is one of the SQS at this endpoint, or the table's.
+def _on_a_laptop(values: dict[str, Any], run: LocalRun) -> Settings:
+    """Nothing goes to AWS: every queue is one of the run's local SQS, or the table's.
 
     Queues that are the table's by their setting stay so. The modes that run tasks elsewhere are
-    off: what is to be seen is the way that they go in production.
+    off: what is to be seen is the way that they go in production. A project without signing keys
+    gets one of the run's.
     """
     chosen = values.get("queues", {"default": SQSQueue("default", "")})
     values["queues"] = {
         name: DatabaseQueue(name)
-        if not endpoint or queue.is_table
+        if not run.endpoint_url or queue.is_table
         else SQSQueue(
             name,
-            f"{endpoint}/{LOCAL_ACCOUNT}/{_sqs_name(name)}",
+            f"{run.endpoint_url}/{ACCOUNT}/{_sqs_name(name)}",
             max_timeout_s=MAX_OTHER_TIMEOUT_S,
         )
         for name, queue in chosen.items()
     }
-    values |= {"eager": False, "local_workers": 0, "noop_execution": False, "aws": LOCAL_AWS}
+    values |= {"eager": False, "local_workers": 0, "noop_execution": False, "aws": run.aws}
+    if run.keys is not None and not values.get("signing_keys"):
+        values["signing_keys"] = (run.keys.signing_key,)
     return Settings(**values)
 
 
@@ -361,7 +356,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
 
 
 def _on_change(*, setting: str, **_: object) -> None:
-    if setting.startswith(PREFIX):
+    if setting.startswith(PREFIX) or setting == "DEBUG":
         forget()
 
 

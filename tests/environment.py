@@ -32,6 +32,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
         return (yield)
     _running.enter_context(sqs)
     os.environ["LAMBDA_TASKS_TEST_QUEUE"] = sqs.create_queue("default")
+    # Without the endpoint, which the queues' URLs tell: Batch has another.
+    options = {name: each for name, each in sqs.client_options.items() if name != "endpoint_url"}
+    os.environ["LAMBDA_TASKS_TEST_AWS"] = json.dumps(options)
     sqs.create_queue("default-other")
     engine = os.environ.get("LAMBDA_TASKS_TEST_ENGINE", "postgresql")
     try:

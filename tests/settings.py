@@ -110,8 +110,5 @@ LAMBDA_TASKS_DIRECT_MESSAGES = "any"
 LAMBDA_TASKS_SIGNING_KEYS = [
     key for key in os.environ.get("LAMBDA_TASKS_TEST_SIGNING_KEYS", "").split(",") if key
 ]
-LAMBDA_TASKS_AWS = {
-    "region_name": "us-east-1",
-    "aws_access_key_id": "test",
-    "aws_secret_access_key": "test",
-}
+_aws = os.environ.get("LAMBDA_TASKS_TEST_AWS")
+LAMBDA_TASKS_AWS = json.loads(_aws) if _aws else {"region_name": "us-east-1"}

@@ -7,16 +7,23 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
 
+from lambda_tasks.core.signature import Signer
 from lambda_tasks.local import EventSourceMapping, LocalSqs
 from lambda_tasks.local.chaos import Chaos
+from lambda_tasks.local.sqs_server import make_client
+from lambda_tasks.local_run import KEYS_VARIABLE, VARIABLE, LocalRun, RunKeys
+from lambda_tasks.queues.sqs import SQSQueue
 from tests.conftest import PATIENCE_S, sqs_event, wait_for
 from tests.newcomer import Newcomer
 from tests.servers import LambdaProcess, Moto
@@ -135,6 +142,64 @@ def listening(newcomer: Newcomer) -> bool:
     return any("Quit the server" in line for line in newcomer.lines)
 
 
+SHOUT = """
+
+@lambda_task(durable=False)
+def shout(*, text: str) -> str:
+    from pathlib import Path
+    with Path("shouted").open("a") as file:
+        file.write(text)
+    return text
+"""
+
+
+def run_of_dev() -> tuple[str, RunKeys]:
+    """The address and the keys that the processes of a running `dev` have."""
+    psutil: Any = pytest.importorskip("psutil")
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            environment = child.environ()
+            if KEYS_VARIABLE in environment:
+                return environment[VARIABLE], RunKeys(**json.loads(environment[KEYS_VARIABLE]))
+    raise AssertionError("no process has it")
+
+
+def test_dev_runs_what_its_own_processes_send_and_nothing_else(newcomer: Newcomer) -> None:
+    newcomer.write("shop/tasks.py", SHOUT, add=True)
+
+    def body(text: str) -> str:
+        call = {"task_name": "shop.tasks.shout", "kwargs": {"text": text}}
+        return json.dumps(call, separators=(",", ":"))
+
+    with newcomer.developing():
+        wait_for(lambda: listening(newcomer))
+        address, keys = run_of_dev()
+        url = f"{address}/000000000000/default"
+        fields = {"Action": "SendMessage", "QueueUrl": url, "MessageBody": body("by a form")}
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(url, data=urlencode(fields).encode())
+
+        client = make_client(dict(LocalRun(address, keys).aws) | {"endpoint_url": address})
+        signer = Signer(keys.signing_key, SQSQueue("default", url).audience)
+        another = Signer("k" * 43, SQSQueue("default", url).audience)
+        for text in (
+            body("unsigned"),
+            another.sign(body("by another key"), now=time.time()),
+            signer.sign(body("signed"), now=time.time()),
+        ):
+            client.send_message(QueueUrl=url, MessageBody=text)
+        client.close()
+        wait_for(lambda: finished(newcomer, "shop.tasks.shout"))
+    assert (newcomer.directory / "shouted").read_text() == "signed"
+    assert sum("signature" in line or "is signed with" in line for line in newcomer.lines) >= 2
+
+
+def test_dev_is_for_laptops(newcomer: Newcomer) -> None:
+    newcomer.write("mysite/settings.py", "\nDEBUG = False\n", add=True)
+
+    assert "Set DEBUG = True" in newcomer.fail("dev")
+
+
 def test_dev_tells_of_a_task_that_fails_and_of_code_that_can_not_be_loaded(
     newcomer: Newcomer,
 ) -> None:
@@ -248,7 +313,8 @@ def on_sqs(tmp_path: Path, sqs: LocalSqs, moto: Moto) -> Iterator[tuple[Newcomer
             "job_definition_arn": "arn:aws:batch:us-east-1:123456789012:job-definition/heavy:1",
         },
     }
-    aws = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    aws = sqs.client_options.copy()
+    del aws["endpoint_url"]  # Batch has another
     newcomer = Newcomer.with_first_task(
         tmp_path, settings=f"LAMBDA_TASKS_QUEUES = {queues!r}\nLAMBDA_TASKS_AWS = {aws!r}"
     )

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from lambda_tasks import EnqueueError, runtime
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.queues.aws.sigv4 import Signer
+from tests import environment
 from tests.app import tasks
 from tests.conftest import bodies_in
 from tests.servers.faulty_sqs import Fault, FaultySqs
@@ -71,7 +72,9 @@ def signed_by_botocore(headers: Headers, body: bytes, credentials: Credentials) 
     return str(request.headers["Authorization"])
 
 
-def test_a_lean_request_differs_from_botocores_in_nothing_that_matters(proxy: FaultySqs) -> None:
+def test_a_lean_request_differs_from_botocores_in_nothing_that_matters(
+    proxy: FaultySqs, sqs: LocalSqs
+) -> None:
     send(2)
 
     assert ways(proxy) == ["botocore", "lean"]
@@ -81,7 +84,8 @@ def test_a_lean_request_differs_from_botocores_in_nothing_that_matters(proxy: Fa
         name: second[name] for name in second.keys() - leave
     }
     assert first_body.partition(b"invocation_id")[0] == second_body.partition(b"invocation_id")[0]
-    credentials = Credentials("test", "test")
+    options = sqs.client_options
+    credentials = Credentials(options["aws_access_key_id"], options["aws_secret_access_key"])
     for headers, body in proxy.requests.raw:
         assert headers["authorization"] == signed_by_botocore(headers, body, credentials)
 
@@ -231,8 +235,8 @@ class _ExpiringCredentials(http.server.BaseHTTPRequestHandler):
         type(self).given += 1
         expiration = datetime.now(UTC) + timedelta(minutes=2)
         content = {
-            "AccessKeyId": f"AKID{self.given}",
-            "SecretAccessKey": "test",
+            "AccessKeyId": environment.sqs.client_options["aws_access_key_id"],
+            "SecretAccessKey": f"secret-{self.given}",
             "Token": f"token-{self.given}",
             "Expiration": expiration.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }

@@ -52,8 +52,10 @@ def run(library: str, python: Path, *, orders: int, kills: int) -> Outcome:
         sqs, postgres = stack.enter_context(LocalSqs()), stack.enter_context(PostgresServer())
         queue_url = sqs.create_queue("default", visibility_timeout_s=FUNCTION_TIMEOUT_S)
         database = postgres.django_database("shop")
-        environment = contest.AWS | contest.django(database, durable=library == OURS)
-        environment |= {"BENCHMARK_QUEUE_URL": queue_url, "AWS_ENDPOINT_URL": sqs.endpoint_url}
+        environment = contest.aws(sqs.client_options) | contest.django(
+            database, durable=library == OURS
+        )
+        environment["BENCHMARK_QUEUE_URL"] = queue_url
         bookkeeper = stack.enter_context(Contestant("shop", python, environment))
         bookkeeper.ask("migrate")
         directory = stack.enter_context(project_directory())

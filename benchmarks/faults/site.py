@@ -135,7 +135,7 @@ def open_site(
         database_way = stack.enter_context(TcpProxy(database.open_socket))
         endpoint = f"http://127.0.0.1:{sqs_way.port}"
         entry = database.django_database(NAME, create=False) | {"USER": NAME}
-        environment = contest.AWS | {
+        environment = contest.aws(sqs.client_options) | {
             "BENCHMARK_QUEUE_URL": queue_url.replace(sqs.endpoint_url, endpoint),
             "BENCHMARK_TABLE": "yes",
             "BENCHMARK_LOGBOOK": str(directory / "logbook"),

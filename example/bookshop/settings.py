@@ -1,5 +1,6 @@
 """Settings of the bookshop. On its own it runs tasks at once; given a queue, on Lambda."""
 
+import json
 import os
 from pathlib import Path
 
@@ -63,11 +64,7 @@ LAMBDA_TASKS_PROCESSES = 1
 
 if "BOOKSHOP_QUEUE_URL" in os.environ:
     LAMBDA_TASKS_QUEUES = {"default": os.environ["BOOKSHOP_QUEUE_URL"]}
-    LAMBDA_TASKS_AWS = {
-        "region_name": "us-east-1",
-        "aws_access_key_id": "test",
-        "aws_secret_access_key": "test",
-    }
+    LAMBDA_TASKS_AWS = json.loads(os.environ["BOOKSHOP_AWS"])
 else:
     LAMBDA_TASKS_EAGER = True
 

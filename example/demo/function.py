@@ -25,11 +25,10 @@ def main() -> None:
     threading.Thread(target=stop_with_parent, daemon=True).start()
     handler.handler({"lambda_tasks": "ping"}, None)
     queue_url = os.environ["BOOKSHOP_QUEUE_URL"]
-    endpoint_url = queue_url.rsplit("/", 2)[0]
     mapping = EventSourceMapping(
         queue_url,
         lambda event: handler.handler(event, LambdaContext(timeout_s=FUNCTION_TIMEOUT_S)),
-        client_options={**settings.LAMBDA_TASKS_AWS, "endpoint_url": endpoint_url},
+        client_options=settings.LAMBDA_TASKS_AWS,
     )
     mapping.run(stop.is_set)
     handler.close()

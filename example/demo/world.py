@@ -1,5 +1,6 @@
 """What the demo runs in: a temporary database and an SQS on loopback, gone afterwards."""
 
+import json
 import os
 import tempfile
 from contextlib import ExitStack
@@ -25,6 +26,8 @@ class World:
             visibility_timeout_s=VISIBILITY_TIMEOUT_S,
             max_receive_count=MAX_RECEIVE_COUNT,
         )
+        # It answers only those who have its credentials.
+        os.environ["BOOKSHOP_AWS"] = json.dumps(sqs.client_options)
         # Tasks that fail on purpose would fill the screen with what the table says shortly.
         os.environ.setdefault("BOOKSHOP_LOG_LEVEL", "ERROR")
         return self

@@ -19,6 +19,9 @@ SIGNED_FOR_S: Final = 14 * 24 * 3600
 """For how long a signature counts: SQS keeps no message for longer (MessageRetentionPeriod of
 SetQueueAttributes, Amazon SQS API reference)."""
 
+SHORTEST_KEY: Final = 32
+"""Characters of a key."""
+
 _KEY_ID_LENGTH: Final = 16
 _EXPIRY_LENGTH: Final = 10
 """Digits of seconds since 1970, until the year 2286."""

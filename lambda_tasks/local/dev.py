@@ -5,6 +5,7 @@ or when they die, and tells what becomes of the tasks.
 """
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,10 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.autoreload import StatReloader
 
 from .. import conf, registry, runtime
+from ..local_run import LocalRun, RunKeys
 from ..queues.sqs import SQSQueue
 from ..records import queries
 from ..records.outbox import forget_sent
@@ -105,8 +109,15 @@ class Dev:
     def run(self) -> dict[str, int]:
         """Until stop(); how many records there are in each status then.
 
-        Raises ServerEnded, and ModuleNotFoundError for chaos without a local SQS.
+        Raises ServerEnded, ImproperlyConfigured where DEBUG is off, and ModuleNotFoundError for
+        chaos without a local SQS.
         """
+        if not settings.DEBUG:
+            raise ImproperlyConfigured(
+                "dev is for laptops: it sends every message to a local SQS, which no process does "
+                "where DEBUG is False. Set DEBUG = True in the settings, or use `manage.py "
+                "lambda_tasks worker`."
+            )
         with ExitStack() as stack:
             sqs = self._start_sqs(stack)
             parts = self._parts(sqs)
@@ -126,8 +137,9 @@ class Dev:
             if self.chaos:
                 raise
             self.say(f"{missing} Without it the table is the queue.")
-        os.environ[conf.LOCAL_SQS_VARIABLE] = sqs.endpoint_url if sqs is not None else ""
-        stack.callback(os.environ.pop, conf.LOCAL_SQS_VARIABLE)
+        for name, value in _run_of(sqs).environment().items():
+            os.environ[name] = value
+            stack.callback(os.environ.pop, name)
         conf.forget()
         stack.callback(conf.forget)
         return sqs
@@ -193,6 +205,18 @@ class Dev:
             assert record.end_time is not None
             since = max(since, record.end_time)
         return since
+
+
+def _run_of(sqs: LocalSqs | None) -> LocalRun:
+    if sqs is None:
+        return LocalRun()
+    options = sqs.client_options
+    keys = RunKeys(
+        access_key=options["aws_access_key_id"],
+        secret_key=options["aws_secret_access_key"],
+        signing_key=secrets.token_urlsafe(),
+    )
+    return LocalRun(sqs.endpoint_url, keys)
 
 
 def _why(traceback: str | None) -> str:

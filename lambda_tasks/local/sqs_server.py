@@ -3,22 +3,27 @@
 import http.client
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import tempfile
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, Self
 
-from ..conf import LOCAL_ACCOUNT, LOCAL_AWS
+from ..local_run import ACCOUNT, REGION
+from . import sqs_guard
 
 START_TIMEOUT_S: Final = 30.0
-REGION: Final = LOCAL_AWS["region_name"]
-HEALTH_PATH: Final = "/_ministack/health"
+
+ACCESS_KEY_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_SQS_ACCESS_KEY"
+"""In the environment of the child alone: other users of the machine can read command lines."""
 
 _SERVE: Final = """
-import asyncio, os, sys, threading
+import asyncio, os, runpy, sys, threading
+access_key = os.environ.pop("LAMBDA_TASKS_LOCAL_SQS_ACCESS_KEY")
 def end_with_parent():
     os.read(0, 1)
     os._exit(0)
@@ -26,13 +31,16 @@ threading.Thread(target=end_with_parent, daemon=True).start()
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from ministack.app import app
+_, listener, authority, guard_file = sys.argv
+guard = runpy.run_path(guard_file)["Guard"](app, authority=authority, access_key=access_key)
 config = Config()
-config.bind = ["fd://" + sys.argv[1]]
+config.bind = ["fd://" + listener]
 config.keep_alive_timeout = 75
 config.loglevel = "ERROR"
-asyncio.run(serve(app, config))
+asyncio.run(serve(guard, config))
 """
-"""Not MiniStack's own main(), which chooses its address itself and leaves a pid file.
+"""Not MiniStack's own main(), which chooses its address itself and leaves a pid file. The guard
+comes from its file: an import of this package would load Django first.
 
 Standard input is a pipe from the parent: it closes when the parent ends, however it ends.
 """
@@ -41,7 +49,7 @@ _INHERITED: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMP
 _SETTINGS: Final = {
     "MINISTACK_HOST": "127.0.0.1",
     "MINISTACK_REGION": REGION,
-    "MINISTACK_ACCOUNT_ID": LOCAL_ACCOUNT,
+    "MINISTACK_ACCOUNT_ID": ACCOUNT,
     "SERVICES": "sqs",
     "LOG_LEVEL": "ERROR",
     # Listeners of services that nobody asked for, each on a fixed port.
@@ -55,16 +63,20 @@ _SETTINGS: Final = {
 class LocalSqs:
     """Real SQS requests without AWS. Use it as a context manager, or start() and stop() it.
 
-    `endpoint_url` is its address, `client_options` what LAMBDA_TASKS_AWS holds to reach it. Both
-    stay the same from one start() to the next; the queues do not.
+    `endpoint_url` is its address, `client_options` what LAMBDA_TASKS_AWS holds to reach it: it
+    answers nobody who has not its credentials, which are random. Both stay the same from one
+    start() to the next; the queues do not.
     """
 
     def __init__(self, *, port: int | None = None) -> None:
         self.port = port or _free_port()
-        self.endpoint_url = f"http://127.0.0.1:{self.port}"
+        self._authority = f"127.0.0.1:{self.port}"
+        self.endpoint_url = f"http://{self._authority}"
         self.client_options: dict[str, Any] = {
             "endpoint_url": self.endpoint_url,
-            **LOCAL_AWS,
+            "region_name": REGION,
+            "aws_access_key_id": secrets.token_urlsafe(),
+            "aws_secret_access_key": secrets.token_urlsafe(),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -171,10 +183,16 @@ class LocalSqs:
 
     def _spawn(self, listener: socket.socket, output: int) -> "subprocess.Popen[bytes]":
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        own = {
+            "GATEWAY_PORT": str(self.port),
+            ACCESS_KEY_VARIABLE: self.client_options["aws_access_key_id"],
+        }
+        guard_file = Path(sqs_guard.__file__).resolve()
+        arguments = [str(listener.fileno()), self._authority, str(guard_file)]
         return subprocess.Popen(
             # -P: a module of the current directory must not stand in for one that it imports.
-            [sys.executable, "-P", "-c", _SERVE, str(listener.fileno())],
-            env=inherited | _SETTINGS | {"GATEWAY_PORT": str(self.port)},
+            [sys.executable, "-P", "-c", _SERVE, *arguments],
+            env=inherited | _SETTINGS | own,
             cwd=tempfile.gettempdir(),
             pass_fds=[listener.fileno()],
             stdin=subprocess.PIPE,
@@ -187,7 +205,9 @@ class LocalSqs:
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_TIMEOUT_S)
         try:
-            connection.request("GET", HEALTH_PATH)
+            credential = f"Credential={self.client_options['aws_access_key_id']}/health"
+            headers = {"Authorization": f"AWS4-HMAC-SHA256 {credential}"}
+            connection.request("GET", sqs_guard.HEALTH_PATH, headers=headers)
             return connection.getresponse().status == http.client.OK
         except (OSError, http.client.HTTPException):
             return False

@@ -6,6 +6,7 @@ whatever the settings say. Ctrl-C ends it. Exit codes: 0, or 1 for a mistake."""
 from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any, Final
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks.local.chaos import Chaos
@@ -33,14 +34,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    """Raises CommandError for chaos without a local SQS, and where the server ends."""
+    """Raises CommandError where DEBUG is off or another setting wrong, for chaos without a local
+    SQS, and where the server ends."""
     timeout_s = options["timeout"] or (CHAOTIC_TIMEOUT_S if options["chaos"] else TIMEOUT_S)
     screen = _Screen(stdout)
     dev = Dev(screen.say, screen.show, options["address"], timeout_s, options["chaos"])
     try:
         with interrupted_by_signals(dev):
             counts = dev.run()
-    except (ModuleNotFoundError, ServerEnded) as error:
+    except (ImproperlyConfigured, ModuleNotFoundError, ServerEnded) as error:
         raise CommandError(str(error)) from None
     screen.say(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     return 0
