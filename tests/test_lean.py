@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from lambda_tasks import EnqueueError, runtime
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.queues.aws.sigv4 import Signer
-from tests import environment
 from tests.app import tasks
 from tests.conftest import bodies_in
 from tests.servers.faulty_sqs import Fault, FaultySqs
@@ -42,6 +41,11 @@ def proxy(queue: str, sqs: LocalSqs, settings: Any) -> Iterator[FaultySqs]:
     with FaultySqs(sqs.endpoint_url) as proxy:
         settings.LAMBDA_TASKS_AWS = sqs.client_options | {"endpoint_url": proxy.endpoint_url}
         yield proxy
+
+
+def credential_of(sqs: LocalSqs) -> Headers:
+    key = sqs.client_options["aws_access_key_id"]
+    return {"authorization": f"AWS4-HMAC-SHA256 Credential={key}/"}
 
 
 def send(times: int = 1) -> None:
@@ -156,8 +160,9 @@ def test_who_waited_for_an_answer_in_vain_waits_once(
     "unusual", [{"signature_version": botocore.UNSIGNED}, {"proxies": "of the test"}]
 )
 def test_an_unusual_client_goes_botocores_way(
-    proxy: FaultySqs, settings: Any, unusual: dict[str, Any]
+    proxy: FaultySqs, sqs: LocalSqs, settings: Any, unusual: dict[str, Any]
 ) -> None:
+    proxy.added_headers = credential_of(sqs)  # one of the clients does not sign
     if "proxies" in unusual:
         unusual = {"proxies": {"http": proxy.endpoint_url}}
     settings.LAMBDA_TASKS_AWS = settings.LAMBDA_TASKS_AWS | {"config": AioConfig(**unusual)}
@@ -235,8 +240,8 @@ class _ExpiringCredentials(http.server.BaseHTTPRequestHandler):
         type(self).given += 1
         expiration = datetime.now(UTC) + timedelta(minutes=2)
         content = {
-            "AccessKeyId": environment.sqs.client_options["aws_access_key_id"],
-            "SecretAccessKey": f"secret-{self.given}",
+            "AccessKeyId": f"AKID{self.given}",
+            "SecretAccessKey": "test",
             "Token": f"token-{self.given}",
             "Expiration": expiration.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
@@ -256,6 +261,7 @@ def test_credentials_are_refreshed(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    proxy.added_headers = credential_of(sqs)  # the client's change, and are none of the server's
     settings.LAMBDA_TASKS_AWS = {
         "region_name": "us-east-1",
         "endpoint_url": proxy.endpoint_url,

@@ -89,10 +89,14 @@ class Requests:
 
 
 class FaultySqs:
-    """Listens from the beginning; use it as a context manager. Clients go to `endpoint_url`."""
+    """Listens from the beginning; use it as a context manager. Clients go to `endpoint_url`.
+
+    What it passes on has their headers, `added_headers` over them, and its target's Host.
+    """
 
     def __init__(self, target_url: str) -> None:
         self.requests = Requests()
+        self.added_headers: dict[str, str] = {}
         self._target = urlsplit(target_url).netloc
         self._faults: list[Fault] = []
         self._again: deque[Content] = deque()
@@ -230,7 +234,7 @@ class FaultySqs:
         connection = http.client.HTTPConnection(self._target, timeout=FORWARD_TIMEOUT_S)
         passed = {name: value for name, value in headers.items() if name not in _HOP_BY_HOP}
         try:
-            connection.request("POST", "/", body, passed)
+            connection.request("POST", "/", body, passed | self.added_headers)
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, http.client.HTTPException):
