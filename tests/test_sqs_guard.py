@@ -281,16 +281,34 @@ def test_the_guard_says_what_is_wrong(headers: dict[str, str], reason: str) -> N
     assert reason in (refusal(**headers) or "")
 
 
-def test_the_guard_passes_on_the_servers_own_start_and_end() -> None:
-    scopes: list[Any] = []
+def passed_on(scope: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """What the app behind the guard gets, and what the guard sends itself."""
+    passed: list[Any] = []
+    sent: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        scopes.append(scope)
+        passed.append(scope)
 
-    async def unused(*_: Any) -> Any:
+    async def receive() -> Any:
         raise AssertionError
 
-    scope = {"type": "lifespan"}
-    asyncio.run(Guard(app, authority=AUTHORITY, access_key=KEY)(scope, unused, unused))
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
 
-    assert scopes == [scope]
+    asyncio.run(Guard(app, authority=AUTHORITY, access_key=KEY)(scope, receive, send))
+    return passed, sent
+
+
+def test_the_guard_passes_on_the_servers_own_start_and_end() -> None:
+    scope = {"type": "lifespan"}
+
+    assert passed_on(scope) == ([scope], [])
+
+
+def test_the_guard_passes_on_no_websocket() -> None:
+    headers = [(b"host", AUTHORITY.encode())]
+
+    assert passed_on({"type": "websocket", "path": "/", "headers": headers}) == (
+        [],
+        ["websocket.close"],
+    )
