@@ -118,7 +118,11 @@ def test_a_function_that_was_frozen_uses_nothing_that_was_open_before(
 ) -> None:
     with LocalSqs() as own_sqs:
         queue = own_sqs.create_queue("default")
-        with LambdaProcess(LAMBDA_TASKS_TEST_QUEUE=queue) as function:
+        environment = {
+            "LAMBDA_TASKS_TEST_QUEUE": queue,
+            "LAMBDA_TASKS_TEST_AWS": json.dumps(own_sqs.client_options),
+        }
+        with LambdaProcess(**environment) as function:
             first, second = body(task, name="before"), body(task, name="after")
             assert function.invoke(sqs_event(first)) == {"batchItemFailures": []}
             assert len(bodies_in(own_sqs, queue)) == 1
