@@ -118,7 +118,7 @@ def test_a_function_that_was_frozen_uses_nothing_that_was_open_before(
 ) -> None:
     with LocalSqs() as own_sqs:
         queue = own_sqs.create_queue("default")
-        environment = {
+        environment: dict[str, Any] = {
             "LAMBDA_TASKS_TEST_QUEUE": queue,
             "LAMBDA_TASKS_TEST_AWS": json.dumps(own_sqs.client_options),
         }
