@@ -12,14 +12,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks import options, report
 from benchmarks.faults import trial
-from benchmarks.faults.kinds import KINDS, Scene
+from benchmarks.faults.kinds import KINDS, Kind, Scene
 from benchmarks.faults.site import ENGINES, Consumer, Engine, Site, open_site
 from benchmarks.faults.storm import Storm
 from benchmarks.faults.tables import ENGINES as ENGINE_NAMES
@@ -41,6 +41,13 @@ VETERANS: Final = 1
 FILL: Final = {"apack": 120, "pack": 40, "awrap": 60, "wrap": 40}
 """Orders of long tasks, more at once than there is room for: after them every lane and process has
 begun, and has every connection that it may need."""
+
+WARM_UP_S: Final = 90.0
+"""For a storm before all is measured: what errors need once is no growth, such as the lines of source
+that tracebacks show, and room in the allocator."""
+
+DEADLY: Final = ("consumer", "deployment", "freeze", "long freeze")
+"""Subjects of faults that the storm before is without: what they leave is settled late only."""
 
 REST_S: Final = 90.0
 """Until what is kept for a while, as idle connections to SQS are, is let go."""
@@ -94,13 +101,11 @@ def run(site: Site, place: Place, *, minutes: float, seed: int) -> Outcome:
     """Fill, measure, let it storm, fill and measure again."""
     random.seed(seed)
     with trial.begun(site, CONSUMERS[place], veterans=VETERANS) as scene:
+        _weather(scene, [kind for kind in KINDS if kind.subject not in DEADLY], WARM_UP_S, seed)
+        trial.settle(site)
         before = _filled(scene, seed)
         began_at = time.time()
-        load = trial.taking_orders(
-            scene, sys.maxsize, pause_s=1 / ORDERS_PER_S, seed=seed, until=began_at + minutes * 60
-        )
-        with load, Storm(scene, KINDS) as storm:
-            storm.blow(every_s=FAULT_EVERY_S, seconds=minutes * 60)
+        storm = _weather(scene, KINDS, minutes * 60, seed)
         done_per_s = site.bookkeeper.ask(
             "done_per_s", since=began_at, until=began_at + minutes * 60, parts=THIRDS
         )
@@ -110,6 +115,16 @@ def run(site: Site, place: Place, *, minutes: float, seed: int) -> Outcome:
         unresponsive = scene.unresponsive()
     verdict = trial.judge(scene, orders, storm.happened, unresponsive)
     return Outcome(before, after, tuple(done_per_s), verdict)
+
+
+def _weather(scene: Scene, kinds: Sequence[Kind], seconds: float, seed: int) -> Storm:
+    """Let it storm for so long under the load."""
+    load = trial.taking_orders(
+        scene, sys.maxsize, pause_s=1 / ORDERS_PER_S, seed=seed, until=time.time() + seconds
+    )
+    with load, Storm(scene, kinds) as storm:
+        storm.blow(every_s=FAULT_EVERY_S, seconds=seconds)
+    return storm
 
 
 def _filled(scene: Scene, seed: int, *, at_most: Holdings | None = None) -> Holdings:
