@@ -3,8 +3,9 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -136,10 +137,19 @@ class Intake:
             raise MessageRefused(
                 f"It came from {delivery.source!r}, which is no queue of LAMBDA_TASKS_QUEUES."
             )
-        audience = next((each.audience for each in queues.values()), delivery.source)
-        keys = settings.signing_keys
-        body = verify(delivery.body, keys=keys, audience=audience, now=time.time())
+        audiences = list(dict.fromkeys(each.audience for each in queues.values()))
+        body = self._verified(delivery, audiences or [delivery.source])
         return decode(body, fallback_id=delivery.fallback_id)
+
+    def _verified(self, delivery: Delivery, audiences: Sequence[str]) -> object:
+        """The body without its signature. One queue may stand in the settings by several URLs, of
+        which not all tell its region. Raises MessageRefused."""
+        check = partial(verify, delivery.body, keys=self._settings().signing_keys, now=time.time())
+        *others, last = audiences
+        for audience in others:
+            with suppress(MessageRefused):
+                return check(audience=audience)
+        return check(audience=last)
 
     def _resolve_one(
         self, delivery: Delivery, message: Message, *, may_import: bool

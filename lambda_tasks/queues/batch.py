@@ -116,7 +116,7 @@ class BatchQueue(Queue):
 
     def is_fed_by(self, source: str) -> bool:
         """See Queue. A job knows its queue by its name."""
-        return self.job_queue_arn.rpartition("/")[2] == source
+        return _job_queue(self.job_queue_arn.rpartition("/")[2]) == source
 
 
 async def submit_job(queue: Queue, wiring: Wiring, body: str) -> str:
@@ -246,5 +246,14 @@ def job_delivery(body: str, *, job_id: str | None, job_queue: str) -> Delivery:
     id = job_id or str(uuid.uuid4())
     # A job is tried again as its definition says; that may be never.
     return Delivery(
-        id=id, body=body, source=job_queue, fallback_id=invocation_id_of(id), comes_back=False
+        id=id,
+        body=body,
+        source=_job_queue(job_queue),
+        fallback_id=invocation_id_of(id),
+        comes_back=False,
     )
+
+
+def _job_queue(name: str) -> str:
+    """A job queue as the source of deliveries: SQS may have a queue of the same name."""
+    return f"job-queue/{name}"

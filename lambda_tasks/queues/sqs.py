@@ -84,6 +84,7 @@ class SQSQueue(Queue):
                 each._client(wiring),
                 polls=each._client(wiring, waits_s=wait_s),
                 wait_s=wait_s,
+                arn=each.arn,
             )
             for each in queues
         ]
@@ -185,7 +186,7 @@ class SQSTransport:
 def _identity(queue_url: str) -> tuple[str, str, str]:
     """Region, account and name of a queue, as far as its URL tells them."""
     parts = urlsplit(queue_url)
-    *_, account, name = ("", *parts.path.split("/"))
+    *_, account, name = ("", *parts.path.rstrip("/").split("/"))
     return _region(parts.hostname or "") or "", account if ACCOUNT.fullmatch(account) else "", name
 
 

@@ -39,14 +39,22 @@ class SqsSource:
     """See Source: long polls, heartbeats while a task runs, deletes in batches.
 
     `wait_s` is for how long a poll of an empty queue lasts; `polls` is a client that waits as long.
+    `arn` tells the queue from those of its name in other regions and accounts.
     """
 
     def __init__(
-        self, queue_url: str, client: AwsClient, *, polls: AwsClient, wait_s: int = WAIT_S
+        self,
+        queue_url: str,
+        client: AwsClient,
+        *,
+        polls: AwsClient,
+        wait_s: int = WAIT_S,
+        arn: str = "",
     ) -> None:
         self._queue_url = queue_url
         self._wait_s = wait_s
         self._name = queue_name(queue_url)
+        self._arn = arn or self._name
         self._client = client
         self._polls = polls
         self._receipts: dict[str, str] = {}
@@ -105,7 +113,7 @@ class SqsSource:
             id = f"{message['MessageId']}_{next(repeats)}"
         self._receipts[id] = message["ReceiptHandle"]
         delivery = delivery_of(
-            message["MessageId"], message["Body"], message.get("Attributes"), source=self._name
+            message["MessageId"], message["Body"], message.get("Attributes"), source=self._arn
         )
         return replace(delivery, id=id)
 
@@ -170,7 +178,7 @@ def delivery_of(message_id: str, body: object, attributes: object, *, source: st
 
 def queue_name(queue_url: str) -> str:
     """The name that SQS knows the queue by."""
-    return queue_url.rpartition("/")[2]
+    return queue_url.rstrip("/").rpartition("/")[2]
 
 
 def is_fifo(queue: str) -> bool:
