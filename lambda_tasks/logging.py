@@ -9,7 +9,7 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from .context import current_run
-from .core.redaction import redact, redacted
+from .core.redaction import REDACTED, redact, redacted
 
 
 class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
@@ -24,7 +24,10 @@ class _Redaction(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         run = current_run.get()
         if run is not None and run.secrets:
-            _redact(record, run.secrets)
+            try:
+                _redact(record, run.secrets)
+            except Exception as error:
+                _empty(record, error)
         return True
 
 
@@ -38,6 +41,15 @@ def _redact(record: logging.LogRecord, secrets: Sequence[object]) -> None:
         record.stack_info = redact(record.stack_info, secrets)
     for name in vars(record).keys() - _OWN_ATTRIBUTES:  # what a caller's `extra` has added
         setattr(record, name, redacted(getattr(record, name), secrets))
+
+
+def _empty(record: logging.LogRecord, error: Exception) -> None:
+    """A line that can't be formatted says that it can't be: as with any other logger, the mistake
+    is not the task's failure. Nothing of it is shown, as nobody knows what it holds."""
+    record.msg, record.args = f"A log line can't be redacted: {type(error).__name__}", ()
+    record.exc_info = record.exc_text = record.stack_info = None
+    for name in vars(record).keys() - _OWN_ATTRIBUTES:
+        setattr(record, name, REDACTED)
 
 
 _formatter = logging.Formatter()

@@ -16,11 +16,12 @@ from django.test import Client
 from pydantic import SecretStr, ValidationError
 
 from lambda_tasks import Invocation, conf
+from lambda_tasks.context import TaskContext, current_run
 from lambda_tasks.core.arguments import Arguments
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.execution.locks import SingletonLocks
 from lambda_tasks.local import LocalSqs
-from lambda_tasks.logging import TaskContextFilter
+from lambda_tasks.logging import TaskContextFilter, task_logger
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.payload import SQSLambdaTask
 from lambda_tasks.ports import Delivery
@@ -152,6 +153,29 @@ def test_the_filter_redacts_tracebacks_and_what_a_caller_has_added(handle: Handl
     assert "pin ********** of 12345" in lines.getvalue()
     assert [each.exc_info for each in records] == [None, None]
     assert vars(records[0])["sent"] == {"token": "**********"}
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise ValueError(TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("line", "args", "extra"),
+    [("%d of %s", (TOKEN, 1), {"more": TOKEN}), ("sent", (), {"more": Unspeakable()})],
+    ids=["a wrong format", "a value that can't be told"],
+)
+def test_a_log_line_that_can_not_be_redacted_is_no_failure_of_its_task(
+    caplog: Any, line: str, args: tuple[object, ...], extra: dict[str, Any]
+) -> None:
+    running = current_run.set(TaskContext(task_name="pay", secrets=(TOKEN,)))
+    try:
+        task_logger.warning(line, *args, extra=extra)
+    finally:
+        current_run.reset(running)
+
+    assert "A log line can't be redacted" in caplog.text
+    assert TOKEN not in caplog.text + str(vars(caplog.records[0]))
 
 
 @pytest.mark.parametrize("copied", ["to another record", "to another parameter"])
