@@ -4,18 +4,20 @@ import json
 import logging
 import sys
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.utils.timezone import now
 from pydantic import SecretStr
 
-from lambda_tasks import MessageTooLarge, registry
-from lambda_tasks.local import LocalSqs
+from lambda_tasks import MessageTooLarge, handler, registry
+from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import django_tasks, secretive, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, bodies_in, body, record_of, wake_up
+from tests.conftest import Handle, bodies_in, body, record_of, sqs_event, wake_up
 from tests.servers import FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -104,6 +106,46 @@ def test_a_body_that_differs_from_its_record_is_refused_and_told(
     assert (record.status, record.result, record.n_attempts) == ("SUCCESS", 3, 1)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"task_name": "tests.app.tasks.leave_effect"}, {"kwargs": {"a": 666}}, {"backend": "default"}],
+    ids=["another task", "other arguments", "another backend"],
+)
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_forged_body_takes_no_honest_one_along(
+    queue: str, handle: Handle, changes: dict[str, Any], durable: bool, is_first: bool
+) -> None:
+    honest = wake_up(tasks.add.execute_on_commit(a=1).id)
+    forged = json.dumps({**json.loads(honest), "kwargs": {"a": 1}, "durable": durable, **changes})
+
+    batch = [forged, honest] if is_first else [honest, forged]
+    assert handle(*batch) == [batch.index(forged)]
+
+    record = TaskRecord.objects.get()
+    assert (record.status, record.result, record.n_attempts) == ("SUCCESS", 3, 1)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_forged_body_that_is_sent_again_does_not_stand_for_an_honest_one(
+    queue: str, sqs: LocalSqs, is_first: bool
+) -> None:
+    id = tasks.add.execute_on_commit(a=1).id
+    bodies_in(sqs, queue)
+    TaskRecord.objects.update(
+        status="RUNNING", n_attempts=1, worker_ids="w\n", claim_token=uuid.uuid4(),
+        start_time=now(), lease_until=now() + timedelta(minutes=5),
+    )  # fmt: skip
+    honest, forged = wake_up(id), wake_up(id, backend="default")
+    event = sqs_event(*([forged, honest] if is_first else [honest, forged]))
+    for each in event["Records"]:
+        each["attributes"]["ApproximateReceiveCount"] = "3" if each["body"] == forged else "1"
+
+    answer = handler.handler(event, LambdaContext())
+
+    assert len(answer["batchItemFailures"]) == 2
+
+
 def test_a_body_of_an_earlier_release_is_compared_and_runs(queue: str, handle: Handle) -> None:
     invocation = tasks.add.execute_on_commit(a=1)
 
@@ -182,6 +224,8 @@ def test_nothing_is_imported_on_a_messages_word(
     queue: str, handle: Handle, name: str, durable: dict[str, Any]
 ) -> None:
     registry.discover()  # as at the start
+    assert handle(body(tasks.add, a=1)) == []  # what any first run imports
+    TaskRecord.objects.all().delete()
     sys.modules.pop(name.rpartition(".")[0], None)
     before = set(sys.modules)
 

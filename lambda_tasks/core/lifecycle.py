@@ -191,6 +191,8 @@ class Refused:
 
     refusal: Refusal
     retry_after_s: float = 0.0
+    foreign: frozenset[str] = frozenset()
+    """The deliveries, by their ids, that ask for another task than the record's."""
 
     @property
     def is_final(self) -> bool:

@@ -223,11 +223,11 @@ class Intake:
         for each in resolved:
             id = each.message.invocation_id
             verdict = verdicts[id]
+            if _is_foreign(each, verdict):
+                verdict = Refused(Refusal.FOREIGN)
             if isinstance(verdict, Granted) and id in granted:
                 # Twice in one batch: the second comes back and finds it finished.
                 verdict = Refused(Refusal.HELD, limits_s(each.task, self._settings())[1])
-            if isinstance(verdict, Granted) and not each.message.is_of(verdict.message):
-                verdict = Refused(Refusal.FOREIGN)
             if isinstance(verdict, Granted):
                 queue = verdict.message.queue or each.queue
                 granted[id] = ClaimedDelivery(
@@ -263,6 +263,13 @@ def _unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settle
     is_copied = message.durable and delivery.may_be_copied
     wait_s = outage_wait_s(delivery.receives, is_copied=is_copied)
     return Settlement(is_final=False, retry_after_s=wait_s, is_outage=True)
+
+
+def _is_foreign(resolved: ResolvedDelivery, verdict: Granted | Refused) -> bool:
+    """Whether a message asks for something else than the record on which this is the verdict."""
+    if isinstance(verdict, Granted):
+        return not resolved.message.is_of(verdict.message)
+    return resolved.delivery.id in verdict.foreign
 
 
 def _tell_end(resolved: ResolvedDelivery, verdict: Granted | Refused) -> None:

@@ -60,16 +60,21 @@ class SendingAgain:
         `limit_s`. Each must have its record, and no claim of the caller's any more: the new message
         would find it held.
         """
-        copies = {
-            resolved.message.invocation_id: _copy(resolved, settlement)
-            for resolved, settlement in back
-            if _may_be_copied(resolved, settlement) and resolved.delivery.receives >= from_receive
-        }
-        accepted = await self._accepted(list(copies.values()), limit_s) if copies else set()
+        copied: dict[UUID, str] = {}
+        copies: list[Outgoing] = []
+        for resolved, settlement in back:
+            delivery, id = resolved.delivery, resolved.message.invocation_id
+            if delivery.receives < from_receive or not _may_be_copied(resolved, settlement):
+                continue
+            # Of two deliveries of one invocation each stands for itself.
+            if copied.setdefault(id, delivery.id) == delivery.id:
+                copies.append(_copy(resolved, settlement))
+        accepted = await self._accepted(copies, limit_s) if copies else set()
+        done = {delivery_id for id, delivery_id in copied.items() if id in accepted}
         return [
             (
                 resolved.delivery.id,
-                DONE if resolved.message.invocation_id in accepted else settlement,
+                DONE if resolved.delivery.id in done else settlement,
             )
             for resolved, settlement in back
         ]

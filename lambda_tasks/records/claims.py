@@ -56,6 +56,10 @@ logger = logging.getLogger("lambda_tasks")
 
 Verdicts = dict[UUID, Granted | Refused]
 
+Wanted = Mapping[UUID, Sequence[ResolvedDelivery]]
+"""What has come of each invocation: of several deliveries some may not be the project's own, and
+must take none of the others along."""
+
 PAUSES_S: Final = (0.02, 0.1, 0.3)
 """Before another look at what was locked: most likely it is just being marked as sent."""
 
@@ -109,8 +113,10 @@ class RecordClaims:
             from_table=not any(each.look.is_sent for each in deliveries),
         )
         # In one order everywhere, so that two workers with the same messages can't deadlock.
-        ordered = sorted(deliveries, key=attrgetter("message.invocation_id"))
-        return _claim({each.message.invocation_id: each for each in ordered}, terms)
+        wanted: defaultdict[UUID, list[ResolvedDelivery]] = defaultdict(list)
+        for each in sorted(deliveries, key=attrgetter("message.invocation_id")):
+            wanted[each.message.invocation_id].append(each)
+        return _claim(wanted, terms)
 
     @tried_again
     def begin(self, claims: Sequence[Claim], lease: timedelta) -> Mapping[UUID, Claim]:
@@ -193,10 +199,11 @@ class RecordClaims:
 
 
 @tried_again
-def _claim(wanted: Mapping[UUID, ResolvedDelivery], terms: ClaimTerms) -> Verdicts:
+def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
     """Tried again, it finds what bears its token already."""
     verdicts: Verdicts = {}
-    if direct := [each for each in wanted.values() if not each.message.durable]:
+    firsts = [deliveries[0] for deliveries in wanted.values()]
+    if direct := [first for first in firsts if not first.message.durable]:
         verdicts |= _claim_direct(direct, terms)
     if rest := [id for id in wanted if id not in verdicts]:
         verdicts |= _claim_stored(wanted, rest, terms)
@@ -266,9 +273,7 @@ def _insert(
     return {id: verdict for each in alone for id, verdict in each.items()}
 
 
-def _claim_stored(
-    wanted: Mapping[UUID, ResolvedDelivery], ids: Sequence[UUID], terms: ClaimTerms
-) -> Verdicts:
+def _claim_stored(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
     """Claim records that are there, and tell what has become of the others."""
     claimed = statements().claim(ids, terms)
     verdicts: Verdicts = {id: _verdict(wanted[id], row, terms) for id, row in claimed.items()}
@@ -278,27 +283,33 @@ def _claim_stored(
     return verdicts
 
 
-def _verdict(wanted: ResolvedDelivery, row: Row, terms: ClaimTerms) -> Granted | Refused:
-    """The verdict on a claimed record: what it stands for runs, if the message asks for that.
-
-    A message brings its secrets itself where there was nothing to encrypt them with.
-    """
+def _verdict(wanted: Sequence[ResolvedDelivery], row: Row, terms: ClaimTerms) -> Granted | Refused:
+    """The verdict on a claimed record: what it stands for runs, if a message asks for that."""
     try:
         message = message_of(row)
     except ValueError as error:
         logger.error("%s can't be run: %s", row["id"], error)
         return Refused(Refusal.UNREADABLE)
+    brings_secrets = row["secrets"] == UNAVAILABLE
+    asking = [each for each in wanted if each.message.has_arguments or not brings_secrets]
+    if not asking:
+        logger.error("%s can't be run: its secrets were not stored", row["id"])
+        return Refused(Refusal.UNREADABLE)
+    for each in asking:
+        asked_for = _completed(message, row, each.message)
+        if each.message.is_of(asked_for):
+            return Granted(claim_of(row, terms.token), asked_for)
+    return Refused(Refusal.FOREIGN)
+
+
+def _completed(message: Message, row: Row, arrived: Message) -> Message:
+    """What a row stands for, with what is known of it by a message that has arrived, which brings
+    its secrets itself where there was nothing to encrypt them with."""
     if row["secrets"] == UNAVAILABLE:
-        if not wanted.message.has_arguments:
-            logger.error("%s can't be run: its secrets were not stored", row["id"])
-            return Refused(Refusal.UNREADABLE)
         message = replace(
-            message, kwargs=message.kwargs | wanted.message.secret_kwargs, keeps_arguments=True
+            message, kwargs=message.kwargs | arrived.secret_kwargs, keeps_arguments=True
         )
-    message = replace(message, secret=message.secret | wanted.message.secret)
-    if not wanted.message.is_of(message):
-        return Refused(Refusal.FOREIGN)
-    return Granted(claim_of(row, terms.token), message)
+    return replace(message, secret=message.secret | arrived.secret)
 
 
 def _let_go_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
@@ -325,24 +336,24 @@ def _let_go(ids: Sequence[UUID], terms: ClaimTerms) -> None:
         )
 
 
-def _judge(
-    wanted: Mapping[UUID, ResolvedDelivery], ids: Sequence[UUID], terms: ClaimTerms
-) -> Verdicts:
+def _judge(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
     """Read these records, tell what has become of the claims, and do what follows from that."""
     found = _read(ids)
     verdicts: Verdicts = {}
     for id in ids:
         row = found.get(id)
-        if row is not None and row["task_name"] != wanted[id].message.task_name:
+        own = wanted[id] if row is None else [each for each in wanted[id] if _names(each, row)]
+        if not own:
             verdicts[id] = Refused(Refusal.FOREIGN)
             continue
         refused = judge_claim(
             None if row is None else state_of(row, terms.token),
-            may_rerun=wanted[id].may_rerun,
+            may_rerun=own[0].may_rerun,
             max_attempts=terms.max_attempts,
         )
         if refused is not None:
-            verdicts[id] = refused
+            others = frozenset(each.delivery.id for each in wanted[id] if each not in own)
+            verdicts[id] = replace(refused, foreign=others) if others else refused
         elif row is not None:
             verdicts[id] = _verdict(wanted[id], row, terms)
     if exhausted := _refused(verdicts, Refusal.EXHAUSTED):
@@ -355,6 +366,12 @@ def _judge(
         with statements().unlocked(parked) as free:
             free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
     return verdicts
+
+
+def _names(delivery: ResolvedDelivery, row: Row) -> bool:
+    """Whether a message asks for the task of this record."""
+    message = delivery.message
+    return (message.task_name, message.backend) == (row["task_name"], row["backend"])
 
 
 def _read(ids: Sequence[UUID]) -> dict[UUID, Row]:
