@@ -3,11 +3,13 @@ word imports nothing."""
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
+from threading import RLock
 
 from django.apps import AppConfig, apps
-from django.utils.module_loading import autodiscover_modules, module_has_submodule
+from django.utils.module_loading import module_has_submodule
 
 from . import conf
 from .errors import UnknownTask
@@ -21,6 +23,7 @@ _tasks: dict[str, Task] = {}
 _aliases: dict[str, Task] = {}
 _adapters: list[Adapt] = []
 _state = {"discovered": False}
+_discovering = RLock()
 
 
 def register(task: Task) -> None:
@@ -80,26 +83,66 @@ def secret_names(task_name: str) -> frozenset[str]:
 
 
 def discover() -> None:
-    """Import the `tasks` module of every installed app, and LAMBDA_TASKS_MODULES, once."""
-    if not _state["discovered"]:
+    """Import the `tasks` module of every installed app, and LAMBDA_TASKS_MODULES, once.
+
+    Raises what the first of them raises that fails, after all others; then the next call tries
+    again.
+    """
+    # Who asks meanwhile waits: what is not loaded yet is not unknown. Modules that ask while they
+    # are imported go on.
+    with _discovering:
+        if _state["discovered"]:
+            return
         _state["discovered"] = True
-        autodiscover_modules("tasks")
-        for name in conf.current().modules:
-            module = importlib.import_module(name)
-            if module_has_submodule(module, "tasks"):
-                importlib.import_module(f"{name}.tasks")
+        failures = [error for name in _modules() if (error := _failure_of(name)) is not None]
+        if failures:
+            _state["discovered"] = False
+            raise failures[0]
+
+
+def _modules() -> Iterator[str]:
+    """The modules in which tasks are declared."""
+    for app in apps.get_app_configs():
+        if module_has_submodule(app.module, "tasks"):
+            yield f"{app.name}.tasks"
+    for name in conf.current().modules:
+        yield name
+        module = sys.modules.get(name)
+        if module is not None and module_has_submodule(module, "tasks"):
+            yield f"{name}.tasks"
+
+
+def _failure_of(module_name: str) -> BaseException | None:
+    """Import a module; what it has raised, as it takes no other along."""
+    try:
+        importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        return error
+    return None
 
 
 def _find(task_name: str, find: Callable[[str], object]) -> object:
     """What stands at a name, or at an alias."""
-    if task_name in _aliases:
-        return _aliases[task_name]
+    if (found := _at_alias_or(find, task_name)) is not None:
+        return found
     try:
-        return find(task_name)
-    except UnknownTask:
         # An alias is known once the module that declares it is imported.
         discover()
-        return _aliases[task_name] if task_name in _aliases else find(task_name)
+    except (Exception, SystemExit):
+        # Of another app, it may be.
+        if (found := _at_alias_or(find, task_name)) is not None:
+            return found
+        raise
+    return _aliases[task_name] if task_name in _aliases else find(task_name)
+
+
+def _at_alias_or(find: Callable[[str], object], task_name: str) -> object:
+    """What is known by now; None where nothing is."""
+    if task_name in _aliases:
+        return _aliases[task_name]
+    with suppress(UnknownTask):
+        return find(task_name)
+    return None
 
 
 def _loaded(task_name: str) -> object:

@@ -1,10 +1,15 @@
 """The row is what runs: a message only says where it is, and nothing is imported on its word."""
 
+import importlib
 import json
 import logging
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
+from threading import Event
 from typing import Any
 
 import pytest
@@ -17,7 +22,7 @@ from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import django_tasks, secretive, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, bodies_in, body, record_of, sqs_event, wake_up
+from tests.conftest import PATIENCE_S, Handle, bodies_in, body, record_of, sqs_event, wake_up
 from tests.servers import FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -234,6 +239,48 @@ def test_nothing_is_imported_on_a_messages_word(
     assert handle(forged, body(tasks.add, a=2)) == [0]
     assert set(sys.modules) - before == set()
     assert [record.result for record in TaskRecord.objects.all()] == [4]
+
+
+@pytest.fixture
+def undiscovered(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A project of two modules, of which one fails."""
+    modules = ["tests.app.wiping", "tests.app.unloaded"]
+    monkeypatch.setitem(registry._state, "discovered", False)
+    monkeypatch.setattr(registry, "_modules", lambda: modules)
+    for name in modules:
+        sys.modules.pop(name, None)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("undiscovered")
+def test_a_module_that_fails_takes_no_other_along() -> None:
+    found = registry.resolve("tests.app.unloaded.add", may_import=False)
+
+    assert found.name == "tests.app.unloaded.add"
+    for _ in range(2):  # it is tried again
+        with pytest.raises(SystemExit):
+            registry.discover()
+
+
+def test_who_asks_while_tasks_are_loaded_waits_for_them(undiscovered: pytest.MonkeyPatch) -> None:
+    begun, goes_on = Event(), Event()
+
+    def import_slowly(name: str) -> None:
+        begun.set()
+        assert goes_on.wait(PATIENCE_S)
+        with suppress(SystemExit):
+            importlib.import_module(name)
+
+    undiscovered.setattr(registry, "_failure_of", import_slowly)
+    resolve = partial(registry.resolve, "tests.app.unloaded.add", may_import=False)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(resolve)
+        assert begun.wait(PATIENCE_S)
+        second = threads.submit(resolve)
+        wait([second], 0.2)
+        goes_on.set()
+
+        assert first.result().name == second.result().name == "tests.app.unloaded.add"
 
 
 def test_what_its_record_names_is_imported(queue: str, sqs: LocalSqs, handle: Handle) -> None:
