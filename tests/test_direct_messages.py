@@ -205,6 +205,20 @@ def test_a_deployment_is_told_that_nobody_signs_its_direct_messages(
     assert told is None or told in warnings[0]
 
 
+@pytest.mark.parametrize("keys", [[], [KEY]])
+def test_a_deployment_is_told_of_backends_whose_messages_run_any_task(
+    settings: Any, keys: list[str]
+) -> None:
+    settings.LAMBDA_TASKS_SIGNING_KEYS = keys
+
+    checked = run_checks(tags=["security"], include_deployment_checks=True)
+    warnings = [each.msg for each in checked if each.id == "lambda_tasks.W007"]
+
+    assert len(warnings) == (not keys)
+    assert keys or "can run every task" in warnings[0]
+    assert keys or "names the backend 'at_once'" in warnings[0]
+
+
 def test_what_a_payload_stored_is_as_durable_as_its_task(settings: Any, queue: str) -> None:
     settings.LAMBDA_TASKS_DURABLE = False
     stored = SQSLambdaTask.model_validate(tasks.add_durable.serialize(a=1))

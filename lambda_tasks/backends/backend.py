@@ -10,7 +10,7 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils import timezone
@@ -287,6 +287,30 @@ def own_backend(alias: str) -> LambdaTasksBackend:
 def is_direct(alias: str) -> bool:
     """Whether the calls of this backend have no records before they run. Raises UnknownTask."""
     return not own_backend(alias).enqueues_on_commit
+
+
+@register("lambda_tasks", Tags.security, deploy=True)
+def check_direct_backends(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """With --deploy: backends on whose word any task runs, which nobody has signed."""
+    if conf.errors() or conf.current().signing_keys or not conf.current().is_fed_by_aws:
+        return []
+    return [
+        Warning(
+            f"Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run every task, with any "
+            f"arguments: a message that names the backend {alias!r} of TASKS, whose "
+            "ENQUEUE_ON_COMMIT is False, has no record, and nothing is signed.",
+            hint="Set LAMBDA_TASKS_SIGNING_KEYS.",
+            id="lambda_tasks.W007",
+        )
+        for alias in _direct_aliases()
+    ]
+
+
+def _direct_aliases() -> Iterator[str]:
+    for alias in task_backends:
+        with suppress(UnknownTask):  # others' backends
+            if is_direct(alias):
+                yield alias
 
 
 def _backend_for(queue: str) -> str:
