@@ -41,8 +41,10 @@ FIELDSETS = {
     "Arguments and result": ("args", "pretty_kwargs", "pretty_result", "pretty_traceback"),
     "Times": ("enqueued_at", "sent_at", "run_after", "start_time", "end_time", "duration_s"),
     "Retries": ("n_retries", "n_attempts", "root_id", "retry_of"),
-    "Claim": ("worker_ids", "claim_token", "lease_until"),
+    "Claim": ("worker_ids", "lease_until"),
 }
+"""Not the token of a claim: from it follows the id of the retry, in whose place who knows it can
+put a record of their own."""
 
 
 LOOKUPS = frozenset(

@@ -98,6 +98,14 @@ def test_a_record_can_be_read_and_not_changed(admin: Client) -> None:
     assert admin.get(f"{LIST}add/").status_code == 403
 
 
+def test_the_page_does_not_show_from_what_the_id_of_a_retry_follows(admin: Client) -> None:
+    record = _record(status="RUNNING", claim_token=uuid.uuid4(), lease_until=now())
+
+    page = admin.get(reverse("admin:lambda_tasks_taskrecord_change", args=[record.id]))
+
+    assert str(record.claim_token) not in page.content.decode()
+
+
 def test_replay_enqueues_a_new_invocation_with_the_same_arguments(
     admin: Client, sqs: LocalSqs, queue: str
 ) -> None:
