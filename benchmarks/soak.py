@@ -43,8 +43,8 @@ FILL: Final = {"apack": 120, "pack": 40, "awrap": 60, "wrap": 40}
 begun, and has every connection that it may need."""
 
 WARM_UP_S: Final = 90.0
-"""For a storm before all is measured: what errors need once is no growth, such as the lines of source
-that tracebacks show, and room in the allocator."""
+"""For a storm before all is measured: what errors need once is no growth, such as the lines of
+source that tracebacks show, and room in the allocator."""
 
 DEADLY: Final = ("consumer", "deployment", "freeze", "long freeze")
 """Subjects of faults that the storm before is without: what they leave is settled late only."""

@@ -18,7 +18,7 @@ Days = Annotated[int, Field(ge=0, le=36_500)]
 """A negative number would mean a moment that is still to come, and so all records."""
 
 
-@lambda_task(atomic=False)
+@lambda_task(atomic=False, durable=True)
 def cleanup_task_records(*, retention_days: Days = 7) -> int:
     """Delete finished records older than that, in chunks; return how many.
 

@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from lambda_tasks import conf, handler
+from lambda_tasks.backends import django_task
 from lambda_tasks.core.signature import SIGNED_FOR_S, Signer
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
@@ -68,6 +69,20 @@ def test_a_backend_of_django_tasks_says_it_for_its_tasks(
     handle: Handle, backend: str, is_direct: bool
 ) -> None:
     assert handle(message_of(django_tasks.add, backend, a=1)) == ([] if is_direct else [0])
+
+
+@pytest.mark.usefixtures("declared")
+def test_a_task_that_says_so_is_durable_whatever_its_backend_does(
+    queue: str, sqs: LocalSqs, handle: Handle
+) -> None:
+    names = ("tests.app.tasks.add_durable", "lambda_tasks.tasks.cleanup_task_records")
+    forged = [json.dumps({"task_name": name, "kwargs": {}, "backend": "at_once"}) for name in names]
+
+    django_task(tasks.add_durable, backend="at_once").enqueue(a=1)
+    (message,) = bodies_in(sqs, queue)
+
+    assert handle(*forged, json.dumps(message)) == [0, 1]
+    assert [each.result for each in TaskRecord.objects.all()] == [3]
 
 
 @pytest.mark.usefixtures("declared")

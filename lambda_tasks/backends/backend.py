@@ -160,7 +160,8 @@ class LambdaTasksBackend(BaseTaskBackend):
             task.module_path,
             named,
             queue=task.queue_name,
-            durable=self.enqueues_on_commit,
+            # What is declared durable stays so, whatever the backend does with others.
+            durable=self.enqueues_on_commit or bool(options_of(task).durable),
             args=positional,
             backend=self.alias,
             delay_s=options_of(task).delay,
@@ -296,8 +297,8 @@ def check_direct_backends(app_configs: Sequence[Any] | None, **kwargs: Any) -> l
         return []
     return [
         Warning(
-            f"Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run every task, with any "
-            f"arguments: a message that names the backend {alias!r} of TASKS, whose "
+            f"Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run every task that is not "
+            f"declared with durable=True, with any arguments: a message that names the backend {alias!r} of TASKS, whose "
             "ENQUEUE_ON_COMMIT is False, has no record, and nothing is signed.",
             hint="Set LAMBDA_TASKS_SIGNING_KEYS.",
             id="lambda_tasks.W007",

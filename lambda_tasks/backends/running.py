@@ -89,7 +89,9 @@ class ReportedTask:
 
     def is_direct(self, backend: str | None) -> bool:
         """See ports.Task."""
-        return self._wrapper.is_direct(None) if backend is None else is_direct(backend)
+        if backend is None or self.options.durable:
+            return self._wrapper.is_direct(None)
+        return is_direct(backend)
 
     def check(self) -> None:
         """See ports.Task."""
