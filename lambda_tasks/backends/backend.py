@@ -297,9 +297,10 @@ def check_direct_backends(app_configs: Sequence[Any] | None, **kwargs: Any) -> l
         return []
     return [
         Warning(
-            f"Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run every task that is not "
-            f"declared with durable=True, with any arguments: a message that names the backend {alias!r} of TASKS, whose "
-            "ENQUEUE_ON_COMMIT is False, has no record, and nothing is signed.",
+            "Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run every task that is not "
+            "declared with durable=True, with any arguments: a message that names the backend "
+            f"{alias!r} of TASKS, whose ENQUEUE_ON_COMMIT is False, has no record, and nothing is "
+            "signed.",
             hint="Set LAMBDA_TASKS_SIGNING_KEYS.",
             id="lambda_tasks.W007",
         )
