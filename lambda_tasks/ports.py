@@ -181,6 +181,10 @@ class Delivery:
         come too late."""
         return self.comes_back and self.ordered_by is None
 
+    def lends_its_id(self, message: Message) -> bool:
+        """Whether the message names no invocation itself: a copy of it would be another one."""
+        return message.invocation_id == self.fallback_id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedDelivery:

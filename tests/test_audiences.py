@@ -30,7 +30,7 @@ CALL = '{"task_name":"tests.app.tasks.add_direct","kwargs":{"a":1}}'
 
 def read(delivery: Delivery) -> Message:
     turns = Turns(Durations(), lanes=1, processes=1)
-    return Intake(RecordClaims(), conf.current, registry.resolve, turns)._read(delivery)
+    return Intake(RecordClaims(), conf.current, registry.resolve, turns)._read(delivery)[1]
 
 
 def signed_for(queue: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connection, transaction
 from django.db.models.functions import Now
 
-from lambda_tasks import handler
+from lambda_tasks import conf, handler
 from lambda_tasks.core.message import Outgoing
 from lambda_tasks.execution.locks import SingletonLocks
 from lambda_tasks.local import EventSourceMapping, LambdaContext, LocalSqs
@@ -292,11 +293,21 @@ def test_a_copy_that_can_not_be_sent_leaves_the_delivery_to_come_back(
     assert {record_of(messages[each]).status for each in back} == {"QUEUED"}
 
 
-def test_after_an_outage_of_the_database_what_is_stored_runs_soon_however_often_it_was_received(
-    queue: str, sqs: LocalSqs, handle: Handle, monkeypatch: pytest.MonkeyPatch
+def test_an_outage_of_the_database_uses_up_no_receives_and_is_soon_made_up_for(
+    queue: str,
+    sqs: LocalSqs,
+    handle: Handle,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stored, brought = tasks.add.execute_on_commit(a=1).id, body(tasks.add_direct, a=2)
-    (message,) = bodies_in(sqs, queue)
+    settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32]
+    stored = tasks.add.execute_on_commit(a=1).id
+    tasks.add_direct.execute_on_commit(a=2)
+    messages = [json.dumps(each, separators=(",", ":")) for each in bodies_in(sqs, queue)]
+    signer = conf.current().signer(conf.current().queue("default").audience)
+    assert signer is not None
+    of_an_earlier_producer = '{"task_name":"tests.app.tasks.add_direct","kwargs":{"a":3}}'
+    messages.append(signer.sign(of_an_earlier_producer, now=time.time()))
     delays: list[int] = []
     entry = SQSTransport._entry
 
@@ -310,10 +321,10 @@ def test_after_an_outage_of_the_database_what_is_stored_runs_soon_however_often_
     monkeypatch.setattr(SQSTransport, "_entry", noting)
     with monkeypatch.context() as outage:
         outage.setattr(RecordClaims, "claim", be_gone)
-        back = came_back(received(json.dumps(message), brought, times=3))
+        back = came_back(received(*messages, times=3))
 
-    assert back == [1], "a direct message has no record yet, and no copy"
-    assert delays == [60]
+    assert back == [2], "a copy of what has no id of its own would be another invocation"
+    assert delays == [60, 60]
     record = TaskRecord.objects.get(id=stored)
     assert (record.status, record.n_attempts) == ("QUEUED", 0)
 

@@ -77,8 +77,8 @@ class Intake:
             (each, settlement)
             for each in resolved
             if (settlement := refused.get(each.delivery.id)) is not None
-            # A durable message has its record; a direct one may not have it yet.
-            and (each.message.durable or settlement.has_record)
+            # A durable message has its record, and a direct one that can't be claimed needs none.
+            and (each.message.durable or settlement.has_record or settlement.is_outage)
         ]
         blocked = blocked_by_order(deliveries, refused)
         if not blocked:
@@ -96,14 +96,14 @@ class Intake:
         not_loaded: list[tuple[Delivery, Message]] = []
         for delivery in deliveries:
             with _refusing(delivery, refused):
-                message = delivery.message or self._read(delivery)
+                read, message = self._read(delivery)
                 is_record = delivery.message is not None
                 try:
-                    resolved.append(self._resolve_one(delivery, message, may_import=is_record))
+                    resolved.append(self._resolve_one(read, message, may_import=is_record))
                 except UnknownTask:
                     if is_record or not message.durable:
                         raise
-                    not_loaded.append((delivery, message))
+                    not_loaded.append((read, message))
         if not_loaded:
             resolved += self._resolve_recorded(not_loaded, refused)
             order = {delivery.id: number for number, delivery in enumerate(deliveries)}
@@ -129,8 +129,10 @@ class Intake:
                 resolved.append(self._resolve_one(delivery, message, may_import=is_recorded))
         return resolved
 
-    def _read(self, delivery: Delivery) -> Message:
-        """What has arrived. Raises MessageRefused."""
+    def _read(self, delivery: Delivery) -> tuple[Delivery, Message]:
+        """What has arrived, without its signature, and what it says. Raises MessageRefused."""
+        if delivery.message is not None:
+            return delivery, delivery.message
         settings = self._settings()
         queues = settings.queues_fed_by(delivery.source)
         if not queues and settings.is_fed_by_aws:
@@ -139,7 +141,7 @@ class Intake:
             )
         audiences = list(dict.fromkeys(each.audience for each in queues.values()))
         body = self._verified(delivery, audiences or [delivery.source])
-        return decode(body, fallback_id=delivery.fallback_id)
+        return replace(delivery, body=body), decode(body, fallback_id=delivery.fallback_id)
 
     def _verified(self, delivery: Delivery, audiences: Sequence[str]) -> object:
         """The body without its signature. One queue may stand in the settings by several URLs, of
@@ -260,7 +262,7 @@ def _refusing(delivery: Delivery, refused: Settlements) -> Iterator[None]:
 def _unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
     if not isinstance(error, kept_connections.OUTAGES):
         return BACK
-    is_copied = message.durable and delivery.may_be_copied
+    is_copied = delivery.may_be_copied and not delivery.lends_its_id(message)
     wait_s = outage_wait_s(delivery.receives, is_copied=is_copied)
     return Settlement(is_final=False, retry_after_s=wait_s, is_outage=True)
 

@@ -57,8 +57,8 @@ class SendingAgain:
         """How each of these is settled, by the ids of their deliveries.
 
         What has been received so often is sent again, and done with if that is accepted in
-        `limit_s`. Each must have its record, and no claim of the caller's any more: the new message
-        would find it held.
+        `limit_s`. Each must have its record, unless the database was away, and no claim of the
+        caller's any more: the new message would find it held.
         """
         copied: dict[UUID, str] = {}
         copies: list[Outgoing] = []
@@ -91,16 +91,19 @@ class SendingAgain:
 
 
 def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
+    delivery = resolved.delivery
     is_postponed = not settlement.is_final and settlement.retry_after_s is not None
-    return is_postponed and resolved.delivery.may_be_copied
+    is_another = settlement.is_outage and delivery.lends_its_id(resolved.message)
+    return is_postponed and delivery.may_be_copied and not is_another
 
 
 def _copy(resolved: ResolvedDelivery, settlement: Settlement) -> Outgoing:
     message = resolved.message
-    if not message.durable:
+    has_record = message.durable or not settlement.is_outage
+    if has_record and not message.durable:
         # It brings its secrets itself where its record can't keep them.
         message = replace(message, durable=True, keeps_arguments=bool(message.secret_kwargs))
+    # What has no record yet goes as it came: a later release may have written more than is known.
+    body = message.encode() if has_record else str(resolved.delivery.body)
     delay_s = min(math.ceil(settlement.retry_after_s or 0.0), MAX_DELAY_S)
-    return Outgoing(
-        message, message.encode(), resolved.queue, delay_s, look=resolved.look, is_follow_up=True
-    )
+    return Outgoing(message, body, resolved.queue, delay_s, look=resolved.look, is_follow_up=True)
