@@ -192,8 +192,9 @@ class Attempt:
         self._held.close()
 
     def _take_lock(self) -> None:
+        key = self._lock_key()
         try:
-            self._held.enter_context(self._lock.held(self._lock_key(), timeout_s=self.run.hard_s))
+            self._held.enter_context(self._lock.held(key, timeout_s=self.run.hard_s))
         except DatabaseErrors:
             raise
         except Exception as error:
@@ -310,7 +311,9 @@ class Attempt:
 def _shown(message: Message, name: str) -> str:
     """What a lock's key says of an argument: of a secret one, whether it is the same."""
     text = repr(message.kwargs.get(name))
-    return salted_hmac("lambda_tasks.lock", text).hexdigest() if name in message.secret else text
+    if name not in message.secret:
+        return text
+    return salted_hmac("lambda_tasks.lock", text, algorithm="sha256").hexdigest()
 
 
 def _context_of(run: Run, finisher: Finisher) -> TaskContext:
