@@ -197,6 +197,7 @@ class _Case(TestCase):
     captured: ClassVar[set[str]] = set()
 
     def runTest(self) -> None:  # noqa: N802
+        self.captured.clear()
         tasks.add.execute_on_commit(a=0)
         with self.captureOnCommitCallbacks(execute=True) as callbacks:
             ids = [tasks.add.execute_on_commit(a=1).id]

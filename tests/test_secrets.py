@@ -282,15 +282,15 @@ def test_all_arguments_and_results_can_be_encrypted(
     queue: str, handle: Handle, settings: Any, caplog: Any
 ) -> None:
     settings.LAMBDA_TASKS_ENCRYPT_ARGUMENTS = True
-    stored = tasks.echo.execute_on_commit(value=NAME)
+    stored = secretive.arepeat.execute_on_commit(value=NAME)
     result = django_tasks.aecho.enqueue(NAME, twice=True)
-    brought = body(tasks.echo, value=NAME)
+    brought = body(secretive.arepeat, value=NAME)
     again = tasks.ask_for_a_retry.execute_on_commit(name=NAME)
     assert NAME not in _table()
 
     with caplog.at_level("INFO"):
         back = handle(
-            wake_up(stored.id, "tests.app.tasks.echo"),
+            wake_up(stored.id, "tests.app.secretive.arepeat"),
             wake_up(uuid.UUID(result.id), "tests.app.django_tasks.aecho", backend="default"),
             wake_up(again.id, "tests.app.tasks.ask_for_a_retry"),
             brought,
@@ -315,7 +315,7 @@ def test_a_result_can_be_read_in_its_own_record_only(
     queue: str, handle: Handle, settings: Any, client: Client
 ) -> None:
     settings.LAMBDA_TASKS_ENCRYPT_ARGUMENTS = True
-    victim, own = body(tasks.echo, value=NAME), body(tasks.echo, value="own")
+    victim, own = body(secretive.arepeat, value=NAME), body(secretive.arepeat, value="own")
     handle(victim, own)
     ((stolen,),) = TaskRecord.objects.filter(id=record_of(victim).id).values_list("result")
     TaskRecord.objects.filter(id=record_of(own).id).update(result=stolen)

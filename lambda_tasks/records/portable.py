@@ -4,8 +4,9 @@
 once (`statements`).
 """
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -32,6 +33,10 @@ from .clock import Now
 from .mapping import GRANTED_COLUMNS, Row, rows_of
 from .statements import Composed, Slot, Statements, execute, insert, padded, update
 from .tables import RunProgress, RunState, TaskRecord
+
+MAX_STATEMENT: Final = 4 * 2**20
+"""Characters of arguments in one INSERT on MySQL, which refuses a packet of more than 16 MiB by
+default (max_allowed_packet, MariaDB's system variables). What is escaped takes twice as many."""
 
 EARLY_DELIVERY: Final = timedelta(seconds=1)
 """SQS delays in whole seconds, so a message may come a little before its time."""
@@ -303,12 +308,15 @@ class PortableStatements:
 
     def _create(self, records: Sequence[TaskRecord]) -> None:
         """Insert records, but for those that are there already."""
-        if self.connection.vendor == "mysql":
-            # MySQL's INSERT IGNORE also passes over whatever it refuses.
-            sql, params = insert(records, self.alias)
-            execute(self.connection, f"{sql} ON DUPLICATE KEY UPDATE id = id", params)
-        else:
+        if self.connection.vendor != "mysql":
             self._records.bulk_create(records, ignore_conflicts=True)
+            return
+        parts = _parts(records)
+        with transaction.atomic(using=self.alias) if len(parts) > 1 else nullcontext():
+            for part in parts:
+                # MySQL's INSERT IGNORE also passes over whatever it refuses.
+                sql, params = insert(part, self.alias)
+                execute(self.connection, f"{sql} ON DUPLICATE KEY UPDATE id = id", params)
 
     def _holds(self, claim: Claim) -> bool:
         """Read, and not locked: what happens next the end of the run will tell."""
@@ -332,6 +340,20 @@ class PortableStatements:
             update_fields=values,
             unique_fields=key if names_its_key else None,
         )
+
+
+def _parts(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
+    """The records in parts whose statements MySQL takes."""
+    parts: list[list[TaskRecord]] = [[]]
+    size = 0
+    for record in records:
+        own = len(json.dumps([record.args, record.kwargs])) + len(record.secrets or "")
+        if parts[-1] and size + own > MAX_STATEMENT:
+            parts.append([])
+            size = 0
+        parts[-1].append(record)
+        size += own
+    return parts
 
 
 def record_of(row: Row, **rest: Any) -> TaskRecord:

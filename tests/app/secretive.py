@@ -57,6 +57,11 @@ def pay_two(*, token: SecretStr, pin: SecretStr) -> int:
 
 
 @lambda_task
+async def arepeat(*, value: str) -> str:
+    return value
+
+
+@lambda_task
 def charge(*, amount: int, password: str) -> None:
     raise ValueError(f"{amount} for {password}")
 
