@@ -196,7 +196,7 @@ def test_a_fork_server_that_hangs_is_replaced_and_what_it_has_started_goes_on(
             await pool.run(ask)
 
         assert not asked_for, "its time had not begun"
-        assert not is_alive(hanging)
+        await until(lambda: not is_alive(hanging))
         assert isinstance((await pool.run(run_of)).outcome, Succeeded)
         assert fork_server_pid() != hanging
         gate.touch()

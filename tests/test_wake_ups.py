@@ -284,8 +284,7 @@ def test_who_asks_while_tasks_are_loaded_waits_for_them(undiscovered: pytest.Mon
 
 
 def test_what_its_record_names_is_imported(queue: str, sqs: LocalSqs, handle: Handle) -> None:
-    from tests.app import unloaded
-
+    unloaded = importlib.import_module("tests.app.unloaded")
     id = unloaded.add.execute_on_commit(a=1).id
     sys.modules.pop("tests.app.unloaded")
 

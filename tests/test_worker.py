@@ -161,9 +161,9 @@ def looks_that_wait() -> bool:
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
 @pytest.mark.parametrize(("drain", "signals"), [("0.5", 1), ("60", 2)])
 def test_what_does_not_end_in_time_is_given_back(queue: str, drain: str, signals: int) -> None:
-    resuming.leave_effect_and_wait.using(queue="table").execute_on_commit(seconds=40)
+    resuming.show_and_wait.using(queue="table").execute_on_commit(seconds=40)
     with worker(queue, "--queue", "table", "--drain", drain, logs=True) as process:
-        wait_for(is_running)
+        wait_for(lambda: TaskRecord.objects.get().progress)
         process.terminate()
         has_heard_of_it(process)  # so that the second is not taken for the first
         if signals == 2:

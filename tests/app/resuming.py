@@ -97,6 +97,14 @@ async def leave_effect_and_wait(*, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+@lambda_task(takes_context=True)
+async def show_and_wait(*, seconds: float, context: TaskContext | None = None) -> None:
+    assert context is not None
+    await Effect.objects.acreate(name="of a task that was cut off")
+    await context.aprogress(1)
+    await asyncio.sleep(seconds)
+
+
 @lambda_task
 def leave_effect_and_sleep(*, seconds: float) -> None:
     Effect.objects.create(name="of a cancelled task")
