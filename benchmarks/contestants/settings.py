@@ -25,6 +25,10 @@ LAMBDA_TASKS_QUEUES = {
 }
 # The events of the benchmarks bring their calls along, as those of django-lambda-tasks do.
 LAMBDA_TASKS_DIRECT_MESSAGES = "any"
+LAMBDA_TASKS_MODULES = [
+    "benchmarks.contestants.work.async_tasks",
+    "benchmarks.contestants.work.orders",
+]
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ
 
 if "BENCHMARK_LOGBOOK" in os.environ:  # the mixed load
