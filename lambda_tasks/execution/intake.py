@@ -141,7 +141,9 @@ class Intake:
             )
         audiences = list(dict.fromkeys(each.audience for each in queues.values()))
         body = self._verified(delivery, audiences or [delivery.source])
-        return replace(delivery, body=body), decode(body, fallback_id=delivery.fallback_id)
+        if body is not delivery.body:
+            delivery = replace(delivery, body=body)
+        return delivery, decode(body, fallback_id=delivery.fallback_id)
 
     def _verified(self, delivery: Delivery, audiences: Sequence[str]) -> object:
         """The body without its signature. One queue may stand in the settings by several URLs, of
@@ -161,7 +163,9 @@ class Intake:
         if delivery.message is None:
             self._check_direct(message, task)
             queue = self._own_queue(delivery, message, task)
-        message = replace(message, secret=task.secret_names, queue=queue)
+        secret = task.secret_names
+        if queue != message.queue or secret != message.secret:  # a copy of each takes its time
+            message = replace(message, secret=secret, queue=queue)
         look = self._settings().look_terms(queue or task.options.queue)
         return ResolvedDelivery(delivery=delivery, message=message, task=task, look=look)
 
