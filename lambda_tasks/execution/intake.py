@@ -113,7 +113,7 @@ class Intake:
     def _resolve_recorded(
         self, not_loaded: Sequence[tuple[Delivery, Message]], refused: Settlements
     ) -> list[ResolvedDelivery]:
-        """Of messages whose tasks are not loaded: these are, if their records name them, too."""
+        """Resolve messages whose tasks are not loaded, as far as their records name these, too."""
         try:
             names = self._claims.names({message.invocation_id for _, message in not_loaded})
         except Exception as error:

@@ -23,7 +23,8 @@ UNAVAILABLE: Final = ""
 """Stands in the column where there were secrets, and nothing to encrypt them with."""
 
 NONCE_BYTES: Final = 12
-"""Of AES-GCM (NIST SP 800-38D, section 8.2). A random one for each value: 2**32 of them a key."""
+"""What AES-GCM takes for each value (NIST SP 800-38D, section 8.2). A random one: a key is good for
+2**32 of them."""
 
 RESULT: Final = "lambda_tasks.encrypted"
 """The one key of an encrypted result, which is JSON as any other is."""
