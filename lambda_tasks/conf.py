@@ -70,13 +70,17 @@ class Settings:
 
     def look_terms(self, queue: str) -> LookTerms:
         """When somebody must look at what is stored for a queue; SQS's terms for an unknown one."""
-        known = self.queues.get(queue)
-        if known is None:
-            return SQS_TERMS
-        passed = self.queues.get(known.passes or queue, known)
+        return self._look_terms.get(queue, SQS_TERMS)
+
+    @cached_property
+    def _look_terms(self) -> Mapping[str, LookTerms]:
+        return {name: self._look_terms_of(queue) for name, queue in self.queues.items()}
+
+    def _look_terms_of(self, queue: Queue) -> LookTerms:
+        passed = self.queues.get(queue.passes or queue.name, queue)
         if not passed.look_terms.can_delay:
-            return replace(known.look_terms, ahead=passed.look_terms.ahead)
-        return known.look_terms
+            return replace(queue.look_terms, ahead=passed.look_terms.ahead)
+        return queue.look_terms
 
     def queues_fed_by(self, source: str) -> Mapping[str, Queue]:
         """The queues that are the one of this ARN, or name, in AWS; by their names here."""

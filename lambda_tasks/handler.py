@@ -6,6 +6,7 @@ database connections kept from one invocation to the next.
 
 import asyncio
 import contextvars
+import gc
 import os
 import random
 import sys
@@ -116,6 +117,9 @@ def _warm() -> LambdaHandler:
     pid = str(os.getpid())
     if pid not in _kept:
         _kept[pid] = LambdaHandler()
+        # What is loaded by now stays: the collector of garbage need not look at it again and again,
+        # which takes a tenth of the time of short tasks.
+        gc.freeze()
     return _kept[pid]
 
 
@@ -124,6 +128,7 @@ def close() -> None:
     warm = _kept.pop(str(os.getpid()), None)
     if warm is not None:
         warm.close()
+        gc.unfreeze()
 
 
 def pids() -> list[int]:

@@ -52,6 +52,7 @@ from .sending_again import Back, SendingAgain, SendStored
 from .starts import Starts, as_counted, line_of
 from .time_budget import MARGINS_S, NoTimeLeft, TimeBudget, limits_s
 from .turns import Durations, Turns
+from .watchdog import watchdog
 from .write_batcher import WriteBatcher
 
 logger = logging.getLogger("lambda_tasks")
@@ -154,7 +155,7 @@ class Executor:
         batch.line.update(line_of(batch.claimed))
         self._turns.enter([each.task for each in batch.claimed])
         try:
-            with self._leases.kept(batch, settlements):
+            with self._leases.kept(batch, settlements), watchdog.kept():
                 refusing = [self._settle_refused(batch, settle)]
                 for chains in schedule(batch.claimed):
                     running = [self._run_in_order(each, batch, metadata, settle) for each in chains]

@@ -3,6 +3,7 @@
 Imported by the fork server before it forks, so that every child starts with the project loaded.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def prepare() -> None:
     registry.discover()
     connections.close_all()
     pools.close()
+    gc.freeze()  # so that its collector of garbage does not copy what the fork shares
 
 
 def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:

@@ -3,6 +3,7 @@ taken is finished, 3 when some had to be given back or its process hung, 1 for a
 settings."""
 
 import asyncio
+import gc
 import json
 from argparse import ArgumentParser
 from typing import Any, Final
@@ -36,6 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Raises ImproperlyConfigured."""
+    gc.freeze()  # as in handler: what is loaded by now stays
     runtime.close()  # what this process has sent until now went out on another loop
     return run_process(_Session(stdout).work(options))
 
