@@ -199,7 +199,7 @@ def _replayed(record: TaskRecord) -> Outgoing:
     kept_apart = decrypt(record.secrets, id=record.id)
     if missing := _hidden(record, task) - kept_apart.keys():
         names = ", ".join(sorted(missing))
-        raise ValueError(f"its secret arguments ({names}) were removed when it was finished")
+        raise ValueError(f"its secret arguments ({names}) were removed after its end")
     args = kept_apart.pop(ARGS, record.args)
     return prepare(
         task.name,

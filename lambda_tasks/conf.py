@@ -17,7 +17,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from .core.lifecycle import SQS_TERMS, LookTerms
+from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.signature import SHORTEST_KEY, Signer
 from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
@@ -60,6 +60,7 @@ class Settings:
     direct_messages: str = "declared"
     secrets_keys: tuple[str, ...] = field(default=(), repr=False)
     encrypt_arguments: bool = False
+    keep_secrets: int = KEEP_SECRETS_S
     redact: frozenset[str] = frozenset()
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -354,6 +355,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "direct_messages": _one_of(*DIRECT_MESSAGES),
     "secrets_keys": _keys,
     "encrypt_arguments": _boolean,
+    "keep_secrets": _whole_number(0),
     "redact": _parameter_names,
     "aws": _client_options,
 }

@@ -44,7 +44,7 @@ def test_no_end_is_missing_here() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("outcome", "columns"), ENDS, ids=str)
-def test_every_end_also_writes_its_time_and_removes_the_secrets(
+def test_every_end_also_writes_its_time_and_removes_the_secrets_of_what_has_not_failed(
     outcome: Outcome | Cancelled, columns: dict[str, Any]
 ) -> None:
     kept = {"result": "kept", "exception_class": "kept", "traceback": "kept"}
@@ -56,6 +56,8 @@ def test_every_end_also_writes_its_time_and_removes_the_secrets(
     ended.refresh_from_db()
     assert {name: getattr(ended, name) for name in ("status", *kept)} == {**kept, **columns}
     assert ended.end_time is not None
-    assert ended.secrets is None
+    kept_secrets = "encrypted" if isinstance(outcome, Failed) else None
+    assert ended.secrets == kept_secrets
+    assert (ended.look_at is not None) is (kept_secrets is not None)
     other.refresh_from_db()
     assert (other.status, other.end_time, other.secrets) == ("QUEUED", None, "encrypted")

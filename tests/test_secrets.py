@@ -38,6 +38,16 @@ def _table() -> str:
     return str(list(TaskRecord.objects.values()))
 
 
+def _replay(client: Client, record: TaskRecord) -> str:
+    client.force_login(User.objects.create_superuser("admin"))
+    answer = client.post(
+        "/admin/lambda_tasks/taskrecord/",
+        {"action": "replay", "_selected_action": [str(record.id)]},
+        follow=True,
+    )
+    return answer.content.decode()
+
+
 def test_a_secret_arrives_and_is_nowhere_in_the_table(
     queue: str, work_off: Callable[[str], int]
 ) -> None:
@@ -74,7 +84,9 @@ def test_ends_that_are_written_together_leave_no_secret(handle: Handle) -> None:
     assert TaskRecord.objects.filter(status="SUCCESS", secrets=None).count() == 6
 
 
-def test_a_task_that_was_started_too_often_leaves_no_secret(handle: Handle) -> None:
+def test_a_task_that_was_started_too_often_keeps_its_secrets_as_any_that_failed(
+    handle: Handle,
+) -> None:
     message = body(secretive.fail, token=SecretStr(TOKEN), password=PASSWORD)
     handle(message)
     TaskRecord.objects.exclude(id=record_of(message).id).update(n_attempts=5)
@@ -83,7 +95,9 @@ def test_a_task_that_was_started_too_often_leaves_no_secret(handle: Handle) -> N
 
     handle(body(secretive.fail, token=SecretStr(TOKEN), password=PASSWORD, _id=retry.id))
 
-    assert TaskRecord.objects.filter(id=retry.id, status="FAILED", secrets=None).exists()
+    failed = TaskRecord.objects.get(id=retry.id, status="FAILED")
+    assert failed.secrets == retry.secrets
+    assert failed.look_at is not None
 
 
 def test_a_row_that_was_sealed_with_another_key_holds_up_no_other(
@@ -369,13 +383,66 @@ def test_a_finished_record_with_secrets_can_not_be_replayed(
 ) -> None:
     message = body(secretive.pay, account="7", token=SecretStr(TOKEN))
     handle(message)
-    client.force_login(User.objects.create_superuser("admin"))
 
-    answer = client.post(
-        "/admin/lambda_tasks/taskrecord/",
-        {"action": "replay", "_selected_action": [str(record_of(message).id)]},
-        follow=True,
-    )
+    page = _replay(client, record_of(message))
 
-    assert "its secret arguments (token) were removed" in answer.content.decode()
+    assert "its secret arguments (token) were removed" in page
     assert TaskRecord.objects.count() == 1
+
+
+def test_a_failed_record_keeps_its_secrets_for_a_replay(
+    handle: Handle, client: Client, queue: str
+) -> None:
+    message = body(secretive.decline, token=SecretStr(TOKEN))
+    handle(message)
+    failed = record_of(message)
+    assert relay() == 0  # it is not yet time to remove them
+
+    assert "1 task was replayed" in _replay(client, failed)
+
+    again = TaskRecord.objects.get(status="QUEUED")
+    assert handle(wake_up(again.id, "tests.app.secretive.decline")) == []
+    again.refresh_from_db()
+    assert (again.status, again.exception_class) == ("FAILED", "builtins.ValueError")
+    assert f"of {len(TOKEN)} characters" in (again.traceback or "")
+    assert TOKEN not in _table()
+
+
+@pytest.mark.parametrize("is_table", [False, True])
+def test_a_failed_record_loses_its_secrets_after_some_days(
+    handle: Handle, queue: str, settings: Any, is_table: bool
+) -> None:
+    settings.LAMBDA_TASKS_KEEP_SECRETS = 3600
+    if is_table:
+        settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}}
+    id = secretive.decline.execute_on_commit(token=SecretStr(TOKEN)).id
+    handle(wake_up(id, "tests.app.secretive.decline"))
+    kept = TaskRecord.objects.get(id=id)
+    assert kept.end_time is not None
+    assert kept.look_at is not None
+    assert kept.secrets
+    assert 3599 <= (kept.look_at - kept.end_time).total_seconds() <= 3601
+    TaskRecord.objects.filter(id=id).update(look_at=Now())
+
+    assert relay() == 0
+
+    after = TaskRecord.objects.get(id=id)
+    assert (after.status, after.secrets, after.look_at) == ("FAILED", None, None)
+
+
+@pytest.mark.parametrize("keep_s", [0, 3600])
+def test_only_a_failed_record_with_secrets_is_looked_at_again(
+    handle: Handle, settings: Any, keep_s: int
+) -> None:
+    settings.LAMBDA_TASKS_KEEP_SECRETS = keep_s
+    retrying = body(secretive.fail, token=SecretStr(TOKEN), password=PASSWORD)
+    bodies = [
+        body(secretive.pay_direct, token=SecretStr(TOKEN)),
+        body(tasks.write_and_fail, name="x"),
+        body(secretive.decline, token=SecretStr(TOKEN)),
+        retrying,
+    ]
+    handle(*bodies)
+
+    kept = [(bool(each.secrets), bool(each.look_at)) for each in map(record_of, bodies)]
+    assert kept == [(False, False), (False, False), (keep_s > 0, keep_s > 0), (False, False)]

@@ -15,6 +15,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
+from django.conf import settings as django_settings
 from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
@@ -34,6 +35,7 @@ from lambda_tasks.core.lifecycle import (
 from lambda_tasks.core.message import Message
 from lambda_tasks.models import RunProgress, RunState, TaskRecord
 from lambda_tasks.records.clock import Now
+from lambda_tasks.records.encryption import UNAVAILABLE
 from lambda_tasks.records.finishes import finished_columns
 from lambda_tasks.records.mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, row_of
 from lambda_tasks.records.portable import ClaimTerms, PortableStatements
@@ -595,9 +597,41 @@ def test_each_end_is_written(
         assert _is_now(now["end_time"])
         began = was["start_time"] if ran_for is None else now["end_time"] - ran_for
         assert abs(now["start_time"] - began) < timedelta(seconds=0.5)
-        written = finished_columns(end.outcome) | {"secrets": None}
+        written = finished_columns(end.outcome)
+        if isinstance(end.outcome, Failed):
+            written["look_at"] = now["look_at"]
+        else:
+            written["secrets"] = None
         assert _exactly(now["result"]) == _exactly(written.get("result", "old"))
         assert now == was | written | {name: now[name] for name in ("start_time", "end_time")}
+
+
+@each_way
+@pytest.mark.parametrize("keep_s", [0, 3600])
+@pytest.mark.parametrize("secrets", [None, UNAVAILABLE, "encrypted"], ids=repr)
+def test_only_what_has_failed_keeps_its_secrets_and_for_a_while(
+    sql: PortableStatements,
+    finish: Finish,
+    monkeypatch: pytest.MonkeyPatch,
+    secrets: str | None,
+    keep_s: int,
+) -> None:
+    monkeypatch.setattr(django_settings, "LAMBDA_TASKS_KEEP_SECRETS", keep_s, raising=False)
+    running = {"secrets": secrets, "look_at": Now() - HOUR}
+    ends = [_end(_running(**running), outcome) for outcome in OUTCOMES]
+
+    finish(sql, ends)
+
+    after = _rows()
+    for end in ends:
+        now = after[end.claim.invocation_id]
+        if not (isinstance(end.outcome, Failed) and keep_s):
+            assert (now["secrets"], now["look_at"]) == (None, None)
+        elif secrets:
+            assert now["secrets"] == secrets
+            assert now["look_at"] - now["end_time"] == timedelta(seconds=keep_s)
+        else:
+            assert (now["secrets"] or None, now["look_at"]) == (None, None)
 
 
 LOST_CLAIMS: Final[dict[str, dict[str, Any]]] = {

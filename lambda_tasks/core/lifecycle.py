@@ -250,6 +250,9 @@ def _judge_queued(due_in_s: float) -> Refused:
     return Refused(Refusal.PARKED if is_far_off else Refusal.NOT_DUE, due_in_s)
 
 
+KEEP_SECRETS_S: Final = 7 * 24 * 3600
+"""For how long a failed run keeps its secrets, where the settings say nothing."""
+
 MAX_TRACEBACK: Final = 64 * 1024
 """Characters. An argument of a megabyte may be named again and again in one."""
 

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
@@ -15,8 +16,11 @@ from uuid import UUID
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from ..core.lifecycle import KEEP_SECRETS_S
+
 SECRETS_KEYS: Final = "LAMBDA_TASKS_SECRETS_KEYS"
 ENCRYPT_ARGUMENTS: Final = "LAMBDA_TASKS_ENCRYPT_ARGUMENTS"
+KEEP_SECRETS: Final = "LAMBDA_TASKS_KEEP_SECRETS"
 """Settings that `conf` checks; it stands above the records."""
 
 UNAVAILABLE: Final = ""
@@ -54,6 +58,11 @@ def is_available() -> bool:
 def encrypts_all() -> bool:
     """Whether all arguments and results are encrypted, and not only those that are secret."""
     return bool(getattr(settings, ENCRYPT_ARGUMENTS, False))
+
+
+def kept_for() -> timedelta | None:
+    """For how long a failed run keeps its secrets; None where it does not."""
+    return timedelta(seconds=getattr(settings, KEEP_SECRETS, KEEP_SECRETS_S)) or None
 
 
 def encrypt(secrets: Mapping[str, Any], *, id: UUID) -> str:

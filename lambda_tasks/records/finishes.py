@@ -4,16 +4,15 @@ Where the end is a run's own, `portable` and `postgres` write these columns by t
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from datetime import timedelta
+from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Case, DateTimeField, QuerySet, When
 
-from ..core.lifecycle import STATUS_OF, Cancelled, End, Outcome, Succeeded
+from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Succeeded
 from .clock import Now
-from .encryption import encrypt_result
-
-ALWAYS: Final[Mapping[str, Any]] = {"end_time": Now(), "secrets": None, "look_at": None}
-"""What every end writes, whatever it is."""
+from .encryption import UNAVAILABLE, encrypt_result, kept_for
+from .statements import Slot
 
 
 def end_columns(end: End) -> dict[str, Any]:
@@ -35,6 +34,21 @@ def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
     return columns
 
 
+def common_columns(
+    outcome: Outcome | Cancelled, secrets_for: timedelta | Slot | None
+) -> Mapping[str, Any]:
+    """The columns that every end writes, as expressions.
+
+    A failed run keeps its secrets for so long, if it has any, so that it can be replayed; then the
+    relay removes them.
+    """
+    if not isinstance(outcome, Failed) or secrets_for is None:
+        return {"end_time": Now(), "secrets": None, "look_at": None}
+    keeps = When(secrets__gt=UNAVAILABLE, then=Now() + secrets_for)
+    look_at = Case(keeps, default=None, output_field=DateTimeField())
+    return {"end_time": Now(), "look_at": look_at}
+
+
 def finish(records: "QuerySet[Any]", outcome: Outcome | Cancelled) -> int:
     """End these records, which are chosen by the state that the caller believes in; how many."""
-    return records.update(**finished_columns(outcome), **ALWAYS)
+    return records.update(**finished_columns(outcome), **common_columns(outcome, kept_for()))

@@ -1,4 +1,4 @@
-"""Finds the unfinished records that somebody must look at: those whose `look_at` has come.
+"""Finds the records that somebody must look at: those whose `look_at` has come.
 
 An index has them by queue, priority and that time. So a look reads the beginning of one range of it
 for each queue and priority, however many records are finished or wait for a later time.
@@ -51,6 +51,12 @@ def due(level: Level, *, early: timedelta = timedelta(0)) -> RecordQuerySet:
         .annotate(now=Now())
         .order_by("look_at")
     )
+
+
+def kept_secrets_due(level: Level) -> RecordQuerySet:
+    """The records of failed runs that have kept their secrets for long enough."""
+    failed = all_records().filter(status=Status.FAILED, look_at__lte=Now())
+    return failed.filter(queue=level.queue, priority=level.priority).order_by()
 
 
 def unlocked(records: RecordQuerySet) -> RecordQuerySet:

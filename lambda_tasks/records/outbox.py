@@ -93,8 +93,11 @@ class RecordOutbox:
         found: list[TaskRecord] = []
         move_until = time.monotonic() + MOVE_WITHIN_S
         for level in looks.levels():
+            if queues is not None and level.queue not in queues:
+                continue
+            looks.kept_secrets_due(level).update(secrets=None, look_at=None)
             look = self._look_terms(level.queue)
-            if not look.is_sent or (queues is not None and level.queue not in queues):
+            if not look.is_sent:
                 continue
             next_look = _next_look(look, lost_for, waiting_for)
             records = looks.due(level, early=early).annotate(next_look=next_look)

@@ -30,6 +30,7 @@ from django.db.models.functions import Concat, Greatest
 from ..core.lifecycle import Claim, End, Status
 from . import finishes
 from .clock import Now
+from .encryption import kept_for
 from .mapping import GRANTED_COLUMNS, Row, rows_of
 from .statements import Composed, Slot, Statements, execute, insert, padded, update
 from .tables import RunProgress, RunState, TaskRecord
@@ -46,6 +47,7 @@ IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
 
 LEASE: Final = Slot("lease", DurationField())
 RAN_FOR: Final = Slot("ran_for", DurationField())
+SECRETS_FOR: Final = Slot("secrets_for", DurationField())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +214,8 @@ class PortableStatements:
     def finish(self, end: End) -> bool:
         """Write the end of a claimed run; False where the claim no longer holds."""
         columns = finishes.end_columns(end)
+        secrets_for = kept_for()
+        common = finishes.common_columns(end.outcome, secrets_for and SECRETS_FOR)
 
         def compose() -> Composed:
             started = {} if end.ran_for is None else {"start_time": Now() - RAN_FOR}
@@ -219,15 +223,16 @@ class PortableStatements:
                 id=_slot("id"), claim_token=_slot("claim_token"), status=Status.RUNNING
             )
             ended = {name: _slot(name) for name in columns}
-            return update(held, {**ended, **started, **finishes.ALWAYS})
+            return update(held, {**ended, **started, **common})
 
         values = {
             **columns,
             "id": end.claim.invocation_id,
             "claim_token": end.claim.token,
             "ran_for": end.ran_for,
+            "secrets_for": secrets_for,
         }
-        key = ("finish", end.ran_for is None, *columns)
+        key = ("finish", end.ran_for is None, *columns, *common)
         changed, _ = self._statements.execute(self.connection, key, compose, values)
         return bool(changed)
 

@@ -14,6 +14,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from ..core.lifecycle import Claim, End, Status
+from .encryption import UNAVAILABLE, kept_for
 from .finishes import end_columns
 from .mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, rows_of
 from .portable import ClaimTerms, PortableStatements
@@ -81,6 +82,14 @@ ENDS: Final = {
     **OPTIONAL_ENDS,
     **{f"has_{name}": "boolean" for name in OPTIONAL_ENDS},
 }
+
+KEPT_SECRETS: Final = (
+    "secrets = CASE WHEN given.status = %(failed)s AND %(secrets_for)s::interval IS NOT NULL"
+    " THEN record.secrets END,"
+    f" look_at = CASE WHEN given.status = %(failed)s AND record.secrets > '{UNAVAILABLE}'"
+    f" THEN {NOW} + %(secrets_for)s::interval END"
+)
+"""See finishes.common_columns()."""
 
 HELD: Final = f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
 """The record of a claim, as long as that holds; read, and not locked."""
@@ -189,12 +198,17 @@ class PostgresStatements(PortableStatements):
         )
         began_at = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
         sql = (
-            f"UPDATE {TABLE} AS record SET status = given.status, secrets = NULL, look_at = NULL,"  # noqa: S608
+            f"UPDATE {TABLE} AS record SET status = given.status, {KEPT_SECRETS},"  # noqa: S608
             f" end_time = {NOW}, start_time = {began_at}, {optional} FROM {_given('rows', ENDS)}"
             " WHERE record.id = given.id AND record.claim_token = given.claim_token"
             " AND record.status = %(status)s"
         )
-        params = {"rows": _encode([_end_row(end) for end in ends]), "status": Status.RUNNING}
+        params = {
+            "rows": _encode([_end_row(end) for end in ends]),
+            "status": Status.RUNNING,
+            "failed": Status.FAILED,
+            "secrets_for": kept_for(),
+        }
         _, held = execute(self.connection, sql, params, returning=" RETURNING record.id")
         return {id for (id,) in held}
 

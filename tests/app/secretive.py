@@ -66,6 +66,11 @@ def charge(*, amount: int, password: str) -> None:
     raise ValueError(f"{amount} for {password}")
 
 
+@lambda_task
+async def decline(*, token: SecretStr) -> None:
+    raise ValueError(f"A token of {len(token.get_secret_value())} characters was declined.")
+
+
 @lambda_task(durable=False)
 async def log_elsewhere(*, token: SecretStr) -> None:
     shop_logger.warning("charging %s", token.get_secret_value())
