@@ -58,6 +58,10 @@ EFFECTLESS: Final = ("refuse", DOUBTFUL)
 SHOWN: Final = 10
 """Orders, of each thing that must not be."""
 
+LEFT_S: Final = 30.0 + 60.0
+"""What a web process that was killed has left is sent after its half a minute, by the relay's next
+round, of which there is one a minute."""
+
 AGAIN_S: Final = 0.2
 """After an error of the database."""
 
@@ -213,8 +217,8 @@ class _Ledger:
         return found
 
     def late(self, lease_s: float) -> list[str]:
-        """Begun more than a lease after they were due; a lease more for each worker that died with
-        them."""
+        """Begun more than a lease after they were due, or than the relay takes to send what its
+        sender has left; a lease more for each worker that died with them."""
         ids = {_number(each): str(each.id) for each in self._records if _is_first(each)}
         found = []
         for number, order in self._orders.items():
@@ -222,7 +226,7 @@ class _Ledger:
                 continue
             late_s = self._begun[number] - order.due_at
             deaths = self._lapsed.get(ids.get(number, ""), 0)
-            if late_s > lease_s * (1 + deaths):
+            if late_s > max(lease_s, LEFT_S) + lease_s * deaths:
                 found.append(f"{number} ({order.kind}): {late_s:.0f} s, {deaths} deaths")
         return found
 
