@@ -53,7 +53,7 @@ REST_S: Final = 90.0
 """Until what is kept for a while, as idle connections to SQS are, is let go."""
 
 MEMORY_GROWTH: Final = 1.10
-THROUGHPUT_CHANGE: Final = 0.20
+THROUGHPUT_LOSS: Final = 0.20
 THIRDS: Final = 3
 MIB: Final = 2**20
 
@@ -93,7 +93,7 @@ class Outcome:
     def is_met(self) -> bool:
         """Nothing has grown, or grown slow, or gone wrong."""
         first, *_, last = self.done_per_s
-        is_as_fast = abs(last - first) <= THROUGHPUT_CHANGE * first
+        is_as_fast = last >= first * (1 - THROUGHPUT_LOSS)
         return self.after.is_no_more_than(self.before) and is_as_fast and self.verdict.is_clean
 
 
