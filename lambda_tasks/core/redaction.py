@@ -1,4 +1,4 @@
-"""Secret values in texts that people read."""
+"""Redaction of secret values in texts that people read."""
 
 import json
 import re
@@ -10,14 +10,17 @@ from typing import Any, Final
 REDACTED: Final = "**********"
 
 SHORTEST: Final = 4
-"""A shorter value, and a number, is taken for itself only where it is not part of a word."""
+"""The fewest characters of a value that is redacted inside of words, too. Shorter values, and short
+numbers, are redacted only where they are words of their own."""
 
 FEW: Final = 16
-"""So many are looked for one after the other; a pattern of more would be tried at each place."""
+"""The most values that are replaced one after the other; for more, one pass looks for all."""
 
 LONG_NUMBER: Final = 8
-"""Characters from which on a number is a secret wherever it stands, as of a card in `card_4111...`:
-others hardly have it in them."""
+"""The fewest characters of a number that is redacted inside of words, too, like `card_4111...`.
+
+Such a number hardly appears in a text by chance.
+"""
 
 _NUMBER: Final = re.compile(r"[-+]?[0-9.]+(?:e[-+]?[0-9]+)?")
 
@@ -25,12 +28,14 @@ _TOKENS: Final = (
     re.compile(r"(?<!\w)-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?(?!\w)"),
     re.compile(r"\w+"),
 )
-"""What most of those are: then one walk through the text finds all."""
+"""The patterns of most short values: one pass with each finds all of them."""
 
 
 def redact(text: str, secrets: Iterable[object]) -> str:
-    """The text without these values, JSON values at any depth: as they are, and as `repr()` and
-    JSON write them, which is how a KeyError shows a key of several lines."""
+    """Return the text with these JSON values redacted, at any depth.
+
+    Also redacts them as `repr()` and JSON write them: a KeyError shows the `repr()` of its key.
+    """
     forms = {form for value in _leaves(list(secrets)) for form in _forms(value)}
     plain = {form for form in forms if _is_plain(form)}
     hidden = _without(text, plain) if len(plain) > FEW else _without_few(text, plain)
@@ -38,15 +43,18 @@ def redact(text: str, secrets: Iterable[object]) -> str:
 
 
 def _without_few(text: str, forms: set[str]) -> str:
-    # The longest first: one secret may begin with another.
+    # The longest first, because one secret may start with another.
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, REDACTED)
     return text
 
 
 def _without(text: str, forms: set[str]) -> str:
-    """In one walk, however many they are: what may begin at a place is looked up by its first
-    characters, and by the lengths that go with these."""
+    """Redact values in one pass, which takes a time that does not grow with their number.
+
+    At each position, the next SHORTEST characters select the lengths of values that may start
+    there.
+    """
     lengths: defaultdict[str, set[int]] = defaultdict(set)
     for form in forms:
         lengths[form[:SHORTEST]].add(len(form))
@@ -78,7 +86,7 @@ def _hide(words: set[str], match: re.Match[str]) -> str:
 
 
 def redacted(value: Any, secrets: Iterable[object]) -> Any:
-    """A value of a log record without these: texts, and containers of texts."""
+    """Return a value of a log record with the secrets redacted, in containers, too."""
     if isinstance(value, str):
         return redact(value, secrets)
     if isinstance(value, Mapping):
