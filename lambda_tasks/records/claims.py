@@ -1,4 +1,4 @@
-"""Who runs what: claims, their leases, and what a claim's holder writes."""
+"""Claims of records, their leases, and the writes of a claim's holder."""
 
 import logging
 import time
@@ -57,19 +57,20 @@ logger = logging.getLogger("lambda_tasks")
 Verdicts = dict[UUID, Granted | Refused]
 
 Wanted = Mapping[UUID, Sequence[ResolvedDelivery]]
-"""What has come of each invocation: of several deliveries some may not be the project's own, and
-must take none of the others along."""
+"""The deliveries by invocation id. Forged ones among them must not affect the others."""
 
 PAUSES_S: Final = (0.02, 0.1, 0.3)
-"""Before another look at what was locked: most likely it is just being marked as sent."""
+"""Seconds before each new try to claim locked records: most are just being marked as sent."""
 
 INSERT_S: Final = 2.0
+"""Seconds for the INSERT of several rows. If it takes longer, it waits for another transaction."""
+
 ONE_INSERT_S: Final = 1.0
-"""Then an INSERT waits for another transaction: the whole, and a row alone."""
+"""The same for the INSERT of a single row."""
 
 
 class RecordClaims:
-    """See ports.Claims. `worker_id` is what a record tells of who has claimed it."""
+    """See ports.Claims. `worker_id` names this worker in the records that it claims."""
 
     def __init__(self, worker_id: str = "unknown") -> None:
         self._worker_ids = join_worker_ids([worker_id])
@@ -98,9 +99,9 @@ class RecordClaims:
     ) -> Mapping[UUID, Granted | Refused]:
         """See ports.Claims.
 
-        Direct messages get their record here. What a worker that died has left is taken over
-        once its lease has run out; what was started `max_attempts` times without an outcome is
-        FAILED instead. All of that is decided by what the record says, whatever the message does.
+        Direct messages get their record here. A lost run is taken over once its lease has run out;
+        a run that started `max_attempts` times without an outcome is FAILED instead. Only the
+        record decides about that, not the message.
         """
         terms = ClaimTerms(
             token=uuid.uuid4(),
@@ -112,7 +113,7 @@ class RecordClaims:
             suspects_wait=suspects_wait,
             from_table=not any(each.look.is_sent for each in deliveries),
         )
-        # In one order everywhere, so that two workers with the same messages can't deadlock.
+        # Every worker locks in this order, so two workers with the same messages can't deadlock.
         wanted: defaultdict[UUID, list[ResolvedDelivery]] = defaultdict(list)
         for each in sorted(deliveries, key=attrgetter("message.invocation_id")):
             wanted[each.message.invocation_id].append(each)
@@ -159,7 +160,8 @@ class RecordClaims:
         """See ports.Claims."""
         due_at = Now() + timedelta(seconds=release.wait_s)
         released: dict[str, Any] = {
-            # First: MySQL reads in each column what those before it have set.
+            # First, because it reads start_time: MySQL assigns columns from left to right, and each
+            # expression sees the values that were assigned before it.
             "n_attempts": F("n_attempts") if release.counts else _attempts_without_this_one(),
             "status": Status.QUEUED,
             "claim_token": None,
@@ -200,7 +202,10 @@ class RecordClaims:
 
 @tried_again
 def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
-    """Tried again, it finds what bears its token already."""
+    """Claim the invocations that can be claimed, and return a verdict for each.
+
+    A retry after a conflict finds the records that already have its token.
+    """
     verdicts: Verdicts = {}
     firsts = [deliveries[0] for deliveries in wanted.values()]
     if direct := [first for first in firsts if not first.message.durable]:
@@ -217,8 +222,10 @@ def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
 
 
 def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verdicts:
-    """Insert records of messages that come without one, claimed where they have no time to wait
-    for. Whether a time has come is for the database's clock to say, in the next statement."""
+    """Insert records for messages without one, as claimed ones unless they have a `run_after`.
+
+    The next statement claims those that are due: only the database's clock decides about that.
+    """
     rows = [
         row_of(each.message, each.queue, each.look, enqueued_at=each.enqueued_at) for each in direct
     ]
@@ -249,7 +256,7 @@ def _insert_claimed(
 
 
 def _whole(message: Message) -> Message:
-    """A message whose record can't keep its secrets, if it has any: what follows carries them."""
+    """Mark a message so that its follow-ups carry the secrets that no record can keep."""
     return replace(message, keeps_arguments=bool(message.secret_kwargs))
 
 
@@ -258,8 +265,11 @@ def _insert(
     insert: Callable[[Sequence[Row]], Verdicts | None],
     limit_s: float = INSERT_S,
 ) -> Verdicts:
-    """Insert rows; one that another transaction is about to insert, too, is LOCKED and holds up no
-    other. The database itself would wait for what becomes of that transaction."""
+    """Insert rows; give the verdict LOCKED to a row that another transaction is inserting, too.
+
+    Without the time limit, the database would wait for the end of that transaction, and so would
+    all other rows.
+    """
     may_fail = not connections[record_alias()].in_atomic_block
     with interrupts.within(limit_s) as work:
         try:
@@ -274,7 +284,7 @@ def _insert(
 
 
 def _claim_stored(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
-    """Claim records that are there, and tell what has become of the others."""
+    """Claim stored records, and return a verdict for each, claimed or not."""
     claimed = statements().claim(ids, terms)
     verdicts: Verdicts = {id: _verdict(wanted[id], row, terms) for id, row in claimed.items()}
     if rest := [id for id in ids if id not in verdicts]:
@@ -284,16 +294,19 @@ def _claim_stored(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Ver
 
 
 def _verdict(wanted: Sequence[ResolvedDelivery], row: Row, terms: ClaimTerms) -> Granted | Refused:
-    """The verdict on a claimed record: what it stands for runs, if a message asks for that."""
+    """Return the verdict on a claimed record: granted if a delivery asks for what it says."""
     try:
         message = message_of(row)
     except ValueError as error:
-        logger.error("%s can't be run: %s", row["id"], error)
+        logger.error("The record %s can't be run: %s", row["id"], error)
         return Refused(Refusal.UNREADABLE)
     brings_secrets = row["secrets"] == UNAVAILABLE
     asking = [each for each in wanted if each.message.has_arguments or not brings_secrets]
     if not asking:
-        logger.error("%s can't be run: its secrets were not stored", row["id"])
+        logger.error(
+            "The record %s can't be run: its secrets were not stored, and its message has none",
+            row["id"],
+        )
         return Refused(Refusal.UNREADABLE)
     for each in asking:
         asked_for = _completed(message, row, each.message)
@@ -303,8 +316,10 @@ def _verdict(wanted: Sequence[ResolvedDelivery], row: Row, terms: ClaimTerms) ->
 
 
 def _completed(message: Message, row: Row, arrived: Message) -> Message:
-    """What a row stands for, with what is known of it by a message that has arrived, which brings
-    its secrets itself where there was nothing to encrypt them with."""
+    """Return the message of a record, completed from the message that arrived.
+
+    The arrived one has the secrets where the record could not encrypt them.
+    """
     if row["secrets"] == UNAVAILABLE:
         message = replace(
             message, kwargs=message.kwargs | arrived.secret_kwargs, keeps_arguments=True
@@ -313,7 +328,7 @@ def _completed(message: Message, row: Row, arrived: Message) -> Message:
 
 
 def _let_go_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
-    """Leave records as they were that were claimed before it was seen that they can't be run."""
+    """Release records that turned out to be unreadable or foreign after their claim."""
     if unreadable := _refused(verdicts, Refusal.UNREADABLE):
         _let_go(unreadable, terms)
         waiting.put_behind(unreadable)
@@ -337,7 +352,7 @@ def _let_go(ids: Sequence[UUID], terms: ClaimTerms) -> None:
 
 
 def _judge(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
-    """Read these records, tell what has become of the claims, and do what follows from that."""
+    """Read records that were not claimed, return a verdict for each, and write its consequences."""
     found = _read(ids)
     verdicts: Verdicts = {}
     for id in ids:
@@ -362,14 +377,14 @@ def _judge(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
             run = last if isinstance(last, Granted) else None
             verdicts[id] = FoundLost(Refusal.EXHAUSTED, run=run)
     if parked := _refused(verdicts, Refusal.PARKED):
-        # The relay looks when they are to be sent, and sends them in time.
+        # The relay computes their time to look, and sends them in time.
         with statements().unlocked(parked) as free:
             free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
     return verdicts
 
 
 def _names(delivery: ResolvedDelivery, row: Row) -> bool:
-    """Whether a message asks for the task of this record."""
+    """Return whether a delivery names the task of this record."""
     message = delivery.message
     return (message.task_name, message.backend) == (row["task_name"], row["backend"])
 
@@ -389,7 +404,7 @@ def _refused(verdicts: Verdicts, refusal: Refusal) -> list[UUID]:
 
 
 def _fail_exhausted(ids: Sequence[UUID], max_attempts: int) -> list[UUID]:
-    """The ids of those that came to their end here, and not with another."""
+    """Mark exhausted records as FAILED; return the ids of those that this call changed."""
     is_given_back = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
     with transaction.atomic(using=record_alias()), statements().unlocked(ids) as free:
         left = free.filter(IS_LOST | is_given_back)
@@ -399,7 +414,7 @@ def _fail_exhausted(ids: Sequence[UUID], max_attempts: int) -> list[UUID]:
 
 
 def _held(claims: Sequence[Claim]) -> RecordQuerySet:
-    """The records of these claims, as far as they still hold."""
+    """Return the records of those claims that still hold."""
     return (
         all_records()
         .filter(
@@ -412,15 +427,20 @@ def _held(claims: Sequence[Claim]) -> RecordQuerySet:
 
 
 def _attempts_without_this_one() -> Case:
-    """Its start is counted where the record has one: who has claimed it may not know it yet."""
+    """Return the number of attempts without this one, if its start was counted.
+
+    The record decides, because the holder of the claim may have missed the answer to its begin().
+    """
     return Case(When(start_time=None, then=F("n_attempts")), default=F("n_attempts") - 1)
 
 
 def _by_earlier_workers(
     claims: Sequence[Claim], release: Release
 ) -> Iterable[tuple[str, list[Claim]]]:
-    """The claims by the workers that are to be known as those that have tried: without the last
-    one, where it has begun and that does not count."""
+    """Group the claims by the worker ids that their records keep.
+
+    The last worker is left out where its attempt started, but does not count.
+    """
     groups: defaultdict[str, list[Claim]] = defaultdict(list)
     for claim in claims:
         takes_back = claim.has_begun and not release.counts
@@ -435,7 +455,7 @@ def _finish_held(end: End) -> None:
 
 
 def _handed_on(end: End) -> Any:
-    """The state of the run that follows: given, or what this one has saved for good."""
+    """Return the state of the run that follows: from Continue, or the last one that was saved."""
     if isinstance(end.outcome, Continued):
         return end.outcome.state
     record = all_records().filter(id=end.claim.invocation_id).annotate(saved=latest_state())
@@ -443,4 +463,4 @@ def _handed_on(end: End) -> Any:
 
 
 def _lease_lost(claim: Claim) -> LeaseLost:
-    return LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
+    return LeaseLost(f"This worker no longer holds the claim of {claim.invocation_id}.")

@@ -1,4 +1,4 @@
-"""What is left of FIFO queues, in its order: the relay sends a group's messages as they came."""
+"""The choice of records that the relay sends to a FIFO queue, in the order of each group."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,20 @@ from .database import all_records, record_alias
 from .tables import RecordQuerySet, TaskRecord
 
 Times = tuple[datetime, datetime]
-"""When a message was stored, and when it is looked at again."""
+"""The time at which a message was stored, and its next time to look."""
 
 MOST_OF_A_GROUP: Final = 100
-"""In one round, as they are sent one after the other: so that what was sent is soon marked."""
+"""The most messages of one group in a round. They are sent one after the other, so a short round
+marks them as sent soon."""
 
 ROW_NUMBER: Final = f"{TaskRecord._meta.db_table}.rowid"
-"""SQLite's, which grows."""
+"""The row number of SQLite, which grows with each INSERT."""
 
 
 def in_order(level: looks.Level, to_send: RecordQuerySet, limit: int) -> list[Any]:
-    """Up to `limit` records to send, in the order in which they were stored; of a group not all.
+    """Return up to `limit` records to send, oldest first, and at most MOST_OF_A_GROUP of a group.
 
-    What would overtake an earlier one of its group that was put behind is put behind with it.
+    A record that would overtake an earlier, postponed one of its group is postponed with it.
     """
     records = _by_age(to_send)[:limit]
     behind = _put_behind(level, records) if records else {}
@@ -52,7 +53,7 @@ def in_order(level: looks.Level, to_send: RecordQuerySet, limit: int) -> list[An
 
 
 def _put_behind(level: looks.Level, records: Sequence[Any]) -> Mapping[str, list[Times]]:
-    """What was put behind of the groups of these records."""
+    """Return the times of the postponed records in the groups of these records, by group."""
     keys = {each.group_key for each in records if each.group_key}
     names = {each.task_name for each in records if not each.group_key}
     behind = _with_age(
@@ -79,5 +80,5 @@ def _by_age(records: RecordQuerySet) -> Any:
     aged = _with_age(records)
     if connections[record_alias()].vendor != "sqlite":
         return aged.order_by("age")
-    # Its clock has milliseconds only.
+    # SQLite's clock has milliseconds only, so the row number decides between equal times.
     return aged.order_by("age", RawSQL(ROW_NUMBER, ()))  # noqa: S611 - a constant

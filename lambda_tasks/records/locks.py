@@ -1,4 +1,4 @@
-"""The locks of singletons, where the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis."""
+"""The locks of singletons, if the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis."""
 
 from datetime import timedelta
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""What the way out writes and reads: messages that are stored until their queue has them."""
+"""The outbox: messages that are stored until their queue has accepted them."""
 
 import math
 import time
@@ -24,17 +24,17 @@ from .retrying import is_in_transaction, tried_again, try_again
 from .tables import RecordQuerySet, TaskRecord
 
 INSERT_ROW_S: Final = 0.02
-"""For each row of an INSERT, beside interrupts.OWN_S for the whole."""
+"""Seconds for each row of an INSERT, in addition to interrupts.OWN_S for the statement."""
 
 MOVED_TOGETHER: Final = 1000
-"""Records whose time to look one statement moves."""
+"""The most records whose time to look one statement moves."""
 
 MOVE_WITHIN_S: Final = 5.0
-"""The time of one look for that, so that what is to be sent does not wait for long."""
+"""Seconds in which one look may move times to look, so that messages to send don't wait long."""
 
 
 class RecordOutbox:
-    """See ports.Outbox. `look_terms` tells those of a queue."""
+    """See ports.Outbox. `look_terms` returns the look terms of a queue by its name."""
 
     def __init__(self, look_terms: Callable[[str], LookTerms]) -> None:
         self._look_terms = look_terms
@@ -45,9 +45,9 @@ class RecordOutbox:
         return record_alias()
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
-        """See ports.Outbox. One INSERT.
+        """See ports.Outbox. Executes one INSERT.
 
-        In a transaction it is one of the caller's statements, and lasts as long as these may.
+        In the caller's transaction, only the caller's own time limits apply to it.
         """
         rows = [queued_row(outgoing, number) for number, outgoing in enumerate(messages)]
         try_again(self.alias, lambda: _insert(self.alias, rows))
@@ -69,7 +69,7 @@ class RecordOutbox:
 
     @tried_again
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
-        """See ports.Outbox. Where the queue is the table, workers that wait for it are woken."""
+        """See ports.Outbox. Also wakes the workers of queues that are the table."""
         sent: defaultdict[timedelta, list[UUID]] = defaultdict(list)
         for each in messages:
             if each.look.is_sent:
@@ -112,7 +112,7 @@ class RecordOutbox:
         waiting.put_behind([each.message.invocation_id for each in messages])
 
     def _readable(self, records: Sequence[TaskRecord]) -> list[Outgoing]:
-        """The messages of records; those that can't be read are put behind the others."""
+        """Return the messages of records; postpone records that can't be decrypted."""
         unreadable: list[UUID] = []
         messages = [
             outgoing_of(message, due_in_s, self._look_terms(message.queue or ""))
@@ -133,12 +133,12 @@ def _insert(alias: str, rows: Sequence[Row]) -> None:
 
 
 def forget_sent() -> None:
-    """Let the relay send all that is QUEUED once more, as its queues are gone."""
+    """Make the relay send all QUEUED records again, because their queues were lost."""
     all_records().filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
 
 
 def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> Case:
-    """When the message of a record is to be sent: the first time, or once more."""
+    """Return the time at which a record's message must be sent, for the first time or again."""
     sent = Greatest(F("sent_at"), Coalesce(F("run_after"), F("sent_at")))
     return Case(
         When(status=Status.RUNNING, then=F("lease_until") + lost_for),
@@ -149,7 +149,7 @@ def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> 
 
 
 def _move_looks(records: RecordQuerySet, next_look: Case, until: float) -> None:
-    """Move their times to look, one part after the other, until then in monotonic seconds."""
+    """Move the times to look of these records in parts, until a time in monotonic seconds."""
     while time.monotonic() < until:
         with transaction.atomic(using=records.db):
             ids = list(looks.unlocked(records).values_list("id", flat=True)[:MOVED_TOGETHER])

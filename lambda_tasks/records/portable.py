@@ -1,7 +1,7 @@
-"""The statements that differ from one database to another, for any database: by Django's ORM.
+"""The statements that differ between databases, written with Django's ORM for any database.
 
-`postgres` has the same for PostgreSQL, and `database` chooses. What many tasks pay for is composed
-once (`statements`).
+`postgres` has the same statements for PostgreSQL, and `database` chooses. Statements that run for
+every task are composed only once (`statements`).
 """
 
 import json
@@ -36,14 +36,14 @@ from .statements import Composed, Slot, Statements, execute, insert, padded, upd
 from .tables import RunProgress, RunState, TaskRecord
 
 MAX_STATEMENT: Final = 4 * 2**20
-"""Characters of arguments in one INSERT on MySQL, which refuses a packet of more than 16 MiB by
-default (max_allowed_packet, MariaDB's system variables). What is escaped takes twice as many."""
+"""The most characters of arguments in one INSERT on MySQL, which by default refuses packets over
+16 MiB (max_allowed_packet, MariaDB's system variables). Escaped characters take twice the space."""
 
 EARLY_DELIVERY: Final = timedelta(seconds=1)
-"""SQS delays in whole seconds, so a message may come a little before its time."""
+"""The tolerance for early deliveries: SQS delays by whole seconds, so a message may come early."""
 
 IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
-"""The worker of such a record has died, or hangs."""
+"""The condition of a lost run: its lease has run out, because its worker died or hangs."""
 
 LEASE: Final = Slot("lease", DurationField())
 RAN_FOR: Final = Slot("ran_for", DurationField())
@@ -52,28 +52,30 @@ SECRETS_FOR: Final = Slot("secrets_for", DurationField())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimTerms:
-    """What is the same for all records that are claimed together."""
+    """The terms that records which are claimed together share."""
 
     token: UUID
+    """Token of all the claims."""
     lease: timedelta
     worker_ids: str
-    """The one who claims, as the column has it."""
+    """This worker's id, as the column has it."""
     max_attempts: int
+    """Number of attempts from which on a record can't be claimed any more."""
     may_rerun: frozenset[str] = frozenset()
-    """The names of tasks whose lost runs may be repeated."""
+    """Names of the tasks whose lost runs may be repeated."""
     waiting: frozenset[UUID] = frozenset()
-    """The invocations that begin later, each when its turn comes."""
+    """Ids of the invocations that start later, each when its turn comes."""
     suspects_wait: bool = False
-    """Suspects are among those, whichever they are."""
+    """Whether every possible poison starts later, too."""
     from_table: bool = False
-    """The deliveries come from the table itself, where lost runs are looked for as well."""
+    """Whether the deliveries come from the table itself, whose workers also find lost runs."""
 
 
 class PortableStatements:
     """The statements on the database of one alias."""
 
     claim_returning = ""
-    """What follows this UPDATE, where the database can return what it has changed."""
+    """The RETURNING clause of the claim's UPDATE, where the database has one."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -81,21 +83,21 @@ class PortableStatements:
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
-        """This thread's."""
+        """The connection of this thread."""
         return connections[self.alias]
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
-        """Insert rows as QUEUED records, but for those that are there already."""
+        """Insert rows as QUEUED records; skip those that exist already."""
         sent = {"sent_at": Now()} if is_sent else {}
         self._create([record_of(row, status=Status.QUEUED, **sent) for row in rows])
 
     def insert_claimed(
         self, rows: Sequence[Row], terms: ClaimTerms, *, begin: bool = True
     ) -> dict[UUID, Claim]:
-        """Insert rows as claimed records, but for those that are there already.
+        """Insert rows as claimed records; skip those that exist already.
 
-        They `begin` at once, or wait for their turn. Returns the claims, as far as the database
-        tells; the others have to be read.
+        With `begin` their runs start at once; otherwise they wait for their turn. Returns the
+        claims, if the database can return them; the caller must read the others.
         """
         claimed = {
             "status": Status.RUNNING,
@@ -108,10 +110,10 @@ class PortableStatements:
         return {}
 
     def claim(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
-        """Claim records that are there. Returns GRANTED_COLUMNS of the claimed, as far as the
-        database tells; the others have to be read.
+        """Claim stored records, and skip those that another transaction has locked.
 
-        Those that another transaction has locked are passed over.
+        Returns GRANTED_COLUMNS of the claimed records, if the database can return them; the caller
+        must read the others.
         """
         if not self.connection.features.has_select_for_update_skip_locked:
             return self.claim_waiting(ids, terms)
@@ -122,7 +124,7 @@ class PortableStatements:
             return self.claim_waiting(mine, terms) if mine else {}
 
     def claim_waiting(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
-        """See claim(); for records that nobody has locked, or where who has is waited for."""
+        """Execute the UPDATE of claim(), which here waits for records that others have locked."""
         claimable = {f"id{index}": id for index, id in enumerate(padded(ids))}
         names = padded(sorted(terms.may_rerun))
         reruns = {f"rerun{index}": name for index, name in enumerate(names)}
@@ -175,9 +177,9 @@ class PortableStatements:
     def begin(
         self, claims: Sequence[Claim], *, lease: timedelta, worker_ids: str
     ) -> dict[UUID, datetime]:
-        """Count the starts of claimed runs whose turn has come, and begin their leases anew.
+        """Count the starts of claimed runs whose turn has come, and renew their leases.
 
-        Returns when each has started; those that are missing are no longer held.
+        Returns the start time of each. Runs whose claim no longer holds are missing.
         """
         started = self._begin(claims, lease, worker_ids)
         if len(started) == len(claims):
@@ -192,8 +194,10 @@ class PortableStatements:
     def _begin(
         self, claims: Sequence[Claim], lease: timedelta, worker_ids: str
     ) -> dict[UUID, datetime]:
-        """Count the starts that are not counted yet. Returns when those have started, or nothing
-        where the database can't tell at once."""
+        """Count the starts that are not counted yet.
+
+        Returns their start times, or nothing where an UPDATE can't return them.
+        """
         slots = list(enumerate(padded(claims)))
         ids = {f"id{index}": claim.invocation_id for index, claim in slots}
         tokens = {f"token{index}": claim.token for index, claim in slots}
@@ -212,7 +216,7 @@ class PortableStatements:
         return {}
 
     def finish(self, end: End) -> bool:
-        """Write the end of a claimed run; False where the claim no longer holds."""
+        """Write the end of a claimed run; return False where the claim no longer holds."""
         columns = finishes.end_columns(end)
         secrets_for = kept_for()
         common = finishes.common_columns(end.outcome, secrets_for and SECRETS_FOR)
@@ -237,23 +241,23 @@ class PortableStatements:
         return bool(changed)
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
-        """Write the ends of claimed runs; the invocation ids of those whose claim has held."""
+        """Write the ends of claimed runs; return the invocation ids of those whose claim held."""
         with transaction.atomic(using=self.alias):
             return {end.claim.invocation_id for end in ends if self.finish(end)}
 
     def save_state(self, claim: Claim, state: Any) -> bool:
-        """Keep what a claimed run has saved; False where the claim no longer holds."""
+        """Store the state of a claimed run; return False where the claim no longer holds."""
         if not self._holds(claim):
             return False
         self._put_state(claim.invocation_id, claim.attempt, state)
         return True
 
     def hand_on(self, id: UUID, state: Any) -> None:
-        """Keep what the first run of an invocation is to begin with."""
+        """Store the state that the first run of an invocation starts with."""
         self._put_state(id, 0, state)
 
     def show_progress(self, claim: Claim, progress: Any) -> None:
-        """Show how far a claimed run is; nothing where the claim no longer holds."""
+        """Store the progress of a claimed run; do nothing where the claim no longer holds."""
         if not self._holds(claim):
             return
         shown = RunProgress(record_id=claim.invocation_id, progress=progress, shown_at=Now())
@@ -261,23 +265,24 @@ class PortableStatements:
         self._put(rows, shown, ["record"], ["progress", "shown_at"])
 
     def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
-        """Note that their queues, which take messages so long before their time, have accepted
-        the messages of these records.
+        """Mark records as sent, because their queues accepted the messages.
 
-        What is due later was parked meanwhile, to be sent again in time.
+        `ahead` is the time before a message is due from which on its queue accepts it. A record
+        that is due later was parked in the meantime, and must be sent again, so it is skipped.
         """
         with self.unlocked(ids) as free:
             free.filter(Q(run_after=None) | Q(run_after__lte=Now() + ahead)).update(
                 sent_at=Now(),
-                # A lost run's message is on its way again: for the next one it is as if lost now.
+                # The message of a lost run is sent again. Its lease ends now, so that the relay
+                # waits for the whole time `lost_for` before it sends the message once more.
                 lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
             )
 
     def levels(self) -> list[tuple[str, int]]:
-        """The queues and priorities of the records that somebody must look at.
+        """Return the queues and priorities of the records that somebody must look at.
 
-        Where the index has finished ones, too, these are among them: to pass over them would take
-        their number.
+        Where the index has finished records, too, those of finished ones are included: excluding
+        them would mean to read all finished records.
         """
         records = self._records.order_by()
         if self.connection.features.supports_partial_indexes:
@@ -290,9 +295,10 @@ class PortableStatements:
 
     @contextmanager
     def unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
-        """The records among these that nobody runs, or has locked.
+        """Lock and yield the records among these that nobody runs or has locked.
 
-        Locked rows are skipped, so this never waits and cannot deadlock.
+        Locked rows are skipped, so this never waits and can't deadlock. A database without SKIP
+        LOCKED locks none.
         """
         runs = Q(status=Status.RUNNING, lease_until__gte=Now())
         records = self._records.filter(~runs, id__in=ids).order_by()
@@ -304,7 +310,7 @@ class PortableStatements:
             yield self._records.filter(id__in=list(free))
 
     def _update_free(self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]) -> Composed:
-        """The update of those that nobody has locked, which here is known by now."""
+        """Compose the claim's UPDATE. claim() has locked the records already, where it can."""
         return update(records, values)
 
     @property
@@ -312,19 +318,22 @@ class PortableStatements:
         return TaskRecord.objects.using(self.alias)
 
     def _create(self, records: Sequence[TaskRecord]) -> None:
-        """Insert records, but for those that are there already."""
+        """Insert records; skip those that exist already."""
         if self.connection.vendor != "mysql":
             self._records.bulk_create(records, ignore_conflicts=True)
             return
         parts = _parts(records)
         with transaction.atomic(using=self.alias) if len(parts) > 1 else nullcontext():
             for part in parts:
-                # MySQL's INSERT IGNORE also passes over whatever it refuses.
+                # Not INSERT IGNORE, which on MySQL also hides every other error of a row.
                 sql, params = insert(part, self.alias)
                 execute(self.connection, f"{sql} ON DUPLICATE KEY UPDATE id = id", params)
 
     def _holds(self, claim: Claim) -> bool:
-        """Read, and not locked: what happens next the end of the run will tell."""
+        """Return whether a claim holds, without locking its record.
+
+        If the claim is lost right after this, the run finds out at its end.
+        """
         held = self._records.filter(
             id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
         )
@@ -337,7 +346,7 @@ class PortableStatements:
     def _put(
         self, rows: "QuerySet[Any]", row: Any, key: Sequence[str], values: Sequence[str]
     ) -> None:
-        """Insert a row, or write these values of it where there is one with this key."""
+        """Insert a row, or update these values where a row with this key exists."""
         names_its_key = self.connection.features.supports_update_conflicts_with_target
         rows.bulk_create(
             [row],
@@ -348,7 +357,7 @@ class PortableStatements:
 
 
 def _parts(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
-    """The records in parts whose statements MySQL takes."""
+    """Split records into parts whose INSERT is small enough for MySQL."""
     parts: list[list[TaskRecord]] = [[]]
     size = 0
     for record in records:
@@ -362,7 +371,7 @@ def _parts(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
 
 
 def record_of(row: Row, **rest: Any) -> TaskRecord:
-    """The record that a row describes."""
+    """Return an unsaved record with the values of a row."""
     fields = dict(row)
     delay_s, grace_s, ahead_s = (fields.pop(name) for name in ("delay_s", "grace_s", "ahead_s"))
     number = fields.pop("number")
@@ -375,7 +384,10 @@ def record_of(row: Row, **rest: Any) -> TaskRecord:
 
 
 def _waits(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
-    """Which of the claimed wait for their turn, by the slots of their ids; None for none."""
+    """Return the condition of the claimed records that wait for their turn; None for none.
+
+    `waiting` are the names of the slots of their ids.
+    """
     waits = Q(id__in=[_slot("id", name) for name in waiting]) if waiting else None
     if not terms.suspects_wait:
         return waits
@@ -384,7 +396,7 @@ def _waits(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
 
 
 def _start(waits: Q | None) -> dict[str, Any]:
-    """What counts a start, of all but those that wait."""
+    """Return the columns that count a start, unchanged for the records that wait."""
     worker_ids = Concat("worker_ids", _slot("worker_ids"), output_field=TextField())
     if waits is None:
         started = {"start_time": Now(), "worker_ids": worker_ids}
@@ -392,7 +404,8 @@ def _start(waits: Q | None) -> dict[str, Any]:
     return {
         "start_time": Case(When(waits, then=None), default=Now(), output_field=DateTimeField()),
         "worker_ids": Case(When(waits, then=F("worker_ids")), default=worker_ids),
-        # The last one: MySQL reads in each what those before it have set.
+        # Last, because the others read it: MySQL assigns columns from left to right, and each
+        # expression sees the values that were assigned before it.
         "n_attempts": Case(When(waits, then=F("n_attempts")), default=F("n_attempts") + 1),
     }
 
@@ -408,7 +421,7 @@ def _first_look(run_after: Any, grace_s: float, ahead_s: float) -> Any:
 
 
 def _values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
-    """The different values of a column, one after the other: DISTINCT would read all records."""
+    """Yield the distinct values of a column, with one query each; DISTINCT would read all rows."""
     values = records.order_by(column).values_list(column, flat=True)
     value = values.first()
     while value is not None:
@@ -417,9 +430,10 @@ def _values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
 
 
 def _look_at_claimed(from_table: bool) -> Any:
-    """When somebody must look at what is claimed now: when its lease is over, at the latest.
+    """Return the time to look of a claimed record: the end of its lease, or earlier.
 
-    As it is, mostly, where the relay looks: a write that changes no indexed column is cheaper.
+    For the relay, the column mostly stays unchanged: an UPDATE is cheaper that changes no indexed
+    column.
     """
     lease_until = Now() + LEASE
     if from_table:

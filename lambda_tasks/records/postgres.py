@@ -1,6 +1,6 @@
-"""The statements of `portable` for PostgreSQL, where rows travel as one JSON text.
+"""The statements of `portable` for PostgreSQL, which pass all rows as one JSON text.
 
-By way of Django's ORM each value of each row is a part of the statement, which takes twenty times
+With Django's ORM, each value of each row is a parameter of the statement, which takes twenty times
 as long to compose.
 """
 
@@ -36,7 +36,7 @@ SAVED: Final = (
 
 
 def _returning(columns: Sequence[str], *, saved: str) -> str:
-    """Columns of a claimed record. What is new has no state."""
+    """Return a RETURNING clause; `saved` is the SQL of the saved state, NULL for new records."""
     expressions = (saved if name == "saved" else name for name in columns)
     return f" RETURNING {', '.join(expressions)}"
 
@@ -62,17 +62,18 @@ TYPES: Final = {
     "ahead_s": "double precision",
     "number": "integer",
 }
-"""What may differ from row to row: all of a Row."""
+"""The SQL types of the values of a Row."""
 
 LOOK: Final = ("grace_s", "ahead_s")
+"""The values of a Row that `look_at` is computed from."""
 
 OPTIONAL_ENDS: Final = {
     "result": "jsonb",
     "exception_class": "text",
     "traceback": "text",
 }
-"""Columns that the end of an attempt may leave as they are. `has_result` says that there is one,
-which may be null."""
+"""The columns that the end of an attempt may leave unchanged. `has_result` says whether there is a
+result, which may be null; the others have such a flag, too."""
 
 ENDS: Final = {
     "id": "uuid",
@@ -89,10 +90,10 @@ KEPT_SECRETS: Final = (
     f" look_at = CASE WHEN given.status = %(failed)s AND record.secrets > '{UNAVAILABLE}'"
     f" THEN {NOW} + %(secrets_for)s::interval END"
 )
-"""See finishes.common_columns()."""
+"""The assignments of finishes.common_columns() for ends with different outcomes."""
 
 HELD: Final = f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
-"""The record of a claim, as long as that holds; read, and not locked."""
+"""The record of a claim that still holds, read without a lock."""
 
 LEVELS: Final = f"""
 WITH RECURSIVE queues (queue) AS (
@@ -116,10 +117,10 @@ WITH RECURSIVE queues (queue) AS (
 )
 SELECT queue, priority FROM levels WHERE priority IS NOT NULL
 """  # noqa: S608
-"""From one value to the next by the index: DISTINCT would read all of it."""
+"""A query that steps from one value to the next by the index; DISTINCT would read all of it."""
 
 MAX_CHARACTERS: Final = 64 * 2**20
-"""The most in the rows of one statement; an array of jsonb has 256 MiB at most."""
+"""The most characters of the rows of one statement; a jsonb array has at most 256 MiB."""
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
@@ -160,7 +161,7 @@ class PostgresStatements(PortableStatements):
         return {id: claim_of(row, terms.token) for id, row in inserted.items()}
 
     def claim(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
-        """See PortableStatements. In one statement, which passes over what others have locked."""
+        """See PortableStatements. Executes one statement, which skips locked records itself."""
         return self.claim_waiting(ids, terms)
 
     def _update_free(self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]) -> Composed:
@@ -236,10 +237,10 @@ class PostgresStatements(PortableStatements):
 
     def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
         """See PortableStatements."""
-        # Rows that others have locked are skipped, so this never waits and cannot deadlock: they
-        # run by now, or are just being claimed. What runs is left alone, too: where isolation is
-        # strict, it could not write its end any more. By ctid, which while they are locked is a
-        # row's fixed place: half of what a join by id costs.
+        # Locked rows are skipped, so this never waits and can't deadlock: they run already, or are
+        # just being claimed. Running rows are skipped, too: where isolation is strict, their run
+        # could not write its end any more. Rows are joined by ctid, which stays the same while
+        # they are locked, and costs half as much as a join by id.
         free = (
             f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
             f" AND NOT (status = %(status)s AND COALESCE(lease_until >= {NOW}, FALSE))"
@@ -247,7 +248,7 @@ class PostgresStatements(PortableStatements):
         )
         sql = (
             f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608
-            # A lost run's message is on its way again: for the next one it is as if lost now.
+            # See PortableStatements: the relay waits anew before it sends the message once more.
             f" lease_until = CASE WHEN lease_until < {NOW} THEN {NOW} ELSE lease_until END"
             f" WHERE ctid = ANY(ARRAY({free} FOR NO KEY UPDATE SKIP LOCKED))"
         )
@@ -259,7 +260,7 @@ class PostgresStatements(PortableStatements):
         execute(self.connection, sql, params)
 
     def levels(self) -> list[tuple[str, int]]:
-        """See PortableStatements. In one statement."""
+        """See PortableStatements. Executes one statement."""
         with self.connection.cursor() as cursor:
             cursor.execute(LEVELS)
             return list(cursor.fetchall())
@@ -272,11 +273,12 @@ class PostgresStatements(PortableStatements):
         *,
         returning: str = "",
     ) -> list[tuple[Any, ...]]:
-        """Insert rows, but for those that are there already; what has been returned of the others.
+        """Insert rows, skip those that exist already, and return the `returning` of the others.
 
-        A row has a value for each of TYPES; an `enqueued_at` of None is now. `shared_columns` are
-        the SQL of columns that are the same for all.
+        A row has a value for each of TYPES; an `enqueued_at` of None means now. `shared_columns` is
+        the SQL of further columns, the same for all rows.
         """
+        # Values that all rows share are passed once; only those that differ go into the JSON text.
         several = len(rows) > 1
         own = {name: f"given.{name}" for name in TYPES if several and _differs(name, rows)}
         same = {name: f"%({name})s::{type}" for name, type in TYPES.items() if name not in own}
@@ -290,7 +292,7 @@ class PostgresStatements(PortableStatements):
         due = f"{NOW} + make_interval(secs => {values.pop('delay_s')})"
         run_after = values["run_after"] = f"COALESCE({values['run_after']}, {due})"
         soon, early = (f"make_interval(secs => {values.pop(name)})" for name in LOOK)
-        # Where it has no time to wait for, that is NULL, and counts for nothing.
+        # Without a run_after the second expression is NULL, which GREATEST ignores on PostgreSQL.
         values["look_at"] = f"GREATEST({NOW} + {soon}, {run_after} - {early})"
         values |= shared_columns
         source = f" FROM {_given('rows', {name: TYPES[name] for name in own})}" if own else ""
@@ -328,7 +330,7 @@ def _end_row(end: End) -> Row:
 
 
 def _texts(rows: Sequence[str]) -> list[str]:
-    """Arrays of so many rows that each is a value that PostgreSQL takes."""
+    """Join rows into JSON arrays, each small enough for PostgreSQL."""
     arrays: list[list[str]] = [[]]
     size = 0
     for row in rows:
@@ -342,7 +344,7 @@ def _texts(rows: Sequence[str]) -> list[str]:
 
 def _differs(name: str, rows: Sequence[Row]) -> bool:
     first = rows[0][name]
-    if TYPES[name] == "jsonb":  # in which 1, 1.0 and true, equal in Python, are not the same
+    if TYPES[name] == "jsonb":  # Python's == would treat 1, 1.0 and true as the same JSON
         return any(row[name] is not first for row in rows)
     return any(row[name] != first for row in rows)
 
@@ -352,7 +354,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _array(ids: Iterable[UUID]) -> str:
-    """An array of them, as text: a parameter for each would make the statement long."""
+    """Return ids as the text of an array: one parameter, however many they are."""
     return f"{{{','.join(map(str, ids))}}}"
 
 

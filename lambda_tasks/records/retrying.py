@@ -1,6 +1,6 @@
-"""Our own statements are tried again where they met a conflict, or a connection that was cut.
+"""Retries of the library's own statements after a conflict or a lost connection.
 
-Each may be: it changes only what is still as its caller believes it to be.
+Retries are safe, because each statement changes only rows in the state that its caller expects.
 """
 
 import functools
@@ -20,14 +20,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_TRIES: Final = 8
+
 LONGEST_S: Final = 10.0
-"""After so long a conflict is not tried again: a single try may wait for a lock."""
+"""Seconds after which a conflict is not retried any more: a single try may wait for a lock."""
 
 FIRST_PAUSE_S: Final = 0.01
+"""The longest random pause before the first retry, doubled for each further one."""
 
 
 def tried_again(statements: Callable[P, T]) -> Callable[P, T]:
-    """A function that asks for something of the records, with its tries."""
+    """Decorate a function that executes statements, so that it is retried."""
 
     @functools.wraps(statements)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -37,8 +39,11 @@ def tried_again(statements: Callable[P, T]) -> Callable[P, T]:
 
 
 def try_again(alias: str, statements: Callable[[], T]) -> T:
-    """Call it until it meets nobody, but not for ever; in a transaction once, as that is whole or
-    not at all, and another's."""
+    """Call a function, and retry it after a conflict or a lost connection, up to MOST_TRIES times.
+
+    In a transaction it is called only once: a conflict there undoes the statements of the caller,
+    and only the caller can repeat those.
+    """
     if is_in_transaction(alias):
         return statements()
     began_at, was_cut = time.monotonic(), False
@@ -50,11 +55,12 @@ def try_again(alias: str, statements: Callable[[], T]) -> T:
         except Error as error:
             if is_exhausted(error):
                 add_remedy(error)
-                raise  # it has waited for long enough
+                raise  # the wait for a connection of the pool already took its time
             meaning = meaning_of(error)
             is_late = time.monotonic() - began_at > LONGEST_S
             may_help = meaning is Meaning.CONFLICT and not is_late
-            # A silent connection has taken all of its time; a new one has another.
+            # An outage is retried once, on a new connection: a dead connection may have used up
+            # the whole time limit.
             if not may_help and (meaning is not Meaning.OUTAGE or was_cut):
                 raise
         if meaning is Meaning.OUTAGE:
@@ -66,7 +72,7 @@ def try_again(alias: str, statements: Callable[[], T]) -> T:
 
 
 def is_in_transaction(alias: str) -> bool:
-    """Whether what this thread asks is part of a transaction."""
+    """Return whether this thread's statements are part of a transaction."""
     connection = connections[alias]
     is_open = connection.connection is not None
     return connection.in_atomic_block or (is_open and not connection.get_autocommit())

@@ -1,4 +1,4 @@
-"""The queues that are the table itself: what is due, and waking up for it."""
+"""The queues that are the table itself: their due records, and wake-ups for new ones."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,8 +25,8 @@ class RecordTableQueue:
     def due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Message]]:
         """See ports.TableQueue.
 
-        Locked in the body, where the database can skip what others have locked: so no two workers
-        try to claim the same. What a worker that died has left is due when its lease is over.
+        The records stay locked in the body, where the database has SKIP LOCKED, so that no two
+        workers try to claim the same ones. A lost run is due once its lease has run out.
         """
         alias = record_alias()
         with ExitStack() as locks:
@@ -42,7 +42,7 @@ class RecordTableQueue:
 
 
 def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack) -> list[Message]:
-    """What is due, locked until `locks` are left."""
+    """Return due messages; their records stay locked until `locks` is closed."""
     messages: list[Message] = []
     with ExitStack() as own:
         own.enter_context(transaction.atomic(using=alias))
@@ -56,9 +56,9 @@ def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack)
 
 
 def _lock_alike(levels: Sequence[looks.Level], limit: int) -> list[Message]:
-    """Up to `limit` messages of one priority, the longest due first.
+    """Return up to `limit` messages of levels with one priority, the longest due first.
 
-    Records that can't be read are put behind the others.
+    Postpones records that can't be decrypted, and looks for others instead.
     """
     while True:
         due = [each for level in levels for each in looks.unlocked(looks.due(level))[:limit]]
@@ -76,6 +76,9 @@ def _lock_alike(levels: Sequence[looks.Level], limit: int) -> list[Message]:
 
 
 def _is_early(record: Any) -> bool:
-    """It is to run later than somebody was to look at it: another kind of queue it was, say."""
+    """Return whether a record is due later than its time to look.
+
+    That happens where the queue was of another kind when the record was stored, for example.
+    """
     is_later = record.run_after is not None and record.run_after > record.now
     return is_later and record.status == Status.QUEUED

@@ -1,4 +1,4 @@
-"""Puts behind others what can't be sent or run, so that it blocks nobody, with growing waits."""
+"""Postponement of records that can't be sent or run, so that they block no others."""
 
 from collections.abc import Collection
 from datetime import timedelta
@@ -14,15 +14,15 @@ from .retrying import tried_again
 from .tables import TaskRecord
 
 WAITS: Final = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 15))
-"""The first, the second and so on; the last is that of all that follow."""
+"""The first wait, the second one and so on; the last one repeats."""
 
 MAX_COUNT: Final = 30_000
-"""The column is a small integer."""
+"""The highest `n_waits`, below the limit of a small integer."""
 
 
 @tried_again
 def put_behind(ids: Collection[UUID]) -> None:
-    """Let nobody look at these unfinished records for a while, which grows each time."""
+    """Move the time to look of unfinished records into the future, further each time."""
     waits = [When(n_waits=n_waits, then=Now() + wait) for n_waits, wait in enumerate(WAITS)]
     unfinished: QuerySet[TaskRecord] = all_records().filter(id__in=ids, status__in=UNFINISHED)
     unfinished.filter(n_waits__lt=MAX_COUNT).update(
@@ -31,7 +31,7 @@ def put_behind(ids: Collection[UUID]) -> None:
 
 
 def make_due(invocation_id: UUID) -> None:
-    """Let a QUEUED record run at once, whenever it was to be."""
+    """Make a QUEUED record due now, whenever it was due."""
     all_records().filter(id=invocation_id, status=Status.QUEUED).update(
         run_after=Now(), look_at=Now()
     )
