@@ -1,4 +1,4 @@
-"""What SQS delivers: to a worker, which polls, and to Lambda, which gets events."""
+"""Deliveries of SQS: to a worker, which polls, and to Lambda, which gets events."""
 
 import asyncio
 import logging
@@ -17,29 +17,29 @@ from .aws.client import AwsClient
 logger = logging.getLogger("lambda_tasks")
 
 REQUEST_LIMIT: Final = 10
-"""Messages of one request (Amazon SQS quotas)."""
+"""The most messages of one request (Amazon SQS quotas)."""
 
 WAIT_S: Final = 20
-"""A long poll (ReceiveMessage, Amazon SQS API reference: 0 to 20)."""
+"""Seconds of a long poll (ReceiveMessage, Amazon SQS API reference: 0 to 20)."""
 
 ONCE_WAIT_S: Final = 1
-"""The same where the queue is only to be emptied."""
+"""Seconds of a poll by a worker that stops when the queue is empty."""
 
 VISIBILITY_S: Final = 60
-"""A dead worker's messages come back after so long."""
+"""Seconds after which SQS delivers the messages of a dead worker again."""
 
 HEARTBEAT_S: Final = 20.0
-"""How often what is being worked on is kept invisible: two beats may fail."""
+"""Seconds between two heartbeats, which hide running messages again. Two of them may fail."""
 
 DELETE_WITHIN_S: Final = 0.05
-"""For deletes to gather into one request."""
+"""Seconds in which deletes gather into one request."""
 
 
 class SqsSource:
-    """See Source: long polls, heartbeats while a task runs, deletes in batches.
+    """See Source: long polls, heartbeats while a task runs, and deletes in batches.
 
-    `wait_s` is for how long a poll of an empty queue lasts; `polls` is a client that waits as long.
-    `arn` tells the queue from those of its name in other regions and accounts.
+    `wait_s` is the duration of a poll of an empty queue in seconds, and `polls` is a client that
+    waits as long. `arn` tells the queue from queues of the same name in other regions and accounts.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class SqsSource:
             self._begin(
                 self._show({id: receipt}, seconds=visibility_timeout_s(settlement.retry_after_s))
             )
-        # Otherwise it comes back when its visibility timeout is over, and so in the end to the
-        # dead letters.
+        # Otherwise SQS delivers it again after its visibility timeout, and after maxReceiveCount
+        # deliveries moves it to the dead-letter queue.
 
     def wake(self) -> None:
-        """See Source. SQS ends a long poll by itself."""
+        """See Source. SQS ends a long poll by itself when a message arrives."""
 
     async def aclose(self) -> None:
         """See Source."""
@@ -106,7 +106,7 @@ class SqsSource:
             await asyncio.wait(self._requests)
 
     def _received(self, message: Mapping[str, Any]) -> Delivery:
-        """A delivery under an id of its own: SQS may deliver a message while it still runs."""
+        """Return a delivery with a unique id, as SQS may deliver a message that still runs."""
         id = message["MessageId"]
         repeats = count(2)
         while id in self._receipts:
@@ -133,8 +133,13 @@ class SqsSource:
                     "delete_message_batch", QueueUrl=self._queue_url, Entries=list(entries)
                 )
             except Exception:
-                # They come again, and are found finished.
-                logger.warning("%s: finished messages stay for now", self._name, exc_info=True)
+                # SQS delivers them again. Their records are finished then, so they don't run.
+                logger.warning(
+                    "%d finished messages could not be deleted from the queue %s for now",
+                    len(entries),
+                    self._name,
+                    exc_info=True,
+                )
 
     async def _show(self, receipts: Mapping[str, str], *, seconds: int) -> None:
         for entries in _entries(receipts):
@@ -145,7 +150,12 @@ class SqsSource:
                     Entries=[each | {"VisibilityTimeout": seconds} for each in entries],
                 )
             except Exception:
-                logger.warning("%s: a visibility timeout stays", self._name, exc_info=True)
+                logger.warning(
+                    "The visibility timeout of %d messages of the queue %s could not be changed",
+                    len(entries),
+                    self._name,
+                    exc_info=True,
+                )
 
     async def _beat(self) -> None:
         while True:
@@ -154,15 +164,17 @@ class SqsSource:
 
 
 def _entries(receipts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
-    """The entries of batch requests, a list for each."""
+    """Yield the entries of batch requests, a list for each request."""
     entries = [{"Id": id, "ReceiptHandle": receipt} for id, receipt in receipts.items()]
     for start in range(0, len(entries), REQUEST_LIMIT):
         yield entries[start : start + REQUEST_LIMIT]
 
 
 def delivery_of(message_id: str, body: object, attributes: object, *, source: str) -> Delivery:
-    """A message that SQS has delivered, itself or by way of a Lambda event, from the queue of this
-    name, or ARN."""
+    """Return the delivery of a message that SQS delivered to a worker or in a Lambda event.
+
+    `source` is the name or the ARN of its queue.
+    """
     known: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
     group = known.get("MessageGroupId")
     return Delivery(
@@ -177,12 +189,12 @@ def delivery_of(message_id: str, body: object, attributes: object, *, source: st
 
 
 def queue_name(queue_url: str) -> str:
-    """The name that SQS knows the queue by."""
+    """Return the queue's name in SQS."""
     return queue_url.rstrip("/").rpartition("/")[2]
 
 
 def is_fifo(queue: str) -> bool:
-    """Whether a queue of this name, URL or ARN keeps an order."""
+    """Return whether the queue of this name, URL or ARN is a FIFO queue, which keeps an order."""
     return queue.endswith(".fifo")
 
 

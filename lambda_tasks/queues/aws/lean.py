@@ -1,9 +1,9 @@
-"""One operation of an aiobotocore client, with that settled once which botocore settles per call.
+"""One operation of an aiobotocore client, without botocore's work for each request.
 
-The first request goes botocore's way and is looked at on the wire: where it is the plain signed
-JSON that SQS takes, those that follow are built like it and sent over the same HTTP session, with
-the same credentials. Whatever is not answered with success goes botocore's way again, so retries
-and errors stay botocore's.
+botocore sends the first request, and the operation inspects it. If it is plain signed JSON, as SQS
+accepts it, the operation builds the next requests like it, and sends them over the same HTTP
+session with the same credentials. If such a request does not succeed, botocore sends it again, so
+retries and errors are botocore's.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CONSTANT: Final = frozenset(
     {"content-type", "x-amz-target", "x-amzn-query-mode", "user-agent", "accept-encoding"}
 )
-"""Headers that are the same in every request of an operation."""
+"""The headers that are the same in every request of an operation."""
 
 OWN: Final = frozenset(
     {
@@ -37,7 +37,7 @@ OWN: Final = frozenset(
         "amz-sdk-request",
     }
 )
-"""Headers of one request. The last two only number a client's attempts."""
+"""The headers that differ between requests. The last two only number a client's attempts."""
 
 AUTHORIZATION: Final = re.compile(
     rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/(?P<region>[^/,]+)/(?P<service>[^/,]+)/aws4_request, "
@@ -47,15 +47,16 @@ AUTHORIZATION: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What the requests of an operation have in common."""
+    """The parts that all requests of an operation share."""
 
     url: str
     headers: Mapping[str, str]
+    """The shared headers, with names in lower case."""
     signer: Signer
 
     @classmethod
     def of(cls, request: Any) -> "Template | None":
-        """Make one from a request as botocore sends it; None if anything about it is unusual."""
+        """Make a template from a request of botocore; return None if the request is unusual."""
         headers = {name.lower(): _text(value) for name, value in request.headers.items()}
         url = urlsplit(request.url)
         authorization = AUTHORIZATION.fullmatch(headers.get("authorization", ""))
@@ -75,7 +76,7 @@ class Template:
 
 
 class LeanOperation:
-    """Use it like the client's own method of this name. `credentials` are the client's."""
+    """A replacement for the client's method of the same name. `credentials` are the client's."""
 
     def __init__(
         self, client: Any, operation: str, credentials: Any, *, has_lineage: bool = True
@@ -93,7 +94,7 @@ class LeanOperation:
             client.meta.events.register_last(self._event, self._look_at, unique_id=self._event)
 
     async def __call__(self, **parameters: Any) -> Any:
-        """One request. Raises what the client's own method raises."""
+        """Send one request, and return its response; raise what the client's method raises."""
         if self._template is not None:
             answer = await self._send(self._template, parameters)
             if answer is not None:
@@ -107,7 +108,7 @@ class LeanOperation:
             self._template = Template.of(request)
 
     async def _send(self, template: Template, parameters: Mapping[str, Any]) -> Any:
-        """The answer; None where it is no success."""
+        """Return the response to a lean request; None where it failed, so botocore must send it."""
         import aiohttp
 
         assert self._http is not None
@@ -121,10 +122,11 @@ class LeanOperation:
                 template.url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 if response.status == 403:
-                    self._template = None  # it may be about how it was signed: never again
+                    # The signature may be the reason, so botocore sends all further requests.
+                    self._template = None
                 return json.loads(await response.read()) if response.status == 200 else None
         except TimeoutError as error:
-            # Who waited that long must not wait as long again for each of botocore's attempts.
+            # Raised, and not sent again by botocore: each of its attempts would wait as long again.
             raise _timed_out(template.url, error) from error
         except (aiohttp.ClientError, OSError, ValueError):
             return None
@@ -133,7 +135,7 @@ class LeanOperation:
 
 
 def _timed_out(url: str, error: TimeoutError) -> Exception:
-    """As the client itself would say it."""
+    """Return the error that the client itself would raise."""
     from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 
     kind = ConnectTimeoutError if str(error).startswith("Connection timeout") else ReadTimeoutError
@@ -141,7 +143,7 @@ def _timed_out(url: str, error: TimeoutError) -> Exception:
 
 
 async def _http_session(client: Any, url: str) -> "ClientSession | None":
-    """The one that the client uses itself; None where it uses another kind, or a proxy."""
+    """Return the client's own HTTP session; None for a proxy or another kind of session."""
     try:
         http = client._endpoint.http_session
         if http._proxy_config.proxy_url_for(url) is None:
@@ -153,12 +155,15 @@ async def _http_session(client: Any, url: str) -> "ClientSession | None":
 
 
 def _is_instrumented(client: Any) -> bool:
-    """Somebody has wrapped its calls (to trace them, say), who must see each of them."""
+    """Return whether somebody wrapped the client's calls, for example a tracer.
+
+    A lean request would not pass through the wrapper.
+    """
     return not isinstance(getattr(type(client), "_make_api_call", None), FunctionType)
 
 
 def _add_trace(headers: dict[str, str]) -> None:
-    """What Lambda needs to see that a function enqueues for itself, over and over."""
+    """Add the trace header, by which Lambda detects a function that invokes itself in a loop."""
     from botocore.handlers import add_recursion_detection_header
 
     add_recursion_detection_header({"headers": headers})
