@@ -255,7 +255,9 @@ def test_the_default_queue_is_no_job_queue(settings: Any) -> None:
     heavy = settings.LAMBDA_TASKS_QUEUES["heavy"]
     settings.LAMBDA_TASKS_QUEUES = {"default": heavy}
 
-    with pytest.raises(ImproperlyConfigured, match="default queue must be an SQS or database queue"):
+    with pytest.raises(
+        ImproperlyConfigured, match="default queue must be an SQS or database queue"
+    ):
         tasks.add.execute_on_commit(a=1)
 
 

@@ -75,7 +75,7 @@ class Arguments:
         not show their values. Raises TypeError for a model instance, or a value that pydantic
         can't serialize.
         """
-        return self._validated(kwargs, hides_inputs=hides_inputs)[1]
+        return self._validate(kwargs, hides_inputs=hides_inputs)[1]
 
     def some_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return some of a call's arguments as JSON values, without validating them.
@@ -89,7 +89,7 @@ class Arguments:
                     f"{', '.join(map(repr, self._names)) or 'none'}."
                 )
         return {
-            name: pydantic.TypeAdapter(_travelling(self._hints[name])).dump_python(
+            name: pydantic.TypeAdapter(_with_revealed_secrets(self._hints[name])).dump_python(
                 value, mode="json"
             )
             for name, value in kwargs.items()
@@ -100,7 +100,7 @@ class Arguments:
 
         Raises the same errors as to_json().
         """
-        return self._passed(self._validated(kwargs, hides_inputs=hides_inputs)[0])
+        return self._only_passed(self._validate(kwargs, hides_inputs=hides_inputs)[0])
 
     def from_json(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Turn arguments that arrived as JSON values into the annotated types.
@@ -108,7 +108,7 @@ class Arguments:
         Raises pydantic.ValidationError where they don't fit; see to_json().
         """
         model = self._model(hides_inputs=hides_inputs)
-        return self._passed(model.model_validate_json(json.dumps(kwargs)))
+        return self._only_passed(model.model_validate_json(json.dumps(kwargs)))
 
     @cached_property
     def secret_names(self) -> frozenset[str]:
@@ -119,14 +119,14 @@ class Arguments:
         """Build the model now. Raises TypeError where a task can't have one of the annotations."""
         self._model(hides_inputs=False)
 
-    def _validated(
+    def _validate(
         self, kwargs: Mapping[str, Any], *, hides_inputs: bool
     ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
         try:
             model = self._model(hides_inputs=hides_inputs).model_validate(kwargs)
             values = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
         except (pydantic.ValidationError, PydanticSerializationError) as error:
-            self._explain_untransportable(kwargs)
+            self._refuse_model_instances(kwargs)
             if isinstance(error, PydanticSerializationError):
                 raise TypeError(
                     f"An argument of {self._func.__qualname__} can't be serialized: {error}"
@@ -134,7 +134,7 @@ class Arguments:
             raise
         return model, values
 
-    def _passed(self, model: pydantic.BaseModel) -> dict[str, Any]:
+    def _only_passed(self, model: pydantic.BaseModel) -> dict[str, Any]:
         """Return only the arguments that the caller passed; the function has its own defaults."""
         values = model.__dict__
         return {
@@ -143,7 +143,7 @@ class Arguments:
             if field in model.model_fields_set
         }
 
-    def _explain_untransportable(self, kwargs: Mapping[str, Any]) -> None:
+    def _refuse_model_instances(self, kwargs: Mapping[str, Any]) -> None:
         for name, value in kwargs.items():
             if _is_django_model(type(value)):
                 raise TypeError(_pass_the_primary_key(self._func, name, type(value)))
@@ -173,8 +173,8 @@ class Arguments:
                 raise TypeError(_pass_the_primary_key(self._func, name, hints[name]))
         fields: dict[str, Any] = {
             field: (
-                _travelling(hints[name]),
-                pydantic.Field(_default(parameters[name]), alias=name),
+                _with_revealed_secrets(hints[name]),
+                pydantic.Field(_field_default(parameters[name]), alias=name),
             )
             for field, name in self._names_by_field.items()
         }
@@ -219,11 +219,11 @@ def to_json_values(value: object, *, what: str) -> Any:
     return values
 
 
-def unshared(value: Any) -> Any:
+def copy_json(value: Any) -> Any:
     """Return a deep copy of JSON values, which the caller may change."""
     if isinstance(value, dict):
-        return {name: unshared(each) for name, each in value.items()}
-    return [unshared(each) for each in value] if isinstance(value, list) else value
+        return {name: copy_json(each) for name, each in value.items()}
+    return [copy_json(each) for each in value] if isinstance(value, list) else value
 
 
 def _check_parameter(
@@ -254,7 +254,7 @@ def _is_secret(hint: object) -> bool:
     return hint in SECRET_TYPES or any(_is_secret(part) for part in get_args(hint))
 
 
-def _travelling(hint: Any) -> Any:
+def _with_revealed_secrets(hint: Any) -> Any:
     """Return the annotation with secrets that serialize as their values.
 
     pydantic would serialize them as asterisks, and the task would receive those.
@@ -265,10 +265,10 @@ def _travelling(hint: Any) -> Any:
     if not _is_secret(hint):
         return hint
     if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(_travelling(part) for part in parts)]  # noqa: UP007 - made at run time
+        return Union[tuple(_with_revealed_secrets(part) for part in parts)]  # noqa: UP007 - made at run time
     if get_origin(hint) is Annotated:
-        return Annotated[(_travelling(parts[0]), *parts[1:])]
-    return get_origin(hint)[tuple(_travelling(part) for part in parts)]
+        return Annotated[(_with_revealed_secrets(parts[0]), *parts[1:])]
+    return get_origin(hint)[tuple(_with_revealed_secrets(part) for part in parts)]
 
 
 def _reveal(secret: pydantic.SecretStr | pydantic.SecretBytes | str | bytes) -> str | bytes:
@@ -290,7 +290,7 @@ def _refuse_hidden_secrets(function: str, name: str, hint: Any) -> None:
         )
 
 
-def _default(parameter: inspect.Parameter) -> Any:
+def _field_default(parameter: inspect.Parameter) -> Any:
     return ... if parameter.default is inspect.Parameter.empty else parameter.default
 
 

@@ -36,58 +36,58 @@ class Backlog(Generic[T]):
     def __init__(self, group_of: Callable[[T], str | None]) -> None:
         self.ready: deque[T] = deque()
         self._group_of = group_of
-        self._behind: dict[str, deque[T]] = {}
+        self._waiting: dict[str, deque[T]] = {}
 
     def add(self, each: T) -> None:
         """Append a message to its group, or to `ready` where it is the first of its group."""
         group = self._group_of(each)
         if group is None:
             self.ready.append(each)
-        elif group in self._behind:
-            self._behind[group].append(each)
+        elif group in self._waiting:
+            self._waiting[group].append(each)
         else:
-            self._behind[group] = deque()
+            self._waiting[group] = deque()
             self.ready.append(each)
 
-    def add_again(self, first: T) -> None:
+    def requeue(self, first: T) -> None:
         """Make a message ready again that was popped from `ready`; its group still waits for it."""
         self.ready.append(first)
 
-    def accept(self, first: T) -> None:
+    def mark_accepted(self, first: T) -> None:
         """Make the next message of the group ready, because this one was sent."""
         group = self._group_of(first)
         if group is None:
             return
-        if behind := self._behind[group]:
-            self.ready.append(behind.popleft())
+        if waiting := self._waiting[group]:
+            self.ready.append(waiting.popleft())
         else:
-            del self._behind[group]
+            del self._waiting[group]
 
-    def give_up(self, first: T) -> list[T]:
+    def remove_waiting(self, first: T) -> list[T]:
         """Remove and return the messages that wait behind one that is not sent, in their order."""
         group = self._group_of(first)
-        return [] if group is None else list(self._behind.pop(group))
+        return [] if group is None else list(self._waiting.pop(group))
 
-    def take_out(self, is_meant: Callable[[T], bool]) -> list[T]:
+    def remove(self, matches: Callable[[T], bool]) -> list[T]:
         """Remove and return the waiting messages that match, and all that wait behind them."""
-        taken: list[T] = []
+        removed: list[T] = []
         for _ in range(len(self.ready)):
             first = self.ready.popleft()
-            if is_meant(first):
-                taken += [first, *self.give_up(first)]
+            if matches(first):
+                removed += [first, *self.remove_waiting(first)]
             else:
                 self.ready.append(first)
-        for behind in self._behind.values():
+        for waiting in self._waiting.values():
             index = next(
-                (index for index, each in enumerate(behind) if is_meant(each)), len(behind)
+                (index for index, each in enumerate(waiting) if matches(each)), len(waiting)
             )
-            taken += list(behind)[index:]
-            while len(behind) > index:
-                behind.pop()
-        return taken
+            removed += list(waiting)[index:]
+            while len(waiting) > index:
+                waiting.pop()
+        return removed
 
 
-def take_batch(
+def pop_batch(
     ready: deque[T],
     limits: BatchLimits,
     *,

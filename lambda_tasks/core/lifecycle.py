@@ -98,7 +98,7 @@ FIRST_OUTAGE_WAIT_S: Final = 30.0
 LONGEST_OUTAGE_WAIT_S: Final = 900.0
 """The most seconds between two deliveries during an outage."""
 
-LONGEST_IF_COPIED_S: Final = 60.0
+LONGEST_COPIED_WAIT_S: Final = 60.0
 """The same for a message that can be sent again as a copy: it runs this soon after an outage."""
 
 
@@ -109,7 +109,7 @@ def outage_wait_s(receives: int, *, is_copied: bool) -> float:
     one arrives after more than 40 minutes. It stays short where the message is sent again as a
     copy (`is_copied`) before its deliveries are used up.
     """
-    longest_s = LONGEST_IF_COPIED_S if is_copied else LONGEST_OUTAGE_WAIT_S
+    longest_s = LONGEST_COPIED_WAIT_S if is_copied else LONGEST_OUTAGE_WAIT_S
     return min(FIRST_OUTAGE_WAIT_S * 4.0 ** min(receives - 1, 9), longest_s)
 
 
@@ -142,7 +142,7 @@ class Claim:
     """Start of the run by the database's clock; None before the start."""
     worker_ids: tuple[str, ...] = ()
     """The worker of each attempt that has started, oldest first; this attempt's last, if it has."""
-    has_begun: bool = True
+    has_started: bool = True
     """Whether the record counts the start of this attempt. A run that waits for its turn has none
     yet."""
     n_waits: int = 0
@@ -151,7 +151,7 @@ class Claim:
     """Total seconds of attempts that were interrupted by shutdown of their host process."""
 
     @property
-    def is_suspect(self) -> bool:
+    def may_be_poison(self) -> bool:
         """Whether an earlier attempt may have killed its worker.
 
         Such an attempt started, did not end, and was not interrupted by shutdown.
@@ -225,7 +225,7 @@ class RecordState:
     """Seconds until the record is due; zero or less where it is due."""
     lease_left_s: float = 0.0
     """Seconds until the lease runs out; less than zero where it has."""
-    has_begun: bool = True
+    has_started: bool = True
     """Whether the run of its last claim started."""
 
 
@@ -255,7 +255,7 @@ def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int
         return Refused(Refusal.EXHAUSTED) if is_exhausted else _judge_queued(found.due_in_s)
     if found.lease_left_s >= 0:
         return Refused(Refusal.HELD, found.lease_left_s)
-    may_run = not is_exhausted and (may_rerun or not found.has_begun)
+    may_run = not is_exhausted and (may_rerun or not found.has_started)
     return LOCKED if may_run else Refused(Refusal.EXHAUSTED)
 
 
@@ -269,17 +269,17 @@ def _judge_queued(due_in_s: float) -> Refused:
 KEEP_SECRETS_S: Final = 7 * 24 * 3600
 """Seconds that the record of a failed run keeps its secrets, unless the settings say otherwise."""
 
-MAX_TRACEBACK: Final = 64 * 1024
+MAX_TRACEBACK_CHARS: Final = 64 * 1024
 """The most characters of a traceback: a large argument may appear in it many times."""
 
 
-def _shortened(text: str) -> str:
+def _cut_middle(text: str) -> str:
     """Cut out the middle of a long text: its start shows the call, its end shows the exception."""
-    if len(text) <= MAX_TRACEBACK:
+    if len(text) <= MAX_TRACEBACK_CHARS:
         return text
-    half = MAX_TRACEBACK // 2
-    left_out = len(text) - 2 * half
-    return f"{text[:half]}\n... {left_out} characters are left out ...\n{text[-half:]}"
+    half = MAX_TRACEBACK_CHARS // 2
+    n_left_out = len(text) - 2 * half
+    return f"{text[:half]}\n... {n_left_out} characters are left out ...\n{text[-half:]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,19 +289,19 @@ class Raised:
     exception_class: str
     """Dotted name of the exception's class."""
     traceback: str
-    """The traceback, at most about MAX_TRACEBACK characters."""
+    """The traceback, at most about MAX_TRACEBACK_CHARS characters."""
 
     @classmethod
     def by(cls, error: BaseException, text: str) -> Self:
         """Describe an exception and its traceback; cut out the middle of a very long one."""
-        return cls(f"{type(error).__module__}.{type(error).__qualname__}", _shortened(text))
+        return cls(f"{type(error).__module__}.{type(error).__qualname__}", _cut_middle(text))
 
 
 WORKER_DIED: Final = Raised.by(WorkerProcessDied(), "Its worker died before the task ended.")
 
 CUT_OFF: Final = Raised.by(WorkerProcessDied(), "Its host process shut down before the task ended.")
 
-MOST_CUT_OFF: Final = 20
+MAX_CUT_OFF_HARD_TIMEOUTS: Final = 20
 """The most hard timeouts that an invocation may spend in attempts interrupted by shutdown.
 
 Those attempts don't count, so without this limit it could run for ever.
@@ -313,14 +313,14 @@ def cut_off_too_often(cut_off_s: float, hard_s: float) -> Raised | None:
 
     Returns None while it may. `hard_s` is its hard timeout in seconds.
     """
-    if cut_off_s < MOST_CUT_OFF * hard_s:
+    if cut_off_s < MAX_CUT_OFF_HARD_TIMEOUTS * hard_s:
         return None
     return Raised.by(
         WorkerProcessDied(),
-        f"It ran for {cut_off_s:.0f} s in all, {MOST_CUT_OFF} times its hard timeout of "
-        f"{hard_s:g} s, and each time its host process shut down before the task ended. Give the "
-        "host process more time (a function's timeout, a worker's drain), or split the task into "
-        "several runs with Continue.",
+        f"It ran for {cut_off_s:.0f} s in all, {MAX_CUT_OFF_HARD_TIMEOUTS} times its hard timeout "
+        f"of {hard_s:g} s, and each time its host process shut down before the task ended. Give "
+        "the host process more time (a function's timeout, a worker's drain), or split the task "
+        "into several runs with Continue.",
     )
 
 

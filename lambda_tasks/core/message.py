@@ -91,7 +91,7 @@ class Message:
         return group_of(self.group_key, self.task_name)
 
     @property
-    def shown_kwargs(self) -> dict[str, Any]:
+    def redacted_kwargs(self) -> dict[str, Any]:
         """The arguments by name, with the secret ones redacted."""
         if not self.secret:
             return self.kwargs
@@ -143,7 +143,7 @@ class Message:
         """
         return encode_json([self.args, self.kwargs], what=f"the arguments of {self.task_name}")
 
-    def is_of(self, record: "Message") -> bool:
+    def matches_record(self, record: "Message") -> bool:
         """Return whether the message has the same task, and arguments if any, as its record."""
         if (self.task_name, self.backend) != (record.task_name, record.backend):
             return False
@@ -186,29 +186,29 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
     if not isinstance(body, str):
         raise MessageRefused(f"The body is a {type(body).__name__}, not a JSON text.")
     content = _parse(body)
-    version = _optional(content, "v", int) or FORMAT_VERSION
+    version = _read(content, "v", int) or FORMAT_VERSION
     if version > FORMAT_VERSION:
         raise MessageRefused(
             f"The body has format version {min(version, 999)}, and this release reads versions up "
             f"to {FORMAT_VERSION}. The message returns to the queue for a newer release."
         )
-    invocation_id = _optional_uuid(content, "invocation_id") or fallback_id
-    durable = _optional(content, "durable", bool) or False
-    kwargs = _optional(content, "kwargs", dict)
+    invocation_id = _read_uuid(content, "invocation_id") or fallback_id
+    durable = _read(content, "durable", bool) or False
+    kwargs = _read(content, "kwargs", dict)
     return Message(
-        task_name=_required("task_name", _short(content, "task_name", MAX_NAME)),
-        kwargs={} if durable and kwargs is None else _required("kwargs", kwargs),
+        task_name=_require("task_name", _read_text(content, "task_name", MAX_NAME)),
+        kwargs={} if durable and kwargs is None else _require("kwargs", kwargs),
         has_arguments=kwargs is not None,
-        n_retries=_within(content, "n_retries", range(2**15)),
-        n_continues=_within(content, "n_continues", range(2**15)),
+        n_retries=_read_int(content, "n_retries", range(2**15)),
+        n_continues=_read_int(content, "n_continues", range(2**15)),
         invocation_id=invocation_id,
-        args=_optional(content, "args", list) or [],
-        backend=_short(content, "backend", MAX_BACKEND),
-        queue=_short(content, "queue", MAX_NAME),
+        args=_read(content, "args", list) or [],
+        backend=_read_text(content, "backend", MAX_BACKEND),
+        queue=_read_text(content, "queue", MAX_NAME),
         durable=durable,
-        run_after=_optional_datetime(content, "run_after"),
-        group_key=_short(content, "group_key", MAX_GROUP_KEY),
-        priority=_within(content, "priority", PRIORITIES),
+        run_after=_read_datetime(content, "run_after"),
+        group_key=_read_text(content, "group_key", MAX_GROUP_KEY),
+        priority=_read_int(content, "priority", PRIORITIES),
     )
 
 
@@ -330,8 +330,8 @@ def _parse(body: str) -> dict[str, Any]:
         content = json.loads(
             body,
             parse_constant=_refuse_constant,
-            parse_float=_finite,
-            object_pairs_hook=_without_duplicates,
+            parse_float=_parse_float,
+            object_pairs_hook=_build_object,
         )
     except MessageRefused:
         raise
@@ -346,11 +346,11 @@ def _parse(body: str) -> dict[str, Any]:
         raise MessageRefused("The body is nested too deeply.")
     # Without escapes, ASCII has neither NUL nor surrogates, so most bodies skip the walk.
     if "\\u" in body or not body.isascii():
-        _check_text(content)
+        _refuse_invalid_text(content)
     return content
 
 
-def _check_text(content: object) -> None:
+def _refuse_invalid_text(content: object) -> None:
     try:
         check_text(content, what="The body")
     except ValueError as error:
@@ -363,27 +363,27 @@ def _refuse_constant(name: str) -> NoReturn:
     raise MessageRefused(f"The body holds {name}, which JSON does not have.")
 
 
-def _finite(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
         raise MessageRefused("The body holds a number beyond the range of floats.")
     return number
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
         raise MessageRefused("The body has a key twice in one object.")
     return content
 
 
-def _required(key: str, value: T | None) -> T:
+def _require(key: str, value: T | None) -> T:
     if value is None:
         raise MessageRefused(f"The body has no {key!r}.")
     return value
 
 
-def _optional(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
+def _read(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
     value = content.get(key)
     if value is not None and type(value) is not kind:
         raise MessageRefused(
@@ -392,22 +392,22 @@ def _optional(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
     return value
 
 
-def _short(content: dict[str, Any], key: str, limit: int) -> str | None:
-    value = _optional(content, key, str)
+def _read_text(content: dict[str, Any], key: str, limit: int) -> str | None:
+    value = _read(content, key, str)
     if value is not None and len(value) > limit:
         raise MessageRefused(f"The body's {key!r} is longer than {limit} characters.")
     return value
 
 
-def _within(content: dict[str, Any], key: str, numbers: range) -> int:
-    number = _optional(content, key, int) or 0
+def _read_int(content: dict[str, Any], key: str, numbers: range) -> int:
+    number = _read(content, key, int) or 0
     if number not in numbers:
         raise MessageRefused(f"The body's {key!r} is outside {numbers[0]}..{numbers[-1]}.")
     return number
 
 
-def _optional_uuid(content: dict[str, Any], key: str) -> UUID | None:
-    value = _optional(content, key, str)
+def _read_uuid(content: dict[str, Any], key: str) -> UUID | None:
+    value = _read(content, key, str)
     if value is None:
         return None
     try:
@@ -416,8 +416,8 @@ def _optional_uuid(content: dict[str, Any], key: str) -> UUID | None:
         raise MessageRefused(f"The body's {key!r} is not a UUID.") from None
 
 
-def _optional_datetime(content: dict[str, Any], key: str) -> datetime | None:
-    value = _optional(content, key, str)
+def _read_datetime(content: dict[str, Any], key: str) -> datetime | None:
+    value = _read(content, key, str)
     if value is None:
         return None
     try:

@@ -102,7 +102,7 @@ def parse_options(
     _check_retries(function, parsed)
     _check_singleton(function, parsed, parameters)
     _check_timeouts(function, parsed)
-    _check_the_rest(function, parsed)
+    _check_delay_and_on_lost(function, parsed)
     return parsed
 
 
@@ -174,15 +174,15 @@ def _check_timeouts(function: str, options: TaskOptions) -> None:
         )
 
 
-def _check_the_rest(function: str, options: TaskOptions) -> None:
+def _check_delay_and_on_lost(function: str, options: TaskOptions) -> None:
     _check_range(function, "delay", options.delay, 0, MAX_DELAY_S)
     if options.on_lost not in ("rerun", "fail"):
         raise ValueError(f"{function}: on_lost is {options.on_lost!r}. Use 'rerun' or 'fail'.")
 
 
-def _check_range(function: str, option: str, value: Any, least: float, most: float) -> None:
-    if not _is_number(value) or not least <= value <= most:
-        raise ValueError(f"{function}: {option} is {value!r}. Use {least} to {most}.")
+def _check_range(function: str, option: str, value: Any, minimum: float, maximum: float) -> None:
+    if not _is_number(value) or not minimum <= value <= maximum:
+        raise ValueError(f"{function}: {option} is {value!r}. Use {minimum} to {maximum}.")
 
 
 def _is_number(value: Any) -> bool:

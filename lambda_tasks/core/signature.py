@@ -14,29 +14,29 @@ from typing import Final
 
 from ..errors import MessageRefused
 
-SIGNED_FOR_S: Final = 14 * 24 * 3600
+SIGNATURE_LIFETIME_S: Final = 14 * 24 * 3600
 """Seconds for which a signature is valid. SQS keeps no message for longer (MessageRetentionPeriod
 of SetQueueAttributes, Amazon SQS API reference)."""
 
-SHORTEST_KEY: Final = 32
+MIN_KEY_CHARS: Final = 32
 """The fewest characters of a key."""
 
 _KEY_ID_LENGTH: Final = 16
 _EXPIRY_LENGTH: Final = 10
 """The number of digits of seconds since 1970, until the year 2286."""
 
-_SIGNED: Final = re.compile(
+_SIGNED_PATTERN: Final = re.compile(
     r'(?P<text>.*),"signature":"'
     rf"(?P<key_id>[0-9a-f]{{{_KEY_ID_LENGTH}}})\.(?P<expires_at>[0-9]{{{_EXPIRY_LENGTH}}})\."
     r'(?P<signature>[0-9a-f]{64})"\}',
     re.DOTALL,
 )
 
-_MARK: Final = ',"signature":"'
+_SIGNATURE_START: Final = ',"signature":"'
 
 SIGNATURE_BYTES: Final = len(',"signature":".."') + _KEY_ID_LENGTH + _EXPIRY_LENGTH + 64
 
-SETTING: Final = "LAMBDA_TASKS_SIGNING_KEYS"
+KEYS_SETTING: Final = "LAMBDA_TASKS_SIGNING_KEYS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Signer:
     """The signer of bodies for one queue."""
 
     key: str
-    """The secret key, at least SHORTEST_KEY characters."""
+    """The secret key, at least MIN_KEY_CHARS characters."""
     audience: str
     """The queue's identity, with account and region where they are known."""
 
     def sign(self, body: str, *, now: float) -> str:
         """Return the body with a signature; `now` is in seconds since 1970."""
-        key_id, expires_at = _key_id(self.key), int(now) + SIGNED_FOR_S
+        key_id, expires_at = _key_id(self.key), int(now) + SIGNATURE_LIFETIME_S
         signature = _signature(body, self.key, self.audience, expires_at)
         return f'{body[:-1]},"signature":"{key_id}.{expires_at}.{signature}"}}'
 
@@ -65,17 +65,17 @@ def verify(body: object, *, keys: Sequence[str], audience: str, now: float) -> o
     if not isinstance(body, str):
         return body
     # Without keys, most bodies have no signature and skip the match.
-    may_be_signed = keys or _MARK in body[-SIGNATURE_BYTES - 1 :]
-    signed = _SIGNED.fullmatch(body) if may_be_signed else None
+    may_be_signed = keys or _SIGNATURE_START in body[-SIGNATURE_BYTES - 1 :]
+    signed = _SIGNED_PATTERN.fullmatch(body) if may_be_signed else None
     if signed is None:
         if not keys:
             return body
-        raise MessageRefused(f"The body has no signature, but {SETTING} requires one.")
+        raise MessageRefused(f"The body has no signature, but {KEYS_SETTING} requires one.")
     key = next((key for key in keys if _key_id(key) == signed["key_id"]), None)
     if key is None:
         raise MessageRefused(
-            f"The body is signed with the key {signed['key_id']}, which is not in {SETTING}. Give "
-            "this process the keys of those who send to its queue."
+            f"The body is signed with the key {signed['key_id']}, which is not in {KEYS_SETTING}. "
+            "Give this process the keys of those who send to its queue."
         )
     unsigned, expires_at = signed["text"] + "}", int(signed["expires_at"])
     expected = _signature(unsigned, key, audience, expires_at)

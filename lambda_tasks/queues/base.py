@@ -75,7 +75,7 @@ class Queue(ABC):
     is_table: ClassVar[bool] = False
     """Whether workers receive its messages from the table of the records, which has priorities."""
 
-    passes: ClassVar[str | None] = None
+    carried_by: ClassVar[str | None] = None
     """Name of the queue that carries its delayed messages; None where it can delay them itself."""
 
     has_workers: ClassVar[bool] = True
@@ -134,6 +134,6 @@ class Queue(ABC):
         """Hide a received message for some seconds; do nothing where the queue can't hide it."""
 
 
-def mistake(setting: str, value: object, fix: str) -> ImproperlyConfigured:
+def setting_error(setting: str, value: object, fix: str) -> ImproperlyConfigured:
     """Return the error of a setting, with its name, its value, and the fix."""
     return ImproperlyConfigured(f"{setting} is {value!r}. {fix}")

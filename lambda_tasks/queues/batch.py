@@ -22,7 +22,7 @@ from ..core.signature import Signer
 from ..errors import Retry
 from ..ports import Delivery, SendFailure, Source, Task, Transport
 from .aws.client import AwsClient, RequestFailed
-from .base import Queue, Wiring, mistake
+from .base import Queue, Wiring, setting_error
 
 MESSAGE_VARIABLE: Final = "LAMBDA_TASKS_MESSAGE"
 
@@ -33,7 +33,7 @@ MAX_OVERRIDES: Final = 8192
 
 MAX_JOB_NAME: Final = 128
 
-SUBMIT_AGAIN_S: Final = 10
+RESUBMIT_DELAY_S: Final = 10
 """Seconds before a job is submitted again that AWS Batch refused and may accept later."""
 
 
@@ -46,7 +46,7 @@ class BatchQueue(Queue):
     direct: bool = False
     """Whether the enqueuing process submits the jobs, and not the consumer of the default queue."""
 
-    passes: ClassVar[str | None] = "default"
+    carried_by: ClassVar[str | None] = "default"
 
     has_workers: ClassVar[bool] = False
 
@@ -63,10 +63,12 @@ class BatchQueue(Queue):
                 "The default queue must be an SQS or database queue, because messages for AWS "
                 "Batch go through it."
             )
-            raise mistake(setting, arn, fix)
+            raise setting_error(setting, arn, fix)
         direct = rest.pop("direct", False)
         if rest or not isinstance(direct, bool):
-            raise mistake(setting, rest, 'Besides the two ARNs, only "direct": True is allowed.')
+            raise setting_error(
+                setting, rest, 'Besides the two ARNs, only "direct": True is allowed.'
+            )
         return cls(name, arn, definition, direct)
 
     def make_transport(self, wiring: Wiring) -> Transport:
@@ -91,7 +93,7 @@ class BatchQueue(Queue):
                 "Batch queue, which shows a job's message to everyone who may describe the job. "
                 "Pass a reference instead."
             )
-        overrides = _as_overrides(body, is_signed=is_signed)
+        overrides = _overrides_as_json(body, is_signed=is_signed)
         check_size(overrides, task_name=message.task_name, limit_bytes=MAX_OVERRIDES)
 
     def problems(self, task: Task, *, hard_timeout_s: float) -> Iterator[str]:
@@ -119,7 +121,7 @@ class BatchQueue(Queue):
 
     def is_fed_by(self, source: str) -> bool:
         """See Queue. A job knows only the name of its job queue."""
-        return _job_queue(self.job_queue_arn.rpartition("/")[2]) == source
+        return _source_of_job_queue(self.job_queue_arn.rpartition("/")[2]) == source
 
 
 async def submit_job(queue: Queue, wiring: Wiring, body: str) -> str:
@@ -134,7 +136,7 @@ async def submit_job(queue: Queue, wiring: Wiring, body: str) -> str:
         return await queue.jobs(wiring).submit(body)
     except RequestFailed as error:
         if error.failure.retryable:
-            raise Retry(str(error), delay=SUBMIT_AGAIN_S) from error
+            raise Retry(str(error), delay=RESUBMIT_DELAY_S) from error
         raise
 
 
@@ -162,20 +164,20 @@ class JobQueue:
             jobName=re.sub(r"[^A-Za-z0-9_-]", "_", task_name).lstrip("_-")[:MAX_JOB_NAME] or "task",
             jobQueue=self._queue_arn,
             jobDefinition=self._definition_arn,
-            containerOverrides=_overrides(body),
+            containerOverrides=_container_overrides(body),
         )
         job_id: str = answer["jobId"]
         return job_id
 
 
 class DirectBatchTransport:
-    """A transport that submits jobs itself, and sends delayed messages by `if_delayed`."""
+    """A transport that submits jobs itself, and sends delayed messages by `delayed_transport`."""
 
     limits = BatchLimits(max_entries=1, max_bytes=2**30)
 
-    def __init__(self, jobs: JobQueue, if_delayed: Transport) -> None:
+    def __init__(self, jobs: JobQueue, delayed_transport: Transport) -> None:
         self._jobs = jobs
-        self._if_delayed = if_delayed
+        self._delayed_transport = delayed_transport
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
         """See ports.Transport. Sends one request for each message."""
@@ -183,7 +185,7 @@ class DirectBatchTransport:
 
     async def _send_one(self, outgoing: Outgoing) -> SendFailure | None:
         if outgoing.delay_s:
-            return (await self._if_delayed.send([outgoing]))[0]
+            return (await self._delayed_transport.send([outgoing]))[0]
         try:
             await self._jobs.submit(outgoing.body)
         except RequestFailed as error:
@@ -212,12 +214,12 @@ class ViaDefaultQueue:
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
         """See ports.Transport. Sends one request to the default queue."""
-        wrapped = [self._wrapped(outgoing) for outgoing in batch]
+        wrapped = [self._wrap(outgoing) for outgoing in batch]
         if self._store is not None:
             await self._store(wrapped)
         return await self._default.send(wrapped)
 
-    def _wrapped(self, outgoing: Outgoing) -> Outgoing:
+    def _wrap(self, outgoing: Outgoing) -> Outgoing:
         """Wrap a message under a new id each time, so that the relay can send it again."""
         message = Message(
             task_name=SUBMITTING_TASK,
@@ -237,14 +239,14 @@ class ViaDefaultQueue:
         )
 
 
-def _as_overrides(body: str, *, is_signed: bool) -> str:
+def _overrides_as_json(body: str, *, is_signed: bool) -> str:
     """Return a job's container overrides as JSON, whose length MAX_OVERRIDES limits."""
     if is_signed:
         body = Signer("", "").sign(body, now=time.time())  # as long as any other signature
-    return json.dumps(_overrides(body))
+    return json.dumps(_container_overrides(body))
 
 
-def _overrides(body: str) -> dict[str, Any]:
+def _container_overrides(body: str) -> dict[str, Any]:
     return {"environment": [{"name": MESSAGE_VARIABLE, "value": body}]}
 
 
@@ -258,12 +260,12 @@ def job_delivery(body: str, *, job_id: str | None, job_queue: str) -> Delivery:
     return Delivery(
         id=id,
         body=body,
-        source=_job_queue(job_queue),
+        source=_source_of_job_queue(job_queue),
         fallback_id=invocation_id_of(id),
         comes_back=False,
     )
 
 
-def _job_queue(name: str) -> str:
+def _source_of_job_queue(name: str) -> str:
     """Return the source name of a job queue, which no SQS queue can have."""
     return f"job-queue/{name}"

@@ -21,10 +21,10 @@ logger = logging.getLogger("lambda_tasks")
 POLL_EVERY_S: Final = 1.0
 """Seconds between two looks of an idle worker: no notification is sent when a message falls due."""
 
-LISTEN_AGAIN_S: Final = 10.0
+LISTEN_RETRY_S: Final = 10.0
 """The fewest seconds between two tries to listen for notifications."""
 
-NOT_HEARD: Final = (
+LISTEN_FAILED: Final = (
     "Can't listen for notifications of new messages for now; the worker polls instead."
 )
 
@@ -102,48 +102,48 @@ class DatabaseSource:
         self._loop = asyncio.get_running_loop()
         self._queues = queues
         self._table = table
-        self._news = asyncio.Event()
-        self._news.set()
+        self._wake_up = asyncio.Event()
+        self._wake_up.set()
         self._listener: Listener | None = None
         self._descriptor = -1
-        self._may_listen_at = 0.0
-        self._putting_behind: set[asyncio.Task[Any]] = set()
+        self._next_listen_at = 0.0
+        self._postponements: set[asyncio.Task[Any]] = set()
 
     async def receive(self, limit: int) -> Arriving:
         """See Source."""
         await self._listen()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), POLL_EVERY_S)
-        self._news.clear()
+            await asyncio.wait_for(self._wake_up.wait(), POLL_EVERY_S)
+        self._wake_up.clear()
         return self._due(limit)
 
     def wake(self) -> None:
         """See Source."""
-        self._news.set()
+        self._wake_up.set()
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """See Source. A finished message needs nothing more, because its row is finished."""
         self.wake()
         if not settlement.is_final and settlement.retry_after_s is None:
-            putting_behind = ask(self._table.put_behind, uuid.UUID(id))
-            task = asyncio.ensure_future(putting_behind)
-            self._putting_behind.add(task)
-            task.add_done_callback(self._putting_behind.discard)
+            postponement = ask(self._table.postpone, uuid.UUID(id))
+            task = asyncio.ensure_future(postponement)
+            self._postponements.add(task)
+            task.add_done_callback(self._postponements.discard)
 
     async def aclose(self) -> None:
         """See Source."""
-        while self._putting_behind:
-            await asyncio.wait(self._putting_behind)
-        self._end_listening()
+        while self._postponements:
+            await asyncio.wait(self._postponements)
+        self._stop_listening()
 
     async def _listen(self) -> None:
-        if self._listener is not None or time.monotonic() < self._may_listen_at:
+        if self._listener is not None or time.monotonic() < self._next_listen_at:
             return
-        self._may_listen_at = time.monotonic() + LISTEN_AGAIN_S
+        self._next_listen_at = time.monotonic() + LISTEN_RETRY_S
         try:
             self._listener = await ask(self._table.listen)
         except Exception:
-            logger.warning(NOT_HEARD, exc_info=True)
+            logger.warning(LISTEN_FAILED, exc_info=True)
         if self._listener is not None:
             self._descriptor = self._listener.fileno()
             self._loop.add_reader(self._descriptor, self._read_notifications)
@@ -157,14 +157,14 @@ class DatabaseSource:
         try:
             self._listener.clear()
         except Exception:
-            logger.warning(NOT_HEARD, exc_info=True)
+            logger.warning(LISTEN_FAILED, exc_info=True)
             listener, self._listener = self._listener, None
             listener.close()
         else:
             self._loop.add_reader(self._descriptor, self._read_notifications)
         self.wake()
 
-    def _end_listening(self) -> None:
+    def _stop_listening(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             self._loop.remove_reader(self._descriptor)

@@ -5,7 +5,7 @@ from typing import Final
 
 from ..core.message import MAX_NAME
 from ..ports import Source
-from .base import Queue, Wiring, mistake
+from .base import Queue, Wiring, setting_error
 from .batch import BatchQueue
 from .database import DatabaseQueue
 from .sqs import SQSQueue
@@ -19,11 +19,13 @@ def parse(setting: str, name: object, value: object) -> Queue:
     Raises ImproperlyConfigured, with the fix, for an invalid name or value.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-        raise mistake(setting, value, f"A queue's name is a text of 1 to {MAX_NAME} characters.")
+        raise setting_error(
+            setting, value, f"A queue's name is a text of 1 to {MAX_NAME} characters."
+        )
     for kind in KINDS:
         if (queue := kind.parse(setting, name, value)) is not None:
             return queue
-    raise mistake(
+    raise setting_error(
         setting,
         value,
         'Use a queue URL, {"queue_url": ...}, {"job_queue_arn": ..., "job_definition_arn": ...} '

@@ -15,15 +15,15 @@ from ..core.message import Message, Outgoing, check_size
 from ..core.signature import SIGNATURE_BYTES, Signer
 from ..ports import SendFailure, Source
 from .aws.client import AwsClient, RequestFailed
-from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, mistake
-from .sqs_deliveries import ONCE_WAIT_S, WAIT_S, SqsSource, is_fifo
+from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, setting_error
+from .sqs_deliveries import LONG_POLL_S, SHORT_POLL_S, SqsSource, is_fifo
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The most bytes of one message, and of a whole request (quotas, Amazon SQS developer guide)."""
 
-REGION: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
-USUAL_HOST: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")
-LEGACY_HOST: Final = re.compile(r"(?:([a-z0-9-]+)\.)?queue\.amazonaws\.com")
+REGION_PATTERN: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
+USUAL_HOST_PATTERN: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")
+LEGACY_HOST_PATTERN: Final = re.compile(r"(?:([a-z0-9-]+)\.)?queue\.amazonaws\.com")
 LEGACY_REGION: Final = "us-east-1"
 """The region of legacy hosts ("Amazon SQS endpoints and quotas", AWS General Reference).
 
@@ -31,9 +31,11 @@ A host that is neither usual nor legacy (FIPS, dual stack, a VPC endpoint) becom
 endpoint itself.
 """
 
-ACCOUNT: Final = re.compile(r"\d{12}")
+ACCOUNT_PATTERN: Final = re.compile(r"\d{12}")
 
-LIMITS: Final = BatchLimits(max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES)
+SQS_BATCH_LIMITS: Final = BatchLimits(
+    max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,8 @@ class SQSQueue(Queue):
             case _:
                 return None
         if not _is_http_url(url):
-            fix = "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/..."
-            raise mistake(setting, url, fix)
+            fix = "An SQS queue URL looks like https://sqs.REGION_PATTERN.amazonaws.com/..."
+            raise setting_error(setting, url, fix)
         return cls(name, url)
 
     def make_transport(self, wiring: Wiring) -> "SQSTransport":
@@ -81,7 +83,7 @@ class SQSQueue(Queue):
         cls, queues: Sequence[Self], wiring: Wiring, *, once: bool
     ) -> list[Source]:
         """See Queue."""
-        wait_s = ONCE_WAIT_S if once else WAIT_S
+        wait_s = SHORT_POLL_S if once else LONG_POLL_S
         return [
             SqsSource(
                 each.queue_url,
@@ -112,11 +114,11 @@ class SQSQueue(Queue):
     def is_fed_by(self, source: str) -> bool:
         """See Queue. Compares region and account only if both the ARN and the URL have them."""
         *_, region, account, name = ("", "", *source.split(":"))
-        own_region, own_account, own_name = _identity(self.queue_url)
+        queue_region, queue_account, queue_name = _identity(self.queue_url)
         return (
-            name == own_name
-            and (not (region and own_region) or region == own_region)
-            and (not (account and own_account) or account == own_account)
+            name == queue_name
+            and (not (region and queue_region) or region == queue_region)
+            and (not (account and queue_account) or account == queue_account)
         )
 
     async def postpone(self, wiring: Wiring, receipt_handle: str, seconds: float) -> None:
@@ -152,7 +154,7 @@ class SQSTransport:
         self._client = client
         self._signer = signer
         self._is_fifo = is_fifo(queue_url)
-        self.limits = replace(LIMITS, in_order=self._is_fifo)
+        self.limits = replace(SQS_BATCH_LIMITS, in_order=self._is_fifo)
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
         """See ports.Transport. Sends one SendMessageBatch request.
@@ -197,11 +199,15 @@ def _identity(queue_url: str) -> tuple[str, str, str]:
     """Return a queue's region, account and name; "" for the region or account if unknown."""
     parts = urlsplit(queue_url)
     *_, account, name = ("", *parts.path.rstrip("/").split("/"))
-    return _region(parts.hostname or "") or "", account if ACCOUNT.fullmatch(account) else "", name
+    return (
+        _region(parts.hostname or "") or "",
+        account if ACCOUNT_PATTERN.fullmatch(account) else "",
+        name,
+    )
 
 
 def _region(host: str) -> str | None:
-    match = REGION.search(host) or LEGACY_HOST.fullmatch(host)
+    match = REGION_PATTERN.search(host) or LEGACY_HOST_PATTERN.fullmatch(host)
     return (match[1] or LEGACY_REGION) if match else None
 
 
@@ -212,7 +218,7 @@ def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]
     derived = {}
     if region := _region(host):
         derived["region_name"] = region
-    if not (USUAL_HOST.fullmatch(host) or LEGACY_HOST.fullmatch(host)):
+    if not (USUAL_HOST_PATTERN.fullmatch(host) or LEGACY_HOST_PATTERN.fullmatch(host)):
         derived["endpoint_url"] = f"{parts.scheme}://{parts.netloc}"
     return derived | dict(options)
 

@@ -30,10 +30,10 @@ NONCE_BYTES: Final = 12
 """Bytes of the random nonce of each value (NIST SP 800-38D, section 8.2). One key is safe for 2**32
 random nonces."""
 
-RESULT: Final = "lambda_tasks.encrypted"
+ENCRYPTED_RESULT_KEY: Final = "lambda_tasks.encrypted"
 """The only key of the JSON object that an encrypted result is stored as."""
 
-FERNET: Final = "gAAAA"
+FERNET_PREFIX: Final = "gAAAA"
 """The first characters of secrets that 1.0.0.dev0 encrypted, with a key derived from SECRET_KEY."""
 
 
@@ -61,7 +61,7 @@ def encrypts_all() -> bool:
     return bool(getattr(settings, ENCRYPT_ARGUMENTS, False))
 
 
-def kept_for() -> timedelta | None:
+def secrets_retention() -> timedelta | None:
     """Return how long the record of a failed run keeps its secrets; None for not at all."""
     return timedelta(seconds=getattr(settings, KEEP_SECRETS, KEEP_SECRETS_S)) or None
 
@@ -74,7 +74,10 @@ def encrypt(secrets: Mapping[str, Any], *, id: UUID) -> str:
     if not is_available():
         return UNAVAILABLE
     key = _keys()[0]
-    values = {name: _encrypt(key, json.dumps(secrets[name]), _place(id, name)) for name in secrets}
+    values = {
+        name: _encrypt(key, json.dumps(secrets[name]), _associated_data(id, name))
+        for name in secrets
+    }
     return json.dumps({"key": _key_id(key), "values": values}, separators=(",", ":"))
 
 
@@ -87,7 +90,7 @@ def decrypt(encrypted: str | None, *, id: UUID) -> dict[str, Any]:
         return {}
     if not is_available():
         raise ValueError("cryptography is not installed: install lambda-tasks[secrets]")
-    if encrypted.startswith(FERNET):
+    if encrypted.startswith(FERNET_PREFIX):
         return _decrypt_fernet(encrypted)
     content = json.loads(encrypted)
     key = next((key for key in _keys() if _key_id(key) == content["key"]), None)
@@ -97,7 +100,7 @@ def decrypt(encrypted: str | None, *, id: UUID) -> dict[str, Any]:
             "in SECRET_KEY_FALLBACKS where they are derived from SECRET_KEY"
         )
     return {
-        name: json.loads(_decrypt(key, value, _place(id, name)))
+        name: json.loads(_decrypt(key, value, _associated_data(id, name)))
         for name, value in content["values"].items()
     }
 
@@ -106,7 +109,7 @@ def encrypt_result(result: Any, *, id: UUID) -> Any:
     """Return a result as its record keeps it: encrypted if the settings say so."""
     if result is None or not encrypts_all():
         return result
-    return {RESULT: encrypt({"result": result}, id=id)}
+    return {ENCRYPTED_RESULT_KEY: encrypt({"result": result}, id=id)}
 
 
 def decrypt_result(kept: Any, *, id: UUID) -> Any:
@@ -114,28 +117,30 @@ def decrypt_result(kept: Any, *, id: UUID) -> Any:
 
     Raises ValueError, with the reason, where it can't be decrypted.
     """
-    if not isinstance(kept, dict) or kept.keys() != {RESULT}:
+    if not isinstance(kept, dict) or kept.keys() != {ENCRYPTED_RESULT_KEY}:
         return kept
-    return decrypt(kept[RESULT], id=id)["result"]
+    return decrypt(kept[ENCRYPTED_RESULT_KEY], id=id)["result"]
 
 
-def _encrypt(key: str, text: str, place: bytes) -> str:
+def _encrypt(key: str, text: str, associated_data: bytes) -> str:
     nonce = os.urandom(NONCE_BYTES)
-    return base64.b64encode(nonce + _cipher(key).encrypt(nonce, text.encode(), place)).decode()
+    return base64.b64encode(
+        nonce + _cipher(key).encrypt(nonce, text.encode(), associated_data)
+    ).decode()
 
 
-def _decrypt(key: str, value: str, place: bytes) -> bytes:
+def _decrypt(key: str, value: str, associated_data: bytes) -> bytes:
     from cryptography.exceptions import InvalidTag
 
     data = base64.b64decode(value)
     try:
-        text: bytes = _cipher(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], place)
+        text: bytes = _cipher(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], associated_data)
     except InvalidTag:
         raise ValueError("it was altered, or copied from another record or parameter") from None
     return text
 
 
-def _place(id: UUID, name: str) -> bytes:
+def _associated_data(id: UUID, name: str) -> bytes:
     return f"{id}\n{name}".encode()
 
 
@@ -153,16 +158,16 @@ def _keys_of_django() -> list[str]:
 def _cipher(key: str) -> Any:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    return AESGCM(_derived(key, b"lambda_tasks secrets", length=32))
+    return AESGCM(_derive_key(key, b"lambda_tasks secrets", length=32))
 
 
 @lru_cache(maxsize=64)
 def _key_id(key: str) -> str:
     """Return an id that tells keys apart and reveals nothing about them."""
-    return _derived(key, b"lambda_tasks secrets, key id", length=8).hex()
+    return _derive_key(key, b"lambda_tasks secrets, key id", length=8).hex()
 
 
-def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
+def _derive_key(key: str, purpose: bytes, *, length: int) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 

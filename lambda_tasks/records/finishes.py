@@ -11,8 +11,8 @@ from django.db.models import Case, DateTimeField, QuerySet, When
 
 from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Succeeded
 from .clock import Now
-from .encryption import UNAVAILABLE, encrypt_result, kept_for
-from .statements import Slot
+from .encryption import UNAVAILABLE, encrypt_result, secrets_retention
+from .statements import Placeholder
 
 
 def end_columns(end: End) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
 
 
 def common_columns(
-    outcome: Outcome | Cancelled, secrets_for: timedelta | Slot | None
+    outcome: Outcome | Cancelled, secrets_for: timedelta | Placeholder | None
 ) -> Mapping[str, Any]:
     """Return the columns that every end writes, as expressions.
 
@@ -57,4 +57,6 @@ def finish(records: "QuerySet[Any]", outcome: Outcome | Cancelled) -> int:
 
     The caller's query selects them by the state that it expects.
     """
-    return records.update(**finished_columns(outcome), **common_columns(outcome, kept_for()))
+    return records.update(
+        **finished_columns(outcome), **common_columns(outcome, secrets_retention())
+    )

@@ -5,14 +5,14 @@ from uuid import UUID
 
 from .clock import Now
 from .database import record_alias
-from .retrying import tried_again
+from .retrying import with_retries
 from .tables import SingletonLock
 
 
 class RecordLocks:
     """See ports.LockTable."""
 
-    @tried_again
+    @with_retries
     def acquire(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
         """See ports.LockTable."""
         locks = SingletonLock.objects.using(record_alias())
@@ -22,7 +22,7 @@ class RecordLocks:
         )
         return locks.filter(key=key, token=token).exists()
 
-    @tried_again
+    @with_retries
     def release(self, key: str, token: UUID) -> None:
         """See ports.LockTable."""
         SingletonLock.objects.using(record_alias()).filter(key=key, token=token).delete()

@@ -23,7 +23,7 @@ after now or `ahead_s` before it is due, whichever is later. `number` orders row
 the same moment.
 """
 
-ARGS: Final = "*"
+ARGS_KEY: Final = "*"
 """The key of all positional arguments among the encrypted ones. No parameter has this name."""
 
 CLAIM_COLUMNS: Final = (
@@ -74,14 +74,15 @@ def row_of(
     number: int = 0,
 ) -> Row:
     """Return the row of a new record; with `waits`, nobody is about to send its message."""
-    kept_apart = _kept_apart(message)
+    secret_values = _encrypted_arguments(message)
     return {
         "id": message.invocation_id,
         "task_name": message.task_name,
-        "args": ([REDACTED] * len(message.args) if ARGS in kept_apart else message.args) or None,
-        "kwargs": _shown_kwargs(message.kwargs, kept_apart),
+        "args": ([REDACTED] * len(message.args) if ARGS_KEY in secret_values else message.args)
+        or None,
+        "kwargs": _redact_kwargs(message.kwargs, secret_values),
         "backend": message.backend,
-        "secrets": encrypt(kept_apart, id=message.invocation_id) if kept_apart else None,
+        "secrets": encrypt(secret_values, id=message.invocation_id) if secret_values else None,
         "n_retries": message.n_retries,
         "n_continues": message.n_continues,
         "queue": queue,
@@ -98,17 +99,17 @@ def row_of(
     }
 
 
-def _kept_apart(message: Message) -> Mapping[str, Any]:
+def _encrypted_arguments(message: Message) -> Mapping[str, Any]:
     """Return the arguments to encrypt: all of them, or only the secret ones."""
     if encrypts_all():
-        return {**message.kwargs, ARGS: message.args}
+        return {**message.kwargs, ARGS_KEY: message.args}
     return message.secret_kwargs
 
 
-def _shown_kwargs(kwargs: dict[str, Any], kept_apart: Mapping[str, Any]) -> dict[str, Any]:
-    if not kept_apart:
+def _redact_kwargs(kwargs: dict[str, Any], secret_values: Mapping[str, Any]) -> dict[str, Any]:
+    if not secret_values:
         return kwargs
-    return kwargs | dict.fromkeys(kept_apart.keys() & kwargs.keys(), REDACTED)
+    return kwargs | dict.fromkeys(secret_values.keys() & kwargs.keys(), REDACTED)
 
 
 def queued_row(outgoing: Outgoing, number: int = 0) -> Row:
@@ -138,16 +139,16 @@ def rows_of(returned: Sequence[Sequence[Any]], columns: Sequence[str]) -> dict[U
 
 def claim_of(row: Row, token: UUID) -> Claim:
     """Return the claim of a row with CLAIM_COLUMNS. One that waits for its turn has no start."""
-    has_begun = row["start_time"] is not None
+    has_started = row["start_time"] is not None
     return Claim(
         invocation_id=row["id"],
         token=token,
-        attempt=row["n_attempts"] + (not has_begun),
+        attempt=row["n_attempts"] + (not has_started),
         state=row["saved"],
         enqueued_at=row["enqueued_at"],
         started_at=row["start_time"],
         worker_ids=tuple((row["worker_ids"] or "").splitlines()),
-        has_begun=has_begun,
+        has_started=has_started,
         n_waits=row["n_waits"],
         cut_off_s=row["cut_off_s"] or 0.0,
     )
@@ -161,11 +162,13 @@ def state_of(row: Row, token: UUID) -> RecordState:
         is_ours=row["claim_token"] == token,
         due_in_s=_seconds_until(row["run_after"], row["now"]),
         lease_left_s=_seconds_until(row["lease_until"], row["now"]),
-        has_begun=row["start_time"] is not None,
+        has_started=row["start_time"] is not None,
     )
 
 
-def readable(records: Iterable[Any], unreadable: list[UUID]) -> Iterator[tuple[Message, float]]:
+def read_messages(
+    records: Iterable[Any], unreadable: list[UUID]
+) -> Iterator[tuple[Message, float]]:
     """Yield the messages of records, each with the seconds until it is due.
 
     The records are annotated with `now`. The ids of those whose secrets can't be decrypted are
@@ -184,11 +187,11 @@ def message_of(row: Row) -> Message:
 
     Raises ValueError where its secrets can't be decrypted.
     """
-    kept_apart = decrypt(row["secrets"], id=row["id"])
-    args = kept_apart.pop(ARGS, None)
+    secret_values = decrypt(row["secrets"], id=row["id"])
+    args = secret_values.pop(ARGS_KEY, None)
     return Message(
         task_name=row["task_name"],
-        kwargs=row["kwargs"] | kept_apart,
+        kwargs=row["kwargs"] | secret_values,
         invocation_id=row["id"],
         args=(row["args"] if args is None else args) or [],
         backend=row["backend"],
@@ -202,7 +205,7 @@ def message_of(row: Row) -> Message:
         root_id=row["root_id"],
         retry_of=row["retry_of"],
         # If all arguments are encrypted, only the task knows which of them are secret.
-        secret=frozenset(kept_apart) if args is None else frozenset(),
+        secret=frozenset(secret_values) if args is None else frozenset(),
     )
 
 

@@ -19,17 +19,17 @@ from . import fifo, looks, notify, waiting
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
-from .mapping import Row, outgoing_of, queued_row, readable
-from .retrying import is_in_transaction, tried_again, try_again
+from .mapping import Row, outgoing_of, queued_row, read_messages
+from .retrying import is_in_transaction, run_with_retries, with_retries
 from .tables import RecordQuerySet, TaskRecord
 
-INSERT_ROW_S: Final = 0.02
+ROW_LIMIT_S: Final = 0.02
 """Seconds for each row of an INSERT, in addition to interrupts.OWN_S for the statement."""
 
-MOVED_TOGETHER: Final = 1000
+MAX_MOVED_LOOKS: Final = 1000
 """The most records whose time to look one statement moves."""
 
-MOVE_WITHIN_S: Final = 5.0
+MOVE_LOOKS_FOR_S: Final = 5.0
 """Seconds in which one look may move times to look, so that messages to send don't wait long."""
 
 
@@ -50,15 +50,15 @@ class RecordOutbox:
         In the caller's transaction, only the caller's own time limits apply to it.
         """
         rows = [queued_row(outgoing, number) for number, outgoing in enumerate(messages)]
-        try_again(self.alias, lambda: _insert(self.alias, rows))
+        run_with_retries(self.alias, lambda: _insert(self.alias, rows))
 
-    @tried_again
+    @with_retries
     def leave(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
         left = looks.left([each.message.invocation_id for each in messages])
         left.filter(look_at__gt=Now()).update(look_at=Now())
 
-    @tried_again
+    @with_retries
     def is_left(self, invocation_id: UUID) -> bool:
         """See ports.Outbox."""
         return looks.left([invocation_id]).exists()
@@ -67,7 +67,7 @@ class RecordOutbox:
         """See ports.Outbox."""
         return not outgoing.message.secret_kwargs or is_available()
 
-    @tried_again
+    @with_retries
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox. Also wakes the workers of queues that are the table."""
         sent: defaultdict[timedelta, list[UUID]] = defaultdict(list)
@@ -79,7 +79,7 @@ class RecordOutbox:
         if not all(each.look.is_sent for each in messages):
             notify.notify(self.alias)
 
-    @tried_again
+    @with_retries
     def unsent(
         self,
         *,
@@ -91,7 +91,7 @@ class RecordOutbox:
     ) -> list[Outgoing]:
         """See ports.Outbox."""
         found: list[TaskRecord] = []
-        move_until = time.monotonic() + MOVE_WITHIN_S
+        move_until = time.monotonic() + MOVE_LOOKS_FOR_S
         for level in looks.levels():
             if queues is not None and level.queue not in queues:
                 continue
@@ -104,30 +104,32 @@ class RecordOutbox:
             not_yet = records.filter(next_look__gt=Greatest(Now(), F("look_at")))
             _move_looks(not_yet, next_look, move_until)
             to_send = records.filter(next_look__lte=Now())
-            found += fifo.in_order(level, to_send, limit) if look.in_order else to_send[:limit]
+            found += (
+                fifo.select_in_order(level, to_send, limit) if look.in_order else to_send[:limit]
+            )
         return self._readable(found)
 
-    def put_behind(self, messages: Sequence[Outgoing]) -> None:
+    def postpone(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
-        waiting.put_behind([each.message.invocation_id for each in messages])
+        waiting.postpone([each.message.invocation_id for each in messages])
 
     def _readable(self, records: Sequence[TaskRecord]) -> list[Outgoing]:
         """Return the messages of records; postpone records that can't be decrypted."""
         unreadable: list[UUID] = []
         messages = [
             outgoing_of(message, due_in_s, self._look_terms(message.queue or ""))
-            for message, due_in_s in readable(records, unreadable)
+            for message, due_in_s in read_messages(records, unreadable)
         ]
         if unreadable:
-            waiting.put_behind(unreadable)
+            waiting.postpone(unreadable)
         return messages
 
 
 def _insert(alias: str, rows: Sequence[Row]) -> None:
     limit_s = math.inf
     if not is_in_transaction(alias):
-        ours_s = interrupts.OWN_S + INSERT_ROW_S * len(rows)
-        limit_s = interrupts.limit_on(connections[alias], ours_s)
+        own_limit_s = interrupts.OWN_S + ROW_LIMIT_S * len(rows)
+        limit_s = interrupts.limit_on(connections[alias], own_limit_s)
     with interrupts.within(limit_s):
         statements().insert_queued(rows)
 
@@ -152,7 +154,7 @@ def _move_looks(records: RecordQuerySet, next_look: Case, until: float) -> None:
     """Move the times to look of these records in parts, until a time in monotonic seconds."""
     while time.monotonic() < until:
         with transaction.atomic(using=records.db):
-            ids = list(looks.unlocked(records).values_list("id", flat=True)[:MOVED_TOGETHER])
+            ids = list(looks.unlocked(records).values_list("id", flat=True)[:MAX_MOVED_LOOKS])
             all_records().filter(id__in=ids).update(look_at=next_look)
-        if len(ids) < MOVED_TOGETHER:
+        if len(ids) < MAX_MOVED_LOOKS:
             return

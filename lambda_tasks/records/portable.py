@@ -30,12 +30,12 @@ from django.db.models.functions import Concat, Greatest
 from ..core.lifecycle import Claim, End, Status
 from . import finishes
 from .clock import Now
-from .encryption import kept_for
+from .encryption import secrets_retention
 from .mapping import GRANTED_COLUMNS, Row, rows_of
-from .statements import Composed, Slot, Statements, execute, insert, padded, update
+from .statements import Composed, Placeholder, Statements, execute, insert, pad, update
 from .tables import RunProgress, RunState, TaskRecord
 
-MAX_STATEMENT: Final = 4 * 2**20
+MAX_INSERT_CHARS: Final = 4 * 2**20
 """The most characters of arguments in one INSERT on MySQL, which by default refuses packets over
 16 MiB (max_allowed_packet, MariaDB's system variables). Escaped characters take twice the space."""
 
@@ -45,9 +45,9 @@ EARLY_DELIVERY: Final = timedelta(seconds=1)
 IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
 """The condition of a lost run: its lease has run out, because its worker died or hangs."""
 
-LEASE: Final = Slot("lease", DurationField())
-RAN_FOR: Final = Slot("ran_for", DurationField())
-SECRETS_FOR: Final = Slot("secrets_for", DurationField())
+LEASE: Final = Placeholder("lease", DurationField())
+RAN_FOR: Final = Placeholder("ran_for", DurationField())
+SECRETS_FOR: Final = Placeholder("secrets_for", DurationField())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class ClaimTerms:
     """Names of the tasks whose lost runs may be repeated."""
     waiting: frozenset[UUID] = frozenset()
     """Ids of the invocations that start later, each when its turn comes."""
-    suspects_wait: bool = False
+    possible_poison_waits: bool = False
     """Whether every possible poison starts later, too."""
     from_table: bool = False
     """Whether the deliveries come from the table itself, whose workers also find lost runs."""
@@ -116,38 +116,38 @@ class PortableStatements:
         must read the others.
         """
         if not self.connection.features.has_select_for_update_skip_locked:
-            return self.claim_waiting(ids, terms)
+            return self.update_claimable(ids, terms)
         with transaction.atomic(using=self.alias):
             locked = self._records.filter(id__in=ids).order_by().select_for_update(skip_locked=True)
             free = set(locked.values_list("id", flat=True))
             mine = [id for id in ids if id in free]
-            return self.claim_waiting(mine, terms) if mine else {}
+            return self.update_claimable(mine, terms) if mine else {}
 
-    def claim_waiting(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
+    def update_claimable(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
         """Execute the UPDATE of claim(), which here waits for records that others have locked."""
-        claimable = {f"id{index}": id for index, id in enumerate(padded(ids))}
-        names = padded(sorted(terms.may_rerun))
+        claimable = {f"id{index}": id for index, id in enumerate(pad(ids))}
+        names = pad(sorted(terms.may_rerun))
         reruns = {f"rerun{index}": name for index, name in enumerate(names)}
         waits = [id for id in ids if id in terms.waiting]
-        waiting = {f"waits{index}": id for index, id in enumerate(padded(waits))}
+        waiting = {f"waits{index}": id for index, id in enumerate(pad(waits))}
 
         def compose() -> Composed:
             is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
-            is_rerun = Q(task_name__in=[_slot("task_name", name) for name in reruns])
+            is_rerun = Q(task_name__in=[_placeholder("task_name", name) for name in reruns])
             is_lost = IS_LOST & (is_rerun | Q(start_time=None))
             records = self._records.filter(
                 Q(status=Status.QUEUED) & is_due | is_lost,
-                id__in=[_slot("id", name) for name in claimable],
-                n_attempts__lt=_slot("n_attempts", "max_attempts"),
-            ).exclude(claim_token=_slot("claim_token"))
+                id__in=[_placeholder("id", name) for name in claimable],
+                n_attempts__lt=_placeholder("n_attempts", "max_attempts"),
+            ).exclude(claim_token=_placeholder("claim_token"))
             claimed = {
                 "status": Status.RUNNING,
-                "claim_token": _slot("claim_token"),
+                "claim_token": _placeholder("claim_token"),
                 "lease_until": Now() + LEASE,
                 "look_at": _look_at_claimed(terms.from_table),
-                **_start(_waits(waiting, terms)),
+                **_start_columns(_starts_later(waiting, terms)),
             }
-            return self._update_free(records, claimed)
+            return self._compose_claim(records, claimed)
 
         values = {
             **claimable,
@@ -163,7 +163,7 @@ class PortableStatements:
             (
                 "claim",
                 terms.from_table,
-                terms.suspects_wait,
+                terms.possible_poison_waits,
                 len(claimable),
                 len(reruns),
                 len(waiting),
@@ -198,35 +198,37 @@ class PortableStatements:
 
         Returns their start times, or nothing where an UPDATE can't return them.
         """
-        slots = list(enumerate(padded(claims)))
-        ids = {f"id{index}": claim.invocation_id for index, claim in slots}
-        tokens = {f"token{index}": claim.token for index, claim in slots}
+        padded_claims = list(enumerate(pad(claims)))
+        ids = {f"id{index}": claim.invocation_id for index, claim in padded_claims}
+        tokens = {f"token{index}": claim.token for index, claim in padded_claims}
 
         def compose() -> Composed:
             held = self._records.filter(
-                id__in=[_slot("id", name) for name in ids],
-                claim_token__in=[_slot("claim_token", name) for name in tokens],
+                id__in=[_placeholder("id", name) for name in ids],
+                claim_token__in=[_placeholder("claim_token", name) for name in tokens],
                 status=Status.RUNNING,
                 start_time=None,
             )
-            return update(held.order_by(), {"lease_until": Now() + LEASE, **_start(None)})
+            return update(held.order_by(), {"lease_until": Now() + LEASE, **_start_columns(None)})
 
         values = {**ids, **tokens, "lease": lease, "worker_ids": worker_ids}
-        self._statements.execute(self.connection, ("begin", len(slots)), compose, values)
+        self._statements.execute(self.connection, ("begin", len(padded_claims)), compose, values)
         return {}
 
     def finish(self, end: End) -> bool:
         """Write the end of a claimed run; return False where the claim no longer holds."""
         columns = finishes.end_columns(end)
-        secrets_for = kept_for()
+        secrets_for = secrets_retention()
         common = finishes.common_columns(end.outcome, secrets_for and SECRETS_FOR)
 
         def compose() -> Composed:
             started = {} if end.ran_for is None else {"start_time": Now() - RAN_FOR}
             held = self._records.filter(
-                id=_slot("id"), claim_token=_slot("claim_token"), status=Status.RUNNING
+                id=_placeholder("id"),
+                claim_token=_placeholder("claim_token"),
+                status=Status.RUNNING,
             )
-            ended = {name: _slot(name) for name in columns}
+            ended = {name: _placeholder(name) for name in columns}
             return update(held, {**ended, **started, **common})
 
         values = {
@@ -249,12 +251,12 @@ class PortableStatements:
         """Store the state of a claimed run; return False where the claim no longer holds."""
         if not self._holds(claim):
             return False
-        self._put_state(claim.invocation_id, claim.attempt, state)
+        self._upsert_state(claim.invocation_id, claim.attempt, state)
         return True
 
-    def hand_on(self, id: UUID, state: Any) -> None:
+    def save_initial_state(self, id: UUID, state: Any) -> None:
         """Store the state that the first run of an invocation starts with."""
-        self._put_state(id, 0, state)
+        self._upsert_state(id, 0, state)
 
     def show_progress(self, claim: Claim, progress: Any) -> None:
         """Store the progress of a claimed run; do nothing where the claim no longer holds."""
@@ -262,7 +264,7 @@ class PortableStatements:
             return
         shown = RunProgress(record_id=claim.invocation_id, progress=progress, shown_at=Now())
         rows = RunProgress.objects.using(self.alias)
-        self._put(rows, shown, ["record"], ["progress", "shown_at"])
+        self._upsert(rows, shown, ["record"], ["progress", "shown_at"])
 
     def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
         """Mark records as sent, because their queues accepted the messages.
@@ -289,8 +291,8 @@ class PortableStatements:
             records = records.filter(look_at__isnull=False)
         return [
             (queue, priority)
-            for queue in _values(records, "queue")
-            for priority in _values(records.filter(queue=queue), "priority")
+            for queue in _distinct_values(records, "queue")
+            for priority in _distinct_values(records.filter(queue=queue), "priority")
         ]
 
     @contextmanager
@@ -309,7 +311,9 @@ class PortableStatements:
             free = records.select_for_update(skip_locked=True).values_list("id", flat=True)
             yield self._records.filter(id__in=list(free))
 
-    def _update_free(self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]) -> Composed:
+    def _compose_claim(
+        self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]
+    ) -> Composed:
         """Compose the claim's UPDATE. claim() has locked the records already, where it can."""
         return update(records, values)
 
@@ -322,7 +326,7 @@ class PortableStatements:
         if self.connection.vendor != "mysql":
             self._records.bulk_create(records, ignore_conflicts=True)
             return
-        parts = _parts(records)
+        parts = _split_for_mysql(records)
         with transaction.atomic(using=self.alias) if len(parts) > 1 else nullcontext():
             for part in parts:
                 # Not INSERT IGNORE, which on MySQL also hides every other error of a row.
@@ -339,11 +343,11 @@ class PortableStatements:
         )
         return held.exists()
 
-    def _put_state(self, id: UUID, attempt: int, state: Any) -> None:
+    def _upsert_state(self, id: UUID, attempt: int, state: Any) -> None:
         row = RunState(record_id=id, attempt=attempt, state=state)
-        self._put(RunState.objects.using(self.alias), row, ["record", "attempt"], ["state"])
+        self._upsert(RunState.objects.using(self.alias), row, ["record", "attempt"], ["state"])
 
-    def _put(
+    def _upsert(
         self, rows: "QuerySet[Any]", row: Any, key: Sequence[str], values: Sequence[str]
     ) -> None:
         """Insert a row, or update these values where a row with this key exists."""
@@ -356,17 +360,17 @@ class PortableStatements:
         )
 
 
-def _parts(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
+def _split_for_mysql(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
     """Split records into parts whose INSERT is small enough for MySQL."""
     parts: list[list[TaskRecord]] = [[]]
     size = 0
     for record in records:
-        own = len(json.dumps([record.args, record.kwargs])) + len(record.secrets or "")
-        if parts[-1] and size + own > MAX_STATEMENT:
+        n_chars = len(json.dumps([record.args, record.kwargs])) + len(record.secrets or "")
+        if parts[-1] and size + n_chars > MAX_INSERT_CHARS:
             parts.append([])
             size = 0
         parts[-1].append(record)
-        size += own
+        size += n_chars
     return parts
 
 
@@ -379,25 +383,25 @@ def record_of(row: Row, **rest: Any) -> TaskRecord:
         fields["enqueued_at"] = Now() + timedelta(microseconds=number) if number else Now()
     if fields["run_after"] is None and delay_s is not None:
         fields["run_after"] = Now() + timedelta(seconds=delay_s)
-    fields["look_at"] = _first_look(fields["run_after"], grace_s, ahead_s)
+    fields["look_at"] = _first_look_at(fields["run_after"], grace_s, ahead_s)
     return TaskRecord(**{**fields, **rest})
 
 
-def _waits(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
+def _starts_later(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
     """Return the condition of the claimed records that wait for their turn; None for none.
 
-    `waiting` are the names of the slots of their ids.
+    `waiting` are the names of the placeholders of their ids.
     """
-    waits = Q(id__in=[_slot("id", name) for name in waiting]) if waiting else None
-    if not terms.suspects_wait:
+    waits = Q(id__in=[_placeholder("id", name) for name in waiting]) if waiting else None
+    if not terms.possible_poison_waits:
         return waits
-    is_suspect = Q(n_attempts__gt=0)
-    return is_suspect if waits is None else waits | is_suspect
+    may_be_poison = Q(n_attempts__gt=0)
+    return may_be_poison if waits is None else waits | may_be_poison
 
 
-def _start(waits: Q | None) -> dict[str, Any]:
+def _start_columns(waits: Q | None) -> dict[str, Any]:
     """Return the columns that count a start, unchanged for the records that wait."""
-    worker_ids = Concat("worker_ids", _slot("worker_ids"), output_field=TextField())
+    worker_ids = Concat("worker_ids", _placeholder("worker_ids"), output_field=TextField())
     if waits is None:
         started = {"start_time": Now(), "worker_ids": worker_ids}
         return {**started, "n_attempts": F("n_attempts") + 1}
@@ -410,7 +414,7 @@ def _start(waits: Q | None) -> dict[str, Any]:
     }
 
 
-def _first_look(run_after: Any, grace_s: float, ahead_s: float) -> Any:
+def _first_look_at(run_after: Any, grace_s: float, ahead_s: float) -> Any:
     soon = Now() + timedelta(seconds=grace_s)
     if run_after is None:
         return soon
@@ -420,7 +424,7 @@ def _first_look(run_after: Any, grace_s: float, ahead_s: float) -> Any:
     )
 
 
-def _values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
+def _distinct_values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
     """Yield the distinct values of a column, with one query each; DISTINCT would read all rows."""
     values = records.order_by(column).values_list(column, flat=True)
     value = values.first()
@@ -441,5 +445,5 @@ def _look_at_claimed(from_table: bool) -> Any:
     return Case(When(look_at__gt=lease_until, then=lease_until), default=F("look_at"))
 
 
-def _slot(column: str, name: str = "") -> Slot:
-    return Slot(name or column, TaskRecord._meta.get_field(column))
+def _placeholder(column: str, name: str = "") -> Placeholder:
+    return Placeholder(name or column, TaskRecord._meta.get_field(column))

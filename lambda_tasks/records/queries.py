@@ -11,11 +11,11 @@ from ..core.retries import continuation_id, retry_id
 from .database import all_records
 from .mapping import join_worker_ids, row_of
 from .portable import record_of
-from .retrying import tried_again
+from .retrying import with_retries
 from .tables import TaskRecord
 
 
-@tried_again
+@with_retries
 def find(invocation_id: UUID) -> TaskRecord | None:
     """Return the record of an invocation, or None before there is one."""
     return all_records().with_progress().filter(id=invocation_id).first()
@@ -66,7 +66,7 @@ def count_by_status() -> dict[str, int]:
     return dict(counts)
 
 
-@tried_again
+@with_retries
 def delete_finished(*, before: datetime, limit: int) -> int:
     """Delete up to `limit` records that ended before a moment; return how many."""
     finished = [status.value for status in Status if status.is_finished]
@@ -96,6 +96,6 @@ def _find_following(record: TaskRecord) -> TaskRecord | None:
     return _find(*derived, root_id=record.root_id or record.id)
 
 
-@tried_again
+@with_retries
 def _find(*ids: UUID, **links: UUID) -> TaskRecord | None:
     return all_records().filter(id__in=ids, **links).first()

@@ -11,21 +11,21 @@ from django.db.models import Expression, Model, QuerySet
 from django.db.models.sql import InsertQuery, UpdateQuery
 from django.db.transaction import mark_for_rollback_on_error
 
-MOST_KEPT: Final = 256
+MAX_COMPOSED: Final = 256
 """The most composed statements in memory. One more discards all: each size of a batch has one."""
 
 Composed = tuple[str, Sequence[Any]]
-"""SQL and its parameters, with Slots among them."""
+"""SQL and its parameters, with Placeholders among them."""
 
 Rows = list[tuple[Any, ...]]
 
-EXACT: Final = 10
+MAX_EXACT_SIZE: Final = 10
 """The largest batch that has a statement for its exact size: SQS delivers at most ten messages."""
 
 T = TypeVar("T")
 
 
-class Slot(Expression):
+class Placeholder(Expression):
     """A named place in a composed query for a value that is bound at execution."""
 
     def __init__(self, name: str, field: Any) -> None:
@@ -58,16 +58,16 @@ class Statements:
     ) -> tuple[int, Rows]:
         """Execute a statement; return the number of changed rows, and the returned rows.
 
-        `compose` is called once for each key. Its statement has Slots for the `values`.
+        `compose` is called once for each key. Its statement has Placeholders for the `values`.
         """
         composed = self._composed.get(key)
         if composed is None:
-            if len(self._composed) >= MOST_KEPT:
+            if len(self._composed) >= MAX_COMPOSED:
                 self._composed.clear()
             composed = self._composed[key] = compose()
         sql, params = composed
         bound = [
-            each.bind(values[each.name], connection) if isinstance(each, Slot) else each
+            each.bind(values[each.name], connection) if isinstance(each, Placeholder) else each
             for each in params
         ]
         return execute(connection, sql, bound, returning=returning)
@@ -89,14 +89,14 @@ def execute(
         return cursor.rowcount, cursor.fetchall() if returning else []
 
 
-def padded(items: Sequence[T]) -> Sequence[T]:
-    """Repeat the last item of an IN list until its length is a power of two, past EXACT items.
+def pad(items: Sequence[T]) -> Sequence[T]:
+    """Repeat the last item of an IN list until its length is a power of two.
 
-    Each length needs its own statement, and composing one for a thousand items takes longer than
-    executing it. So few lengths should occur.
+    Lists of up to MAX_EXACT_SIZE items stay as they are. Each length needs its own statement, and
+    composing one for a thousand items takes longer than executing it. So few lengths should occur.
     """
     n_items = len(items)
-    if n_items <= EXACT:
+    if n_items <= MAX_EXACT_SIZE:
         return items
     return [*items, *[items[-1]] * (2 ** (n_items - 1).bit_length() - n_items)]
 

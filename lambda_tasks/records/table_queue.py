@@ -14,8 +14,8 @@ from ..core.lifecycle import Status
 from ..core.message import Message
 from . import looks, notify, waiting
 from .database import all_records, record_alias
-from .mapping import readable
-from .retrying import try_again
+from .mapping import read_messages
+from .retrying import run_with_retries
 
 
 class RecordTableQueue:
@@ -30,32 +30,32 @@ class RecordTableQueue:
         """
         alias = record_alias()
         with ExitStack() as locks:
-            yield try_again(alias, lambda: _lock_due(alias, queues, limit, locks))
+            yield run_with_retries(alias, lambda: _lock_due(alias, queues, limit, locks))
 
     def listen(self) -> notify.PostgresListener | None:
         """See ports.TableQueue."""
         return notify.listen(record_alias())
 
-    def put_behind(self, invocation_id: UUID) -> None:
+    def postpone(self, invocation_id: UUID) -> None:
         """See ports.TableQueue."""
-        waiting.put_behind([invocation_id])
+        waiting.postpone([invocation_id])
 
 
 def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack) -> list[Message]:
     """Return due messages; their records stay locked until `locks` is closed."""
     messages: list[Message] = []
-    with ExitStack() as own:
-        own.enter_context(transaction.atomic(using=alias))
+    with ExitStack() as transaction_stack:
+        transaction_stack.enter_context(transaction.atomic(using=alias))
         levels = [level for level in looks.levels() if level.queue in queues]
-        for _, alike in groupby(levels, attrgetter("priority")):
-            messages += _lock_alike(list(alike), limit - len(messages))
+        for _, same_priority in groupby(levels, attrgetter("priority")):
+            messages += _lock_due_of_priority(list(same_priority), limit - len(messages))
             if len(messages) >= limit:
                 break
-        locks.push(own.pop_all())
+        locks.push(transaction_stack.pop_all())
     return messages
 
 
-def _lock_alike(levels: Sequence[looks.Level], limit: int) -> list[Message]:
+def _lock_due_of_priority(levels: Sequence[looks.Level], limit: int) -> list[Message]:
     """Return up to `limit` messages of levels with one priority, the longest due first.
 
     Postpones records that can't be decrypted, and looks for others instead.
@@ -66,11 +66,11 @@ def _lock_alike(levels: Sequence[looks.Level], limit: int) -> list[Message]:
         early = [each.id for each in due if _is_early(each)]
         unreadable: list[UUID] = []
         in_time = [each for each in due[:limit] if not _is_early(each)]
-        messages = [message for message, _ in readable(in_time, unreadable)]
+        messages = [message for message, _ in read_messages(in_time, unreadable)]
         if early:
             all_records().filter(id__in=early).update(look_at=F("run_after"))
         if unreadable:
-            waiting.put_behind(unreadable)
+            waiting.postpone(unreadable)
         if messages or not (early or unreadable):
             return messages
 

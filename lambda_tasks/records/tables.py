@@ -32,7 +32,9 @@ class RecordQuerySet(models.QuerySet["TaskRecord"]):
         Without it, the first access to each takes a query, which async code can't execute.
         """
         return self.annotate(
-            state=latest_state(), progress=_shown("progress"), progress_at=_shown("shown_at")
+            state=latest_state(),
+            progress=_progress_column("progress"),
+            progress_at=_progress_column("shown_at"),
         )
 
 
@@ -184,7 +186,7 @@ class TaskRecord(models.Model):
 
     def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
         """See Model."""
-        for name in BESIDE:
+        for name in RELATED_VALUES:
             vars(self).pop(name, None)
         super().refresh_from_db(*args, **kwargs)
 
@@ -194,8 +196,8 @@ class TaskRecord(models.Model):
         See RecordQuerySet.cancel().
         """
         alias = router.db_for_write(TaskRecord)
-        own = TaskRecord.objects.using(alias).filter(id=self.pk)
-        cancelled = own.cancel()  # pyright: ignore[reportAttributeAccessIssue] # see all_records()
+        this_record = TaskRecord.objects.using(alias).filter(id=self.pk)
+        cancelled = this_record.cancel()  # pyright: ignore[reportAttributeAccessIssue] # see all_records()
         self.refresh_from_db()
         return bool(cancelled)
 
@@ -207,7 +209,7 @@ class TaskRecord(models.Model):
 class RunState(models.Model):
     """The state that an attempt saved in its own transaction. Attempt 0 is the run before it.
 
-    Each attempt has a row, because a lost attempt that still runs may hold a lock on its own one.
+    Each attempt has a row, because a lost attempt that still runs may hold a lock on its own row.
     """
 
     pk = models.CompositePrimaryKey("record_id", "attempt")
@@ -245,7 +247,7 @@ class RunProgress(models.Model):
         return f"{self.pk} {self.progress}"
 
 
-BESIDE: Final = ("state", "progress", "progress_at", "_progress")
+RELATED_VALUES: Final = ("state", "progress", "progress_at", "_progress")
 """The attributes that a record caches from other tables."""
 
 
@@ -255,7 +257,7 @@ def latest_state() -> models.Subquery:
     return models.Subquery(states.values("state")[:1])
 
 
-def _shown(column: str) -> models.Subquery:
+def _progress_column(column: str) -> models.Subquery:
     shown = RunProgress.objects.filter(record_id=models.OuterRef("id"))
     return models.Subquery(shown.values(column))
 

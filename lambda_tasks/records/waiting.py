@@ -10,23 +10,23 @@ from django.db.models import Case, F, QuerySet, When
 from ..core.lifecycle import UNFINISHED, Status
 from .clock import Now
 from .database import all_records
-from .retrying import tried_again
+from .retrying import with_retries
 from .tables import TaskRecord
 
-WAITS: Final = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 15))
+POSTPONE_FOR: Final = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 15))
 """The first wait, the second one and so on; the last one repeats."""
 
-MAX_COUNT: Final = 30_000
+MAX_N_WAITS: Final = 30_000
 """The highest `n_waits`, below the limit of a small integer."""
 
 
-@tried_again
-def put_behind(ids: Collection[UUID]) -> None:
+@with_retries
+def postpone(ids: Collection[UUID]) -> None:
     """Move the time to look of unfinished records into the future, further each time."""
-    waits = [When(n_waits=n_waits, then=Now() + wait) for n_waits, wait in enumerate(WAITS)]
+    waits = [When(n_waits=n_waits, then=Now() + wait) for n_waits, wait in enumerate(POSTPONE_FOR)]
     unfinished: QuerySet[TaskRecord] = all_records().filter(id__in=ids, status__in=UNFINISHED)
-    unfinished.filter(n_waits__lt=MAX_COUNT).update(
-        look_at=Case(*waits, default=Now() + WAITS[-1]), n_waits=F("n_waits") + 1
+    unfinished.filter(n_waits__lt=MAX_N_WAITS).update(
+        look_at=Case(*waits, default=Now() + POSTPONE_FOR[-1]), n_waits=F("n_waits") + 1
     )
 
 

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S: Final = 2
 READ_TIMEOUT_S: Final = 5
 
-WHOLE_TIMEOUT_S: Final = 9.0
+CALL_TIMEOUT_S: Final = 9.0
 """Seconds for one call, including its second attempt and the look-up of the host's name."""
 
 USER_AGENT: Final = "lambda_tasks"
 """A fixed user agent: botocore would compose one for every request, a seventh of its cost."""
 
-LEAN: Final = frozenset({"send_message_batch"})
+LEAN_OPERATIONS: Final = frozenset({"send_message_batch"})
 """The operations with lean requests: those that web processes send."""
 
-THROTTLING: Final = frozenset(
+THROTTLING_CODES: Final = frozenset(
     {
         "KmsThrottled",
         "OverLimit",
@@ -67,11 +67,11 @@ class AwsClient:
         self._waits_s = waits_s
         self._options = dict(options)
         self._stack = AsyncExitStack()
-        self._opening = asyncio.Lock()
+        self._open_lock = asyncio.Lock()
         self._client: Any = None
         self._credentials: Any = None
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {}
-        self._limits = _Limits(WHOLE_TIMEOUT_S + waits_s)
+        self._limits = _Limits(CALL_TIMEOUT_S + waits_s)
 
     async def call(self, operation: str, **parameters: Any) -> Any:
         """Send one request, and return its response.
@@ -89,7 +89,7 @@ class AwsClient:
                 finally:
                     self._limits.forget(limit)
         except TimeoutError as error:
-            reason = f"{self._service} did not answer within {WHOLE_TIMEOUT_S:g} s."
+            reason = f"{self._service} did not answer within {CALL_TIMEOUT_S:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
         except (BotoCoreError, ClientError) as error:
             raise RequestFailed(_failure(error)) from error
@@ -97,15 +97,15 @@ class AwsClient:
     async def aclose(self) -> None:
         """Close the connections. The client opens again at its next use, maybe on another loop."""
         # A new lock, because an asyncio.Lock belongs to the loop on which somebody waited for it.
-        self._client, self._operations, self._opening = None, {}, asyncio.Lock()
+        self._client, self._operations, self._open_lock = None, {}, asyncio.Lock()
         self._limits.close()
         await self._stack.aclose()
 
     async def _operation(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async with self._opening:
+        async with self._open_lock:
             if self._client is None:
                 self._client = await self._open()
-        if name in LEAN:
+        if name in LEAN_OPERATIONS:
             operation = LeanOperation(
                 self._client, name, self._credentials, has_lineage=self._has_lineage
             )
@@ -120,7 +120,7 @@ class AwsClient:
         from aiobotocore.httpsession import AIOHTTPSession
         from botocore.handlers import add_recursion_detection_header
 
-        from .resolver import OwnResolver
+        from .resolver import TimeLimitedResolver
 
         # None, like a missing environment variable, means that botocore chooses.
         options = {name: value for name, value in self._options.items() if value is not None}
@@ -139,7 +139,7 @@ class AwsClient:
         )
         given = options.pop("config", None)
         if getattr(given, "http_session_cls", AIOHTTPSession) is AIOHTTPSession:
-            config = config.merge(AioConfig(connector_args={"resolver": OwnResolver()}))
+            config = config.merge(AioConfig(connector_args={"resolver": TimeLimitedResolver()}))
         if given is not None:
             config = config.merge(given)
         client = await self._stack.enter_async_context(
@@ -164,7 +164,7 @@ class _Limits:
         loop = asyncio.get_running_loop()
         self._open[limit] = loop.time() + self._limit_s
         if self._timer is None:
-            self._timer = loop.call_later(self._limit_s, self._look)
+            self._timer = loop.call_later(self._limit_s, self._cancel_overdue)
 
     def forget(self, limit: asyncio.Timeout) -> None:
         """Stop watching a timeout, because its body has ended."""
@@ -176,12 +176,12 @@ class _Limits:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _cancel_overdue(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
         for limit, over_at in self._open.items():
             if over_at > loop.time():
-                self._timer = loop.call_at(over_at, self._look)
+                self._timer = loop.call_at(over_at, self._cancel_overdue)
                 return
             limit.reschedule(loop.time())
 
@@ -204,5 +204,5 @@ def _failure(error: "ClientError | BotoCoreError") -> SendFailure:
     code = details.get("Code", "unknown")
     return SendFailure(
         f"{code}: {details.get('Message', '')}".rstrip(": "),
-        retryable=status >= 500 or status == 429 or code in THROTTLING,
+        retryable=status >= 500 or status == 429 or code in THROTTLING_CODES,
     )

@@ -20,12 +20,12 @@ from .sigv4 import ALGORITHM, Signer
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
-CONSTANT: Final = frozenset(
+SHARED_HEADERS: Final = frozenset(
     {"content-type", "x-amz-target", "x-amzn-query-mode", "user-agent", "accept-encoding"}
 )
 """The headers that are the same in every request of an operation."""
 
-OWN: Final = frozenset(
+REQUEST_HEADERS: Final = frozenset(
     {
         "authorization",
         "content-length",
@@ -39,7 +39,7 @@ OWN: Final = frozenset(
 )
 """The headers that differ between requests. The last two only number a client's attempts."""
 
-AUTHORIZATION: Final = re.compile(
+AUTHORIZATION_PATTERN: Final = re.compile(
     rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/(?P<region>[^/,]+)/(?P<service>[^/,]+)/aws4_request, "
     r"SignedHeaders=(?P<signed>[^,]+), Signature=[0-9a-f]{64}"
 )
@@ -55,24 +55,27 @@ class Template:
     signer: Signer
 
     @classmethod
-    def of(cls, request: Any) -> "Template | None":
+    def from_request(cls, request: Any) -> "Template | None":
         """Make a template from a request of botocore; return None if the request is unusual."""
         headers = {name.lower(): _text(value) for name, value in request.headers.items()}
         url = urlsplit(request.url)
-        authorization = AUTHORIZATION.fullmatch(headers.get("authorization", ""))
+        authorization = AUTHORIZATION_PATTERN.fullmatch(headers.get("authorization", ""))
         if authorization is None or (request.method, url.path, url.query) != ("POST", "/", ""):
             return None
         signed = set(authorization["signed"].split(";"))
-        if not headers.keys() <= CONSTANT | OWN or not signed <= CONSTANT | OWN:
+        if (
+            not headers.keys() <= SHARED_HEADERS | REQUEST_HEADERS
+            or not signed <= SHARED_HEADERS | REQUEST_HEADERS
+        ):
             return None
-        constant = {name: headers[name] for name in headers.keys() & CONSTANT}
+        shared = {name: headers[name] for name in headers.keys() & SHARED_HEADERS}
         signer = Signer(
             host=url.netloc,
             region=authorization["region"],
             service=authorization["service"],
-            headers={name: constant[name] for name in signed & CONSTANT},
+            headers={name: shared[name] for name in signed & SHARED_HEADERS},
         )
-        return cls(request.url, constant | {"accept-encoding": "identity"}, signer)
+        return cls(request.url, shared | {"accept-encoding": "identity"}, signer)
 
 
 class LeanOperation:
@@ -84,14 +87,14 @@ class LeanOperation:
         self._client = client
         self._has_lineage = has_lineage
         self._credentials = credentials
-        self._plain: Callable[..., Awaitable[Any]] = getattr(client, operation)
+        self._call_botocore: Callable[..., Awaitable[Any]] = getattr(client, operation)
         self._template: Template | None = None
         self._http: ClientSession | None = None
         if credentials is not None and not _is_instrumented(client):
             name = client.meta.method_to_api_mapping[operation]
             service = client.meta.service_model.service_id.hyphenize()
             self._event = f"before-send.{service}.{name}"
-            client.meta.events.register_last(self._event, self._look_at, unique_id=self._event)
+            client.meta.events.register_last(self._event, self._inspect, unique_id=self._event)
 
     async def __call__(self, **parameters: Any) -> Any:
         """Send one request, and return its response; raise what the client's method raises."""
@@ -99,13 +102,13 @@ class LeanOperation:
             answer = await self._send(self._template, parameters)
             if answer is not None:
                 return answer
-        return await self._plain(**parameters)
+        return await self._call_botocore(**parameters)
 
-    async def _look_at(self, request: Any, **kwargs: Any) -> None:
+    async def _inspect(self, request: Any, **kwargs: Any) -> None:
         self._client.meta.events.unregister(self._event, unique_id=self._event)
         self._http = await _http_session(self._client, request.url)
         if self._http is not None:
-            self._template = Template.of(request)
+            self._template = Template.from_request(request)
 
     async def _send(self, template: Template, parameters: Mapping[str, Any]) -> Any:
         """Return the response to a lean request; None where it failed, so botocore must send it."""
@@ -127,14 +130,14 @@ class LeanOperation:
                 return json.loads(await response.read()) if response.status == 200 else None
         except TimeoutError as error:
             # Raised, and not sent again by botocore: each of its attempts would wait as long again.
-            raise _timed_out(template.url, error) from error
+            raise _timeout_error(template.url, error) from error
         except (aiohttp.ClientError, OSError, ValueError):
             return None
         except RuntimeError:  # the session was closed meanwhile
             return None
 
 
-def _timed_out(url: str, error: TimeoutError) -> Exception:
+def _timeout_error(url: str, error: TimeoutError) -> Exception:
     """Return the error that the client itself would raise."""
     from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 

@@ -13,12 +13,12 @@ from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-COUNT: Final = 4
+N_THREADS: Final = 4
 
 LOOKUP_TIMEOUT_S: Final = 3.0
 
 
-class OwnResolver(AbstractResolver):
+class TimeLimitedResolver(AbstractResolver):
     """See aiohttp.abc.AbstractResolver."""
 
     async def resolve(
@@ -60,7 +60,7 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(COUNT, thread_name_prefix="lambda_tasks-resolver")
+    return ThreadPoolExecutor(N_THREADS, thread_name_prefix="lambda_tasks-resolver")
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)

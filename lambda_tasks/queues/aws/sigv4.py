@@ -30,7 +30,7 @@ class Signer:
     def __init__(self, *, host: str, region: str, service: str, headers: Mapping[str, str]) -> None:
         self._headers = {**headers, "host": host}
         self._scope = f"{region}/{service}/aws4_request"
-        self._key_for: tuple[str, str] | None = None
+        self._key_scope: tuple[str, str] | None = None
         self._key = b""
 
     def sign(self, body: bytes, credentials: Credentials, *, at: float) -> dict[str, str]:
@@ -56,9 +56,9 @@ class Signer:
 
     def _signing_key(self, secret_key: str, day: str) -> bytes:
         """Return the signing key of a day and secret key, which is derived only once for each."""
-        if self._key_for != (secret_key, day):
+        if self._key_scope != (secret_key, day):
             key = f"AWS4{secret_key}".encode()
             for part in (day, *self._scope.split("/")):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._key_for, self._key = (secret_key, day), key
+            self._key_scope, self._key = (secret_key, day), key
         return self._key
