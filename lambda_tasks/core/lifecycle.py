@@ -103,7 +103,7 @@ LONGEST_COPIED_WAIT_S: Final = 60.0
 
 
 def outage_wait_s(receives: int, *, is_copied: bool) -> float:
-    """Return the seconds before a delivery comes back that met an outage of the database.
+    """Return the seconds until the next delivery of a message that met an outage of the database.
 
     The wait grows fast, because each delivery counts toward maxReceiveCount: with five, the last
     one arrives after more than 40 minutes. It stays short where the message is sent again as a

@@ -177,15 +177,15 @@ def delivery_of(message_id: str, body: object, attributes: object, *, source: st
 
     `source` is the name or the ARN of its queue.
     """
-    known: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
-    group = known.get("MessageGroupId")
+    attributes_by_name: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
+    group = attributes_by_name.get("MessageGroupId")
     return Delivery(
         id=message_id,
         body=body,
         source=source,
         fallback_id=invocation_id_of(message_id),
-        enqueued_at=_sent_at(known.get("SentTimestamp")),
-        receives=_positive_count(known.get("ApproximateReceiveCount")),
+        enqueued_at=_sent_at(attributes_by_name.get("SentTimestamp")),
+        receives=_positive_count(attributes_by_name.get("ApproximateReceiveCount")),
         ordered_by=group if isinstance(group, str) and is_fifo(source) else None,
     )
 

@@ -33,7 +33,7 @@ from ..core.lifecycle import (
 from ..core.message import Message, Outgoing
 from ..errors import LeaseLost
 from ..ports import FoundLost, Granted, ResolvedDelivery
-from . import waiting
+from . import postponing
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
@@ -113,7 +113,7 @@ class RecordClaims:
             possible_poison_waits=possible_poison_waits,
             from_table=not any(each.look.is_sent for each in deliveries),
         )
-        # Every worker locks in this order, so two workers with the same messages can't deadlock.
+        # Sorted by id: if all workers lock in one order, two with the same messages can't deadlock.
         wanted: defaultdict[UUID, list[ResolvedDelivery]] = defaultdict(list)
         for each in sorted(deliveries, key=attrgetter("message.invocation_id")):
             wanted[each.message.invocation_id].append(each)
@@ -122,14 +122,13 @@ class RecordClaims:
     @with_retries
     def begin(self, claims: Sequence[Claim], lease: timedelta) -> Mapping[UUID, Claim]:
         """See ports.Claims."""
-        own = self._worker_ids
-        started = statements().begin(claims, lease=lease, worker_ids=own)
+        started = statements().begin(claims, lease=lease, worker_ids=self._worker_ids)
         return {
             claim.invocation_id: replace(
                 claim,
                 has_started=True,
                 started_at=started[claim.invocation_id],
-                worker_ids=(*claim.worker_ids, *own.splitlines()),
+                worker_ids=(*claim.worker_ids, *self._worker_ids.splitlines()),
             )
             for claim in claims
             if claim.invocation_id in started
@@ -141,6 +140,7 @@ class RecordClaims:
         if following is None:
             _finish_held(end)
             return
+        # One transaction: otherwise a crash between the two would lose the follow-up.
         with transaction.atomic(using=self.alias, savepoint=False):
             _finish_held(end)
             statements().insert_queued([queued_row(following)])
@@ -171,7 +171,7 @@ class RecordClaims:
             "look_at": F("look_at") if release.comes_back else due_at,
         }
         if not release.counts:
-            released["n_waits"] = Least(F("n_waits") + 1, waiting.MAX_N_WAITS)
+            released["n_waits"] = Least(F("n_waits") + 1, postponing.MAX_N_WAITS)
         if release.ran_s:
             released["cut_off_s"] = Coalesce(F("cut_off_s"), 0.0) + release.ran_s
         for worker_ids, group in _group_by_earlier_workers(claims, release):
@@ -212,6 +212,7 @@ def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
         verdicts |= _claim_direct(direct, terms)
     if rest := [id for id in wanted if id not in verdicts]:
         verdicts |= _claim_stored(wanted, rest, terms)
+    # A short retry spares most locked records a wait of LOCKED.retry_after_s in their queue.
     for pause_s in LOCKED_PAUSES_S:
         locked = [id for id, verdict in verdicts.items() if verdict is LOCKED and id in rest]
         if not locked:
@@ -333,7 +334,7 @@ def _release_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
     """Release records that turned out to be unreadable or foreign after their claim."""
     if unreadable := _ids_refused(verdicts, Refusal.UNREADABLE):
         _release(unreadable, terms)
-        waiting.postpone(unreadable)
+        postponing.postpone(unreadable)
     if foreign := _ids_refused(verdicts, Refusal.FOREIGN):
         _release(foreign, terms)
 
@@ -359,21 +360,22 @@ def _judge_unclaimed(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> 
     verdicts: Verdicts = {}
     for id in ids:
         row = found.get(id)
-        own = (
+        # The others are forged. They get no say in `may_rerun`, and their ids are reported.
+        for_its_task = (
             wanted[id]
             if row is None
             else [each for each in wanted[id] if _is_for_task_of(each, row)]
         )
-        if not own:
+        if not for_its_task:
             verdicts[id] = Refused(Refusal.FOREIGN)
             continue
         refused = judge_claim(
             None if row is None else state_of(row, terms.token),
-            may_rerun=own[0].may_rerun,
+            may_rerun=for_its_task[0].may_rerun,
             max_attempts=terms.max_attempts,
         )
         if refused is not None:
-            others = frozenset(each.delivery.id for each in wanted[id] if each not in own)
+            others = frozenset(each.delivery.id for each in wanted[id] if each not in for_its_task)
             verdicts[id] = replace(refused, foreign=others) if others else refused
         elif row is not None:
             verdicts[id] = _judge_claimed(wanted[id], row, terms)
@@ -384,7 +386,7 @@ def _judge_unclaimed(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> 
             verdicts[id] = FoundLost(Refusal.EXHAUSTED, run=run)
     if parked := _ids_refused(verdicts, Refusal.PARKED):
         # The relay computes their time to look, and sends them in time.
-        with statements().unlocked(parked) as free:
+        with statements().lock_idle(parked) as free:
             free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
     return verdicts
 
@@ -412,10 +414,10 @@ def _ids_refused(verdicts: Verdicts, refusal: Refusal) -> list[UUID]:
 def _fail_exhausted(ids: Sequence[UUID], max_attempts: int) -> list[UUID]:
     """Mark exhausted records as FAILED; return the ids of those that this call changed."""
     is_released = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
-    with transaction.atomic(using=record_alias()), statements().unlocked(ids) as free:
-        left = free.filter(IS_LOST | is_released)
-        ended = list(left.values_list("id", flat=True))
-        finish(left, Failed(WORKER_DIED))
+    with transaction.atomic(using=record_alias()), statements().lock_idle(ids) as free:
+        exhausted = free.filter(IS_LOST | is_released)
+        ended = list(exhausted.values_list("id", flat=True))
+        finish(exhausted, Failed(WORKER_DIED))
     return ended
 
 

@@ -52,7 +52,7 @@ def select_in_order(level: looks.Level, to_send: RecordQuerySet, limit: int) -> 
             counts[group] += 1
             free.append(each)
     for look_at, ids in blocked.items():
-        looks.left(ids).update(look_at=look_at)
+        looks.unsent(ids).update(look_at=look_at)
     return free
 
 

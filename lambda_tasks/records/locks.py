@@ -17,6 +17,7 @@ class RecordLocks:
         """See ports.LockTable."""
         locks = SingletonLock.objects.using(record_alias())
         locks.filter(key=key, held_until__lt=Now()).delete()
+        # If several insert at once, the primary key lets one win, and the token tells which one.
         locks.bulk_create(
             [SingletonLock(key=key, token=token, held_until=Now() + timeout)], ignore_conflicts=True
         )

@@ -56,7 +56,7 @@ def kept_secrets_due(level: Level) -> RecordQuerySet:
     return failed.filter(queue=level.queue, priority=level.priority).order_by()
 
 
-def unlocked(records: RecordQuerySet) -> RecordQuerySet:
+def lock_unlocked(records: RecordQuerySet) -> RecordQuerySet:
     """Lock the records that nobody else has locked, and skip the others.
 
     A database without SKIP LOCKED returns all of them, and locks none.
@@ -66,6 +66,6 @@ def unlocked(records: RecordQuerySet) -> RecordQuerySet:
     return records
 
 
-def left(ids: Collection[UUID]) -> RecordQuerySet:
+def unsent(ids: Collection[UUID]) -> RecordQuerySet:
     """Return the records among these that are QUEUED and not sent yet."""
     return all_records().filter(id__in=ids, status=Status.QUEUED, sent_at=None).order_by()

@@ -15,7 +15,7 @@ from django.db.models.functions import Coalesce, Greatest
 from .. import interrupts
 from ..core.lifecycle import LookTerms, Status
 from ..core.message import Outgoing
-from . import fifo, looks, notify, waiting
+from . import fifo, looks, notify, postponing
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
@@ -55,13 +55,13 @@ class RecordOutbox:
     @with_retries
     def leave(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
-        left = looks.left([each.message.invocation_id for each in messages])
-        left.filter(look_at__gt=Now()).update(look_at=Now())
+        unsent = looks.unsent([each.message.invocation_id for each in messages])
+        unsent.filter(look_at__gt=Now()).update(look_at=Now())
 
     @with_retries
     def is_left(self, invocation_id: UUID) -> bool:
         """See ports.Outbox."""
-        return looks.left([invocation_id]).exists()
+        return looks.unsent([invocation_id]).exists()
 
     def keeps(self, outgoing: Outgoing) -> bool:
         """See ports.Outbox."""
@@ -111,7 +111,7 @@ class RecordOutbox:
 
     def postpone(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
-        waiting.postpone([each.message.invocation_id for each in messages])
+        postponing.postpone([each.message.invocation_id for each in messages])
 
     def _readable(self, records: Sequence[TaskRecord]) -> list[Outgoing]:
         """Return the messages of records; postpone records that can't be decrypted."""
@@ -121,7 +121,7 @@ class RecordOutbox:
             for message, due_in_s in read_messages(records, unreadable)
         ]
         if unreadable:
-            waiting.postpone(unreadable)
+            postponing.postpone(unreadable)
         return messages
 
 
@@ -154,7 +154,7 @@ def _move_looks(records: RecordQuerySet, next_look: Case, until: float) -> None:
     """Move the times to look of these records in parts, until a time in monotonic seconds."""
     while time.monotonic() < until:
         with transaction.atomic(using=records.db):
-            ids = list(looks.unlocked(records).values_list("id", flat=True)[:MAX_MOVED_LOOKS])
+            ids = list(looks.lock_unlocked(records).values_list("id", flat=True)[:MAX_MOVED_LOOKS])
             all_records().filter(id__in=ids).update(look_at=next_look)
         if len(ids) < MAX_MOVED_LOOKS:
             return

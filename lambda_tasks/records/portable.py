@@ -118,6 +118,7 @@ class PortableStatements:
         if not self.connection.features.has_select_for_update_skip_locked:
             return self.update_claimable(ids, terms)
         with transaction.atomic(using=self.alias):
+            # The UPDATE alone would wait for locks, for ever if a frozen function holds one.
             locked = self._records.filter(id__in=ids).order_by().select_for_update(skip_locked=True)
             free = set(locked.values_list("id", flat=True))
             mine = [id for id in ids if id in free]
@@ -272,7 +273,7 @@ class PortableStatements:
         `ahead` is the time before a message is due from which on its queue accepts it. A record
         that is due later was parked in the meantime, and must be sent again, so it is skipped.
         """
-        with self.unlocked(ids) as free:
+        with self.lock_idle(ids) as free:
             free.filter(Q(run_after=None) | Q(run_after__lte=Now() + ahead)).update(
                 sent_at=Now(),
                 # The message of a lost run is sent again. Its lease ends now, so that the relay
@@ -296,7 +297,7 @@ class PortableStatements:
         ]
 
     @contextmanager
-    def unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
+    def lock_idle(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
         """Lock and yield the records among these that nobody runs or has locked.
 
         Locked rows are skipped, so this never waits and can't deadlock. A database without SKIP

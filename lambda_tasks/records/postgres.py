@@ -293,6 +293,7 @@ class PostgresStatements(PortableStatements):
         }
         params = {**shared_params, **{name: _param_of(name, rows[0][name]) for name in shared_sql}}
         values = differing | shared_sql
+        # Most messages start a chain, so that their root is their own id, and need not be passed.
         if "root_id" in differing and all(row["root_id"] == row["id"] for row in rows):
             values["root_id"] = "given.id"
             del differing["root_id"]

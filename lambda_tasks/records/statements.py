@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Placeholder(Expression):
-    """A named place in a composed query for a value that is bound at execution."""
+    """A named parameter of a composed query for a value that is bound at execution."""
 
     def __init__(self, name: str, field: Any) -> None:
         super().__init__(output_field=field)

@@ -12,7 +12,7 @@ from django.db.models import F
 
 from ..core.lifecycle import Status
 from ..core.message import Message
-from . import looks, notify, waiting
+from . import looks, notify, postponing
 from .database import all_records, record_alias
 from .mapping import read_messages
 from .retrying import run_with_retries
@@ -38,7 +38,7 @@ class RecordTableQueue:
 
     def postpone(self, invocation_id: UUID) -> None:
         """See ports.TableQueue."""
-        waiting.postpone([invocation_id])
+        postponing.postpone([invocation_id])
 
 
 def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack) -> list[Message]:
@@ -51,6 +51,7 @@ def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack)
             messages += _lock_due_of_priority(list(same_priority), limit - len(messages))
             if len(messages) >= limit:
                 break
+        # Only now the caller holds the transaction: an error above ends it, so that it is retried.
         locks.push(transaction_stack.pop_all())
     return messages
 
@@ -61,7 +62,7 @@ def _lock_due_of_priority(levels: Sequence[looks.Level], limit: int) -> list[Mes
     Postpones records that can't be decrypted, and looks for others instead.
     """
     while True:
-        due = [each for level in levels for each in looks.unlocked(looks.due(level))[:limit]]
+        due = [each for level in levels for each in looks.lock_unlocked(looks.due(level))[:limit]]
         due.sort(key=attrgetter("look_at"))
         early = [each.id for each in due if _is_early(each)]
         unreadable: list[UUID] = []
@@ -70,7 +71,7 @@ def _lock_due_of_priority(levels: Sequence[looks.Level], limit: int) -> list[Mes
         if early:
             all_records().filter(id__in=early).update(look_at=F("run_after"))
         if unreadable:
-            waiting.postpone(unreadable)
+            postponing.postpone(unreadable)
         if messages or not (early or unreadable):
             return messages
 

@@ -94,6 +94,7 @@ class LeanOperation:
             name = client.meta.method_to_api_mapping[operation]
             service = client.meta.service_model.service_id.hyphenize()
             self._event = f"before-send.{service}.{name}"
+            # Last, because other handlers may still change the request before it is sent.
             client.meta.events.register_last(self._event, self._inspect, unique_id=self._event)
 
     async def __call__(self, **parameters: Any) -> Any:

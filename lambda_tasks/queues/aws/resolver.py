@@ -63,4 +63,5 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(N_THREADS, thread_name_prefix="lambda_tasks-resolver")
 
 
+# A forked child has none of its parent's threads, so it needs a new pool.
 os.register_at_fork(after_in_child=_threads.cache_clear)
