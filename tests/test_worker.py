@@ -325,7 +325,7 @@ def test_a_message_that_comes_again_while_it_runs_costs_no_place(sqs: LocalSqs, 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nowhere", "no queue 'nowhere' in LAMBDA_TASKS_QUEUES"), ("batch", "no worker consumes")],
+    [("nowhere", "no queue 'nowhere' in LAMBDA_TASKS_QUEUES"), ("batch", "no worker can consume")],
 )
 def test_a_queue_that_no_worker_can_consume_is_refused(
     settings: Any, name: str, words: str
