@@ -292,14 +292,18 @@ class Raised:
     """The traceback, at most about MAX_TRACEBACK_CHARS characters."""
 
     @classmethod
-    def by(cls, error: BaseException, text: str) -> Self:
+    def from_error(cls, error: BaseException, text: str) -> Self:
         """Describe an exception and its traceback; cut out the middle of a very long one."""
         return cls(f"{type(error).__module__}.{type(error).__qualname__}", _cut_middle(text))
 
 
-WORKER_DIED: Final = Raised.by(WorkerProcessDied(), "Its worker died before the task ended.")
+WORKER_DIED: Final = Raised.from_error(
+    WorkerProcessDied(), "Its worker died before the task ended."
+)
 
-CUT_OFF: Final = Raised.by(WorkerProcessDied(), "Its host process shut down before the task ended.")
+CUT_OFF: Final = Raised.from_error(
+    WorkerProcessDied(), "Its host process shut down before the task ended."
+)
 
 MAX_CUT_OFF_HARD_TIMEOUTS: Final = 20
 """The most hard timeouts that an invocation may spend in attempts interrupted by shutdown.
@@ -315,7 +319,7 @@ def cut_off_too_often(cut_off_s: float, hard_s: float) -> Raised | None:
     """
     if cut_off_s < MAX_CUT_OFF_HARD_TIMEOUTS * hard_s:
         return None
-    return Raised.by(
+    return Raised.from_error(
         WorkerProcessDied(),
         f"It ran for {cut_off_s:.0f} s in all, {MAX_CUT_OFF_HARD_TIMEOUTS} times its hard timeout "
         f"of {hard_s:g} s, and each time its host process shut down before the task ended. Give "

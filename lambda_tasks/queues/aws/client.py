@@ -83,11 +83,11 @@ class AwsClient:
 
         try:
             async with asyncio.timeout(None) as limit:
-                self._limits.keep(limit)
+                self._limits.add(limit)
                 try:
                     return await perform(**parameters)
                 finally:
-                    self._limits.forget(limit)
+                    self._limits.remove(limit)
         except TimeoutError as error:
             reason = f"{self._service} did not answer within {CALL_TIMEOUT_S:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
@@ -98,7 +98,7 @@ class AwsClient:
         """Close the connections. The client opens again at its next use, maybe on another loop."""
         # A new lock, because an asyncio.Lock belongs to the loop on which somebody waited for it.
         self._client, self._operations, self._open_lock = None, {}, asyncio.Lock()
-        self._limits.close()
+        self._limits.cancel_timer()
         await self._stack.aclose()
 
     async def _operation(self, name: str) -> Callable[..., Awaitable[Any]]:
@@ -159,18 +159,18 @@ class _Limits:
         self._open: dict[asyncio.Timeout, float] = {}  # the oldest is first, as all are the same
         self._timer: asyncio.TimerHandle | None = None
 
-    def keep(self, limit: asyncio.Timeout) -> None:
+    def add(self, limit: asyncio.Timeout) -> None:
         """Start watching a timeout, which cancels its body when the limit is over."""
         loop = asyncio.get_running_loop()
         self._open[limit] = loop.time() + self._limit_s
         if self._timer is None:
             self._timer = loop.call_later(self._limit_s, self._cancel_overdue)
 
-    def forget(self, limit: asyncio.Timeout) -> None:
+    def remove(self, limit: asyncio.Timeout) -> None:
         """Stop watching a timeout, because its body has ended."""
         del self._open[limit]
 
-    def close(self) -> None:
+    def cancel_timer(self) -> None:
         """Cancel the timer, unless a call is still running, which keeps its limit."""
         if self._timer is not None and not self._open:
             self._timer.cancel()
