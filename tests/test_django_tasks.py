@@ -873,10 +873,7 @@ def test_a_declaration_leaves_errors_of_the_settings_to_the_checks(settings: Any
         ({"max_attempts": 2, "backoff": 5}, "backoff is 5. Use a function"),
         ({"backoff": lambda *_: 1}, "backoff is set and max_attempts is 1"),
         ({"soft_timeout": 5, "hard_timeout": 5}, "soft_timeout"),
-        (
-            {"hard_timeout": 901},
-            "hard_timeout is 901 s, but the queue 'default' allows at most 900 s",
-        ),
+        ({"hard_timeout": 901}, "hard_timeout is 901 s and the queue 'default' allows 900 s"),
         ({"queue_name": "nowhere"}, "Queue 'nowhere' is not valid"),
     ],
 )
