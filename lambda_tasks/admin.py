@@ -22,7 +22,7 @@ from .enqueue.prepare import prepare
 from .errors import MessageRefused
 from .ports import Task
 from .records.encryption import decrypt
-from .records.mapping import ARGS
+from .records.mapping import ARGS_KEY
 from .records.queries import chain
 from .records.tables import TaskRecord
 from .registry import resolve
@@ -200,7 +200,7 @@ def _replayed(record: TaskRecord) -> Outgoing:
     if missing := _hidden(record, task) - kept_apart.keys():
         names = ", ".join(sorted(missing))
         raise ValueError(f"its secret arguments ({names}) were removed after its end")
-    args = kept_apart.pop(ARGS, record.args)
+    args = kept_apart.pop(ARGS_KEY, record.args)
     return prepare(
         task.name,
         record.kwargs | kept_apart,
@@ -221,7 +221,7 @@ def _hidden(record: TaskRecord, task: Task) -> set[str]:
     """The names of its arguments that its row does not show; `*` stands for positional ones."""
     names = {name for name, value in record.kwargs.items() if value == REDACTED}
     names |= task.secret_names & record.kwargs.keys()
-    return names | {ARGS} if REDACTED in (record.args or ()) else names
+    return names | {ARGS_KEY} if REDACTED in (record.args or ()) else names
 
 
 def _readable_result(record: TaskRecord) -> object:

@@ -18,10 +18,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
-from .core.signature import SHORTEST_KEY, Signer
+from .core.signature import MIN_KEY_CHARS, Signer
 from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
-from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, mistake
+from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, setting_error
 from .queues.database import DatabaseQueue, LocalQueue
 from .queues.sqs import SQSQueue
 
@@ -78,7 +78,7 @@ class Settings:
         return {name: self._look_terms_of(queue) for name, queue in self.queues.items()}
 
     def _look_terms_of(self, queue: Queue) -> LookTerms:
-        passed = self.queues.get(queue.passes or queue.name, queue)
+        passed = self.queues.get(queue.carried_by or queue.name, queue)
         if not passed.look_terms.can_delay:
             return replace(queue.look_terms, ahead=passed.look_terms.ahead)
         return queue.look_terms
@@ -262,14 +262,14 @@ def _did_you_mean(word: str, known: Any) -> str:
 
 def _boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise mistake(name, value, "Use True or False.")
+        raise setting_error(name, value, "Use True or False.")
     return value
 
 
 def _whole_number(least: int) -> Callable[[str, object], int]:
     def parse(name: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise mistake(name, value, f"Use a whole number from {least} up.")
+            raise setting_error(name, value, f"Use a whole number from {least} up.")
         return value
 
     return parse
@@ -277,14 +277,14 @@ def _whole_number(least: int) -> Callable[[str, object], int]:
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise mistake(name, value, "Use a name.")
+        raise setting_error(name, value, "Use a name.")
     return value
 
 
 def _one_of(*choices: str) -> Callable[[str, object], str]:
     def parse(name: str, value: object) -> str:
         if value not in choices:
-            raise mistake(name, value, f"Use one of {', '.join(map(repr, choices))}.")
+            raise setting_error(name, value, f"Use one of {', '.join(map(repr, choices))}.")
         return str(value)
 
     return parse
@@ -294,7 +294,7 @@ def _module_names(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(
         isinstance(item, str) and item for item in value
     ):
-        raise mistake(name, value, "Use a list of dotted package names.")
+        raise setting_error(name, value, "Use a list of dotted package names.")
     return tuple(value)
 
 
@@ -302,7 +302,7 @@ def _parameter_names(name: str, value: object) -> frozenset[str]:
     if not isinstance(value, list | tuple | set | frozenset) or not all(
         isinstance(item, str) and item.isidentifier() for item in value
     ):
-        raise mistake(name, value, "Use a list of parameters' names.")
+        raise setting_error(name, value, "Use a list of parameters' names.")
     return frozenset(value)
 
 
@@ -310,9 +310,9 @@ def _keys(name: str, value: object) -> tuple[str, ...]:
     # A key's value stays out of the message.
     if not isinstance(value, list | tuple) or not all(isinstance(key, str) for key in value):
         raise ImproperlyConfigured(f"{name} is a {type(value).__name__}. Use a list of keys.")
-    if any(len(key) < SHORTEST_KEY for key in value):
+    if any(len(key) < MIN_KEY_CHARS for key in value):
         raise ImproperlyConfigured(
-            f"{name} has a key of less than {SHORTEST_KEY} characters. "
+            f"{name} has a key of less than {MIN_KEY_CHARS} characters. "
             "Use secrets.token_urlsafe(32)."
         )
     return tuple(value)
@@ -320,7 +320,7 @@ def _keys(name: str, value: object) -> tuple[str, ...]:
 
 def _client_options(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise mistake(
+        raise setting_error(
             name, value, "Use a dict of keyword arguments of an AWS client, like region_name."
         )
     return dict(value)
@@ -328,10 +328,10 @@ def _client_options(name: str, value: object) -> Mapping[str, Any]:
 
 def _queues(name: str, value: object) -> Mapping[str, Queue]:
     if not isinstance(value, Mapping) or not value:
-        raise mistake(name, value, 'Use a dict like {"default": "https://sqs..."}.')
+        raise setting_error(name, value, 'Use a dict like {"default": "https://sqs..."}.')
     queues = {queue: kinds.parse(f"{name}[{queue!r}]", queue, raw) for queue, raw in value.items()}
     if "default" not in queues:
-        raise mistake(name, value, "Add a queue called 'default'.")
+        raise setting_error(name, value, "Add a queue called 'default'.")
     return queues
 
 

@@ -18,8 +18,8 @@ from .core.arguments import (
     CONTEXT_PARAMETER,
     Arguments,
     check_signature,
+    copy_json,
     refuse_positional,
-    unshared,
 )
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing
@@ -273,7 +273,7 @@ class FunctionCall:
         """Raises pydantic.ValidationError or TypeError for arguments that can't be its own."""
         if self.message.args:
             refuse_positional(self.message.task_name, self.message.args)
-        kwargs, hides = unshared(self.message.kwargs), bool(self.message.secret)
+        kwargs, hides = copy_json(self.message.kwargs), bool(self.message.secret)
         return self.function(self.arguments.from_json(kwargs, hides_inputs=hides), context)
 
     def names(self, error: BaseException) -> bool:

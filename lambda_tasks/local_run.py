@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from .core.signature import SHORTEST_KEY
+from .core.signature import MIN_KEY_CHARS
 
 VARIABLE: Final = "LAMBDA_TASKS_LOCAL_SQS"
 """The address of an SQS that stands in for all of AWS, or "" where the table does."""
@@ -98,4 +98,4 @@ def _keys(text: str) -> RunKeys:
 
 
 def _is_key(value: object) -> bool:
-    return isinstance(value, str) and len(value) >= SHORTEST_KEY
+    return isinstance(value, str) and len(value) >= MIN_KEY_CHARS

@@ -9,7 +9,7 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from .context import current_run
-from .core.redaction import REDACTED, redact, redacted
+from .core.redaction import REDACTED, redact, redact_value
 
 
 class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
@@ -40,7 +40,7 @@ def _redact(record: logging.LogRecord, secrets: Sequence[object]) -> None:
     if record.stack_info:
         record.stack_info = redact(record.stack_info, secrets)
     for name in vars(record).keys() - _OWN_ATTRIBUTES:  # what a caller's `extra` has added
-        setattr(record, name, redacted(getattr(record, name), secrets))
+        setattr(record, name, redact_value(getattr(record, name), secrets))
 
 
 def _empty(record: logging.LogRecord, error: Exception) -> None:

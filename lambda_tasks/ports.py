@@ -81,7 +81,7 @@ class Outbox(Protocol):
         """
         ...
 
-    def put_behind(self, messages: Sequence[Outgoing]) -> None:
+    def postpone(self, messages: Sequence[Outgoing]) -> None:
         """Leave these out for a while, which grows each time: their queue does not take them."""
 
 
@@ -295,13 +295,13 @@ class Claims(Protocol):
         lease: timedelta,
         max_attempts: int,
         waiting: Collection[UUID] = (),
-        suspects_wait: bool = False,
+        possible_poison_waits: bool = False,
     ) -> Mapping[UUID, Granted | Refused]:
         """Claim all that can be claimed, in a number of statements that does not grow.
 
-        The start of each counts, but of those that are `waiting`, and of suspects if
-        `suspects_wait`: for them begin() counts it. The verdicts are by invocation id, one for
-        each.
+        The start of each counts, except for those in `waiting`, and for possible poison with
+        `possible_poison_waits`: for them begin() counts it. The verdicts are by invocation id, one
+        for each.
         """
         ...
 
@@ -394,5 +394,5 @@ class TableQueue(Protocol):
     def listen(self) -> Listener | None:
         """Begin to hear of new records; None where the database can't tell."""
 
-    def put_behind(self, invocation_id: UUID) -> None:
+    def postpone(self, invocation_id: UUID) -> None:
         """Leave a record out for a while, which grows each time: it can't be run here."""

@@ -7,7 +7,7 @@ from django.utils.timezone import now
 from pydantic import Field
 
 from . import conf, runtime
-from .core.signature import SIGNED_FOR_S
+from .core.signature import SIGNATURE_LIFETIME_S
 from .decorators import lambda_task
 from .queues.batch import submit_job
 
@@ -31,7 +31,7 @@ def cleanup_task_records(*, retention_days: Days = 7) -> int:
 
     kept = timedelta(days=retention_days)
     if conf.current().signing_keys:
-        kept = max(kept, timedelta(seconds=SIGNED_FOR_S))
+        kept = max(kept, timedelta(seconds=SIGNATURE_LIFETIME_S))
     before = now() - kept
     deleted = 0
     while chunk := delete_finished(before=before, limit=CHUNK):

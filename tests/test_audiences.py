@@ -41,7 +41,7 @@ def polled_from(queue: str, body: str) -> Delivery:
     queues = [conf.current().queue(queue)]
     (source,) = kinds.make_sources(queues, runtime.current(), once=True)
     assert isinstance(source, SqsSource)
-    return source._received({"MessageId": "1", "ReceiptHandle": "r", "Body": body})
+    return source._receive_one({"MessageId": "1", "ReceiptHandle": "r", "Body": body})
 
 
 def use(settings: Any, queues: dict[str, Any]) -> None:

@@ -188,7 +188,7 @@ def test_a_job_ends_although_a_thread_of_its_task_hangs(
 
 def test_a_container_without_a_message_or_with_one_that_is_none_exits_with_1(jobs: Jobs) -> None:
     unknown = json.dumps({"task_name": "tests.app.tasks.gone", "kwargs": {}})
-    for message, words in [("", "is not set"), ("{", "no JSON"), (unknown, "is not loaded")]:
+    for message, words in [("", "is not set"), ("{", "not valid JSON"), (unknown, "is not loaded")]:
         process = run_container({"LAMBDA_TASKS_MESSAGE": message})
         output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
@@ -255,7 +255,9 @@ def test_the_default_queue_is_no_job_queue(settings: Any) -> None:
     heavy = settings.LAMBDA_TASKS_QUEUES["heavy"]
     settings.LAMBDA_TASKS_QUEUES = {"default": heavy}
 
-    with pytest.raises(ImproperlyConfigured, match="default queue is SQS's or a database queue"):
+    with pytest.raises(
+        ImproperlyConfigured, match="default queue must be an SQS or database queue"
+    ):
         tasks.add.execute_on_commit(a=1)
 
 

@@ -68,7 +68,7 @@ def test_a_task_that_must_not_run_twice_is_failed_at_the_deadline(function: Lamb
 
     assert back == []
     assert record_of(hanging).status == "FAILED"
-    assert "ended before the task" in (record_of(hanging).traceback or "")
+    assert "shut down before the task" in (record_of(hanging).traceback or "")
 
 
 def test_what_another_has_taken_over_by_the_deadline_is_not_acknowledged(

@@ -13,7 +13,7 @@ from django.utils.timezone import now
 
 from lambda_tasks import conf, handler
 from lambda_tasks.backends import django_task
-from lambda_tasks.core.signature import SIGNED_FOR_S, Signer
+from lambda_tasks.core.signature import SIGNATURE_LIFETIME_S, Signer
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.payload import SQSLambdaTask
@@ -185,16 +185,16 @@ def test_a_signed_message_that_is_replayed_finds_its_record_or_has_expired(
     captured = signer.sign(body(tasks.leave_effect_direct, name="once"), now=time.time())
     assert handle(captured) == []
 
-    TaskRecord.objects.update(end_time=now() - timedelta(seconds=SIGNED_FOR_S - 3600))
+    TaskRecord.objects.update(end_time=now() - timedelta(seconds=SIGNATURE_LIFETIME_S - 3600))
     assert cleanup_task_records(retention_days=1) == 0
     assert handle(captured) == []
 
-    TaskRecord.objects.update(end_time=now() - timedelta(seconds=SIGNED_FOR_S + 3600))
+    TaskRecord.objects.update(end_time=now() - timedelta(seconds=SIGNATURE_LIFETIME_S + 3600))
     assert cleanup_task_records(retention_days=1) == 1
-    later = time.time() + SIGNED_FOR_S + 3600
+    later = time.time() + SIGNATURE_LIFETIME_S + 3600
     monkeypatch.setattr("lambda_tasks.execution.intake.time.time", lambda: later)
     assert handle(captured) == [0]
-    assert "signature has expired" in caplog.text
+    assert "signature expired" in caplog.text
     assert Effect.objects.count() == 1
 
 

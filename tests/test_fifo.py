@@ -183,7 +183,7 @@ def test_a_long_group_is_sent_and_marked_in_parts(
     sqs: LocalSqs, fifo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a relay that is cut off has not to begin with the first of them again."""
-    monkeypatch.setattr("lambda_tasks.records.fifo.MOST_OF_A_GROUP", 3)
+    monkeypatch.setattr("lambda_tasks.records.fifo.MAX_OF_GROUP", 3)
     names = [f"{number:02}" for number in range(10)]
     of_group("a").using(delay=900).execute_many_on_commit({"name": name} for name in names)
     TaskRecord.objects.update(run_after=Now(), look_at=Now())

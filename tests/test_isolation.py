@@ -14,7 +14,7 @@ from lambda_tasks.core.lifecycle import End, Release, Succeeded
 from lambda_tasks.execution import leases
 from lambda_tasks.execution.time_budget import LEASE_MARGIN_S
 from lambda_tasks.models import RunProgress, RunState, TaskRecord
-from lambda_tasks.records.retrying import MOST_TRIES, try_again
+from lambda_tasks.records.retrying import MAX_TRIES, run_with_retries
 from tests.app import outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Task, wait_for
@@ -208,31 +208,31 @@ def _refuse(tries: list[int], *, until: float, sqlstate: str = "40001") -> None:
 
 def test_what_meets_nobody_but_conflicts_is_given_up_after_some_tries() -> None:
     met: list[int] = []
-    try_again("default", lambda: _refuse(met, until=MOST_TRIES))
-    assert len(met) == MOST_TRIES
+    run_with_retries("default", lambda: _refuse(met, until=MAX_TRIES))
+    assert len(met) == MAX_TRIES
 
     met.clear()
     with pytest.raises(OperationalError):
-        try_again("default", lambda: _refuse(met, until=float("inf")))
-    assert len(met) == MOST_TRIES
+        run_with_retries("default", lambda: _refuse(met, until=float("inf")))
+    assert len(met) == MAX_TRIES
 
 
 def test_what_is_no_conflict_is_not_tried_again() -> None:
     met: list[int] = []
     with pytest.raises(OperationalError):
-        try_again("default", lambda: _refuse(met, until=float("inf"), sqlstate="57014"))
+        run_with_retries("default", lambda: _refuse(met, until=float("inf"), sqlstate="57014"))
     assert len(met) == 1
 
 
 def test_what_was_cut_is_tried_once_more_and_in_a_transaction_nothing_is() -> None:
     met: list[int] = []
     with pytest.raises(OperationalError):
-        try_again("default", lambda: _refuse(met, until=float("inf"), sqlstate="57P01"))
+        run_with_retries("default", lambda: _refuse(met, until=float("inf"), sqlstate="57P01"))
     assert len(met) == 2
 
     met.clear()
     with pytest.raises(OperationalError), transaction.atomic():
-        try_again("default", lambda: _refuse(met, until=float("inf")))
+        run_with_retries("default", lambda: _refuse(met, until=float("inf")))
     assert len(met) == 1
 
 

@@ -200,7 +200,8 @@ def test_what_a_run_has_saved_and_shown_goes_with_its_record(handle: Handle) -> 
 
 
 @pytest.mark.parametrize(
-    ("size", "problem"), [(70_000, "70002 bytes and may have 65536"), (0, "is a object that is no")]
+    ("size", "problem"),
+    [(70_000, "70002 bytes and may have 65536"), (0, "is a object that can't be")],
 )
 def test_a_state_that_is_too_large_or_no_json_is_refused(
     handle: Handle, size: int, problem: str

@@ -109,7 +109,7 @@ def test_a_row_that_was_sealed_with_another_key_holds_up_no_other(
     TaskRecord.objects.update(sent_at=None)
 
     assert relay() == 1
-    assert "LAMBDA_TASKS_SECRETS_KEYS keeps old ones" in caplog.text
+    assert "keep old keys in LAMBDA_TASKS_SECRETS_KEYS" in caplog.text
 
     settings.SECRET_KEY_FALLBACKS = ["old key"]
     TaskRecord.objects.update(look_at=Now())
@@ -207,7 +207,7 @@ def test_a_secret_can_be_read_in_its_own_place_only(
 
     assert handle(wake_up(own.id, "tests.app.secretive.pay_two")) == [0]
 
-    assert "was altered, or comes from another record or parameter" in caplog.text
+    assert "was altered, or copied from another record or parameter" in caplog.text
     assert TaskRecord.objects.get(id=own.id).status == "QUEUED"
 
 
@@ -334,11 +334,11 @@ def test_a_result_can_be_read_in_its_own_record_only(
     ((stolen,),) = TaskRecord.objects.filter(id=record_of(victim).id).values_list("result")
     TaskRecord.objects.filter(id=record_of(own).id).update(result=stolen)
 
-    with pytest.raises(ValueError, match="comes from another record"):
+    with pytest.raises(ValueError, match="copied from another record"):
         _ = record_of(own).result
     client.force_login(User.objects.create_superuser("admin"))
     page = client.get(f"/admin/lambda_tasks/taskrecord/{record_of(own).id}/change/")
-    assert "comes from another record" in page.content.decode()
+    assert "copied from another record" in page.content.decode()
     assert NAME not in page.content.decode()
 
 
@@ -374,7 +374,7 @@ def test_a_refused_call_does_not_show_its_secret() -> None:
 def test_a_secret_inside_of_a_model_is_refused() -> None:
     def log_in(*, login: secretive.Login) -> None: ...
 
-    with pytest.raises(TypeError, match="'login', a model with a SecretStr in it"):
+    with pytest.raises(TypeError, match="'login', a model with a secret field"):
         Arguments(log_in, takes_context=False).build()
 
 

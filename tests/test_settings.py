@@ -158,7 +158,7 @@ def test_a_task_with_secrets_on_a_queue_of_batch_is_an_error(settings: Any) -> N
         (found,) = run_checks(tags=["lambda_tasks"])
     finally:
         registry._tasks.pop(task.name)
-    assert "secret arguments (a), and the queue 'other' is AWS Batch's" in found.msg
+    assert "secret arguments (a), but the queue 'other' is an AWS Batch queue" in found.msg
 
 
 def add_on_batch(*, a: int) -> int:

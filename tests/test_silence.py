@@ -313,7 +313,7 @@ class TableWithDeadListener:
     def due(self, queues: Any, *, limit: int) -> Iterator[list[Message]]:
         yield []
 
-    def put_behind(self, invocation_id: UUID) -> None:
+    def postpone(self, invocation_id: UUID) -> None:
         pass
 
 

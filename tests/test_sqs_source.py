@@ -72,8 +72,8 @@ def test_a_heartbeat_keeps_what_is_worked_on_invisible_and_nothing_else(quick_he
 
     play(queue, scene)
 
-    assert queue.shown()[0] == dict.fromkeys(IDS[:4], sources.VISIBILITY_S)
-    assert queue.shown()[-1] == dict.fromkeys(IDS[2:4], sources.VISIBILITY_S)
+    assert queue.shown()[0] == dict.fromkeys(IDS[:4], sources.VISIBILITY_TIMEOUT_S)
+    assert queue.shown()[-1] == dict.fromkeys(IDS[2:4], sources.VISIBILITY_TIMEOUT_S)
 
 
 def test_a_heartbeat_of_many_messages_takes_more_than_one_request(quick_heart: None) -> None:
@@ -86,7 +86,7 @@ def test_a_heartbeat_of_many_messages_takes_more_than_one_request(quick_heart: N
 
     first, second = queue.shown()[:2]
     assert (len(first), len(second)) == (10, 2)
-    assert first | second == dict.fromkeys(IDS, sources.VISIBILITY_S)
+    assert first | second == dict.fromkeys(IDS, sources.VISIBILITY_TIMEOUT_S)
 
 
 def test_what_is_to_come_back_at_a_time_is_made_visible_then() -> None:

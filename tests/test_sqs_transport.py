@@ -82,7 +82,7 @@ def test_what_is_accepted_is_so_however_the_rest_is_left_out(empty: dict[str, An
 def test_what_the_answer_does_not_mention_may_yet_be_accepted(answer: dict[str, Any]) -> None:
     (failure,) = sent(PlayedClient(answer))
 
-    assert failure == SendFailure("the answer does not mention it", retryable=True)
+    assert failure == SendFailure("the response does not mention the message", retryable=True)
 
 
 def test_what_is_held_for_less_than_a_second_does_not_come_back_at_once() -> None:

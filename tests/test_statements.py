@@ -459,7 +459,7 @@ WAITING_CASES: Final = {
 
 @pytest.mark.parametrize("who", WAITING_CASES)
 def test_the_starts_of_those_that_wait_do_not_count(sql: PortableStatements, who: str) -> None:
-    named, suspects_wait = WAITING_CASES[who]
+    named, possible_poison_waits = WAITING_CASES[who]
     suspect = {"status": "RUNNING", "n_attempts": 1, "worker_ids": "a\n", **BEGUN, **LOST}
     ids = {
         "fresh": _record(),
@@ -468,7 +468,9 @@ def test_the_starts_of_those_that_wait_do_not_count(sql: PortableStatements, who
         "suspect, named": _record(**suspect),
     }
     terms = replace(
-        TERMS, waiting=frozenset(ids[each] for each in named), suspects_wait=suspects_wait
+        TERMS,
+        waiting=frozenset(ids[each] for each in named),
+        possible_poison_waits=possible_poison_waits,
     )
     both = list(ids.values())
 
@@ -476,13 +478,13 @@ def test_the_starts_of_those_that_wait_do_not_count(sql: PortableStatements, who
 
     _assert_returned_as_stored(claims, set(both))
     for name, id in ids.items():
-        is_suspect = name.startswith("suspect")
-        waits = name in named or (suspects_wait and is_suspect)
+        may_be_poison = name.startswith("suspect")
+        waits = name in named or (possible_poison_waits and may_be_poison)
         row = _read(id)
         assert (row["status"], row["claim_token"]) == ("RUNNING", OURS)
-        assert row["n_attempts"] == is_suspect + (not waits), name
+        assert row["n_attempts"] == may_be_poison + (not waits), name
         assert (row["start_time"] is None) is waits, name
-        assert (row["worker_ids"] or "") == "a\n" * is_suspect + "us\n" * (not waits), name
+        assert (row["worker_ids"] or "") == "a\n" * may_be_poison + "us\n" * (not waits), name
 
 
 @pytest.mark.parametrize("begin", [True, False])
@@ -503,7 +505,7 @@ def test_a_start_is_counted_when_its_turn_comes(sql: PortableStatements) -> None
     first, second = _record(n_attempts=1, worker_ids="a\n"), _record()
     terms = replace(TERMS, waiting=frozenset([first, second]))
     claims = list(claim(sql, [first, second], terms).values()) or [
-        Claim(id, OURS, 1, has_begun=False) for id in (first, second)
+        Claim(id, OURS, 1, has_started=False) for id in (first, second)
     ]
 
     started = sql.begin(claims, lease=2 * LEASE, worker_ids="us\n")
@@ -519,7 +521,7 @@ def test_a_start_is_counted_when_its_turn_comes(sql: PortableStatements) -> None
 def test_a_start_counts_once_however_often_it_is_told(sql: PortableStatements) -> None:
     id = _record()
     sql.claim([id], replace(TERMS, waiting=frozenset([id])))
-    waiting = Claim(id, OURS, 1, has_begun=False)
+    waiting = Claim(id, OURS, 1, has_started=False)
 
     first, again = (sql.begin([waiting], lease=LEASE, worker_ids="us\n") for _ in range(2))
 
@@ -533,7 +535,7 @@ def test_the_start_of_a_lost_claim_does_not_count(sql: PortableStatements, lost:
     sql.claim([mine, others], replace(TERMS, waiting=frozenset([mine, others])))
     change = {"claim_token": ANOTHERS} if lost == "taken over" else {"status": "CANCELLED"}
     TaskRecord.objects.filter(id=others).update(**change)
-    claims = [Claim(id, OURS, 1, has_begun=False) for id in (mine, others)]
+    claims = [Claim(id, OURS, 1, has_started=False) for id in (mine, others)]
 
     assert sql.begin(claims, lease=LEASE, worker_ids="us\n").keys() == {mine}
     assert _read(others)["n_attempts"] == 0
@@ -687,7 +689,7 @@ def test_json_of_results_is_kept_exactly(sql: PortableStatements, finish: Finish
     assert results == [_exactly(value) for value in ODD_JSON]
 
 
-# save_state, hand_on and show_progress
+# save_state, save_initial_state and show_progress
 
 
 def _claim_of(id: UUID, attempt: int = 1) -> Claim:
@@ -704,7 +706,7 @@ def test_json_of_states_and_progress_is_kept_exactly(sql: PortableStatements) ->
 
     for value, running, queued in zip(ODD_JSON, saving, handed, strict=True):
         assert sql.save_state(_claim_of(running), value)
-        sql.hand_on(queued, value)
+        sql.save_initial_state(queued, value)
         if value is not None:
             sql.show_progress(_claim_of(running), value)
 
@@ -721,7 +723,7 @@ def test_who_holds_its_claim_saves_and_shows_and_nobody_else(
 ) -> None:
     holds = outcome == "RUNNING"
     id = _running() if holds else _running(**LOST_CLAIMS[outcome])
-    sql.hand_on(id, "from the run before")
+    sql.save_initial_state(id, "from the run before")
     before = _rows()
 
     for value in ("first", "last"):
@@ -749,7 +751,7 @@ def test_each_attempt_has_a_state_of_its_own_and_the_last_is_the_records(
 
     for attempt in (10, 9):
         sql.save_state(_claim_of(id, attempt), attempt)
-    sql.hand_on(id, 0)
+    sql.save_initial_state(id, 0)
     sql.save_state(_claim_of(other), "other")
 
     assert [each for each in _states() if each[0] == id] == [(id, n, n) for n in (0, 9, 10)]
@@ -763,7 +765,7 @@ def test_a_claim_begins_with_the_last_state_of_its_invocation(sql: PortableState
     ids = {name: _record(**CLAIMABLE["lost"]) for name in states}
     TaskRecord.objects.filter(id=ids["handed on"]).update(status="QUEUED")
     for name in ("handed on", "overwritten"):
-        sql.hand_on(ids[name], [0])
+        sql.save_initial_state(ids[name], [0])
     for name in ("lost", "overwritten"):
         RunState.objects.create(record_id=ids[name], attempt=1, state=states[name])
 

@@ -371,7 +371,7 @@ def test_arguments_that_are_equal_in_python_alone_are_stored_each_as_it_is() -> 
 def test_calls_of_more_text_than_a_statement_takes_are_stored_together(
     queue: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("lambda_tasks.records.postgres.MAX_CHARACTERS", 300)
+    monkeypatch.setattr("lambda_tasks.records.postgres.MAX_ROWS_CHARS", 300)
 
     with CaptureQueriesContext(connection) as captured:
         tasks.add.execute_many_on_commit({"a": number} for number in range(10))

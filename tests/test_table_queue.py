@@ -90,7 +90,7 @@ def test_a_worker_that_can_not_listen_any_more_polls_and_listens_again(
 ) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("only PostgreSQL tells of new rows")
-    monkeypatch.setattr(database, "LISTEN_AGAIN_S", 3.0)
+    monkeypatch.setattr(database, "LISTEN_RETRY_S", 3.0)
     with worker():
         wait_for(listeners)
         (old,) = listeners()

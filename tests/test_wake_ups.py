@@ -316,7 +316,7 @@ def test_what_can_not_be_decrypted_waits_and_holds_up_nobody(
     assert handle(wake_up(id, "tests.app.secretive.pay"), body(tasks.add, a=1)) == [0]
     record = TaskRecord.objects.get(id=id)
     assert (record.status, record.n_attempts) == ("QUEUED", 0)
-    assert "LAMBDA_TASKS_SECRETS_KEYS keeps old ones" in caplog.text
+    assert "keep old keys in LAMBDA_TASKS_SECRETS_KEYS" in caplog.text
 
     settings.SECRET_KEY_FALLBACKS = ["for tests only"]
     assert handle(wake_up(id, "tests.app.secretive.pay")) == []

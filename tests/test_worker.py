@@ -255,7 +255,7 @@ def test_what_runs_for_long_stays_invisible(sqs: LocalSqs, queue: str) -> None:
     resuming.leave_effect_and_wait.using(queue="default").execute_on_commit(seconds=4)
     code = (
         "import sys; from lambda_tasks.queues import sqs_deliveries as sources;"
-        "sources.VISIBILITY_S, sources.HEARTBEAT_S = 2, 0.5;"
+        "sources.VISIBILITY_TIMEOUT_S, sources.HEARTBEAT_S = 2, 0.5;"
         "from django.core.management import execute_from_command_line as execute;"
         "execute(['manage.py', 'lambda_tasks', 'worker', '--once', '--queue', 'default'])"
     )
@@ -269,7 +269,7 @@ def test_what_runs_for_long_stays_invisible(sqs: LocalSqs, queue: str) -> None:
         )
 
         assert proxy.requests["ChangeMessageVisibilityBatch"] >= 4
-    assert sources.VISIBILITY_S >= 3 * sources.HEARTBEAT_S
+    assert sources.VISIBILITY_TIMEOUT_S >= 3 * sources.HEARTBEAT_S
     assert (statuses(), TaskRecord.objects.get().n_attempts) == (["SUCCESS"], 1)
 
 
@@ -325,7 +325,7 @@ def test_a_message_that_comes_again_while_it_runs_costs_no_place(sqs: LocalSqs, 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nowhere", "no queue 'nowhere' in LAMBDA_TASKS_QUEUES"), ("batch", "no worker consumes")],
+    [("nowhere", "no queue 'nowhere' in LAMBDA_TASKS_QUEUES"), ("batch", "no worker can consume")],
 )
 def test_a_queue_that_no_worker_can_consume_is_refused(
     settings: Any, name: str, words: str

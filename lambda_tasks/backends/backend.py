@@ -180,7 +180,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             last_attempted_at=None,
             finished_at=None,
             args=message.args,
-            kwargs=message.shown_kwargs,
+            kwargs=message.redacted_kwargs,
             backend=self.alias,
             errors=[],
             worker_ids=[],

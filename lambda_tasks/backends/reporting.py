@@ -62,7 +62,7 @@ class RunningResult:
     def with_error(self, error: BaseException) -> AnyResult:
         """As it is when this has been raised."""
         text = "".join(traceback.format_exception(error))
-        raised = Raised.by(error, text)
+        raised = Raised.from_error(error, text)
         return replace(self.now, errors=[*self.now.errors, as_task_error(raised)])
 
 

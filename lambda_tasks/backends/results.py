@@ -28,7 +28,7 @@ RESULT_STATUSES: Final[Mapping[Status, TaskResultStatus]] = {
 }
 """By the status of the last record: a retry is READY again, under the id of the first."""
 
-CANCELLED: Final = Raised.by(TaskCancelled(), "It was cancelled.")
+CANCELLED: Final = Raised.from_error(TaskCancelled(), "It was cancelled.")
 
 HAS_WAITED: Final = frozenset(
     {

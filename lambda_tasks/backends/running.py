@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from .. import conf
 from ..context import TaskContext
-from ..core.arguments import unshared
+from ..core.arguments import copy_json
 from ..core.lifecycle import Claim, Outcome
 from ..core.message import Message
 from ..core.retries import RetryRule
@@ -122,7 +122,7 @@ class DjangoTaskCall:
     def call(self, context: TaskContext) -> Any:
         """Raises TypeError, as Django does, for a result of a type that JSON has not."""
         task, message = self._runner.django_task, self._message
-        args, kwargs = [unshared(each) for each in message.args], unshared(message.kwargs)
+        args, kwargs = [copy_json(each) for each in message.args], copy_json(message.kwargs)
         if task.takes_context:
             args = [compat.TaskContext(task_result=self._result.now), *args]
         value = task.func(*args, **kwargs)

@@ -1,1 +1,1 @@
-"""The decisions, pure: no Django, AWS, event loop, thread, clock or randomness."""
+"""Pure decisions: no Django, AWS, event loop, thread, clock or randomness."""

@@ -1,7 +1,7 @@
-"""From a function's signature to its pydantic model, and typed JSON there and back.
+"""The pydantic model of a task's signature, and its arguments as typed JSON.
 
-A call's arguments are validated strictly and become JSON values; on arrival the same model turns
-them back into the annotated types.
+The model validates a call's arguments strictly and turns them into JSON values. On arrival, the
+same model turns them back into the annotated types.
 """
 
 import inspect
@@ -26,31 +26,32 @@ def check_signature(func: Callable[..., Any], *, takes_context: bool) -> None:
     name = func.__qualname__
     if "." in name:
         raise TypeError(
-            f"{name} can't be a task: a worker imports a task by its dotted name, so it stands at "
-            "the top level of a module, not inside a function or a class."
+            f"{name} can't be a task: a worker imports a task by its dotted name. Move it to the "
+            "top level of a module, out of its function or class."
         )
     for parameter in inspect.signature(func).parameters.values():
         _check_parameter(name, parameter, func.__annotations__)
     if takes_context and CONTEXT_PARAMETER not in inspect.signature(func).parameters:
         raise TypeError(
-            f"{name} has takes_context=True and no parameter 'context'. "
+            f"{name} has takes_context=True but no parameter 'context'. "
             "Add `context: TaskContext` to its parameters."
         )
 
 
 def refuse_positional(task_name: str, args: Sequence[Any]) -> None:
-    """Raise TypeError where there are any."""
+    """Raise TypeError where a call passes positional arguments."""
     if args:
         raise TypeError(
-            f"{task_name} takes keyword arguments only; it was given {len(args)} positional."
+            f"{task_name} takes keyword arguments only, but {len(args)} positional arguments were "
+            "given. Pass each by its name."
         )
 
 
 class Arguments:
     """The parameters of one task, as a model that is built once, at first use.
 
-    Not before: a module may define the types that its annotations name after the task, and a
-    process that runs one task need not build the models of all.
+    The model is built late because a module may define the types of its annotations after the
+    task, and because a process that runs one task needn't build the models of all tasks.
     """
 
     def __init__(self, func: Callable[..., Any], *, takes_context: bool) -> None:
@@ -70,37 +71,44 @@ class Arguments:
     def to_json(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Validate a call's arguments; return them as JSON values.
 
-        Raises pydantic.ValidationError, which with `hides_inputs` does not show what was passed, or
-        TypeError for what can't travel: a model instance, or a value that pydantic can't serialize.
+        Raises pydantic.ValidationError for invalid arguments; with `hides_inputs`, the error does
+        not show their values. Raises TypeError for a model instance, or a value that pydantic
+        can't serialize.
         """
-        return self._validated(kwargs, hides_inputs=hides_inputs)[1]
+        return self._validate(kwargs, hides_inputs=hides_inputs)[1]
 
     def some_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments that may be but a part of a call's, as JSON values. Raises as to_json."""
+        """Return some of a call's arguments as JSON values, without validating them.
+
+        Raises TypeError for a name that is no parameter of the task.
+        """
         for name in kwargs:
             if name not in self._names:
                 raise TypeError(
-                    f"{self._func.__qualname__} has no parameter {name!r}, but "
+                    f"{self._func.__qualname__} has no parameter {name!r}. It has: "
                     f"{', '.join(map(repr, self._names)) or 'none'}."
                 )
         return {
-            name: pydantic.TypeAdapter(_travelling(self._hints[name])).dump_python(
+            name: pydantic.TypeAdapter(_with_revealed_secrets(self._hints[name])).dump_python(
                 value, mode="json"
             )
             for name, value in kwargs.items()
         }
 
     def validate(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
-        """Validate a call's arguments; return them as the annotated types. Raises as to_json."""
-        return self._passed(self._validated(kwargs, hides_inputs=hides_inputs)[0])
+        """Validate a call's arguments; return them as the annotated types.
+
+        Raises the same errors as to_json().
+        """
+        return self._only_passed(self._validate(kwargs, hides_inputs=hides_inputs)[0])
 
     def from_json(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Turn arguments that arrived as JSON values into the annotated types.
 
-        Raises pydantic.ValidationError; see to_json().
+        Raises pydantic.ValidationError where they don't fit; see to_json().
         """
         model = self._model(hides_inputs=hides_inputs)
-        return self._passed(model.model_validate_json(json.dumps(kwargs)))
+        return self._only_passed(model.model_validate_json(json.dumps(kwargs)))
 
     @cached_property
     def secret_names(self) -> frozenset[str]:
@@ -108,24 +116,26 @@ class Arguments:
         return frozenset(name for name in self._names if _is_secret(self._hints[name]))
 
     def build(self) -> None:
-        """Build the model now. Raises TypeError where an annotation can't be one of a task's."""
+        """Build the model now. Raises TypeError where a task can't have one of the annotations."""
         self._model(hides_inputs=False)
 
-    def _validated(
+    def _validate(
         self, kwargs: Mapping[str, Any], *, hides_inputs: bool
     ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
         try:
             model = self._model(hides_inputs=hides_inputs).model_validate(kwargs)
             values = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
         except (pydantic.ValidationError, PydanticSerializationError) as error:
-            self._explain_untransportable(kwargs)
+            self._refuse_model_instances(kwargs)
             if isinstance(error, PydanticSerializationError):
-                raise TypeError(f"An argument of {self._func.__qualname__}: {error}") from error
+                raise TypeError(
+                    f"An argument of {self._func.__qualname__} can't be serialized: {error}"
+                ) from error
             raise
         return model, values
 
-    def _passed(self, model: pydantic.BaseModel) -> dict[str, Any]:
-        """What the caller passed; the function's own defaults do the rest."""
+    def _only_passed(self, model: pydantic.BaseModel) -> dict[str, Any]:
+        """Return only the arguments that the caller passed; the function has its own defaults."""
         values = model.__dict__
         return {
             name: values[field]
@@ -133,7 +143,7 @@ class Arguments:
             if field in model.model_fields_set
         }
 
-    def _explain_untransportable(self, kwargs: Mapping[str, Any]) -> None:
+    def _refuse_model_instances(self, kwargs: Mapping[str, Any]) -> None:
         for name, value in kwargs.items():
             if _is_django_model(type(value)):
                 raise TypeError(_pass_the_primary_key(self._func, name, type(value)))
@@ -154,8 +164,8 @@ class Arguments:
         return model
 
     def _make_model(self, *, hides_inputs: bool) -> type[pydantic.BaseModel]:
-        # Fields carry neutral names and the parameters' names as aliases, because a parameter
-        # may be called `json` or `copy`, which pydantic's own attributes are.
+        # Fields have neutral names, with the parameters' names as aliases, because a parameter may
+        # have the name of an attribute of pydantic's models, like `json` or `copy`.
         hints = self._hints
         parameters = inspect.signature(self._func).parameters
         for name in self._names:
@@ -163,8 +173,8 @@ class Arguments:
                 raise TypeError(_pass_the_primary_key(self._func, name, hints[name]))
         fields: dict[str, Any] = {
             field: (
-                _travelling(hints[name]),
-                pydantic.Field(_default(parameters[name]), alias=name),
+                _with_revealed_secrets(hints[name]),
+                pydantic.Field(_field_default(parameters[name]), alias=name),
             )
             for field, name in self._names_by_field.items()
         }
@@ -191,13 +201,17 @@ class Arguments:
 
 
 def to_json_values(value: object, *, what: str) -> Any:
-    """A task's result or state as JSON values. Raises TypeError, naming the type, for others."""
+    """Return a task's result or state as JSON values.
+
+    `what` starts the error's sentence. Raises TypeError, with the type, for a value that JSON or a
+    database can't hold.
+    """
     try:
         values = to_jsonable_python(value)
         encode_json(values, what=what)
     except PydanticSerializationError as error:
         raise TypeError(
-            f"{what} is a {type(value).__name__} that is no JSON: {error}. "
+            f"{what} is a {type(value).__name__} that can't be serialized to JSON: {error}. "
             "Use plain values, dataclasses or pydantic models."
         ) from error
     except ValueError as error:
@@ -205,11 +219,11 @@ def to_json_values(value: object, *, what: str) -> Any:
     return values
 
 
-def unshared(value: Any) -> Any:
-    """JSON values as new lists and dicts, for who may change them."""
+def copy_json(value: Any) -> Any:
+    """Return a deep copy of JSON values, which the caller may change."""
     if isinstance(value, dict):
-        return {name: unshared(each) for name, each in value.items()}
-    return [unshared(each) for each in value] if isinstance(value, list) else value
+        return {name: copy_json(each) for name, each in value.items()}
+    return [copy_json(each) for each in value] if isinstance(value, list) else value
 
 
 def _check_parameter(
@@ -217,8 +231,8 @@ def _check_parameter(
 ) -> None:
     if parameter.kind is inspect.Parameter.VAR_KEYWORD:
         raise TypeError(
-            f"{name} takes **{parameter.name}. Declare each parameter, so that it can be checked "
-            "when the task is called."
+            f"{name} takes **{parameter.name}. Declare each parameter, so that a call can be "
+            "checked."
         )
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
         raise TypeError(
@@ -227,29 +241,34 @@ def _check_parameter(
         )
     if parameter.name.startswith("_"):
         raise TypeError(
-            f"{name} has the parameter {parameter.name!r}. Names that start with '_' are kept for "
-            "options of the call, like _delay."
+            f"{name} has the parameter {parameter.name!r}. Rename it: names that start with '_' "
+            "are reserved for options of the call, like _delay."
         )
     if parameter.name not in annotations:
-        raise TypeError(f"{name} has the parameter {parameter.name!r} without an annotation.")
+        raise TypeError(
+            f"{name} has the parameter {parameter.name!r} without an annotation. Annotate its type."
+        )
 
 
 def _is_secret(hint: object) -> bool:
     return hint in SECRET_TYPES or any(_is_secret(part) for part in get_args(hint))
 
 
-def _travelling(hint: Any) -> Any:
-    """The annotation with secrets that pydantic writes as they are: they are to arrive."""
+def _with_revealed_secrets(hint: Any) -> Any:
+    """Return the annotation with secrets that serialize as their values.
+
+    pydantic would serialize them as asterisks, and the task would receive those.
+    """
     if hint in SECRET_TYPES:
         return Annotated[hint, pydantic.PlainSerializer(_reveal, when_used="json")]
     parts = get_args(hint)
     if not _is_secret(hint):
         return hint
     if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(_travelling(part) for part in parts)]  # noqa: UP007 - made at run time
+        return Union[tuple(_with_revealed_secrets(part) for part in parts)]  # noqa: UP007 - made at run time
     if get_origin(hint) is Annotated:
-        return Annotated[(_travelling(parts[0]), *parts[1:])]
-    return get_origin(hint)[tuple(_travelling(part) for part in parts)]
+        return Annotated[(_with_revealed_secrets(parts[0]), *parts[1:])]
+    return get_origin(hint)[tuple(_with_revealed_secrets(part) for part in parts)]
 
 
 def _reveal(secret: pydantic.SecretStr | pydantic.SecretBytes | str | bytes) -> str | bytes:
@@ -257,7 +276,7 @@ def _reveal(secret: pydantic.SecretStr | pydantic.SecretBytes | str | bytes) -> 
 
 
 def _refuse_hidden_secrets(function: str, name: str, hint: Any) -> None:
-    """A secret inside of a model would be redacted before it is sent."""
+    """Raise TypeError for a secret inside a model, which would be redacted before it is sent."""
     if _is_secret(hint):
         return
     try:
@@ -266,17 +285,17 @@ def _refuse_hidden_secrets(function: str, name: str, hint: Any) -> None:
         return
     if '"writeOnly": true' in json.dumps(schema):
         raise TypeError(
-            f"{function} has the parameter {name!r}, a model with a SecretStr in it, which would "
-            "arrive redacted. Pass the secret as a parameter of its own."
+            f"{function} has the parameter {name!r}, a model with a secret field, which would "
+            "arrive redacted. Pass the secret as a separate parameter."
         )
 
 
-def _default(parameter: inspect.Parameter) -> Any:
+def _field_default(parameter: inspect.Parameter) -> Any:
     return ... if parameter.default is inspect.Parameter.empty else parameter.default
 
 
 def _is_django_model(kind: object) -> bool:
-    # By shape, since this room does not import Django.
+    # Recognized by its attributes, because the core does not import Django.
     return isinstance(kind, type) and hasattr(kind, "_meta") and hasattr(kind, "_base_manager")
 
 

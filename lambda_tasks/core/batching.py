@@ -1,4 +1,4 @@
-"""Which messages travel together: as many as fit, in their order, and one of each ordered group."""
+"""The choice of messages that share a request: as many as fit, one of each ordered group."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,91 +8,96 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 MAX_IN_FLIGHT: Final = 256
-"""Requests of one queue at a time, and the connections that a client may keep. At 80 ms to an
-answer, 32,000 messages a second."""
+"""The most concurrent requests for one queue, and the most connections of a client.
+
+With batches of ten and 80 ms to an answer, that is 32,000 messages a second.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one request of a transport carries: entries, and bytes in all."""
+    """The limits of one request of a transport."""
 
     max_entries: int
+    """Messages in one request, at least 1."""
     max_bytes: int
+    """Total size of the messages in one request."""
     in_order: bool = False
-    """A message leaves only when the one before it, of its group, has been accepted."""
+    """Whether a message is sent only after the queue accepted the previous one of its group."""
 
 
 class Backlog(Generic[T]):
-    """What waits to be sent. Of each group, only the first is `ready`: the others wait behind it.
+    """The messages that wait to be sent. Of each group, only the first one is `ready`.
 
-    Where `group_of` says None, there is no order, and all are ready.
+    The others of the group wait behind it. Where `group_of` returns None, a message belongs to no
+    group, and is ready at once.
     """
 
     def __init__(self, group_of: Callable[[T], str | None]) -> None:
         self.ready: deque[T] = deque()
         self._group_of = group_of
-        self._behind: dict[str, deque[T]] = {}
+        self._waiting: dict[str, deque[T]] = {}
 
     def add(self, each: T) -> None:
-        """Append it, to its group or to what is ready."""
+        """Append a message to its group, or to `ready` where it is the first of its group."""
         group = self._group_of(each)
         if group is None:
             self.ready.append(each)
-        elif group in self._behind:
-            self._behind[group].append(each)
+        elif group in self._waiting:
+            self._waiting[group].append(each)
         else:
-            self._behind[group] = deque()
+            self._waiting[group] = deque()
             self.ready.append(each)
 
-    def add_again(self, first: T) -> None:
-        """It was taken, and is to be sent once more: its group still waits for it."""
+    def requeue(self, first: T) -> None:
+        """Make a message ready again that was popped from `ready`; its group still waits for it."""
         self.ready.append(first)
 
-    def accept(self, first: T) -> None:
-        """It has been sent: the next of its group is ready."""
+    def mark_accepted(self, first: T) -> None:
+        """Make the next message of the group ready, because this one was sent."""
         group = self._group_of(first)
         if group is None:
             return
-        if behind := self._behind[group]:
-            self.ready.append(behind.popleft())
+        if waiting := self._waiting[group]:
+            self.ready.append(waiting.popleft())
         else:
-            del self._behind[group]
+            del self._waiting[group]
 
-    def give_up(self, first: T) -> list[T]:
-        """It is not sent: take out all that wait behind it, in their order."""
+    def remove_waiting(self, first: T) -> list[T]:
+        """Remove and return the messages that wait behind one that is not sent, in their order."""
         group = self._group_of(first)
-        return [] if group is None else list(self._behind.pop(group))
+        return [] if group is None else list(self._waiting.pop(group))
 
-    def take_out(self, is_meant: Callable[[T], bool]) -> list[T]:
-        """Take out those that wait and are meant, and all that wait behind one of them."""
-        taken: list[T] = []
+    def remove(self, matches: Callable[[T], bool]) -> list[T]:
+        """Remove and return the waiting messages that match, and all that wait behind them."""
+        removed: list[T] = []
         for _ in range(len(self.ready)):
             first = self.ready.popleft()
-            if is_meant(first):
-                taken += [first, *self.give_up(first)]
+            if matches(first):
+                removed += [first, *self.remove_waiting(first)]
             else:
                 self.ready.append(first)
-        for behind in self._behind.values():
+        for waiting in self._waiting.values():
             index = next(
-                (index for index, each in enumerate(behind) if is_meant(each)), len(behind)
+                (index for index, each in enumerate(waiting) if matches(each)), len(waiting)
             )
-            taken += list(behind)[index:]
-            while len(behind) > index:
-                behind.pop()
-        return taken
+            removed += list(waiting)[index:]
+            while len(waiting) > index:
+                waiting.pop()
+        return removed
 
 
-def take_batch(
+def pop_batch(
     ready: deque[T],
     limits: BatchLimits,
     *,
     size_bytes: Callable[[T], int],
     kind: Callable[[T], object] = lambda each: None,
 ) -> list[T]:
-    """Take the longest run of messages of one kind from the left that fits into one request.
+    """Pop as many messages of one kind from the left as fit into one request.
 
-    At least one is taken, so that a message over the limit is refused by the queue, with a
-    reason, rather than waiting for ever.
+    Pops at least one, so that the queue refuses a message over its limit with a reason. Otherwise
+    the message would wait for ever.
     """
     batch: list[T] = []
     room = limits.max_bytes

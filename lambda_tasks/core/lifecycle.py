@@ -1,11 +1,11 @@
-"""The life of a record: statuses, what a claim finds, what an attempt ends in, what follows.
+"""The life of a record: its statuses, the verdict on a claim, and the outcomes of an attempt.
 
     QUEUED -> RUNNING -> SUCCESS | FAILED | RETRYING
     QUEUED | RUNNING -> CANCELLED
-    RUNNING -> RUNNING   its worker died, its lease ran out, another took it over
+    RUNNING -> RUNNING   its worker died, its lease ran out, another worker took it over
 
-A RETRYING record is finished: the retry is an invocation of its own. So is a SUCCESS from which
-another run goes on.
+A RETRYING record is finished: the retry is a new invocation. A SUCCESS record whose task continues
+in another run is finished, too.
 """
 
 import math
@@ -20,7 +20,7 @@ from .retries import MAX_DELAY_S
 
 
 class Status(StrEnum):
-    """What a record's `status` holds."""
+    """The values of a record's `status`."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -31,198 +31,214 @@ class Status(StrEnum):
 
     @property
     def is_finished(self) -> bool:
-        """No further run of this invocation will come."""
+        """Whether this invocation will never run again."""
         return self not in UNFINISHED
 
 
 UNFINISHED: Final = (Status.QUEUED, Status.RUNNING)
 
 LONGEST_VISIBILITY_TIMEOUT: Final = timedelta(hours=12)
-"""The longest time for which a delivery can be put back (ChangeMessageVisibility, Amazon SQS API
-reference)."""
+"""The longest time that SQS hides a message (ChangeMessageVisibility, Amazon SQS API reference)."""
 
 
 def visibility_timeout_s(wait_s: float) -> int:
-    """The whole seconds for which SQS is to put a delivery back.
+    """Return the visibility timeout, in whole seconds, for a delivery that returns to its queue.
 
-    Rounded up: a message that arrives early is put back, and every delivery counts toward
-    maxReceiveCount.
+    Rounded up: a message that arrives early returns to its queue again, and every delivery counts
+    toward maxReceiveCount.
     """
     longest_s = round(LONGEST_VISIBILITY_TIMEOUT.total_seconds())
     return min(max(0, math.ceil(wait_s)), longest_s)
 
 
 GRACE: Final = timedelta(seconds=30)
-"""So long the process that stored a message has to send it itself."""
+"""Time for the process that stored a message to send it itself, before the relay may."""
 
 MAX_DELAY: Final = timedelta(seconds=MAX_DELAY_S)
 
 
 @dataclass(frozen=True, slots=True)
 class LookTerms:
-    """When somebody must look at a message that is stored for a queue, as the queue says itself.
-
-    `ahead` is how long before its time the queue takes a message.
-    """
+    """A queue's rules for when somebody must look at a record that is stored for it."""
 
     is_sent: bool = True
-    """False where the table is the queue, and nothing is left to send."""
+    """Whether messages are sent to the queue; False where the table itself is the queue."""
     ahead: timedelta = MAX_DELAY
+    """Time before a message is due, from which on the queue accepts it."""
     in_order: bool = False
-    """It keeps the order of the messages of each group (FIFO)."""
+    """Whether the queue keeps the order of the messages of each group (FIFO)."""
 
     @property
     def grace(self) -> timedelta:
-        """The time after it is stored in which nobody else needs to look."""
+        """The time after a record is stored in which nobody needs to look at it."""
         return GRACE if self.is_sent else timedelta(0)
 
     @property
     def can_delay(self) -> bool:
-        """What is due later may wait in the queue itself, at least for a while."""
+        """Whether a message that is due later can wait in the queue itself for a while."""
         return not self.is_sent or bool(self.ahead)
 
     def waits(self, wait_s: float) -> bool:
-        """A message that is due in so many seconds is not sent yet: it waits in its row."""
+        """Return whether a message that is due in `wait_s` seconds waits in its row for now."""
         return self.is_sent and wait_s > self.ahead.total_seconds()
 
 
 SQS_TERMS: Final = LookTerms()
 
 FIFO_TERMS: Final = LookTerms(ahead=timedelta(0), in_order=True)
-"""A FIFO queue has one delay for all its messages. What waited in it would hold up its group."""
+"""The terms of a FIFO queue. It can't delay one message, and a waiting one blocks its group."""
 
 TABLE_TERMS: Final = LookTerms(is_sent=False, ahead=timedelta(0))
 """The terms of a queue that is the table itself."""
 
 
 FIRST_OUTAGE_WAIT_S: Final = 30.0
-LONGEST_OUTAGE_WAIT_S: Final = 900.0
+"""Seconds before the second delivery of a message that met an outage of the database."""
 
-LONGEST_IF_COPIED_S: Final = 60.0
-"""So soon after an outage everything runs again that a copy can stand in for."""
+LONGEST_OUTAGE_WAIT_S: Final = 900.0
+"""The most seconds between two deliveries during an outage."""
+
+LONGEST_COPIED_WAIT_S: Final = 60.0
+"""The same for a message that can be sent again as a copy: it runs this soon after an outage."""
 
 
 def outage_wait_s(receives: int, *, is_copied: bool) -> float:
-    """For how long a delivery goes back that could not be claimed, as the database is away.
+    """Return the seconds until the next delivery of a message that met an outage of the database.
 
-    It grows fast, as each further delivery counts toward maxReceiveCount: of five the last comes
-    after more than 40 minutes. Not where it is sent again as a copy before these run out.
+    The wait grows fast, because each delivery counts toward maxReceiveCount: with five, the last
+    one arrives after more than 40 minutes. It stays short where the message is sent again as a
+    copy (`is_copied`) before its deliveries are used up.
     """
-    longest_s = LONGEST_IF_COPIED_S if is_copied else LONGEST_OUTAGE_WAIT_S
+    longest_s = LONGEST_COPIED_WAIT_S if is_copied else LONGEST_OUTAGE_WAIT_S
     return min(FIRST_OUTAGE_WAIT_S * 4.0 ** min(receives - 1, 9), longest_s)
 
 
 TURN_WAITS_S: Final = (0.0, 1.0, 5.0, 15.0, 60.0)
-"""Before what has not had its turn may be claimed again; the last is that of all that follow."""
+"""Seconds before a run whose turn did not come may be claimed again; the last one repeats."""
 
 
 def turn_wait_s(n_waits: int) -> float:
-    """For how long an invocation goes back whose turn did not come, after so many waits.
+    """Return the seconds before an invocation whose turn did not come may be claimed again.
 
-    At once at first; then it grows, so that what has no chance does not go round and round.
+    The first wait is zero. Later ones grow with `n_waits`, so that an invocation that can't run
+    does not travel between queue and worker all the time.
     """
     return TURN_WAITS_S[min(n_waits, len(TURN_WAITS_S) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Ownership of one invocation: its proof, and which attempt this is, from 1."""
+    """Ownership of one invocation by one attempt."""
 
     invocation_id: UUID
     token: UUID
+    """Proof of ownership; a new one for each claim."""
     attempt: int
+    """Number of this attempt, from 1."""
     state: Any = None
     """JSON values that an earlier run has saved."""
     enqueued_at: datetime | None = None
     started_at: datetime | None = None
+    """Start of the run by the database's clock; None before the start."""
     worker_ids: tuple[str, ...] = ()
-    """One for each attempt that has begun, this one's last if it has."""
-    has_begun: bool = True
-    """The record counts its start. What has to wait for its turn begins later."""
+    """The worker of each attempt that has started, oldest first; this attempt's last, if it has."""
+    has_started: bool = True
+    """Whether the record counts the start of this attempt. A run that waits for its turn has none
+    yet."""
     n_waits: int = 0
-    """How often the invocation has waited, for whatever reason."""
+    """Number of times the invocation has waited, for whatever reason."""
     cut_off_s: float = 0.0
-    """For how long it has run, in all, in attempts that the end of their place cut off."""
+    """Total seconds of attempts that were interrupted by shutdown of their host process."""
 
     @property
-    def is_suspect(self) -> bool:
-        """An earlier attempt may have killed its worker: it has begun and neither ended nor been
-        cut off."""
+    def may_be_poison(self) -> bool:
+        """Whether an earlier attempt may have killed its worker.
+
+        Such an attempt started, did not end, and was not interrupted by shutdown.
+        """
         return self.attempt > 1 and not self.cut_off_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """How a claim is given back. Times are in seconds."""
+    """The terms on which a claim is released."""
 
     counts: bool
-    """It was an attempt; otherwise it has waited once more."""
+    """Whether the claim counts as an attempt; if not, it counts as a wait."""
     comes_back: bool = True
-    """The delivery does, by itself; otherwise the record is looked at again."""
+    """Whether the queue delivers the message again by itself; if not, the relay looks at it."""
     wait_s: float = 0.0
-    """Before another claim."""
+    """Seconds before another claim."""
     ran_s: float = 0.0
-    """For how long it ran, if the end of its place cut it off."""
+    """Seconds that the run lasted, if shutdown interrupted it."""
 
 
 class Refusal(Enum):
-    """Why an invocation could not be claimed."""
+    """The reasons why an invocation could not be claimed."""
 
     FINISHED = auto()
     CANCELLED = auto()
     HELD = auto()
-    """Another worker has a live lease."""
+    """Another worker holds a live lease."""
     NOT_DUE = auto()
     PARKED = auto()
-    """Due so late that it waits in its record; the relay sends it in time."""
+    """The invocation is due so late that it waits in its record; the relay sends it in time."""
     UNKNOWN = auto()
-    """The message is durable, and its record is not there."""
+    """The message is durable, but there is no record of it."""
     EXHAUSTED = auto()
-    """Started too often without an outcome, or lost and not to be run again: now FAILED."""
+    """The invocation started too often without an outcome, or was lost and must not run again. Its
+    record is FAILED now."""
     FOREIGN = auto()
-    """The message asks for another task, or other arguments, than the record of its invocation."""
+    """The message names another task, or other arguments, than the record of its invocation."""
     UNREADABLE = auto()
-    """Its secrets, or all of its arguments, are encrypted with a key that is not known here."""
+    """The record's arguments, or the secret ones, are encrypted with a key this process lacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A claim that was not granted. Another try is worth it after `retry_after_s` seconds."""
+    """A claim that was not granted."""
 
     refusal: Refusal
     retry_after_s: float = 0.0
+    """Seconds after which another claim may succeed."""
     foreign: frozenset[str] = frozenset()
-    """The deliveries, by their ids, that ask for another task than the record's."""
+    """Ids of the deliveries that name another task than the record."""
 
     @property
     def is_final(self) -> bool:
-        """Nothing will ever come of this delivery, so it can be acknowledged."""
+        """Whether the delivery can be acknowledged, because it will never lead to a run."""
         return self.refusal in (Refusal.FINISHED, Refusal.CANCELLED, Refusal.PARKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordState:
-    """What decides about a claim, read after an attempt to claim; times by the database's clock."""
+    """The state of a record that decides about a claim, read after a try to claim it.
+
+    Times are relative to the database's clock.
+    """
 
     status: Status
     n_attempts: int
     is_ours: bool = False
-    """It bears the token of this claim."""
+    """Whether the record has the token of this claim."""
     due_in_s: float = 0.0
-    """Zero or less: due."""
+    """Seconds until the record is due; zero or less where it is due."""
     lease_left_s: float = 0.0
-    """Less than zero: the lease has run out."""
-    has_begun: bool = True
-    """Its last claim came to its turn: the task was begun."""
+    """Seconds until the lease runs out; less than zero where it has."""
+    has_started: bool = True
+    """Whether the run of its last claim started."""
 
 
 LOCKED: Final = Refused(Refusal.HELD, 5.0)
-"""Nothing speaks against a claim but that another transaction has locked the record: the rest of a
-run that was frozen, say. Who waited for it could wait for ever; its queue looks again soon."""
+"""The verdict on a record that another transaction has locked.
+
+A frozen function may hold such a lock, for example. Waiting for it could take for ever, so the
+delivery comes back soon instead.
+"""
 
 
 def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int) -> Refused | None:
-    """Why a record was not claimed; None where it was.
+    """Return why a record was not claimed; None where it was.
 
     `found` is None where there is no record. `may_rerun` says that a lost run may be repeated.
     """
@@ -239,7 +255,7 @@ def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int
         return Refused(Refusal.EXHAUSTED) if is_exhausted else _judge_queued(found.due_in_s)
     if found.lease_left_s >= 0:
         return Refused(Refusal.HELD, found.lease_left_s)
-    may_run = not is_exhausted and (may_rerun or not found.has_begun)
+    may_run = not is_exhausted and (may_rerun or not found.has_started)
     return LOCKED if may_run else Refused(Refusal.EXHAUSTED)
 
 
@@ -251,60 +267,70 @@ def _judge_queued(due_in_s: float) -> Refused:
 
 
 KEEP_SECRETS_S: Final = 7 * 24 * 3600
-"""For how long a failed run keeps its secrets, where the settings say nothing."""
+"""Seconds that the record of a failed run keeps its secrets, unless the settings say otherwise."""
 
-MAX_TRACEBACK: Final = 64 * 1024
-"""Characters. An argument of a megabyte may be named again and again in one."""
+MAX_TRACEBACK_CHARS: Final = 64 * 1024
+"""The most characters of a traceback: a large argument may appear in it many times."""
 
 
-def _shortened(text: str) -> str:
-    """A text with its beginning and its end, which say what was called and what was raised."""
-    if len(text) <= MAX_TRACEBACK:
+def _cut_middle(text: str) -> str:
+    """Cut out the middle of a long text: its start shows the call, its end shows the exception."""
+    if len(text) <= MAX_TRACEBACK_CHARS:
         return text
-    half = MAX_TRACEBACK // 2
-    left_out = len(text) - 2 * half
-    return f"{text[:half]}\n... {left_out} characters are left out ...\n{text[-half:]}"
+    half = MAX_TRACEBACK_CHARS // 2
+    n_left_out = len(text) - 2 * half
+    return f"{text[:half]}\n... {n_left_out} characters are left out ...\n{text[-half:]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """What a task has raised, in words: the dotted name of its class, and the traceback."""
+    """An exception of a task, as text."""
 
     exception_class: str
+    """Dotted name of the exception's class."""
     traceback: str
+    """The traceback, at most about MAX_TRACEBACK_CHARS characters."""
 
     @classmethod
-    def by(cls, error: BaseException, text: str) -> Self:
-        """Describe an exception whose traceback is this text; a very long one is cut in its
-        middle."""
-        return cls(f"{type(error).__module__}.{type(error).__qualname__}", _shortened(text))
+    def from_error(cls, error: BaseException, text: str) -> Self:
+        """Describe an exception and its traceback; cut out the middle of a very long one."""
+        return cls(f"{type(error).__module__}.{type(error).__qualname__}", _cut_middle(text))
 
 
-WORKER_DIED: Final = Raised.by(WorkerProcessDied(), "Its worker died before the task ended.")
+WORKER_DIED: Final = Raised.from_error(
+    WorkerProcessDied(), "Its worker died before the task ended."
+)
 
-CUT_OFF: Final = Raised.by(WorkerProcessDied(), "The place where it ran ended before the task.")
+CUT_OFF: Final = Raised.from_error(
+    WorkerProcessDied(), "Its host process shut down before the task ended."
+)
 
-MOST_CUT_OFF: Final = 20
-"""Hard timeouts for which an invocation may run, in all, in attempts that do not count as the end
-of their place cut them off."""
+MAX_CUT_OFF_HARD_TIMEOUTS: Final = 20
+"""The most hard timeouts that an invocation may spend in attempts interrupted by shutdown.
+
+Those attempts don't count, so without this limit it could run for ever.
+"""
 
 
 def cut_off_too_often(cut_off_s: float, hard_s: float) -> Raised | None:
-    """Why an invocation is not to run again that was cut off for so long; None while it may."""
-    if cut_off_s < MOST_CUT_OFF * hard_s:
+    """Return why an invocation that was interrupted for `cut_off_s` must not run again.
+
+    Returns None while it may. `hard_s` is its hard timeout in seconds.
+    """
+    if cut_off_s < MAX_CUT_OFF_HARD_TIMEOUTS * hard_s:
         return None
-    return Raised.by(
+    return Raised.from_error(
         WorkerProcessDied(),
-        f"It ran for {cut_off_s:.0f} s in all, {MOST_CUT_OFF} times its hard timeout of "
-        f"{hard_s:g} s, and each time the place where it ran ended before the task. Give the place "
-        "more time (a function's timeout, a worker's drain), or let the task go on in several runs "
-        "with Continue.",
+        f"It ran for {cut_off_s:.0f} s in all, {MAX_CUT_OFF_HARD_TIMEOUTS} times its hard timeout "
+        f"of {hard_s:g} s, and each time its host process shut down before the task ended. Give "
+        "the host process more time (a function's timeout, a worker's drain), or split the task "
+        "into several runs with Continue.",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The task returned, or raised an exception that it ignores."""
+    """An outcome: the task returned, or raised an exception that it ignores."""
 
     result: Any = None
     raised: Raised | None = None
@@ -312,36 +338,38 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The task raised what it neither ignores nor retries."""
+    """An outcome: the task raised an exception that it neither ignores nor retries."""
 
     raised: Raised
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """Another invocation follows, after `delay`."""
+    """An outcome: a new invocation repeats the task."""
 
     raised: Raised
     delay: timedelta
+    """Time before the new invocation is due."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """The task's work is done for this run, and another goes on from `state`."""
+    """An outcome: the task continues in a new invocation."""
 
     state: Any
+    """JSON values that the new invocation starts with."""
     raised: None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody has cancelled the invocation."""
+    """The end of an invocation that somebody cancelled."""
 
     raised: None = None
 
 
 Outcome = Succeeded | Failed | Retried | Continued
-"""What an attempt ended in."""
+"""The outcome of an attempt."""
 
 STATUS_OF: Final = {
     Succeeded: Status.SUCCESS,
@@ -355,9 +383,9 @@ STATUS_OF: Final = {
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of a claimed run, and how long the task itself ran."""
+    """The end of a claimed run."""
 
     claim: Claim
     outcome: Outcome
     ran_for: timedelta | None = None
-    """None where that is not known: the record keeps the time of its claim as the start."""
+    """Duration of the task itself; None where it is unknown, so that the record keeps its start."""

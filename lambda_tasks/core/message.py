@@ -1,7 +1,7 @@
-"""The envelope: what a message says, and how it is written as an SQS body and read back.
+"""The message envelope, encoded as an SQS body and decoded again.
 
-A body is compact JSON. Keys that hold their default are left out, keys of later releases are
-ignored, and a body of a later format version is refused so that it goes back to the queue.
+A body is compact JSON. Keys with their default value are left out. Keys of later releases are
+ignored. A body of a later format version is refused, so that it returns to the queue.
 """
 
 import json
@@ -19,25 +19,27 @@ from .redaction import REDACTED
 FORMAT_VERSION: Final = 1
 
 MAX_NAME: Final = 255
-"""Characters of a task's name, and of a queue's name in the settings; the record's columns."""
+"""The most characters of a task's name, and of a queue's name; the record's columns allow these."""
 
 MAX_BACKEND: Final = 255
-"""Characters of the alias of a django.tasks backend; the record's column."""
+"""The most characters of the alias of a django.tasks backend; the record's column allows these."""
 
 MAX_GROUP_KEY: Final = 128
-"""Characters of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
+"""The most characters of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
 
 PRIORITIES: Final = range(-100, 101)
-"""From low to high, for queues that have them. Django's own range (django.tasks)."""
+"""The priorities from low to high, for queues that have them: the range of django.tasks."""
 
 MAX_DEPTH: Final = 100
-"""Levels of lists and objects in one another, the body's own two included. pydantic reads 255 at
-most, databases more."""
+"""The most levels of nested lists and objects, including the body's own two.
+
+pydantic reads at most 255 levels, and databases more.
+"""
 
 YEARS: Final = range(1970, 9000)
-"""The years a moment may be in: off the ends of the calendar a change of time zone overflows."""
+"""The years that a time may be in. Close to the ends of the calendar, time zones overflow."""
 
-# Kept, because json.dumps() makes a new one for each call with other than its default options.
+# One encoder for all calls: json.dumps() creates a new one for each call with special options.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 T = TypeVar("T")
@@ -45,59 +47,68 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One asked-for run of a task.
-
-    `kwargs` are JSON values. `durable` says that a QUEUED record was stored with the message: its
-    body is a wake-up, and what runs is the record. `queue` is None where the task's own queue is
-    meant. `root_id` and `retry_of` link a retry to the first invocation and to the one before it.
-    `args` are positional and `backend` is the alias in TASKS, both for what comes by way of
-    django.tasks.
-    """
+    """The request for one run of a task."""
 
     task_name: str
+    """Dotted name of the task, up to MAX_NAME characters."""
     kwargs: dict[str, Any] = field(repr=False)
+    """Arguments by name, as JSON values."""
     invocation_id: UUID
     args: list[Any] = field(default_factory=list, repr=False)
+    """Positional arguments, as JSON values; only for tasks of django.tasks."""
     backend: str | None = None
+    """Alias of the backend in TASKS; only for tasks of django.tasks."""
     n_retries: int = 0
+    """Number of retries before this run, 0 to 32,767."""
     n_continues: int = 0
+    """Number of runs that this one continues, 0 to 32,767."""
     queue: str | None = None
+    """Name of the queue; None for the task's own queue."""
     durable: bool = False
+    """Whether a QUEUED record was stored with the message. If so, the body is only a wake-up, and
+    the record says what runs."""
     run_after: datetime | None = None
+    """Time before which the task must not run; None for none."""
     group_key: str | None = None
+    """MessageGroupId, up to MAX_GROUP_KEY characters."""
     priority: int = 0
+    """Priority from PRIORITIES; higher ones run first."""
     root_id: UUID | None = None
+    """Id of the first invocation that this one follows from."""
     retry_of: UUID | None = None
+    """Id of the invocation directly before this one."""
     secret: frozenset[str] = field(default=frozenset(), compare=False)
-    """Names of arguments that are not for people's eyes; not part of the body."""
+    """Names of the secret arguments; not part of the body."""
     has_arguments: bool = field(default=True, compare=False)
-    """False of a wake-up that has arrived: its record has the arguments."""
+    """Whether the message has arguments; an arrived wake-up has none, but its record does."""
     keeps_arguments: bool = field(default=False, compare=False)
-    """Its body has the arguments although it is durable, as its record can't keep its secrets."""
+    """Whether the body of a durable message has the arguments, because its record can't keep its
+    secrets."""
 
     @property
     def group(self) -> str:
-        """Its MessageGroupId on a FIFO queue: messages of one group keep their order."""
+        """The MessageGroupId on a FIFO queue: messages of one group keep their order."""
         return group_of(self.group_key, self.task_name)
 
     @property
-    def shown_kwargs(self) -> dict[str, Any]:
-        """The arguments, with the secret ones redacted."""
+    def redacted_kwargs(self) -> dict[str, Any]:
+        """The arguments by name, with the secret ones redacted."""
         if not self.secret:
             return self.kwargs
         return self.kwargs | dict.fromkeys(self.secret & self.kwargs.keys(), REDACTED)
 
     @property
     def secret_kwargs(self) -> dict[str, Any]:
-        """The secret ones alone."""
+        """The secret arguments by name."""
         if not self.secret:
             return {}
         return {name: self.kwargs[name] for name in self.secret & self.kwargs.keys()}
 
     def encode(self) -> str:
-        """The SQS body: of a durable message a wake-up, unless its record can't keep all of it.
+        """Return the SQS body: a wake-up if the message is durable, else all of it.
 
-        Raises ValueError for what JSON, SQS or a database can't hold.
+        A durable message whose record can't keep its secrets has a full body, too. Raises
+        ValueError for values that JSON, SQS or a database can't hold.
         """
         if self.durable and not self.keeps_arguments:
             return self._encode_wake_up()
@@ -115,7 +126,7 @@ class Message:
         return encode_json(body, what=f"the arguments of {self.task_name}")
 
     def _encode_wake_up(self) -> str:
-        """The body that says where the record is, and nothing that the record says."""
+        """Return a body that names the record and repeats none of its contents."""
         body: dict[str, Any] = {
             "task_name": self.task_name,
             "invocation_id": str(self.invocation_id),
@@ -126,12 +137,14 @@ class Message:
         return encode_json(body, what=f"the name of {self.task_name}")
 
     def encode_arguments(self) -> str:
-        """The arguments as JSON, as a record keeps them. Raises ValueError for what JSON or a
-        database can't hold."""
+        """Return the arguments as JSON, as a record keeps them.
+
+        Raises ValueError for values that JSON or a database can't hold.
+        """
         return encode_json([self.args, self.kwargs], what=f"the arguments of {self.task_name}")
 
-    def is_of(self, record: "Message") -> bool:
-        """Whether it asks for what its record says, as far as it says anything."""
+    def matches_record(self, record: "Message") -> bool:
+        """Return whether the message has the same task, and arguments if any, as its record."""
         if (self.task_name, self.backend) != (record.task_name, record.backend):
             return False
         return not self.has_arguments or _are_same(
@@ -141,59 +154,69 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message on its way out: its body, its queue's name, and its delay in seconds."""
+    """A message on its way to a queue."""
 
     message: Message
     body: str = field(repr=False)
+    """The encoded message, not signed yet."""
     queue: str
+    """Name of the queue in LAMBDA_TASKS_QUEUES."""
     delay_s: int = 0
+    """Seconds before the queue delivers the message."""
     enqueued_at: datetime | None = None
-    """Where the caller tells it; otherwise the database's clock does."""
+    """Time of the call; None for the current time of the database's clock."""
     look: LookTerms = SQS_TERMS
+    """The look terms of the queue."""
     waits: bool = False
-    """It is due later than its queue can delay it: it waits in its row, and the relay sends it."""
+    """Whether the message waits in its row until the relay sends it, because it is due later than
+    its queue can delay it."""
     is_follow_up: bool = False
-    """A retry, a further run or a copy, whose number limits of ours bound: it does not count as one
-    more step of a loop, as Lambda's recursive loop detection counts calls of functions."""
+    """Whether it is a retry, a further run or a copy.
+
+    The library limits the number of those itself. So they are sent without the header with which
+    Lambda's recursive loop detection counts the steps of a loop.
+    """
 
 
 def decode(body: object, *, fallback_id: UUID) -> Message:
-    """Read a body; `fallback_id` stands in where an older producer named no invocation id.
+    """Decode a body; use `fallback_id` where an older sender named no invocation id.
 
-    Raises MessageRefused, with the reason and without the body.
+    Raises MessageRefused, with the reason and without the body, for a body that can't be decoded.
     """
     if not isinstance(body, str):
-        raise MessageRefused(f"A body is a JSON text, not {type(body).__name__}.")
+        raise MessageRefused(f"The body is a {type(body).__name__}, not a JSON text.")
     content = _parse(body)
-    version = _optional(content, "v", int) or FORMAT_VERSION
+    version = _read(content, "v", int) or FORMAT_VERSION
     if version > FORMAT_VERSION:
         raise MessageRefused(
-            f"The body has format version {min(version, 999)} and this release reads up to "
-            f"{FORMAT_VERSION}. It goes back to the queue for a newer one."
+            f"The body has format version {min(version, 999)}, and this release reads versions up "
+            f"to {FORMAT_VERSION}. The message returns to the queue for a newer release."
         )
-    invocation_id = _optional_uuid(content, "invocation_id") or fallback_id
-    durable = _optional(content, "durable", bool) or False
-    kwargs = _optional(content, "kwargs", dict)
+    invocation_id = _read_uuid(content, "invocation_id") or fallback_id
+    durable = _read(content, "durable", bool) or False
+    kwargs = _read(content, "kwargs", dict)
     return Message(
-        task_name=_required("task_name", _short(content, "task_name", MAX_NAME)),
-        kwargs={} if durable and kwargs is None else _required("kwargs", kwargs),
+        task_name=_require("task_name", _read_text(content, "task_name", MAX_NAME)),
+        kwargs={} if durable and kwargs is None else _require("kwargs", kwargs),
         has_arguments=kwargs is not None,
-        n_retries=_within(content, "n_retries", range(2**15)),
-        n_continues=_within(content, "n_continues", range(2**15)),
+        n_retries=_read_int(content, "n_retries", range(2**15)),
+        n_continues=_read_int(content, "n_continues", range(2**15)),
         invocation_id=invocation_id,
-        args=_optional(content, "args", list) or [],
-        backend=_short(content, "backend", MAX_BACKEND),
-        queue=_short(content, "queue", MAX_NAME),
+        args=_read(content, "args", list) or [],
+        backend=_read_text(content, "backend", MAX_BACKEND),
+        queue=_read_text(content, "queue", MAX_NAME),
         durable=durable,
-        run_after=_optional_datetime(content, "run_after"),
-        group_key=_short(content, "group_key", MAX_GROUP_KEY),
-        priority=_within(content, "priority", PRIORITIES),
+        run_after=_read_datetime(content, "run_after"),
+        group_key=_read_text(content, "group_key", MAX_GROUP_KEY),
+        priority=_read_int(content, "priority", PRIORITIES),
     )
 
 
 def _are_same(first: Any, second: Any) -> bool:
-    """Whether JSON values are the same, as far as a database keeps numbers: 1.5e300 comes back from
-    PostgreSQL as a whole number of 301 digits."""
+    """Return whether JSON values are equal, up to the precision of numbers in a database.
+
+    PostgreSQL returns 1.5e300 as a whole number of 301 digits, for example.
+    """
     if first == second:
         return True
     if isinstance(first, dict) and isinstance(second, dict):
@@ -215,12 +238,12 @@ def _are_close(first: float, second: float) -> bool:
 
 
 def group_of(group_key: str | None, task_name: str) -> str:
-    """What a FIFO queue orders by, of a message with this key and task."""
+    """Return the MessageGroupId of a message with this group key and task."""
     return group_key or task_name[:MAX_GROUP_KEY]
 
 
 def invocation_id_of(delivery_id: str) -> UUID:
-    """A queue's own name for a delivery, as the id of an invocation; always the same one."""
+    """Return an invocation id derived from a queue's id of a delivery, the same one each time."""
     try:
         return UUID(delivery_id)
     except ValueError:
@@ -228,18 +251,18 @@ def invocation_id_of(delivery_id: str) -> UUID:
 
 
 def encode_json(value: object, *, what: str) -> str:
-    """Compact ASCII JSON that SQS and every database take.
+    """Encode a value as compact ASCII JSON that SQS and every database accept.
 
-    `what` begins the error's sentence. Raises ValueError for NaN and infinities (no JSON), NUL
-    (PostgreSQL refuses it) and lone surrogates (no UTF-8).
+    `what` starts the error's sentence. Raises ValueError for NaN and infinities (not in JSON), NUL
+    (PostgreSQL refuses it), lone surrogates (not in UTF-8), and values that are nested too deeply.
     """
     try:
         text = _ENCODER.encode(value)
     except RecursionError:
         raise ValueError(f"{what}: nested too deeply for JSON.") from None
     except ValueError as error:
-        raise ValueError(f"{what}: {error}. NaN and infinities are no JSON.") from None
-    # Only an escape can hide one of the two, so that most messages skip the walk.
+        raise ValueError(f"{what}: {error}. JSON has no NaN and no infinities.") from None
+    # ASCII JSON escapes NUL and surrogates, so most messages skip the walk through all strings.
     if "\\u" in text:
         check_text(value, what=what)
     if _may_be_deep(text) and _is_deeper(value, MAX_DEPTH):
@@ -248,7 +271,7 @@ def encode_json(value: object, *, what: str) -> str:
 
 
 def _may_be_deep(text: str) -> bool:
-    """Whether JSON has so many brackets; most has not, and nobody need walk through it."""
+    """Return whether JSON has enough brackets to be too deep; most has not, and skips the walk."""
     return text.count("[") + text.count("{") > MAX_DEPTH
 
 
@@ -269,12 +292,12 @@ def check_text(value: object, *, what: str) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"{what}: a string holds a lone surrogate, which is no text."
+                f"{what}: a string holds a lone surrogate, which is not valid text."
             ) from None
 
 
 def check_size(body: str, *, task_name: str, limit_bytes: int) -> None:
-    """Raise MessageTooLarge where a body is over its queue's limit. Bodies are ASCII."""
+    """Raise MessageTooLarge where an (ASCII) body is over its queue's limit."""
     if len(body) > limit_bytes:
         raise MessageTooLarge(task_name=task_name, size_bytes=len(body), limit_bytes=limit_bytes)
 
@@ -307,27 +330,27 @@ def _parse(body: str) -> dict[str, Any]:
         content = json.loads(
             body,
             parse_constant=_refuse_constant,
-            parse_float=_finite,
-            object_pairs_hook=_without_duplicates,
+            parse_float=_parse_float,
+            object_pairs_hook=_build_object,
         )
     except MessageRefused:
         raise
     except RecursionError:
         raise MessageRefused("The body is nested too deeply.") from None
     except ValueError as error:
-        # A JSONDecodeError's message names the place; the body itself stays out of the log.
-        raise MessageRefused(f"The body is no JSON that can be read: {error}") from None
+        # A JSONDecodeError's message has only a position, so the body stays out of the log.
+        raise MessageRefused(f"The body is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise MessageRefused(f"The body is a JSON {type(content).__name__}, not an object.")
     if _may_be_deep(body) and _is_deeper(content, MAX_DEPTH):
         raise MessageRefused("The body is nested too deeply.")
-    # Only an escape, or what is no ASCII, can hide what is no text: most skip the walk.
+    # Without escapes, ASCII has neither NUL nor surrogates, so most bodies skip the walk.
     if "\\u" in body or not body.isascii():
-        _check_text(content)
+        _refuse_invalid_text(content)
     return content
 
 
-def _check_text(content: object) -> None:
+def _refuse_invalid_text(content: object) -> None:
     try:
         check_text(content, what="The body")
     except ValueError as error:
@@ -337,30 +360,30 @@ def _check_text(content: object) -> None:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise MessageRefused(f"The body holds {name}, which is no JSON.")
+    raise MessageRefused(f"The body holds {name}, which JSON does not have.")
 
 
-def _finite(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
         raise MessageRefused("The body holds a number beyond the range of floats.")
     return number
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
         raise MessageRefused("The body has a key twice in one object.")
     return content
 
 
-def _required(key: str, value: T | None) -> T:
+def _require(key: str, value: T | None) -> T:
     if value is None:
         raise MessageRefused(f"The body has no {key!r}.")
     return value
 
 
-def _optional(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
+def _read(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
     value = content.get(key)
     if value is not None and type(value) is not kind:
         raise MessageRefused(
@@ -369,38 +392,38 @@ def _optional(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
     return value
 
 
-def _short(content: dict[str, Any], key: str, limit: int) -> str | None:
-    value = _optional(content, key, str)
+def _read_text(content: dict[str, Any], key: str, limit: int) -> str | None:
+    value = _read(content, key, str)
     if value is not None and len(value) > limit:
         raise MessageRefused(f"The body's {key!r} is longer than {limit} characters.")
     return value
 
 
-def _within(content: dict[str, Any], key: str, numbers: range) -> int:
-    number = _optional(content, key, int) or 0
+def _read_int(content: dict[str, Any], key: str, numbers: range) -> int:
+    number = _read(content, key, int) or 0
     if number not in numbers:
         raise MessageRefused(f"The body's {key!r} is outside {numbers[0]}..{numbers[-1]}.")
     return number
 
 
-def _optional_uuid(content: dict[str, Any], key: str) -> UUID | None:
-    value = _optional(content, key, str)
+def _read_uuid(content: dict[str, Any], key: str) -> UUID | None:
+    value = _read(content, key, str)
     if value is None:
         return None
     try:
         return UUID(value)
     except ValueError:
-        raise MessageRefused(f"The body's {key!r} is no UUID.") from None
+        raise MessageRefused(f"The body's {key!r} is not a UUID.") from None
 
 
-def _optional_datetime(content: dict[str, Any], key: str) -> datetime | None:
-    value = _optional(content, key, str)
+def _read_datetime(content: dict[str, Any], key: str) -> datetime | None:
+    value = _read(content, key, str)
     if value is None:
         return None
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
-        raise MessageRefused(f"The body's {key!r} is no ISO 8601 time.") from None
+        raise MessageRefused(f"The body's {key!r} is not an ISO 8601 time.") from None
     if moment.tzinfo is None:
         raise MessageRefused(f"The body's {key!r} has no time zone.")
     if moment.year not in YEARS:

@@ -1,4 +1,4 @@
-"""A task's options: their defaults, and what is refused at decoration."""
+"""A task's options: their defaults, and their checks at decoration."""
 
 import difflib
 from collections.abc import Collection
@@ -11,7 +11,7 @@ ExceptionTypes = tuple[type[BaseException], ...]
 
 
 class OptionNames(TypedDict, total=False):
-    """What `@lambda_task(...)` takes, for type checkers; TaskOptions tells the meaning."""
+    """The keyword arguments of `@lambda_task(...)`, for type checkers; see TaskOptions."""
 
     soft_timeout: float | None
     hard_timeout: float | None
@@ -37,43 +37,43 @@ class TaskOptions:
     """The options of one task. Times are in seconds; None means that a setting decides."""
 
     soft_timeout: float | None = None
-    """SoftTimeLimitExceeded is raised inside the task after so long; less than hard_timeout."""
+    """Seconds after which the task raises SoftTimeLimitExceeded; less than hard_timeout."""
     hard_timeout: float | None = None
-    """The task is ended after so long; up to 900 on a queue that Lambda consumes."""
+    """Seconds after which the task is ended; up to 900 on a queue that Lambda consumes."""
     queue: str = "default"
-    """A key of LAMBDA_TASKS_QUEUES."""
+    """Name of the queue in LAMBDA_TASKS_QUEUES."""
     delay: int = 0
-    """Before the message becomes visible, 0 to 900."""
+    """Seconds before the message becomes visible, 0 to 900."""
     ignore_errors: ExceptionTypes = ()
-    """End the task as SUCCESS, with the traceback kept and its writes rolled back."""
+    """Exceptions that end the task as SUCCESS; the traceback is kept, writes are rolled back."""
     retry_on: ExceptionTypes = ()
-    """Enqueue a new invocation."""
+    """Exceptions after which a new invocation repeats the task."""
     retry_delay: float = 0
-    """Before a retry, 0 to 900; 1 to 5 s of jitter are always added."""
+    """Seconds before a retry, 0 to 900; 1 to 5 s of jitter are always added."""
     retry_backoff: float = 1.0
-    """The factor by which retry_delay grows with each retry; at least 1."""
+    """The factor by which retry_delay grows with each retry, 1 to 1000."""
     max_retries: int | None = None
+    """The most retries, 0 to 32,767."""
     singleton: bool = False
-    """At most one running at a time, by a lock."""
+    """Whether a lock lets only one run of the task execute at a time."""
     singleton_by: tuple[str, ...] = ()
-    """Names of parameters that become part of the lock's key."""
+    """Names of parameters whose values become part of the lock's key."""
     retry_singleton: bool = True
-    """What lock contention does: it waits, or (False) ends as SUCCESS with the traceback kept."""
+    """Whether a task that can't get the lock is retried; if not, it ends as SUCCESS."""
     durable: bool | None = None
-    """Store the message in the caller's transaction."""
+    """Whether the message is stored in the caller's transaction."""
     atomic: bool = True
-    """Run inside transaction.atomic()."""
+    """Whether the task runs inside transaction.atomic()."""
     on_lost: Literal["rerun", "fail"] = "rerun"
-    """What a worker's death does."""
+    """The consequence of a worker's death: the task runs again, or fails."""
     aliases: tuple[str, ...] = ()
     """Dotted names under which messages of older releases still arrive."""
     takes_context: bool = False
-    """The function also gets `context: TaskContext`."""
+    """Whether the function gets `context: TaskContext`, too."""
 
     @property
     def retry_rule(self) -> RetryRule:
-        """What an exception of the task does, the lock of a singleton that does not wait for it
-        among them."""
+        """The rule for exceptions of the task, including a singleton's lock that it can't get."""
         ignore_errors = self.ignore_errors
         if self.singleton and not self.retry_singleton:
             from redis.exceptions import LockError
@@ -90,10 +90,10 @@ class TaskOptions:
 def parse_options(
     function: str, options: OptionNames, *, parameters: Collection[str]
 ) -> TaskOptions:
-    """Check the options of a function with these parameters.
+    """Check the options of a function with these parameters, and return them.
 
-    Raises TypeError for what has the wrong kind, ValueError for what is out of range; each names
-    the function, the option and the fix.
+    Raises TypeError for a value of the wrong kind, and ValueError for one out of range. The error
+    names the function, the option and the fix.
     """
     _check_names(function, options)
     parsed = TaskOptions(**options)
@@ -102,7 +102,7 @@ def parse_options(
     _check_retries(function, parsed)
     _check_singleton(function, parsed, parameters)
     _check_timeouts(function, parsed)
-    _check_the_rest(function, parsed)
+    _check_delay_and_on_lost(function, parsed)
     return parsed
 
 
@@ -120,19 +120,19 @@ def _check_exceptions(function: str, option: str, value: Any) -> None:
         raise TypeError(f"{function}: {option} is {value!r}. Use a tuple of exception types.")
     for item in value:
         if not (isinstance(item, type) and issubclass(item, BaseException)):
-            raise TypeError(f"{function}: {option} holds {item!r}, which is no exception type.")
+            raise TypeError(f"{function}: {option} holds {item!r}. Use exception types only.")
 
 
 def _check_retries(function: str, options: TaskOptions) -> None:
     both = set(options.retry_on) & set(options.ignore_errors)
     if both:
         names = ", ".join(sorted(each.__name__ for each in both))
-        raise TypeError(f"{function}: {names} stands in retry_on and in ignore_errors. Keep one.")
+        raise TypeError(f"{function}: {names} is in both retry_on and ignore_errors. Keep one.")
     _check_range(function, "retry_delay", options.retry_delay, 0, MAX_DELAY_S)
     if options.retry_delay and not options.retry_on:
         raise TypeError(
-            f"{function}: retry_delay is {options.retry_delay!r} and retry_on is empty. "
-            "Name in retry_on what is to be retried."
+            f"{function}: retry_delay is {options.retry_delay!r}, but retry_on is empty. "
+            "Add the exceptions to retry to retry_on."
         )
     _check_range(function, "retry_backoff", options.retry_backoff, 1, 1000)
     if options.max_retries is not None:
@@ -143,21 +143,21 @@ def _check_singleton(function: str, options: TaskOptions, parameters: Collection
     unknown = [name for name in options.singleton_by if name not in parameters]
     if unknown:
         raise TypeError(
-            f"{function}: singleton_by names {', '.join(map(repr, unknown))}, and there are the "
-            f"parameters {', '.join(map(repr, parameters)) or '(none)'}."
+            f"{function}: singleton_by names {', '.join(map(repr, unknown))}. Use parameters of "
+            f"the function: {', '.join(map(repr, parameters)) or '(none)'}."
         )
     if options.singleton_by and not options.singleton:
-        raise TypeError(f"{function}: singleton_by is set without singleton=True.")
+        raise TypeError(f"{function}: singleton_by is set without singleton=True. Set both.")
     if not options.singleton:
         return
-    # Not before a task is a singleton: redis takes a while to import.
+    # Imported only for singletons, because the import of redis is slow.
     from redis.exceptions import LockError
 
     for kind in options.retry_on:
         if issubclass(kind, LockError) or issubclass(LockError, kind):
             raise TypeError(
-                f"{function}: retry_on holds {kind.__name__}, and a singleton retries a lock that "
-                "is taken by itself. Leave it out; retry_singleton=False turns that off."
+                f"{function}: retry_on holds {kind.__name__}, but a singleton already retries when "
+                "its lock is held. Remove it; retry_singleton=False turns those retries off."
             )
 
 
@@ -174,15 +174,15 @@ def _check_timeouts(function: str, options: TaskOptions) -> None:
         )
 
 
-def _check_the_rest(function: str, options: TaskOptions) -> None:
+def _check_delay_and_on_lost(function: str, options: TaskOptions) -> None:
     _check_range(function, "delay", options.delay, 0, MAX_DELAY_S)
     if options.on_lost not in ("rerun", "fail"):
         raise ValueError(f"{function}: on_lost is {options.on_lost!r}. Use 'rerun' or 'fail'.")
 
 
-def _check_range(function: str, option: str, value: Any, least: float, most: float) -> None:
-    if not _is_number(value) or not least <= value <= most:
-        raise ValueError(f"{function}: {option} is {value!r}. Use {least} to {most}.")
+def _check_range(function: str, option: str, value: Any, minimum: float, maximum: float) -> None:
+    if not _is_number(value) or not minimum <= value <= maximum:
+        raise ValueError(f"{function}: {option} is {value!r}. Use {minimum} to {maximum}.")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Secret values in texts that people read."""
+"""Redaction of secret values in texts that people read."""
 
 import json
 import re
@@ -9,52 +9,64 @@ from typing import Any, Final
 
 REDACTED: Final = "**********"
 
-SHORTEST: Final = 4
-"""A shorter value, and a number, is taken for itself only where it is not part of a word."""
+MIN_PLAIN_CHARS: Final = 4
+"""The fewest characters of a value that is redacted inside of words, too. Shorter values, and short
+numbers, are redacted only where they are words of their own."""
 
-FEW: Final = 16
-"""So many are looked for one after the other; a pattern of more would be tried at each place."""
+MAX_SEPARATE_SEARCHES: Final = 16
+"""The most values that are replaced one after the other; for more, one pass looks for all."""
 
-LONG_NUMBER: Final = 8
-"""Characters from which on a number is a secret wherever it stands, as of a card in `card_4111...`:
-others hardly have it in them."""
+MIN_PLAIN_NUMBER_CHARS: Final = 8
+"""The fewest characters of a number that is redacted inside of words, too, like `card_4111...`.
 
-_NUMBER: Final = re.compile(r"[-+]?[0-9.]+(?:e[-+]?[0-9]+)?")
+Such a number hardly appears in a text by chance.
+"""
 
-_TOKENS: Final = (
+_NUMBER_PATTERN: Final = re.compile(r"[-+]?[0-9.]+(?:e[-+]?[0-9]+)?")
+
+_TOKEN_PATTERNS: Final = (
     re.compile(r"(?<!\w)-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?(?!\w)"),
     re.compile(r"\w+"),
 )
-"""What most of those are: then one walk through the text finds all."""
+"""The patterns of most short values: one pass with each finds all of them."""
 
 
 def redact(text: str, secrets: Iterable[object]) -> str:
-    """The text without these values, JSON values at any depth: as they are, and as `repr()` and
-    JSON write them, which is how a KeyError shows a key of several lines."""
-    forms = {form for value in _leaves(list(secrets)) for form in _forms(value)}
+    """Return the text with these JSON values redacted, at any depth.
+
+    Also redacts them as `repr()` and JSON write them: a KeyError shows the `repr()` of its key.
+    """
+    forms = {form for value in _leaves(list(secrets)) for form in _written_forms(value)}
     plain = {form for form in forms if _is_plain(form)}
-    hidden = _without(text, plain) if len(plain) > FEW else _without_few(text, plain)
-    return _without_words(hidden, forms - plain)
+    hidden = (
+        _redact_in_one_pass(text, plain)
+        if len(plain) > MAX_SEPARATE_SEARCHES
+        else _redact_one_by_one(text, plain)
+    )
+    return _redact_words(hidden, forms - plain)
 
 
-def _without_few(text: str, forms: set[str]) -> str:
-    # The longest first: one secret may begin with another.
+def _redact_one_by_one(text: str, forms: set[str]) -> str:
+    # The longest first, because one secret may start with another.
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, REDACTED)
     return text
 
 
-def _without(text: str, forms: set[str]) -> str:
-    """In one walk, however many they are: what may begin at a place is looked up by its first
-    characters, and by the lengths that go with these."""
+def _redact_in_one_pass(text: str, forms: set[str]) -> str:
+    """Redact values in one pass, which takes a time that does not grow with their number.
+
+    At each position, the next MIN_PLAIN_CHARS characters select the lengths of values that may
+    start there.
+    """
     lengths: defaultdict[str, set[int]] = defaultdict(set)
     for form in forms:
-        lengths[form[:SHORTEST]].add(len(form))
+        lengths[form[:MIN_PLAIN_CHARS]].add(len(form))
     longest_first = {start: sorted(each, reverse=True) for start, each in lengths.items()}
     parts: list[str] = []
     at = kept = 0
     while at < len(text):
-        tried = longest_first.get(text[at : at + SHORTEST], ())
+        tried = longest_first.get(text[at : at + MIN_PLAIN_CHARS], ())
         found = next((length for length in tried if text[at : at + length] in forms), 0)
         if found:
             parts += text[kept:at], REDACTED
@@ -63,28 +75,30 @@ def _without(text: str, forms: set[str]) -> str:
     return "".join((*parts, text[kept:]))
 
 
-def _without_words(text: str, words: set[str]) -> str:
-    for token in _TOKENS if words else ():
-        text = token.sub(partial(_hide, words), text)
-    others = {word for word in words if not any(token.fullmatch(word) for token in _TOKENS)}
+def _redact_words(text: str, words: set[str]) -> str:
+    for token in _TOKEN_PATTERNS if words else ():
+        text = token.sub(partial(_redact_token, words), text)
+    others = {word for word in words if not any(token.fullmatch(word) for token in _TOKEN_PATTERNS)}
     for word in sorted(others, key=len, reverse=True):
         if word in text:
             text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", REDACTED, text)
     return text
 
 
-def _hide(words: set[str], match: re.Match[str]) -> str:
+def _redact_token(words: set[str], match: re.Match[str]) -> str:
     return REDACTED if match[0] in words else match[0]
 
 
-def redacted(value: Any, secrets: Iterable[object]) -> Any:
-    """A value of a log record without these: texts, and containers of texts."""
+def redact_value(value: Any, secrets: Iterable[object]) -> Any:
+    """Return a value of a log record with the secrets redacted, in containers, too."""
     if isinstance(value, str):
         return redact(value, secrets)
     if isinstance(value, Mapping):
-        return {redacted(key, secrets): redacted(each, secrets) for key, each in value.items()}
+        return {
+            redact_value(key, secrets): redact_value(each, secrets) for key, each in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset):
-        return [redacted(each, secrets) for each in value]
+        return [redact_value(each, secrets) for each in value]
     if value is None or isinstance(value, bool):
         return value
     text = str(value)
@@ -104,7 +118,7 @@ def _leaves(value: object) -> Iterator[str | int | float]:
         yield value
 
 
-def _forms(value: str | float) -> Iterator[str]:
+def _written_forms(value: str | float) -> Iterator[str]:
     if not isinstance(value, str):
         yield repr(value)
         return
@@ -112,9 +126,11 @@ def _forms(value: str | float) -> Iterator[str]:
     if not value.isascii():  # as bytes show it
         forms.append(repr(value.encode(errors="surrogatepass"))[2:-1])
     # A traceback of a group of exceptions indents each line.
-    forms += [line.strip() for line in value.splitlines() if len(line.strip()) >= SHORTEST]
+    forms += [line.strip() for line in value.splitlines() if len(line.strip()) >= MIN_PLAIN_CHARS]
     yield from filter(None, forms)
 
 
 def _is_plain(form: str) -> bool:
-    return len(form) >= (LONG_NUMBER if _NUMBER.fullmatch(form) else SHORTEST)
+    return len(form) >= (
+        MIN_PLAIN_NUMBER_CHARS if _NUMBER_PATTERN.fullmatch(form) else MIN_PLAIN_CHARS
+    )

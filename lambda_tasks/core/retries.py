@@ -1,4 +1,4 @@
-"""What follows when a task raises: ignored, retried or failed; and the retry's delay and id."""
+"""The rule for a task's exceptions: ignore, retry or fail; and the delay and id of a retry."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,33 +7,35 @@ from uuid import UUID, uuid5
 from ..errors import Retry
 
 MAX_DELAY_S: Final = 900
-"""The longest DelaySeconds that SQS takes (SendMessage, Amazon SQS API reference)."""
+"""The longest DelaySeconds that SQS accepts (SendMessage, Amazon SQS API reference)."""
 
 JITTER_S: Final = (1.0, 5.0)
-"""Always added to a retry's delay, so that what failed together does not come back together."""
+"""The range of random seconds in each retry's delay, so that joint failures don't retry at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRule:
-    """A task's options that decide what an exception does. Delays are in seconds."""
+    """The options of a task that decide what follows from an exception."""
 
     ignore_errors: tuple[type[BaseException], ...] = ()
     retry_on: tuple[type[BaseException], ...] = ()
     retry_delay: float = 0.0
+    """Seconds before the first retry, 0 to 900."""
     retry_backoff: float = 1.0
+    """The factor by which the delay grows with each retry, 1 to 1000."""
 
     def ignores(self, error: BaseException) -> bool:
-        """The task ends as SUCCESS all the same."""
+        """Return whether the task ends as SUCCESS despite the error."""
         return isinstance(error, self.ignore_errors)
 
     def retries(self, error: BaseException) -> bool:
-        """The task is to run again."""
+        """Return whether a new invocation repeats the task."""
         return isinstance(error, (Retry, *self.retry_on))
 
     def delay_s(self, error: BaseException, *, n_retries: int, jitter_s: float) -> float:
-        """Seconds before the retry that follows the `n_retries`-th one, jitter included.
+        """Return the seconds before the retry that follows the `n_retries`-th one, with jitter.
 
-        What the task itself asks for is kept, however long.
+        At most MAX_DELAY_S, unless the task asks for a longer delay with `Retry`.
         """
         if isinstance(error, Retry) and error.delay is not None:
             return error.delay + jitter_s
@@ -47,14 +49,15 @@ class RetryRule:
 
 
 def continuation_id(invocation_id: UUID, token: UUID) -> UUID:
-    """The id of the invocation that goes on where this one stopped; derived as a retry's is."""
+    """Return the id of the invocation that continues this one; derived like that of a retry."""
     return uuid5(token, f"continue {invocation_id}")
 
 
 def retry_id(invocation_id: UUID, token: UUID) -> UUID:
-    """The id of the invocation that follows this one: derived, so that its record finds it.
+    """Return the id of the invocation that retries this one.
 
-    By the token of the claim that has ended this one, which nobody knows who sees only messages:
-    whoever guessed the id could put a record of another task in its place.
+    It is derived, so that the record of this invocation leads to it. `token` is that of the claim
+    that ended this invocation. Messages don't show it: somebody who could guess the id from
+    messages could store the record of another task in its place.
     """
     return uuid5(token, f"retry {invocation_id}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from ..core.batching import Backlog, take_batch
+from ..core.batching import Backlog, pop_batch
 from ..core.message import Outgoing
 from ..ports import SendFailure, Transport
 from .in_flight import InFlightLimit
@@ -289,10 +289,10 @@ class _Stream:
         self._is_pumping = False
         if self.has_given_up:
             self.has_given_up = False
-            for entry in self._backlog.take_out(lambda entry: entry.is_given_up):
+            for entry in self._backlog.remove(lambda entry: entry.is_given_up):
                 self._leave(entry, GIVEN_UP)
         while self._may_start():
-            batch = take_batch(
+            batch = pop_batch(
                 self._backlog.ready,
                 self._transport.limits,
                 size_bytes=_size_bytes,
@@ -345,19 +345,19 @@ class _Stream:
         asyncio.get_running_loop().call_later(delay_s, self._add_again, entry)
 
     def _add_again(self, entry: _Entry) -> None:
-        self._backlog.add_again(entry)
+        self._backlog.requeue(entry)
         self._pump_soon()
 
     def _accept(self, entry: _Entry) -> None:
         self.accepted_at = asyncio.get_running_loop().time()
-        self._backlog.accept(entry)
+        self._backlog.mark_accepted(entry)
         if entry.group is not None:
             self._left.accept(entry.group, entry.id)
         self._dispatcher.settle(entry, None)
 
     def _give_up(self, entry: _Entry, failure: SendFailure) -> None:
         """With what waits behind it, as that would overtake it."""
-        behind = self._backlog.give_up(entry)
+        behind = self._backlog.remove_waiting(entry)
         self._leave(entry, failure)
         for each in behind:
             self._leave(each, _behind(entry.id))

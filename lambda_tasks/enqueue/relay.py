@@ -80,7 +80,7 @@ class Relay:
         if accepted:
             await ask(self._outbox.mark_sent, accepted)
         if refused:
-            await ask(self._outbox.put_behind, refused)
+            await ask(self._outbox.postpone, refused)
         for (queue, reason), count in _reasons(refused, failures).items():
             logger.error(
                 "%d messages of the queue %r could not be sent by the relay and wait: %s",

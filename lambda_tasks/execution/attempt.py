@@ -19,7 +19,7 @@ from django.utils.crypto import salted_hmac
 
 from .. import interrupts
 from ..context import TaskContext
-from ..core.arguments import unshared
+from ..core.arguments import copy_json
 from ..core.lifecycle import Outcome, Raised
 from ..core.message import Message, Outgoing
 from ..core.retries import JITTER_S
@@ -242,7 +242,7 @@ class Attempt:
         self._n_conflicts += 1
         self._is_task_over = False
         # A new one: what the last run has left behind can't use the database in its name.
-        self.context = replace(self.context, state=unshared(self.run.claim.state))
+        self.context = replace(self.context, state=copy_json(self.run.claim.state))
         return not self._is_claim_lost()
 
     def _is_recorded(self) -> bool:
@@ -325,7 +325,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         n_retries=run.message.n_retries,
         deadline=time.monotonic() + min(_until_warned_s(run), run.place_s),
         metadata=run.metadata,
-        state=unshared(run.claim.state),
+        state=copy_json(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
     )

@@ -84,7 +84,7 @@ def schedule(claimed: Sequence[ClaimedDelivery]) -> list[list[Chain]]:
     harmless: list[Chain] = []
     possible_poison: list[list[Chain]] = []
     for chain in chains.values():
-        if any(each.claim.is_suspect for each in chain):
+        if any(each.claim.may_be_poison for each in chain):
             possible_poison.append([chain])
         else:
             harmless.append(chain)

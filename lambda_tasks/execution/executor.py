@@ -215,7 +215,7 @@ class Executor:
     async def _run_one(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Settlement:
-        alone = self._suspects if claimed.claim.is_suspect else nullcontext()
+        alone = self._suspects if claimed.claim.may_be_poison else nullcontext()
         try:
             async with alone:
                 ended = await self._attempt(claimed, batch, metadata)
@@ -282,7 +282,7 @@ class Executor:
     ) -> ClaimedDelivery:
         """Count its start, where its claim has not. Raises NoTimeLeft and LeaseLost."""
         claim, budget = claimed.claim, batch.budget
-        is_first = claim.has_begun or claim.cut_off_s > 0
+        is_first = claim.has_started or claim.cut_off_s > 0
         likely_s = self._durations.likely_s(claimed.task.name)
         if not budget.will_do(likely_s, is_first=is_first):
             raise NoTimeLeft

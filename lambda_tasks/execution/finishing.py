@@ -237,7 +237,7 @@ def consequence_of(
 
 def described(error: BaseException, message: Message) -> Raised:
     """What was raised, without the message's secrets."""
-    return Raised.by(error, redact(_format(error), message.secret_kwargs.values()))
+    return Raised.from_error(error, redact(_format(error), message.secret_kwargs.values()))
 
 
 def _following(

@@ -200,7 +200,7 @@ class Intake:
                 max_attempts=settings.max_attempts,
                 waiting=self._turns.waiting(resolved),
                 # But one that has a whole function for itself.
-                suspects_wait=budget.deadline is None or len(resolved) > 1,
+                possible_poison_waits=budget.deadline is None or len(resolved) > 1,
             )
         except Exception as error:
             if is_conflict(error):
@@ -274,7 +274,7 @@ def _unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settle
 def _is_foreign(resolved: ResolvedDelivery, verdict: Granted | Refused) -> bool:
     """Whether a message asks for something else than the record on which this is the verdict."""
     if isinstance(verdict, Granted):
-        return not resolved.message.is_of(verdict.message)
+        return not resolved.message.matches_record(verdict.message)
     return resolved.delivery.id in verdict.foreign
 
 

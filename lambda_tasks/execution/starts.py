@@ -37,7 +37,7 @@ class Starts:
 
         The database is asked in the `context`. Raises LeaseLost where another has the claim.
         """
-        if claimed.claim.has_begun:
+        if claimed.claim.has_started:
             return claimed
         id = claimed.delivery.id
         if id not in batch.starting:
@@ -67,7 +67,7 @@ def line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDelivery]:
         for each in claimed
         if each.delivery.ordered_by is None
         and each.may_rerun
-        and not (each.claim.has_begun or each.claim.is_suspect or each.claim.cut_off_s)
+        and not (each.claim.has_started or each.claim.may_be_poison or each.claim.cut_off_s)
     ]
     return {each.delivery.id: each for each in waiting}
 

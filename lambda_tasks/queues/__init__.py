@@ -1,4 +1,4 @@
-"""The kinds of queues, a file each: settings, limits, checks, transport and source of one kind.
+"""The kinds of queues. Each has a file with its settings, limits, checks, transport and source.
 
-A new kind is such a file, and a line in `kinds`.
+To add a kind, write such a file, and add a line to `kinds`.
 """

@@ -1,4 +1,4 @@
-"""What every kind of queue says of itself, and what it may ask of the process that uses it."""
+"""The interface of every kind of queue, and of the process that uses it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,26 +14,26 @@ from ..ports import Source, TableQueue, Task, Transport
 from .aws.client import AwsClient
 
 MAX_LAMBDA_TIMEOUT_S: Final = 900
-"""A function runs 15 minutes at most (Lambda quotas, AWS Lambda developer guide)."""
+"""The longest run of a function: 15 minutes (Lambda quotas, AWS Lambda developer guide)."""
 
 MAX_OTHER_TIMEOUT_S: Final = 7 * 24 * 3600
-"""Batch and worker queues have no bound of AWS's; a week catches a slip of the finger."""
+"""The longest hard timeout on other queues. AWS sets none, but over a week is likely a typo."""
 
 
 class Wiring(Protocol):
-    """What a queue may ask of its process."""
+    """The services of the process that a queue may use."""
 
     @property
     def aws_options(self) -> Mapping[str, Any]:
-        """LAMBDA_TASKS_AWS."""
+        """The setting LAMBDA_TASKS_AWS: keyword arguments for AWS's clients."""
         ...
 
     def signer(self, audience: str) -> Signer | None:
-        """What signs messages for a queue; None where nothing is signed."""
+        """Return the signer for a queue's messages; None where messages are not signed."""
 
     @property
     def table_queue(self) -> TableQueue:
-        """The records, as queues that are the table need them."""
+        """The records, for queues that are the table itself."""
         ...
 
     def client(
@@ -44,15 +44,18 @@ class Wiring(Protocol):
         waits_s: float = 0,
         has_lineage: bool = True,
     ) -> AwsClient:
-        """The client of a service; queues with the same options share it. See AwsClient."""
+        """Return the client of a service; queues with the same options share it. See AwsClient."""
         ...
 
     def transport(self, queue: str) -> Transport:
-        """The transport of another queue. Raises ImproperlyConfigured for an unknown one."""
+        """Return the transport of another queue.
+
+        Raises ImproperlyConfigured where LAMBDA_TASKS_QUEUES has no queue of this name.
+        """
         ...
 
     def is_table(self, queue: str) -> bool:
-        """Whether a queue is the table of the records."""
+        """Return whether a queue is the table of the records."""
         ...
 
     async def store(self, messages: Sequence[Outgoing]) -> None:
@@ -61,74 +64,76 @@ class Wiring(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Queue(ABC):
-    """One queue of LAMBDA_TASKS_QUEUES, under its name there."""
+    """One queue of LAMBDA_TASKS_QUEUES."""
 
     name: str
+    """The queue's key in the setting."""
     _: KW_ONLY
     max_timeout_s: float = MAX_OTHER_TIMEOUT_S
     """The longest hard timeout of its tasks."""
 
     is_table: ClassVar[bool] = False
-    """Its messages are worked off from the table of the records, which has priorities."""
+    """Whether workers receive its messages from the table of the records, which has priorities."""
 
-    passes: ClassVar[str | None] = None
-    """The queue that its delayed messages pass, as it can't delay them itself."""
+    carried_by: ClassVar[str | None] = None
+    """Name of the queue that carries its delayed messages; None where it can delay them itself."""
 
     has_workers: ClassVar[bool] = True
-    """`manage.py lambda_tasks worker` can consume it."""
+    """Whether `manage.py lambda_tasks worker` can consume it."""
 
     @property
     def look_terms(self) -> LookTerms:
-        """When somebody must look at what is stored for it."""
+        """The rules for when somebody must look at records that are stored for it."""
         return SQS_TERMS
 
     @classmethod
     @abstractmethod
     def parse(cls, setting: str, name: str, value: object) -> Self | None:
-        """The queue that a value of LAMBDA_TASKS_QUEUES means; None for one of another kind.
+        """Return the queue of a value of LAMBDA_TASKS_QUEUES; None for a queue of another kind.
 
-        Raises ImproperlyConfigured, with the fix, for one of this kind that can't work.
+        Raises ImproperlyConfigured, with the fix, for an invalid queue of this kind.
         """
 
     @abstractmethod
     def make_transport(self, wiring: Wiring) -> Transport:
-        """What carries messages to it."""
+        """Return the transport that carries messages to the queue."""
 
     @classmethod
     @abstractmethod
     def make_sources(cls, queues: Sequence[Self], wiring: Wiring, *, once: bool) -> list[Source]:
-        """What a worker receives messages of these queues from; `once`, until they are empty.
+        """Return sources from which a worker receives the messages of these queues.
 
-        Raises ImproperlyConfigured where no worker consumes them.
+        With `once`, the worker stops when the queues are empty, so polls are short. Raises
+        ImproperlyConfigured where no worker can consume them.
         """
 
     @abstractmethod
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
-        """Raise MessageTooLarge, or ImproperlyConfigured, for a message that it can't take."""
+        """Raise MessageTooLarge or ImproperlyConfigured where the queue can't accept a message."""
 
     def problems(self, task: Task, *, hard_timeout_s: float) -> Iterator[str]:
-        """Why a task can't run from it, for manage.py check."""
+        """Yield the reasons why a task can't run from this queue, for manage.py check."""
         if hard_timeout_s > self.max_timeout_s:
             yield (
-                f"hard_timeout is {hard_timeout_s} s and the queue {self.name!r} allows "
+                f"hard_timeout is {hard_timeout_s} s, but the queue {self.name!r} allows at most "
                 f"{self.max_timeout_s} s."
             )
 
     @property
     def audience(self) -> str:
-        """What messages are signed for: the queue of AWS that brings them, or "" for none."""
+        """The AWS queue that messages are signed for, or "" for none."""
         return ""
 
     def is_fed_by(self, source: str) -> bool:
-        """Whether a queue of AWS of this ARN, or name, brings its messages."""
+        """Return whether this queue's messages arrive from the AWS queue of this ARN or name."""
         return False
 
     async def postpone(  # noqa: B027 - most kinds have no visibility
         self, wiring: Wiring, receipt_handle: str, seconds: float
     ) -> None:
-        """Make a received message visible again in so many seconds, where there is such a thing."""
+        """Hide a received message for some seconds; do nothing where the queue can't hide it."""
 
 
-def mistake(setting: str, value: object, fix: str) -> ImproperlyConfigured:
-    """The error of a setting: its name, its value, what to do."""
+def setting_error(setting: str, value: object, fix: str) -> ImproperlyConfigured:
+    """Return the error of a setting, with its name, its value, and the fix."""
     return ImproperlyConfigured(f"{setting} is {value!r}. {fix}")

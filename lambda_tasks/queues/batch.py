@@ -1,8 +1,8 @@
-"""AWS Batch: each message becomes a job, whose container runs `python -m lambda_tasks.handler`.
+"""AWS Batch queues: each message becomes a job that runs `python -m lambda_tasks.handler`.
 
-Who enqueues need not be allowed to submit jobs: the message then takes the way of the default
-queue, whose consumer submits it (the built-in task `submit_batch_job`). So does one with a delay,
-which Batch does not have.
+The enqueuing process needn't be allowed to submit jobs. Unless the queue has `"direct": True`,
+messages go through the default queue, whose consumer submits the jobs (the built-in task
+`submit_batch_job`). So do messages with a delay, because Batch has no delays.
 """
 
 import json
@@ -22,31 +22,31 @@ from ..core.signature import Signer
 from ..errors import Retry
 from ..ports import Delivery, SendFailure, Source, Task, Transport
 from .aws.client import AwsClient, RequestFailed
-from .base import Queue, Wiring, mistake
+from .base import Queue, Wiring, setting_error
 
 MESSAGE_VARIABLE: Final = "LAMBDA_TASKS_MESSAGE"
 
 SUBMITTING_TASK: Final = "lambda_tasks.tasks.submit_batch_job"
 
 MAX_OVERRIDES: Final = 8192
-"""Characters of a job's container overrides with their JSON (SubmitJob, AWS Batch API)."""
+"""The most characters of a job's container overrides as JSON (SubmitJob, AWS Batch API)."""
 
 MAX_JOB_NAME: Final = 128
 
-SUBMIT_AGAIN_S: Final = 10
-"""After AWS Batch has not taken a job, and may yet."""
+RESUBMIT_DELAY_S: Final = 10
+"""Seconds before a job is submitted again that AWS Batch refused and may accept later."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchQueue(Queue):
-    """Two ARNs: each task is a job of its own."""
+    """A job queue and a job definition of AWS Batch: each message becomes a job."""
 
     job_queue_arn: str
     job_definition_arn: str
     direct: bool = False
-    """Who enqueues submits the jobs, and not the consumer of the default queue."""
+    """Whether the enqueuing process submits the jobs, and not the consumer of the default queue."""
 
-    passes: ClassVar[str | None] = "default"
+    carried_by: ClassVar[str | None] = "default"
 
     has_workers: ClassVar[bool] = False
 
@@ -59,11 +59,16 @@ class BatchQueue(Queue):
             case _:
                 return None
         if name == "default":
-            fix = "The default queue is SQS's or a database queue: jobs pass it."
-            raise mistake(setting, arn, fix)
+            fix = (
+                "The default queue must be an SQS or database queue, because messages for AWS "
+                "Batch go through it."
+            )
+            raise setting_error(setting, arn, fix)
         direct = rest.pop("direct", False)
         if rest or not isinstance(direct, bool):
-            raise mistake(setting, rest, 'Besides the two ARNs there is "direct": True.')
+            raise setting_error(
+                setting, rest, 'Besides the two ARNs, only "direct": True is allowed.'
+            )
         return cls(name, arn, definition, direct)
 
     def make_transport(self, wiring: Wiring) -> Transport:
@@ -77,18 +82,18 @@ class BatchQueue(Queue):
     def make_sources(cls, queues: Sequence[Queue], wiring: Wiring, *, once: bool) -> list[Source]:
         """See Queue."""
         raise ImproperlyConfigured(
-            f"The queue {queues[0].name!r} is AWS Batch's, whose jobs no worker consumes."
+            f"The queue {queues[0].name!r} is an AWS Batch queue, and no worker can consume it."
         )
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
         if message.secret_kwargs:
             raise ImproperlyConfigured(
-                f"{message.task_name} has secret arguments, and the queue {self.name!r} is AWS "
-                "Batch's, which shows a job's message to whoever may describe it. Pass a reference "
-                "instead."
+                f"{message.task_name} has secret arguments, but the queue {self.name!r} is an AWS "
+                "Batch queue, which shows a job's message to everyone who may describe the job. "
+                "Pass a reference instead."
             )
-        overrides = _as_overrides(body, is_signed=is_signed)
+        overrides = _overrides_as_json(body, is_signed=is_signed)
         check_size(overrides, task_name=message.task_name, limit_bytes=MAX_OVERRIDES)
 
     def problems(self, task: Task, *, hard_timeout_s: float) -> Iterator[str]:
@@ -96,12 +101,12 @@ class BatchQueue(Queue):
         yield from Queue.problems(self, task, hard_timeout_s=hard_timeout_s)
         if task.secret_names:
             yield (
-                f"it has secret arguments ({', '.join(sorted(task.secret_names))}), and the queue "
-                f"{self.name!r} is AWS Batch's, which shows them. Pass a reference instead."
+                f"it has secret arguments ({', '.join(sorted(task.secret_names))}), but the queue "
+                f"{self.name!r} is an AWS Batch queue, which shows them. Pass a reference instead."
             )
 
     def jobs(self, wiring: Wiring) -> "JobQueue":
-        """What submits its jobs."""
+        """Return the AWS job queue, which submits jobs."""
         segments = self.job_queue_arn.split(":")
         region = segments[3] if len(segments) > 5 else ""
         options = ({"region_name": region} if region else {}) | dict(wiring.aws_options)
@@ -115,27 +120,28 @@ class BatchQueue(Queue):
         return self.job_queue_arn
 
     def is_fed_by(self, source: str) -> bool:
-        """See Queue. A job knows its queue by its name."""
-        return _job_queue(self.job_queue_arn.rpartition("/")[2]) == source
+        """See Queue. A job knows only the name of its job queue."""
+        return _source_of_job_queue(self.job_queue_arn.rpartition("/")[2]) == source
 
 
 async def submit_job(queue: Queue, wiring: Wiring, body: str) -> str:
     """Submit a job for a message of an AWS Batch queue; return the job's id.
 
-    Raises ImproperlyConfigured for another kind of queue, Retry where AWS may yet take it.
+    Raises ImproperlyConfigured for another kind of queue, Retry where AWS may accept the job
+    later, and RequestFailed where it won't.
     """
     if not isinstance(queue, BatchQueue):
-        raise ImproperlyConfigured(f"The queue {queue.name!r} is not AWS Batch's.")
+        raise ImproperlyConfigured(f"The queue {queue.name!r} is not an AWS Batch queue.")
     try:
         return await queue.jobs(wiring).submit(body)
     except RequestFailed as error:
         if error.failure.retryable:
-            raise Retry(str(error), delay=SUBMIT_AGAIN_S) from error
+            raise Retry(str(error), delay=RESUBMIT_DELAY_S) from error
         raise
 
 
 class JobQueue:
-    """A job queue of AWS Batch and the definition of its jobs; signed where there is a key."""
+    """A job queue of AWS Batch and its job definition. A signer, if given, signs each message."""
 
     def __init__(
         self, queue_arn: str, definition_arn: str, client: AwsClient, signer: Signer | None
@@ -146,7 +152,10 @@ class JobQueue:
         self._signer = signer
 
     async def submit(self, body: str) -> str:
-        """Submit a job for a message's body; return the job's id. Raises RequestFailed."""
+        """Submit a job for a message's body; return the job's id.
+
+        Raises RequestFailed where AWS refuses the job, or can't be reached.
+        """
         task_name = json.loads(body)["task_name"]
         if self._signer is not None:
             body = self._signer.sign(body, now=time.time())
@@ -155,28 +164,28 @@ class JobQueue:
             jobName=re.sub(r"[^A-Za-z0-9_-]", "_", task_name).lstrip("_-")[:MAX_JOB_NAME] or "task",
             jobQueue=self._queue_arn,
             jobDefinition=self._definition_arn,
-            containerOverrides=_overrides(body),
+            containerOverrides=_container_overrides(body),
         )
         job_id: str = answer["jobId"]
         return job_id
 
 
 class DirectBatchTransport:
-    """Submits the jobs itself, those that are due."""
+    """A transport that submits jobs itself, and sends delayed messages by `delayed_transport`."""
 
     limits = BatchLimits(max_entries=1, max_bytes=2**30)
 
-    def __init__(self, jobs: JobQueue, if_delayed: Transport) -> None:
+    def __init__(self, jobs: JobQueue, delayed_transport: Transport) -> None:
         self._jobs = jobs
-        self._if_delayed = if_delayed
+        self._delayed_transport = delayed_transport
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
-        """One request for each."""
+        """See ports.Transport. Sends one request for each message."""
         return [await self._send_one(outgoing) for outgoing in batch]
 
     async def _send_one(self, outgoing: Outgoing) -> SendFailure | None:
         if outgoing.delay_s:
-            return (await self._if_delayed.send([outgoing]))[0]
+            return (await self._delayed_transport.send([outgoing]))[0]
         try:
             await self._jobs.submit(outgoing.body)
         except RequestFailed as error:
@@ -185,9 +194,9 @@ class DirectBatchTransport:
 
 
 class ViaDefaultQueue:
-    """Sends messages of a Batch queue, wrapped, to the queue whose consumer submits them.
+    """A transport that sends messages, wrapped, to the default queue, whose consumer submits them.
 
-    `store` keeps them first, where that queue is the table of the records.
+    `store` writes the records of the wrapped messages first, where the default queue is the table.
     """
 
     def __init__(
@@ -200,18 +209,18 @@ class ViaDefaultQueue:
 
     @property
     def limits(self) -> BatchLimits:
-        """The default queue's limits; a wrapped message is far smaller than they allow."""
+        """The default queue's limits, far above the size of a wrapped message."""
         return self._default.limits
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
-        """One request of the default queue."""
-        wrapped = [self._wrapped(outgoing) for outgoing in batch]
+        """See ports.Transport. Sends one request to the default queue."""
+        wrapped = [self._wrap(outgoing) for outgoing in batch]
         if self._store is not None:
             await self._store(wrapped)
         return await self._default.send(wrapped)
 
-    def _wrapped(self, outgoing: Outgoing) -> Outgoing:
-        """Under an id of its own each time: the relay must be able to send once more."""
+    def _wrap(self, outgoing: Outgoing) -> Outgoing:
+        """Wrap a message under a new id each time, so that the relay can send it again."""
         message = Message(
             task_name=SUBMITTING_TASK,
             kwargs={"message_json": outgoing.body, "batch_queue": outgoing.queue},
@@ -230,30 +239,33 @@ class ViaDefaultQueue:
         )
 
 
-def _as_overrides(body: str, *, is_signed: bool) -> str:
-    """What MAX_OVERRIDES limits, where a job has this body."""
+def _overrides_as_json(body: str, *, is_signed: bool) -> str:
+    """Return a job's container overrides as JSON, whose length MAX_OVERRIDES limits."""
     if is_signed:
         body = Signer("", "").sign(body, now=time.time())  # as long as any other signature
-    return json.dumps(_overrides(body))
+    return json.dumps(_container_overrides(body))
 
 
-def _overrides(body: str) -> dict[str, Any]:
+def _container_overrides(body: str) -> dict[str, Any]:
     return {"environment": [{"name": MESSAGE_VARIABLE, "value": body}]}
 
 
 def job_delivery(body: str, *, job_id: str | None, job_queue: str) -> Delivery:
-    """The message that a job was started with; `job_queue` is the job queue's name."""
+    """Return the delivery of the message that a job was started with.
+
+    `job_queue` is the name of the job queue.
+    """
     id = job_id or str(uuid.uuid4())
-    # A job is tried again as its definition says; that may be never.
+    # The job definition decides about retries of the job; the default is none.
     return Delivery(
         id=id,
         body=body,
-        source=_job_queue(job_queue),
+        source=_source_of_job_queue(job_queue),
         fallback_id=invocation_id_of(id),
         comes_back=False,
     )
 
 
-def _job_queue(name: str) -> str:
-    """A job queue as the source of deliveries: SQS may have a queue of the same name."""
+def _source_of_job_queue(name: str) -> str:
+    """Return the source name of a job queue, which no SQS queue can have."""
     return f"job-queue/{name}"

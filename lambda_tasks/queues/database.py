@@ -1,4 +1,4 @@
-"""Queues that are the table of the records: the QUEUED row is the message."""
+"""Database queues: the table of the records is the queue, and the QUEUED row is the message."""
 
 import asyncio
 import logging
@@ -19,17 +19,19 @@ from .base import Queue, Wiring
 logger = logging.getLogger("lambda_tasks")
 
 POLL_EVERY_S: Final = 1.0
-"""An idle look at the table: what falls due makes no sound."""
+"""Seconds between two looks of an idle worker: no notification is sent when a message falls due."""
 
-LISTEN_AGAIN_S: Final = 10.0
-"""After a connection that heard of new messages was lost."""
+LISTEN_RETRY_S: Final = 10.0
+"""The fewest seconds between two tries to listen for notifications."""
 
-NOT_HEARD: Final = "New messages are not heard of for now, but polled."
+LISTEN_FAILED: Final = (
+    "Can't listen for notifications of new messages for now; the worker polls instead."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseQueue(Queue):
-    """`{"database": True}`: consumed by a worker."""
+    """A queue with the setting `{"database": True}`, which a worker consumes."""
 
     is_table: ClassVar[bool] = True
 
@@ -52,25 +54,26 @@ class DatabaseQueue(Queue):
 
     @classmethod
     def make_sources(cls, queues: Sequence[Queue], wiring: Wiring, *, once: bool) -> list[Source]:
-        """See Queue. One for all, so that priorities hold among them."""
+        """See Queue. Returns one source for all queues, so that priorities hold among them."""
         return [DatabaseSource([queue.name for queue in queues], wiring.table_queue)]
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
-        """See Queue. A row takes any."""
+        """See Queue. A row can hold any message."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalQueue(DatabaseQueue):
-    """Any queue while LAMBDA_TASKS_LOCAL_WORKERS is set.
+    """A stand-in for any queue while LAMBDA_TASKS_LOCAL_WORKERS is set.
 
-    Its messages wait in the table, and the limits are those of the queue that it stands for.
+    Its messages wait in the table. Its limits are those of the queue that it stands for.
     """
 
     stands_for: Queue
+    """The queue of the setting LAMBDA_TASKS_QUEUES."""
 
     @classmethod
     def of(cls, queue: Queue) -> "LocalQueue":
-        """The stand-in of a queue."""
+        """Return the stand-in for a queue."""
         return cls(queue.name, queue, max_timeout_s=queue.max_timeout_s)
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
@@ -79,89 +82,89 @@ class LocalQueue(DatabaseQueue):
 
 
 class DatabaseTransport:
-    """Accepts everything, as the row is there."""
+    """A transport that accepts every message without a request, because its row is the message."""
 
     limits = BatchLimits(max_entries=1000, max_bytes=2**30)
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
-        """Nothing to do."""
+        """Accept all messages."""
         return [None] * len(batch)
 
 
 class DatabaseSource:
-    """See Source. The rows are locked while they are claimed.
+    """See Source. Rows stay locked until they are claimed.
 
-    Polled, and looked at at once when the database notifies of something new, or a task has ended,
-    which may have asked for more.
+    It polls the table. It looks at once when the database notifies it of new records, or when a
+    task has ended, which may have enqueued others.
     """
 
     def __init__(self, queues: Collection[str], table: TableQueue) -> None:
         self._loop = asyncio.get_running_loop()
         self._queues = queues
         self._table = table
-        self._news = asyncio.Event()
-        self._news.set()
+        self._wake_up = asyncio.Event()
+        self._wake_up.set()
         self._listener: Listener | None = None
         self._descriptor = -1
-        self._may_listen_at = 0.0
-        self._putting_behind: set[asyncio.Task[Any]] = set()
+        self._next_listen_at = 0.0
+        self._postponements: set[asyncio.Task[Any]] = set()
 
     async def receive(self, limit: int) -> Arriving:
         """See Source."""
         await self._listen()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), POLL_EVERY_S)
-        self._news.clear()
+            await asyncio.wait_for(self._wake_up.wait(), POLL_EVERY_S)
+        self._wake_up.clear()
         return self._due(limit)
 
     def wake(self) -> None:
         """See Source."""
-        self._news.set()
+        self._wake_up.set()
 
     def settle(self, id: str, settlement: Settlement) -> None:
-        """See Source. What is finished says so in its row."""
+        """See Source. A finished message needs nothing more, because its row is finished."""
         self.wake()
         if not settlement.is_final and settlement.retry_after_s is None:
-            putting_behind = ask(self._table.put_behind, uuid.UUID(id))
-            task = asyncio.ensure_future(putting_behind)
-            self._putting_behind.add(task)
-            task.add_done_callback(self._putting_behind.discard)
+            postponement = ask(self._table.postpone, uuid.UUID(id))
+            task = asyncio.ensure_future(postponement)
+            self._postponements.add(task)
+            task.add_done_callback(self._postponements.discard)
 
     async def aclose(self) -> None:
         """See Source."""
-        while self._putting_behind:
-            await asyncio.wait(self._putting_behind)
-        self._end_listening()
+        while self._postponements:
+            await asyncio.wait(self._postponements)
+        self._stop_listening()
 
     async def _listen(self) -> None:
-        if self._listener is not None or time.monotonic() < self._may_listen_at:
+        if self._listener is not None or time.monotonic() < self._next_listen_at:
             return
-        self._may_listen_at = time.monotonic() + LISTEN_AGAIN_S
+        self._next_listen_at = time.monotonic() + LISTEN_RETRY_S
         try:
             self._listener = await ask(self._table.listen)
         except Exception:
-            logger.warning(NOT_HEARD, exc_info=True)
+            logger.warning(LISTEN_FAILED, exc_info=True)
         if self._listener is not None:
             self._descriptor = self._listener.fileno()
             self._loop.add_reader(self._descriptor, self._read_notifications)
-            self.wake()  # for what came while nobody listened
+            self.wake()  # for messages that were stored before it listened
 
     def _read_notifications(self) -> None:
         assert self._listener is not None
-        # The driver closes the socket of a connection that is gone, whose number another's may
-        # have at once: by then the loop must not know it any more.
+        # The driver closes the socket of a lost connection, and a new socket may get the same
+        # descriptor at once. So the loop must forget the descriptor before.
         self._loop.remove_reader(self._descriptor)
         try:
             self._listener.clear()
         except Exception:
-            logger.warning(NOT_HEARD, exc_info=True)
+            logger.warning(LISTEN_FAILED, exc_info=True)
             listener, self._listener = self._listener, None
             listener.close()
         else:
             self._loop.add_reader(self._descriptor, self._read_notifications)
         self.wake()
 
-    def _end_listening(self) -> None:
+    def _stop_listening(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             self._loop.remove_reader(self._descriptor)

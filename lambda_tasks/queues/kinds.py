@@ -1,11 +1,11 @@
-"""Every kind of queue, and which one a setting means."""
+"""The list of all kinds of queues, and the choice of one by a setting."""
 
 from collections.abc import Iterable
 from typing import Final
 
 from ..core.message import MAX_NAME
 from ..ports import Source
-from .base import Queue, Wiring, mistake
+from .base import Queue, Wiring, setting_error
 from .batch import BatchQueue
 from .database import DatabaseQueue
 from .sqs import SQSQueue
@@ -14,13 +14,18 @@ KINDS: Final[tuple[type[Queue], ...]] = (SQSQueue, BatchQueue, DatabaseQueue)
 
 
 def parse(setting: str, name: object, value: object) -> Queue:
-    """The queue that a value of LAMBDA_TASKS_QUEUES means. Raises ImproperlyConfigured."""
+    """Return the queue of a value of LAMBDA_TASKS_QUEUES.
+
+    Raises ImproperlyConfigured, with the fix, for an invalid name or value.
+    """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-        raise mistake(setting, value, f"A queue's name is a text of 1 to {MAX_NAME} characters.")
+        raise setting_error(
+            setting, value, f"A queue's name is a text of 1 to {MAX_NAME} characters."
+        )
     for kind in KINDS:
         if (queue := kind.parse(setting, name, value)) is not None:
             return queue
-    raise mistake(
+    raise setting_error(
         setting,
         value,
         'Use a queue URL, {"queue_url": ...}, {"job_queue_arn": ..., "job_definition_arn": ...} '
@@ -29,7 +34,10 @@ def parse(setting: str, name: object, value: object) -> Queue:
 
 
 def make_sources(queues: Iterable[Queue], wiring: Wiring, *, once: bool) -> list[Source]:
-    """What a worker of these queues receives from. Raises ImproperlyConfigured."""
+    """Return the sources from which a worker receives the messages of these queues.
+
+    Raises ImproperlyConfigured where no worker can consume one of them.
+    """
     by_kind: dict[type[Queue], list[Queue]] = {}
     for queue in queues:
         by_kind.setdefault(type(queue), []).append(queue)

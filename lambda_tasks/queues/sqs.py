@@ -1,4 +1,4 @@
-"""Amazon SQS."""
+"""Amazon SQS queues."""
 
 import os
 import re
@@ -15,29 +15,35 @@ from ..core.message import Message, Outgoing, check_size
 from ..core.signature import SIGNATURE_BYTES, Signer
 from ..ports import SendFailure, Source
 from .aws.client import AwsClient, RequestFailed
-from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, mistake
-from .sqs_deliveries import ONCE_WAIT_S, WAIT_S, SqsSource, is_fifo
+from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, setting_error
+from .sqs_deliveries import LONG_POLL_S, SHORT_POLL_S, SqsSource, is_fifo
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
-"""The most for one message, and for a whole request (quotas, Amazon SQS developer guide)."""
+"""The most bytes of one message, and of a whole request (quotas, Amazon SQS developer guide)."""
 
-REGION: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
-USUAL_HOST: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")
-LEGACY_HOST: Final = re.compile(r"(?:([a-z0-9-]+)\.)?queue\.amazonaws\.com")
+REGION_PATTERN: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
+USUAL_HOST_PATTERN: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")
+LEGACY_HOST_PATTERN: Final = re.compile(r"(?:([a-z0-9-]+)\.)?queue\.amazonaws\.com")
 LEGACY_REGION: Final = "us-east-1"
-"""Hosts of queue URLs ("Amazon SQS endpoints and quotas", AWS General Reference). What is neither
-usual nor legacy, of FIPS, dual stack or a VPC endpoint, is to be asked itself."""
+"""The region of legacy hosts ("Amazon SQS endpoints and quotas", AWS General Reference).
 
-ACCOUNT: Final = re.compile(r"\d{12}")
+A host that is neither usual nor legacy (FIPS, dual stack, a VPC endpoint) becomes the client's
+endpoint itself.
+"""
 
-LIMITS: Final = BatchLimits(max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES)
+ACCOUNT_PATTERN: Final = re.compile(r"\d{12}")
+
+SQS_BATCH_LIMITS: Final = BatchLimits(
+    max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SQSQueue(Queue):
-    """A queue URL: a Lambda function, or a worker, consumes it."""
+    """A queue of Amazon SQS, which a Lambda function or a worker consumes."""
 
     queue_url: str
+    """The URL of the queue. A name that ends with `.fifo` means a FIFO queue."""
     max_timeout_s: float = field(default=MAX_LAMBDA_TIMEOUT_S, kw_only=True)
 
     @property
@@ -56,8 +62,8 @@ class SQSQueue(Queue):
             case _:
                 return None
         if not _is_http_url(url):
-            fix = "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/..."
-            raise mistake(setting, url, fix)
+            fix = "An SQS queue URL looks like https://sqs.REGION_PATTERN.amazonaws.com/..."
+            raise setting_error(setting, url, fix)
         return cls(name, url)
 
     def make_transport(self, wiring: Wiring) -> "SQSTransport":
@@ -77,7 +83,7 @@ class SQSQueue(Queue):
         cls, queues: Sequence[Self], wiring: Wiring, *, once: bool
     ) -> list[Source]:
         """See Queue."""
-        wait_s = ONCE_WAIT_S if once else WAIT_S
+        wait_s = SHORT_POLL_S if once else LONG_POLL_S
         return [
             SqsSource(
                 each.queue_url,
@@ -101,18 +107,18 @@ class SQSQueue(Queue):
 
     @property
     def arn(self) -> str:
-        """Its ARN; what the URL does not tell is as a local SQS has it."""
+        """The queue's ARN. For parts that the URL lacks, it has the values of a local SQS."""
         region, account, name = _identity(self.queue_url)
         return f"arn:aws:sqs:{region or LEGACY_REGION}:{account or '0' * 12}:{name}"
 
     def is_fed_by(self, source: str) -> bool:
-        """See Queue. Region and account count as far as both the ARN and the URL tell them."""
+        """See Queue. Compares region and account only if both the ARN and the URL have them."""
         *_, region, account, name = ("", "", *source.split(":"))
-        own_region, own_account, own_name = _identity(self.queue_url)
+        queue_region, queue_account, queue_name = _identity(self.queue_url)
         return (
-            name == own_name
-            and (not (region and own_region) or region == own_region)
-            and (not (account and own_account) or account == own_account)
+            name == queue_name
+            and (not (region and queue_region) or region == queue_region)
+            and (not (account and queue_account) or account == queue_account)
         )
 
     async def postpone(self, wiring: Wiring, receipt_handle: str, seconds: float) -> None:
@@ -130,7 +136,10 @@ class SQSQueue(Queue):
 
 
 class SQSTransport:
-    """Sends to one queue, signed where there is a key; with `follow_ups` what follows a run."""
+    """A transport to one SQS queue. A signer, if given, signs each message.
+
+    `follow_ups` is the client for messages that follow from a run.
+    """
 
     def __init__(
         self,
@@ -145,10 +154,13 @@ class SQSTransport:
         self._client = client
         self._signer = signer
         self._is_fifo = is_fifo(queue_url)
-        self.limits = replace(LIMITS, in_order=self._is_fifo)
+        self.limits = replace(SQS_BATCH_LIMITS, in_order=self._is_fifo)
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
-        """One SendMessageBatch request. All are follow-ups, or none is."""
+        """See ports.Transport. Sends one SendMessageBatch request.
+
+        All messages of a batch are follow-ups, or none is.
+        """
         client = self._follow_ups if batch and batch[0].is_follow_up else self._client
         entries = [self._entry(str(index), outgoing) for index, outgoing in enumerate(batch)]
         try:
@@ -157,7 +169,7 @@ class SQSTransport:
             )
         except RequestFailed as error:
             return [error.failure] * len(batch)
-        # Either may be missing where it is empty, and of some emulators is null.
+        # Either list may be missing where it is empty, and some emulators send null.
         failures: dict[str, SendFailure | None] = {
             entry["Id"]: _entry_failure(entry) for entry in response.get("Failed") or ()
         }
@@ -171,7 +183,7 @@ class SQSTransport:
             body = self._signer.sign(body, now=time.time())
         entry: dict[str, Any] = {"Id": id, "MessageBody": body}
         if self._is_fifo:
-            # A FIFO queue has one delay for all its messages, and wants a group.
+            # A FIFO queue refuses a delay for a single message, and requires a group.
             entry["MessageGroupId"] = message.group
             entry["MessageDeduplicationId"] = str(message.invocation_id)
             return entry
@@ -184,30 +196,34 @@ class SQSTransport:
 
 @lru_cache(maxsize=256)
 def _identity(queue_url: str) -> tuple[str, str, str]:
-    """Region, account and name of a queue, as far as its URL tells them."""
+    """Return a queue's region, account and name; "" for the region or account if unknown."""
     parts = urlsplit(queue_url)
     *_, account, name = ("", *parts.path.rstrip("/").split("/"))
-    return _region(parts.hostname or "") or "", account if ACCOUNT.fullmatch(account) else "", name
+    return (
+        _region(parts.hostname or "") or "",
+        account if ACCOUNT_PATTERN.fullmatch(account) else "",
+        name,
+    )
 
 
 def _region(host: str) -> str | None:
-    match = REGION.search(host) or LEGACY_HOST.fullmatch(host)
+    match = REGION_PATTERN.search(host) or LEGACY_HOST_PATTERN.fullmatch(host)
     return (match[1] or LEGACY_REGION) if match else None
 
 
 def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The client's options, with region and endpoint from the queue's URL where none are set."""
+    """Return the client's options; region and endpoint come from the queue's URL if unset."""
     parts = urlsplit(queue_url)
     host = parts.hostname or ""
     derived = {}
     if region := _region(host):
         derived["region_name"] = region
-    if not (USUAL_HOST.fullmatch(host) or LEGACY_HOST.fullmatch(host)):
+    if not (USUAL_HOST_PATTERN.fullmatch(host) or LEGACY_HOST_PATTERN.fullmatch(host)):
         derived["endpoint_url"] = f"{parts.scheme}://{parts.netloc}"
     return derived | dict(options)
 
 
-_NOT_MENTIONED = SendFailure("the answer does not mention it", retryable=True)
+_NOT_MENTIONED = SendFailure("the response does not mention the message", retryable=True)
 
 
 def _entry_failure(entry: Mapping[str, Any]) -> SendFailure:

@@ -1,4 +1,4 @@
-"""What SQS delivers: to a worker, which polls, and to Lambda, which gets events."""
+"""Deliveries of SQS: to a worker, which polls, and to Lambda, which gets events."""
 
 import asyncio
 import logging
@@ -16,30 +16,30 @@ from .aws.client import AwsClient
 
 logger = logging.getLogger("lambda_tasks")
 
-REQUEST_LIMIT: Final = 10
-"""Messages of one request (Amazon SQS quotas)."""
+MAX_BATCH_ENTRIES: Final = 10
+"""The most messages of one request (Amazon SQS quotas)."""
 
-WAIT_S: Final = 20
-"""A long poll (ReceiveMessage, Amazon SQS API reference: 0 to 20)."""
+LONG_POLL_S: Final = 20
+"""Seconds of a long poll (ReceiveMessage, Amazon SQS API reference: 0 to 20)."""
 
-ONCE_WAIT_S: Final = 1
-"""The same where the queue is only to be emptied."""
+SHORT_POLL_S: Final = 1
+"""Seconds of a poll by a worker that stops when the queue is empty."""
 
-VISIBILITY_S: Final = 60
-"""A dead worker's messages come back after so long."""
+VISIBILITY_TIMEOUT_S: Final = 60
+"""Seconds after which SQS delivers the messages of a dead worker again."""
 
 HEARTBEAT_S: Final = 20.0
-"""How often what is being worked on is kept invisible: two beats may fail."""
+"""Seconds between two heartbeats, which hide running messages again. Two of them may fail."""
 
-DELETE_WITHIN_S: Final = 0.05
-"""For deletes to gather into one request."""
+DELETE_DELAY_S: Final = 0.05
+"""Seconds in which deletes gather into one request."""
 
 
 class SqsSource:
-    """See Source: long polls, heartbeats while a task runs, deletes in batches.
+    """See Source: long polls, heartbeats while a task runs, and deletes in batches.
 
-    `wait_s` is for how long a poll of an empty queue lasts; `polls` is a client that waits as long.
-    `arn` tells the queue from those of its name in other regions and accounts.
+    `wait_s` is the duration of a poll of an empty queue in seconds, and `polls` is a client that
+    waits as long. `arn` tells the queue from queues of the same name in other regions and accounts.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SqsSource:
         client: AwsClient,
         *,
         polls: AwsClient,
-        wait_s: int = WAIT_S,
+        wait_s: int = LONG_POLL_S,
         arn: str = "",
     ) -> None:
         self._queue_url = queue_url
@@ -60,53 +60,55 @@ class SqsSource:
         self._receipts: dict[str, str] = {}
         self._finished: dict[str, str] = {}
         self._requests: set[asyncio.Task[None]] = set()
-        self._deleting: asyncio.Task[None] | None = None
-        self._heart: asyncio.Task[None] | None = None
+        self._delete_task: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
 
     async def receive(self, limit: int) -> Arriving:
         """See Source."""
-        if self._heart is None:
-            self._heart = asyncio.ensure_future(self._beat())
+        if self._heartbeat is None:
+            self._heartbeat = asyncio.ensure_future(self._send_heartbeats())
         answer = await self._polls.call(
             "receive_message",
             QueueUrl=self._queue_url,
-            MaxNumberOfMessages=min(limit, REQUEST_LIMIT),
+            MaxNumberOfMessages=min(limit, MAX_BATCH_ENTRIES),
             WaitTimeSeconds=self._wait_s,
-            VisibilityTimeout=VISIBILITY_S,
+            VisibilityTimeout=VISIBILITY_TIMEOUT_S,
             MessageSystemAttributeNames=[
                 "SentTimestamp",
                 "MessageGroupId",
                 "ApproximateReceiveCount",
             ],
         )
-        return nullcontext([self._received(each) for each in answer.get("Messages") or []])
+        return nullcontext([self._receive_one(each) for each in answer.get("Messages") or []])
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """See Source."""
         receipt = self._receipts.pop(id)
         if settlement.is_final:
             self._finished[id] = receipt
-            if self._deleting is None:
-                self._deleting = self._begin(self._delete_soon())
+            if self._delete_task is None:
+                self._delete_task = self._start_request(self._delete_soon())
         elif settlement.retry_after_s is not None:
-            self._begin(
-                self._show({id: receipt}, seconds=visibility_timeout_s(settlement.retry_after_s))
+            self._start_request(
+                self._change_visibility(
+                    {id: receipt}, seconds=visibility_timeout_s(settlement.retry_after_s)
+                )
             )
-        # Otherwise it comes back when its visibility timeout is over, and so in the end to the
-        # dead letters.
+        # Otherwise SQS delivers it again after its visibility timeout, and after maxReceiveCount
+        # deliveries moves it to the dead-letter queue.
 
     def wake(self) -> None:
-        """See Source. SQS ends a long poll by itself."""
+        """See Source. SQS ends a long poll by itself when a message arrives."""
 
     async def aclose(self) -> None:
         """See Source."""
-        if self._heart is not None:
-            self._heart.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
         while self._requests:
             await asyncio.wait(self._requests)
 
-    def _received(self, message: Mapping[str, Any]) -> Delivery:
-        """A delivery under an id of its own: SQS may deliver a message while it still runs."""
+    def _receive_one(self, message: Mapping[str, Any]) -> Delivery:
+        """Return a delivery with a unique id, as SQS may deliver a message that still runs."""
         id = message["MessageId"]
         repeats = count(2)
         while id in self._receipts:
@@ -117,15 +119,15 @@ class SqsSource:
         )
         return replace(delivery, id=id)
 
-    def _begin(self, request: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def _start_request(self, request: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.ensure_future(request)
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
         return task
 
     async def _delete_soon(self) -> None:
-        await asyncio.sleep(DELETE_WITHIN_S)
-        self._deleting = None
+        await asyncio.sleep(DELETE_DELAY_S)
+        self._delete_task = None
         finished, self._finished = self._finished, {}
         for entries in _entries(finished):
             try:
@@ -133,10 +135,15 @@ class SqsSource:
                     "delete_message_batch", QueueUrl=self._queue_url, Entries=list(entries)
                 )
             except Exception:
-                # They come again, and are found finished.
-                logger.warning("%s: finished messages stay for now", self._name, exc_info=True)
+                # SQS delivers them again. Their records are finished then, so they don't run.
+                logger.warning(
+                    "%d finished messages could not be deleted from the queue %s for now",
+                    len(entries),
+                    self._name,
+                    exc_info=True,
+                )
 
-    async def _show(self, receipts: Mapping[str, str], *, seconds: int) -> None:
+    async def _change_visibility(self, receipts: Mapping[str, str], *, seconds: int) -> None:
         for entries in _entries(receipts):
             try:
                 await self._client.call(
@@ -145,48 +152,55 @@ class SqsSource:
                     Entries=[each | {"VisibilityTimeout": seconds} for each in entries],
                 )
             except Exception:
-                logger.warning("%s: a visibility timeout stays", self._name, exc_info=True)
+                logger.warning(
+                    "The visibility timeout of %d messages of the queue %s could not be changed",
+                    len(entries),
+                    self._name,
+                    exc_info=True,
+                )
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            await self._show(dict(self._receipts), seconds=VISIBILITY_S)
+            await self._change_visibility(dict(self._receipts), seconds=VISIBILITY_TIMEOUT_S)
 
 
 def _entries(receipts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
-    """The entries of batch requests, a list for each."""
+    """Yield the entries of batch requests, a list for each request."""
     entries = [{"Id": id, "ReceiptHandle": receipt} for id, receipt in receipts.items()]
-    for start in range(0, len(entries), REQUEST_LIMIT):
-        yield entries[start : start + REQUEST_LIMIT]
+    for start in range(0, len(entries), MAX_BATCH_ENTRIES):
+        yield entries[start : start + MAX_BATCH_ENTRIES]
 
 
 def delivery_of(message_id: str, body: object, attributes: object, *, source: str) -> Delivery:
-    """A message that SQS has delivered, itself or by way of a Lambda event, from the queue of this
-    name, or ARN."""
-    known: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
-    group = known.get("MessageGroupId")
+    """Return the delivery of a message that SQS delivered to a worker or in a Lambda event.
+
+    `source` is the name or the ARN of its queue.
+    """
+    attributes_by_name: Mapping[Any, Any] = attributes if isinstance(attributes, Mapping) else {}
+    group = attributes_by_name.get("MessageGroupId")
     return Delivery(
         id=message_id,
         body=body,
         source=source,
         fallback_id=invocation_id_of(message_id),
-        enqueued_at=_sent_at(known.get("SentTimestamp")),
-        receives=_count(known.get("ApproximateReceiveCount")),
+        enqueued_at=_sent_at(attributes_by_name.get("SentTimestamp")),
+        receives=_positive_count(attributes_by_name.get("ApproximateReceiveCount")),
         ordered_by=group if isinstance(group, str) and is_fifo(source) else None,
     )
 
 
 def queue_name(queue_url: str) -> str:
-    """The name that SQS knows the queue by."""
+    """Return the queue's name in SQS."""
     return queue_url.rstrip("/").rpartition("/")[2]
 
 
 def is_fifo(queue: str) -> bool:
-    """Whether a queue of this name, URL or ARN keeps an order."""
+    """Return whether the queue of this name, URL or ARN is a FIFO queue, which keeps an order."""
     return queue.endswith(".fifo")
 
 
-def _count(number: Any) -> int:
+def _positive_count(number: Any) -> int:
     try:
         return max(1, int(number))
     except (TypeError, ValueError, OverflowError):

@@ -1,5 +1,5 @@
-"""Every statement about records. Nobody else speaks SQL but the admin.
+"""Every statement about records. Only the admin and the checks speak SQL beside these.
 
-State changes are conditional on the state that the caller believes in, and all times are the
+Each change of state is conditional on the state that the caller expects. All times are the
 database's own, so that no worker's clock decides who owns a record.
 """

@@ -1,4 +1,4 @@
-"""Who runs what: claims, their leases, and what a claim's holder writes."""
+"""Claims of records, their leases, and the writes of a claim's holder."""
 
 import logging
 import time
@@ -33,7 +33,7 @@ from ..core.lifecycle import (
 from ..core.message import Message, Outgoing
 from ..errors import LeaseLost
 from ..ports import FoundLost, Granted, ResolvedDelivery
-from . import waiting
+from . import postponing
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
@@ -49,7 +49,7 @@ from .mapping import (
     state_of,
 )
 from .portable import IS_LOST, ClaimTerms
-from .retrying import tried_again
+from .retrying import with_retries
 from .tables import RecordQuerySet, latest_state
 
 logger = logging.getLogger("lambda_tasks")
@@ -57,19 +57,20 @@ logger = logging.getLogger("lambda_tasks")
 Verdicts = dict[UUID, Granted | Refused]
 
 Wanted = Mapping[UUID, Sequence[ResolvedDelivery]]
-"""What has come of each invocation: of several deliveries some may not be the project's own, and
-must take none of the others along."""
+"""The deliveries by invocation id. Forged ones among them must not affect the others."""
 
-PAUSES_S: Final = (0.02, 0.1, 0.3)
-"""Before another look at what was locked: most likely it is just being marked as sent."""
+LOCKED_PAUSES_S: Final = (0.02, 0.1, 0.3)
+"""Seconds before each new try to claim locked records: most are just being marked as sent."""
 
-INSERT_S: Final = 2.0
-ONE_INSERT_S: Final = 1.0
-"""Then an INSERT waits for another transaction: the whole, and a row alone."""
+INSERT_LIMIT_S: Final = 2.0
+"""Seconds for the INSERT of several rows. If it takes longer, it waits for another transaction."""
+
+SINGLE_INSERT_LIMIT_S: Final = 1.0
+"""The same for the INSERT of a single row."""
 
 
 class RecordClaims:
-    """See ports.Claims. `worker_id` is what a record tells of who has claimed it."""
+    """See ports.Claims. `worker_id` names this worker in the records that it claims."""
 
     def __init__(self, worker_id: str = "unknown") -> None:
         self._worker_ids = join_worker_ids([worker_id])
@@ -94,13 +95,13 @@ class RecordClaims:
         lease: timedelta,
         max_attempts: int,
         waiting: Collection[UUID] = (),
-        suspects_wait: bool = False,
+        possible_poison_waits: bool = False,
     ) -> Mapping[UUID, Granted | Refused]:
         """See ports.Claims.
 
-        Direct messages get their record here. What a worker that died has left is taken over
-        once its lease has run out; what was started `max_attempts` times without an outcome is
-        FAILED instead. All of that is decided by what the record says, whatever the message does.
+        Direct messages get their record here. A lost run is taken over once its lease has run out;
+        a run that started `max_attempts` times without an outcome is FAILED instead. Only the
+        record decides about that, not the message.
         """
         terms = ClaimTerms(
             token=uuid.uuid4(),
@@ -109,57 +110,58 @@ class RecordClaims:
             max_attempts=max_attempts,
             may_rerun=frozenset(each.message.task_name for each in deliveries if each.may_rerun),
             waiting=frozenset(waiting),
-            suspects_wait=suspects_wait,
+            possible_poison_waits=possible_poison_waits,
             from_table=not any(each.look.is_sent for each in deliveries),
         )
-        # In one order everywhere, so that two workers with the same messages can't deadlock.
+        # Sorted by id: if all workers lock in one order, two with the same messages can't deadlock.
         wanted: defaultdict[UUID, list[ResolvedDelivery]] = defaultdict(list)
         for each in sorted(deliveries, key=attrgetter("message.invocation_id")):
             wanted[each.message.invocation_id].append(each)
         return _claim(wanted, terms)
 
-    @tried_again
+    @with_retries
     def begin(self, claims: Sequence[Claim], lease: timedelta) -> Mapping[UUID, Claim]:
         """See ports.Claims."""
-        own = self._worker_ids
-        started = statements().begin(claims, lease=lease, worker_ids=own)
+        started = statements().begin(claims, lease=lease, worker_ids=self._worker_ids)
         return {
             claim.invocation_id: replace(
                 claim,
-                has_begun=True,
+                has_started=True,
                 started_at=started[claim.invocation_id],
-                worker_ids=(*claim.worker_ids, *own.splitlines()),
+                worker_ids=(*claim.worker_ids, *self._worker_ids.splitlines()),
             )
             for claim in claims
             if claim.invocation_id in started
         }
 
-    @tried_again
+    @with_retries
     def finish(self, end: End, following: Outgoing | None = None) -> None:
         """See ports.Claims."""
         if following is None:
             _finish_held(end)
             return
+        # One transaction: otherwise a crash between the two would lose the follow-up.
         with transaction.atomic(using=self.alias, savepoint=False):
             _finish_held(end)
             statements().insert_queued([queued_row(following)])
-            state = _handed_on(end)
+            state = _next_state(end)
             if state is not None:
-                statements().hand_on(following.message.invocation_id, state)
+                statements().save_initial_state(following.message.invocation_id, state)
 
-    @tried_again
+    @with_retries
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See ports.Claims."""
         if len(ends) > 1:
             return statements().finish_many(ends)
         return {end.claim.invocation_id for end in ends if statements().finish(end)}
 
-    @tried_again
+    @with_retries
     def release(self, claims: Sequence[Claim], release: Release) -> None:
         """See ports.Claims."""
         due_at = Now() + timedelta(seconds=release.wait_s)
         released: dict[str, Any] = {
-            # First: MySQL reads in each column what those before it have set.
+            # First, because it reads start_time: MySQL assigns columns from left to right, and each
+            # expression sees the values that were assigned before it.
             "n_attempts": F("n_attempts") if release.counts else _attempts_without_this_one(),
             "status": Status.QUEUED,
             "claim_token": None,
@@ -169,45 +171,49 @@ class RecordClaims:
             "look_at": F("look_at") if release.comes_back else due_at,
         }
         if not release.counts:
-            released["n_waits"] = Least(F("n_waits") + 1, waiting.MAX_COUNT)
+            released["n_waits"] = Least(F("n_waits") + 1, postponing.MAX_N_WAITS)
         if release.ran_s:
             released["cut_off_s"] = Coalesce(F("cut_off_s"), 0.0) + release.ran_s
-        for worker_ids, group in _by_earlier_workers(claims, release):
-            _held(group).update(**released, worker_ids=worker_ids)
+        for worker_ids, group in _group_by_earlier_workers(claims, release):
+            _held_records(group).update(**released, worker_ids=worker_ids)
 
-    @tried_again
+    @with_retries
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
         """See ports.Claims."""
-        _held(claims).update(lease_until=Now() + lease)
+        _held_records(claims).update(lease_until=Now() + lease)
 
-    @tried_again
+    @with_retries
     def lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """See ports.Claims."""
-        held = set(_held(claims).values_list("id", flat=True))
+        held = set(_held_records(claims).values_list("id", flat=True))
         return [claim for claim in claims if claim.invocation_id not in held]
 
-    @tried_again
+    @with_retries
     def save_state(self, claim: Claim, state: object) -> None:
         """See ports.Claims."""
         if not statements().save_state(claim, state):
             raise _lease_lost(claim)
 
-    @tried_again
+    @with_retries
     def show_progress(self, claim: Claim, progress: object) -> None:
         """See ports.Claims."""
         statements().show_progress(claim, progress)
 
 
-@tried_again
+@with_retries
 def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
-    """Tried again, it finds what bears its token already."""
+    """Claim the invocations that can be claimed, and return a verdict for each.
+
+    A retry after a conflict finds the records that already have its token.
+    """
     verdicts: Verdicts = {}
     firsts = [deliveries[0] for deliveries in wanted.values()]
     if direct := [first for first in firsts if not first.message.durable]:
         verdicts |= _claim_direct(direct, terms)
     if rest := [id for id in wanted if id not in verdicts]:
         verdicts |= _claim_stored(wanted, rest, terms)
-    for pause_s in PAUSES_S:
+    # A short retry spares most locked records a wait of LOCKED.retry_after_s in their queue.
+    for pause_s in LOCKED_PAUSES_S:
         locked = [id for id, verdict in verdicts.items() if verdict is LOCKED and id in rest]
         if not locked:
             break
@@ -217,8 +223,10 @@ def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
 
 
 def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verdicts:
-    """Insert records of messages that come without one, claimed where they have no time to wait
-    for. Whether a time has come is for the database's clock to say, in the next statement."""
+    """Insert records for messages without one, as claimed ones unless they have a `run_after`.
+
+    The next statement claims those that are due: only the database's clock decides about that.
+    """
     rows = [
         row_of(each.message, each.queue, each.look, enqueued_at=each.enqueued_at) for each in direct
     ]
@@ -243,23 +251,26 @@ def _insert_claimed(
     claims = statements().insert_claimed(rows, terms, begin=begin)
     keeps_secrets = is_available()
     return {
-        id: Granted(claim, messages[id] if keeps_secrets else _whole(messages[id]))
+        id: Granted(claim, messages[id] if keeps_secrets else _carrying_secrets(messages[id]))
         for id, claim in claims.items()
     }
 
 
-def _whole(message: Message) -> Message:
-    """A message whose record can't keep its secrets, if it has any: what follows carries them."""
+def _carrying_secrets(message: Message) -> Message:
+    """Mark a message so that its follow-ups carry the secrets that no record can keep."""
     return replace(message, keeps_arguments=bool(message.secret_kwargs))
 
 
 def _insert(
     rows: Sequence[Row],
     insert: Callable[[Sequence[Row]], Verdicts | None],
-    limit_s: float = INSERT_S,
+    limit_s: float = INSERT_LIMIT_S,
 ) -> Verdicts:
-    """Insert rows; one that another transaction is about to insert, too, is LOCKED and holds up no
-    other. The database itself would wait for what becomes of that transaction."""
+    """Insert rows; give the verdict LOCKED to a row that another transaction is inserting, too.
+
+    Without the time limit, the database would wait for the end of that transaction, and so would
+    all other rows.
+    """
     may_fail = not connections[record_alias()].in_atomic_block
     with interrupts.within(limit_s) as work:
         try:
@@ -269,42 +280,49 @@ def _insert(
                 raise
     if len(rows) == 1:
         return {rows[0]["id"]: LOCKED}
-    alone = [_insert([row], insert, ONE_INSERT_S) for row in rows]
+    alone = [_insert([row], insert, SINGLE_INSERT_LIMIT_S) for row in rows]
     return {id: verdict for each in alone for id, verdict in each.items()}
 
 
 def _claim_stored(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
-    """Claim records that are there, and tell what has become of the others."""
+    """Claim stored records, and return a verdict for each, claimed or not."""
     claimed = statements().claim(ids, terms)
-    verdicts: Verdicts = {id: _verdict(wanted[id], row, terms) for id, row in claimed.items()}
+    verdicts: Verdicts = {id: _judge_claimed(wanted[id], row, terms) for id, row in claimed.items()}
     if rest := [id for id in ids if id not in verdicts]:
-        verdicts |= _judge(wanted, rest, terms)
-    _let_go_refused(verdicts, terms)
+        verdicts |= _judge_unclaimed(wanted, rest, terms)
+    _release_refused(verdicts, terms)
     return verdicts
 
 
-def _verdict(wanted: Sequence[ResolvedDelivery], row: Row, terms: ClaimTerms) -> Granted | Refused:
-    """The verdict on a claimed record: what it stands for runs, if a message asks for that."""
+def _judge_claimed(
+    wanted: Sequence[ResolvedDelivery], row: Row, terms: ClaimTerms
+) -> Granted | Refused:
+    """Return the verdict on a claimed record: granted if a delivery asks for what it says."""
     try:
         message = message_of(row)
     except ValueError as error:
-        logger.error("%s can't be run: %s", row["id"], error)
+        logger.error("The record %s can't be run: %s", row["id"], error)
         return Refused(Refusal.UNREADABLE)
-    brings_secrets = row["secrets"] == UNAVAILABLE
-    asking = [each for each in wanted if each.message.has_arguments or not brings_secrets]
+    lacks_secrets = row["secrets"] == UNAVAILABLE
+    asking = [each for each in wanted if each.message.has_arguments or not lacks_secrets]
     if not asking:
-        logger.error("%s can't be run: its secrets were not stored", row["id"])
+        logger.error(
+            "The record %s can't be run: its secrets were not stored, and its message has none",
+            row["id"],
+        )
         return Refused(Refusal.UNREADABLE)
     for each in asking:
-        asked_for = _completed(message, row, each.message)
-        if each.message.is_of(asked_for):
+        asked_for = _complete(message, row, each.message)
+        if each.message.matches_record(asked_for):
             return Granted(claim_of(row, terms.token), asked_for)
     return Refused(Refusal.FOREIGN)
 
 
-def _completed(message: Message, row: Row, arrived: Message) -> Message:
-    """What a row stands for, with what is known of it by a message that has arrived, which brings
-    its secrets itself where there was nothing to encrypt them with."""
+def _complete(message: Message, row: Row, arrived: Message) -> Message:
+    """Return the message of a record, completed from the message that arrived.
+
+    The arrived one has the secrets where the record could not encrypt them.
+    """
     if row["secrets"] == UNAVAILABLE:
         message = replace(
             message, kwargs=message.kwargs | arrived.secret_kwargs, keeps_arguments=True
@@ -312,75 +330,80 @@ def _completed(message: Message, row: Row, arrived: Message) -> Message:
     return replace(message, secret=message.secret | arrived.secret)
 
 
-def _let_go_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
-    """Leave records as they were that were claimed before it was seen that they can't be run."""
-    if unreadable := _refused(verdicts, Refusal.UNREADABLE):
-        _let_go(unreadable, terms)
-        waiting.put_behind(unreadable)
-    if foreign := _refused(verdicts, Refusal.FOREIGN):
-        _let_go(foreign, terms)
+def _release_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
+    """Release records that turned out to be unreadable or foreign after their claim."""
+    if unreadable := _ids_refused(verdicts, Refusal.UNREADABLE):
+        _release(unreadable, terms)
+        postponing.postpone(unreadable)
+    if foreign := _ids_refused(verdicts, Refusal.FOREIGN):
+        _release(foreign, terms)
 
 
-def _let_go(ids: Sequence[UUID], terms: ClaimTerms) -> None:
+def _release(ids: Sequence[UUID], terms: ClaimTerms) -> None:
     claimed = all_records().filter(id__in=ids, claim_token=terms.token, status=Status.RUNNING)
     for record in claimed.order_by():
-        has_begun = record.start_time is not None
+        has_started = record.start_time is not None
         worker_ids = (record.worker_ids or "").splitlines()
         claimed.filter(id=record.id).update(
             status=Status.QUEUED,
             claim_token=None,
             lease_until=None,
             start_time=None,
-            n_attempts=F("n_attempts") - int(has_begun),
-            worker_ids=join_worker_ids(worker_ids[:-1] if has_begun else worker_ids),
+            n_attempts=F("n_attempts") - int(has_started),
+            worker_ids=join_worker_ids(worker_ids[:-1] if has_started else worker_ids),
         )
 
 
-def _judge(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
-    """Read these records, tell what has become of the claims, and do what follows from that."""
-    found = _read(ids)
+def _judge_unclaimed(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
+    """Read records that were not claimed, return a verdict for each, and write its consequences."""
+    found = _read_rows(ids)
     verdicts: Verdicts = {}
     for id in ids:
         row = found.get(id)
-        own = wanted[id] if row is None else [each for each in wanted[id] if _names(each, row)]
-        if not own:
+        # The others are forged. They get no say in `may_rerun`, and their ids are reported.
+        for_its_task = (
+            wanted[id]
+            if row is None
+            else [each for each in wanted[id] if _is_for_task_of(each, row)]
+        )
+        if not for_its_task:
             verdicts[id] = Refused(Refusal.FOREIGN)
             continue
         refused = judge_claim(
             None if row is None else state_of(row, terms.token),
-            may_rerun=own[0].may_rerun,
+            may_rerun=for_its_task[0].may_rerun,
             max_attempts=terms.max_attempts,
         )
         if refused is not None:
-            others = frozenset(each.delivery.id for each in wanted[id] if each not in own)
+            others = frozenset(each.delivery.id for each in wanted[id] if each not in for_its_task)
             verdicts[id] = replace(refused, foreign=others) if others else refused
         elif row is not None:
-            verdicts[id] = _verdict(wanted[id], row, terms)
-    if exhausted := _refused(verdicts, Refusal.EXHAUSTED):
+            verdicts[id] = _judge_claimed(wanted[id], row, terms)
+    if exhausted := _ids_refused(verdicts, Refusal.EXHAUSTED):
         for id in _fail_exhausted(exhausted, terms.max_attempts):
-            last = _verdict(wanted[id], found[id], terms)
+            last = _judge_claimed(wanted[id], found[id], terms)
             run = last if isinstance(last, Granted) else None
             verdicts[id] = FoundLost(Refusal.EXHAUSTED, run=run)
-    if parked := _refused(verdicts, Refusal.PARKED):
-        # The relay looks when they are to be sent, and sends them in time.
-        with statements().unlocked(parked) as free:
+    if parked := _ids_refused(verdicts, Refusal.PARKED):
+        # The relay computes their time to look, and sends them in time.
+        with statements().lock_idle(parked) as free:
             free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
     return verdicts
 
 
-def _names(delivery: ResolvedDelivery, row: Row) -> bool:
-    """Whether a message asks for the task of this record."""
+def _is_for_task_of(delivery: ResolvedDelivery, row: Row) -> bool:
+    """Return whether a delivery names the task of this record."""
     message = delivery.message
     return (message.task_name, message.backend) == (row["task_name"], row["backend"])
 
 
-def _read(ids: Sequence[UUID]) -> dict[UUID, Row]:
+def _read_rows(ids: Sequence[UUID]) -> dict[UUID, Row]:
     records = all_records().filter(id__in=ids).order_by()
     rows = records.annotate(now=Now(), saved=latest_state()).values(*STATE_COLUMNS)
     return {row["id"]: row for row in rows}
 
 
-def _refused(verdicts: Verdicts, refusal: Refusal) -> list[UUID]:
+def _ids_refused(verdicts: Verdicts, refusal: Refusal) -> list[UUID]:
     return [
         id
         for id, verdict in verdicts.items()
@@ -389,17 +412,17 @@ def _refused(verdicts: Verdicts, refusal: Refusal) -> list[UUID]:
 
 
 def _fail_exhausted(ids: Sequence[UUID], max_attempts: int) -> list[UUID]:
-    """The ids of those that came to their end here, and not with another."""
-    is_given_back = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
-    with transaction.atomic(using=record_alias()), statements().unlocked(ids) as free:
-        left = free.filter(IS_LOST | is_given_back)
-        ended = list(left.values_list("id", flat=True))
-        finish(left, Failed(WORKER_DIED))
+    """Mark exhausted records as FAILED; return the ids of those that this call changed."""
+    is_released = Q(status=Status.QUEUED, n_attempts__gte=max_attempts)
+    with transaction.atomic(using=record_alias()), statements().lock_idle(ids) as free:
+        exhausted = free.filter(IS_LOST | is_released)
+        ended = list(exhausted.values_list("id", flat=True))
+        finish(exhausted, Failed(WORKER_DIED))
     return ended
 
 
-def _held(claims: Sequence[Claim]) -> RecordQuerySet:
-    """The records of these claims, as far as they still hold."""
+def _held_records(claims: Sequence[Claim]) -> RecordQuerySet:
+    """Return the records of those claims that still hold."""
     return (
         all_records()
         .filter(
@@ -412,18 +435,23 @@ def _held(claims: Sequence[Claim]) -> RecordQuerySet:
 
 
 def _attempts_without_this_one() -> Case:
-    """Its start is counted where the record has one: who has claimed it may not know it yet."""
+    """Return the number of attempts without this one, if its start was counted.
+
+    The record decides, because the holder of the claim may have missed the answer to its begin().
+    """
     return Case(When(start_time=None, then=F("n_attempts")), default=F("n_attempts") - 1)
 
 
-def _by_earlier_workers(
+def _group_by_earlier_workers(
     claims: Sequence[Claim], release: Release
 ) -> Iterable[tuple[str, list[Claim]]]:
-    """The claims by the workers that are to be known as those that have tried: without the last
-    one, where it has begun and that does not count."""
+    """Group the claims by the worker ids that their records keep.
+
+    The last worker is left out where its attempt started, but does not count.
+    """
     groups: defaultdict[str, list[Claim]] = defaultdict(list)
     for claim in claims:
-        takes_back = claim.has_begun and not release.counts
+        takes_back = claim.has_started and not release.counts
         earlier = claim.worker_ids[:-1] if takes_back else claim.worker_ids
         groups[join_worker_ids(earlier)].append(claim)
     return groups.items()
@@ -434,8 +462,8 @@ def _finish_held(end: End) -> None:
         raise _lease_lost(end.claim)
 
 
-def _handed_on(end: End) -> Any:
-    """The state of the run that follows: given, or what this one has saved for good."""
+def _next_state(end: End) -> Any:
+    """Return the state of the run that follows: from Continue, or the last one that was saved."""
     if isinstance(end.outcome, Continued):
         return end.outcome.state
     record = all_records().filter(id=end.claim.invocation_id).annotate(saved=latest_state())
@@ -443,4 +471,4 @@ def _handed_on(end: End) -> Any:
 
 
 def _lease_lost(claim: Claim) -> LeaseLost:
-    return LeaseLost(f"{claim.invocation_id} is no longer held by this worker.")
+    return LeaseLost(f"This worker no longer holds the claim of {claim.invocation_id}.")

@@ -1,4 +1,4 @@
-"""The database's own clock, by which all times of records are told: no worker's decides."""
+"""The database's own clock, which sets all times of records; no worker's clock decides."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from django.db.models import functions
 
 
 class Now(functions.Now):
-    """Django's, but on MySQL in UTC, as its columns are: there it follows the session's zone."""
+    """Django's Now, but in UTC on MySQL, where Django's follows the time zone of the session."""
 
     def as_mysql(self, compiler: Any, connection: BaseDatabaseWrapper, **extra_context: Any) -> Any:
         """See Func."""

@@ -1,4 +1,4 @@
-"""The database that holds the records, and the statements that it understands."""
+"""The database that holds the records, and the choice of statements for it."""
 
 from functools import cache
 
@@ -10,18 +10,18 @@ from .tables import RecordQuerySet, TaskRecord
 
 
 def record_alias() -> str:
-    """The alias of the database that the router names for TaskRecord."""
+    """Return the alias of the database that the router names for TaskRecord."""
     return router.db_for_write(TaskRecord)
 
 
 def all_records() -> RecordQuerySet:
-    """Every record."""
-    # What as_manager() makes is known to the plugin of django-stubs, which is mypy's alone.
+    """Return a query of all records."""
+    # Only the mypy plugin of django-stubs knows the type of what as_manager() returns.
     return TaskRecord.objects.using(record_alias())  # pyright: ignore[reportReturnType]
 
 
 def statements() -> PortableStatements:
-    """The statements for the database of the records: the one place that chooses."""
+    """Return the statements for the database of the records."""
     return _statements_on(record_alias())
 
 

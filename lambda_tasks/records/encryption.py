@@ -1,7 +1,7 @@
-"""Secret arguments at rest: encrypted, each bound to its record and its parameter.
+"""Encryption of secret arguments at rest. Each value is bound to its record and its parameter.
 
-What is copied to another record, or to another parameter, can't be read there: who can write to the
-table can't have a task show somebody else's secret.
+A value that is copied to another record or parameter can't be decrypted there. So somebody who can
+write to the table can't make a task reveal the secret of another one.
 """
 
 import base64
@@ -21,33 +21,34 @@ from ..core.lifecycle import KEEP_SECRETS_S
 SECRETS_KEYS: Final = "LAMBDA_TASKS_SECRETS_KEYS"
 ENCRYPT_ARGUMENTS: Final = "LAMBDA_TASKS_ENCRYPT_ARGUMENTS"
 KEEP_SECRETS: Final = "LAMBDA_TASKS_KEEP_SECRETS"
-"""Settings that `conf` checks; it stands above the records."""
+"""Names of settings that `conf` checks. The records can't import `conf`, which is above them."""
 
 UNAVAILABLE: Final = ""
-"""Stands in the column where there were secrets, and nothing to encrypt them with."""
+"""The value of the column `secrets` where secrets could not be encrypted, and so are not stored."""
 
 NONCE_BYTES: Final = 12
-"""What AES-GCM takes for each value (NIST SP 800-38D, section 8.2). A random one: a key is good for
-2**32 of them."""
+"""Bytes of the random nonce of each value (NIST SP 800-38D, section 8.2). One key is safe for 2**32
+random nonces."""
 
-RESULT: Final = "lambda_tasks.encrypted"
-"""The one key of an encrypted result, which is JSON as any other is."""
+ENCRYPTED_RESULT_KEY: Final = "lambda_tasks.encrypted"
+"""The only key of the JSON object that an encrypted result is stored as."""
 
-FERNET: Final = "gAAAA"
-"""The beginning of what 1.0.0.dev0 has encrypted, with a key that followed from SECRET_KEY."""
+FERNET_PREFIX: Final = "gAAAA"
+"""The first characters of secrets that 1.0.0.dev0 encrypted, with a key derived from SECRET_KEY."""
 
 
 def check_available(task_name: str) -> None:
     """Raise ImproperlyConfigured where secrets can't be encrypted."""
     if not is_available():
         raise ImproperlyConfigured(
-            f"{task_name} has secret arguments, which are stored encrypted until it has run. "
-            "Install lambda-tasks[secrets], or make the task durable=False."
+            f"{task_name} has secret arguments, which must be stored encrypted until it has run, "
+            "but cryptography is not installed. Install lambda-tasks[secrets], or declare the task "
+            "with durable=False."
         )
 
 
 def is_available() -> bool:
-    """Whether there is what encrypts secrets."""
+    """Return whether secrets can be encrypted: whether cryptography is installed."""
     try:
         from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401
     except ImportError:
@@ -56,82 +57,95 @@ def is_available() -> bool:
 
 
 def encrypts_all() -> bool:
-    """Whether all arguments and results are encrypted, and not only those that are secret."""
+    """Return whether all arguments and results are encrypted, not only the secret arguments."""
     return bool(getattr(settings, ENCRYPT_ARGUMENTS, False))
 
 
-def kept_for() -> timedelta | None:
-    """For how long a failed run keeps its secrets; None where it does not."""
+def secrets_retention() -> timedelta | None:
+    """Return how long the record of a failed run keeps its secrets; None for not at all."""
     return timedelta(seconds=getattr(settings, KEEP_SECRETS, KEEP_SECRETS_S)) or None
 
 
 def encrypt(secrets: Mapping[str, Any], *, id: UUID) -> str:
-    """Secret arguments, JSON values, as a text that only this project reads, in this record."""
+    """Encrypt secret arguments for the record `id`; return the text of its column `secrets`.
+
+    Returns UNAVAILABLE where cryptography is not installed.
+    """
     if not is_available():
         return UNAVAILABLE
     key = _keys()[0]
-    values = {name: _encrypt(key, json.dumps(secrets[name]), _place(id, name)) for name in secrets}
+    values = {
+        name: _encrypt(key, json.dumps(secrets[name]), _associated_data(id, name))
+        for name in secrets
+    }
     return json.dumps({"key": _key_id(key), "values": values}, separators=(",", ":"))
 
 
 def decrypt(encrypted: str | None, *, id: UUID) -> dict[str, Any]:
-    """What encrypt() was given for this record. Raises ValueError, with the reason, where it can't
-    be read."""
+    """Decrypt the secret arguments of the record `id`.
+
+    Raises ValueError, with the reason, where they can't be decrypted.
+    """
     if not encrypted:
         return {}
     if not is_available():
         raise ValueError("cryptography is not installed: install lambda-tasks[secrets]")
-    if encrypted.startswith(FERNET):
+    if encrypted.startswith(FERNET_PREFIX):
         return _decrypt_fernet(encrypted)
     content = json.loads(encrypted)
     key = next((key for key in _keys() if _key_id(key) == content["key"]), None)
     if key is None:
         raise ValueError(
-            "it was encrypted with another key; LAMBDA_TASKS_SECRETS_KEYS keeps old ones, and "
-            "SECRET_KEY_FALLBACKS where keys follow from SECRET_KEY"
+            "it was encrypted with an unknown key: keep old keys in LAMBDA_TASKS_SECRETS_KEYS, or "
+            "in SECRET_KEY_FALLBACKS where they are derived from SECRET_KEY"
         )
     return {
-        name: json.loads(_decrypt(key, value, _place(id, name)))
+        name: json.loads(_decrypt(key, value, _associated_data(id, name)))
         for name, value in content["values"].items()
     }
 
 
 def encrypt_result(result: Any, *, id: UUID) -> Any:
-    """A result as its record keeps it: encrypted where the settings ask for it."""
+    """Return a result as its record keeps it: encrypted if the settings say so."""
     if result is None or not encrypts_all():
         return result
-    return {RESULT: encrypt({"result": result}, id=id)}
+    return {ENCRYPTED_RESULT_KEY: encrypt({"result": result}, id=id)}
 
 
 def decrypt_result(kept: Any, *, id: UUID) -> Any:
-    """What encrypt_result() was given for this record. Raises ValueError as decrypt() does."""
-    if not isinstance(kept, dict) or kept.keys() != {RESULT}:
+    """Return the result that a record keeps, decrypted if need be.
+
+    Raises ValueError, with the reason, where it can't be decrypted.
+    """
+    if not isinstance(kept, dict) or kept.keys() != {ENCRYPTED_RESULT_KEY}:
         return kept
-    return decrypt(kept[RESULT], id=id)["result"]
+    return decrypt(kept[ENCRYPTED_RESULT_KEY], id=id)["result"]
 
 
-def _encrypt(key: str, text: str, place: bytes) -> str:
+def _encrypt(key: str, text: str, associated_data: bytes) -> str:
     nonce = os.urandom(NONCE_BYTES)
-    return base64.b64encode(nonce + _cipher(key).encrypt(nonce, text.encode(), place)).decode()
+    return base64.b64encode(
+        nonce + _cipher(key).encrypt(nonce, text.encode(), associated_data)
+    ).decode()
 
 
-def _decrypt(key: str, value: str, place: bytes) -> bytes:
+def _decrypt(key: str, value: str, associated_data: bytes) -> bytes:
     from cryptography.exceptions import InvalidTag
 
     data = base64.b64decode(value)
     try:
-        text: bytes = _cipher(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], place)
+        text: bytes = _cipher(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], associated_data)
     except InvalidTag:
-        raise ValueError("it was altered, or comes from another record or parameter") from None
+        raise ValueError("it was altered, or copied from another record or parameter") from None
     return text
 
 
-def _place(id: UUID, name: str) -> bytes:
+def _associated_data(id: UUID, name: str) -> bytes:
     return f"{id}\n{name}".encode()
 
 
 def _keys() -> list[str]:
-    """All that decrypt, of which the first encrypts."""
+    """Return all keys for decryption; the first one encrypts."""
     return [*getattr(settings, SECRETS_KEYS, ()), *_keys_of_django()]
 
 
@@ -144,16 +158,16 @@ def _keys_of_django() -> list[str]:
 def _cipher(key: str) -> Any:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    return AESGCM(_derived(key, b"lambda_tasks secrets", length=32))
+    return AESGCM(_derive_key(key, b"lambda_tasks secrets", length=32))
 
 
 @lru_cache(maxsize=64)
 def _key_id(key: str) -> str:
-    """Tells keys apart, and nothing about them."""
-    return _derived(key, b"lambda_tasks secrets, key id", length=8).hex()
+    """Return an id that tells keys apart and reveals nothing about them."""
+    return _derive_key(key, b"lambda_tasks secrets, key id", length=8).hex()
 
 
-def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
+def _derive_key(key: str, purpose: bytes, *, length: int) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -175,6 +189,6 @@ def _decrypt_fernet(encrypted: str) -> dict[str, Any]:
         secrets: dict[str, Any] = json.loads(MultiFernet(keys).decrypt(encrypted))
     except InvalidToken:
         raise ValueError(
-            "it was encrypted with another SECRET_KEY; SECRET_KEY_FALLBACKS keeps old ones"
+            "it was encrypted with another SECRET_KEY: keep old ones in SECRET_KEY_FALLBACKS"
         ) from None
     return secrets

@@ -1,4 +1,4 @@
-"""What is left of FIFO queues, in its order: the relay sends a group's messages as they came."""
+"""The choice of records that the relay sends to a FIFO queue, in the order of each group."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,51 +19,56 @@ from .database import all_records, record_alias
 from .tables import RecordQuerySet, TaskRecord
 
 Times = tuple[datetime, datetime]
-"""When a message was stored, and when it is looked at again."""
+"""The time at which a message was stored, and its next time to look."""
 
-MOST_OF_A_GROUP: Final = 100
-"""In one round, as they are sent one after the other: so that what was sent is soon marked."""
+MAX_OF_GROUP: Final = 100
+"""The most messages of one group in a round. They are sent one after the other, so a short round
+marks them as sent soon."""
 
-ROW_NUMBER: Final = f"{TaskRecord._meta.db_table}.rowid"
-"""SQLite's, which grows."""
+SQLITE_ROW_NUMBER: Final = f"{TaskRecord._meta.db_table}.rowid"
+"""The row number of SQLite, which grows with each INSERT."""
 
 
-def in_order(level: looks.Level, to_send: RecordQuerySet, limit: int) -> list[Any]:
-    """Up to `limit` records to send, in the order in which they were stored; of a group not all.
+def select_in_order(level: looks.Level, to_send: RecordQuerySet, limit: int) -> list[Any]:
+    """Return up to `limit` records to send, oldest first, and at most MAX_OF_GROUP of a group.
 
-    What would overtake an earlier one of its group that was put behind is put behind with it.
+    A record that would overtake an earlier, postponed one of its group is postponed with it.
     """
-    records = _by_age(to_send)[:limit]
-    behind = _put_behind(level, records) if records else {}
+    records = _oldest_first(to_send)[:limit]
+    postponed = _postponed_by_group(level, records) if records else {}
     free: list[Any] = []
     counts: Counter[str] = Counter()
     blocked: defaultdict[datetime, list[UUID]] = defaultdict(list)
     for each in records:
         group = _group(each)
-        earlier = [look_at for age, look_at in behind.get(group, ()) if age <= each.age]
+        earlier = [
+            look_at
+            for stored_at, look_at in postponed.get(group, ())
+            if stored_at <= each.stored_at
+        ]
         if earlier and each.status == Status.QUEUED and each.sent_at is None:
             blocked[max(earlier)].append(each.id)
-        elif counts[group] < MOST_OF_A_GROUP:
+        elif counts[group] < MAX_OF_GROUP:
             counts[group] += 1
             free.append(each)
     for look_at, ids in blocked.items():
-        looks.left(ids).update(look_at=look_at)
+        looks.unsent(ids).update(look_at=look_at)
     return free
 
 
-def _put_behind(level: looks.Level, records: Sequence[Any]) -> Mapping[str, list[Times]]:
-    """What was put behind of the groups of these records."""
+def _postponed_by_group(level: looks.Level, records: Sequence[Any]) -> Mapping[str, list[Times]]:
+    """Return the times of the postponed records in the groups of these records, by group."""
     keys = {each.group_key for each in records if each.group_key}
     names = {each.task_name for each in records if not each.group_key}
-    behind = _with_age(
+    postponed = _with_stored_at(
         all_records()
         .filter(queue=level.queue, priority=level.priority, look_at__gt=Now())
         .filter(status=Status.QUEUED, sent_at=None, n_waits__gt=0)
         .filter(Q(group_key__in=keys) | Q(group_key=None, task_name__in=names))
     )
     found: defaultdict[str, list[Times]] = defaultdict(list)
-    for each in behind.only("group_key", "task_name", "look_at").order_by():
-        found[_group(each)].append((each.age, each.look_at))
+    for each in postponed.only("group_key", "task_name", "look_at").order_by():
+        found[_group(each)].append((each.stored_at, each.look_at))
     return found
 
 
@@ -71,13 +76,13 @@ def _group(record: Any) -> str:
     return group_of(record.group_key, record.task_name)
 
 
-def _with_age(records: RecordQuerySet) -> Any:
-    return records.annotate(age=Coalesce("enqueued_at", "look_at"))
+def _with_stored_at(records: RecordQuerySet) -> Any:
+    return records.annotate(stored_at=Coalesce("enqueued_at", "look_at"))
 
 
-def _by_age(records: RecordQuerySet) -> Any:
-    aged = _with_age(records)
+def _oldest_first(records: RecordQuerySet) -> Any:
+    records_with_time = _with_stored_at(records)
     if connections[record_alias()].vendor != "sqlite":
-        return aged.order_by("age")
-    # Its clock has milliseconds only.
-    return aged.order_by("age", RawSQL(ROW_NUMBER, ()))  # noqa: S611 - a constant
+        return records_with_time.order_by("stored_at")
+    # SQLite's clock has milliseconds only, so the row number decides between equal times.
+    return records_with_time.order_by("stored_at", RawSQL(SQLITE_ROW_NUMBER, ()))  # noqa: S611 - a constant

@@ -1,6 +1,6 @@
-"""How a record comes to its end: the one place that says what an end writes.
+"""The columns that the end of a record writes; no other module defines them.
 
-Where the end is a run's own, `portable` and `postgres` write these columns by the claim's token.
+`portable` and `postgres` write them at the end of a claimed run, if its token still matches.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,15 @@ from django.db.models import Case, DateTimeField, QuerySet, When
 
 from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Succeeded
 from .clock import Now
-from .encryption import UNAVAILABLE, encrypt_result, kept_for
-from .statements import Slot
+from .encryption import UNAVAILABLE, encrypt_result, secrets_retention
+from .statements import Placeholder
 
 
 def end_columns(end: End) -> dict[str, Any]:
-    """The columns of a claimed run's own end; see finished_columns()."""
+    """Return the columns of a claimed run's end, with an encrypted result if the settings say so.
+
+    See finished_columns().
+    """
     columns = finished_columns(end.outcome)
     if "result" in columns:
         columns["result"] = encrypt_result(columns["result"], id=end.claim.invocation_id)
@@ -24,7 +27,7 @@ def end_columns(end: End) -> dict[str, Any]:
 
 
 def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
-    """The columns in which one end differs from another. Those that it lacks stay as they are."""
+    """Return the columns that depend on the outcome. Columns that are missing stay unchanged."""
     columns: dict[str, Any] = {"status": STATUS_OF[type(outcome)]}
     if outcome.raised is not None:
         columns["exception_class"] = outcome.raised.exception_class
@@ -35,12 +38,12 @@ def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
 
 
 def common_columns(
-    outcome: Outcome | Cancelled, secrets_for: timedelta | Slot | None
+    outcome: Outcome | Cancelled, secrets_for: timedelta | Placeholder | None
 ) -> Mapping[str, Any]:
-    """The columns that every end writes, as expressions.
+    """Return the columns that every end writes, as expressions.
 
-    A failed run keeps its secrets for so long, if it has any, so that it can be replayed; then the
-    relay removes them.
+    The record of a failed run keeps its secrets, if any, for the time `secrets_for`, so that it can
+    be replayed. Then the relay removes them.
     """
     if not isinstance(outcome, Failed) or secrets_for is None:
         return {"end_time": Now(), "secrets": None, "look_at": None}
@@ -50,5 +53,10 @@ def common_columns(
 
 
 def finish(records: "QuerySet[Any]", outcome: Outcome | Cancelled) -> int:
-    """End these records, which are chosen by the state that the caller believes in; how many."""
-    return records.update(**finished_columns(outcome), **common_columns(outcome, kept_for()))
+    """Write the end of these records; return how many.
+
+    The caller's query selects them by the state that it expects.
+    """
+    return records.update(
+        **finished_columns(outcome), **common_columns(outcome, secrets_retention())
+    )

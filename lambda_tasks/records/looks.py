@@ -1,7 +1,7 @@
-"""Finds the records that somebody must look at: those whose `look_at` has come.
+"""The records that somebody must look at, because the time in `look_at` has come.
 
-An index has them by queue, priority and that time. So a look reads the beginning of one range of it
-for each queue and priority, however many records are finished or wait for a later time.
+An index sorts them by queue, priority and that time. So a look reads only the start of one range of
+the index for each queue and priority, however many records are finished or due later.
 """
 
 from collections.abc import Collection
@@ -21,27 +21,24 @@ from .tables import RecordQuerySet
 
 
 class Level(NamedTuple):
-    """What an index keeps together, and in order: the records of one queue and priority."""
+    """One queue and priority: a range of the index, in the order of `look_at`."""
 
     queue: str
     priority: int
 
 
 def levels() -> list[Level]:
-    """The queues and priorities that must be looked at, higher priorities first.
-
-    There may be nothing in one of them yet.
-    """
+    """Return the queues and priorities that may have records to look at, highest priority first."""
     found = [Level(*each) for each in statements().levels()]
     return sorted(found, key=lambda level: -level.priority)
 
 
 def due(level: Level, *, early: timedelta = timedelta(0)) -> RecordQuerySet:
-    """The records whose time to look has come, or comes within `early`; the longest due first.
+    """Return the records whose time to look has come, or comes within `early`; longest due first.
 
-    With `now`, the database's clock. A run that holds its lease is passed over: where isolation is
-    strict, a record that others write can't be finished by its run. So is what only its delivery
-    can run, as the record lacks its secrets.
+    They are annotated with `now`, the database's clock. Runs that hold their lease are left out:
+    where isolation is strict, a run can't finish its record if others write to it. Records without
+    their secrets are left out, too, because only their delivery can run them.
     """
     return (
         all_records()
@@ -54,18 +51,21 @@ def due(level: Level, *, early: timedelta = timedelta(0)) -> RecordQuerySet:
 
 
 def kept_secrets_due(level: Level) -> RecordQuerySet:
-    """The records of failed runs that have kept their secrets for long enough."""
+    """Return the records of failed runs that have kept their secrets for long enough."""
     failed = all_records().filter(status=Status.FAILED, look_at__lte=Now())
     return failed.filter(queue=level.queue, priority=level.priority).order_by()
 
 
-def unlocked(records: RecordQuerySet) -> RecordQuerySet:
-    """Lock the records that nobody else has locked. Without SKIP LOCKED: all of them, unlocked."""
+def lock_unlocked(records: RecordQuerySet) -> RecordQuerySet:
+    """Lock the records that nobody else has locked, and skip the others.
+
+    A database without SKIP LOCKED returns all of them, and locks none.
+    """
     if connections[record_alias()].features.has_select_for_update_skip_locked:
         return records.select_for_update(skip_locked=True)
     return records
 
 
-def left(ids: Collection[UUID]) -> RecordQuerySet:
-    """The records among these that are stored and not sent yet."""
+def unsent(ids: Collection[UUID]) -> RecordQuerySet:
+    """Return the records among these that are QUEUED and not sent yet."""
     return all_records().filter(id__in=ids, status=Status.QUEUED, sent_at=None).order_by()

@@ -1,4 +1,4 @@
-"""Messages and claims as rows of the table, and back. Knows no SQL."""
+"""The mapping between messages or claims and rows of the table, without SQL."""
 
 import json
 import logging
@@ -16,12 +16,15 @@ from .encryption import decrypt, encrypt, encrypts_all
 logger = logging.getLogger("lambda_tasks")
 
 Row = Mapping[str, Any]
-"""Values by the names of columns, and seconds: `delay_s`, in which it is due where `run_after` is
-None; `grace_s` and `ahead_s`, from now and before it is due, of which the later is when somebody
-must look at it. `number` tells one from others that are enqueued at the same moment."""
+"""The values of a row by column, and a few values that the statement computes columns from.
 
-ARGS: Final = "*"
-"""Stands for all positional arguments among those that are kept apart. No parameter's name."""
+`delay_s` is the time until it is due where `run_after` is None. Somebody must look at it `grace_s`
+after now or `ahead_s` before it is due, whichever is later. `number` orders rows that are stored at
+the same moment.
+"""
+
+ARGS_KEY: Final = "*"
+"""The key of all positional arguments among the encrypted ones. No parameter has this name."""
 
 CLAIM_COLUMNS: Final = (
     "id",
@@ -33,7 +36,7 @@ CLAIM_COLUMNS: Final = (
     "n_waits",
     "cut_off_s",
 )
-"""What a Claim is made of; `saved` is the state that it begins with."""
+"""The columns of a Claim; `saved` is the state that the run starts with."""
 
 MESSAGE_COLUMNS: Final = (
     "task_name",
@@ -50,14 +53,14 @@ MESSAGE_COLUMNS: Final = (
     "retry_of",
     "run_after",
 )
-"""What a message is made of, beside its id."""
+"""The columns of a message, except for its id."""
 
 GRANTED_COLUMNS: Final = (*CLAIM_COLUMNS, *MESSAGE_COLUMNS)
 
 JSON_COLUMNS: Final = ("saved", "args", "kwargs")
 
 STATE_COLUMNS: Final = (*GRANTED_COLUMNS, "status", "claim_token", "lease_until", "now")
-"""What decides about a claim; `now` is the database's clock."""
+"""The columns that decide about a claim; `now` is the database's clock."""
 
 
 def row_of(
@@ -70,15 +73,16 @@ def row_of(
     waits: bool = False,
     number: int = 0,
 ) -> Row:
-    """A new record of a message; `waits` where nobody is about to send it."""
-    kept_apart = _kept_apart(message)
+    """Return the row of a new record; with `waits`, nobody is about to send its message."""
+    secret_values = _encrypted_arguments(message)
     return {
         "id": message.invocation_id,
         "task_name": message.task_name,
-        "args": ([REDACTED] * len(message.args) if ARGS in kept_apart else message.args) or None,
-        "kwargs": _shown_kwargs(message.kwargs, kept_apart),
+        "args": ([REDACTED] * len(message.args) if ARGS_KEY in secret_values else message.args)
+        or None,
+        "kwargs": _redact_kwargs(message.kwargs, secret_values),
         "backend": message.backend,
-        "secrets": encrypt(kept_apart, id=message.invocation_id) if kept_apart else None,
+        "secrets": encrypt(secret_values, id=message.invocation_id) if secret_values else None,
         "n_retries": message.n_retries,
         "n_continues": message.n_continues,
         "queue": queue,
@@ -95,21 +99,21 @@ def row_of(
     }
 
 
-def _kept_apart(message: Message) -> Mapping[str, Any]:
-    """What of its arguments is encrypted: all, or the secret ones."""
+def _encrypted_arguments(message: Message) -> Mapping[str, Any]:
+    """Return the arguments to encrypt: all of them, or only the secret ones."""
     if encrypts_all():
-        return {**message.kwargs, ARGS: message.args}
+        return {**message.kwargs, ARGS_KEY: message.args}
     return message.secret_kwargs
 
 
-def _shown_kwargs(kwargs: dict[str, Any], kept_apart: Mapping[str, Any]) -> dict[str, Any]:
-    if not kept_apart:
+def _redact_kwargs(kwargs: dict[str, Any], secret_values: Mapping[str, Any]) -> dict[str, Any]:
+    if not secret_values:
         return kwargs
-    return kwargs | dict.fromkeys(kept_apart.keys() & kwargs.keys(), REDACTED)
+    return kwargs | dict.fromkeys(secret_values.keys() & kwargs.keys(), REDACTED)
 
 
 def queued_row(outgoing: Outgoing, number: int = 0) -> Row:
-    """A new record of a message that is on its way out, the `number`-th that is stored at once."""
+    """Return the row of a new QUEUED record, the `number`-th of those that are stored together."""
     return row_of(
         outgoing.message,
         outgoing.queue,
@@ -122,11 +126,11 @@ def queued_row(outgoing: Outgoing, number: int = 0) -> Row:
 
 
 def rows_of(returned: Sequence[Sequence[Any]], columns: Sequence[str]) -> dict[UUID, Row]:
-    """What a statement has returned of these columns, by id."""
+    """Return the rows that a statement returned with these columns, by id."""
     rows: dict[UUID, Row] = {}
     for values in returned:
         row: dict[str, Any] = dict(zip(columns, values, strict=True))
-        for name in JSON_COLUMNS:  # the ORM would have read them
+        for name in JSON_COLUMNS:  # raw SQL returns JSON as text
             if row.get(name) is not None:
                 row[name] = json.loads(row[name])
         rows[row["id"]] = row
@@ -134,58 +138,60 @@ def rows_of(returned: Sequence[Sequence[Any]], columns: Sequence[str]) -> dict[U
 
 
 def claim_of(row: Row, token: UUID) -> Claim:
-    """The claim that a row shows, with CLAIM_COLUMNS. One that waits for its turn has no start."""
-    has_begun = row["start_time"] is not None
+    """Return the claim of a row with CLAIM_COLUMNS. One that waits for its turn has no start."""
+    has_started = row["start_time"] is not None
     return Claim(
         invocation_id=row["id"],
         token=token,
-        attempt=row["n_attempts"] + (not has_begun),
+        attempt=row["n_attempts"] + (not has_started),
         state=row["saved"],
         enqueued_at=row["enqueued_at"],
         started_at=row["start_time"],
         worker_ids=tuple((row["worker_ids"] or "").splitlines()),
-        has_begun=has_begun,
+        has_started=has_started,
         n_waits=row["n_waits"],
         cut_off_s=row["cut_off_s"] or 0.0,
     )
 
 
 def state_of(row: Row, token: UUID) -> RecordState:
-    """What decides about a claim with this token, of a row with STATE_COLUMNS."""
+    """Return the state of a row with STATE_COLUMNS, for a claim with this token."""
     return RecordState(
         status=Status(row["status"]),
         n_attempts=row["n_attempts"],
         is_ours=row["claim_token"] == token,
         due_in_s=_seconds_until(row["run_after"], row["now"]),
         lease_left_s=_seconds_until(row["lease_until"], row["now"]),
-        has_begun=row["start_time"] is not None,
+        has_started=row["start_time"] is not None,
     )
 
 
-def readable(records: Iterable[Any], unreadable: list[UUID]) -> Iterator[tuple[Message, float]]:
-    """The messages that QUEUED records stand for, and the seconds until each is due.
+def read_messages(
+    records: Iterable[Any], unreadable: list[UUID]
+) -> Iterator[tuple[Message, float]]:
+    """Yield the messages of records, each with the seconds until it is due.
 
-    Records are annotated with `now`. The ids of those whose secrets can't be read go to
-    `unreadable`.
+    The records are annotated with `now`. The ids of those whose secrets can't be decrypted are
+    appended to `unreadable`.
     """
     for record in records:
         try:
             yield message_of(vars(record)), _seconds_until(record.run_after, record.now)
         except ValueError as error:
-            logger.error("%s can't be sent: %s", record.id, error)
+            logger.error("The record %s can't be sent or run: %s", record.id, error)
             unreadable.append(record.id)
 
 
 def message_of(row: Row) -> Message:
-    """The message that a row with MESSAGE_COLUMNS stands for.
+    """Return the message of a row with MESSAGE_COLUMNS.
 
-    Raises ValueError where its secrets can't be read.
+    Raises ValueError where its secrets can't be decrypted.
     """
-    kept_apart = decrypt(row["secrets"], id=row["id"])
-    args = kept_apart.pop(ARGS, None)
+    secret_values = decrypt(row["secrets"], id=row["id"])
+    args = secret_values.pop(ARGS_KEY, None)
     return Message(
         task_name=row["task_name"],
-        kwargs=row["kwargs"] | kept_apart,
+        kwargs=row["kwargs"] | secret_values,
         invocation_id=row["id"],
         args=(row["args"] if args is None else args) or [],
         backend=row["backend"],
@@ -198,13 +204,13 @@ def message_of(row: Row) -> Message:
         priority=row["priority"],
         root_id=row["root_id"],
         retry_of=row["retry_of"],
-        # Where all is encrypted, who knows the task knows which of it is secret.
-        secret=frozenset(kept_apart) if args is None else frozenset(),
+        # If all arguments are encrypted, only the task knows which of them are secret.
+        secret=frozenset(secret_values) if args is None else frozenset(),
     )
 
 
 def outgoing_of(message: Message, due_in_s: float, look: LookTerms) -> Outgoing:
-    """A stored message that is sent later, or again, with what is left of its delay."""
+    """Return a stored message to send, with the rest of its delay."""
     return Outgoing(
         message,
         message.encode(),
@@ -216,7 +222,7 @@ def outgoing_of(message: Message, due_in_s: float, look: LookTerms) -> Outgoing:
 
 
 def join_worker_ids(worker_ids: Iterable[str]) -> str:
-    """Worker ids as their column has them, a line each."""
+    """Return worker ids as their column has them, one on each line."""
     return "".join(f"{worker_id}\n" for worker_id in worker_ids)
 
 

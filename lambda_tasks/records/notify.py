@@ -1,4 +1,4 @@
-"""Wakes workers of the table's queues at once, where the database can: PostgreSQL's NOTIFY."""
+"""Notifications that wake the workers of database queues at once: PostgreSQL's NOTIFY."""
 
 from typing import Any, Final
 
@@ -10,9 +10,9 @@ CHANNEL: Final = "lambda_tasks"
 
 
 def notify(alias: str) -> None:
-    """Tell listeners that there is something new; after its commit, so that nobody looks too early.
+    """Notify listeners of new records; does nothing where the database can't notify.
 
-    Nothing where the database can't notify.
+    Call it after the commit of the records, so that no worker looks before they are visible.
     """
     if _can_notify(alias):
         with connections[alias].cursor() as cursor:
@@ -20,9 +20,10 @@ def notify(alias: str) -> None:
 
 
 class PostgresListener:
-    """A connection of its own that receives notifications. It is for one reader at a time.
+    """A separate connection that receives notifications, for one reader at a time.
 
-    It listens for as long as its worker runs, so it is not of a pool, which would have one less.
+    It stays open while its worker runs, so it does not come from a connection pool: the pool would
+    lack one connection all that time.
     """
 
     def __init__(self, alias: str) -> None:
@@ -35,12 +36,15 @@ class PostgresListener:
         self._connection: Any = self._wrapper.connection
 
     def fileno(self) -> int:
-        """Readable when there is something to clear()."""
+        """Return the descriptor, which is readable when there is something to clear()."""
         descriptor: int = self._connection.fileno()
         return descriptor
 
     def clear(self) -> None:
-        """Read what has come. Raises the driver's error where the connection is gone."""
+        """Discard the notifications that arrived.
+
+        Raises the driver's error where the connection is lost.
+        """
         if hasattr(self._connection, "pgconn"):
             self._connection.pgconn.consume_input()
             while self._connection.pgconn.notifies():
@@ -55,7 +59,7 @@ class PostgresListener:
 
 
 def listen(alias: str) -> PostgresListener | None:
-    """Begin to listen; None where the database can't notify."""
+    """Start to listen on a new connection; return None where the database can't notify."""
     return PostgresListener(alias) if _can_notify(alias) else None
 
 

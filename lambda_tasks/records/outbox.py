@@ -1,4 +1,4 @@
-"""What the way out writes and reads: messages that are stored until their queue has them."""
+"""The outbox: messages that are stored until their queue has accepted them."""
 
 import math
 import time
@@ -15,26 +15,26 @@ from django.db.models.functions import Coalesce, Greatest
 from .. import interrupts
 from ..core.lifecycle import LookTerms, Status
 from ..core.message import Outgoing
-from . import fifo, looks, notify, waiting
+from . import fifo, looks, notify, postponing
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
-from .mapping import Row, outgoing_of, queued_row, readable
-from .retrying import is_in_transaction, tried_again, try_again
+from .mapping import Row, outgoing_of, queued_row, read_messages
+from .retrying import is_in_transaction, run_with_retries, with_retries
 from .tables import RecordQuerySet, TaskRecord
 
-INSERT_ROW_S: Final = 0.02
-"""For each row of an INSERT, beside interrupts.OWN_S for the whole."""
+ROW_LIMIT_S: Final = 0.02
+"""Seconds for each row of an INSERT, in addition to interrupts.OWN_S for the statement."""
 
-MOVED_TOGETHER: Final = 1000
-"""Records whose time to look one statement moves."""
+MAX_MOVED_LOOKS: Final = 1000
+"""The most records whose time to look one statement moves."""
 
-MOVE_WITHIN_S: Final = 5.0
-"""The time of one look for that, so that what is to be sent does not wait for long."""
+MOVE_LOOKS_FOR_S: Final = 5.0
+"""Seconds in which one look may move times to look, so that messages to send don't wait long."""
 
 
 class RecordOutbox:
-    """See ports.Outbox. `look_terms` tells those of a queue."""
+    """See ports.Outbox. `look_terms` returns the look terms of a queue by its name."""
 
     def __init__(self, look_terms: Callable[[str], LookTerms]) -> None:
         self._look_terms = look_terms
@@ -45,31 +45,31 @@ class RecordOutbox:
         return record_alias()
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
-        """See ports.Outbox. One INSERT.
+        """See ports.Outbox. Executes one INSERT.
 
-        In a transaction it is one of the caller's statements, and lasts as long as these may.
+        In the caller's transaction, only the caller's own time limits apply to it.
         """
         rows = [queued_row(outgoing, number) for number, outgoing in enumerate(messages)]
-        try_again(self.alias, lambda: _insert(self.alias, rows))
+        run_with_retries(self.alias, lambda: _insert(self.alias, rows))
 
-    @tried_again
+    @with_retries
     def leave(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
-        left = looks.left([each.message.invocation_id for each in messages])
-        left.filter(look_at__gt=Now()).update(look_at=Now())
+        unsent = looks.unsent([each.message.invocation_id for each in messages])
+        unsent.filter(look_at__gt=Now()).update(look_at=Now())
 
-    @tried_again
+    @with_retries
     def is_left(self, invocation_id: UUID) -> bool:
         """See ports.Outbox."""
-        return looks.left([invocation_id]).exists()
+        return looks.unsent([invocation_id]).exists()
 
     def keeps(self, outgoing: Outgoing) -> bool:
         """See ports.Outbox."""
         return not outgoing.message.secret_kwargs or is_available()
 
-    @tried_again
+    @with_retries
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
-        """See ports.Outbox. Where the queue is the table, workers that wait for it are woken."""
+        """See ports.Outbox. Also wakes the workers of queues that are the table."""
         sent: defaultdict[timedelta, list[UUID]] = defaultdict(list)
         for each in messages:
             if each.look.is_sent:
@@ -79,7 +79,7 @@ class RecordOutbox:
         if not all(each.look.is_sent for each in messages):
             notify.notify(self.alias)
 
-    @tried_again
+    @with_retries
     def unsent(
         self,
         *,
@@ -91,7 +91,7 @@ class RecordOutbox:
     ) -> list[Outgoing]:
         """See ports.Outbox."""
         found: list[TaskRecord] = []
-        move_until = time.monotonic() + MOVE_WITHIN_S
+        move_until = time.monotonic() + MOVE_LOOKS_FOR_S
         for level in looks.levels():
             if queues is not None and level.queue not in queues:
                 continue
@@ -104,41 +104,43 @@ class RecordOutbox:
             not_yet = records.filter(next_look__gt=Greatest(Now(), F("look_at")))
             _move_looks(not_yet, next_look, move_until)
             to_send = records.filter(next_look__lte=Now())
-            found += fifo.in_order(level, to_send, limit) if look.in_order else to_send[:limit]
+            found += (
+                fifo.select_in_order(level, to_send, limit) if look.in_order else to_send[:limit]
+            )
         return self._readable(found)
 
-    def put_behind(self, messages: Sequence[Outgoing]) -> None:
+    def postpone(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
-        waiting.put_behind([each.message.invocation_id for each in messages])
+        postponing.postpone([each.message.invocation_id for each in messages])
 
     def _readable(self, records: Sequence[TaskRecord]) -> list[Outgoing]:
-        """The messages of records; those that can't be read are put behind the others."""
+        """Return the messages of records; postpone records that can't be decrypted."""
         unreadable: list[UUID] = []
         messages = [
             outgoing_of(message, due_in_s, self._look_terms(message.queue or ""))
-            for message, due_in_s in readable(records, unreadable)
+            for message, due_in_s in read_messages(records, unreadable)
         ]
         if unreadable:
-            waiting.put_behind(unreadable)
+            postponing.postpone(unreadable)
         return messages
 
 
 def _insert(alias: str, rows: Sequence[Row]) -> None:
     limit_s = math.inf
     if not is_in_transaction(alias):
-        ours_s = interrupts.OWN_S + INSERT_ROW_S * len(rows)
-        limit_s = interrupts.limit_on(connections[alias], ours_s)
+        own_limit_s = interrupts.OWN_S + ROW_LIMIT_S * len(rows)
+        limit_s = interrupts.limit_on(connections[alias], own_limit_s)
     with interrupts.within(limit_s):
         statements().insert_queued(rows)
 
 
 def forget_sent() -> None:
-    """Let the relay send all that is QUEUED once more, as its queues are gone."""
+    """Make the relay send all QUEUED records again, because their queues were lost."""
     all_records().filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
 
 
 def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> Case:
-    """When the message of a record is to be sent: the first time, or once more."""
+    """Return the time at which a record's message must be sent, for the first time or again."""
     sent = Greatest(F("sent_at"), Coalesce(F("run_after"), F("sent_at")))
     return Case(
         When(status=Status.RUNNING, then=F("lease_until") + lost_for),
@@ -149,10 +151,10 @@ def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> 
 
 
 def _move_looks(records: RecordQuerySet, next_look: Case, until: float) -> None:
-    """Move their times to look, one part after the other, until then in monotonic seconds."""
+    """Move the times to look of these records in parts, until a time in monotonic seconds."""
     while time.monotonic() < until:
         with transaction.atomic(using=records.db):
-            ids = list(looks.unlocked(records).values_list("id", flat=True)[:MOVED_TOGETHER])
+            ids = list(looks.lock_unlocked(records).values_list("id", flat=True)[:MAX_MOVED_LOOKS])
             all_records().filter(id__in=ids).update(look_at=next_look)
-        if len(ids) < MOVED_TOGETHER:
+        if len(ids) < MAX_MOVED_LOOKS:
             return

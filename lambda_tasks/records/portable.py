@@ -1,7 +1,7 @@
-"""The statements that differ from one database to another, for any database: by Django's ORM.
+"""The statements that differ between databases, written with Django's ORM for any database.
 
-`postgres` has the same for PostgreSQL, and `database` chooses. What many tasks pay for is composed
-once (`statements`).
+`postgres` has the same statements for PostgreSQL, and `database` chooses. Statements that run for
+every task are composed only once (`statements`).
 """
 
 import json
@@ -30,50 +30,52 @@ from django.db.models.functions import Concat, Greatest
 from ..core.lifecycle import Claim, End, Status
 from . import finishes
 from .clock import Now
-from .encryption import kept_for
+from .encryption import secrets_retention
 from .mapping import GRANTED_COLUMNS, Row, rows_of
-from .statements import Composed, Slot, Statements, execute, insert, padded, update
+from .statements import Composed, Placeholder, Statements, execute, insert, pad, update
 from .tables import RunProgress, RunState, TaskRecord
 
-MAX_STATEMENT: Final = 4 * 2**20
-"""Characters of arguments in one INSERT on MySQL, which refuses a packet of more than 16 MiB by
-default (max_allowed_packet, MariaDB's system variables). What is escaped takes twice as many."""
+MAX_INSERT_CHARS: Final = 4 * 2**20
+"""The most characters of arguments in one INSERT on MySQL, which by default refuses packets over
+16 MiB (max_allowed_packet, MariaDB's system variables). Escaped characters take twice the space."""
 
 EARLY_DELIVERY: Final = timedelta(seconds=1)
-"""SQS delays in whole seconds, so a message may come a little before its time."""
+"""The tolerance for early deliveries: SQS delays by whole seconds, so a message may come early."""
 
 IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
-"""The worker of such a record has died, or hangs."""
+"""The condition of a lost run: its lease has run out, because its worker died or hangs."""
 
-LEASE: Final = Slot("lease", DurationField())
-RAN_FOR: Final = Slot("ran_for", DurationField())
-SECRETS_FOR: Final = Slot("secrets_for", DurationField())
+LEASE: Final = Placeholder("lease", DurationField())
+RAN_FOR: Final = Placeholder("ran_for", DurationField())
+SECRETS_FOR: Final = Placeholder("secrets_for", DurationField())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimTerms:
-    """What is the same for all records that are claimed together."""
+    """The terms that records which are claimed together share."""
 
     token: UUID
+    """Token of all the claims."""
     lease: timedelta
     worker_ids: str
-    """The one who claims, as the column has it."""
+    """This worker's id, as the column has it."""
     max_attempts: int
+    """Number of attempts from which on a record can't be claimed any more."""
     may_rerun: frozenset[str] = frozenset()
-    """The names of tasks whose lost runs may be repeated."""
+    """Names of the tasks whose lost runs may be repeated."""
     waiting: frozenset[UUID] = frozenset()
-    """The invocations that begin later, each when its turn comes."""
-    suspects_wait: bool = False
-    """Suspects are among those, whichever they are."""
+    """Ids of the invocations that start later, each when its turn comes."""
+    possible_poison_waits: bool = False
+    """Whether every possible poison starts later, too."""
     from_table: bool = False
-    """The deliveries come from the table itself, where lost runs are looked for as well."""
+    """Whether the deliveries come from the table itself, whose workers also find lost runs."""
 
 
 class PortableStatements:
     """The statements on the database of one alias."""
 
     claim_returning = ""
-    """What follows this UPDATE, where the database can return what it has changed."""
+    """The RETURNING clause of the claim's UPDATE, where the database has one."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -81,21 +83,21 @@ class PortableStatements:
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
-        """This thread's."""
+        """The connection of this thread."""
         return connections[self.alias]
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
-        """Insert rows as QUEUED records, but for those that are there already."""
+        """Insert rows as QUEUED records; skip those that exist already."""
         sent = {"sent_at": Now()} if is_sent else {}
         self._create([record_of(row, status=Status.QUEUED, **sent) for row in rows])
 
     def insert_claimed(
         self, rows: Sequence[Row], terms: ClaimTerms, *, begin: bool = True
     ) -> dict[UUID, Claim]:
-        """Insert rows as claimed records, but for those that are there already.
+        """Insert rows as claimed records; skip those that exist already.
 
-        They `begin` at once, or wait for their turn. Returns the claims, as far as the database
-        tells; the others have to be read.
+        With `begin` their runs start at once; otherwise they wait for their turn. Returns the
+        claims, if the database can return them; the caller must read the others.
         """
         claimed = {
             "status": Status.RUNNING,
@@ -108,44 +110,45 @@ class PortableStatements:
         return {}
 
     def claim(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
-        """Claim records that are there. Returns GRANTED_COLUMNS of the claimed, as far as the
-        database tells; the others have to be read.
+        """Claim stored records, and skip those that another transaction has locked.
 
-        Those that another transaction has locked are passed over.
+        Returns GRANTED_COLUMNS of the claimed records, if the database can return them; the caller
+        must read the others.
         """
         if not self.connection.features.has_select_for_update_skip_locked:
-            return self.claim_waiting(ids, terms)
+            return self.update_claimable(ids, terms)
         with transaction.atomic(using=self.alias):
+            # The UPDATE alone would wait for locks, for ever if a frozen function holds one.
             locked = self._records.filter(id__in=ids).order_by().select_for_update(skip_locked=True)
             free = set(locked.values_list("id", flat=True))
             mine = [id for id in ids if id in free]
-            return self.claim_waiting(mine, terms) if mine else {}
+            return self.update_claimable(mine, terms) if mine else {}
 
-    def claim_waiting(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
-        """See claim(); for records that nobody has locked, or where who has is waited for."""
-        claimable = {f"id{index}": id for index, id in enumerate(padded(ids))}
-        names = padded(sorted(terms.may_rerun))
+    def update_claimable(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
+        """Execute the UPDATE of claim(), which here waits for records that others have locked."""
+        claimable = {f"id{index}": id for index, id in enumerate(pad(ids))}
+        names = pad(sorted(terms.may_rerun))
         reruns = {f"rerun{index}": name for index, name in enumerate(names)}
         waits = [id for id in ids if id in terms.waiting]
-        waiting = {f"waits{index}": id for index, id in enumerate(padded(waits))}
+        waiting = {f"waits{index}": id for index, id in enumerate(pad(waits))}
 
         def compose() -> Composed:
             is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
-            is_rerun = Q(task_name__in=[_slot("task_name", name) for name in reruns])
+            is_rerun = Q(task_name__in=[_placeholder("task_name", name) for name in reruns])
             is_lost = IS_LOST & (is_rerun | Q(start_time=None))
             records = self._records.filter(
                 Q(status=Status.QUEUED) & is_due | is_lost,
-                id__in=[_slot("id", name) for name in claimable],
-                n_attempts__lt=_slot("n_attempts", "max_attempts"),
-            ).exclude(claim_token=_slot("claim_token"))
+                id__in=[_placeholder("id", name) for name in claimable],
+                n_attempts__lt=_placeholder("n_attempts", "max_attempts"),
+            ).exclude(claim_token=_placeholder("claim_token"))
             claimed = {
                 "status": Status.RUNNING,
-                "claim_token": _slot("claim_token"),
+                "claim_token": _placeholder("claim_token"),
                 "lease_until": Now() + LEASE,
                 "look_at": _look_at_claimed(terms.from_table),
-                **_start(_waits(waiting, terms)),
+                **_start_columns(_starts_later(waiting, terms)),
             }
-            return self._update_free(records, claimed)
+            return self._compose_claim(records, claimed)
 
         values = {
             **claimable,
@@ -161,7 +164,7 @@ class PortableStatements:
             (
                 "claim",
                 terms.from_table,
-                terms.suspects_wait,
+                terms.possible_poison_waits,
                 len(claimable),
                 len(reruns),
                 len(waiting),
@@ -175,9 +178,9 @@ class PortableStatements:
     def begin(
         self, claims: Sequence[Claim], *, lease: timedelta, worker_ids: str
     ) -> dict[UUID, datetime]:
-        """Count the starts of claimed runs whose turn has come, and begin their leases anew.
+        """Count the starts of claimed runs whose turn has come, and renew their leases.
 
-        Returns when each has started; those that are missing are no longer held.
+        Returns the start time of each. Runs whose claim no longer holds are missing.
         """
         started = self._begin(claims, lease, worker_ids)
         if len(started) == len(claims):
@@ -192,37 +195,41 @@ class PortableStatements:
     def _begin(
         self, claims: Sequence[Claim], lease: timedelta, worker_ids: str
     ) -> dict[UUID, datetime]:
-        """Count the starts that are not counted yet. Returns when those have started, or nothing
-        where the database can't tell at once."""
-        slots = list(enumerate(padded(claims)))
-        ids = {f"id{index}": claim.invocation_id for index, claim in slots}
-        tokens = {f"token{index}": claim.token for index, claim in slots}
+        """Count the starts that are not counted yet.
+
+        Returns their start times, or nothing where an UPDATE can't return them.
+        """
+        padded_claims = list(enumerate(pad(claims)))
+        ids = {f"id{index}": claim.invocation_id for index, claim in padded_claims}
+        tokens = {f"token{index}": claim.token for index, claim in padded_claims}
 
         def compose() -> Composed:
             held = self._records.filter(
-                id__in=[_slot("id", name) for name in ids],
-                claim_token__in=[_slot("claim_token", name) for name in tokens],
+                id__in=[_placeholder("id", name) for name in ids],
+                claim_token__in=[_placeholder("claim_token", name) for name in tokens],
                 status=Status.RUNNING,
                 start_time=None,
             )
-            return update(held.order_by(), {"lease_until": Now() + LEASE, **_start(None)})
+            return update(held.order_by(), {"lease_until": Now() + LEASE, **_start_columns(None)})
 
         values = {**ids, **tokens, "lease": lease, "worker_ids": worker_ids}
-        self._statements.execute(self.connection, ("begin", len(slots)), compose, values)
+        self._statements.execute(self.connection, ("begin", len(padded_claims)), compose, values)
         return {}
 
     def finish(self, end: End) -> bool:
-        """Write the end of a claimed run; False where the claim no longer holds."""
+        """Write the end of a claimed run; return False where the claim no longer holds."""
         columns = finishes.end_columns(end)
-        secrets_for = kept_for()
+        secrets_for = secrets_retention()
         common = finishes.common_columns(end.outcome, secrets_for and SECRETS_FOR)
 
         def compose() -> Composed:
             started = {} if end.ran_for is None else {"start_time": Now() - RAN_FOR}
             held = self._records.filter(
-                id=_slot("id"), claim_token=_slot("claim_token"), status=Status.RUNNING
+                id=_placeholder("id"),
+                claim_token=_placeholder("claim_token"),
+                status=Status.RUNNING,
             )
-            ended = {name: _slot(name) for name in columns}
+            ended = {name: _placeholder(name) for name in columns}
             return update(held, {**ended, **started, **common})
 
         values = {
@@ -237,62 +244,64 @@ class PortableStatements:
         return bool(changed)
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
-        """Write the ends of claimed runs; the invocation ids of those whose claim has held."""
+        """Write the ends of claimed runs; return the invocation ids of those whose claim held."""
         with transaction.atomic(using=self.alias):
             return {end.claim.invocation_id for end in ends if self.finish(end)}
 
     def save_state(self, claim: Claim, state: Any) -> bool:
-        """Keep what a claimed run has saved; False where the claim no longer holds."""
+        """Store the state of a claimed run; return False where the claim no longer holds."""
         if not self._holds(claim):
             return False
-        self._put_state(claim.invocation_id, claim.attempt, state)
+        self._upsert_state(claim.invocation_id, claim.attempt, state)
         return True
 
-    def hand_on(self, id: UUID, state: Any) -> None:
-        """Keep what the first run of an invocation is to begin with."""
-        self._put_state(id, 0, state)
+    def save_initial_state(self, id: UUID, state: Any) -> None:
+        """Store the state that the first run of an invocation starts with."""
+        self._upsert_state(id, 0, state)
 
     def show_progress(self, claim: Claim, progress: Any) -> None:
-        """Show how far a claimed run is; nothing where the claim no longer holds."""
+        """Store the progress of a claimed run; do nothing where the claim no longer holds."""
         if not self._holds(claim):
             return
         shown = RunProgress(record_id=claim.invocation_id, progress=progress, shown_at=Now())
         rows = RunProgress.objects.using(self.alias)
-        self._put(rows, shown, ["record"], ["progress", "shown_at"])
+        self._upsert(rows, shown, ["record"], ["progress", "shown_at"])
 
     def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
-        """Note that their queues, which take messages so long before their time, have accepted
-        the messages of these records.
+        """Mark records as sent, because their queues accepted the messages.
 
-        What is due later was parked meanwhile, to be sent again in time.
+        `ahead` is the time before a message is due from which on its queue accepts it. A record
+        that is due later was parked in the meantime, and must be sent again, so it is skipped.
         """
-        with self.unlocked(ids) as free:
+        with self.lock_idle(ids) as free:
             free.filter(Q(run_after=None) | Q(run_after__lte=Now() + ahead)).update(
                 sent_at=Now(),
-                # A lost run's message is on its way again: for the next one it is as if lost now.
+                # The message of a lost run is sent again. Its lease ends now, so that the relay
+                # waits for the whole time `lost_for` before it sends the message once more.
                 lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
             )
 
     def levels(self) -> list[tuple[str, int]]:
-        """The queues and priorities of the records that somebody must look at.
+        """Return the queues and priorities of the records that somebody must look at.
 
-        Where the index has finished ones, too, these are among them: to pass over them would take
-        their number.
+        Where the index has finished records, too, those of finished ones are included: excluding
+        them would mean to read all finished records.
         """
         records = self._records.order_by()
         if self.connection.features.supports_partial_indexes:
             records = records.filter(look_at__isnull=False)
         return [
             (queue, priority)
-            for queue in _values(records, "queue")
-            for priority in _values(records.filter(queue=queue), "priority")
+            for queue in _distinct_values(records, "queue")
+            for priority in _distinct_values(records.filter(queue=queue), "priority")
         ]
 
     @contextmanager
-    def unlocked(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
-        """The records among these that nobody runs, or has locked.
+    def lock_idle(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
+        """Lock and yield the records among these that nobody runs or has locked.
 
-        Locked rows are skipped, so this never waits and cannot deadlock.
+        Locked rows are skipped, so this never waits and can't deadlock. A database without SKIP
+        LOCKED locks none.
         """
         runs = Q(status=Status.RUNNING, lease_until__gte=Now())
         records = self._records.filter(~runs, id__in=ids).order_by()
@@ -303,8 +312,10 @@ class PortableStatements:
             free = records.select_for_update(skip_locked=True).values_list("id", flat=True)
             yield self._records.filter(id__in=list(free))
 
-    def _update_free(self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]) -> Composed:
-        """The update of those that nobody has locked, which here is known by now."""
+    def _compose_claim(
+        self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]
+    ) -> Composed:
+        """Compose the claim's UPDATE. claim() has locked the records already, where it can."""
         return update(records, values)
 
     @property
@@ -312,32 +323,35 @@ class PortableStatements:
         return TaskRecord.objects.using(self.alias)
 
     def _create(self, records: Sequence[TaskRecord]) -> None:
-        """Insert records, but for those that are there already."""
+        """Insert records; skip those that exist already."""
         if self.connection.vendor != "mysql":
             self._records.bulk_create(records, ignore_conflicts=True)
             return
-        parts = _parts(records)
+        parts = _split_for_mysql(records)
         with transaction.atomic(using=self.alias) if len(parts) > 1 else nullcontext():
             for part in parts:
-                # MySQL's INSERT IGNORE also passes over whatever it refuses.
+                # Not INSERT IGNORE, which on MySQL also hides every other error of a row.
                 sql, params = insert(part, self.alias)
                 execute(self.connection, f"{sql} ON DUPLICATE KEY UPDATE id = id", params)
 
     def _holds(self, claim: Claim) -> bool:
-        """Read, and not locked: what happens next the end of the run will tell."""
+        """Return whether a claim holds, without locking its record.
+
+        If the claim is lost right after this, the run finds out at its end.
+        """
         held = self._records.filter(
             id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
         )
         return held.exists()
 
-    def _put_state(self, id: UUID, attempt: int, state: Any) -> None:
+    def _upsert_state(self, id: UUID, attempt: int, state: Any) -> None:
         row = RunState(record_id=id, attempt=attempt, state=state)
-        self._put(RunState.objects.using(self.alias), row, ["record", "attempt"], ["state"])
+        self._upsert(RunState.objects.using(self.alias), row, ["record", "attempt"], ["state"])
 
-    def _put(
+    def _upsert(
         self, rows: "QuerySet[Any]", row: Any, key: Sequence[str], values: Sequence[str]
     ) -> None:
-        """Insert a row, or write these values of it where there is one with this key."""
+        """Insert a row, or update these values where a row with this key exists."""
         names_its_key = self.connection.features.supports_update_conflicts_with_target
         rows.bulk_create(
             [row],
@@ -347,22 +361,22 @@ class PortableStatements:
         )
 
 
-def _parts(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
-    """The records in parts whose statements MySQL takes."""
+def _split_for_mysql(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
+    """Split records into parts whose INSERT is small enough for MySQL."""
     parts: list[list[TaskRecord]] = [[]]
     size = 0
     for record in records:
-        own = len(json.dumps([record.args, record.kwargs])) + len(record.secrets or "")
-        if parts[-1] and size + own > MAX_STATEMENT:
+        n_chars = len(json.dumps([record.args, record.kwargs])) + len(record.secrets or "")
+        if parts[-1] and size + n_chars > MAX_INSERT_CHARS:
             parts.append([])
             size = 0
         parts[-1].append(record)
-        size += own
+        size += n_chars
     return parts
 
 
 def record_of(row: Row, **rest: Any) -> TaskRecord:
-    """The record that a row describes."""
+    """Return an unsaved record with the values of a row."""
     fields = dict(row)
     delay_s, grace_s, ahead_s = (fields.pop(name) for name in ("delay_s", "grace_s", "ahead_s"))
     number = fields.pop("number")
@@ -370,34 +384,38 @@ def record_of(row: Row, **rest: Any) -> TaskRecord:
         fields["enqueued_at"] = Now() + timedelta(microseconds=number) if number else Now()
     if fields["run_after"] is None and delay_s is not None:
         fields["run_after"] = Now() + timedelta(seconds=delay_s)
-    fields["look_at"] = _first_look(fields["run_after"], grace_s, ahead_s)
+    fields["look_at"] = _first_look_at(fields["run_after"], grace_s, ahead_s)
     return TaskRecord(**{**fields, **rest})
 
 
-def _waits(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
-    """Which of the claimed wait for their turn, by the slots of their ids; None for none."""
-    waits = Q(id__in=[_slot("id", name) for name in waiting]) if waiting else None
-    if not terms.suspects_wait:
+def _starts_later(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
+    """Return the condition of the claimed records that wait for their turn; None for none.
+
+    `waiting` are the names of the placeholders of their ids.
+    """
+    waits = Q(id__in=[_placeholder("id", name) for name in waiting]) if waiting else None
+    if not terms.possible_poison_waits:
         return waits
-    is_suspect = Q(n_attempts__gt=0)
-    return is_suspect if waits is None else waits | is_suspect
+    may_be_poison = Q(n_attempts__gt=0)
+    return may_be_poison if waits is None else waits | may_be_poison
 
 
-def _start(waits: Q | None) -> dict[str, Any]:
-    """What counts a start, of all but those that wait."""
-    worker_ids = Concat("worker_ids", _slot("worker_ids"), output_field=TextField())
+def _start_columns(waits: Q | None) -> dict[str, Any]:
+    """Return the columns that count a start, unchanged for the records that wait."""
+    worker_ids = Concat("worker_ids", _placeholder("worker_ids"), output_field=TextField())
     if waits is None:
         started = {"start_time": Now(), "worker_ids": worker_ids}
         return {**started, "n_attempts": F("n_attempts") + 1}
     return {
         "start_time": Case(When(waits, then=None), default=Now(), output_field=DateTimeField()),
         "worker_ids": Case(When(waits, then=F("worker_ids")), default=worker_ids),
-        # The last one: MySQL reads in each what those before it have set.
+        # Last, because the others read it: MySQL assigns columns from left to right, and each
+        # expression sees the values that were assigned before it.
         "n_attempts": Case(When(waits, then=F("n_attempts")), default=F("n_attempts") + 1),
     }
 
 
-def _first_look(run_after: Any, grace_s: float, ahead_s: float) -> Any:
+def _first_look_at(run_after: Any, grace_s: float, ahead_s: float) -> Any:
     soon = Now() + timedelta(seconds=grace_s)
     if run_after is None:
         return soon
@@ -407,8 +425,8 @@ def _first_look(run_after: Any, grace_s: float, ahead_s: float) -> Any:
     )
 
 
-def _values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
-    """The different values of a column, one after the other: DISTINCT would read all records."""
+def _distinct_values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
+    """Yield the distinct values of a column, with one query each; DISTINCT would read all rows."""
     values = records.order_by(column).values_list(column, flat=True)
     value = values.first()
     while value is not None:
@@ -417,9 +435,10 @@ def _values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
 
 
 def _look_at_claimed(from_table: bool) -> Any:
-    """When somebody must look at what is claimed now: when its lease is over, at the latest.
+    """Return the time to look of a claimed record: the end of its lease, or earlier.
 
-    As it is, mostly, where the relay looks: a write that changes no indexed column is cheaper.
+    For the relay, the column mostly stays unchanged: an UPDATE is cheaper that changes no indexed
+    column.
     """
     lease_until = Now() + LEASE
     if from_table:
@@ -427,5 +446,5 @@ def _look_at_claimed(from_table: bool) -> Any:
     return Case(When(look_at__gt=lease_until, then=lease_until), default=F("look_at"))
 
 
-def _slot(column: str, name: str = "") -> Slot:
-    return Slot(name or column, TaskRecord._meta.get_field(column))
+def _placeholder(column: str, name: str = "") -> Placeholder:
+    return Placeholder(name or column, TaskRecord._meta.get_field(column))

@@ -1,6 +1,6 @@
-"""The statements of `portable` for PostgreSQL, where rows travel as one JSON text.
+"""The statements of `portable` for PostgreSQL, which pass all rows as one JSON text.
 
-By way of Django's ORM each value of each row is a part of the statement, which takes twenty times
+With Django's ORM, each value of each row is a parameter of the statement, which takes twenty times
 as long to compose.
 """
 
@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from ..core.lifecycle import Claim, End, Status
-from .encryption import UNAVAILABLE, kept_for
+from .encryption import UNAVAILABLE, secrets_retention
 from .finishes import end_columns
 from .mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, rows_of
 from .portable import ClaimTerms, PortableStatements
@@ -25,23 +25,23 @@ NOW: Final = "STATEMENT_TIMESTAMP()"
 
 TABLE: Final = '"lambda_tasks_taskrecord"'
 
-STATES: Final = '"lambda_tasks_runstate"'
+STATE_TABLE: Final = '"lambda_tasks_runstate"'
 
-PROGRESS: Final = '"lambda_tasks_runprogress"'
+PROGRESS_TABLE: Final = '"lambda_tasks_runprogress"'
 
-SAVED: Final = (
-    f"(SELECT saved.state FROM {STATES} AS saved WHERE saved.record_id = {TABLE}.id"  # noqa: S608
+SAVED_STATE: Final = (
+    f"(SELECT saved.state FROM {STATE_TABLE} AS saved WHERE saved.record_id = {TABLE}.id"  # noqa: S608
     " ORDER BY saved.attempt DESC LIMIT 1)"
 )
 
 
 def _returning(columns: Sequence[str], *, saved: str) -> str:
-    """Columns of a claimed record. What is new has no state."""
+    """Return a RETURNING clause; `saved` is the SQL of the saved state, NULL for new records."""
     expressions = (saved if name == "saved" else name for name in columns)
     return f" RETURNING {', '.join(expressions)}"
 
 
-TYPES: Final = {
+ROW_TYPES: Final = {
     "id": "uuid",
     "task_name": "text",
     "args": "jsonb",
@@ -62,39 +62,42 @@ TYPES: Final = {
     "ahead_s": "double precision",
     "number": "integer",
 }
-"""What may differ from row to row: all of a Row."""
+"""The SQL types of the values of a Row."""
 
-LOOK: Final = ("grace_s", "ahead_s")
+LOOK_VALUES: Final = ("grace_s", "ahead_s")
+"""The values of a Row that `look_at` is computed from."""
 
-OPTIONAL_ENDS: Final = {
+OPTIONAL_END_TYPES: Final = {
     "result": "jsonb",
     "exception_class": "text",
     "traceback": "text",
 }
-"""Columns that the end of an attempt may leave as they are. `has_result` says that there is one,
-which may be null."""
+"""The columns that the end of an attempt may leave unchanged. `has_result` says whether there is a
+result, which may be null; the others have such a flag, too."""
 
-ENDS: Final = {
+END_TYPES: Final = {
     "id": "uuid",
     "claim_token": "uuid",
     "status": "text",
     "ran_for_s": "double precision",
-    **OPTIONAL_ENDS,
-    **{f"has_{name}": "boolean" for name in OPTIONAL_ENDS},
+    **OPTIONAL_END_TYPES,
+    **{f"has_{name}": "boolean" for name in OPTIONAL_END_TYPES},
 }
 
-KEPT_SECRETS: Final = (
+SECRETS_ASSIGNMENTS: Final = (
     "secrets = CASE WHEN given.status = %(failed)s AND %(secrets_for)s::interval IS NOT NULL"
     " THEN record.secrets END,"
     f" look_at = CASE WHEN given.status = %(failed)s AND record.secrets > '{UNAVAILABLE}'"
     f" THEN {NOW} + %(secrets_for)s::interval END"
 )
-"""See finishes.common_columns()."""
+"""The assignments of finishes.common_columns() for ends with different outcomes."""
 
-HELD: Final = f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
-"""The record of a claim, as long as that holds; read, and not locked."""
+HELD_RECORD: Final = (
+    f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
+)
+"""The record of a claim that still holds, read without a lock."""
 
-LEVELS: Final = f"""
+LEVELS_QUERY: Final = f"""
 WITH RECURSIVE queues (queue) AS (
     SELECT MIN(queue) FROM {TABLE} WHERE look_at IS NOT NULL
     UNION ALL
@@ -116,10 +119,10 @@ WITH RECURSIVE queues (queue) AS (
 )
 SELECT queue, priority FROM levels WHERE priority IS NOT NULL
 """  # noqa: S608
-"""From one value to the next by the index: DISTINCT would read all of it."""
+"""A query that steps from one value to the next by the index; DISTINCT would read all of it."""
 
-MAX_CHARACTERS: Final = 64 * 2**20
-"""The most in the rows of one statement; an array of jsonb has 256 MiB at most."""
+MAX_ROWS_CHARS: Final = 64 * 2**20
+"""The most characters of the rows of one statement; a jsonb array has at most 256 MiB."""
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
@@ -127,7 +130,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 class PostgresStatements(PortableStatements):
     """See PortableStatements."""
 
-    claim_returning = _returning(GRANTED_COLUMNS, saved=SAVED)
+    claim_returning = _returning(GRANTED_COLUMNS, saved=SAVED_STATE)
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
         """See PortableStatements."""
@@ -160,10 +163,12 @@ class PostgresStatements(PortableStatements):
         return {id: claim_of(row, terms.token) for id, row in inserted.items()}
 
     def claim(self, ids: Sequence[UUID], terms: ClaimTerms) -> dict[UUID, Row]:
-        """See PortableStatements. In one statement, which passes over what others have locked."""
-        return self.claim_waiting(ids, terms)
+        """See PortableStatements. Executes one statement, which skips locked records itself."""
+        return self.update_claimable(ids, terms)
 
-    def _update_free(self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]) -> Composed:
+    def _compose_claim(
+        self, records: "QuerySet[TaskRecord]", values: Mapping[str, Any]
+    ) -> Composed:
         """See PortableStatements."""
         free = records.select_for_update(skip_locked=True, no_key=True)
         # Django composes SELECT FOR UPDATE in a transaction only; nothing is sent for this one.
@@ -184,8 +189,8 @@ class PostgresStatements(PortableStatements):
         params = {
             "lease": lease,
             "worker_ids": worker_ids,
-            "ids": _array(claim.invocation_id for claim in claims),
-            "tokens": _array({claim.token for claim in claims}),
+            "ids": _array_of(claim.invocation_id for claim in claims),
+            "tokens": _array_of({claim.token for claim in claims}),
             "status": Status.RUNNING,
         }
         return dict(execute(self.connection, sql, params, returning=" RETURNING id, start_time")[1])
@@ -194,12 +199,13 @@ class PostgresStatements(PortableStatements):
         """See PortableStatements."""
         optional = ", ".join(
             f"{name} = CASE WHEN given.has_{name} THEN given.{name} ELSE record.{name} END"
-            for name in OPTIONAL_ENDS
+            for name in OPTIONAL_END_TYPES
         )
-        began_at = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
+        start_time = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
         sql = (
-            f"UPDATE {TABLE} AS record SET status = given.status, {KEPT_SECRETS},"  # noqa: S608
-            f" end_time = {NOW}, start_time = {began_at}, {optional} FROM {_given('rows', ENDS)}"
+            f"UPDATE {TABLE} AS record SET status = given.status, {SECRETS_ASSIGNMENTS},"  # noqa: S608
+            f" end_time = {NOW}, start_time = {start_time}, {optional}"
+            f" FROM {_recordset('rows', END_TYPES)}"
             " WHERE record.id = given.id AND record.claim_token = given.claim_token"
             " AND record.status = %(status)s"
         )
@@ -207,7 +213,7 @@ class PostgresStatements(PortableStatements):
             "rows": _encode([_end_row(end) for end in ends]),
             "status": Status.RUNNING,
             "failed": Status.FAILED,
-            "secrets_for": kept_for(),
+            "secrets_for": secrets_retention(),
         }
         _, held = execute(self.connection, sql, params, returning=" RETURNING record.id")
         return {id for (id,) in held}
@@ -215,31 +221,31 @@ class PostgresStatements(PortableStatements):
     def save_state(self, claim: Claim, state: Any) -> bool:
         """See PortableStatements."""
         sql = (
-            f"INSERT INTO {STATES} (record_id, attempt, state)"  # noqa: S608
-            f" SELECT id, %(attempt)s, %(state)s::jsonb FROM {HELD}"
+            f"INSERT INTO {STATE_TABLE} (record_id, attempt, state)"  # noqa: S608
+            f" SELECT id, %(attempt)s, %(state)s::jsonb FROM {HELD_RECORD}"
             " ON CONFLICT (record_id, attempt) DO UPDATE SET state = EXCLUDED.state"
         )
         params = {"attempt": claim.attempt, "state": None if state is None else _encode(state)}
-        held, _ = execute(self.connection, sql, params | _held_by(claim))
+        held, _ = execute(self.connection, sql, params | _claim_params(claim))
         return bool(held)
 
     def show_progress(self, claim: Claim, progress: Any) -> None:
         """See PortableStatements."""
         sql = (
-            f"INSERT INTO {PROGRESS} (record_id, progress, shown_at)"  # noqa: S608
-            f" SELECT id, %(progress)s::jsonb, {NOW} FROM {HELD}"
+            f"INSERT INTO {PROGRESS_TABLE} (record_id, progress, shown_at)"  # noqa: S608
+            f" SELECT id, %(progress)s::jsonb, {NOW} FROM {HELD_RECORD}"
             " ON CONFLICT (record_id) DO UPDATE"
             " SET progress = EXCLUDED.progress, shown_at = EXCLUDED.shown_at"
         )
         params = {"progress": _encode(progress)}
-        execute(self.connection, sql, params | _held_by(claim))
+        execute(self.connection, sql, params | _claim_params(claim))
 
     def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
         """See PortableStatements."""
-        # Rows that others have locked are skipped, so this never waits and cannot deadlock: they
-        # run by now, or are just being claimed. What runs is left alone, too: where isolation is
-        # strict, it could not write its end any more. By ctid, which while they are locked is a
-        # row's fixed place: half of what a join by id costs.
+        # Locked rows are skipped, so this never waits and can't deadlock: they run already, or are
+        # just being claimed. Running rows are skipped, too: where isolation is strict, their run
+        # could not write its end any more. The UPDATE finds rows by ctid, which is stable while
+        # they are locked, at half the cost of a join by id.
         free = (
             f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
             f" AND NOT (status = %(status)s AND COALESCE(lease_until >= {NOW}, FALSE))"
@@ -247,21 +253,21 @@ class PostgresStatements(PortableStatements):
         )
         sql = (
             f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608
-            # A lost run's message is on its way again: for the next one it is as if lost now.
+            # See PortableStatements: the relay waits anew before it sends the message once more.
             f" lease_until = CASE WHEN lease_until < {NOW} THEN {NOW} ELSE lease_until END"
             f" WHERE ctid = ANY(ARRAY({free} FOR NO KEY UPDATE SKIP LOCKED))"
         )
         params = {
-            "ids": _array(ids),
+            "ids": _array_of(ids),
             "status": Status.RUNNING,
             "ahead": ahead,
         }
         execute(self.connection, sql, params)
 
     def levels(self) -> list[tuple[str, int]]:
-        """See PortableStatements. In one statement."""
+        """See PortableStatements. Executes one statement."""
         with self.connection.cursor() as cursor:
-            cursor.execute(LEVELS)
+            cursor.execute(LEVELS_QUERY)
             return list(cursor.fetchall())
 
     def _insert(
@@ -272,35 +278,45 @@ class PostgresStatements(PortableStatements):
         *,
         returning: str = "",
     ) -> list[tuple[Any, ...]]:
-        """Insert rows, but for those that are there already; what has been returned of the others.
+        """Insert rows, skip those that exist already, and return the `returning` of the others.
 
-        A row has a value for each of TYPES; an `enqueued_at` of None is now. `shared_columns` are
-        the SQL of columns that are the same for all.
+        A row has a value for each of ROW_TYPES; an `enqueued_at` of None means now.
+        `shared_columns` is the SQL of further columns, the same for all rows.
         """
+        # Values that all rows share are passed once; only those that differ go into the JSON text.
         several = len(rows) > 1
-        own = {name: f"given.{name}" for name in TYPES if several and _differs(name, rows)}
-        same = {name: f"%({name})s::{type}" for name, type in TYPES.items() if name not in own}
-        params = {**shared_params, **{name: _plain(name, rows[0][name]) for name in same}}
-        values = own | same
-        if "root_id" in own and all(row["root_id"] == row["id"] for row in rows):
+        differing = {
+            name: f"given.{name}" for name in ROW_TYPES if several and _differs(name, rows)
+        }
+        shared_sql = {
+            name: f"%({name})s::{type}" for name, type in ROW_TYPES.items() if name not in differing
+        }
+        params = {**shared_params, **{name: _param_of(name, rows[0][name]) for name in shared_sql}}
+        values = differing | shared_sql
+        # Most messages start a chain, so that their root is their own id, and need not be passed.
+        if "root_id" in differing and all(row["root_id"] == row["id"] for row in rows):
             values["root_id"] = "given.id"
-            del own["root_id"]
+            del differing["root_id"]
         now = f"{NOW} + {values.pop('number')} * INTERVAL '1 microsecond'"
         values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {now})"
         due = f"{NOW} + make_interval(secs => {values.pop('delay_s')})"
         run_after = values["run_after"] = f"COALESCE({values['run_after']}, {due})"
-        soon, early = (f"make_interval(secs => {values.pop(name)})" for name in LOOK)
-        # Where it has no time to wait for, that is NULL, and counts for nothing.
+        soon, early = (f"make_interval(secs => {values.pop(name)})" for name in LOOK_VALUES)
+        # Without a run_after the second expression is NULL, which GREATEST ignores on PostgreSQL.
         values["look_at"] = f"GREATEST({NOW} + {soon}, {run_after} - {early})"
         values |= shared_columns
-        source = f" FROM {_given('rows', {name: TYPES[name] for name in own})}" if own else ""
+        source = (
+            f" FROM {_recordset('rows', {name: ROW_TYPES[name] for name in differing})}"
+            if differing
+            else ""
+        )
         sql = (
             f"INSERT INTO {TABLE} ({', '.join(values)}) SELECT {', '.join(values.values())}{source}"
             " ON CONFLICT DO NOTHING"
         )
-        if not own:
+        if not differing:
             return execute(self.connection, sql, params, returning=returning)[1]
-        texts = _texts([_encode({name: row[name] for name in own}) for row in rows])
+        texts = _json_arrays([_encode({name: row[name] for name in differing}) for row in rows])
         if len(texts) == 1:
             params |= {"rows": texts[0]}
             return execute(self.connection, sql, params, returning=returning)[1]
@@ -312,7 +328,7 @@ class PostgresStatements(PortableStatements):
         return [row for part in parts for row in part]
 
 
-def _held_by(claim: Claim) -> dict[str, Any]:
+def _claim_params(claim: Claim) -> dict[str, Any]:
     return {"id": claim.invocation_id, "token": claim.token, "status": Status.RUNNING}
 
 
@@ -323,16 +339,16 @@ def _end_row(end: End) -> Row:
         "claim_token": end.claim.token,
         "ran_for_s": None if end.ran_for is None else end.ran_for.total_seconds(),
         **columns,
-        **{f"has_{name}": True for name in OPTIONAL_ENDS if name in columns},
+        **{f"has_{name}": True for name in OPTIONAL_END_TYPES if name in columns},
     }
 
 
-def _texts(rows: Sequence[str]) -> list[str]:
-    """Arrays of so many rows that each is a value that PostgreSQL takes."""
+def _json_arrays(rows: Sequence[str]) -> list[str]:
+    """Join rows into JSON arrays, each small enough for PostgreSQL."""
     arrays: list[list[str]] = [[]]
     size = 0
     for row in rows:
-        if arrays[-1] and size + len(row) > MAX_CHARACTERS:
+        if arrays[-1] and size + len(row) > MAX_ROWS_CHARS:
             arrays.append([])
             size = 0
         arrays[-1].append(row)
@@ -342,20 +358,20 @@ def _texts(rows: Sequence[str]) -> list[str]:
 
 def _differs(name: str, rows: Sequence[Row]) -> bool:
     first = rows[0][name]
-    if TYPES[name] == "jsonb":  # in which 1, 1.0 and true, equal in Python, are not the same
+    if ROW_TYPES[name] == "jsonb":  # Python's == would treat 1, 1.0 and true as the same JSON
         return any(row[name] is not first for row in rows)
     return any(row[name] != first for row in rows)
 
 
-def _plain(name: str, value: Any) -> Any:
-    return _encode(value) if TYPES[name] == "jsonb" and value is not None else value
+def _param_of(name: str, value: Any) -> Any:
+    return _encode(value) if ROW_TYPES[name] == "jsonb" and value is not None else value
 
 
-def _array(ids: Iterable[UUID]) -> str:
-    """An array of them, as text: a parameter for each would make the statement long."""
+def _array_of(ids: Iterable[UUID]) -> str:
+    """Return ids as the text of an array: one parameter, however many they are."""
     return f"{{{','.join(map(str, ids))}}}"
 
 
-def _given(param: str, types: Mapping[str, str]) -> str:
+def _recordset(param: str, types: Mapping[str, str]) -> str:
     columns = ", ".join(f"{name} {type}" for name, type in types.items())
     return f"jsonb_to_recordset(%({param})s::jsonb) AS given ({columns})"

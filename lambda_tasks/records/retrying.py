@@ -1,6 +1,6 @@
-"""Our own statements are tried again where they met a conflict, or a connection that was cut.
+"""Retries of the library's own statements after a conflict or a lost connection.
 
-Each may be: it changes only what is still as its caller believes it to be.
+Retries are safe, because each statement changes only rows in the state that its caller expects.
 """
 
 import functools
@@ -19,30 +19,35 @@ from .database import record_alias
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_TRIES: Final = 8
-LONGEST_S: Final = 10.0
-"""After so long a conflict is not tried again: a single try may wait for a lock."""
+MAX_TRIES: Final = 8
+
+RETRY_CONFLICTS_FOR_S: Final = 10.0
+"""Seconds after which a conflict is not retried any more: a single try may wait for a lock."""
 
 FIRST_PAUSE_S: Final = 0.01
+"""The longest random pause before the first retry, doubled for each further one."""
 
 
-def tried_again(statements: Callable[P, T]) -> Callable[P, T]:
-    """A function that asks for something of the records, with its tries."""
+def with_retries(statements: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function that executes statements, so that it is retried."""
 
     @functools.wraps(statements)
-    def called(*args: P.args, **kwargs: P.kwargs) -> T:
-        return try_again(record_alias(), lambda: statements(*args, **kwargs))
+    def with_tries(*args: P.args, **kwargs: P.kwargs) -> T:
+        return run_with_retries(record_alias(), lambda: statements(*args, **kwargs))
 
-    return called
+    return with_tries
 
 
-def try_again(alias: str, statements: Callable[[], T]) -> T:
-    """Call it until it meets nobody, but not for ever; in a transaction once, as that is whole or
-    not at all, and another's."""
+def run_with_retries(alias: str, statements: Callable[[], T]) -> T:
+    """Call a function, and retry it after a conflict or a lost connection.
+
+    It is called up to MAX_TRIES times, and in a transaction once: a conflict there undoes the
+    statements of the caller, and only the caller can repeat those.
+    """
     if is_in_transaction(alias):
         return statements()
-    began_at, was_cut = time.monotonic(), False
-    for n_tries in range(1, MOST_TRIES):
+    started_at, had_outage = time.monotonic(), False
+    for n_tries in range(1, MAX_TRIES):
         try:
             take(connections[alias])
             interrupts.connect(connections[alias])
@@ -50,15 +55,16 @@ def try_again(alias: str, statements: Callable[[], T]) -> T:
         except Error as error:
             if is_exhausted(error):
                 add_remedy(error)
-                raise  # it has waited for long enough
+                raise  # the wait for a connection of the pool already took its time
             meaning = meaning_of(error)
-            is_late = time.monotonic() - began_at > LONGEST_S
+            is_late = time.monotonic() - started_at > RETRY_CONFLICTS_FOR_S
             may_help = meaning is Meaning.CONFLICT and not is_late
-            # A silent connection has taken all of its time; a new one has another.
-            if not may_help and (meaning is not Meaning.OUTAGE or was_cut):
+            # An outage is retried once, on a new connection: a dead connection may have used up
+            # the whole time limit.
+            if not may_help and (meaning is not Meaning.OUTAGE or had_outage):
                 raise
         if meaning is Meaning.OUTAGE:
-            was_cut = True
+            had_outage = True
             close_failed_connections()
         else:
             time.sleep(random.uniform(0.0, FIRST_PAUSE_S * 2**n_tries))
@@ -66,7 +72,7 @@ def try_again(alias: str, statements: Callable[[], T]) -> T:
 
 
 def is_in_transaction(alias: str) -> bool:
-    """Whether what this thread asks is part of a transaction."""
+    """Return whether this thread's statements are part of a transaction."""
     connection = connections[alias]
     is_open = connection.connection is not None
     return connection.in_atomic_block or (is_open and not connection.get_autocommit())

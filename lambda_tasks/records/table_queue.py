@@ -1,4 +1,4 @@
-"""The queues that are the table itself: what is due, and waking up for it."""
+"""The queues that are the table itself: their due records, and wake-ups for new ones."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,10 +12,10 @@ from django.db.models import F
 
 from ..core.lifecycle import Status
 from ..core.message import Message
-from . import looks, notify, waiting
+from . import looks, notify, postponing
 from .database import all_records, record_alias
-from .mapping import readable
-from .retrying import try_again
+from .mapping import read_messages
+from .retrying import run_with_retries
 
 
 class RecordTableQueue:
@@ -25,57 +25,61 @@ class RecordTableQueue:
     def due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Message]]:
         """See ports.TableQueue.
 
-        Locked in the body, where the database can skip what others have locked: so no two workers
-        try to claim the same. What a worker that died has left is due when its lease is over.
+        The records stay locked in the body, where the database has SKIP LOCKED, so that no two
+        workers try to claim the same ones. A lost run is due once its lease has run out.
         """
         alias = record_alias()
         with ExitStack() as locks:
-            yield try_again(alias, lambda: _lock_due(alias, queues, limit, locks))
+            yield run_with_retries(alias, lambda: _lock_due(alias, queues, limit, locks))
 
     def listen(self) -> notify.PostgresListener | None:
         """See ports.TableQueue."""
         return notify.listen(record_alias())
 
-    def put_behind(self, invocation_id: UUID) -> None:
+    def postpone(self, invocation_id: UUID) -> None:
         """See ports.TableQueue."""
-        waiting.put_behind([invocation_id])
+        postponing.postpone([invocation_id])
 
 
 def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack) -> list[Message]:
-    """What is due, locked until `locks` are left."""
+    """Return due messages; their records stay locked until `locks` is closed."""
     messages: list[Message] = []
-    with ExitStack() as own:
-        own.enter_context(transaction.atomic(using=alias))
+    with ExitStack() as transaction_stack:
+        transaction_stack.enter_context(transaction.atomic(using=alias))
         levels = [level for level in looks.levels() if level.queue in queues]
-        for _, alike in groupby(levels, attrgetter("priority")):
-            messages += _lock_alike(list(alike), limit - len(messages))
+        for _, same_priority in groupby(levels, attrgetter("priority")):
+            messages += _lock_due_of_priority(list(same_priority), limit - len(messages))
             if len(messages) >= limit:
                 break
-        locks.push(own.pop_all())
+        # Only now the caller holds the transaction: an error above ends it, so that it is retried.
+        locks.push(transaction_stack.pop_all())
     return messages
 
 
-def _lock_alike(levels: Sequence[looks.Level], limit: int) -> list[Message]:
-    """Up to `limit` messages of one priority, the longest due first.
+def _lock_due_of_priority(levels: Sequence[looks.Level], limit: int) -> list[Message]:
+    """Return up to `limit` messages of levels with one priority, the longest due first.
 
-    Records that can't be read are put behind the others.
+    Postpones records that can't be decrypted, and looks for others instead.
     """
     while True:
-        due = [each for level in levels for each in looks.unlocked(looks.due(level))[:limit]]
+        due = [each for level in levels for each in looks.lock_unlocked(looks.due(level))[:limit]]
         due.sort(key=attrgetter("look_at"))
         early = [each.id for each in due if _is_early(each)]
         unreadable: list[UUID] = []
         in_time = [each for each in due[:limit] if not _is_early(each)]
-        messages = [message for message, _ in readable(in_time, unreadable)]
+        messages = [message for message, _ in read_messages(in_time, unreadable)]
         if early:
             all_records().filter(id__in=early).update(look_at=F("run_after"))
         if unreadable:
-            waiting.put_behind(unreadable)
+            postponing.postpone(unreadable)
         if messages or not (early or unreadable):
             return messages
 
 
 def _is_early(record: Any) -> bool:
-    """It is to run later than somebody was to look at it: another kind of queue it was, say."""
+    """Return whether a record is due later than its time to look.
+
+    That happens where the queue was of another kind when the record was stored, for example.
+    """
     is_later = record.run_after is not None and record.run_after > record.now
     return is_later and record.status == Status.QUEUED

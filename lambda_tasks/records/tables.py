@@ -1,4 +1,4 @@
-"""The tables. `TaskRecord` is outbox, queue, claim and result of every invocation in one."""
+"""The tables. `TaskRecord` is the outbox, queue, claim and result of every invocation in one."""
 
 import datetime
 import uuid
@@ -16,26 +16,30 @@ from .finishes import finish
 
 
 class RecordQuerySet(models.QuerySet["TaskRecord"]):
-    """Records, and what can be done with several of them."""
+    """A query of records, with operations on several of them."""
 
     def cancel(self) -> int:
-        """Let those of them not run, or not come to an end, that are unfinished; return how many.
+        """Cancel the unfinished records; return how many.
 
-        A QUEUED one never runs. A RUNNING one can't commit any more: an async one is cancelled at
-        its next await, a sync one goes on to its end and is rolled back there.
+        A QUEUED task never runs. A RUNNING task can't commit any more: an async task is cancelled
+        at its next await, and a sync task runs to its end and is rolled back there.
         """
         return finish(self.filter(status__in=UNFINISHED), Cancelled())
 
     def with_progress(self) -> Self:
-        """With `state`, `progress` and `progress_at`, which else cost a statement each when they
-        are asked for, and in async code can't be."""
+        """Annotate records with `state`, `progress` and `progress_at`.
+
+        Without it, the first access to each takes a query, which async code can't execute.
+        """
         return self.annotate(
-            state=latest_state(), progress=_shown("progress"), progress_at=_shown("shown_at")
+            state=latest_state(),
+            progress=_progress_column("progress"),
+            progress_at=_progress_column("shown_at"),
         )
 
 
 class TaskStatus(models.TextChoices):
-    """The life of a record; `core.lifecycle` tells which status follows which."""
+    """The statuses of a record; `core.lifecycle` says which follows which."""
 
     QUEUED = Status.QUEUED.value
     RUNNING = Status.RUNNING.value
@@ -46,18 +50,18 @@ class TaskStatus(models.TextChoices):
 
 
 Statuses = TaskStatus
-"""Within TaskRecord the other name is its own."""
+"""Another name of TaskStatus, which TaskRecord's attribute of that name hides in its body."""
 
 
 class _Result(DeferredAttribute):
-    """What a record's `result` is: readable, however it is kept."""
+    """A record's `result`, decrypted if the record keeps it encrypted."""
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         kept = super().__get__(instance, owner)
         return kept if instance is None else decrypt_result(kept, id=instance.pk)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        # With this it is asked even where the record holds a value.
+        # With __set__ this is a data descriptor, so __get__ is called even after a value is loaded.
         instance.__dict__[self.field.attname] = value
 
 
@@ -65,17 +69,17 @@ class _ResultField(models.JSONField):
     descriptor_class = _Result
 
     def deconstruct(self) -> Any:
-        """As its base: the column is the same."""
+        """Return the base field's description, because the column is the same."""
         name, _, args, kwargs = super().deconstruct()
         return name, "django.db.models.JSONField", args, kwargs
 
     def pre_save(self, model_instance: Any, add: bool) -> Any:
-        """As it is kept."""
+        """Return the value as the record keeps it, encrypted or not."""
         return model_instance.__dict__.get(self.attname)
 
 
 class TaskRecord(models.Model):
-    """One invocation of a task: what was asked for, what became of it."""
+    """One invocation of a task: its request, its claim, and its result."""
 
     TaskStatus: ClassVar[type[Statuses]] = Statuses
 
@@ -112,15 +116,16 @@ class TaskRecord(models.Model):
     lease_until = models.DateTimeField(null=True, editable=False)
 
     look_at = models.DateTimeField(null=True, editable=False)
-    """When somebody must look at it again, whose business it is; None: nobody must, as at its end.
+    """The time at which a worker or the relay must look at the record; None for never.
 
-    Written with the record, and moved only by who looks and finds that it is not yet time, by what
-    puts it behind others, and by what makes it due.
+    It is written with the record. Afterwards it moves only where somebody looks too early, or
+    postpones the record, or makes it due; its claim may move it to the end of the lease, and its
+    end clears it.
     """
     n_waits = models.PositiveSmallIntegerField(default=0, editable=False)
-    """How often it has waited: put behind others, or given back before its turn."""
+    """The number of times it was postponed, or released before its turn."""
     cut_off_s = models.FloatField(null=True, editable=False)
-    """For how many seconds it has run, in all, in attempts that the end of their place cut off."""
+    """Total seconds of attempts that were interrupted by shutdown of their host process."""
 
     objects = RecordQuerySet.as_manager()
 
@@ -149,30 +154,30 @@ class TaskRecord(models.Model):
 
     @classmethod
     def check(cls, **kwargs: Any) -> list[CheckMessage]:
-        """See Model. That MySQL has no partial index is known: there it has all records."""
+        """See Model. Drops the warning that MySQL has no partial index; its index is a full one."""
         return [each for each in super().check(**kwargs) if each.id != "models.W037"]
 
     @property
     def duration(self) -> datetime.timedelta | None:
-        """How long the last attempt ran; None before its end."""
+        """The duration of the last attempt; None before its end."""
         if self.start_time is None or self.end_time is None:
             return None
         return self.end_time - self.start_time
 
     @cached_property
     def state(self) -> Any:
-        """What a run has saved last, or was handed on by the run before it; None for nothing."""
+        """The state that a run saved last, or got from the run that it continues; None for none."""
         states = RunState.objects.using(self._state.db).filter(record_id=self.pk)
         return states.order_by("-attempt").values_list("state", flat=True).first()
 
     @cached_property
     def progress(self) -> Any:
-        """How far a run has said that it is: `done`, `total` and `text`; None for nothing."""
+        """The progress that a run has shown: `done`, `total` and `text`; None for none."""
         return None if self._progress is None else self._progress.progress
 
     @cached_property
     def progress_at(self) -> datetime.datetime | None:
-        """When it has said so."""
+        """The time of the last progress; None for none."""
         return None if self._progress is None else self._progress.shown_at
 
     @cached_property
@@ -181,15 +186,18 @@ class TaskRecord(models.Model):
 
     def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
         """See Model."""
-        for name in BESIDE:
+        for name in RELATED_VALUES:
             vars(self).pop(name, None)
         super().refresh_from_db(*args, **kwargs)
 
     def cancel(self) -> bool:
-        """Cancel this invocation; False where it is finished already. See RecordQuerySet."""
+        """Cancel this invocation; return False where it is finished.
+
+        See RecordQuerySet.cancel().
+        """
         alias = router.db_for_write(TaskRecord)
-        own = TaskRecord.objects.using(alias).filter(id=self.pk)
-        cancelled = own.cancel()  # pyright: ignore[reportAttributeAccessIssue] # see all_records()
+        this_record = TaskRecord.objects.using(alias).filter(id=self.pk)
+        cancelled = this_record.cancel()  # pyright: ignore[reportAttributeAccessIssue] # see all_records()
         self.refresh_from_db()
         return bool(cancelled)
 
@@ -199,16 +207,16 @@ class TaskRecord(models.Model):
 
 
 class RunState(models.Model):
-    """What an attempt has saved, within its own transaction. Attempt 0 is the run before it.
+    """The state that an attempt saved in its own transaction. Attempt 0 is the run before it.
 
-    A row for each, as the row of an attempt that was lost, and has not ended, may be locked.
+    Each attempt has a row, because a lost attempt that still runs may hold a lock on its own row.
     """
 
     pk = models.CompositePrimaryKey("record_id", "attempt")
     record = models.ForeignKey(
         TaskRecord,
         models.CASCADE,
-        # A constraint would cost each write a look at the record, and MySQL a lock on it.
+        # A constraint would make each write read the record, and on MySQL lock it.
         db_constraint=False,
         db_index=False,
         editable=False,
@@ -222,7 +230,7 @@ class RunState(models.Model):
 
 
 class RunProgress(models.Model):
-    """How far a run is, written beside its transaction."""
+    """The progress of a run, written outside of its transaction."""
 
     record = models.OneToOneField(
         TaskRecord,
@@ -239,23 +247,23 @@ class RunProgress(models.Model):
         return f"{self.pk} {self.progress}"
 
 
-BESIDE: Final = ("state", "progress", "progress_at", "_progress")
-"""What a record reads from tables beside its own."""
+RELATED_VALUES: Final = ("state", "progress", "progress_at", "_progress")
+"""The attributes that a record caches from other tables."""
 
 
 def latest_state() -> models.Subquery:
-    """In a query of records, the state that the next run begins with."""
+    """Return a subquery for queries of records: the state that the next run starts with."""
     states = RunState.objects.filter(record_id=models.OuterRef("id")).order_by("-attempt")
     return models.Subquery(states.values("state")[:1])
 
 
-def _shown(column: str) -> models.Subquery:
+def _progress_column(column: str) -> models.Subquery:
     shown = RunProgress.objects.filter(record_id=models.OuterRef("id"))
     return models.Subquery(shown.values(column))
 
 
 class SingletonLock(models.Model):
-    """Who runs a singleton, where the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis."""
+    """The lock of a singleton, if the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis."""
 
     key = models.CharField(max_length=64, primary_key=True, editable=False)
     token = models.UUIDField(editable=False)

@@ -103,7 +103,7 @@ class CapturedTasks(Sequence[CapturedTask]):
 
     def _outstanding(self) -> list[Outgoing]:
         """Stored, as after the commit, and due."""
-        from ..records.waiting import make_due
+        from ..records.postponing import make_due
 
         found = [each for each in self._all() if each.message.invocation_id not in self._done]
         self._runtime.enqueuer.store(found)

@@ -26,7 +26,7 @@ class CapturedTask:
 
     def __repr__(self) -> str:
         arguments = [repr(each) for each in self.args]
-        shown = self.outgoing.message.shown_kwargs
+        shown = self.outgoing.message.redacted_kwargs
         arguments += [f"{name}={value!r}" for name, value in shown.items()]
         return f"<CapturedTask {self.task_name}({', '.join(arguments)})>"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import LockError, RedisError
 
-from lambda_tasks.core.batching import BatchLimits, take_batch
+from lambda_tasks.core.batching import BatchLimits, pop_batch
 from lambda_tasks.core.options import parse_options
 from lambda_tasks.core.retries import RetryRule, continuation_id, retry_id
 from lambda_tasks.errors import Continue, Retry
@@ -23,7 +23,7 @@ def test_batches_keep_the_order_and_hold_the_limits(
 ) -> None:
     pending, batches = deque(messages), []
     while pending:
-        batches.append(take_batch(pending, BatchLimits(max_entries, max_bytes), size_bytes=int))
+        batches.append(pop_batch(pending, BatchLimits(max_entries, max_bytes), size_bytes=int))
 
     assert [size for batch in batches for size in batch] == messages
     for batch, following in zip(batches, [*batches[1:], []], strict=False):

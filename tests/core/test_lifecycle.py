@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_tasks.core.lifecycle import (
-    MAX_TRACEBACK,
+    MAX_TRACEBACK_CHARS,
     STATUS_OF,
     UNFINISHED,
     Cancelled,
@@ -90,7 +90,7 @@ def _state(case: tuple[str, ...]) -> RecordState:
         is_ours=OWNERS[owner],
         due_in_s=DUES[due],
         lease_left_s=LEASES[lease],
-        has_begun=BEGUNS[begun],
+        has_started=BEGUNS[begun],
     )
 
 
@@ -183,9 +183,9 @@ def test_what_was_raised_is_named_by_its_dotted_path() -> None:
         pass
 
     of_a_function = "test_what_was_raised_is_named_by_its_dotted_path.<locals>.Inner"
-    assert Raised.by(Retry(), "text") == Raised("lambda_tasks.errors.Retry", "text")
-    assert Raised.by(KeyError(), "text") == Raised("builtins.KeyError", "text")
-    assert Raised.by(Inner(), "text") == Raised(f"{__name__}.{of_a_function}", "text")
+    assert Raised.from_error(Retry(), "text") == Raised("lambda_tasks.errors.Retry", "text")
+    assert Raised.from_error(KeyError(), "text") == Raised("builtins.KeyError", "text")
+    assert Raised.from_error(Inner(), "text") == Raised(f"{__name__}.{of_a_function}", "text")
 
 
 def test_a_claim_has_no_state_and_no_workers_before_it_is_told_any() -> None:
@@ -220,10 +220,10 @@ def test_nothing_is_put_back_for_longer_than_sqs_can() -> None:
 
 
 def test_a_very_long_traceback_is_cut_in_its_middle() -> None:
-    shortest, longest = "x" * MAX_TRACEBACK, "first" + "x" * 10 * MAX_TRACEBACK + "last"
+    shortest, longest = "x" * MAX_TRACEBACK_CHARS, "first" + "x" * 10 * MAX_TRACEBACK_CHARS + "last"
 
-    assert Raised.by(KeyError(), shortest).traceback == shortest
-    cut = Raised.by(KeyError(), longest).traceback
+    assert Raised.from_error(KeyError(), shortest).traceback == shortest
+    cut = Raised.from_error(KeyError(), longest).traceback
     assert (cut[:5], cut[-4:]) == ("first", "last")
-    assert len(cut) < MAX_TRACEBACK + 100
-    assert f"{len(longest) - MAX_TRACEBACK} characters are left out" in cut
+    assert len(cut) < MAX_TRACEBACK_CHARS + 100
+    assert f"{len(longest) - MAX_TRACEBACK_CHARS} characters are left out" in cut

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_tasks.core.redaction import REDACTED, redact, redacted
+from lambda_tasks.core.redaction import REDACTED, redact, redact_value
 
 PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQ==\n-----END KEY-----"
 
@@ -58,7 +58,7 @@ def test_the_lines_of_a_value_are_hidden_where_something_indents_them() -> None:
 def test_values_keep_their_shape_but_for_what_is_hidden() -> None:
     value = {"token": "abcdef", "sizes": [1, None, ("abcdef", b"abcdef")], "flag": True}
 
-    assert redacted(value, ["abcdef"]) == {
+    assert redact_value(value, ["abcdef"]) == {
         "token": REDACTED,
         "sizes": [1, None, [REDACTED, f"b'{REDACTED}'"]],
         "flag": True,

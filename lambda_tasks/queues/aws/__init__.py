@@ -1,1 +1,1 @@
-"""AWS's client, as SQS and Batch use it."""
+"""The client of AWS's services, for SQS and Batch."""

@@ -1,4 +1,4 @@
-"""One aiobotocore client: opened at first use, and what its failures mean to a sender."""
+"""An aiobotocore client that opens at first use, and the meaning of its errors to a sender."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S: Final = 2
 READ_TIMEOUT_S: Final = 5
 
-WHOLE_TIMEOUT_S: Final = 9.0
-"""For one call with its second attempt, the look-up of the host's name included."""
+CALL_TIMEOUT_S: Final = 9.0
+"""Seconds for one call, including its second attempt and the look-up of the host's name."""
 
 USER_AGENT: Final = "lambda_tasks"
-"""A fixed one: botocore would put its own together for every request, a seventh of its cost."""
+"""A fixed user agent: botocore would compose one for every request, a seventh of its cost."""
 
-LEAN: Final = frozenset({"send_message_batch"})
-"""What web processes pay for."""
+LEAN_OPERATIONS: Final = frozenset({"send_message_batch"})
+"""The operations with lean requests: those that web processes send."""
 
-THROTTLING: Final = frozenset(
+THROTTLING_CODES: Final = frozenset(
     {
         "KmsThrottled",
         "OverLimit",
@@ -39,7 +39,7 @@ THROTTLING: Final = frozenset(
 
 
 class RequestFailed(Exception):
-    """AWS refused a request, or can't be reached."""
+    """AWS refused a request, or could not be reached."""
 
     def __init__(self, failure: SendFailure) -> None:
         self.failure = failure
@@ -47,11 +47,11 @@ class RequestFailed(Exception):
 
 
 class AwsClient:
-    """A client of one service, opened at first use, on the loop that uses it then.
+    """A client of one service, which opens at first use, on the event loop of that use.
 
-    `waits_s` is how long the service itself may wait before it answers, in a long poll. Without
-    `has_lineage` its requests don't say which function they come from: Lambda's recursive loop
-    detection does not see them.
+    `waits_s` is the time in seconds that the service itself may wait before it answers a long poll.
+    Without `has_lineage`, requests lack the trace header that names their function, so Lambda's
+    recursive loop detection ignores them.
     """
 
     def __init__(
@@ -67,42 +67,45 @@ class AwsClient:
         self._waits_s = waits_s
         self._options = dict(options)
         self._stack = AsyncExitStack()
-        self._opening = asyncio.Lock()
+        self._open_lock = asyncio.Lock()
         self._client: Any = None
         self._credentials: Any = None
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {}
-        self._limits = _Limits(WHOLE_TIMEOUT_S + waits_s)
+        self._limits = _Limits(CALL_TIMEOUT_S + waits_s)
 
     async def call(self, operation: str, **parameters: Any) -> Any:
-        """One request. Raises RequestFailed."""
+        """Send one request, and return its response.
+
+        Raises RequestFailed where AWS refuses the request, can't be reached, or takes too long.
+        """
         perform = self._operations.get(operation) or await self._operation(operation)
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             async with asyncio.timeout(None) as limit:
-                self._limits.keep(limit)
+                self._limits.add(limit)
                 try:
                     return await perform(**parameters)
                 finally:
-                    self._limits.forget(limit)
+                    self._limits.remove(limit)
         except TimeoutError as error:
-            reason = f"{self._service} has not answered within {WHOLE_TIMEOUT_S:g} s."
+            reason = f"{self._service} did not answer within {CALL_TIMEOUT_S:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
         except (BotoCoreError, ClientError) as error:
             raise RequestFailed(_failure(error)) from error
 
     async def aclose(self) -> None:
-        """Close the connections. The client is opened again if it is used again, perhaps on another
-        loop: a lock that somebody has waited for belongs to the loop of before."""
-        self._client, self._operations, self._opening = None, {}, asyncio.Lock()
-        self._limits.close()
+        """Close the connections. The client opens again at its next use, maybe on another loop."""
+        # A new lock, because an asyncio.Lock belongs to the loop on which somebody waited for it.
+        self._client, self._operations, self._open_lock = None, {}, asyncio.Lock()
+        self._limits.cancel_timer()
         await self._stack.aclose()
 
     async def _operation(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async with self._opening:
+        async with self._open_lock:
             if self._client is None:
                 self._client = await self._open()
-        if name in LEAN:
+        if name in LEAN_OPERATIONS:
             operation = LeanOperation(
                 self._client, name, self._credentials, has_lineage=self._has_lineage
             )
@@ -111,15 +114,15 @@ class AwsClient:
         return self._operations.setdefault(name, method)
 
     async def _open(self) -> Any:
-        # Importing and reading the service's description take a while: not on the loop.
+        # In a thread, because the import and the service's description would block the loop.
         session = await in_reserved_thread(_new_session, self._service)
         from aiobotocore.config import AioConfig
         from aiobotocore.httpsession import AIOHTTPSession
         from botocore.handlers import add_recursion_detection_header
 
-        from .resolver import OwnResolver
+        from .resolver import TimeLimitedResolver
 
-        # None, as of an environment variable that is not there, leaves it to the environment.
+        # None, like a missing environment variable, means that botocore chooses.
         options = {name: value for name, value in self._options.items() if value is not None}
         if "aws_access_key_id" in options and "aws_secret_access_key" in options:
             keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -128,15 +131,15 @@ class AwsClient:
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S + self._waits_s,
             max_pool_connections=MAX_IN_FLIGHT,
-            # The dispatcher tries again, entry by entry; here a second attempt is for a
-            # connection that went stale while the process slept.
+            # The dispatcher retries each entry. This second attempt is only for a connection that
+            # broke while the process was frozen.
             retries={"total_max_attempts": 2, "mode": "standard"},
             parameter_validation=False,
             user_agent=USER_AGENT,
         )
         given = options.pop("config", None)
         if getattr(given, "http_session_cls", AIOHTTPSession) is AIOHTTPSession:
-            config = config.merge(AioConfig(connector_args={"resolver": OwnResolver()}))
+            config = config.merge(AioConfig(connector_args={"resolver": TimeLimitedResolver()}))
         if given is not None:
             config = config.merge(given)
         client = await self._stack.enter_async_context(
@@ -149,36 +152,36 @@ class AwsClient:
 
 
 class _Limits:
-    """The time limit of each call, with one timer for all: one for each is 15% of a request."""
+    """The time limits of all calls, with one timer: one for each call costs 15% of a request."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._open: dict[asyncio.Timeout, float] = {}  # the oldest is first, as all are the same
         self._timer: asyncio.TimerHandle | None = None
 
-    def keep(self, limit: asyncio.Timeout) -> None:
-        """Let it end its body when the time is over."""
+    def add(self, limit: asyncio.Timeout) -> None:
+        """Start watching a timeout, which cancels its body when the limit is over."""
         loop = asyncio.get_running_loop()
         self._open[limit] = loop.time() + self._limit_s
         if self._timer is None:
-            self._timer = loop.call_later(self._limit_s, self._look)
+            self._timer = loop.call_later(self._limit_s, self._cancel_overdue)
 
-    def forget(self, limit: asyncio.Timeout) -> None:
-        """Its body has come to its end."""
+    def remove(self, limit: asyncio.Timeout) -> None:
+        """Stop watching a timeout, because its body has ended."""
         del self._open[limit]
 
-    def close(self) -> None:
-        """Let go of the event loop, unless a call is still under way, which keeps its limit."""
+    def cancel_timer(self) -> None:
+        """Cancel the timer, unless a call is still running, which keeps its limit."""
         if self._timer is not None and not self._open:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _cancel_overdue(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
         for limit, over_at in self._open.items():
             if over_at > loop.time():
-                self._timer = loop.call_at(over_at, self._look)
+                self._timer = loop.call_at(over_at, self._cancel_overdue)
                 return
             limit.reschedule(loop.time())
 
@@ -201,5 +204,5 @@ def _failure(error: "ClientError | BotoCoreError") -> SendFailure:
     code = details.get("Code", "unknown")
     return SendFailure(
         f"{code}: {details.get('Message', '')}".rstrip(": "),
-        retryable=status >= 500 or status == 429 or code in THROTTLING,
+        retryable=status >= 500 or status == 429 or code in THROTTLING_CODES,
     )

@@ -1,9 +1,9 @@
-"""One operation of an aiobotocore client, with that settled once which botocore settles per call.
+"""One operation of an aiobotocore client, without botocore's work for each request.
 
-The first request goes botocore's way and is looked at on the wire: where it is the plain signed
-JSON that SQS takes, those that follow are built like it and sent over the same HTTP session, with
-the same credentials. Whatever is not answered with success goes botocore's way again, so retries
-and errors stay botocore's.
+botocore sends the first request, and the operation inspects it. If it is plain signed JSON, as SQS
+accepts it, the operation builds the next requests like it, and sends them over the same HTTP
+session with the same credentials. If such a request does not succeed, botocore sends it again, so
+retries and errors are botocore's.
 """
 
 import json
@@ -20,12 +20,12 @@ from .sigv4 import ALGORITHM, Signer
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
-CONSTANT: Final = frozenset(
+SHARED_HEADERS: Final = frozenset(
     {"content-type", "x-amz-target", "x-amzn-query-mode", "user-agent", "accept-encoding"}
 )
-"""Headers that are the same in every request of an operation."""
+"""The headers that are the same in every request of an operation."""
 
-OWN: Final = frozenset(
+REQUEST_HEADERS: Final = frozenset(
     {
         "authorization",
         "content-length",
@@ -37,9 +37,9 @@ OWN: Final = frozenset(
         "amz-sdk-request",
     }
 )
-"""Headers of one request. The last two only number a client's attempts."""
+"""The headers that differ between requests. The last two only number a client's attempts."""
 
-AUTHORIZATION: Final = re.compile(
+AUTHORIZATION_PATTERN: Final = re.compile(
     rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/(?P<region>[^/,]+)/(?P<service>[^/,]+)/aws4_request, "
     r"SignedHeaders=(?P<signed>[^,]+), Signature=[0-9a-f]{64}"
 )
@@ -47,35 +47,39 @@ AUTHORIZATION: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What the requests of an operation have in common."""
+    """The parts that all requests of an operation share."""
 
     url: str
     headers: Mapping[str, str]
+    """The shared headers, with names in lower case."""
     signer: Signer
 
     @classmethod
-    def of(cls, request: Any) -> "Template | None":
-        """Make one from a request as botocore sends it; None if anything about it is unusual."""
+    def from_request(cls, request: Any) -> "Template | None":
+        """Make a template from a request of botocore; return None if the request is unusual."""
         headers = {name.lower(): _text(value) for name, value in request.headers.items()}
         url = urlsplit(request.url)
-        authorization = AUTHORIZATION.fullmatch(headers.get("authorization", ""))
+        authorization = AUTHORIZATION_PATTERN.fullmatch(headers.get("authorization", ""))
         if authorization is None or (request.method, url.path, url.query) != ("POST", "/", ""):
             return None
         signed = set(authorization["signed"].split(";"))
-        if not headers.keys() <= CONSTANT | OWN or not signed <= CONSTANT | OWN:
+        if (
+            not headers.keys() <= SHARED_HEADERS | REQUEST_HEADERS
+            or not signed <= SHARED_HEADERS | REQUEST_HEADERS
+        ):
             return None
-        constant = {name: headers[name] for name in headers.keys() & CONSTANT}
+        shared = {name: headers[name] for name in headers.keys() & SHARED_HEADERS}
         signer = Signer(
             host=url.netloc,
             region=authorization["region"],
             service=authorization["service"],
-            headers={name: constant[name] for name in signed & CONSTANT},
+            headers={name: shared[name] for name in signed & SHARED_HEADERS},
         )
-        return cls(request.url, constant | {"accept-encoding": "identity"}, signer)
+        return cls(request.url, shared | {"accept-encoding": "identity"}, signer)
 
 
 class LeanOperation:
-    """Use it like the client's own method of this name. `credentials` are the client's."""
+    """A replacement for the client's method of the same name. `credentials` are the client's."""
 
     def __init__(
         self, client: Any, operation: str, credentials: Any, *, has_lineage: bool = True
@@ -83,31 +87,32 @@ class LeanOperation:
         self._client = client
         self._has_lineage = has_lineage
         self._credentials = credentials
-        self._plain: Callable[..., Awaitable[Any]] = getattr(client, operation)
+        self._call_botocore: Callable[..., Awaitable[Any]] = getattr(client, operation)
         self._template: Template | None = None
         self._http: ClientSession | None = None
         if credentials is not None and not _is_instrumented(client):
             name = client.meta.method_to_api_mapping[operation]
             service = client.meta.service_model.service_id.hyphenize()
             self._event = f"before-send.{service}.{name}"
-            client.meta.events.register_last(self._event, self._look_at, unique_id=self._event)
+            # Last, because other handlers may still change the request before it is sent.
+            client.meta.events.register_last(self._event, self._inspect, unique_id=self._event)
 
     async def __call__(self, **parameters: Any) -> Any:
-        """One request. Raises what the client's own method raises."""
+        """Send one request, and return its response; raise what the client's method raises."""
         if self._template is not None:
             answer = await self._send(self._template, parameters)
             if answer is not None:
                 return answer
-        return await self._plain(**parameters)
+        return await self._call_botocore(**parameters)
 
-    async def _look_at(self, request: Any, **kwargs: Any) -> None:
+    async def _inspect(self, request: Any, **kwargs: Any) -> None:
         self._client.meta.events.unregister(self._event, unique_id=self._event)
         self._http = await _http_session(self._client, request.url)
         if self._http is not None:
-            self._template = Template.of(request)
+            self._template = Template.from_request(request)
 
     async def _send(self, template: Template, parameters: Mapping[str, Any]) -> Any:
-        """The answer; None where it is no success."""
+        """Return the response to a lean request; None where it failed, so botocore must send it."""
         import aiohttp
 
         assert self._http is not None
@@ -121,19 +126,20 @@ class LeanOperation:
                 template.url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 if response.status == 403:
-                    self._template = None  # it may be about how it was signed: never again
+                    # The signature may be the reason, so botocore sends all further requests.
+                    self._template = None
                 return json.loads(await response.read()) if response.status == 200 else None
         except TimeoutError as error:
-            # Who waited that long must not wait as long again for each of botocore's attempts.
-            raise _timed_out(template.url, error) from error
+            # Raised, and not sent again by botocore: each of its attempts would wait as long again.
+            raise _timeout_error(template.url, error) from error
         except (aiohttp.ClientError, OSError, ValueError):
             return None
         except RuntimeError:  # the session was closed meanwhile
             return None
 
 
-def _timed_out(url: str, error: TimeoutError) -> Exception:
-    """As the client itself would say it."""
+def _timeout_error(url: str, error: TimeoutError) -> Exception:
+    """Return the error that the client itself would raise."""
     from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 
     kind = ConnectTimeoutError if str(error).startswith("Connection timeout") else ReadTimeoutError
@@ -141,7 +147,7 @@ def _timed_out(url: str, error: TimeoutError) -> Exception:
 
 
 async def _http_session(client: Any, url: str) -> "ClientSession | None":
-    """The one that the client uses itself; None where it uses another kind, or a proxy."""
+    """Return the client's own HTTP session; None for a proxy or another kind of session."""
     try:
         http = client._endpoint.http_session
         if http._proxy_config.proxy_url_for(url) is None:
@@ -153,12 +159,15 @@ async def _http_session(client: Any, url: str) -> "ClientSession | None":
 
 
 def _is_instrumented(client: Any) -> bool:
-    """Somebody has wrapped its calls (to trace them, say), who must see each of them."""
+    """Return whether somebody wrapped the client's calls, for example a tracer.
+
+    A lean request would not pass through the wrapper.
+    """
     return not isinstance(getattr(type(client), "_make_api_call", None), FunctionType)
 
 
 def _add_trace(headers: dict[str, str]) -> None:
-    """What Lambda needs to see that a function enqueues for itself, over and over."""
+    """Add the trace header, by which Lambda detects a function that invokes itself in a loop."""
     from botocore.handlers import add_recursion_detection_header
 
     add_recursion_detection_header({"headers": headers})

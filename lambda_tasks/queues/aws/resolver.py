@@ -1,7 +1,7 @@
-"""Looks hosts of AWS up, in threads of its own and for a few seconds at most.
+"""The look-up of AWS's hosts, in reserved threads and with a time limit.
 
-asyncio looks up in the event loop's default executor, which tasks can fill; and a resolver that
-does not answer would hold up a send for longer than any of the client's own time limits.
+asyncio looks hosts up in the event loop's default executor, which tasks can fill. And if the
+system's resolver does not answer, a send would take longer than all of the client's time limits.
 """
 
 import asyncio
@@ -13,18 +13,21 @@ from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-COUNT: Final = 4
+N_THREADS: Final = 4
 
 LOOKUP_TIMEOUT_S: Final = 3.0
 
 
-class OwnResolver(AbstractResolver):
+class TimeLimitedResolver(AbstractResolver):
     """See aiohttp.abc.AbstractResolver."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of a host. Raises OSError where there is none, or no answer in time."""
+        """Return the addresses of a host.
+
+        Raises OSError where it has none, or where no answer arrives within LOOKUP_TIMEOUT_S.
+        """
         looking = asyncio.get_running_loop().run_in_executor(
             _threads(), _look_up, host, port, family
         )
@@ -32,10 +35,10 @@ class OwnResolver(AbstractResolver):
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
                 return await asyncio.shield(looking)
         except TimeoutError:
-            raise OSError(f"No answer within {LOOKUP_TIMEOUT_S} s for {host}.") from None
+            raise OSError(f"The look-up of {host} took over {LOOKUP_TIMEOUT_S} s.") from None
 
     async def close(self) -> None:
-        """Its threads stay, for the next client."""
+        """Do nothing: the threads stay for the next client."""
 
 
 def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
@@ -57,7 +60,8 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(COUNT, thread_name_prefix="lambda_tasks-resolver")
+    return ThreadPoolExecutor(N_THREADS, thread_name_prefix="lambda_tasks-resolver")
 
 
+# A forked child has none of its parent's threads, so it needs a new pool.
 os.register_at_fork(after_in_child=_threads.cache_clear)

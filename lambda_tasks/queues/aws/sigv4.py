@@ -1,7 +1,7 @@
-"""AWS Signature Version 4 of requests that are alike but for their bodies.
+"""AWS Signature Version 4 for requests that differ only in their bodies.
 
-After "Create a signed AWS API request" (IAM user guide). botocore's own signer works out anew for
-each request what is the same for all of them, for fifteen times the cost.
+It follows "Create a signed AWS API request" (IAM user guide). botocore's own signer computes the
+shared parts again for each request, at fifteen times the cost.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 
 class Credentials(Protocol):
-    """As botocore gives them, frozen."""
+    """The frozen credentials of botocore."""
 
     access_key: str
     secret_key: str
@@ -22,20 +22,19 @@ class Credentials(Protocol):
 
 
 class Signer:
-    """Signs POST requests to the root of one host.
+    """A signer of POST requests to the root path of one host.
 
-    `headers` are those that are signed and the same for every request, by their names in lower
-    case.
+    `headers` are the signed headers that all requests share, with names in lower case.
     """
 
     def __init__(self, *, host: str, region: str, service: str, headers: Mapping[str, str]) -> None:
         self._headers = {**headers, "host": host}
         self._scope = f"{region}/{service}/aws4_request"
-        self._key_for: tuple[str, str] | None = None
+        self._key_scope: tuple[str, str] | None = None
         self._key = b""
 
     def sign(self, body: bytes, credentials: Credentials, *, at: float) -> dict[str, str]:
-        """The headers that make the request a signed one, at this many seconds of the epoch."""
+        """Return the headers that sign a request; `at` is its time in seconds since 1970."""
         timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
         added = {"x-amz-date": timestamp}
         if credentials.token:
@@ -56,10 +55,10 @@ class Signer:
         return added
 
     def _signing_key(self, secret_key: str, day: str) -> bytes:
-        """One for each day and secret key."""
-        if self._key_for != (secret_key, day):
+        """Return the signing key of a day and secret key, which is derived only once for each."""
+        if self._key_scope != (secret_key, day):
             key = f"AWS4{secret_key}".encode()
             for part in (day, *self._scope.split("/")):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._key_for, self._key = (secret_key, day), key
+            self._key_scope, self._key = (secret_key, day), key
         return self._key
