@@ -151,7 +151,7 @@ def test_messages_of_a_queue_that_is_not_in_the_settings_are_refused(
     foreign["Records"][0]["eventSourceARN"] = source
 
     assert brought_back(foreign) == 1
-    assert f"It came from {source!r}, which is no queue of LAMBDA_TASKS_QUEUES" in caplog.text
+    assert f"It came from {source!r}, which is not a queue of LAMBDA_TASKS_QUEUES" in caplog.text
 
 
 @pytest.mark.parametrize("backend", ["nowhere", "immediate"])

@@ -1,4 +1,4 @@
-"""The AWS Batch entry point: one job runs one message, through the executor of every place."""
+"""The AWS Batch entry point: one job runs one message, with the same executor as elsewhere."""
 
 import asyncio
 import logging
@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lambda_tasks")
 
 LONGEST_WAIT_S: Final = 60.0
-"""For a message that came a little too early; who holds its lease for longer will finish it."""
+"""Longest wait in seconds for a message that can't be claimed yet.
+
+If another worker holds the lease for longer, that worker finishes the run.
+"""
 
 TERMINATED_S: Final = 25.0
-"""To give the task back and to end, of the 30 s between SIGTERM and SIGKILL (AWS Batch User Guide,
-"Job timeouts")."""
+"""Seconds to return the task to its queue and to end after SIGTERM.
+
+AWS Batch sends SIGKILL 30 s after SIGTERM (AWS Batch User Guide, "Job timeouts").
+"""
 
 
 def run_job() -> int:
-    """Run the message in LAMBDA_TASKS_MESSAGE. 0 when it has come to its end, 1 where it has not.
+    """Run the message in LAMBDA_TASKS_MESSAGE, and return the exit code of the job.
 
-    A task that fails has come to its end: its record says FAILED.
+    The code is 0 if the message is done, also if its task failed: its record says FAILED then. It
+    is 1 if the message has to run again, or can't be run.
     """
     logging.basicConfig(level=logging.INFO)
     body = os.environ.get(MESSAGE_VARIABLE)
@@ -37,7 +43,7 @@ def run_job() -> int:
         return 1
     try:
         cold_start.set_up()
-        pools.close()  # which the project's start may have opened
+        pools.close()  # the project may have opened them as it was loaded
         return 0 if asyncio.run(_run(body)) else 1
     except Exception:
         logger.exception("The job can't run its message.")
@@ -57,14 +63,15 @@ async def _run(body: str) -> bool:
             process_end.within(TERMINATED_S, exit_code=1)
             end.set_result(None)
 
-    # When a job is terminated or its spot instance is reclaimed.
+    # AWS Batch sends it when a job is terminated or its spot instance is reclaimed.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     is_settled = False
     try:
         is_settled = await _until_settled(executor, _delivery(body), end)
         return is_settled
     finally:
-        # What follows, and Python's own end, may hang: the process has nothing else to do.
+        # A stuck thread can make the following calls and Python's exit hang. The run is over, so
+        # the process may be killed.
         process_end.within(CLOSE_S, exit_code=0 if is_settled else 1)
         await executor.aclose()
         await runtime.aclose(here)

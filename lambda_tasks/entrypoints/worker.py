@@ -1,4 +1,4 @@
-"""Runs tasks outside of Lambda, through the same executor, until it is told to stop."""
+"""A worker: it runs tasks outside of Lambda, with the same executor, until it is stopped."""
 
 import asyncio
 import logging
@@ -36,28 +36,35 @@ logger = logging.getLogger("lambda_tasks")
 T = TypeVar("T")
 
 BATCH: Final = 10
-"""Deliveries that are claimed together."""
+"""Largest number of deliveries that are received and claimed together."""
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+"""The signals that stop a worker."""
 
 RELAY_EVERY_S: Final = 60.0
+"""Seconds between two relays."""
 
 RELAY_IN_ORDER_EVERY_S: Final = 1.0
-"""The same for its queues that keep an order, where what is due later waits in its row."""
+"""Seconds between two relays of queues that keep an order.
+
+In those queues a message with a delay waits in its record, and so depends on the relay.
+"""
 
 AFTER_AN_ERROR_S: Final = 5.0
-"""Before a source that failed is asked again."""
+"""Seconds before a source that failed is read again."""
 
 CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Between looks whether the database is there again; the last is that of all that follow."""
+"""Seconds between checks whether the database is back; the last value repeats."""
 
 
 EndWithin = Callable[[float], None]
+"""A function that makes the process end after so many seconds."""
 
 Relay = Callable[[], Awaitable[int]]
+"""A function that sends the messages that were left, and returns how many."""
 
 EverySeconds = tuple[Relay, float]
-"""What sends what was left, and how often."""
+"""A relay, and the seconds between its calls."""
 
 
 @asynccontextmanager
@@ -71,11 +78,14 @@ async def worker_of(
     processes: int | None = None,
     end_within: EndWithin = lambda seconds: None,
 ) -> "AsyncIterator[Worker]":
-    """A worker of these queues, on the running loop, which the runtime's portal gets too.
+    """Provide a worker of these queues in the body; close the runtime after it.
 
-    The runtime ends with the body. `end_within` is told in how many seconds the process has to end,
-    if it is the worker's own. Raises ImproperlyConfigured for a queue that is not there or
-    that no worker consumes.
+    The worker and the runtime's portal use the running event loop. With `once`, the worker stops
+    when there is nothing to do. `drain_s` is how many seconds its runs have to end after stop().
+    `concurrency` and `processes` default to the settings. Pass `end_within` if the process has no
+    other purpose: it is called with the seconds in which the process has to end.
+
+    Raises ImproperlyConfigured for a queue that does not exist or that no worker consumes.
     """
     settings = conf.current()
     sources = make_sources([settings.queue(name) for name in queues], runtime, once=once)
@@ -104,7 +114,12 @@ async def worker_of(
 
 
 class Worker:
-    """`relays` send what was left. `capacity` deliveries in work are enough to take no more."""
+    """A worker of several sources, which shares one executor among them.
+
+    `in_work` counts the deliveries that are not settled, `done` those that are finished, and
+    `cut_off` those that were interrupted by shutdown. The worker receives nothing while `capacity`
+    deliveries or more are in work.
+    """
 
     def __init__(
         self,
@@ -136,7 +151,7 @@ class Worker:
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop it, in the body; for the main thread."""
+        """Stop the worker on SIGTERM and SIGINT in the body. Call it on the main thread."""
         loop = asyncio.get_running_loop()
         for each in SIGNALS:
             loop.add_signal_handler(each, self.stop)
@@ -147,19 +162,19 @@ class Worker:
                 loop.remove_signal_handler(each)
 
     def wake(self) -> None:
-        """There is something new in the table."""
+        """Make the sources look again at once: the table has new records."""
         for source in self._sources:
             source.wake()
 
     def finish(self) -> None:
-        """Stop when there is nothing left to do."""
+        """Stop the worker when there is nothing left to do."""
         self._once = True
         self.wake()
 
     def stop(self) -> None:
-        """Take nothing more and finish what runs; called again, give that back at once."""
+        """Receive nothing more, and drain. A second call interrupts the runs at once."""
         if not self._stopping.is_set():
-            logger.info("The worker stops; what runs has %g s.", self._drain_s)
+            logger.info("The worker stops; its running tasks have %g s to end.", self._drain_s)
             self._drain_until = time.monotonic() + self._drain_s
             self._stopping.set()
             self._end_within(self._drain_s + MARGIN_S)
@@ -168,7 +183,7 @@ class Worker:
             self._end.set_result(None)
 
     async def run(self, *, max_tasks: int | None = None) -> None:
-        """Until stop(); `once`, until there is nothing to do; or until so many tasks have begun."""
+        """Run tasks until stop(), until `max_tasks` were received, or with `once` until idle."""
         relaying = [asyncio.ensure_future(_keep_relaying(*each)) for each in self._relays]
         most = float("inf") if max_tasks is None else max_tasks
         await asyncio.gather(*(self._consume(each, most) for each in self._sources))
@@ -205,19 +220,22 @@ class Worker:
             return ClaimedBatch()
 
     async def _until_it_can_claim(self) -> None:
-        """What is received meanwhile would only use up its receives before the dead letters."""
-        logger.error("The database is away: the worker takes nothing until it is there again.")
+        """Wait until the database answers again."""
+        # A message that is received meanwhile can't be claimed, and each receive counts toward
+        # maxReceiveCount.
+        logger.error("The database is away: the worker receives nothing until it is back.")
         waits = chain(CHECK_WAITS_S, repeat(CHECK_WAITS_S[-1]))
         for wait_s in waits:
             await asyncio.sleep(wait_s)
             if await self._executor.can_claim():
-                logger.info("The database is there again.")
+                logger.info("The database is back.")
                 return
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, T]) -> T | None:
-        """What it brings, or None when the worker stops first.
+        """Await a coroutine and return its result, or None if the worker stops first.
 
-        What a long poll that is left had taken comes back after its visibility timeout.
+        A cancelled long poll may have received messages. These come back after their visibility
+        timeout.
         """
         task = asyncio.ensure_future(waiting)
         stopping = asyncio.ensure_future(self._stopping.wait())
@@ -256,11 +274,11 @@ class Worker:
                 batch, metadata=_metadata(), settled=settled, end=self._end
             )
         except Exception:
-            logger.exception("%d deliveries come back by themselves", open_places)
+            logger.exception("A batch failed; its %d open deliveries come back", open_places)
             self._leave(open_places)
 
     async def _give_back(self, source: Source, batch: ClaimedBatch) -> None:
-        """What a look has found that was under way when the worker was told to stop."""
+        """Return a batch to its queue that was received while the worker was being stopped."""
 
         def settled(id: str, settlement: Settlement) -> None:
             source.settle(id, settlement)
@@ -275,19 +293,21 @@ class Worker:
     async def _drain(self) -> None:
         finishing = asyncio.ensure_future(_all_done(self._batches))
         left_s = self._drain_s
-        if self._drain_until is not None:  # a look that was under way has taken some of it
+        if self._drain_until is not None:  # the last receive has used some of the time
             left_s = max(self._drain_until - time.monotonic(), 0.0)
         await asyncio.wait(
             [finishing, self._end], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
         )
         if not finishing.done() and not self._end.done():
-            logger.warning("What still runs after %g s goes back to its queue.", self._drain_s)
+            logger.warning(
+                "Tasks that still run after %g s go back to their queues.", self._drain_s
+            )
             self._end.set_result(None)
         await finishing
 
 
 def _relays(runtime: runtimes.Runtime, in_order: Sequence[str]) -> list[EverySeconds]:
-    """For all queues, and more often for those in order."""
+    """Return a relay for all queues, and a more frequent one for queues that keep an order."""
     relay = runtime.relay.run_once
     relays: list[EverySeconds] = [(relay, RELAY_EVERY_S)]
     if in_order:

@@ -1,4 +1,4 @@
-"""Eager mode: a message is run at once, on the caller's thread, with its record as ever."""
+"""Eager mode: runs a message at once on the caller's thread, and keeps its record as usual."""
 
 import logging
 from dataclasses import replace
@@ -16,10 +16,11 @@ from .run import Run
 logger = logging.getLogger("lambda_tasks")
 
 LEASE: Final = timedelta(hours=1)
+"""The lease of an eager run. It bounds the lock of a singleton; the run itself has no limit."""
 
 
 class EagerRunner:
-    """Needs what the executor needs, and neither lanes nor processes."""
+    """An executor without lanes and worker processes, for one message at a time."""
 
     def __init__(self, finisher: Finisher, resolve: Resolve, make_attempt: MakeAttempt) -> None:
         self._claims = finisher.claims
@@ -28,9 +29,9 @@ class EagerRunner:
         self._make_attempt = make_attempt
 
     def run(self, outgoing: Outgoing) -> None:
-        """Run a message, and its retries after it, without delays and time limits.
+        """Run a message and all its retries, without delays and time limits.
 
-        Of a lost attempt the next one follows at once, too.
+        A lost attempt is repeated at once as well.
         """
         next_one: Outgoing | None = outgoing
         while next_one is not None:

@@ -1,6 +1,6 @@
-"""One executor for every place a task runs: from deliveries to what becomes of each.
+"""The executor of all host processes: it claims deliveries, runs their tasks and settles them.
 
-Read `Executor.run` like a sentence: claim the batch, run the batch.
+Start with `Executor.run`: it claims the batch, then runs it.
 """
 
 import asyncio
@@ -58,14 +58,14 @@ from .write_batcher import WriteBatcher
 logger = logging.getLogger("lambda_tasks")
 
 CUT_OFF_S: Final = 0.3
-"""Seconds for what is cancelled at the deadline to end; what does not is left behind."""
+"""Seconds for a run that was cancelled at the deadline to end. The executor waits no longer."""
 
 Settled = Callable[[str, Settlement], None]
-"""Hears of each delivery, by its id, as soon as its outcome is durable."""
+"""A callback that gets a delivery's id and settlement as soon as its outcome is durable."""
 
 
 class Executor:
-    """Runs tasks in lanes and worker processes, and keeps their records."""
+    """An executor of tasks, in lanes and worker processes, which keeps their records."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Executor:
         self._finisher = finisher
         self._ends = WriteBatcher(self._finish_many)
         self._suspects = asyncio.Lock()
-        """One at a time runs here, so that none takes another along."""
+        """Held by a run that may be poison. One at a time, so that none kills another."""
         self._durations = Durations()
         self._turns = Turns(self._durations, lanes=lanes.count, processes=processes.count)
         self._starts = Starts(self._claims, self._turns)
@@ -104,10 +104,11 @@ class Executor:
         metadata: Mapping[str, Any],
         settled: Settled,
     ) -> dict[str, Settlement]:
-        """Run what can be run and return what becomes of each delivery, by its id.
+        """Run the deliveries that can be run, and return the settlement of each by its id.
 
-        `deadline`, in monotonic seconds, is when all must be told. `metadata` is for the tasks'
-        context. Raises nothing for a task's sake.
+        `deadline`, in `time.monotonic()` seconds, is the time by which all must be settled.
+        `metadata` goes into the tasks' context. `settled` is called for each delivery as soon as
+        its outcome is durable. A task that fails raises nothing here.
         """
         batch = await self.claim_batch(nullcontext(deliveries), deadline=deadline)
         return await self.run_batch(batch, metadata=metadata, settled=settled)
@@ -115,14 +116,14 @@ class Executor:
     async def claim_batch(
         self, arriving: Arriving, *, deadline: float | None = None
     ) -> ClaimedBatch:
-        """The first half of run(): claim what can be claimed."""
+        """Claim the deliveries that can be claimed: the first half of run()."""
         budget = TimeBudget(time.monotonic(), deadline)
-        # In a thread: importing a task's module may block, or use the database.
+        # On a thread, because importing a task's module may block or use the database.
         limit_s = OWN_S if deadline is None else min(OWN_S, deadline - time.monotonic())
         return await ask(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
 
     async def can_claim(self) -> bool:
-        """Whether the database answers."""
+        """Return whether the database answers."""
         try:
             await ask(self._check)
         except Exception as error:
@@ -142,7 +143,10 @@ class Executor:
         settled: Settled,
         end: "asyncio.Future[None] | None" = None,
     ) -> dict[str, Settlement]:
-        """The second half of run(). What has not come to its end when `end` is done is cut off."""
+        """Run a claimed batch: the second half of run().
+
+        Runs that have not ended when `end` is done are interrupted and go back.
+        """
         settlements: dict[str, Settlement] = {}
         open_ones = {each.delivery.id: each for each in batch.claimed}
 
@@ -168,7 +172,7 @@ class Executor:
         return settlements
 
     async def give_back(self, batch: ClaimedBatch, *, settled: Settled) -> None:
-        """Let others run what was claimed, none of which has begun."""
+        """Return a claimed batch to its queue. None of its tasks has started."""
         for id, settlement in batch.refused.items():
             settled(id, settlement)
         unbegun = [as_counted(each, batch) for each in batch.claimed]
@@ -177,15 +181,15 @@ class Executor:
             settled(id, settlement)
 
     def pids(self) -> list[int]:
-        """The worker processes that run."""
+        """Return the process ids of the worker processes."""
         return self._processes.pids()
 
     def prepare(self) -> None:
-        """Let the worker processes' fork server load the project meanwhile."""
+        """Start the fork server of the worker processes, which loads the project by itself."""
         self._processes.prepare()
 
     async def aclose(self) -> None:
-        """End lanes and worker processes, and close the connections."""
+        """End the lanes and worker processes, and close the database connections."""
         await self._lanes.aclose()
         await in_reserved_thread(progress.close)
         await ask(django_connections.close_all)
@@ -202,7 +206,7 @@ class Executor:
     async def _run_in_order(
         self, chain: Chain, batch: ClaimedBatch, metadata: Mapping[str, Any], settle: Settled
     ) -> None:
-        """Run one after the other, and none after one that goes back."""
+        """Run the deliveries of a chain one after the other, until one goes back."""
         goes_on = True
         for claimed in chain:
             if goes_on:
@@ -225,7 +229,7 @@ class Executor:
             begun = batch.begun.pop(claimed.delivery.id, None)
             return await self._give_back(claimed if begun is None else begun.claimed, batch)
         except Exception:
-            # Its outcome is not known to be durable: the redelivery reads the truth.
+            # The outcome may not be durable. The next delivery reads the record and finds out.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
             has_begun = claimed.delivery.id in batch.begun
             return BACK if has_begun else await self._give_back(claimed, batch)
@@ -236,7 +240,10 @@ class Executor:
 
     async def _settle_ended(self, claimed: ClaimedDelivery, ended: Ended) -> Settlement:
         if ended.interrupted:
-            logger.info("%s %s is interrupted", claimed.task.name, claimed.message.invocation_id)
+            logger.info(
+                "%s %s raised KeyboardInterrupt and goes back",
+                claimed.task.name, claimed.message.invocation_id,
+            )  # fmt: skip
             back = await ask(partial(give_back, self._claims, claimed, counts=True))
             return replace(back, interrupts=True)
         if ended.lost is not None:
@@ -252,6 +259,8 @@ class Executor:
     async def _attempt(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Ended:
+        # Taken before the lane's context is entered. In a lane's context the statement that counts
+        # the start would run on the lane's thread, within the task's transaction.
         outside_of_lanes = contextvars.copy_context()
 
         async def begin() -> Run:
@@ -280,7 +289,11 @@ class Executor:
     async def _begin(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, context: contextvars.Context
     ) -> ClaimedDelivery:
-        """Count its start, where its claim has not. Raises NoTimeLeft and LeaseLost."""
+        """Count the start of a delivery, unless its claim has counted it.
+
+        Raises NoTimeLeft if the batch has too little time for the task, and LeaseLost if another
+        worker has the claim.
+        """
         claim, budget = claimed.claim, batch.budget
         is_first = claim.has_begun or claim.cut_off_s > 0
         likely_s = self._durations.likely_s(claimed.task.name)
@@ -296,9 +309,9 @@ class Executor:
             return
         self._told.add(task.name)
         logger.warning(
-            "%s may run for %g s, and this function gives an event %.1f s: what takes longer is "
-            "cut off and run again. Raise the function's timeout to %d s, or lower the task's "
-            "hard_timeout.",
+            "%s may run for %g s, but this function has only %.1f s for an event. A run that takes "
+            "longer is interrupted and repeated. Raise the function's timeout to %d s, or lower "
+            "the task's hard_timeout.",
             task.name, hard_s, budget.longest_s, math.ceil(hard_s + MARGINS_S),
         )  # fmt: skip
 
@@ -308,7 +321,7 @@ class Executor:
             end = End(claimed.claim, ended.outcome, ended.ran_for)
             held = await self._ends.write(claimed.message.invocation_id, end)
         except DatabaseErrors as error:
-            if meaning_of(error, is_ours=True) is Meaning.REFUSAL:  # of the result
+            if meaning_of(error, is_ours=True) is Meaning.REFUSAL:  # it refuses the result
                 return await self._fail(claimed, error)
             return Ended(None, lost=described(error, claimed.message))
         return ended if held else Ended(None)
@@ -317,21 +330,24 @@ class Executor:
         return dict.fromkeys(self._claims.finish_many(ends), True)
 
     async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> Ended:
-        """Write the end of what has no attempt any more: its process is gone."""
+        """Record the failure of a run whose process or lane is gone."""
         run, call = self._run_of(claimed), claimed.task.begin(claimed.message, claimed.claim)
         return await ask(self._finisher.fail, run, claimed.task, call, error, None)
 
     async def _give_back(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> Settlement:
-        """Let what has not begun wait for its turn; its attempts stay as they were."""
-        logger.info("%s waits for another delivery", claimed.message.invocation_id)
+        """Return a delivery that has not started to its queue. This counts as no attempt."""
+        logger.info(
+            "%s has not started and waits for its next delivery", claimed.message.invocation_id
+        )
         claimed = as_counted(claimed, batch)
         ((_, settlement),) = await ask(give_back_unbegun, self._claims, [claimed])
         return await self._sending_again.settlement(claimed, settlement)
 
     async def _let_wait(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
-        """Let a singleton wait for its lock, for which no delivery is to be used up."""
+        """Return a singleton to its queue until its lock may be free."""
         logger.info("%s waits for its lock", claimed.message.invocation_id)
         waiting = partial(give_back, self._claims, claimed, counts=False, wait_s=wait_s)
+        # Sent again from its first receive on: a long wait must not use up its deliveries.
         return await self._sending_again.settlement(claimed, await ask(waiting), from_receive=1)
 
     async def _end_place(
@@ -341,9 +357,10 @@ class Executor:
         settle: Settled,
         end: "asyncio.Future[None] | None",
     ) -> None:
-        """Give back what has not begun, and cut off what has."""
+        """Release the deliveries that have not started, and interrupt the runs that have."""
         is_drain = end is not None and end.done()
-        # A deadline counts where nobody else has taken of the task's time.
+        # A run that hits the deadline counts as an attempt only if it had the whole event: in a
+        # batch, others may have used up its time.
         counts = not is_drain and len(batch) == 1
         back: list[Back] = []
         if unbegun := [
@@ -369,7 +386,7 @@ class Executor:
         metadata: Mapping[str, Any] | None = None,
         budget: TimeBudget | None = None,
     ) -> Run:
-        """What a claimed delivery asks for, in a place that ends with its budget."""
+        """Return the run of a claimed delivery, in a host process with this time budget."""
         settings, max_retries = self._settings(), claimed.task.options.max_retries
         soft_s, hard_s = limits_s(claimed.task, settings)
         return Run(
@@ -391,7 +408,7 @@ async def _run_until(
     end: "asyncio.Future[None] | None",
     running: Sequence[Coroutine[Any, Any, None]],
 ) -> None:
-    """Run them to their ends; cancel at the deadline, or the end, what has not come to its."""
+    """Run the coroutines, and cancel those that have not ended at the deadline or at `end`."""
     if not running:
         return
     deadline = budget.deadline

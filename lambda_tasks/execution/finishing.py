@@ -1,7 +1,7 @@
-"""The one door for the end of a run: what it has come to is decided and written here.
+"""The single place that decides how a run ends and writes its end.
 
-An attempt calls it within its transaction, the executor for what has no attempt any more. What has
-nothing to commit is written together with others, by `write_batcher`.
+An attempt calls it within its transaction. The executor calls it for runs whose attempt is gone.
+The ends of runs that have nothing else to commit are written together, by `write_batcher`.
 """
 
 import logging
@@ -51,10 +51,11 @@ from .run import Ended, Run
 logger = logging.getLogger("lambda_tasks")
 
 PACKAGE: Final = str(Path(__file__).parents[1])
+"""The library's directory; tracebacks leave out its frames."""
 
 
 class Finisher:
-    """Writes the ends of runs to their records."""
+    """The writer of the ends of runs."""
 
     def __init__(self, claims: Claims) -> None:
         self.claims = claims
@@ -67,7 +68,11 @@ class Finisher:
         ran_for: timedelta | None,
         following: Outgoing | None = None,
     ) -> None:
-        """Write what a run has come to, and the record of what follows it. Raises LeaseLost."""
+        """Write the outcome of a run, and the QUEUED record of the run that follows it.
+
+        `ran_for` is None if the time of the run is unknown. Raises LeaseLost, and writes nothing,
+        if the claim no longer holds.
+        """
         self.claims.finish(End(run.claim, outcome, ran_for), following)
 
     def fail(
@@ -80,9 +85,10 @@ class Finisher:
         *,
         may_retry: bool = True,
     ) -> Ended:
-        """Write what follows from an error, outside of the task's transaction, which is over.
+        """Record what follows from an error: a failure, a retry, or SUCCESS if the task ignores it.
 
-        Raises what the database raises: then nothing is known, and the delivery must come back.
+        Call it after the task's transaction. Raises the database's errors; the outcome is unknown
+        then, and the delivery must come back.
         """
         if isinstance(error, LeaseLost):
             return Ended(None)
@@ -90,9 +96,9 @@ class Finisher:
         try:
             self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
-            # Also where the commit went through and only its answer, or a hook after it, failed.
+            # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
-                "%s (%s) had an error after its record was closed:\n%s",
+                "%s (%s) raised an error after its record was finished or claimed by another:\n%s",
                 task.name, run.message.invocation_id, described(error, run.message).traceback,
             )  # fmt: skip
             return Ended(None)
@@ -100,9 +106,9 @@ class Finisher:
         return Ended(outcome, retry)
 
     def let_go(self, claimed: ClaimedDelivery, reason: Raised, *, is_last: bool) -> Settlement:
-        """End an attempt that the database has failed, by the task's `on_lost`.
+        """End an attempt that an outage of the database ended, by the task's `on_lost`.
 
-        The last that an invocation may have ends it, too.
+        It goes back to run again, or fails; the last attempt fails in any case.
         """
         _tell_lost(claimed, reason)
         if claimed.may_rerun and not is_last:
@@ -112,10 +118,11 @@ class Finisher:
     def cut_off(
         self, claimed: ClaimedDelivery, *, counts: bool, ran_s: float, hard_s: float
     ) -> Settlement:
-        """End an attempt that the end of its place interrupts: a deadline, a worker's drain.
+        """End an attempt that is interrupted by shutdown: a deadline or a worker's drain.
 
-        Its token is void then, so that it can't commit. It goes back, unless it must not run again
-        or was cut off so too often. See Release.
+        The claim's token becomes void, so that the attempt can't commit. The delivery goes back,
+        unless the task must not run again or was interrupted too often; then it fails. `counts`,
+        `ran_s` and `hard_s` are as in Release and cut_off_too_often().
         """
         _tell_lost(claimed, CUT_OFF)
         if not claimed.may_rerun:
@@ -129,18 +136,23 @@ class Finisher:
         try:
             self.claims.finish(End(claimed.claim, Failed(reason)))
         except Exception:
-            logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
+            logger.exception(
+                "The end of %s can't be written; it runs again when its lease is over",
+                claimed.message.invocation_id,
+            )
             return BACK
         tell_end(claimed, claimed.claim, reason)
         return DONE
 
 
 def tell_end(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
-    """Tell who listens to a task that it has failed for good, in an attempt that could not."""
+    """Notify a task's listeners that it has failed, in an attempt that could not notify them."""
     try:
         resolved.task.begin(resolved.message, claim).ended(Failed(reason), None)
     except Exception:
-        logger.exception("%s has failed, and nobody was told", resolved.message.invocation_id)
+        logger.exception(
+            "%s has failed, and its listeners could not be notified", resolved.message.invocation_id
+        )
 
 
 def _tell_lost(claimed: ClaimedDelivery, reason: Raised) -> None:
@@ -158,7 +170,7 @@ def give_back(
     wait_s: float = 0.0,
     ran_s: float = 0.0,
 ) -> Settlement:
-    """Let another delivery run what was claimed. See Release."""
+    """Release the claim of a delivery, and return its settlement. See Release."""
     comes_back = claimed.delivery.comes_back
     release = Release(counts=counts, comes_back=comes_back, wait_s=wait_s, ran_s=ran_s)
     return _released(claims, [claimed], release)
@@ -167,8 +179,11 @@ def give_back(
 def give_back_unbegun(
     claims: Claims, unbegun: Sequence[ClaimedDelivery]
 ) -> list[tuple[ClaimedDelivery, Settlement]]:
-    """Let other deliveries run what has not begun here; they wait the longer the more often they
-    have waited."""
+    """Release the claims of deliveries that have not started, and return their settlements.
+
+    Each waits before its next claim; the more often it has waited, the longer.
+    """
+    # One statement for all that are released alike, however many they are.
     alike: defaultdict[Release, list[ClaimedDelivery]] = defaultdict(list)
     for each in unbegun:
         wait_s = turn_wait_s(each.claim.n_waits)
@@ -186,20 +201,26 @@ def _released(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Relea
         claims.release([each.claim for each in claimed], release)
     except Exception:
         ids = ", ".join(str(each.message.invocation_id) for each in claimed)
-        logger.exception("What has not ended comes back when its lease is over: %s", ids)
+        logger.exception(
+            "Claims can't be released; they run again when their leases are over: %s", ids
+        )
         return BACK
     return Settlement(is_final=False, retry_after_s=release.wait_s)
 
 
 def outcome_of(value: object, task: Task) -> Succeeded:
-    """What a returned value makes of a run. Raises TypeError for one that is no JSON."""
+    """Return the outcome of a run that returned `value`.
+
+    Raises TypeError if the value is not JSON.
+    """
     return Succeeded(to_json_values(value, what=f"the result of {task.name}"))
 
 
 def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued, Outgoing]:
-    """What a Continue makes of a run, and the message of the next one.
+    """Return the outcome of a run that raised Continue, and the message of the next run.
 
-    Raises TypeError and ValueError for a state that can't be kept, MaxContinuesExceededError.
+    Raises TypeError if the state is not JSON, ValueError if it is too large, and
+    MaxContinuesExceededError if the chain of runs is too long.
     """
     state = checked_state(request.state, task_name=task.name)
     n_continues = run.message.n_continues
@@ -214,7 +235,7 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
 def consequence_of(
     error: BaseException, run: Run, call: TaskCall, *, may_retry: bool = True
 ) -> tuple[Outcome, Outgoing | None]:
-    """What an error makes of a run, and the message of its retry."""
+    """Return the outcome of a run that raised an error, and the message of its retry or None."""
     n_retries = run.message.n_retries
     raised = described(error, run.message)
     if call.ignores(error):
@@ -236,14 +257,14 @@ def consequence_of(
 
 
 def described(error: BaseException, message: Message) -> Raised:
-    """What was raised, without the message's secrets."""
+    """Describe an error, with the message's secrets redacted."""
     return Raised.by(error, redact(_format(error), message.secret_kwargs.values()))
 
 
 def _following(
     run: Run, id: UUID, *, delay_s: float, n_retries: int = 0, n_continues: int
 ) -> Outgoing:
-    """The message of the invocation that follows a run."""
+    """Return the message of the invocation that follows a run."""
     message = run.message
     following = replace(
         message,
@@ -267,12 +288,12 @@ def _following(
 
 
 def _moment_after(delay_s: float) -> datetime | None:
-    """When a delay is over that is longer than a queue's own can be."""
+    """Return when a delay ends that is too long for the queue itself; None for a shorter one."""
     return datetime.now(UTC) + timedelta(seconds=delay_s) if delay_s > MAX_DELAY_S else None
 
 
 def _format(error: BaseException) -> str:
-    """The traceback from the task's own code on."""
+    """Return the traceback as text, from the task's own code on."""
     return "".join(traceback.format_exception(type(error), error, _from_the_task(error)))
 
 

@@ -1,4 +1,4 @@
-"""Runs one attempt here, on this thread: in a worker process, and in eager mode."""
+"""One attempt run on the current thread: in a worker process, and in eager mode."""
 
 import contextvars
 import math
@@ -14,9 +14,11 @@ from .run import Ended
 
 
 def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = False) -> Ended:
-    """From its beginning to its record. The limits need the process's main thread.
+    """Run an attempt, and return its end.
 
-    A record with which there is nothing to commit may be left to the caller.
+    `with_limits` enforces the task's time limits, and needs the process's main thread. With
+    `may_leave_record`, the caller writes the record if there is nothing else to commit.
+    Raises KeyboardInterrupt after a rollback if the task raises it.
     """
     while True:
         try:

@@ -1,7 +1,7 @@
 """Runs async tasks concurrently, each on a thread and a database connection of its own.
 
-A lane is a long-lived coroutine in a thread-sensitive context: every hop that the task it runs
-makes lands on the lane's own thread, so that a transaction opened there holds for all of them.
+A lane is a long-lived coroutine in a thread-sensitive context. All synchronous calls of its task
+run on the lane's thread, so a transaction that is opened there holds for all of them.
 """
 
 import asyncio
@@ -26,17 +26,14 @@ from .own_thread import ThreadStuck
 from .run import Ended
 
 Start = Callable[[], Awaitable[Attempt]]
-"""Called when a lane is free, so that a task's time begins with the task."""
+"""A callback that creates an attempt once a lane is free: the task's time starts then."""
 
 ABANDON_S: Final = 1.0
-"""To roll back what is cut off at the end of the place where it runs."""
+"""Seconds to roll back a run that is interrupted by shutdown."""
 
 
 class LaneLost(Exception):
-    """The thread of a lane is stuck in a task, whose record is still to be written.
-
-    `failure` is what has become of the task.
-    """
+    """A lane's thread is stuck in a task. The caller has to record the task's `failure`."""
 
     def __init__(self, failure: BaseException) -> None:
         super().__init__(f"A lane is lost: {failure!r}")
@@ -44,7 +41,7 @@ class LaneLost(Exception):
 
 
 class Lanes:
-    """So many lanes, started when they are first needed, on the loop that needs them."""
+    """Up to `count` lanes, each started when it is first needed, on the running loop."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -55,19 +52,20 @@ class Lanes:
         self._jobs: set[_Job] = set()
 
     def claims(self) -> list[Claim]:
-        """What runs now."""
+        """Return the claims of the runs in all lanes."""
         return [job.claim for job in self._jobs if job.claim is not None]
 
     def cancel(self, claims: Collection[Claim]) -> None:
-        """Cancel these at their next await."""
+        """Cancel the runs of these claims, each at its next await."""
         for job in self._jobs:
             if job.task is not None and job.claim in claims:
                 job.task.cancel()
 
     async def run(self, start: Start) -> Ended:
-        """Run one attempt on the next free lane. Raises what `start` raises, and LaneLost.
+        """Run one attempt in the next free lane, and return its end.
 
-        Cancelled, it takes the lane along, whose thread may be stuck in the task's own code.
+        Raises the errors of `start`, and LaneLost if the lane's thread is stuck. If it is
+        cancelled, it ends the lane too, as the lane's thread may be stuck in the task's code.
         """
         job = _Job(start, asyncio.get_running_loop().create_future())
         self._waiting.put_nowait(job)
@@ -76,7 +74,7 @@ class Lanes:
         try:
             return await job.ended
         except asyncio.CancelledError:
-            # To cancel who waits for a future cancels the future, too.
+            # Cancelling this task also cancels the future that it awaits.
             has_ended = job.ended.done() and not job.ended.cancelled()
             if job.lane is not None and not has_ended:
                 self._leave(job.lane)
@@ -85,7 +83,7 @@ class Lanes:
             self._jobs.remove(job)
 
     async def aclose(self) -> None:
-        """End the lanes, and with them their threads."""
+        """End the lanes and their threads."""
         for lane in list(self._lanes):
             self._leave(lane)
         await asyncio.gather(*self._leaving, return_exceptions=True)
@@ -93,7 +91,8 @@ class Lanes:
     def _start_one_if_needed(self) -> None:
         idle = len(self._lanes) - self._busy
         if idle < self._waiting.qsize() and len(self._lanes) < self.count:
-            # In an empty context: an enclosing thread-sensitive one would be shared by all.
+            # In an empty context. All lanes would share a surrounding thread-sensitive context,
+            # and with it one thread and one connection.
             lane = asyncio.get_running_loop().create_task(
                 self._work(), context=contextvars.Context()
             )
@@ -114,7 +113,7 @@ class Lanes:
                     while True:
                         await self._work_on(await self._waiting.get(), thread)
                 finally:
-                    if not thread.is_busy:  # else it does so when it comes to that
+                    if not thread.is_busy:  # a busy thread closes them when its call ends
                         with suppress(ThreadStuck):
                             await thread.call(connections.close_all)
         except LaneLost:
@@ -128,8 +127,8 @@ class Lanes:
             self._start_one_if_needed()
 
     async def _work_on(self, job: "_Job", thread: LaneThread | AnyThread) -> None:
-        """Raises LaneLost, here and to who waits for the job."""
-        if job.ended.done():  # nobody waits for it any more
+        """Run one attempt. Raises LaneLost here, and to the caller that awaits the attempt."""
+        if job.ended.done():  # its caller was cancelled
             return
         job.lane = asyncio.current_task()
         self._busy += 1
@@ -156,7 +155,7 @@ class _Job:
 
 
 async def run_in_lane(start: Start) -> Ended:
-    """Run one attempt in the lane, or whatever thread-sensitive context, that this is called in."""
+    """Run one attempt in the current thread-sensitive context."""
     return await _run(_Job(start, asyncio.get_running_loop().create_future()), AnyThread())
 
 
@@ -182,7 +181,7 @@ async def _run_once(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread)
     if isinstance(failure, KeyboardInterrupt):
         await _abandon(attempt, thread)
         return Ended(None, interrupted=True)
-    # Outside of the except block: within it asgiref adds frames of its own to the traceback.
+    # Outside of the except block, where asgiref would add its own frames to the traceback.
     return await _fail(attempt, thread, failure)
 
 
@@ -203,7 +202,7 @@ async def _fail(attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseE
     if isinstance(thread, LaneThread) and not thread.has_begun:
         thread.begins_with(connections_of_this_thread.refresh)
     try:
-        if thread.is_busy:  # with what the task has left there
+        if thread.is_busy:  # a call that the task did not await is still running
             await thread.call(_nothing, limit_s=attempt.left_s)
         return await thread.call_last(attempt.fail, failure)
     except ThreadStuck:
@@ -211,30 +210,34 @@ async def _fail(attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseE
 
 
 def _nothing() -> None:
-    """Called on a thread, to see it come to that."""
+    """Do nothing. A call of this on a thread ends when the calls before it have ended."""
 
 
 async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
     if not thread.cancel_begin():
         thread.interrupt()
-        # Where it could not even begin, or where the thread is stuck.
+        # begin() failed, the connection is broken, or the thread is stuck: the lease ends the run.
         with suppress(DatabaseError, InterfaceError, ThreadStuck):
             await thread.call_last(attempt.abandon, limit_s=ABANDON_S)
 
 
 async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Any:
-    """With a copy of the lane's context, so that nothing of it is left for the next task."""
+    """Call the task in a new asyncio task, and return its result.
+
+    That one gets a copy of the lane's context, so that no context variable reaches the next run.
+    """
     own = contextvars.copy_context()
     own.run(current_run.set, attempt.context)
     captured = _captured(attempt, thread)
     task = job.task = asyncio.get_running_loop().create_task(captured, context=own)
     try:
-        # Shielded, as it answers a cancellation with a value: the lane's own must reach the lane.
+        # The inner task returns a cancellation as a value. Without the shield, a cancellation of
+        # the lane would end up there, and the lane would go on.
         result, error = await asyncio.shield(task)
     except asyncio.CancelledError as cancelled:
         lane = asyncio.current_task()
         if lane is not None and not lane.cancelling():
-            # The task was cancelled before its first step, in which it would have answered.
+            # The inner task was cancelled before its first step, so it returned no value.
             raise _as_outcome(cancelled) from None
         task.cancel()
         await asyncio.wait([task])
@@ -247,10 +250,13 @@ async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, thread: LaneThread 
 async def _captured(
     attempt: Attempt, thread: LaneThread | AnyThread
 ) -> tuple[Any, BaseException | None]:
-    """The error by value: asyncio lets a SystemExit of a task end the whole loop."""
+    """Call the task within its limits, and return its result and its error.
+
+    The error is a value, because asyncio lets a SystemExit of a task end the whole loop.
+    """
 
     def interrupt(limit: BaseException) -> None:
-        """After the soft one the task goes on, with its connection."""
+        """Interrupt the thread; only the hard limit may cut the connection too."""
         thread.interrupt(hang_up=isinstance(limit, HardTimeLimitExceeded))
 
     try:
@@ -263,7 +269,10 @@ async def _captured(
 
 
 def _as_outcome(error: BaseException) -> BaseException:
-    """A task that cancels itself has failed; for the lane a cancellation means its own end."""
+    """Return the error, or a RuntimeError in place of a CancelledError.
+
+    A task that cancels itself has failed. A lane that sees a CancelledError would end itself.
+    """
     if not isinstance(error, asyncio.CancelledError):
         return error
     failure = RuntimeError("The task was cancelled from within.")

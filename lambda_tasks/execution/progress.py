@@ -1,4 +1,4 @@
-"""What a run writes into its record before its end: its state, and how far it is."""
+"""The writes of a run before its end: the state that it saves, and its progress."""
 
 import logging
 import os
@@ -19,26 +19,33 @@ from .connections import OUTAGES, refresh
 from .own_thread import OwnThread
 
 MAX_STATE_BYTES: Final = 64 * 1024
+"""Largest size of a saved state, as JSON."""
 
 SHOW_S: Final = 5.0
-"""For the database to take a progress."""
+"""Seconds for the database to write a progress."""
 
 GIVE_UP_S: Final = 20.0
-"""For that, for those of others before, and for a new connection."""
+"""Seconds for that, for the progress of other runs before it, and for a new connection."""
 
 logger = logging.getLogger("lambda_tasks")
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressRecorder:
-    """See context.Recorder. Writes nothing once the claim is lost."""
+    """The writer of one run's state and progress. See context.Recorder.
+
+    It writes nothing once the claim is lost.
+    """
 
     claim: Claim
+    """The claim of the run."""
     task_name: str
+    """The dotted name of the task, for messages."""
     claims: Claims
+    """The port to the records."""
 
     def save(self, state: object) -> None:
-        """On the run's own connection, with its writes. See TaskContext.save()."""
+        """Save the state on the run's connection, in its transaction. See TaskContext.save()."""
         value = checked_state(state, task_name=self.task_name)
         try:
             self.claims.save_state(self.claim, value)
@@ -47,9 +54,9 @@ class ProgressRecorder:
             raise
 
     def show(self, done: float, total: float | None, text: str) -> None:
-        """On another connection, where others can see it before the run commits.
+        """Write the progress on another connection, so that it is visible before the commit.
 
-        SQLite has one writer at a time, so there it is written with the run.
+        SQLite allows one writer at a time, so there it is written in the run's transaction.
         """
         progress = {"done": done, "total": total, "text": text}
         connection = connections[self.claims.alias]
@@ -59,15 +66,21 @@ class ProgressRecorder:
             self._show_beside(progress)
 
     def _show_beside(self, progress: object) -> None:
-        """A courtesy: where the database does not take it, the task goes on all the same."""
+        """Write the progress on the progress thread. An outage is logged, and the task goes on."""
         thread = _beside()
         try:
             thread.submit(self._show_refreshed, progress).result(GIVE_UP_S)
         except TimeoutError:
             thread.give_up()
-            logger.warning("%s: its progress can't be shown: no answer", self.task_name)
+            logger.warning(
+                "The progress of %s (%s) can't be shown: no answer from the database in %g s",
+                self.task_name, self.claim.invocation_id, GIVE_UP_S,
+            )  # fmt: skip
         except OUTAGES:
-            logger.warning("%s: its progress can't be shown", self.task_name, exc_info=True)
+            logger.warning(
+                "The progress of %s (%s) can't be shown",
+                self.task_name, self.claim.invocation_id, exc_info=True,
+            )  # fmt: skip
 
     def _show_refreshed(self, progress: object) -> None:
         refresh()
@@ -76,14 +89,17 @@ class ProgressRecorder:
 
 
 def checked_state(state: object, *, task_name: str) -> object:
-    """A state as JSON values. Raises TypeError for other values, ValueError for too many."""
+    """Return a state as JSON values.
+
+    Raises TypeError if it is not JSON, and ValueError if it is larger than MAX_STATE_BYTES.
+    """
     what = f"the state of {task_name}"
     value = to_json_values(state, what=what)
     size = len(encode_json(value, what=what))
     if size > MAX_STATE_BYTES:
         raise ValueError(
-            f"{what} has {size} bytes and may have {MAX_STATE_BYTES}. Store the "
-            "data in a table of yours, and its key in the state."
+            f"{what} has {size} bytes and may have {MAX_STATE_BYTES}. Store the data in one of "
+            "your tables, and its key in the state."
         )
     return value
 
@@ -100,7 +116,7 @@ def close() -> None:
 
 @cache
 def _beside() -> OwnThread:
-    """One thread, and so one connection, for the progress of all runs of this process."""
+    """Return the thread, and so the connection, for the progress of all runs of this process."""
     return OwnThread("lambda_tasks-progress")
 
 

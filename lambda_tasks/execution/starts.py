@@ -1,5 +1,8 @@
-"""Counts the starts of what had to wait for its turn: with each of them those that follow at once,
-so that short tasks don't cost a statement each."""
+"""The counting of starts of deliveries that had to wait for their turn.
+
+One statement counts a start together with those that follow at once, so that short tasks don't
+cost a statement each.
+"""
 
 import asyncio
 import contextvars
@@ -19,7 +22,7 @@ Starting = asyncio.Future[Claim | None]
 
 
 class Starts:
-    """One for an executor."""
+    """The counter of starts of one executor."""
 
     def __init__(self, claims: Claims, turns: Turns) -> None:
         self._claims = claims
@@ -33,9 +36,9 @@ class Starts:
         lease: timedelta,
         context: contextvars.Context,
     ) -> ClaimedDelivery:
-        """Count the start of a delivery, where its claim has not; its claim is another then.
+        """Count the start of a delivery, unless its claim has, and return it with its new claim.
 
-        The database is asked in the `context`. Raises LeaseLost where another has the claim.
+        The statement runs in `context`. Raises LeaseLost if another worker has the claim.
         """
         if claimed.claim.has_begun:
             return claimed
@@ -49,7 +52,10 @@ class Starts:
                 )
         begun = await batch.starting.pop(id)
         if begun is None:
-            raise LeaseLost(f"{claimed.message.invocation_id} was taken over before its turn came.")
+            raise LeaseLost(
+                f"{claimed.message.invocation_id} was cancelled or taken over by another worker "
+                "before its turn came."
+            )
         return replace(claimed, claim=begun)
 
     def _begin_many(self, starts: Sequence[tuple[Claim, timedelta]]) -> Mapping[UUID, Claim]:
@@ -57,10 +63,10 @@ class Starts:
 
 
 def line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDelivery]:
-    """What waits for its turn and may be counted a little before it, as it runs one after the
-    other; by the ids of deliveries.
+    """Return the waiting deliveries whose start may be counted a little early, by delivery id.
 
-    Not what may have killed a worker, or must not run twice: there it matters which has begun.
+    Possible poison and tasks that must not run twice are left out: for those, the record must say
+    exactly which of them has started.
     """
     waiting = [
         each
@@ -73,13 +79,13 @@ def line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDelivery]:
 
 
 def as_counted(claimed: ClaimedDelivery, batch: ClaimedBatch) -> ClaimedDelivery:
-    """A delivery whose turn does not come, with its claim as it is: its start may be counted.
+    """Return a delivery that will not run with its current claim, which may count its start.
 
-    It leaves the line, so that nobody counts it after this.
+    It also removes the delivery from the line, so that its start is not counted after this.
     """
     batch.line.pop(claimed.delivery.id, None)
     starting = batch.starting.pop(claimed.delivery.id, None)
-    # Where there is no answer yet, nobody waits for it any more: the release looks at the record.
+    # If the count is still under way, its answer is not awaited: the release reads the record.
     if starting is None or starting.cancel() or starting.cancelled() or starting.exception():
         return claimed
     begun = starting.result()

@@ -1,5 +1,7 @@
-"""Which of the claimed begin at once, and which wait for their turn: by the places that are free,
-and by how long tasks have run."""
+"""The decision which claimed deliveries start at once, and which wait for their turn.
+
+It depends on the free slots, and on how long the last runs of each task took.
+"""
 
 import math
 from collections import Counter, defaultdict, deque
@@ -10,41 +12,44 @@ from uuid import UUID
 from ..ports import ClaimedDelivery, ResolvedDelivery, Task
 
 AT_ONCE_S: Final = 0.1
-"""What probably begins within so long is counted with its claim, which saves a statement. Where its
-worker dies before, it is a suspect once without reason, and so runs alone. Where it may not run
-again, only what has a free place is counted so."""
+"""Seconds within which a delivery counts as started with its claim, which saves a statement.
+
+If its worker dies before the start, the delivery is possible poison without reason, and so its
+next run is alone. A task that may not run again is counted early only if a slot is free.
+"""
 
 LAST_RUNS: Final = 10
+"""The number of runs of each task whose durations are kept."""
 
 MARGIN: Final = 1.5
-"""What a run may take, of the longest of the last ones."""
+"""The likely longest duration of a run, as a multiple of the longest of the last runs."""
 
 
 class Durations:
-    """For how long the last runs of each task had their places in this process."""
+    """The durations of each task's last runs in this process."""
 
     def __init__(self) -> None:
         self._last: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LAST_RUNS))
         self._typical_s: dict[str, float] = {}
 
     def add(self, task_name: str, seconds: float) -> None:
-        """Note a run that has ended, or was cut off."""
+        """Add the duration of a run that ended or was interrupted."""
         last = self._last[task_name]
         last.append(seconds)
         self._typical_s[task_name] = sorted(last)[len(last) // 2]
 
     def typical_s(self, task_name: str) -> float:
-        """What a run takes as a rule; infinity where none is known."""
+        """Return the median duration of a task's last runs; infinity if there are none."""
         return self._typical_s.get(task_name, math.inf)
 
     def likely_s(self, task_name: str) -> float | None:
-        """What a run will probably take at most; None where none is known."""
+        """Return the seconds that a run will probably take at most; None without earlier runs."""
         last = self._last.get(task_name)
         return MARGIN * max(last) if last else None
 
 
 class Turns:
-    """Who waits in this process, which has so many lanes and worker processes."""
+    """The waiting line of a process with so many lanes and worker processes."""
 
     def __init__(self, durations: Durations, *, lanes: int, processes: int) -> None:
         self._durations = durations
@@ -52,16 +57,16 @@ class Turns:
         self._in_work: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
 
     def enter(self, tasks: Sequence[Task]) -> None:
-        """Runs of these were claimed."""
+        """Add claimed runs of these tasks."""
         for task in tasks:
             self._in_work[task.is_async][task.name] += 1
 
     def leave(self, task: Task) -> None:
-        """A run of this has come to its end, or goes back."""
+        """Remove a run of a task, which has ended or goes back."""
         self._in_work[task.is_async][task.name] -= 1
 
     def waiting(self, resolved: Sequence[ResolvedDelivery]) -> set[UUID]:
-        """The invocations that do not begin at once, if all of these are claimed now."""
+        """Return the invocations that would have to wait if all deliveries were claimed now."""
         lines = {is_async: self._line(is_async) for is_async in self._places}
         ahead_s: dict[str, float] = {}
         waiting = set()
@@ -79,7 +84,7 @@ class Turns:
     def beginning_with(
         self, first: ClaimedDelivery, line: Mapping[str, ClaimedDelivery]
     ) -> list[ClaimedDelivery]:
-        """List the waiting ones that probably begin within AT_ONCE_S of the first, with it."""
+        """Return the first, and the waiting ones that probably start within AT_ONCE_S of it."""
         beginning = [first]
         if first.delivery.id not in line:
             return beginning
@@ -102,7 +107,7 @@ class Turns:
 
 
 class _Line:
-    """What runs, or waits to run, at so many places."""
+    """The line of runs that share so many slots, running or waiting."""
 
     def __init__(self, places: int) -> None:
         self._places = self._free = places
@@ -110,7 +115,7 @@ class _Line:
 
     @property
     def wait_s(self) -> float:
-        """How long the next one waits."""
+        """The seconds that the next run waits."""
         return 0.0 if self._free > 0 else self._seconds / self._places
 
     def append(self, typical_s: float) -> None:
