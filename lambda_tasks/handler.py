@@ -21,13 +21,13 @@ from . import cold_start
 IN_LAMBDA: Final = "AWS_LAMBDA_RUNTIME_API" in os.environ
 """Whether this process runs in AWS Lambda."""
 
-AMPLE_MIB: Final = 512
+FORK_SERVER_MIN_MIB: Final = 512
 """The memory in MiB from which a function starts its fork server in the cold start.
 
 A smaller function starts it with its first sync task.
 """
 
-FREE_S: Final = 3.0
+THREAD_FREE_LIMIT_S: Final = 3.0
 """Seconds for an interrupted statement of an earlier event to end. Then its thread is given up."""
 
 
@@ -36,7 +36,7 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
     Raises ValueError for an event of an unknown kind.
     """
-    return _warm().handle(event, context)
+    return _warm_handler().handle(event, context)
 
 
 class LambdaHandler:
@@ -46,14 +46,14 @@ class LambdaHandler:
         cold_start.set_up()
         from . import pools, runtime
         from .entrypoints.lambda_events import EventHandler
-        from .execution.own_thread import OwnThread
+        from .execution.interruptible_thread import InterruptibleThread
 
         pools.close()  # the project may have opened them as it was loaded
         self._runner = asyncio.Runner()
         # In an empty context, so that events don't inherit the context variables of the caller.
         contextvars.Context().run(self._runner.get_loop)
-        self._own_thread = OwnThread("lambda_tasks-handler")
-        self._runner.run(self._ask_there())
+        self._database_thread = InterruptibleThread("lambda_tasks-handler")
+        self._runner.run(self._enter_thread_context())
         self._runtime = runtime.current()
         if IN_LAMBDA:
             # Only in Lambda: elsewhere, code may enqueue between two events, while this loop does
@@ -61,19 +61,19 @@ class LambdaHandler:
             self._runtime.portal.adopt(self._runner.get_loop())
         self._executor = self._runtime.executor()
         self._events = EventHandler(self._runtime, self._executor)
-        if _memory_mib() >= AMPLE_MIB:
+        if _memory_mib() >= FORK_SERVER_MIN_MIB:
             self._executor.prepare()
         if IN_LAMBDA:
             _register_snapshot_hooks(self)
 
     def handle(self, event: Any, context: Any) -> dict[str, Any]:
         """Answer one event."""
-        if not self._own_thread.is_free_within(FREE_S):
-            self._own_thread.give_up()
+        if not self._database_thread.is_free_within(THREAD_FREE_LIMIT_S):
+            self._database_thread.give_up()
         try:
             return self._runner.run(self._events.handle(event, context))
         finally:
-            self._own_thread.interrupt()  # a statement that still runs, which nobody awaits
+            self._database_thread.interrupt()  # a statement that still runs, which nobody awaits
 
     def pids(self) -> list[int]:
         """Return the process ids of the worker processes."""
@@ -95,12 +95,14 @@ class LambdaHandler:
         """End the lanes and worker processes, and close the connections."""
         self._runner.run(self._close())
         self._runner.close()
-        self._own_thread.shutdown(wait=False)
+        self._database_thread.shutdown(wait=False)
 
-    async def _ask_there(self) -> None:
+    async def _enter_thread_context(self) -> None:
         """Make all events use the database on the handler's thread."""
         # The context is never left: it lasts as long as the handler.
-        asks: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(executor=self._own_thread)
+        asks: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(
+            executor=self._database_thread
+        )
         await asks.__aenter__()
 
     async def _disconnect(self) -> None:
@@ -114,23 +116,23 @@ class LambdaHandler:
         await runtime.aclose(self._runtime)
 
 
-_kept: dict[str, LambdaHandler] = {}
+_handlers: dict[str, LambdaHandler] = {}
 
 
-def _warm() -> LambdaHandler:
+def _warm_handler() -> LambdaHandler:
     """Return the handler of this process. If its cold start fails, the next event tries again."""
     pid = str(os.getpid())
-    if pid not in _kept:
-        _kept[pid] = LambdaHandler()
+    if pid not in _handlers:
+        _handlers[pid] = LambdaHandler()
         # The loaded objects stay. Without this, garbage collections would go through them again
         # and again, which takes a tenth of the time of short tasks.
         gc.freeze()
-    return _kept[pid]
+    return _handlers[pid]
 
 
 def close() -> None:
     """Close the handler of this process. The next event is a cold start."""
-    warm = _kept.pop(str(os.getpid()), None)
+    warm = _handlers.pop(str(os.getpid()), None)
     if warm is not None:
         warm.close()
         gc.unfreeze()
@@ -138,7 +140,7 @@ def close() -> None:
 
 def pids() -> list[int]:
     """Return the ids of this function's worker processes, for simulations of its end."""
-    warm = _kept.get(str(os.getpid()))
+    warm = _handlers.get(str(os.getpid()))
     return [] if warm is None else warm.pids()
 
 
@@ -175,4 +177,4 @@ if __name__ == "__main__":
     sys.exit(run_job())
 elif _is_the_function():
     # At import, in Lambda's init phase: that one has a full CPU, and SnapStart's snapshot follows.
-    _warm()
+    _warm_handler()

@@ -158,7 +158,7 @@ class Runtime:
 
     async def store(self, messages: Sequence[Outgoing]) -> None:
         """See queues.base.Wiring."""
-        await _ask_beside(lambda: self.outbox.insert_queued(messages))
+        await _ask_on_reserved_thread(lambda: self.outbox.insert_queued(messages))
 
     # The way in
 
@@ -173,12 +173,12 @@ class Runtime:
         from .execution.process_pool import ProcessPool
 
         settings = conf.current()
-        return self.executor_of(
+        return self.make_executor(
             Lanes(concurrency or settings.concurrency),
-            ProcessPool(processes or settings.processes, work_in_a_process),
+            ProcessPool(processes or settings.processes, serve_worker_process),
         )
 
-    def executor_of(self, lanes: "Lanes", processes: "ProcessPool") -> "Executor":
+    def make_executor(self, lanes: "Lanes", processes: "ProcessPool") -> "Executor":
         """Return a new executor that runs tasks in these lanes and worker processes."""
         from .execution.executor import Executor
 
@@ -228,7 +228,7 @@ class Runtime:
             await client.aclose()
 
     async def _is_left(self, id: UUID) -> bool:
-        return await _ask_beside(lambda: self.outbox.is_left(id))
+        return await _ask_on_reserved_thread(lambda: self.outbox.is_left(id))
 
     async def _send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         return await self.enqueuer.asend_stored(messages)
@@ -262,7 +262,7 @@ def current() -> Runtime:
 
 
 @contextmanager
-def replaced_by(other: Runtime) -> Iterator[None]:
+def replace_current(other: Runtime) -> Iterator[None]:
     """Let `other` be this process's runtime in the body; for tests."""
     before, _Process.runtime = _Process.runtime, other
     try:
@@ -281,7 +281,7 @@ def worker_id() -> str:
     return (log_stream or f"{socket.gethostname()}:{os.getpid()}")[:MAX_WORKER_ID]
 
 
-async def _ask_beside(ask: Callable[[], T]) -> T:
+async def _ask_on_reserved_thread(ask: Callable[[], T]) -> T:
     """Ask the records on a reserved thread: the caller's thread may wait for the answer."""
 
     def ask_and_close() -> T:
@@ -294,7 +294,7 @@ async def _ask_beside(ask: Callable[[], T]) -> T:
     return await in_reserved_thread(ask_and_close)
 
 
-def work_in_a_process(pipe: "Connection") -> None:
+def serve_worker_process(pipe: "Connection") -> None:
     """Serve runs on a pipe, as the main function of a worker process."""
     from .cold_start.memory_limit import limit_memory
     from .execution.worker_process import serve
@@ -324,7 +324,7 @@ def _detach() -> Runtime | None:
     return runtime
 
 
-def _start_anew() -> None:
+def _reset_after_fork() -> None:
     """Forget the parent's runtime, in a forked child."""
     _Process.lock = threading.Lock()
     # Kept referenced: a garbage collection would close the parent's sockets, or warn of them.
@@ -333,4 +333,4 @@ def _start_anew() -> None:
 
 
 atexit.register(close)
-os.register_at_fork(after_in_child=_start_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import cold_start, pools
 from ..ports import Delivery, Settlement
 from ..queues.batch import MESSAGE_VARIABLE, job_delivery
-from .ending import CLOSE_S, process_end
+from .ending import CLOSE_LIMIT_S, process_end
 
 if TYPE_CHECKING:
     from ..execution.executor import Executor
 
 logger = logging.getLogger("lambda_tasks")
 
-LONGEST_WAIT_S: Final = 60.0
+MAX_WAIT_S: Final = 60.0
 """Longest wait in seconds for a message that can't be claimed yet.
 
 If another worker holds the lease for longer, that worker finishes the run.
 """
 
-TERMINATED_S: Final = 25.0
+TERMINATION_LIMIT_S: Final = 25.0
 """Seconds to return the task to its queue and to end after SIGTERM.
 
 AWS Batch sends SIGKILL 30 s after SIGTERM (AWS Batch User Guide, "Job timeouts").
@@ -60,7 +60,7 @@ async def _run(body: str) -> bool:
 
     def stop() -> None:
         if not end.done():
-            process_end.within(TERMINATED_S, exit_code=1)
+            process_end.within(TERMINATION_LIMIT_S, exit_code=1)
             end.set_result(None)
 
     # AWS Batch sends it when a job is terminated or its spot instance is reclaimed.
@@ -72,7 +72,7 @@ async def _run(body: str) -> bool:
     finally:
         # A stuck thread can make the following calls and Python's exit hang. The run is over, so
         # the process may be killed.
-        process_end.within(CLOSE_S, exit_code=0 if is_settled else 1)
+        process_end.within(CLOSE_LIMIT_S, exit_code=0 if is_settled else 1)
         await executor.aclose()
         await runtime.aclose(here)
 
@@ -85,7 +85,7 @@ async def _until_settled(
         wait_s = settlement.retry_after_s
         if settlement.is_final or settlement.interrupts or end.done():
             return settlement.is_final
-        if wait_s is None or wait_s > LONGEST_WAIT_S:
+        if wait_s is None or wait_s > MAX_WAIT_S:
             return False
         await asyncio.wait([end], timeout=max(wait_s, 1.0))
 
@@ -95,7 +95,7 @@ async def _run_once(
 ) -> Settlement:
     batch = await executor.claim_batch(nullcontext([delivery]))
     settlements = await executor.run_batch(
-        batch, metadata=_metadata(), settled=lambda *_: None, end=end
+        batch, metadata=_metadata(), on_settled=lambda *_: None, end=end
     )
     return settlements[delivery.id]
 

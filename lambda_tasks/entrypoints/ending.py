@@ -19,16 +19,16 @@ logger = logging.getLogger("lambda_tasks")
 
 T = TypeVar("T")
 
-CUT_OFF: Final = 3
+EXIT_UNFINISHED: Final = 3
 """The exit code of a process that returned unfinished tasks to their queues."""
 
-MARGIN_S: Final = 4.0
+DRAIN_MARGIN_S: Final = 4.0
 """Seconds after a worker's drain to return unfinished runs, and to end processes."""
 
-CLOSE_S: Final = 30.0
+CLOSE_LIMIT_S: Final = 30.0
 """Seconds to send the remaining messages and to close, if no signal stopped the process."""
 
-TELL_S: Final = 1.0
+LOG_LIMIT_S: Final = 1.0
 """Seconds to log that the process is killed: the log itself may hang."""
 
 
@@ -38,7 +38,7 @@ class Ending:
     def __init__(self) -> None:
         self._timers: list[threading.Timer] = []
 
-    def within(self, seconds: float, *, exit_code: int = CUT_OFF) -> None:
+    def within(self, seconds: float, *, exit_code: int = EXIT_UNFINISHED) -> None:
         """End the process after so many seconds, unless cancel() is called before."""
         timer = threading.Timer(seconds, _end, [exit_code])
         timer.daemon = True
@@ -65,13 +65,13 @@ def run_process(main: Coroutine[Any, Any, T]) -> T:
 
 
 def _end(exit_code: int) -> None:
-    telling = threading.Thread(target=_tell, daemon=True)
-    telling.start()
-    telling.join(TELL_S)
+    logging_end = threading.Thread(target=_log_end, daemon=True)
+    logging_end.start()
+    logging_end.join(LOG_LIMIT_S)
     os._exit(exit_code)
 
 
-def _tell() -> None:
+def _log_end() -> None:
     logger.error("The process is killed: its time is over, and something in it hangs.")
     logging.shutdown()
     sys.stdout.flush()

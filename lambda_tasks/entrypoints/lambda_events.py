@@ -31,10 +31,10 @@ RESPONSE_MARGIN_S: Final = 2.0
 After a timeout Lambda would deliver the whole batch again.
 """
 
-STUCK: Final = 0.4
+RETURN_FRACTION: Final = 0.4
 """The fraction of the margin in which the executor returns unfinished runs to their queues."""
 
-POSTPONE: Final = 0.35
+POSTPONE_FRACTION: Final = 0.35
 """The fraction of the margin for changing visibility timeouts in SQS. This is best effort."""
 
 RELAY_EVERY_S: Final = 60.0
@@ -43,13 +43,13 @@ RELAY_EVERY_S: Final = 60.0
 RELAY_NEEDS_S: Final = 10.0
 """Seconds before the deadline that a relay after an event needs."""
 
-THE_WHOLE_BATCH: Final = ""
+WHOLE_BATCH: Final = ""
 """An empty identifier, which makes Lambda return all records to the queue.
 
 See "Implementing partial batch responses" in Using Lambda with Amazon SQS.
 """
 
-TAKES: Final = (
+ACCEPTED_EVENTS: Final = (
     'This handler accepts SQS events, {"lambda_tasks": "ping"} and {"lambda_tasks": "tick"}.'
 )
 
@@ -76,7 +76,7 @@ class EventHandler:
                 return self._versions
             case {"lambda_tasks": "tick"}:
                 return await self._tick(_AnswerBy.of(context).deadline)
-        raise ValueError(f"{TAKES} It received {_kind(event)}.")
+        raise ValueError(f"{ACCEPTED_EVENTS} It received {_describe(event)}.")
 
     async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
         answer_by = _AnswerBy.of(context)
@@ -86,7 +86,7 @@ class EventHandler:
         # be delivered twice in an event.
         open_ids = Counter(record["messageId"] for record in of_sqs)
 
-        def settled(id: str, settlement: Settlement) -> None:
+        def on_settled(id: str, settlement: Settlement) -> None:
             if settlement.is_final:
                 open_ids[id] -= 1
 
@@ -95,12 +95,14 @@ class EventHandler:
                 [_delivery(record) for record in of_sqs],
                 deadline=deadline,
                 metadata=_metadata(context),
-                settled=settled,
+                on_settled=on_settled,
             )
         )
         settlements = await _result_before(answer_by, running)
         if any(each.retry_after_s is not None for each in settlements.values()):
-            await self._postpone(of_sqs, settlements, limit_s=answer_by.margin_s * POSTPONE)
+            await self._postpone(
+                of_sqs, settlements, limit_s=answer_by.margin_s * POSTPONE_FRACTION
+            )
         await self._relay_if_due(deadline)
         if any(settlement.interrupts for settlement in settlements.values()):
             raise KeyboardInterrupt
@@ -110,7 +112,7 @@ class EventHandler:
                 "The whole batch goes back: a record of the event has no messageId, or is not "
                 "from SQS."
             )
-            failures.append(THE_WHOLE_BATCH)
+            failures.append(WHOLE_BATCH)
         return {"batchItemFailures": [{"itemIdentifier": id} for id in failures]}
 
     async def _postpone(
@@ -205,7 +207,9 @@ async def _result_before(
     """Return the executor's settlements, or none if it does not end in time."""
     left_s = None
     if answer_by.deadline is not None:
-        left_s = max(answer_by.deadline - time.monotonic(), 0.0) + answer_by.margin_s * STUCK
+        left_s = (
+            max(answer_by.deadline - time.monotonic(), 0.0) + answer_by.margin_s * RETURN_FRACTION
+        )
     done, _ = await asyncio.wait([running], timeout=left_s)
     if done:
         return running.result()
@@ -235,7 +239,7 @@ def _delivery(record: Mapping[str, Any]) -> Delivery:
     return delivery_of(record["messageId"], record.get("body"), attributes, source=source)
 
 
-def _kind(event: Any) -> str:
+def _describe(event: Any) -> str:
     if isinstance(event, Mapping):
         return f"an object with the keys {sorted(map(str, event))[:10]}"
     return f"a {type(event).__name__}"
@@ -243,11 +247,11 @@ def _kind(event: Any) -> str:
 
 def _versions() -> dict[str, Any]:
     try:
-        own = version("lambda-tasks")
+        library = version("lambda-tasks")
     except PackageNotFoundError:
-        own = "unknown"
+        library = "unknown"
     return {
-        "lambda_tasks": own,
+        "lambda_tasks": library,
         "django": django.get_version(),
         "python": platform.python_version(),
     }

@@ -26,16 +26,16 @@ from .. import conf
 from .. import runtime as runtimes
 from ..execution.batch import ClaimedBatch
 from ..execution.executor import Executor
-from ..execution.own_thread import OwnThread
+from ..execution.interruptible_thread import InterruptibleThread
 from ..ports import Settlement, Source
 from ..queues.kinds import make_sources
-from .ending import CLOSE_S, MARGIN_S
+from .ending import CLOSE_LIMIT_S, DRAIN_MARGIN_S
 
 logger = logging.getLogger("lambda_tasks")
 
 T = TypeVar("T")
 
-BATCH: Final = 10
+BATCH_SIZE: Final = 10
 """Largest number of deliveries that are received and claimed together."""
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -50,10 +50,10 @@ RELAY_IN_ORDER_EVERY_S: Final = 1.0
 In those queues a message with a delay waits in its record, and so depends on the relay.
 """
 
-AFTER_AN_ERROR_S: Final = 5.0
+ERROR_PAUSE_S: Final = 5.0
 """Seconds before a source that failed is read again."""
 
-CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
+OUTAGE_CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds between checks whether the database is back; the last value repeats."""
 
 
@@ -63,7 +63,7 @@ EndWithin = Callable[[float], None]
 Relay = Callable[[], Awaitable[int]]
 """A function that sends the messages that were left, and returns how many."""
 
-EverySeconds = tuple[Relay, float]
+PeriodicRelay = tuple[Relay, float]
 """A relay, and the seconds between its calls."""
 
 
@@ -94,8 +94,8 @@ async def worker_of(
     processes = processes or settings.processes
     executor = runtime.executor(concurrency=concurrency, processes=processes)
     in_order = [name for name in queues if settings.look_terms(name).in_order]
-    own_thread = OwnThread("lambda_tasks-worker")
-    async with ThreadSensitiveContext(executor=own_thread):
+    database_thread = InterruptibleThread("lambda_tasks-worker")
+    async with ThreadSensitiveContext(executor=database_thread):
         try:
             yield Worker(
                 sources,
@@ -107,10 +107,10 @@ async def worker_of(
                 end_within=end_within,
             )
         finally:
-            end_within(CLOSE_S)
+            end_within(CLOSE_LIMIT_S)
             await executor.aclose()
             await runtimes.aclose(runtime)
-            own_thread.shutdown(wait=False)
+            database_thread.shutdown(wait=False)
 
 
 class Worker:
@@ -126,7 +126,7 @@ class Worker:
         sources: Sequence[Source],
         executor: Executor,
         *,
-        relays: Sequence[EverySeconds],
+        relays: Sequence[PeriodicRelay],
         capacity: int,
         drain_s: float,
         once: bool = False,
@@ -140,7 +140,7 @@ class Worker:
         self._relays = relays
         self._capacity = capacity
         self._once = once
-        self._begun = 0
+        self._n_received = 0
         self._has_room = asyncio.Event()
         self._drain_s = drain_s
         self._drain_until: float | None = None
@@ -177,9 +177,9 @@ class Worker:
             logger.info("The worker stops; its running tasks have %g s to end.", self._drain_s)
             self._drain_until = time.monotonic() + self._drain_s
             self._stopping.set()
-            self._end_within(self._drain_s + MARGIN_S)
+            self._end_within(self._drain_s + DRAIN_MARGIN_S)
         elif not self._end.done():
-            self._end_within(MARGIN_S)
+            self._end_within(DRAIN_MARGIN_S)
             self._end.set_result(None)
 
     async def run(self, *, max_tasks: int | None = None) -> None:
@@ -199,11 +199,11 @@ class Worker:
                 self._has_room.clear()
                 await self._unless_stopped(self._has_room.wait())
                 continue
-            batch = await self._receive(source, int(min(BATCH, max_tasks - self._begun)))
-            self._begin(source, batch)
+            batch = await self._receive(source, int(min(BATCH_SIZE, max_tasks - self._n_received)))
+            self._start_batch(source, batch)
             if batch.meets_outage:
-                await self._unless_stopped(self._until_it_can_claim())
-            if self._begun >= max_tasks:
+                await self._unless_stopped(self._wait_for_database())
+            if self._n_received >= max_tasks:
                 self._stopping.set()
             if self._once and not batch and not self._batches:
                 return
@@ -215,16 +215,16 @@ class Worker:
                 ClaimedBatch() if arriving is None else await self._executor.claim_batch(arriving)
             )
         except Exception:
-            logger.exception("A queue can't be read; the next try is in %g s", AFTER_AN_ERROR_S)
-            await self._unless_stopped(asyncio.sleep(AFTER_AN_ERROR_S))
+            logger.exception("A queue can't be read; the next try is in %g s", ERROR_PAUSE_S)
+            await self._unless_stopped(asyncio.sleep(ERROR_PAUSE_S))
             return ClaimedBatch()
 
-    async def _until_it_can_claim(self) -> None:
+    async def _wait_for_database(self) -> None:
         """Wait until the database answers again."""
         # A message that is received meanwhile can't be claimed, and each receive counts toward
         # maxReceiveCount.
         logger.error("The database is away: the worker receives nothing until it is back.")
-        waits = chain(CHECK_WAITS_S, repeat(CHECK_WAITS_S[-1]))
+        waits = chain(OUTAGE_CHECK_WAITS_S, repeat(OUTAGE_CHECK_WAITS_S[-1]))
         for wait_s in waits:
             await asyncio.sleep(wait_s)
             if await self._executor.can_claim():
@@ -247,47 +247,47 @@ class Worker:
         await asyncio.wait([task])
         return None
 
-    def _begin(self, source: Source, batch: ClaimedBatch) -> None:
+    def _start_batch(self, source: Source, batch: ClaimedBatch) -> None:
         if batch:
-            self._begun += len(batch)
+            self._n_received += len(batch)
             self.in_work += len(batch)
-            run = self._give_back if self._stopping.is_set() else self._run_batch
+            run = self._return_batch if self._stopping.is_set() else self._run_batch
             running = asyncio.ensure_future(run(source, batch))
             self._batches.add(running)
             running.add_done_callback(self._batches.discard)
 
     async def _run_batch(self, source: Source, batch: ClaimedBatch) -> None:
-        open_places = len(batch)
+        n_unsettled = len(batch)
 
-        def settled(id: str, settlement: Settlement) -> None:
-            nonlocal open_places
-            open_places -= 1
+        def on_settled(id: str, settlement: Settlement) -> None:
+            nonlocal n_unsettled
+            n_unsettled -= 1
             self.done += settlement.is_final
             self.cut_off += self._end.done() and not settlement.is_final
             source.settle(id, settlement)
-            self._leave(1)
+            self._free_slots(1)
             if settlement.interrupts:
                 self.stop()
 
         try:
             await self._executor.run_batch(
-                batch, metadata=_metadata(), settled=settled, end=self._end
+                batch, metadata=_metadata(), on_settled=on_settled, end=self._end
             )
         except Exception:
-            logger.exception("A batch failed; its %d open deliveries come back", open_places)
-            self._leave(open_places)
+            logger.exception("A batch failed; its %d open deliveries come back", n_unsettled)
+            self._free_slots(n_unsettled)
 
-    async def _give_back(self, source: Source, batch: ClaimedBatch) -> None:
+    async def _return_batch(self, source: Source, batch: ClaimedBatch) -> None:
         """Return a batch to its queue that was received while the worker was being stopped."""
 
-        def settled(id: str, settlement: Settlement) -> None:
+        def on_settled(id: str, settlement: Settlement) -> None:
             source.settle(id, settlement)
-            self._leave(1)
+            self._free_slots(1)
 
-        await self._executor.give_back(batch, settled=settled)
+        await self._executor.return_batch(batch, on_settled=on_settled)
 
-    def _leave(self, places: int) -> None:
-        self.in_work -= places
+    def _free_slots(self, count: int) -> None:
+        self.in_work -= count
         self._has_room.set()
 
     async def _drain(self) -> None:
@@ -306,10 +306,10 @@ class Worker:
         await finishing
 
 
-def _relays(runtime: runtimes.Runtime, in_order: Sequence[str]) -> list[EverySeconds]:
+def _relays(runtime: runtimes.Runtime, in_order: Sequence[str]) -> list[PeriodicRelay]:
     """Return a relay for all queues, and a more frequent one for queues that keep an order."""
     relay = runtime.relay.run_once
-    relays: list[EverySeconds] = [(relay, RELAY_EVERY_S)]
+    relays: list[PeriodicRelay] = [(relay, RELAY_EVERY_S)]
     if in_order:
         relays.append((partial(relay, queues=in_order), RELAY_IN_ORDER_EVERY_S))
     return relays

@@ -17,10 +17,10 @@ from ..interrupts import CANCEL_S, Work, statements_wrapped, unwatch, watch
 SOFT_MESSAGE: Final = "The task ran longer than its soft_timeout of {} s."
 HARD_MESSAGE: Final = "The task ran longer than its hard_timeout of {} s."
 
-PATIENCE_S: Final = 1.5 * CANCEL_S
+CANCEL_PATIENCE_S: Final = 1.5 * CANCEL_S
 """Seconds for a cancelled statement to end. After that the limit is raised within the statement."""
 
-EARLY_S: Final = 0.001
+TIMER_TOLERANCE_S: Final = 0.001
 """Seconds by which a timer may fire too early."""
 
 
@@ -36,17 +36,17 @@ class Alarm:
         soft = (now + soft_s, SoftTimeLimitExceeded(SOFT_MESSAGE.format(soft_s)))
         hard = (now + hard_s, HardTimeLimitExceeded(HARD_MESSAGE.format(hard_s)))
         # A tuple that only the main thread replaces: the watch's thread reads it without a lock.
-        self._ahead: tuple[tuple[float, BaseException], ...]
-        self._ahead = (soft, hard) if soft_s < hard_s else (hard,)
+        self._pending: tuple[tuple[float, BaseException], ...]
+        self._pending = (soft, hard) if soft_s < hard_s else (hard,)
         self._statement: Work | None = None
         self._interrupted: tuple[Work, BaseException] | None = None
         """The statement that was interrupted, and the limit that it was interrupted for."""
         self._patience_until = 0.0
         self._wrapped = statements_wrapped(self.execute)
-        self._handler_before: Any = None
+        self._previous_handler: Any = None
 
     def __enter__(self) -> None:
-        self._handler_before = signal.signal(signal.SIGALRM, self.ring)
+        self._previous_handler = signal.signal(signal.SIGALRM, self.ring)
         try:
             self._wrapped.__enter__()
             watch(self)
@@ -56,17 +56,17 @@ class Alarm:
             raise
 
     def __exit__(self, *raised: object) -> None:
-        self._ahead = ()  # a signal that arrives from here on raises nothing
+        self._pending = ()  # a signal that arrives from here on raises nothing
         signal.setitimer(signal.ITIMER_REAL, 0)
         unwatch(self)
         self._wrapped.__exit__(None, None, None)
-        signal.signal(signal.SIGALRM, self._handler_before)
+        signal.signal(signal.SIGALRM, self._previous_handler)
 
     def arm(self) -> None:
         """Set the timer for the next limit."""
         left_s = 0.0  # no timer
-        if self._ahead:
-            left_s = max(self._ahead[0][0] - time.monotonic(), EARLY_S)
+        if self._pending:
+            left_s = max(self._pending[0][0] - time.monotonic(), TIMER_TOLERANCE_S)
         signal.setitimer(signal.ITIMER_REAL, left_s)
 
     def ring(self, signum: int, frame: FrameType | None) -> None:
@@ -86,7 +86,7 @@ class Alarm:
         statement, error = self._statement, self._due(now)
         if statement is None or error is None or self._interrupted == (statement, error):
             return
-        self._patience_until = now + PATIENCE_S
+        self._patience_until = now + CANCEL_PATIENCE_S
         self._interrupted = statement, error
         statement.interrupt(hang_up=isinstance(error, HardTimeLimitExceeded))
 
@@ -102,13 +102,15 @@ class Alarm:
 
     def _due(self, now: float) -> BaseException | None:
         """Return the exception of the last limit that is over, or None."""
-        errors = [error for at, error in self._ahead if at <= now + EARLY_S]
+        errors = [error for at, error in self._pending if at <= now + TIMER_TOLERANCE_S]
         return errors[-1] if errors else None
 
     def _raise_due(self) -> None:
         now = time.monotonic()
         error = self._due(now)
         if error is not None:
-            self._ahead = tuple(each for each in self._ahead if each[0] > now + EARLY_S)
+            self._pending = tuple(
+                each for each in self._pending if each[0] > now + TIMER_TOLERANCE_S
+            )
             self.arm()
             raise error

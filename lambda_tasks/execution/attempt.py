@@ -29,28 +29,28 @@ from ..pools import LEFT_BY_TASKS, PoolExhausted, add_remedy, take
 from ..ports import Lock, Task
 from . import connections
 from .alarm import HARD_MESSAGE
-from .finishing import Finisher, continuation_of, described, outcome_of
+from .finishing import Finisher, continuation_of, describe, outcome_of
 from .progress import ProgressRecorder
-from .run import Ended, Run
+from .run import AttemptEnd, Run
 
 logger = logging.getLogger("lambda_tasks")
 
-MOST_CONFLICTS: Final = 3
+MAX_CONFLICTS: Final = 3
 """How often an atomic task that meets a conflict restarts within one attempt."""
 
-LONGEST_PAUSE_S: Final = 0.05
+MAX_FIRST_PAUSE_S: Final = 0.05
 """Longest pause in seconds before the first restart; it doubles with each further one."""
 
-WARNED_AT: Final = 0.9
+WARNING_FRACTION: Final = 0.9
 """The fraction of the hard timeout that `context.remaining()` counts to without a soft one."""
 
-SHORTEST_S: Final = 0.001
+MIN_LIMIT_S: Final = 0.001
 """Shortest time limit in seconds: a timer of 0 s would never fire."""
 
-LONG_S: Final = 1.0
+LONG_WAIT_S: Final = 1.0
 """Seconds from which a wait for a connection is taken off the task's time limits."""
 
-COMMIT_S: Final = 1.0
+MIN_COMMIT_S: Final = 1.0
 """Seconds that a commit has at least, even if the task ends just before its hard timeout."""
 
 TimeLimits: Final = (SoftTimeLimitExceeded, HardTimeLimitExceeded)
@@ -59,7 +59,7 @@ TimeLimits: Final = (SoftTimeLimitExceeded, HardTimeLimitExceeded)
 class Attempt:
     """One attempt, used on one thread: begin(), then call(), then succeed() or fail().
 
-    If fail() returns `again`, the caller repeats all of that. The task's time starts when the
+    If fail() returns `restarts`, the caller repeats all of that. The task's time starts when the
     Attempt is created.
     """
 
@@ -70,12 +70,12 @@ class Attempt:
         self.context = _context_of(run, finisher)
         self._call = task.begin(run.message, run.claim)
         self._lock = lock
-        self._held = ExitStack()
+        self._lock_stack = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
         self._began_at = time.monotonic()
         self._n_conflicts = 0
         self._has_waited = False
-        self._waited_in_vain: PoolExhausted | None = None
+        self._pool_error: PoolExhausted | None = None
         self._is_task_over = False
         self._lock_error: BaseException | None = None
         """The error that kept a singleton from its lock."""
@@ -88,10 +88,10 @@ class Attempt:
             return soft_s, hard_s
         passed_s = time.monotonic() - self._began_at
         soft_s, hard_s = round(soft_s - passed_s, 3), round(hard_s - passed_s, 3)
-        return max(soft_s, SHORTEST_S), max(hard_s, SHORTEST_S)
+        return max(soft_s, MIN_LIMIT_S), max(hard_s, MIN_LIMIT_S)
 
     @property
-    def may_begin_late(self) -> bool:
+    def may_defer_begin(self) -> bool:
         """Whether begin() may wait until the task uses the database for the first time."""
         return not self.task.options.singleton and not self._call.has_listeners
 
@@ -101,9 +101,9 @@ class Attempt:
         return max(self._began_at + self.run.hard_s - time.monotonic(), 0.0)
 
     @property
-    def end_s(self) -> float:
+    def commit_limit_s(self) -> float:
         """The seconds for the commit and the task's on_commit hooks."""
-        return max(self.left_s, COMMIT_S)
+        return max(self.left_s, MIN_COMMIT_S)
 
     def begin(self) -> None:
         """Acquire the lock of a singleton and open the transaction.
@@ -112,19 +112,19 @@ class Attempt:
         can't be asked, and PoolExhausted if no connection came free in time.
         """
         connections.refresh()
-        self._take_connection()
+        self._acquire_connection()
         if not self._n_conflicts:
             if self.task.options.singleton:
-                self._take_lock()
+                self._acquire_lock()
             self._call.started()
         if self.task.options.atomic:
-            self._transaction = connections.begun_transaction(self.finisher.claims.alias)
+            self._transaction = connections.open_transaction(self.finisher.claims.alias)
 
     def call(self) -> Any:
         """Call the task's function; for an async task, return its coroutine."""
         return self._call.call(self.context)
 
-    def succeed(self, result: object, *, may_leave_record: bool = False) -> Ended:
+    def succeed(self, result: object, *, may_leave_record: bool = False) -> AttemptEnd:
         """Write SUCCESS within the task's transaction and commit both together.
 
         If there is nothing else to commit and `may_leave_record`, the caller writes the record.
@@ -137,18 +137,18 @@ class Attempt:
         # The task has sent no statement, so its record needs no transaction and can be written
         # together with those of other runs.
         self._end_transaction(None)
-        if may_leave_record and self.may_begin_late:
-            return self._unrecorded(outcome)
+        if may_leave_record and self.may_defer_begin:
+            return self._end_unrecorded(outcome)
         return self._commit(outcome)
 
-    def succeed_unbegun(self, result: object) -> Ended:
+    def succeed_without_begin(self, result: object) -> AttemptEnd:
         """Return the end of a task that ended before begin(). The caller writes the record.
 
         Raises TypeError for a result that is not JSON.
         """
-        return self._unrecorded(outcome_of(result, self.task))
+        return self._end_unrecorded(outcome_of(result, self.task))
 
-    def fail(self, error: BaseException) -> Ended:
+    def fail(self, error: BaseException) -> AttemptEnd:
         """Roll back the task's writes and record what follows from the error.
 
         Continue is the exception: like succeed(), it commits the writes, with the record of the
@@ -163,14 +163,14 @@ class Attempt:
             except Exception as failure:
                 error = failure
         self._end_transaction(error)
-        if self._is_to_begin_again(error):
-            return Ended(None, again=True)
-        self._held.close()
+        if self._prepare_restart(error):
+            return AttemptEnd(None, restarts=True)
+        self._lock_stack.close()
         if self._waits_for_lock(error):
-            return Ended(None, wait_s=self._lock_wait_s(error))
+            return AttemptEnd(None, wait_s=self._lock_wait_s(error))
         if self._is_lost(error) and not self._is_recorded():
             close_failed_connections()
-            return Ended(None, lost=self._reason_of_loss(error))
+            return AttemptEnd(None, lost=self._reason_of_loss(error))
         connections.refresh()  # the error may come from a broken connection
         return self.finisher.fail(
             self.run,
@@ -195,12 +195,12 @@ class Attempt:
     def abandon(self) -> None:
         """Roll back and leave the record unchanged. The task runs again when its lease is over."""
         self._end_transaction(InterruptedError())
-        self._held.close()
+        self._lock_stack.close()
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
         key = self._lock_key()
         try:
-            self._held.enter_context(self._lock.held(key, timeout_s=self.run.hard_s))
+            self._lock_stack.enter_context(self._lock.held(key, timeout_s=self.run.hard_s))
         except DatabaseErrors:
             raise
         except Exception as error:
@@ -220,27 +220,27 @@ class Attempt:
             error, n_retries=self.run.claim.n_waits, jitter_s=random.uniform(*JITTER_S)
         )
 
-    def _take_connection(self) -> None:
+    def _acquire_connection(self) -> None:
         """Wait for a connection of the pool, if there is one, for as long as the task may run."""
         connection = django_connections[self.finisher.claims.alias]
         limit_s = self.left_s if self.run.soft_s < math.inf else None
-        self._waited_in_vain = None
+        self._pool_error = None
         try:
             waited_s = take(connection, limit_s=limit_s, leaving=LEFT_BY_TASKS)
-            self._has_waited = self._has_waited or waited_s > LONG_S
+            self._has_waited = self._has_waited or waited_s > LONG_WAIT_S
         except PoolExhausted as error:
-            self._waited_in_vain = error
+            self._pool_error = error
             raise
 
-    def _is_to_begin_again(self, error: BaseException) -> bool:
+    def _prepare_restart(self, error: BaseException) -> bool:
         """Prepare a restart after a conflict; return whether the task may run once more."""
         options = self.task.options
         may_begin = options.atomic and options.on_lost == "rerun" and not self._call.names(error)
-        if not may_begin or self._n_conflicts == MOST_CONFLICTS or not is_conflict(error):
+        if not may_begin or self._n_conflicts == MAX_CONFLICTS or not is_conflict(error):
             return False
         if django_connections[self.finisher.claims.alias].in_atomic_block:
             return False  # a surrounding transaction, such as a TestCase's, can't be restarted
-        pause_s = random.uniform(0.0, LONGEST_PAUSE_S * 2**self._n_conflicts)
+        pause_s = random.uniform(0.0, MAX_FIRST_PAUSE_S * 2**self._n_conflicts)
         if self._ran_for().total_seconds() + pause_s > self.run.soft_s:
             return False
         logger.info("%s met a conflict and restarts: %s", self.task.name, error)
@@ -265,7 +265,7 @@ class Attempt:
         """Return whether the database, and not the task, is the reason for the error."""
         if self._call.names(error):
             return False
-        if self._waited_in_vain and isinstance(error, TimeLimits):
+        if self._pool_error and isinstance(error, TimeLimits):
             return True
         if isinstance(error, HardTimeLimitExceeded):
             return self._is_task_over
@@ -275,21 +275,21 @@ class Attempt:
 
     def _reason_of_loss(self, error: BaseException) -> Raised:
         add_remedy(error)
-        return described(self._waited_in_vain or error, self.run.message)
+        return describe(self._pool_error or error, self.run.message)
 
-    def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:
+    def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         alias = self.finisher.claims.alias
         limit_s = interrupts.limit_on(django_connections[alias], interrupts.OWN_S)
         with interrupts.within(limit_s):
             self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
         self._end_transaction(None)
-        self._held.close()
+        self._lock_stack.close()
         self._call.ended(outcome, None)
-        return Ended(outcome, following)
+        return AttemptEnd(outcome, following)
 
-    def _unrecorded(self, outcome: Outcome) -> Ended:
-        return Ended(outcome, is_recorded=False, ran_for=self._ran_for())
+    def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
+        return AttemptEnd(outcome, is_recorded=False, ran_for=self._ran_for())
 
     def _ran_for(self) -> timedelta:
         return timedelta(seconds=time.monotonic() - self._began_at)
@@ -309,12 +309,13 @@ class Attempt:
 
     def _lock_key(self) -> str:
         values = [
-            f"{name}={_shown(self.run.message, name)}" for name in self.task.options.singleton_by
+            f"{name}={_lock_text(self.run.message, name)}"
+            for name in self.task.options.singleton_by
         ]
         return ".".join(["lambda_tasks.singleton_lock", self.task.name, *values])
 
 
-def _shown(message: Message, name: str) -> str:
+def _lock_text(message: Message, name: str) -> str:
     """Return an argument as text for a lock's key; a secret one as a keyed hash."""
     text = repr(message.kwargs.get(name))
     if name not in message.secret:
@@ -329,7 +330,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         invocation_id=run.message.invocation_id,
         attempt=run.claim.attempt,
         n_retries=run.message.n_retries,
-        deadline=time.monotonic() + min(_until_warned_s(run), run.place_s),
+        deadline=time.monotonic() + min(_warning_s(run), run.budget_s),
         metadata=run.metadata,
         state=unshared(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
@@ -337,9 +338,9 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
     )
 
 
-def _until_warned_s(run: Run) -> float:
+def _warning_s(run: Run) -> float:
     """Return the seconds until the soft timeout, or until shortly before the hard one."""
-    return run.hard_s * WARNED_AT if run.soft_s == run.hard_s else run.soft_s
+    return run.hard_s * WARNING_FRACTION if run.soft_s == run.hard_s else run.soft_s
 
 
 MakeAttempt = Callable[[Run, Task], Attempt]

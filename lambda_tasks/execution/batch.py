@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..core.lifecycle import Claim
 from ..ports import ClaimedDelivery, Delivery, Settlement
-from .sending_again import Back
+from .resender import ReturnedDelivery
 from .time_budget import TimeBudget
 
 
@@ -21,12 +21,12 @@ class ClaimedBatch:
     """The settlements of the deliveries that were not claimed, by delivery id."""
     claimed: Sequence[ClaimedDelivery] = ()
     """The deliveries to run."""
-    postponed: Sequence[Back] = ()
+    postponed: Sequence[ReturnedDelivery] = ()
     """The refused deliveries that may run later and have a record, or need none."""
-    begun: dict[str, "Begun"] = field(default_factory=dict)
+    started: dict[str, "StartedRun"] = field(default_factory=dict)
     """The runs that have started, by delivery id."""
-    line: dict[str, ClaimedDelivery] = field(default_factory=dict)
-    """The deliveries that wait for their turn, by delivery id. See starts.line_of()."""
+    waiting_line: dict[str, ClaimedDelivery] = field(default_factory=dict)
+    """The deliveries that wait for their turn, by delivery id. See starts.waiting_line_of()."""
     starting: "dict[str, asyncio.Future[Claim | None]]" = field(default_factory=dict)
     """The starts of waiting deliveries whose count is written or under way, by delivery id."""
 
@@ -40,7 +40,7 @@ class ClaimedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class StartedRun:
     """A run that has started."""
 
     claimed: ClaimedDelivery

@@ -40,20 +40,20 @@ def refresh() -> None:
         _last_used[connection] = now
 
 
-def begun_transaction(alias: str) -> AbstractContextManager[Any]:
+def open_transaction(alias: str) -> AbstractContextManager[Any]:
     """Enter an atomic block and return it, on a new connection if the old one is unusable."""
     # On MySQL this sends a statement, which a silent connection would never answer.
     limit_s = interrupts.limit_on(connections[alias], interrupts.ANSWER_S)
-    begun: AbstractContextManager[Any] = transaction.atomic(using=alias)
+    block: AbstractContextManager[Any] = transaction.atomic(using=alias)
     try:
         with interrupts.within(limit_s):
-            begun.__enter__()
+            block.__enter__()
     except OUTAGES:
         refresh()
         pools.take(connections[alias])
-        begun = transaction.atomic(using=alias)
-        begun.__enter__()
-    return begun
+        block = transaction.atomic(using=alias)
+        block.__enter__()
+    return block
 
 
 def is_untouched(alias: str) -> bool:

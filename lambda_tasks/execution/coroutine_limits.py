@@ -16,7 +16,7 @@ T = TypeVar("T")
 CLEAN_UP_S: Final = 2.0
 """Seconds for a coroutine that goes on after its hard timeout. After that it is closed."""
 
-EARLY_S: Final = 0.001
+TIMER_TOLERANCE_S: Final = 0.001
 """Seconds by which the event loop's timers may fire too early."""
 
 
@@ -81,7 +81,7 @@ class LimitedCoroutine:
     def pop_due(self, now: float) -> BaseException | None:
         """Return the exception of a limit that is over at `now`, once, or None."""
         error = None
-        while self._limits and self._limits[0][0] <= now + EARLY_S:
+        while self._limits and self._limits[0][0] <= now + TIMER_TOLERANCE_S:
             error = self._limits.pop(0)[1]
         return error
 
@@ -98,7 +98,7 @@ class LimitedCoroutine:
         if error is None or task.done():
             return
         self._on_limit(error)
-        start_in_group = _group_that_is_waited_for(self._coroutine)
+        start_in_group = _awaited_group_starter(self._coroutine)
         if start_in_group is not None and self._limits:
             # Thrown into the group's __aexit__, the exception would leave the group's tasks
             # running. A task of the group that raises it cancels them instead. RuntimeError: the
@@ -106,7 +106,7 @@ class LimitedCoroutine:
             with contextlib.suppress(RuntimeError):
                 start_in_group(_raise, error)
                 return
-        _forget_what_is_waited_for(self._coroutine)
+        _silence_awaited_futures(self._coroutine)
         self._pending = error
         task.cancel()
 
@@ -122,11 +122,11 @@ class LimitedCoroutine:
                 argument = yield awaited
                 resume = self._coroutine.send
             except asyncio.CancelledError as cancelled:
-                resume, argument = self._coroutine.throw, self._instead_of(cancelled, task)
+                resume, argument = self._coroutine.throw, self._error_to_throw(cancelled, task)
             except BaseException as error:
                 resume, argument = self._coroutine.throw, error
 
-    def _instead_of(
+    def _error_to_throw(
         self, cancelled: asyncio.CancelledError, task: "asyncio.Task[Any]"
     ) -> BaseException:
         pending, self._pending = self._pending, None
@@ -142,7 +142,7 @@ async def _raise(error: BaseException) -> None:
     raise error
 
 
-def _group_that_is_waited_for(coroutine: object) -> Callable[..., object] | None:
+def _awaited_group_starter(coroutine: object) -> Callable[..., object] | None:
     """Return how to start a task in the TaskGroup that the coroutine waits for, or None.
 
     Knows the task groups of asyncio and anyio.
@@ -157,7 +157,7 @@ def _group_that_is_waited_for(coroutine: object) -> Callable[..., object] | None
     return start_soon
 
 
-def _forget_what_is_waited_for(coroutine: object) -> None:
+def _silence_awaited_futures(coroutine: object) -> None:
     """Retrieve the later results of the futures that the coroutine waits for.
 
     A call on a thread goes on after the coroutine was interrupted, and nobody awaits its result.

@@ -9,7 +9,7 @@ from ..conf import current
 from ..core.message import Outgoing
 from ..ports import ClaimedDelivery, Delivery, Granted, Resolve, ResolvedDelivery
 from .attempt import MakeAttempt
-from .finishing import Finisher, give_back
+from .finishing import Finisher, release_claim
 from .inline import run_inline
 from .run import Run
 
@@ -68,10 +68,10 @@ class EagerRunner:
             delivery=delivery, message=resolved.message, task=task, claim=claim
         )
         if ended.wait_s is not None:
-            give_back(self._claims, claimed, counts=False)
+            release_claim(self._claims, claimed, counts=False)
             return outgoing
         if ended.lost is None:
             return ended.following
         is_last = claim.attempt >= attempts
-        goes_on = not self._finisher.let_go(claimed, ended.lost, is_last=is_last).is_final
+        goes_on = not self._finisher.finish_lost(claimed, ended.lost, is_last=is_last).is_final
         return outgoing if goes_on else None

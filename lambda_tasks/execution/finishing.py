@@ -45,12 +45,12 @@ from ..ports import (
     Task,
     TaskCall,
 )
-from .progress import checked_state
-from .run import Ended, Run
+from .progress import state_as_json
+from .run import AttemptEnd, Run
 
 logger = logging.getLogger("lambda_tasks")
 
-PACKAGE: Final = str(Path(__file__).parents[1])
+PACKAGE_DIR: Final = str(Path(__file__).parents[1])
 """The library's directory; tracebacks leave out its frames."""
 
 
@@ -84,14 +84,14 @@ class Finisher:
         ran_for: timedelta | None,
         *,
         may_retry: bool = True,
-    ) -> Ended:
+    ) -> AttemptEnd:
         """Record what follows from an error: a failure, a retry, or SUCCESS if the task ignores it.
 
         Call it after the task's transaction. Raises the database's errors; the outcome is unknown
         then, and the delivery must come back.
         """
         if isinstance(error, LeaseLost):
-            return Ended(None)
+            return AttemptEnd(None)
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
         try:
             self.finish(run, outcome, ran_for=ran_for, following=retry)
@@ -99,21 +99,21 @@ class Finisher:
             # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
                 "%s (%s) raised an error after its record was finished or claimed by another:\n%s",
-                task.name, run.message.invocation_id, described(error, run.message).traceback,
+                task.name, run.message.invocation_id, describe(error, run.message).traceback,
             )  # fmt: skip
-            return Ended(None)
+            return AttemptEnd(None)
         call.ended(outcome, error)
-        return Ended(outcome, retry)
+        return AttemptEnd(outcome, retry)
 
-    def let_go(self, claimed: ClaimedDelivery, reason: Raised, *, is_last: bool) -> Settlement:
+    def finish_lost(self, claimed: ClaimedDelivery, reason: Raised, *, is_last: bool) -> Settlement:
         """End an attempt that an outage of the database ended, by the task's `on_lost`.
 
         It goes back to run again, or fails; the last attempt fails in any case.
         """
-        _tell_lost(claimed, reason)
+        _log_lost(claimed, reason)
         if claimed.may_rerun and not is_last:
-            return give_back(self.claims, claimed, counts=True)
-        return self._finish_lost(claimed, reason)
+            return release_claim(self.claims, claimed, counts=True)
+        return self._fail_lost(claimed, reason)
 
     def cut_off(
         self, claimed: ClaimedDelivery, *, counts: bool, ran_s: float, hard_s: float
@@ -124,15 +124,15 @@ class Finisher:
         unless the task must not run again or was interrupted too often; then it fails. `counts`,
         `ran_s` and `hard_s` are as in Release and cut_off_too_often().
         """
-        _tell_lost(claimed, CUT_OFF)
+        _log_lost(claimed, CUT_OFF)
         if not claimed.may_rerun:
-            return self._finish_lost(claimed, CUT_OFF)
+            return self._fail_lost(claimed, CUT_OFF)
         if reason := cut_off_too_often(claimed.claim.cut_off_s + ran_s, hard_s):
-            return self._finish_lost(claimed, reason)
+            return self._fail_lost(claimed, reason)
         wait_s = turn_wait_s(claimed.claim.n_waits)
-        return give_back(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
+        return release_claim(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
 
-    def _finish_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
+    def _fail_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
         try:
             self.claims.finish(End(claimed.claim, Failed(reason)))
         except Exception:
@@ -141,11 +141,11 @@ class Finisher:
                 claimed.message.invocation_id,
             )
             return BACK
-        tell_end(claimed, claimed.claim, reason)
+        notify_failed(claimed, claimed.claim, reason)
         return DONE
 
 
-def tell_end(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
+def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
     """Notify a task's listeners that it has failed, in an attempt that could not notify them."""
     try:
         resolved.task.begin(resolved.message, claim).ended(Failed(reason), None)
@@ -155,14 +155,14 @@ def tell_end(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
         )
 
 
-def _tell_lost(claimed: ClaimedDelivery, reason: Raised) -> None:
+def _log_lost(claimed: ClaimedDelivery, reason: Raised) -> None:
     logger.error(
         "%s %s has lost its attempt: %s",
         claimed.task.name, claimed.message.invocation_id, reason.traceback,
     )  # fmt: skip
 
 
-def give_back(
+def release_claim(
     claims: Claims,
     claimed: ClaimedDelivery,
     *,
@@ -173,10 +173,10 @@ def give_back(
     """Release the claim of a delivery, and return its settlement. See Release."""
     comes_back = claimed.delivery.comes_back
     release = Release(counts=counts, comes_back=comes_back, wait_s=wait_s, ran_s=ran_s)
-    return _released(claims, [claimed], release)
+    return _release(claims, [claimed], release)
 
 
-def give_back_unbegun(
+def release_unstarted(
     claims: Claims, unbegun: Sequence[ClaimedDelivery]
 ) -> list[tuple[ClaimedDelivery, Settlement]]:
     """Release the claims of deliveries that have not started, and return their settlements.
@@ -191,12 +191,12 @@ def give_back_unbegun(
         alike[release].append(each)
     settled: list[tuple[ClaimedDelivery, Settlement]] = []
     for release, group in alike.items():
-        settlement = _released(claims, group, release)
+        settlement = _release(claims, group, release)
         settled += [(each, settlement) for each in group]
     return settled
 
 
-def _released(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Release) -> Settlement:
+def _release(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Release) -> Settlement:
     try:
         claims.release([each.claim for each in claimed], release)
     except Exception:
@@ -222,13 +222,13 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
     Raises TypeError if the state is not JSON, ValueError if it is too large, and
     MaxContinuesExceededError if the chain of runs is too long.
     """
-    state = checked_state(request.state, task_name=task.name)
+    state = state_as_json(request.state, task_name=task.name)
     n_continues = run.message.n_continues
     if n_continues >= run.max_continues:
         raise MaxContinuesExceededError(task_name=task.name, n_continues=n_continues)
     delay_s = 0.0 if run.retry_at_once else request.delay
     next_id = continuation_id(run.message.invocation_id, run.claim.token)
-    next_run = _following(run, next_id, delay_s=delay_s, n_continues=n_continues + 1)
+    next_run = _following_message(run, next_id, delay_s=delay_s, n_continues=n_continues + 1)
     return Continued(state), next_run
 
 
@@ -237,7 +237,7 @@ def consequence_of(
 ) -> tuple[Outcome, Outgoing | None]:
     """Return the outcome of a run that raised an error, and the message of its retry or None."""
     n_retries = run.message.n_retries
-    raised = described(error, run.message)
+    raised = describe(error, run.message)
     if call.ignores(error):
         return Succeeded(raised=raised), None
     jitter_s = random.uniform(*JITTER_S)
@@ -250,18 +250,18 @@ def consequence_of(
     if run.retry_at_once:
         delay_s = 0.0
     next_id = retry_id(run.message.invocation_id, run.claim.token)
-    retry = _following(
+    retry = _following_message(
         run, next_id, delay_s=delay_s, n_retries=n_retries + 1, n_continues=run.message.n_continues
     )
     return Retried(raised, timedelta(seconds=delay_s)), retry
 
 
-def described(error: BaseException, message: Message) -> Raised:
+def describe(error: BaseException, message: Message) -> Raised:
     """Describe an error, with the message's secrets redacted."""
     return Raised.by(error, redact(_format(error), message.secret_kwargs.values()))
 
 
-def _following(
+def _following_message(
     run: Run, id: UUID, *, delay_s: float, n_retries: int = 0, n_continues: int
 ) -> Outgoing:
     """Return the message of the invocation that follows a run."""
@@ -272,7 +272,7 @@ def _following(
         n_retries=n_retries,
         n_continues=n_continues,
         durable=True,
-        run_after=_moment_after(delay_s),
+        run_after=_due_time(delay_s),
         root_id=message.root_id or message.invocation_id,
         retry_of=message.invocation_id,
     )
@@ -287,18 +287,18 @@ def _following(
     )
 
 
-def _moment_after(delay_s: float) -> datetime | None:
+def _due_time(delay_s: float) -> datetime | None:
     """Return when a delay ends that is too long for the queue itself; None for a shorter one."""
     return datetime.now(UTC) + timedelta(seconds=delay_s) if delay_s > MAX_DELAY_S else None
 
 
 def _format(error: BaseException) -> str:
     """Return the traceback as text, from the task's own code on."""
-    return "".join(traceback.format_exception(type(error), error, _from_the_task(error)))
+    return "".join(traceback.format_exception(type(error), error, _skip_library_frames(error)))
 
 
-def _from_the_task(error: BaseException) -> TracebackType | None:
+def _skip_library_frames(error: BaseException) -> TracebackType | None:
     step = error.__traceback__
-    while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE):
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE_DIR):
         step = step.tb_next
     return step or error.__traceback__

@@ -10,10 +10,12 @@ from .. import interrupts
 from ..context import current_run
 from .alarm import Alarm
 from .attempt import Attempt
-from .run import Ended
+from .run import AttemptEnd
 
 
-def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = False) -> Ended:
+def run_inline(
+    attempt: Attempt, *, with_limits: bool, may_leave_record: bool = False
+) -> AttemptEnd:
     """Run an attempt, and return its end.
 
     `with_limits` enforces the task's time limits, and needs the process's main thread. With
@@ -24,7 +26,7 @@ def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = 
         try:
             attempt.begin()
             result = contextvars.copy_context().run(_call, attempt, with_limits)
-            with interrupts.within(attempt.end_s if with_limits else math.inf):
+            with interrupts.within(attempt.commit_limit_s if with_limits else math.inf):
                 return attempt.succeed(result, may_leave_record=may_leave_record)
         except KeyboardInterrupt:
             attempt.abandon()
@@ -33,19 +35,19 @@ def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = 
             failure = attempt.failure_of(error) if with_limits else error
         with interrupts.within(interrupts.OWN_S if with_limits else math.inf):
             ended = attempt.fail(failure)
-        if not ended.again:
+        if not ended.restarts:
             return ended
 
 
 def _call(attempt: Attempt, with_limits: bool) -> Any:
     current_run.set(attempt.context)
     if not with_limits:
-        return _finished(attempt)
+        return _call_to_end(attempt)
     with Alarm(*attempt.limits_s):
-        return _finished(attempt)
+        return _call_to_end(attempt)
 
 
-def _finished(attempt: Attempt) -> Any:
+def _call_to_end(attempt: Attempt) -> Any:
     if not attempt.task.is_async:
         return attempt.call()
 

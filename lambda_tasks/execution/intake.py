@@ -34,7 +34,7 @@ from ..ports import (
 )
 from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
-from .finishing import give_back, tell_end
+from .finishing import notify_failed, release_claim
 from .time_budget import TimeBudget, limits_s
 from .turns import Turns
 
@@ -42,7 +42,7 @@ logger = logging.getLogger("lambda_tasks")
 
 Settlements = dict[str, Settlement]
 
-AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0)
+RETRY_AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0)
 """The settlement of a delivery that goes back and may be received again at once."""
 
 
@@ -78,7 +78,7 @@ class Intake:
                 raise
             # The conflict came at the commit of the transaction of `arriving`: nothing is claimed.
             logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
-            return ClaimedBatch(budget, {each.id: AT_ONCE for each in deliveries})
+            return ClaimedBatch(budget, {each.id: RETRY_AT_ONCE for each in deliveries})
         postponed = [
             (each, settlement)
             for each in resolved
@@ -92,7 +92,7 @@ class Intake:
             return ClaimedBatch(budget, refused, claimed, postponed)
         for each in claimed:
             if each.delivery.id in blocked:
-                refused[each.delivery.id] = give_back(self._claims, each, counts=False)
+                refused[each.delivery.id] = release_claim(self._claims, each, counts=False)
         runnable = [each for each in claimed if each.delivery.id not in blocked]
         return ClaimedBatch(budget, refused, runnable, postponed)
 
@@ -102,7 +102,7 @@ class Intake:
         resolved: list[ResolvedDelivery] = []
         not_loaded: list[tuple[Delivery, Message]] = []
         for delivery in deliveries:
-            with _refusing(delivery, refused):
+            with _settle_on_error(delivery, refused):
                 read, message = self._read(delivery)
                 is_record = delivery.message is not None
                 try:
@@ -131,13 +131,13 @@ class Intake:
                 "The records of %d messages can't be read; they go back", len(not_loaded)
             )
             refused.update(
-                (each.id, _unclaimed(each, message, error)) for each, message in not_loaded
+                (each.id, _settle_unclaimed(each, message, error)) for each, message in not_loaded
             )
             return []
         resolved: list[ResolvedDelivery] = []
         for delivery, message in not_loaded:
             is_recorded = names.get(message.invocation_id) == message.task_name
-            with _refusing(delivery, refused):
+            with _settle_on_error(delivery, refused):
                 resolved.append(self._resolve_one(delivery, message, may_import=is_recorded))
         return resolved
 
@@ -152,12 +152,12 @@ class Intake:
                 f"It came from {delivery.source!r}, which is not a queue of LAMBDA_TASKS_QUEUES."
             )
         audiences = list(dict.fromkeys(each.audience for each in queues.values()))
-        body = self._verified(delivery, audiences or [delivery.source])
+        body = self._verify(delivery, audiences or [delivery.source])
         if body is not delivery.body:
             delivery = replace(delivery, body=body)
         return delivery, decode(body, fallback_id=delivery.fallback_id)
 
-    def _verified(self, delivery: Delivery, audiences: Sequence[str]) -> object:
+    def _verify(self, delivery: Delivery, audiences: Sequence[str]) -> object:
         """Return the body without its signature.
 
         Raises MessageRefused if the signature is valid for none of the audiences.
@@ -177,7 +177,7 @@ class Intake:
         queue = message.queue
         if delivery.message is None:
             self._check_direct(message, task)
-            queue = self._own_queue(delivery, message, task)
+            queue = self._queue_of(delivery, message, task)
         secret = task.secret_names
         if queue != message.queue or secret != message.secret:  # a copy of each takes its time
             message = replace(message, secret=secret, queue=queue)
@@ -196,7 +196,7 @@ class Intake:
             "such messages."
         )
 
-    def _own_queue(self, delivery: Delivery, message: Message, task: Task) -> str | None:
+    def _queue_of(self, delivery: Delivery, message: Message, task: Task) -> str | None:
         """Return the queue that a message belongs to; None for the task's own queue.
 
         It is always a queue that delivers from the message's source, whatever the body says.
@@ -215,14 +215,14 @@ class Intake:
                 resolved,
                 lease=budget.lease([each.task for each in resolved], settings),
                 max_attempts=settings.max_attempts,
-                waiting=self._turns.waiting(resolved),
+                waiting=self._turns.waiting_ids(resolved),
                 # Except a single one with a deadline: it has the whole function for itself.
                 suspects_wait=budget.deadline is None or len(resolved) > 1,
             )
         except Exception as error:
             if is_conflict(error):
                 logger.info("%d messages could not be claimed for now: %s", len(resolved), error)
-                refused.update((each.delivery.id, AT_ONCE) for each in resolved)
+                refused.update((each.delivery.id, RETRY_AT_ONCE) for each in resolved)
                 return []
             if len(resolved) > 1 and not isinstance(error, kept_connections.OUTAGES):
                 # One message that the database refuses fails the statement for all. Claimed one by
@@ -231,13 +231,13 @@ class Intake:
                 return [claimed for each in alone for claimed in each]
             logger.exception("%d messages could not be claimed and go back", len(resolved))
             refused.update(
-                (each.delivery.id, _unclaimed(each.delivery, each.message, error))
+                (each.delivery.id, _settle_unclaimed(each.delivery, each.message, error))
                 for each in resolved
             )
             return []
-        return self._granted(resolved, verdicts, refused)
+        return self._apply_verdicts(resolved, verdicts, refused)
 
-    def _granted(
+    def _apply_verdicts(
         self,
         resolved: Sequence[ResolvedDelivery],
         verdicts: Mapping[UUID, Granted | Refused],
@@ -264,12 +264,12 @@ class Intake:
             else:
                 refused[each.delivery.id] = _settle_refused(each, verdict)
         for id, each in {each.message.invocation_id: each for each in resolved}.items():
-            _tell_end(each, verdicts[id])
+            _notify_lost(each, verdicts[id])
         return list(granted.values())
 
 
 @contextmanager
-def _refusing(delivery: Delivery, refused: Settlements) -> Iterator[None]:
+def _settle_on_error(delivery: Delivery, refused: Settlements) -> Iterator[None]:
     """Catch the errors of the body, and settle the delivery as one that goes back."""
     try:
         yield
@@ -284,7 +284,7 @@ def _refusing(delivery: Delivery, refused: Settlements) -> Iterator[None]:
         refused[delivery.id] = BACK
 
 
-def _unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
+def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
     if not isinstance(error, kept_connections.OUTAGES):
         return BACK
     is_copied = delivery.may_be_copied and not delivery.lends_its_id(message)
@@ -299,11 +299,11 @@ def _is_foreign(resolved: ResolvedDelivery, verdict: Granted | Refused) -> bool:
     return resolved.delivery.id in verdict.foreign
 
 
-def _tell_end(resolved: ResolvedDelivery, verdict: Granted | Refused) -> None:
+def _notify_lost(resolved: ResolvedDelivery, verdict: Granted | Refused) -> None:
     """Notify the listeners of a run that a claim found lost and failed."""
     if isinstance(verdict, FoundLost) and verdict.run is not None:
         lost = replace(resolved, message=verdict.run.message)
-        tell_end(lost, verdict.run.claim, WORKER_DIED)
+        notify_failed(lost, verdict.run.claim, WORKER_DIED)
 
 
 def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:

@@ -10,12 +10,12 @@ from asgiref.sync import sync_to_async
 from ..context import TaskContext, current_run
 from ..interrupts import OWN_S
 from ..pools import giving_back
-from .own_thread import OwnThread
+from .interruptible_thread import InterruptibleThread
 
 T = TypeVar("T")
 
 
-class LaneThread(OwnThread):
+class LaneThread(InterruptibleThread):
     """The single thread of a lane, started by its first call.
 
     The first call of a task opens the task's transaction on the way. A task that never uses the
@@ -25,8 +25,8 @@ class LaneThread(OwnThread):
     def __init__(self) -> None:
         super().__init__("lambda_tasks-lane")
         self._first: Callable[[], None] | None = None
-        self._is_unused = False
-        self._served: TaskContext | None = None
+        self._has_no_call = False
+        self._served_run: TaskContext | None = None
 
     @contextmanager
     def serving(self, run: TaskContext) -> Iterator[None]:
@@ -35,47 +35,47 @@ class LaneThread(OwnThread):
         Code that a task left running would otherwise use the transaction of the next task, or
         none.
         """
-        self._served = run
+        self._served_run = run
         try:
             yield
         finally:
-            self._served = None
+            self._served_run = None
 
-    def begins_with(self, first: Callable[[], None]) -> None:
+    def call_first(self, first: Callable[[], None]) -> None:
         """Run `first` on the thread before the next call.
 
         If it raises, that call raises the error, and the call after it runs `first` again.
         """
         self._first = first
-        self._is_unused = True
+        self._has_no_call = True
 
     @property
     def has_begun(self) -> bool:
-        """Whether the function of begins_with() was called and has not raised."""
-        return self._first is None and not self._is_unused
+        """Whether the function of call_first() was called and has not raised."""
+        return self._first is None and not self._has_no_call
 
     def cancel_begin(self) -> bool:
-        """Forget the function of begins_with(); return whether no call has come since."""
+        """Forget the function of call_first(); return whether no call has come since."""
         self._first = None
-        return self._is_unused
+        return self._has_no_call
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """See Executor. Raises RuntimeError if the caller's run has ended."""
         run = current_run.get()
-        if run is not None and run is not self._served:
+        if run is not None and run is not self._served_run:
             raise RuntimeError(
                 f"{run.task_name} ({run.invocation_id}) has ended, and with it its transaction. "
                 "Code that it left running can't use the database. Await that code within the "
                 "task, for example in an asyncio.TaskGroup."
             )
-        self._is_unused = False
-        return super().submit(self._after_the_first, fn, args, kwargs)
+        self._has_no_call = False
+        return super().submit(self._call_after_first, fn, args, kwargs)
 
     async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
         """Make the last call of a run, and return its connections to their pools. See call()."""
         return await self.call(giving_back(function), *args, limit_s=limit_s)
 
-    def _after_the_first(
+    def _call_after_first(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> T:
         if self._first is not None:

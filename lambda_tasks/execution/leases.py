@@ -32,7 +32,7 @@ class Leases:
         self._watching: asyncio.Task[None] | None = None
 
     @contextmanager
-    def kept(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> Iterator[None]:
+    def keep(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> Iterator[None]:
         """Extend the leases of deliveries that wait for their turn, while the body runs.
 
         `settled` holds the settled deliveries by id; it grows meanwhile.
@@ -60,7 +60,7 @@ class Leases:
         """Extend the leases of waiting deliveries again and again, until it is cancelled."""
         while True:
             await asyncio.sleep(EXTEND_EVERY_S)
-            no_more = settled.keys() | batch.begun.keys()
+            no_more = settled.keys() | batch.started.keys()
             waiting = [each for each in batch.claimed if each.delivery.id not in no_more]
             if not waiting:
                 continue

@@ -14,8 +14,8 @@ from ..errors import HardTimeLimitExceeded, LambdaTasksError
 from ..threads import in_reserved_thread
 from . import fork_server, worker_pipe
 from .alarm import HARD_MESSAGE
-from .process_start import Main, ProcessNotStarted, Start, StartedProcess
-from .run import Ended, Run
+from .process_start import Main, ProcessNotStarted, ProcessStart, StartedProcess
+from .run import AttemptEnd, Run
 from .worker_process import Reply
 
 logger = logging.getLogger("lambda_tasks")
@@ -31,18 +31,18 @@ class ProcessPool:
     """Up to `count` worker processes, each started when it is first needed."""
 
     def __init__(self, count: int, main: Main) -> None:
-        self._workers = [_Worker(main) for _ in range(count)]
+        self._slots = [_Slot(main) for _ in range(count)]
         # Last in, first out: a warm process is reused before another is started.
-        self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
-        for worker in reversed(self._workers):
-            self._free.put_nowait(worker)
+        self._free: asyncio.LifoQueue[_Slot] = asyncio.LifoQueue()
+        for slot in reversed(self._slots):
+            self._free.put_nowait(slot)
 
     @property
     def count(self) -> int:
         """The largest number of processes."""
-        return len(self._workers)
+        return len(self._slots)
 
-    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> Ended:
+    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> AttemptEnd:
         """Run a task in the next free process, and return the end of the attempt.
 
         `make_run` is called once the process is ready: the task's time starts then. Raises the
@@ -53,15 +53,15 @@ class ProcessPool:
         - LambdaTasksError if the state of the record is unknown,
         - ProcessNotStarted if no process could start the task.
         """
-        worker = await self._free.get()
+        slot = await self._free.get()
         try:
-            await worker.start()
-            return await worker.run(await make_run())
+            await slot.start()
+            return await slot.run(await make_run())
         except ProcessNotStarted as error:
             logger.exception("%s The task goes back to its queue.", error)
             raise
         finally:
-            self._free.put_nowait(worker)
+            self._free.put_nowait(slot)
 
     def prepare(self) -> None:
         """Start the fork server, which loads the project by itself."""
@@ -69,23 +69,23 @@ class ProcessPool:
 
     def pids(self) -> list[int]:
         """Return the ids of the processes."""
-        return [worker.pid for worker in self._workers if worker.pid is not None]
+        return [slot.pid for slot in self._slots if slot.pid is not None]
 
     async def aclose(self) -> None:
         """Kill all processes, also those that are starting. The database rolls back their runs."""
-        for worker in self._workers:
-            worker.interrupt()
-        for worker in self._workers:
-            await in_reserved_thread(worker.close)
+        for slot in self._slots:
+            slot.interrupt()
+        for slot in self._slots:
+            await in_reserved_thread(slot.close)
 
 
-class _Worker:
+class _Slot:
     """A slot for one process, which is started and replaced as needed."""
 
     def __init__(self, main: Main) -> None:
         self._main = main
         self._process: StartedProcess | None = None
-        self._starting: Start | None = None
+        self._starting: ProcessStart | None = None
         self._lock = threading.Lock()
         """Held while a process starts, even if the run that needs it was cancelled meanwhile."""
 
@@ -98,7 +98,7 @@ class _Worker:
         if self._process is None or not self._process.is_ready():
             await in_reserved_thread(self._start)
 
-    async def run(self, run: Run) -> Ended:
+    async def run(self, run: Run) -> AttemptEnd:
         """See ProcessPool.run()."""
         process = self._process
         assert process is not None
@@ -137,7 +137,7 @@ class _Worker:
             if self._process is not None and self._process.is_ready():
                 return
             self._end()
-            self._starting = Start(self._main)
+            self._starting = ProcessStart(self._main)
             try:
                 self._process = self._starting.run()
             finally:
@@ -166,15 +166,15 @@ async def _wait_for_answer(process: StartedProcess, hard_s: float) -> None:
     descriptor = process.pipe.fileno()
     try:
         async with asyncio.timeout(hard_s + KILL_GRACE_S):
-            if await _readable(descriptor, process.sentinel) == descriptor:
+            if await _wait_readable(descriptor, process.sentinel) == descriptor:
                 return
             if not process.pipe.poll(0) and not process.is_gone():
-                await _readable(descriptor)  # the fork server ended, and the process lives on
+                await _wait_readable(descriptor)  # the fork server ended, and the process lives on
     except TimeoutError:
         raise HardTimeLimitExceeded(HARD_MESSAGE.format(hard_s)) from None
     if not process.pipe.poll(0):
         # A process that the task started may hold the pipe open, so the pipe shows no end.
-        raise await in_reserved_thread(process.death)
+        raise await in_reserved_thread(process.death_error)
 
 
 async def _receive(process: StartedProcess) -> Reply:
@@ -183,11 +183,11 @@ async def _receive(process: StartedProcess) -> Reply:
     except TimeoutError:
         raise LambdaTasksError("A worker process did not send the whole of its answer.") from None
     except (EOFError, OSError):
-        raise await in_reserved_thread(process.death) from None
+        raise await in_reserved_thread(process.death_error) from None
     return reply
 
 
-async def _readable(*descriptors: int) -> int:
+async def _wait_readable(*descriptors: int) -> int:
     """Wait until one of the descriptors can be read, and return that one."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[int] = loop.create_future()

@@ -15,10 +15,10 @@ from typing import Final
 from ..errors import WorkerProcessDied
 from . import fork_server
 
-START_S: Final = 60.0
+START_LIMIT_S: Final = 60.0
 """Seconds for a process to be ready, including the fork server's loading of the project."""
 
-TOLD_S: Final = 3.0
+EXIT_REPORT_S: Final = 3.0
 """Seconds for the fork server to report that a killed process has ended."""
 
 RESTART_PAUSES_S: Final = (0.05, 0.2, 1.0)
@@ -35,15 +35,15 @@ class ProcessNotStarted(Exception):
     """No worker process could receive a run, so the run has not started."""
 
 
-class Start:
+class ProcessStart:
     """The start of one process, which can be given up from another thread."""
 
     def __init__(self, main: Main) -> None:
         self._main = main
-        self._deadline = time.monotonic() + START_S
+        self._deadline = time.monotonic() + START_LIMIT_S
 
     def run(self) -> "StartedProcess":
-        """Start the process and wait until it is ready, for START_S at most.
+        """Start the process and wait until it is ready, for START_LIMIT_S at most.
 
         Raises ProcessNotStarted if it is not ready by then, can't be started, or is given up.
         """
@@ -51,7 +51,7 @@ class Start:
         giving_up.daemon = True
         try:
             giving_up.start()
-            return self._try_again_and_again()
+            return self._start_with_retries()
         except Exception as error:
             raise ProcessNotStarted(
                 f"A worker process could not be started ({error!r})."
@@ -68,15 +68,15 @@ class Start:
     def _left_s(self) -> float:
         return max(self._deadline - time.monotonic(), 0.0)
 
-    def _try_again_and_again(self) -> "StartedProcess":
+    def _start_with_retries(self) -> "StartedProcess":
         """Start the process, with another fork server if the current one dies meanwhile."""
         for pause_s in RESTART_PAUSES_S:
             with suppress(EOFError, ConnectionError):
-                return self._try()
+                return self._start_once()
             time.sleep(min(pause_s, self._left_s))
-        return self._try()
+        return self._start_once()
 
-    def _try(self) -> "StartedProcess":
+    def _start_once(self) -> "StartedProcess":
         context = fork_server.context()
         pipe, child_end = context.Pipe()
         process = context.Process(
@@ -86,9 +86,9 @@ class Start:
         try:
             with child_end, fork_server.start_alone(self._left_s):
                 if not self._left_s:
-                    raise _too_late()
+                    raise _timeout_error()
                 process.start()
-            started.follow()
+            started.watch_exit()
             self._wait_until_ready(started)
         except BaseException:
             # For example, no file descriptor is free. Leave nothing behind: the next run tries
@@ -105,7 +105,7 @@ class Start:
         elif self._left_s:
             raise EOFError("The process ended before it was ready.")
         else:
-            raise _too_late()
+            raise _timeout_error()
 
 
 class StartedProcess:
@@ -114,8 +114,8 @@ class StartedProcess:
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self.pipe = pipe
         self._process = process
-        self._word = select.poll()
-        self._word.register(pipe.fileno(), select.POLLIN)
+        self._poll = select.poll()
+        self._poll.register(pipe.fileno(), select.POLLIN)
 
     @property
     def pid(self) -> int | None:
@@ -127,13 +127,13 @@ class StartedProcess:
         """The descriptor that becomes readable when the process, or its fork server, has ended."""
         return self._process.sentinel
 
-    def follow(self) -> None:
+    def watch_exit(self) -> None:
         """Let is_ready() watch the end of the process too. Call it once the process is started."""
-        self._word.register(self.sentinel, select.POLLIN)
+        self._poll.register(self.sentinel, select.POLLIN)
 
     def is_ready(self) -> bool:
         """Return whether the process can receive a run: it is alive and its pipe is silent."""
-        return not self._word.poll(0)
+        return not self._poll.poll(0)
 
     def is_gone(self) -> bool:
         """Return whether the process has certainly ended."""
@@ -144,10 +144,10 @@ class StartedProcess:
             return True
         return False
 
-    def death(self) -> WorkerProcessDied:
+    def death_error(self) -> WorkerProcessDied:
         """Return an error that describes how the process ended."""
         self._process.join(timeout=1)
-        how = _in_words(self._process.exitcode)
+        how = _describe_exit(self._process.exitcode)
         return WorkerProcessDied(f"The process that ran the task ended {how}.")
 
     def kill(self) -> None:
@@ -161,20 +161,20 @@ class StartedProcess:
         """Release the resources of a process that was killed or has ended."""
         self.pipe.close()
         if self.pid is not None:
-            self._process.join(TOLD_S)
+            self._process.join(EXIT_REPORT_S)
             if self._process.exitcode is None:
                 # The fork server hangs and does not report the exit code. Python would wait for
                 # the process at its own exit.
                 fork_server.kill()
-                self._process.join(TOLD_S)
+                self._process.join(EXIT_REPORT_S)
         self._process.close()
 
 
-def _too_late() -> TimeoutError:
-    return TimeoutError(f"The process was given up, or was not ready after {START_S:g} s.")
+def _timeout_error() -> TimeoutError:
+    return TimeoutError(f"The process was given up, or was not ready after {START_LIMIT_S:g} s.")
 
 
-def _in_words(exit_code: int | None) -> str:
+def _describe_exit(exit_code: int | None) -> str:
     if exit_code is None:
         return "without a trace"
     if exit_code < 0:

@@ -16,15 +16,15 @@ from ..core.message import encode_json
 from ..database_errors import mark_as_ours
 from ..ports import Claims
 from .connections import OUTAGES, refresh
-from .own_thread import OwnThread
+from .interruptible_thread import InterruptibleThread
 
 MAX_STATE_BYTES: Final = 64 * 1024
 """Largest size of a saved state, as JSON."""
 
-SHOW_S: Final = 5.0
+SHOW_LIMIT_S: Final = 5.0
 """Seconds for the database to write a progress."""
 
-GIVE_UP_S: Final = 20.0
+SHOW_GIVE_UP_S: Final = 20.0
 """Seconds for that, for the progress of other runs before it, and for a new connection."""
 
 logger = logging.getLogger("lambda_tasks")
@@ -46,7 +46,7 @@ class ProgressRecorder:
 
     def save(self, state: object) -> None:
         """Save the state on the run's connection, in its transaction. See TaskContext.save()."""
-        value = checked_state(state, task_name=self.task_name)
+        value = state_as_json(state, task_name=self.task_name)
         try:
             self.claims.save_state(self.claim, value)
         except DatabaseError as error:
@@ -63,18 +63,18 @@ class ProgressRecorder:
         if connection.vendor == "sqlite" or not connection.in_atomic_block:
             self.claims.show_progress(self.claim, progress)
         else:
-            self._show_beside(progress)
+            self._show_on_progress_thread(progress)
 
-    def _show_beside(self, progress: object) -> None:
+    def _show_on_progress_thread(self, progress: object) -> None:
         """Write the progress on the progress thread. An outage is logged, and the task goes on."""
-        thread = _beside()
+        thread = _progress_thread()
         try:
-            thread.submit(self._show_refreshed, progress).result(GIVE_UP_S)
+            thread.submit(self._write_progress, progress).result(SHOW_GIVE_UP_S)
         except TimeoutError:
             thread.give_up()
             logger.warning(
                 "The progress of %s (%s) can't be shown: no answer from the database in %g s",
-                self.task_name, self.claim.invocation_id, GIVE_UP_S,
+                self.task_name, self.claim.invocation_id, SHOW_GIVE_UP_S,
             )  # fmt: skip
         except OUTAGES:
             logger.warning(
@@ -82,13 +82,13 @@ class ProgressRecorder:
                 self.task_name, self.claim.invocation_id, exc_info=True,
             )  # fmt: skip
 
-    def _show_refreshed(self, progress: object) -> None:
+    def _write_progress(self, progress: object) -> None:
         refresh()
-        with pools.borrowed(), interrupts.within(SHOW_S):
+        with pools.borrowed(), interrupts.within(SHOW_LIMIT_S):
             self.claims.show_progress(self.claim, progress)
 
 
-def checked_state(state: object, *, task_name: str) -> object:
+def state_as_json(state: object, *, task_name: str) -> object:
     """Return a state as JSON values.
 
     Raises TypeError if it is not JSON, and ValueError if it is larger than MAX_STATE_BYTES.
@@ -106,18 +106,18 @@ def checked_state(state: object, *, task_name: str) -> object:
 
 def close() -> None:
     """Close the connection for progress, if there is one."""
-    if _beside.cache_info().currsize:
-        thread = _beside()
-        _beside.cache_clear()
+    if _progress_thread.cache_info().currsize:
+        thread = _progress_thread()
+        _progress_thread.cache_clear()
         with suppress(TimeoutError):
-            thread.submit(connections.close_all).result(GIVE_UP_S)
+            thread.submit(connections.close_all).result(SHOW_GIVE_UP_S)
         thread.shutdown(wait=False)
 
 
 @cache
-def _beside() -> OwnThread:
+def _progress_thread() -> InterruptibleThread:
     """Return the thread, and so the connection, for the progress of all runs of this process."""
-    return OwnThread("lambda_tasks-progress")
+    return InterruptibleThread("lambda_tasks-progress")
 
 
-os.register_at_fork(after_in_child=_beside.cache_clear)
+os.register_at_fork(after_in_child=_progress_thread.cache_clear)

@@ -30,7 +30,7 @@ class Run:
     """The soft timeout in seconds; equal to `hard_s` if there is none, infinity for no limits."""
     hard_s: float = 0.0
     """The hard timeout in seconds."""
-    place_s: float = math.inf
+    budget_s: float = math.inf
     """The host process's time budget for the run, in seconds from its start."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """The host process's description of itself, for the task's context."""
@@ -39,7 +39,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class AttemptEnd:
     """The end of an attempt."""
 
     outcome: Outcome | None
@@ -52,7 +52,7 @@ class Ended:
     """The outage of the database that ended the attempt. The executor applies `on_lost`."""
     wait_s: float | None = None
     """Seconds until a singleton that did not get its lock tries again. It has not started."""
-    again: bool = False
+    restarts: bool = False
     """Whether the attempt was rolled back after a conflict and restarts at once."""
     is_recorded: bool = True
     """False if the caller has to write the outcome, as there was nothing else to commit."""

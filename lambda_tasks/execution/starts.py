@@ -29,7 +29,7 @@ class Starts:
         self._turns = turns
         self._writes = WriteBatcher(self._begin_many)
 
-    async def begin(
+    async def count(
         self,
         claimed: ClaimedDelivery,
         batch: ClaimedBatch,
@@ -44,25 +44,25 @@ class Starts:
             return claimed
         id = claimed.delivery.id
         if id not in batch.starting:
-            for each in self._turns.beginning_with(claimed, batch.line):
+            for each in self._turns.starting_with(claimed, batch.waiting_line):
                 start = (each.claim, lease)
-                batch.line.pop(each.delivery.id, None)
+                batch.waiting_line.pop(each.delivery.id, None)
                 batch.starting[each.delivery.id] = self._writes.put(
                     each.message.invocation_id, start, context=context
                 )
-        begun = await batch.starting.pop(id)
-        if begun is None:
+        claim_now = await batch.starting.pop(id)
+        if claim_now is None:
             raise LeaseLost(
                 f"{claimed.message.invocation_id} was cancelled or taken over by another worker "
                 "before its turn came."
             )
-        return replace(claimed, claim=begun)
+        return replace(claimed, claim=claim_now)
 
     def _begin_many(self, starts: Sequence[tuple[Claim, timedelta]]) -> Mapping[UUID, Claim]:
         return self._claims.begin([claim for claim, _ in starts], max(lease for _, lease in starts))
 
 
-def line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDelivery]:
+def waiting_line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDelivery]:
     """Return the waiting deliveries whose start may be counted a little early, by delivery id.
 
     Possible poison and tasks that must not run twice are left out: for those, the record must say
@@ -78,15 +78,15 @@ def line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDelivery]:
     return {each.delivery.id: each for each in waiting}
 
 
-def as_counted(claimed: ClaimedDelivery, batch: ClaimedBatch) -> ClaimedDelivery:
+def with_current_claim(claimed: ClaimedDelivery, batch: ClaimedBatch) -> ClaimedDelivery:
     """Return a delivery that will not run with its current claim, which may count its start.
 
     It also removes the delivery from the line, so that its start is not counted after this.
     """
-    batch.line.pop(claimed.delivery.id, None)
+    batch.waiting_line.pop(claimed.delivery.id, None)
     starting = batch.starting.pop(claimed.delivery.id, None)
     # If the count is still under way, its answer is not awaited: the release reads the record.
     if starting is None or starting.cancel() or starting.cancelled() or starting.exception():
         return claimed
-    begun = starting.result()
-    return claimed if begun is None else replace(claimed, claim=begun)
+    claim_now = starting.result()
+    return claimed if claim_now is None else replace(claimed, claim=claim_now)

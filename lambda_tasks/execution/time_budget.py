@@ -13,10 +13,10 @@ from ..ports import Task
 LEASE_MARGIN_S: Final = 30.0
 """Seconds by which a lease outlives the hard timeout: to kill, roll back and write the record."""
 
-LAST_SECOND_S: Final = 1.0
+RECORD_MARGIN_S: Final = 1.0
 """Seconds before a batch's deadline to roll back and to write records. In a short batch, less."""
 
-MARGINS_S: Final = 3.0
+FUNCTION_MARGIN_S: Final = 3.0
 """Seconds that a function needs beside a task's own time: to write its record, and to answer."""
 
 
@@ -47,14 +47,14 @@ class TimeBudget:
         if self.deadline is None:
             return math.inf
         whole_s = self.deadline - self.began_at
-        return whole_s - min(LAST_SECOND_S, whole_s / 4)
+        return whole_s - min(RECORD_MARGIN_S, whole_s / 4)
 
     @property
     def left_s(self) -> float:
         """The seconds of a task that starts now; infinity without a deadline."""
         return self.longest_s - (time.monotonic() - self.began_at)
 
-    def will_do(self, likely_s: float | None, *, is_first: bool) -> bool:
+    def has_time_for(self, likely_s: float | None, *, is_first: bool) -> bool:
         """Return whether the time left is probably enough for a task that takes `likely_s`.
 
         A task of unknown duration, or one with `is_first`, may start in the first half of the

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, Protocol
 
-PATIENCE_S: Final = 0.25
+LOOP_TIMER_PATIENCE_S: Final = 0.25
 """Seconds between a limit and its alarm: the loop's timer comes first, and raises at an await."""
 
 
@@ -38,7 +38,7 @@ class Watchdog:
     def __init__(self) -> None:
         self._watched: set[Watched] = set()
         self._armed_for: float | None = None
-        self._keepers = 0
+        self._n_keepers = 0
 
     @contextmanager
     def watching(self, watched: Watched) -> Iterator[None]:
@@ -54,23 +54,23 @@ class Watchdog:
             yield
         finally:
             self._watched.discard(watched)
-            self._rest()
+            self._disarm_if_idle()
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def stay_armed(self) -> Iterator[None]:
         """Keep the alarm set in the body, also between two coroutines."""
         # Setting it for each coroutine takes a tenth of the time of a short task. An alarm that
         # fires too early raises nothing and is set again.
-        self._keepers += 1
+        self._n_keepers += 1
         try:
             yield
         finally:
-            self._keepers -= 1
-            self._rest()
+            self._n_keepers -= 1
+            self._disarm_if_idle()
 
-    def _rest(self) -> None:
+    def _disarm_if_idle(self) -> None:
         """Stop the timer if nothing is watched, so that others may use SIGALRM."""
-        if self._armed_for is not None and not self._watched and not self._keepers:
+        if self._armed_for is not None and not self._watched and not self._n_keepers:
             self._arm()
 
     def _arm(self) -> None:
@@ -80,13 +80,16 @@ class Watchdog:
             signal.setitimer(signal.ITIMER_REAL, 0)
             return
         signal.signal(signal.SIGALRM, self._on_alarm)
-        signal.setitimer(signal.ITIMER_REAL, max(at + PATIENCE_S - time.monotonic(), PATIENCE_S))
+        signal.setitimer(
+            signal.ITIMER_REAL,
+            max(at + LOOP_TIMER_PATIENCE_S - time.monotonic(), LOOP_TIMER_PATIENCE_S),
+        )
 
     def _on_alarm(self, signum: int, frame: object) -> None:
         watched = _running.get()
         error = None
         if watched is not None and watched in self._watched:
-            error = watched.pop_due(time.monotonic() - PATIENCE_S)
+            error = watched.pop_due(time.monotonic() - LOOP_TIMER_PATIENCE_S)
         self._arm()
         if error is not None:
             raise error

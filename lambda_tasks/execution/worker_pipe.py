@@ -21,7 +21,7 @@ SMALL_BYTES: Final = 4096
 A pipe holds 8 KiB on macOS and more on Linux.
 """
 
-LARGE_S: Final = 30.0
+LARGE_MESSAGE_LIMIT_S: Final = 30.0
 """Seconds for a large message to pass through the pipe."""
 
 
@@ -35,36 +35,36 @@ def send(pipe: Connection, value: object) -> None:
 
 def receive(pipe: Connection) -> Any:
     """Wait for a message and return it. Raises EOFError if the other side is gone."""
-    return _loaded(pipe.recv_bytes() or pipe.recv_bytes())
+    return _load(pipe.recv_bytes() or pipe.recv_bytes())
 
 
 async def asend(pipe: Connection, value: object) -> None:
     """Send a message to a process that waits for one.
 
-    Raises TimeoutError if the process does not read a large message within LARGE_S, and OSError if
-    it is gone.
+    Raises TimeoutError if the process does not read a large message within
+    LARGE_MESSAGE_LIMIT_S, and OSError if it is gone.
     """
     data = pickle.dumps(value)
     if len(data) <= SMALL_BYTES:
         pipe.send_bytes(data)
         return
     pipe.send_bytes(b"")
-    async with asyncio.timeout(LARGE_S):
+    async with asyncio.timeout(LARGE_MESSAGE_LIMIT_S):
         await in_reserved_thread(pipe.send_bytes, data)
 
 
 async def areceive(pipe: Connection) -> Any:
     """Receive a message whose first bytes have arrived.
 
-    Raises TimeoutError if the rest of a large message does not arrive within LARGE_S, and EOFError
-    or OSError if the other side is gone.
+    Raises TimeoutError if the rest of a large message does not arrive within
+    LARGE_MESSAGE_LIMIT_S, and EOFError or OSError if the other side is gone.
     """
     data = pipe.recv_bytes()
     if not data:
-        async with asyncio.timeout(LARGE_S):
+        async with asyncio.timeout(LARGE_MESSAGE_LIMIT_S):
             data = await in_reserved_thread(pipe.recv_bytes)
-    return _loaded(data)
+    return _load(data)
 
 
-def _loaded(data: bytes) -> Any:
+def _load(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301 - only our own process has the other end of the pipe

@@ -18,9 +18,9 @@ from ..errors import LambdaTasksError
 from . import worker_pipe
 from .attempt import MakeAttempt
 from .inline import run_inline
-from .run import Ended, Run
+from .run import AttemptEnd, Run
 
-Reply = Ended | LambdaTasksError
+Reply = AttemptEnd | LambdaTasksError
 """The answer to a run. The error says why the record could not be written."""
 
 
@@ -61,6 +61,6 @@ def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:
         attempt = make_attempt(run, task)
         return run_inline(attempt, with_limits=True, may_leave_record=True)
     except KeyboardInterrupt:
-        return Ended(None, interrupted=True)
+        return AttemptEnd(None, interrupted=True)
     except Exception as error:
         return LambdaTasksError(f"The record could not be written: {error!r}")

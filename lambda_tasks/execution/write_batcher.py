@@ -13,7 +13,7 @@ from . import connections
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-LONGEST_PAUSE_S: Final = 0.005
+MAX_PAUSE_S: Final = 0.005
 """Longest pause in seconds between two statements.
 
 A pause as long as the last statement gathers more writes for the next. Where runs end one after
@@ -62,7 +62,7 @@ class WriteBatcher(Generic[Item, Result]):
                 began_at = time.monotonic()
                 await self._write(waiting)
                 if self._waiting:
-                    await asyncio.sleep(min(time.monotonic() - began_at, LONGEST_PAUSE_S))
+                    await asyncio.sleep(min(time.monotonic() - began_at, MAX_PAUSE_S))
         finally:
             self._writer = None
 

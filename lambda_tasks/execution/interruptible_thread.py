@@ -20,10 +20,10 @@ from ..interrupts import OWN_S
 
 T = TypeVar("T")
 
-LOOK_EVERY_S: Final = 0.05
+POLL_EVERY_S: Final = 0.05
 """Seconds between looks whether the thread is free."""
 
-STUCK_S: Final = 2.0
+STUCK_AFTER_S: Final = 2.0
 """Seconds for an interrupted call to end. After that its thread is given up."""
 
 
@@ -31,7 +31,7 @@ class ThreadStuck(Exception):
     """A call did not end although it was interrupted. Its thread has to be given up."""
 
 
-class OwnThread(Executor):
+class InterruptibleThread(Executor):
     """An executor with a single thread, which is started by its first call."""
 
     def __init__(self, name: str) -> None:
@@ -59,13 +59,13 @@ class OwnThread(Executor):
     async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
         """Call a function on the thread, and interrupt the thread after `limit_s` seconds.
 
-        Raises ThreadStuck if the call has not ended STUCK_S after that.
+        Raises ThreadStuck if the call has not ended STUCK_AFTER_S after that.
         """
         # Not sync_to_async: it copies context variables there and back, which nobody needs here,
         # and takes half as much time again.
         loop = asyncio.get_running_loop()
         interrupting = loop.call_later(limit_s, self.interrupt)
-        patience = asyncio.timeout(limit_s + STUCK_S)
+        patience = asyncio.timeout(limit_s + STUCK_AFTER_S)
         try:
             async with patience:
                 return await loop.run_in_executor(self, function, *args)
@@ -92,7 +92,7 @@ class OwnThread(Executor):
         """Wait up to so many seconds for the current call; return whether the thread is free."""
         deadline = time.monotonic() + seconds
         while self.is_busy and time.monotonic() < deadline:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
         return not self.is_busy
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -19,17 +19,17 @@ from ..ports import DONE, ResolvedDelivery, Settlement
 
 logger = logging.getLogger("lambda_tasks")
 
-FROM_RECEIVE: Final = 3
+RESEND_FROM_RECEIVE: Final = 3
 """The receive count from which a message that goes back is replaced with a copy."""
 
 SendStored = Callable[[Sequence[Outgoing]], Awaitable[Mapping[UUID, str]]]
 """A function that sends stored messages, and returns by id why a message was not accepted."""
 
-Back = tuple[ResolvedDelivery, Settlement]
+ReturnedDelivery = tuple[ResolvedDelivery, Settlement]
 """A delivery that goes back, and its settlement."""
 
 
-class SendingAgain:
+class Resender:
     """A settler of deliveries that go back.
 
     A message with few receives left is sent again as a copy, and its delivery is then done.
@@ -43,7 +43,7 @@ class SendingAgain:
         resolved: ResolvedDelivery,
         settlement: Settlement,
         *,
-        from_receive: int = FROM_RECEIVE,
+        from_receive: int = RESEND_FROM_RECEIVE,
     ) -> Settlement:
         """Return the settlement of a single delivery. See settlements()."""
         ((_, settlement),) = await self.settlements(
@@ -53,9 +53,9 @@ class SendingAgain:
 
     async def settlements(
         self,
-        back: Sequence[Back],
+        back: Sequence[ReturnedDelivery],
         *,
-        from_receive: int = FROM_RECEIVE,
+        from_receive: int = RESEND_FROM_RECEIVE,
         limit_s: float | None = None,
     ) -> list[tuple[str, Settlement]]:
         """Return the ids of the deliveries with their settlements.
