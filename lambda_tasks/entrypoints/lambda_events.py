@@ -170,6 +170,7 @@ class EventHandler:
         """
         relaying = asyncio.ensure_future(self._refresh_and_relay())
         left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        # Not wait_for(), which would wait for the cancelled relay to end: it may hang.
         done, _ = await asyncio.wait([relaying], timeout=left_s)
         if done:
             return relaying.result()
@@ -210,6 +211,8 @@ async def _result_before(
         left_s = (
             max(answer_by.deadline - time.monotonic(), 0.0) + answer_by.margin_s * RETURN_FRACTION
         )
+    # Not wait_for(), which would wait for the cancelled executor to end: Lambda gets its answer even
+    # if that hangs.
     done, _ = await asyncio.wait([running], timeout=left_s)
     if done:
         return running.result()

@@ -193,7 +193,7 @@ class Attempt:
         return self.hard_timeout(error) if is_cut_off else error
 
     def abandon(self) -> None:
-        """Roll back and leave the record unchanged. The task runs again when its lease is over."""
+        """Roll back and leave the record unchanged: the caller or the end of the lease frees it."""
         self._end_transaction(InterruptedError())
         self._lock_stack.close()
 

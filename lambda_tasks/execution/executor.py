@@ -160,6 +160,8 @@ class Executor:
         self._turns.enter([each.task for each in batch.claimed])
         try:
             with self._leases.keep(batch, settlements), watchdog.stay_armed():
+                # Refused deliveries are settled while the first group runs: sending their copies
+                # takes time.
                 refusing = [self._settle_refused(batch, settle)]
                 for chains in schedule(batch.claimed):
                     running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
@@ -231,7 +233,7 @@ class Executor:
                 claimed if started is None else started.claimed, batch
             )
         except Exception:
-            # The outcome may not be durable. The next delivery reads the record and finds out.
+            # The outcome may not be durable. The next delivery finds it out from the record.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
             has_begun = claimed.delivery.id in batch.started
             return BACK if has_begun else await self._return_delivery(claimed, batch)

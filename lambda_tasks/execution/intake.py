@@ -84,7 +84,7 @@ class Intake:
             for each in resolved
             if (settlement := refused.get(each.delivery.id)) is not None
             # A durable message has its record. A direct message that can't be claimed during an
-            # outage needs none: its copy brings the whole call.
+            # outage needs none: its copy carries the whole call.
             and (each.message.durable or settlement.has_record or settlement.is_outage)
         ]
         blocked = blocked_by_order(deliveries, refused)
@@ -179,7 +179,7 @@ class Intake:
             self._check_direct(message, task)
             queue = self._queue_of(delivery, message, task)
         secret = task.secret_names
-        if queue != message.queue or secret != message.secret:  # a copy of each takes its time
+        if queue != message.queue or secret != message.secret:  # copying every message takes time
             message = replace(message, secret=secret, queue=queue)
         look = self._settings().look_terms(queue or task.options.queue)
         return ResolvedDelivery(delivery=delivery, message=message, task=task, look=look)
@@ -216,7 +216,8 @@ class Intake:
                 lease=budget.lease([each.task for each in resolved], settings),
                 max_attempts=settings.max_attempts,
                 waiting=self._turns.waiting_ids(resolved),
-                # Except a single one with a deadline: it has the whole function for itself.
+                # Possible poison waits, to run alone. A single delivery with a deadline has the
+                # whole function for itself.
                 suspects_wait=budget.deadline is None or len(resolved) > 1,
             )
         except Exception as error:

@@ -20,7 +20,7 @@ from ..interrupts import OWN_S
 
 T = TypeVar("T")
 
-POLL_EVERY_S: Final = 0.05
+POLL_INTERVAL_S: Final = 0.05
 """Seconds between looks whether the thread is free."""
 
 STUCK_AFTER_S: Final = 2.0
@@ -92,7 +92,7 @@ class InterruptibleThread(Executor):
         """Wait up to so many seconds for the current call; return whether the thread is free."""
         deadline = time.monotonic() + seconds
         while self.is_busy and time.monotonic() < deadline:
-            time.sleep(POLL_EVERY_S)
+            time.sleep(POLL_INTERVAL_S)
         return not self.is_busy
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -114,6 +114,7 @@ class InterruptibleThread(Executor):
 
     def _serve(self) -> None:
         interrupts.limit_connecting()
+        # give_up() ends the loop of a stuck thread: once its call returns, another one serves.
         while self._thread is threading.current_thread():
             call = self._calls.get()
             if call is None:

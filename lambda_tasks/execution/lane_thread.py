@@ -61,6 +61,8 @@ class LaneThread(InterruptibleThread):
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """See Executor. Raises RuntimeError if the caller's run has ended."""
+        # submit() runs in the context of the calling code, so this is the run that the code belongs
+        # to, even if that run has ended. The lane's own calls belong to none.
         run = current_run.get()
         if run is not None and run is not self._served_run:
             raise RuntimeError(

@@ -128,7 +128,7 @@ class Lanes:
 
     async def _serve(self, lane_run: "_LaneRun", thread: LaneThread | AnyThread) -> None:
         """Run one attempt. Raises LaneLost here, and to the caller that awaits the attempt."""
-        if lane_run.ended.done():  # its caller was cancelled
+        if lane_run.ended.done():  # the caller was cancelled while the run waited for a lane
             return
         lane_run.lane = asyncio.current_task()
         self._busy += 1
@@ -147,6 +147,8 @@ class Lanes:
 
 @dataclass(slots=True, eq=False)
 class _LaneRun:
+    """A run that waits for a lane or is in one."""
+
     start: StartAttempt
     ended: "asyncio.Future[AttemptEnd]"
     lane: "asyncio.Task[None] | None" = None
@@ -191,6 +193,7 @@ async def _run_to_success(
     lane_run: _LaneRun, attempt: Attempt, thread: LaneThread | AnyThread
 ) -> AttemptEnd:
     if isinstance(thread, LaneThread) and attempt.may_defer_begin:
+        # Deferred to the task's first call on the thread. A task that makes none saves two hops.
         thread.call_first(attempt.begin)
     else:
         await thread.call(attempt.begin, limit_s=attempt.left_s)
@@ -222,7 +225,7 @@ def _nothing() -> None:
 async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
     if not thread.cancel_begin():
         thread.interrupt()
-        # begin() failed, the connection is broken, or the thread is stuck: the lease ends the run.
+        # If begin() failed or the thread is stuck, the database rolls back with the connection.
         with suppress(DatabaseError, InterfaceError, ThreadStuck):
             await thread.call_last(attempt.abandon, limit_s=ABANDON_LIMIT_S)
 

@@ -1,7 +1,7 @@
 """The counting of starts of deliveries that had to wait for their turn.
 
-One statement counts a start together with those that follow at once, so that short tasks don't
-cost a statement each.
+One statement counts a start together with those that follow at once. With a statement for each, a
+thousand sync tasks in one event took more than twice as long.
 """
 
 import asyncio

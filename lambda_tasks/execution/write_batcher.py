@@ -50,6 +50,7 @@ class WriteBatcher(Generic[Item, Result]):
         """
         written: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((invocation_id, item, written))
+        # One writer at a time: what arrives during its statement waits, and goes with the next.
         if self._writer is None:
             writing = self._write_all()
             self._writer = asyncio.get_running_loop().create_task(writing, context=context)
