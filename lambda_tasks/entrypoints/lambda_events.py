@@ -211,8 +211,8 @@ async def _result_before(
         left_s = (
             max(answer_by.deadline - time.monotonic(), 0.0) + answer_by.margin_s * RETURN_FRACTION
         )
-    # Not wait_for(), which would wait for the cancelled executor to end: Lambda gets its answer even
-    # if that hangs.
+    # Not wait_for(), which would wait for the cancelled executor to end: Lambda gets its answer
+    # even if that hangs.
     done, _ = await asyncio.wait([running], timeout=left_s)
     if done:
         return running.result()

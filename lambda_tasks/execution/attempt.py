@@ -36,7 +36,7 @@ from .run import AttemptEnd, Run
 logger = logging.getLogger("lambda_tasks")
 
 MAX_CONFLICTS: Final = 3
-"""How often an atomic task that meets a conflict restarts within one attempt."""
+"""The number of restarts of an atomic task that meets conflicts within one attempt."""
 
 MAX_FIRST_PAUSE_S: Final = 0.05
 """Longest pause in seconds before the first restart; it doubles with each further one."""
