@@ -56,18 +56,18 @@ async def _run(body: str) -> bool:
     here = runtime.current()
     here.portal.adopt(asyncio.get_running_loop())
     executor = here.executor(concurrency=1, processes=1)
-    end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    shutdown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def stop() -> None:
-        if not end.done():
+        if not shutdown.done():
             process_end.within(TERMINATION_LIMIT_S, exit_code=1)
-            end.set_result(None)
+            shutdown.set_result(None)
 
     # AWS Batch sends it when a job is terminated or its spot instance is reclaimed.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     is_settled = False
     try:
-        is_settled = await _until_settled(executor, _delivery(body), end)
+        is_settled = await _until_settled(executor, _delivery(body), shutdown)
         return is_settled
     finally:
         # A stuck thread can make the following calls and Python's exit hang. The run is over, so
@@ -78,24 +78,24 @@ async def _run(body: str) -> bool:
 
 
 async def _until_settled(
-    executor: "Executor", delivery: Delivery, end: "asyncio.Future[None]"
+    executor: "Executor", delivery: Delivery, shutdown: "asyncio.Future[None]"
 ) -> bool:
     while True:
-        settlement = await _run_once(executor, delivery, end)
+        settlement = await _run_once(executor, delivery, shutdown)
         wait_s = settlement.retry_after_s
-        if settlement.is_final or settlement.interrupts or end.done():
+        if settlement.is_final or settlement.interrupts or shutdown.done():
             return settlement.is_final
         if wait_s is None or wait_s > MAX_WAIT_S:
             return False
-        await asyncio.wait([end], timeout=max(wait_s, 1.0))
+        await asyncio.wait([shutdown], timeout=max(wait_s, 1.0))
 
 
 async def _run_once(
-    executor: "Executor", delivery: Delivery, end: "asyncio.Future[None]"
+    executor: "Executor", delivery: Delivery, shutdown: "asyncio.Future[None]"
 ) -> Settlement:
     batch = await executor.claim_batch(nullcontext([delivery]))
     settlements = await executor.run_batch(
-        batch, metadata=_metadata(), on_settled=lambda *_: None, end=end
+        batch, metadata=_metadata(), on_settled=lambda *_: None, shutdown=shutdown
     )
     return settlements[delivery.id]
 

@@ -146,7 +146,7 @@ class Worker:
         self._drain_until: float | None = None
         self._end_within = end_within
         self._stopping = asyncio.Event()
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._shutdown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._batches: set[asyncio.Task[None]] = set()
 
     @contextmanager
@@ -178,9 +178,9 @@ class Worker:
             self._drain_until = time.monotonic() + self._drain_s
             self._stopping.set()
             self._end_within(self._drain_s + DRAIN_MARGIN_S)
-        elif not self._end.done():
+        elif not self._shutdown.done():
             self._end_within(DRAIN_MARGIN_S)
-            self._end.set_result(None)
+            self._shutdown.set_result(None)
 
     async def run(self, *, max_tasks: int | None = None) -> None:
         """Run tasks until stop(), until `max_tasks` were received, or with `once` until idle."""
@@ -263,7 +263,7 @@ class Worker:
             nonlocal n_unsettled
             n_unsettled -= 1
             self.done += settlement.is_final
-            self.cut_off += self._end.done() and not settlement.is_final
+            self.cut_off += self._shutdown.done() and not settlement.is_final
             source.settle(id, settlement)
             self._free_slots(1)
             if settlement.interrupts:
@@ -271,7 +271,7 @@ class Worker:
 
         try:
             await self._executor.run_batch(
-                batch, metadata=_metadata(), on_settled=on_settled, end=self._end
+                batch, metadata=_metadata(), on_settled=on_settled, shutdown=self._shutdown
             )
         except Exception:
             logger.exception("A batch failed; its %d open deliveries come back", n_unsettled)
@@ -296,13 +296,13 @@ class Worker:
         if self._drain_until is not None:  # the last receive has used some of the time
             left_s = max(self._drain_until - time.monotonic(), 0.0)
         await asyncio.wait(
-            [finishing, self._end], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+            [finishing, self._shutdown], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
         )
-        if not finishing.done() and not self._end.done():
+        if not finishing.done() and not self._shutdown.done():
             logger.warning(
                 "Tasks that still run after %g s go back to their queues.", self._drain_s
             )
-            self._end.set_result(None)
+            self._shutdown.set_result(None)
         await finishing
 
 

@@ -45,13 +45,13 @@ class StartedRun:
 
     claimed: ClaimedDelivery
     """The delivery, with the claim that counts the start."""
-    at: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     """The time of the start, in `time.monotonic()` seconds."""
 
     @property
     def ran_s(self) -> float:
         """The seconds since the start."""
-        return time.monotonic() - self.at
+        return time.monotonic() - self.started_at
 
 
 Chain = list[ClaimedDelivery]

@@ -125,13 +125,13 @@ class Executor:
     async def can_claim(self) -> bool:
         """Return whether the database answers."""
         try:
-            await ask(self._check)
+            await ask(self._check_database)
         except Exception as error:
             logger.warning("Nothing can be claimed: %s", error)
             return False
         return True
 
-    def _check(self) -> None:
+    def _check_database(self) -> None:
         refresh()
         self._claims.check()
 
@@ -141,11 +141,11 @@ class Executor:
         *,
         metadata: Mapping[str, Any],
         on_settled: OnSettled,
-        end: "asyncio.Future[None] | None" = None,
+        shutdown: "asyncio.Future[None] | None" = None,
     ) -> dict[str, Settlement]:
         """Run a claimed batch: the second half of run().
 
-        Runs that have not ended when `end` is done are interrupted and go back.
+        Runs that have not ended when `shutdown` is done are interrupted and go back.
         """
         settlements: dict[str, Settlement] = {}
         unsettled = {each.delivery.id: each for each in batch.claimed}
@@ -165,9 +165,9 @@ class Executor:
                 refusing = [self._settle_refused(batch, settle)]
                 for chains in schedule(batch.claimed):
                     running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
-                    await _run_until(batch.budget, end, refusing + running)
+                    await _run_until(batch.budget, shutdown, refusing + running)
                     refusing = []
-            await self._end_unfinished(batch, list(unsettled.values()), settle, end)
+            await self._end_unfinished(batch, list(unsettled.values()), settle, shutdown)
         finally:
             for claimed in unsettled.values():
                 self._turns.leave(claimed.task)
@@ -359,10 +359,10 @@ class Executor:
         batch: ClaimedBatch,
         left: Sequence[ClaimedDelivery],
         settle: OnSettled,
-        end: "asyncio.Future[None] | None",
+        shutdown: "asyncio.Future[None] | None",
     ) -> None:
         """Release the deliveries that have not started, and interrupt the runs that have."""
-        is_drain = end is not None and end.done()
+        is_drain = shutdown is not None and shutdown.done()
         # A run that hits the deadline counts as an attempt only if it had the whole event: in a
         # batch, others may have used up its time.
         counts = not is_drain and len(batch) == 1
@@ -411,17 +411,17 @@ class Executor:
 
 async def _run_until(
     budget: TimeBudget,
-    end: "asyncio.Future[None] | None",
+    shutdown: "asyncio.Future[None] | None",
     running: Sequence[Coroutine[Any, Any, None]],
 ) -> None:
-    """Run the coroutines, and cancel those that have not ended at the deadline or at `end`."""
+    """Run the coroutines, and cancel those that have not ended at the deadline or at `shutdown`."""
     if not running:
         return
     deadline = budget.deadline
     tasks = [asyncio.ensure_future(each) for each in running]
     finished: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.wait(
-        [finished] if end is None else [finished, end],
+        [finished] if shutdown is None else [finished, shutdown],
         timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0),
         return_when=asyncio.FIRST_COMPLETED,
     )

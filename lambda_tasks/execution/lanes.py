@@ -212,13 +212,13 @@ async def _fail(
         thread.call_first(connections_of_this_thread.refresh)
     try:
         if thread.is_busy:  # a call that the task did not await is still running
-            await thread.call(_nothing, limit_s=attempt.left_s)
+            await thread.call(_do_nothing, limit_s=attempt.left_s)
         return await thread.call_last(attempt.fail, failure)
     except ThreadStuck:
         raise LaneLost(failure) from None
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing. A call of this on a thread ends when the calls before it have ended."""
 
 
