@@ -100,10 +100,10 @@ class LambdaHandler:
     async def _enter_thread_context(self) -> None:
         """Make all events use the database on the handler's thread."""
         # The context is never left: it lasts as long as the handler.
-        asks: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(
+        thread_context: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(
             executor=self._database_thread
         )
-        await asks.__aenter__()
+        await thread_context.__aenter__()
 
     async def _disconnect(self) -> None:
         await self._executor.aclose()
