@@ -1,7 +1,7 @@
-"""The Lambda handler: takes an event, runs its records, tells Lambda which must come back.
+"""The Lambda handler: it runs the records of an event and reports those that failed to Lambda.
 
-A plain function, as awslambdaric calls it, with one event loop, the worker processes and the
-database connections kept from one invocation to the next.
+It is a plain function, as awslambdaric requires. The event loop, the worker processes and the
+database connections are kept from one event to the next.
 """
 
 import asyncio
@@ -19,84 +19,91 @@ from asgiref.sync import ThreadSensitiveContext
 from . import cold_start
 
 IN_LAMBDA: Final = "AWS_LAMBDA_RUNTIME_API" in os.environ
+"""Whether this process runs in AWS Lambda."""
 
-AMPLE_MIB: Final = 512
-"""From here on there is room for a fork server from the start. A smaller function gets one with its
-first sync task."""
+FORK_SERVER_MIN_MIB: Final = 512
+"""The memory in MiB from which a function starts its fork server in the cold start.
 
+A smaller function starts it with its first sync task.
+"""
 
-FREE_S: Final = 3.0
-"""Seconds for what an earlier event has left in the database, which is being interrupted; then its
-thread is given up for another."""
+THREAD_FREE_LIMIT_S: Final = 3.0
+"""Seconds for an interrupted statement of an earlier event to end. Then its thread is given up."""
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
-    """AWS Lambda's entry point. Raises ValueError for an event of another kind."""
-    return _warm().handle(event, context)
+    """Answer an event, as AWS Lambda's entry point.
+
+    Raises ValueError for an event of an unknown kind.
+    """
+    return _warm_handler().handle(event, context)
 
 
 class LambdaHandler:
-    """What stays from one invocation to the next."""
+    """The objects that a function keeps from one event to the next."""
 
     def __init__(self) -> None:
         cold_start.set_up()
         from . import pools, runtime
         from .entrypoints.lambda_events import EventHandler
-        from .execution.own_thread import OwnThread
+        from .execution.interruptible_thread import InterruptibleThread
 
-        pools.close()  # which the project's start may have opened
+        pools.close()  # the project may have opened them as it was loaded
         self._runner = asyncio.Runner()
-        # Its events have no context in common with whatever has called for the first of them.
+        # In an empty context, so that events don't inherit the context variables of the caller.
         contextvars.Context().run(self._runner.get_loop)
-        self._own_thread = OwnThread("lambda_tasks-handler")
-        self._runner.run(self._ask_there())
+        self._database_thread = InterruptibleThread("lambda_tasks-handler")
+        self._runner.run(self._enter_thread_context())
         self._runtime = runtime.current()
         if IN_LAMBDA:
-            # Elsewhere somebody may enqueue between two events, when this loop stands still.
+            # Only in Lambda: elsewhere, code may enqueue between two events, while this loop does
+            # not run.
             self._runtime.portal.adopt(self._runner.get_loop())
         self._executor = self._runtime.executor()
         self._events = EventHandler(self._runtime, self._executor)
-        if _memory_mib() >= AMPLE_MIB:
+        if _memory_mib() >= FORK_SERVER_MIN_MIB:
             self._executor.prepare()
         if IN_LAMBDA:
             _register_snapshot_hooks(self)
 
     def handle(self, event: Any, context: Any) -> dict[str, Any]:
         """Answer one event."""
-        if not self._own_thread.is_free_within(FREE_S):
-            self._own_thread.give_up()
+        if not self._database_thread.is_free_within(THREAD_FREE_LIMIT_S):
+            self._database_thread.give_up()
         try:
             return self._runner.run(self._events.handle(event, context))
         finally:
-            self._own_thread.interrupt()  # what has not answered by now, and nobody waits for
+            self._database_thread.interrupt()  # a statement that still runs, which nobody awaits
 
     def pids(self) -> list[int]:
-        """The worker processes that run."""
+        """Return the process ids of the worker processes."""
         return self._executor.pids()
 
     def before_snapshot(self) -> None:
-        """Close what must not be open in two places: SnapStart makes many of this process."""
+        """Close all connections and processes: SnapStart makes many copies of this process."""
         from django.db import connections
 
         connections.close_all()
         self._runner.run(self._disconnect())
 
     def after_restore(self) -> None:
-        """Begin anew what every copy would else have in common."""
+        """Reset the random seed and the relay's clock, which all copies would share."""
         random.seed()
         self._events.relayed_at = time.monotonic()
 
     def close(self) -> None:
-        """End lanes, worker processes and connections."""
+        """End the lanes and worker processes, and close the connections."""
         self._runner.run(self._close())
         self._runner.close()
-        self._own_thread.shutdown(wait=False)
+        self._database_thread.shutdown(wait=False)
 
-    async def _ask_there(self) -> None:
-        """Let all of its events ask the database on this thread; there is no other end to that than
-        the handler's own."""
-        asks: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(executor=self._own_thread)
-        await asks.__aenter__()
+    async def _enter_thread_context(self) -> None:
+        """Make all events use the database on the handler's thread."""
+        # The context is never left: it lasts as long as the handler.
+        thread_context: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(
+            executor=self._database_thread
+        )
+        await thread_context.__aenter__()
 
     async def _disconnect(self) -> None:
         await self._executor.aclose()
@@ -109,31 +116,31 @@ class LambdaHandler:
         await runtime.aclose(self._runtime)
 
 
-_kept: dict[str, LambdaHandler] = {}
+_handlers: dict[str, LambdaHandler] = {}
 
 
-def _warm() -> LambdaHandler:
-    """The handler of this process; a cold start that fails is tried again by the next event."""
+def _warm_handler() -> LambdaHandler:
+    """Return the handler of this process. If its cold start fails, the next event tries again."""
     pid = str(os.getpid())
-    if pid not in _kept:
-        _kept[pid] = LambdaHandler()
-        # What is loaded by now stays: the collector of garbage need not look at it again and again,
-        # which takes a tenth of the time of short tasks.
+    if pid not in _handlers:
+        _handlers[pid] = LambdaHandler()
+        # The loaded objects stay. Without this, garbage collections would go through them again
+        # and again, which takes a tenth of the time of short tasks.
         gc.freeze()
-    return _kept[pid]
+    return _handlers[pid]
 
 
 def close() -> None:
-    """End what a handler in this process has kept; the next event is a cold start."""
-    warm = _kept.pop(str(os.getpid()), None)
+    """Close the handler of this process. The next event is a cold start."""
+    warm = _handlers.pop(str(os.getpid()), None)
     if warm is not None:
         warm.close()
         gc.unfreeze()
 
 
 def pids() -> list[int]:
-    """The worker processes of this function, for who plays its end."""
-    warm = _kept.get(str(os.getpid()))
+    """Return the ids of this function's worker processes, for simulations of its end."""
+    warm = _handlers.get(str(os.getpid()))
     return [] if warm is None else warm.pids()
 
 
@@ -146,14 +153,16 @@ def _register_snapshot_hooks(warm: LambdaHandler) -> None:
     try:
         from snapshot_restore_py import register_after_restore, register_before_snapshot
     except ModuleNotFoundError:
-        return  # a runtime that takes no snapshots
+        return  # this runtime takes no snapshots
     register_before_snapshot(warm.before_snapshot)
     register_after_restore(warm.after_restore)
 
 
 def _is_the_function() -> bool:
-    """This module is what Lambda starts, and no project's own that imports it; nor is this one of
-    its worker processes."""
+    """Return whether Lambda starts this module itself, in the function's main process.
+
+    A project may have a handler module that imports this one, and worker processes import it too.
+    """
     multiprocessing = sys.modules.get("multiprocessing")
     is_child = multiprocessing is not None and multiprocessing.parent_process() is not None
     if not IN_LAMBDA or is_child:
@@ -167,5 +176,5 @@ if __name__ == "__main__":
 
     sys.exit(run_job())
 elif _is_the_function():
-    # In Lambda's init phase, which has a CPU to itself and is what SnapStart takes a snapshot of.
-    _warm()
+    # At import, in Lambda's init phase: that one has a full CPU, and SnapStart's snapshot follows.
+    _warm_handler()

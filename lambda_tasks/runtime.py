@@ -1,7 +1,7 @@
-"""The composition root: from the settings to the wired objects of this process.
+"""The composition root: it wires the objects of this process from the settings.
 
-Everything here is made at first use, and anew after a fork: a child must share neither the event
-loop nor the sockets of its parent.
+Each object is created at its first use, and again after a fork: a child must not share the event
+loop or the sockets of its parent.
 """
 
 import atexit
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_WORKER_ID: Final = 200
-"""Characters."""
+"""Longest worker id, in characters."""
 
 
 class Runtime:
-    """The objects of one process, each made once. It is the Wiring of queues."""
+    """The objects of one process, each created once. Queues use it as their Wiring."""
 
     def __init__(self) -> None:
         self.portal = Portal()
@@ -60,50 +60,50 @@ class Runtime:
 
     @cached_property
     def outbox(self) -> "RecordOutbox":
-        """The records, as the way out needs them."""
+        """The records for sending: messages that are stored until their queue accepts them."""
         from .records.outbox import RecordOutbox
 
         return RecordOutbox(lambda queue: conf.current().look_terms(queue))
 
     @cached_property
     def claims(self) -> "RecordClaims":
-        """The records, as the way in needs them."""
+        """The records for running: claims and the ends of runs."""
         from .records.claims import RecordClaims
 
         return RecordClaims(worker_id())
 
     @property
     def table_queue(self) -> "RecordTableQueue":
-        """The records, as queues that are the table need them. It keeps nothing to keep it for."""
+        """The records for queues that are the table itself; not cached, as it has no state."""
         from .records.table_queue import RecordTableQueue
 
         return RecordTableQueue()
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
-        """The one dispatcher, on the portal's loop."""
+        """The process's only dispatcher, on the portal's event loop."""
         return Dispatcher(self.transport, is_left=self._is_left)
 
     @cached_property
     def sender(self) -> Sender:
-        """Knows the modes."""
+        """The sender of committed messages, according to the mode in the settings."""
         return ModeSender(
             self.portal, self.dispatcher, run_now=self._run_now, wake=self._wake_local_workers
         )
 
     @cached_property
     def enqueuer(self) -> Enqueuer:
-        """The door of the way out."""
+        """The entry point of all calls to enqueue."""
         return Enqueuer(self.outbox, self.sender)
 
     @cached_property
     def relay(self) -> Relay:
-        """Sends what was left."""
+        """The relay, which sends stored messages that no queue has accepted yet."""
         return Relay(self.outbox, self.sender.asend_patiently)
 
     @cached_property
     def finisher(self) -> "Finisher":
-        """The door for the end of every run."""
+        """The writer of the ends of runs."""
         from .execution.finishing import Finisher
 
         return Finisher(self.claims)
@@ -116,7 +116,7 @@ class Runtime:
 
         return SingletonLocks(RecordLocks(), cache_alias=lambda: conf.current().singleton_cache)
 
-    # What queues ask of their process
+    # The Wiring of queues
 
     @property
     def aws_options(self) -> Mapping[str, Any]:
@@ -128,7 +128,7 @@ class Runtime:
         return conf.current().signer(audience)
 
     def transport(self, queue: str) -> Transport:
-        """See queues.base.Wiring. Made anew when the settings change."""
+        """See queues.base.Wiring. Transports are created again when the settings change."""
         settings = conf.current()
         if settings is not self._settings:
             self._settings, self._by_queue = settings, {}
@@ -158,25 +158,28 @@ class Runtime:
 
     async def store(self, messages: Sequence[Outgoing]) -> None:
         """See queues.base.Wiring."""
-        await _ask_beside(lambda: self.outbox.insert_queued(messages))
+        await _ask_on_reserved_thread(lambda: self.outbox.insert_queued(messages))
 
     # The way in
 
     def executor(
         self, *, concurrency: int | None = None, processes: int | None = None
     ) -> "Executor":
-        """A new executor, for a handler or a worker to keep; the settings say how large."""
+        """Return a new executor for a handler or a worker.
+
+        `concurrency`, the number of lanes, and `processes` default to the settings.
+        """
         from .execution.lanes import Lanes
         from .execution.process_pool import ProcessPool
 
         settings = conf.current()
-        return self.executor_of(
+        return self.make_executor(
             Lanes(concurrency or settings.concurrency),
-            ProcessPool(processes or settings.processes, work_in_a_process),
+            ProcessPool(processes or settings.processes, serve_worker_process),
         )
 
-    def executor_of(self, lanes: "Lanes", processes: "ProcessPool") -> "Executor":
-        """A new executor that runs tasks in these."""
+    def make_executor(self, lanes: "Lanes", processes: "ProcessPool") -> "Executor":
+        """Return a new executor that runs tasks in these lanes and worker processes."""
         from .execution.executor import Executor
 
         return Executor(
@@ -191,15 +194,15 @@ class Runtime:
 
     @cached_property
     def make_attempt(self) -> "MakeAttempt":
-        """Makes one attempt of a run, whose time begins then."""
+        """The factory of attempts. An attempt's time starts with the call."""
         from .execution.attempt import Attempt
 
         return partial(Attempt, finisher=self.finisher, lock=self.locks)
 
-    # Its end
+    # The end
 
     def close(self) -> None:
-        """Send what is still open and close the connections."""
+        """Send the messages that are still waiting, and close the connections."""
         if self._local_workers is not None:
             self._local_workers.close()
         if self.portal.has_thread:
@@ -207,12 +210,15 @@ class Runtime:
             self.portal.close()
 
     async def disconnect(self) -> None:
-        """Send what is still open and close the connections; they are opened again when used."""
+        """Send the messages that are still waiting, and close the connections.
+
+        Connections are opened again when they are used.
+        """
         await self.portal.acall(self._drain)
         await in_reserved_thread(pools.close)
 
     async def aclose(self) -> None:
-        """See close(). For callers that have lent the portal their loop."""
+        """See close(). For callers whose event loop the portal has adopted."""
         await self.disconnect()
         await in_reserved_thread(self.portal.close)
 
@@ -222,13 +228,12 @@ class Runtime:
             await client.aclose()
 
     async def _is_left(self, id: UUID) -> bool:
-        return await _ask_beside(lambda: self.outbox.is_left(id))
+        return await _ask_on_reserved_thread(lambda: self.outbox.is_left(id))
 
     async def _send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         return await self.enqueuer.asend_stored(messages)
 
     def _wake_local_workers(self) -> None:
-
         if self._local_workers is None:
             self._local_workers = LocalWorkers(conf.current().local_workers)
         self._local_workers.wake()
@@ -240,7 +245,7 @@ class Runtime:
 
 
 class _Process:
-    """What this process has made; a forked child starts with none."""
+    """The runtime of this process. A forked child starts without one."""
 
     lock = threading.Lock()
     runtime: Runtime | None = None
@@ -248,7 +253,7 @@ class _Process:
 
 
 def current() -> Runtime:
-    """This process's runtime."""
+    """Return the runtime of this process, which is created at the first call."""
     if _Process.runtime is None:
         with _Process.lock:
             if _Process.runtime is None:
@@ -257,7 +262,7 @@ def current() -> Runtime:
 
 
 @contextmanager
-def replaced_by(other: Runtime) -> Iterator[None]:
+def replace_current(other: Runtime) -> Iterator[None]:
     """Let `other` be this process's runtime in the body; for tests."""
     before, _Process.runtime = _Process.runtime, other
     try:
@@ -267,16 +272,17 @@ def replaced_by(other: Runtime) -> Iterator[None]:
 
 
 def worker_id() -> str:
-    """Which process this is, in words that lead to its logs.
+    """Return the id of this process, by which its logs can be found.
 
-    On Lambda the name of the log stream, one for each container; elsewhere HOST:PID.
+    In Lambda it is the name of the log stream, one for each execution environment; elsewhere it is
+    HOST:PID.
     """
     log_stream = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
     return (log_stream or f"{socket.gethostname()}:{os.getpid()}")[:MAX_WORKER_ID]
 
 
-async def _ask_beside(ask: Callable[[], T]) -> T:
-    """Ask the records on a thread of our own: the caller's may be waiting for the answer."""
+async def _ask_on_reserved_thread(ask: Callable[[], T]) -> T:
+    """Ask the records on a reserved thread: the caller's thread may wait for the answer."""
 
     def ask_and_close() -> T:
         try:
@@ -288,8 +294,8 @@ async def _ask_beside(ask: Callable[[], T]) -> T:
     return await in_reserved_thread(ask_and_close)
 
 
-def work_in_a_process(pipe: "Connection") -> None:
-    """What a worker process does."""
+def serve_worker_process(pipe: "Connection") -> None:
+    """Serve runs on a pipe, as the main function of a worker process."""
     from .cold_start.memory_limit import limit_memory
     from .execution.worker_process import serve
 
@@ -298,13 +304,16 @@ def work_in_a_process(pipe: "Connection") -> None:
 
 
 def close() -> None:
-    """Send what is still open and close all connections; a later call starts anew."""
+    """Send the messages that are still waiting, and close all connections.
+
+    The next use creates a new runtime.
+    """
     if (runtime := _detach()) is not None:
         runtime.close()
 
 
 async def aclose(runtime: Runtime) -> None:
-    """See close(). For callers that have kept a runtime; the process may have another by now."""
+    """Close this runtime, which may no longer be the process's own. See close()."""
     if runtime is _Process.runtime:
         _detach()
     await runtime.aclose()
@@ -315,13 +324,13 @@ def _detach() -> Runtime | None:
     return runtime
 
 
-def _start_anew() -> None:
-    """In a forked child."""
+def _reset_after_fork() -> None:
+    """Forget the parent's runtime, in a forked child."""
     _Process.lock = threading.Lock()
-    # Kept, so that nothing of the parent's is closed or complained about by the collector.
+    # Kept referenced: a garbage collection would close the parent's sockets, or warn of them.
     if (runtime := _detach()) is not None:
         _Process.abandoned.append(runtime)
 
 
 atexit.register(close)
-os.register_at_fork(after_in_child=_start_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -16,7 +16,7 @@ import pytest
 from django.utils import timezone
 
 from lambda_tasks import EnqueueError, handler, runtime
-from lambda_tasks.entrypoints.ending import CUT_OFF
+from lambda_tasks.entrypoints.ending import EXIT_UNFINISHED
 from lambda_tasks.execution import process_start
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
@@ -132,7 +132,7 @@ def test_a_task_whose_process_does_not_start_has_not_begun_and_goes_back(
     os.kill(fork_server_pid(), signal.SIGSTOP)
 
     with monkeypatch.context() as patch:
-        patch.setattr(process_start, "START_S", 0.5)
+        patch.setattr(process_start, "START_LIMIT_S", 0.5)
         assert handle(message, neighbour) == [0]
 
     assert (record_of(message).status, record_of(message).n_attempts) == ("QUEUED", 0)
@@ -178,4 +178,4 @@ time.sleep(300)
 
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S)
 
-    assert done.returncode == CUT_OFF
+    assert done.returncode == EXIT_UNFINISHED

@@ -122,14 +122,14 @@ def test_a_busy_sqlite_is_a_conflict() -> None:
 
 
 class Hears(logging.Handler):
-    """Sets an event when a task begins again."""
+    """Sets an event when a task restarts."""
 
     def __init__(self, event: threading.Event) -> None:
         super().__init__()
         self._event = event
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "begins again" in record.getMessage():
+        if "restarts" in record.getMessage():
             self._event.set()
 
 

@@ -285,7 +285,7 @@ def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
         ("gone.json", "gone.json can't be read: No such file"),
     ]:
         assert words in newcomer.fail("invoke", name)
-    assert "This handler takes" in newcomer.fail("invoke", "-", stdin="{}")
+    assert "This handler accepts" in newcomer.fail("invoke", "-", stdin="{}")
 
 
 @pytest.mark.parametrize("setting", ["LAMBDA_TASKS_EAGER = True", "LAMBDA_TASKS_LOCAL_WORKERS = 2"])

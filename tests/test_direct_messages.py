@@ -48,7 +48,7 @@ def test_a_durable_task_runs_from_its_record_only(handle: Handle, caplog: Any) -
 
     assert not Effect.objects.exists()
     assert [each.result for each in TaskRecord.objects.all()] == [3]
-    assert "tests.app.tasks.leave_effect is durable and runs from its record" in caplog.text
+    assert "tests.app.tasks.leave_effect is durable and runs only from its record" in caplog.text
     assert "set LAMBDA_TASKS_DIRECT_MESSAGES to 'any'" in caplog.text
     assert "brought" not in caplog.text
 
@@ -151,7 +151,7 @@ def test_messages_of_a_queue_that_is_not_in_the_settings_are_refused(
     foreign["Records"][0]["eventSourceARN"] = source
 
     assert brought_back(foreign) == 1
-    assert f"It came from {source!r}, which is no queue of LAMBDA_TASKS_QUEUES" in caplog.text
+    assert f"It came from {source!r}, which is not a queue of LAMBDA_TASKS_QUEUES" in caplog.text
 
 
 @pytest.mark.parametrize("backend", ["nowhere", "immediate"])

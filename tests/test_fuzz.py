@@ -243,7 +243,7 @@ def test_an_event_of_another_kind_is_refused_by_name() -> None:
         event[next(iter(event))] = random.choice([*ODD, [{"eventSource": random.choice(sources)}]])
         events.append(event)
     for event in events:
-        with pytest.raises(ValueError, match=r"takes SQS events, .* It was given an? "):
+        with pytest.raises(ValueError, match=r"accepts SQS events, .* It received an? "):
             handler.handler(event, LambdaContext())
 
 

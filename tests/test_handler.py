@@ -735,7 +735,7 @@ def test_a_ping_is_answered_with_versions() -> None:
 
 @pytest.mark.parametrize("event", [{}, {"Records": []}, None, [], {"Records": [{}]}, "text"])
 def test_another_kind_of_event_is_refused_with_those_that_are_taken(event: object) -> None:
-    with pytest.raises(ValueError, match="takes SQS events"):
+    with pytest.raises(ValueError, match="accepts SQS events"):
         handler.handler(event, None)
 
 

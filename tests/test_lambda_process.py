@@ -84,7 +84,7 @@ def test_what_a_task_enqueues_leaves_through_the_handlers_own_loop(
 
 
 def test_an_error_of_the_handler_leaves_the_process_working(function: LambdaProcess) -> None:
-    with pytest.raises(FunctionError, match="takes SQS events"):
+    with pytest.raises(FunctionError, match="accepts SQS events"):
         function.invoke({"something": "else"})
 
     assert "django" in function.invoke({"lambda_tasks": "ping"})

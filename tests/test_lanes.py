@@ -55,7 +55,7 @@ def test_what_a_lane_begins_with_comes_before_its_first_call_and_once() -> None:
     happened: list[str] = []
 
     async def scene(thread: LaneThread) -> None:
-        thread.begins_with(lambda: happened.append("begun"))
+        thread.call_first(lambda: happened.append("begun"))
         for number in range(2):
             await sync_to_async(happened.append)(f"call {number}")
         assert not thread.cancel_begin()
@@ -69,7 +69,7 @@ def test_what_was_never_called_never_begins() -> None:
     happened: list[str] = []
 
     async def scene(thread: LaneThread) -> None:
-        thread.begins_with(lambda: happened.append("begun"))
+        thread.call_first(lambda: happened.append("begun"))
         assert thread.cancel_begin()
         await thread.call(happened.append, "later")
 
@@ -87,7 +87,7 @@ def test_what_could_not_begin_lets_no_call_through_until_it_can() -> None:
             raise ConnectionError
 
     async def scene(thread: LaneThread) -> None:
-        thread.begins_with(begin)
+        thread.call_first(begin)
         for _ in range(2):
             with pytest.raises(ConnectionError):
                 await sync_to_async(happened.append)("too early")
@@ -108,7 +108,7 @@ def test_what_a_run_leaves_behind_does_not_begin_the_next_one() -> None:
             await sync_to_async(happened.append)("of the first")
             left_behind = asyncio.ensure_future(sync_to_async(happened.append)("too late"))
             current_run.reset(token)
-        thread.begins_with(lambda: happened.append("begun"))
+        thread.call_first(lambda: happened.append("begun"))
         with thread.serving(second), pytest.raises(RuntimeError, match=r"first .* has ended"):
             await left_behind
         assert thread.cancel_begin()

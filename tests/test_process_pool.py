@@ -24,7 +24,7 @@ from lambda_tasks.core.message import Message
 from lambda_tasks.execution import process_start, worker_pipe
 from lambda_tasks.execution.process_pool import ProcessPool
 from lambda_tasks.execution.process_start import ProcessNotStarted
-from lambda_tasks.execution.run import Ended, Run
+from lambda_tasks.execution.run import AttemptEnd, Run
 from tests.conftest import wait_for
 
 DIES, FORKS_AND_DIES, STOPS_AS_IT_ANSWERS = "dies", "forks and dies", "stops as it answers"
@@ -56,7 +56,7 @@ def serve(pipe: Connection) -> None:
         if name.startswith("waits for "):
             wait_for(Path(name.removeprefix("waits for ")).exists)
         result = run.message.kwargs or os.getpid()
-        worker_pipe.send(pipe, Ended(Succeeded(result)))
+        worker_pipe.send(pipe, AttemptEnd(Succeeded(result)))
 
 
 def hang_before_it_is_ready(pipe: Connection) -> None:
@@ -192,7 +192,7 @@ def test_a_fork_server_that_hangs_is_replaced_and_what_it_has_started_goes_on(
             return await run_of()
 
         with monkeypatch.context() as patch, pytest.raises(ProcessNotStarted):
-            patch.setattr(process_start, "START_S", 0.5)
+            patch.setattr(process_start, "START_LIMIT_S", 0.5)
             await pool.run(ask)
 
         assert not asked_for, "its time had not begun"
@@ -234,7 +234,7 @@ def test_the_end_of_a_pool_waits_for_no_process_that_does_not_get_ready(
 ) -> None:
     pool, told = ProcessPool(1, hang_before_it_is_ready), tmp_path / "pid"
     monkeypatch.setenv(HANGS_AT, str(told))
-    monkeypatch.setattr(process_start, "START_S", 1_000.0)
+    monkeypatch.setattr(process_start, "START_LIMIT_S", 1_000.0)
     with suppress(ProcessLookupError, TypeError):
         os.kill(fork_server_pid(), signal.SIGKILL)  # another one will know where to tell
 
@@ -278,7 +278,7 @@ def test_a_process_that_takes_no_large_message_is_replaced(monkeypatch: pytest.M
         os.kill(stopped, signal.SIGSTOP)
 
         with monkeypatch.context() as patch, pytest.raises(ProcessNotStarted):
-            patch.setattr(worker_pipe, "LARGE_S", 0.5)
+            patch.setattr(worker_pipe, "LARGE_MESSAGE_LIMIT_S", 0.5)
             await pool.run(lambda: run_of(text=LARGE))
 
         ended = await pool.run(lambda: run_of(text=LARGE))
@@ -295,7 +295,7 @@ def test_a_process_that_does_not_say_all_of_its_answer_is_replaced(
 
     async def scene() -> None:
         with monkeypatch.context() as patch, pytest.raises(LambdaTasksError, match="its answer"):
-            patch.setattr(worker_pipe, "LARGE_S", 0.5)
+            patch.setattr(worker_pipe, "LARGE_MESSAGE_LIMIT_S", 0.5)
             await pool.run(lambda: run_of(STOPS_AS_IT_ANSWERS))
 
         assert isinstance((await pool.run(run_of)).outcome, Succeeded)

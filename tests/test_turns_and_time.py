@@ -35,7 +35,7 @@ def turns_of(durations: Durations) -> Turns:
 def test_of_unknown_tasks_those_with_a_free_place_begin_at_once() -> None:
     batch = [resolved(task) for task in (SYNC, ASYNC) * 5]
 
-    waiting = turns_of(Durations()).waiting(batch)
+    waiting = turns_of(Durations()).waiting_ids(batch)
 
     assert places(batch, waiting) == [4, 6, 7, 8, 9], "two processes, three lanes"
 
@@ -48,7 +48,7 @@ def test_who_waits_behind_short_runs_begins_as_good_as_at_once() -> None:
     batch = [resolved(SYNC) for _ in range(10)]
     last = [resolved(ONCE)]
 
-    waiting = turns_of(durations).waiting(batch + last)
+    waiting = turns_of(durations).waiting_ids(batch + last)
 
     assert places(batch + last, waiting) == [10], "what may not run twice is counted when it begins"
 
@@ -58,15 +58,15 @@ def test_what_is_in_work_has_its_place_until_it_leaves() -> None:
     here.enter([SYNC, SYNC])
     batch = [resolved(SYNC)]
 
-    assert places(batch, here.waiting(batch)) == [0]
+    assert places(batch, here.waiting_ids(batch)) == [0]
     here.leave(SYNC)
-    assert places(batch, here.waiting(batch)) == []
+    assert places(batch, here.waiting_ids(batch)) == []
 
 
 def test_in_a_group_each_waits_for_the_one_before_it() -> None:
     batch = [resolved(ASYNC, "a"), resolved(ASYNC, "a"), resolved(ASYNC, "b")]
 
-    assert places(batch, turns_of(Durations()).waiting(batch)) == [1]
+    assert places(batch, turns_of(Durations()).waiting_ids(batch)) == [1]
 
 
 def test_one_slow_run_of_ten_makes_nobody_wait_and_is_reckoned_with() -> None:
@@ -87,7 +87,7 @@ def budget_of(whole_s: float, *, passed_s: float = 0.0) -> TimeBudget:
 
 
 @pytest.mark.parametrize(
-    ("likely_s", "is_first", "passed_s", "will_do"),
+    ("likely_s", "is_first", "passed_s", "has_time_for"),
     [
         (None, False, 0, True),
         (None, False, 40, True),
@@ -100,16 +100,16 @@ def budget_of(whole_s: float, *, passed_s: float = 0.0) -> TimeBudget:
     ],
 )
 def test_a_task_begins_if_the_time_will_probably_do(
-    likely_s: float | None, is_first: bool, passed_s: float, will_do: bool
+    likely_s: float | None, is_first: bool, passed_s: float, has_time_for: bool
 ) -> None:
     budget = budget_of(101, passed_s=passed_s)
 
-    assert budget.will_do(likely_s, is_first=is_first) is will_do
+    assert budget.has_time_for(likely_s, is_first=is_first) is has_time_for
 
 
 @given(st.none() | st.floats(0, 1e6), st.booleans())
 def test_without_a_deadline_there_is_always_time(likely_s: float | None, is_first: bool) -> None:
-    assert TimeBudget(time.monotonic()).will_do(likely_s, is_first=is_first)
+    assert TimeBudget(time.monotonic()).has_time_for(likely_s, is_first=is_first)
 
 
 @pytest.mark.parametrize(("whole_s", "longest_s"), [(100, 99), (4, 3), (2.4, 1.8)])

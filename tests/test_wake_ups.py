@@ -101,7 +101,7 @@ def test_a_body_that_differs_from_its_record_is_refused_and_told(
 
     assert not Effect.objects.exists()
     assert batch.index("forged") in back
-    assert "Somebody else than this project may have written the message" in caplog.text
+    assert "The message may have been written by someone outside this" in caplog.text
     record = TaskRecord.objects.get()
     assert (record.task_name, record.kwargs) == ("tests.app.tasks.add", {"a": 1})
     if record.status != "SUCCESS":

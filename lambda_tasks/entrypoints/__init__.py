@@ -1,1 +1,1 @@
-"""Where messages come in: Lambda's events, a worker, a job of AWS Batch."""
+"""The entry points of messages: Lambda's events, a worker, a job of AWS Batch."""

@@ -1,4 +1,4 @@
-"""The AWS Batch entry point: one job runs one message, through the executor of every place."""
+"""The AWS Batch entry point: one job runs one message, with the same executor as elsewhere."""
 
 import asyncio
 import logging
@@ -10,25 +10,31 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import cold_start, pools
 from ..ports import Delivery, Settlement
 from ..queues.batch import MESSAGE_VARIABLE, job_delivery
-from .ending import CLOSE_S, process_end
+from .ending import CLOSE_LIMIT_S, process_end
 
 if TYPE_CHECKING:
     from ..execution.executor import Executor
 
 logger = logging.getLogger("lambda_tasks")
 
-LONGEST_WAIT_S: Final = 60.0
-"""For a message that came a little too early; who holds its lease for longer will finish it."""
+MAX_WAIT_S: Final = 60.0
+"""Longest wait in seconds for a message that can't be claimed yet.
 
-TERMINATED_S: Final = 25.0
-"""To give the task back and to end, of the 30 s between SIGTERM and SIGKILL (AWS Batch User Guide,
-"Job timeouts")."""
+If another worker holds the lease for longer, that worker finishes the run.
+"""
+
+TERMINATION_LIMIT_S: Final = 25.0
+"""Seconds to return the task to its queue and to end after SIGTERM.
+
+AWS Batch sends SIGKILL 30 s after SIGTERM (AWS Batch User Guide, "Job timeouts").
+"""
 
 
 def run_job() -> int:
-    """Run the message in LAMBDA_TASKS_MESSAGE. 0 when it has come to its end, 1 where it has not.
+    """Run the message in LAMBDA_TASKS_MESSAGE, and return the exit code of the job.
 
-    A task that fails has come to its end: its record says FAILED.
+    The code is 0 if the message is done, also if its task failed: its record says FAILED then. It
+    is 1 if the message has to run again, or can't be run.
     """
     logging.basicConfig(level=logging.INFO)
     body = os.environ.get(MESSAGE_VARIABLE)
@@ -37,7 +43,7 @@ def run_job() -> int:
         return 1
     try:
         cold_start.set_up()
-        pools.close()  # which the project's start may have opened
+        pools.close()  # the project may have opened them as it was loaded
         return 0 if asyncio.run(_run(body)) else 1
     except Exception:
         logger.exception("The job can't run its message.")
@@ -50,45 +56,46 @@ async def _run(body: str) -> bool:
     here = runtime.current()
     here.portal.adopt(asyncio.get_running_loop())
     executor = here.executor(concurrency=1, processes=1)
-    end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    shutdown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def stop() -> None:
-        if not end.done():
-            process_end.within(TERMINATED_S, exit_code=1)
-            end.set_result(None)
+        if not shutdown.done():
+            process_end.within(TERMINATION_LIMIT_S, exit_code=1)
+            shutdown.set_result(None)
 
-    # When a job is terminated or its spot instance is reclaimed.
+    # AWS Batch sends it when a job is terminated or its spot instance is reclaimed.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     is_settled = False
     try:
-        is_settled = await _until_settled(executor, _delivery(body), end)
+        is_settled = await _until_settled(executor, _delivery(body), shutdown)
         return is_settled
     finally:
-        # What follows, and Python's own end, may hang: the process has nothing else to do.
-        process_end.within(CLOSE_S, exit_code=0 if is_settled else 1)
+        # A stuck thread can make the following calls and Python's exit hang. The run is over, so
+        # the process may be killed.
+        process_end.within(CLOSE_LIMIT_S, exit_code=0 if is_settled else 1)
         await executor.aclose()
         await runtime.aclose(here)
 
 
 async def _until_settled(
-    executor: "Executor", delivery: Delivery, end: "asyncio.Future[None]"
+    executor: "Executor", delivery: Delivery, shutdown: "asyncio.Future[None]"
 ) -> bool:
     while True:
-        settlement = await _run_once(executor, delivery, end)
+        settlement = await _run_once(executor, delivery, shutdown)
         wait_s = settlement.retry_after_s
-        if settlement.is_final or settlement.interrupts or end.done():
+        if settlement.is_final or settlement.interrupts or shutdown.done():
             return settlement.is_final
-        if wait_s is None or wait_s > LONGEST_WAIT_S:
+        if wait_s is None or wait_s > MAX_WAIT_S:
             return False
-        await asyncio.wait([end], timeout=max(wait_s, 1.0))
+        await asyncio.wait([shutdown], timeout=max(wait_s, 1.0))
 
 
 async def _run_once(
-    executor: "Executor", delivery: Delivery, end: "asyncio.Future[None]"
+    executor: "Executor", delivery: Delivery, shutdown: "asyncio.Future[None]"
 ) -> Settlement:
     batch = await executor.claim_batch(nullcontext([delivery]))
     settlements = await executor.run_batch(
-        batch, metadata=_metadata(), settled=lambda *_: None, end=end
+        batch, metadata=_metadata(), on_settled=lambda *_: None, shutdown=shutdown
     )
     return settlements[delivery.id]
 

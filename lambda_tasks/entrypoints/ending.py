@@ -1,7 +1,8 @@
-"""Ends the process of a worker, or of a job, in time, whatever hangs in it.
+"""Ends the process of a worker or a job in time, even if something hangs in it.
 
-A thread that is stuck in a library's code can be neither interrupted nor left behind: asyncio and
-Python wait for it at their ends. Its records come back by their leases.
+A thread that is stuck in a library's code can't be interrupted, and asyncio and Python wait for it
+when they exit. The process is killed instead, and its runs are repeated when their leases are
+over.
 """
 
 import asyncio
@@ -18,45 +19,45 @@ logger = logging.getLogger("lambda_tasks")
 
 T = TypeVar("T")
 
-CUT_OFF: Final = 3
-"""The exit code where tasks had to be given back unfinished."""
+EXIT_UNFINISHED: Final = 3
+"""The exit code of a process that returned unfinished tasks to their queues."""
 
-MARGIN_S: Final = 4.0
-"""After a worker's drain: to give back what runs, and to end connections and processes."""
+DRAIN_MARGIN_S: Final = 4.0
+"""Seconds after a worker's drain to return unfinished runs, and to end processes."""
 
-CLOSE_S: Final = 30.0
-"""To send what is left and to close, where nobody has told the process to stop."""
+CLOSE_LIMIT_S: Final = 30.0
+"""Seconds to send the remaining messages and to close, if no signal stopped the process."""
 
-
-TELL_S: Final = 1.0
-"""To log that the process is ended: what hangs may be the log itself."""
+LOG_LIMIT_S: Final = 1.0
+"""Seconds to log that the process is killed: the log itself may hang."""
 
 
 class Ending:
-    """The last of all time limits of this process; of several the earliest holds."""
+    """The final time limit of this process. If there are several, the earliest applies."""
 
     def __init__(self) -> None:
         self._timers: list[threading.Timer] = []
 
-    def within(self, seconds: float, *, exit_code: int = CUT_OFF) -> None:
-        """End the process when this time is over, unless cancel() is called before."""
+    def within(self, seconds: float, *, exit_code: int = EXIT_UNFINISHED) -> None:
+        """End the process after so many seconds, unless cancel() is called before."""
         timer = threading.Timer(seconds, _end, [exit_code])
         timer.daemon = True
         timer.start()
         self._timers.append(timer)
 
     def cancel(self) -> None:
-        """Let the process go on."""
+        """Cancel all time limits, so that the process goes on."""
         while self._timers:
             self._timers.pop().cancel()
 
 
 process_end: Final = Ending()
+"""The final time limit of this process."""
 
 
 def run_process(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run() that ends when its time is over; see Ending."""
-    pools.close()  # which the project's start may have opened
+    """Run a coroutine with asyncio.run(), under the time limits of `process_end`."""
+    pools.close()  # the project may have opened them as it was loaded
     try:
         return asyncio.run(main)
     finally:
@@ -64,13 +65,13 @@ def run_process(main: Coroutine[Any, Any, T]) -> T:
 
 
 def _end(exit_code: int) -> None:
-    telling = threading.Thread(target=_tell, daemon=True)
-    telling.start()
-    telling.join(TELL_S)
+    logging_end = threading.Thread(target=_log_end, daemon=True)
+    logging_end.start()
+    logging_end.join(LOG_LIMIT_S)
     os._exit(exit_code)
 
 
-def _tell() -> None:
-    logger.error("The time of this process is over and something hangs in it: it is ended.")
+def _log_end() -> None:
+    logger.error("The process is killed: its time is over, and something in it hangs.")
     logging.shutdown()
     sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Lambda's events: runs the records of one, tells which must come back, relays on a tick.
+"""Answers Lambda's events: it runs an event's records, reports failures, and relays on a tick.
 
-`handler` is the module that Lambda starts; it keeps one EventHandler from event to event.
+Lambda starts the module `handler`, which keeps one EventHandler for all events.
 """
 
 import asyncio
@@ -26,29 +26,36 @@ from ..runtime import Runtime
 logger = logging.getLogger("lambda_tasks")
 
 RESPONSE_MARGIN_S: Final = 2.0
-"""Before Lambda's own timeout, to settle and to answer: a timeout would replay the whole batch. Of
-a short timeout it is a fifth."""
+"""Seconds before Lambda's timeout to settle and to answer; a fifth of a short timeout.
 
-STUCK: Final = 0.4
-"""The part of the margin in which the executor gives back what it could not finish."""
+After a timeout Lambda would deliver the whole batch again.
+"""
 
-POSTPONE: Final = 0.35
-"""The part of it for SQS to take back what must come back at a certain time: a courtesy."""
+RETURN_FRACTION: Final = 0.4
+"""The fraction of the margin in which the executor returns unfinished runs to their queues."""
+
+POSTPONE_FRACTION: Final = 0.35
+"""The fraction of the margin for changing visibility timeouts in SQS. This is best effort."""
 
 RELAY_EVERY_S: Final = 60.0
+"""Seconds between two relays after events."""
+
 RELAY_NEEDS_S: Final = 10.0
+"""Seconds before the deadline that a relay after an event needs."""
 
-THE_WHOLE_BATCH: Final = ""
-"""An empty identifier makes Lambda return all records (Using Lambda with Amazon SQS, "Implementing
-partial batch responses")."""
+WHOLE_BATCH: Final = ""
+"""An empty identifier, which makes Lambda return all records to the queue.
 
-TAKES: Final = (
-    'This handler takes SQS events, {"lambda_tasks": "ping"} and {"lambda_tasks": "tick"}.'
+See "Implementing partial batch responses" in Using Lambda with Amazon SQS.
+"""
+
+ACCEPTED_EVENTS: Final = (
+    'This handler accepts SQS events, {"lambda_tasks": "ping"} and {"lambda_tasks": "tick"}.'
 )
 
 
 class EventHandler:
-    """Answers events, on whatever loop it is called on."""
+    """A handler of events, on whatever event loop calls it."""
 
     def __init__(self, runtime: Runtime, executor: Executor) -> None:
         self._runtime = runtime
@@ -59,8 +66,8 @@ class EventHandler:
     async def handle(self, event: Any, context: Any) -> dict[str, Any]:
         """Answer one event.
 
-        Raises ValueError for one of another kind, and KeyboardInterrupt where a task has raised
-        it, once all other records are settled.
+        Raises ValueError for an event of an unknown kind. Raises KeyboardInterrupt if a task
+        raised it, after all records are settled.
         """
         match event:
             case {"Records": [*records]} if any(map(_is_of_sqs, records)):
@@ -69,16 +76,17 @@ class EventHandler:
                 return self._versions
             case {"lambda_tasks": "tick"}:
                 return await self._tick(_AnswerBy.of(context).deadline)
-        raise ValueError(f"{TAKES} It was given {_kind(event)}.")
+        raise ValueError(f"{ACCEPTED_EVENTS} It received {_describe(event)}.")
 
     async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
         answer_by = _AnswerBy.of(context)
         deadline = answer_by.deadline
         of_sqs = [record for record in records if _is_of_sqs(record)]
-        # All count as failed until their outcome is durable.
+        # Every record counts as failed until its outcome is durable. A counter, as one message may
+        # be delivered twice in an event.
         open_ids = Counter(record["messageId"] for record in of_sqs)
 
-        def settled(id: str, settlement: Settlement) -> None:
+        def on_settled(id: str, settlement: Settlement) -> None:
             if settlement.is_final:
                 open_ids[id] -= 1
 
@@ -87,25 +95,30 @@ class EventHandler:
                 [_delivery(record) for record in of_sqs],
                 deadline=deadline,
                 metadata=_metadata(context),
-                settled=settled,
+                on_settled=on_settled,
             )
         )
         settlements = await _result_before(answer_by, running)
         if any(each.retry_after_s is not None for each in settlements.values()):
-            await self._postpone(of_sqs, settlements, limit_s=answer_by.margin_s * POSTPONE)
+            await self._postpone(
+                of_sqs, settlements, limit_s=answer_by.margin_s * POSTPONE_FRACTION
+            )
         await self._relay_if_due(deadline)
         if any(settlement.interrupts for settlement in settlements.values()):
             raise KeyboardInterrupt
         failures = list(+open_ids)
         if len(of_sqs) < len(records):
-            logger.error("A record of the event has no messageId or is not of SQS: all come back.")
-            failures.append(THE_WHOLE_BATCH)
+            logger.error(
+                "The whole batch goes back: a record of the event has no messageId, or is not "
+                "from SQS."
+            )
+            failures.append(WHOLE_BATCH)
         return {"batchItemFailures": [{"itemIdentifier": id} for id in failures]}
 
     async def _postpone(
         self, records: list[Any], settlements: Mapping[str, Settlement], *, limit_s: float
     ) -> None:
-        """Make what must wait visible at its time, instead of after the queue's timeout."""
+        """Set the visibility timeouts of the deliveries that go back for a certain time."""
         waiting = [
             self._postpone_one(record, settlement.retry_after_s)
             for record in records
@@ -131,7 +144,10 @@ class EventHandler:
                     )
                     return
         except Exception:
-            logger.warning("%s keeps its visibility timeout", record["messageId"], exc_info=True)
+            logger.warning(
+                "Message %s keeps its visibility timeout, which can't be changed",
+                record["messageId"], exc_info=True,
+            )  # fmt: skip
 
     async def _relay_if_due(self, deadline: float | None) -> None:
         now = time.monotonic()
@@ -148,14 +164,18 @@ class EventHandler:
         return {"relayed": await self._relay(deadline)}
 
     async def _relay(self, deadline: float | None) -> int:
-        """Send what was left; how many went. Raises TimeoutError at the deadline."""
+        """Relay the messages that were left, and return how many were sent.
+
+        Raises TimeoutError at the deadline.
+        """
         relaying = asyncio.ensure_future(self._refresh_and_relay())
         left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        # Not wait_for(), which would wait for the cancelled relay to end: it may hang.
         done, _ = await asyncio.wait([relaying], timeout=left_s)
         if done:
             return relaying.result()
         relaying.cancel()
-        raise TimeoutError("The relay has not come to its end before the function's deadline.")
+        raise TimeoutError("The relay did not end before the function's deadline.")
 
     async def _refresh_and_relay(self) -> int:
         await ask(connections.refresh)
@@ -164,17 +184,16 @@ class EventHandler:
 
 @dataclass(frozen=True, slots=True)
 class _AnswerBy:
-    """When an event is to be answered: its deadline, in monotonic seconds, and a margin after it.
-
-    There is no deadline where the caller tells no time.
-    """
+    """The time by which an event has to be answered."""
 
     deadline: float | None = None
+    """The time by which all must be settled, in `time.monotonic()` seconds; None for no limit."""
     margin_s: float = RESPONSE_MARGIN_S
+    """Seconds between the deadline and Lambda's timeout."""
 
     @classmethod
     def of(cls, context: Any) -> Self:
-        """By what Lambda's context of an event tells."""
+        """Return the time to answer by that follows from Lambda's context of an event."""
         remaining = getattr(context, "get_remaining_time_in_millis", None)
         if remaining is None:
             return cls()
@@ -186,15 +205,19 @@ class _AnswerBy:
 async def _result_before(
     answer_by: _AnswerBy, running: "asyncio.Future[dict[str, Settlement]]"
 ) -> dict[str, Settlement]:
-    """What the executor says; nothing where it is stuck itself, so that the answer gets out."""
+    """Return the executor's settlements, or none if it does not end in time."""
     left_s = None
     if answer_by.deadline is not None:
-        left_s = max(answer_by.deadline - time.monotonic(), 0.0) + answer_by.margin_s * STUCK
+        left_s = (
+            max(answer_by.deadline - time.monotonic(), 0.0) + answer_by.margin_s * RETURN_FRACTION
+        )
+    # Not wait_for(), which would wait for the cancelled executor to end: Lambda gets its answer
+    # even if that hangs.
     done, _ = await asyncio.wait([running], timeout=left_s)
     if done:
         return running.result()
     running.cancel()
-    logger.error("The records are not settled in time and come back.")
+    logger.error("The executor did not settle the records in time; those that are open go back.")
     return {}
 
 
@@ -219,7 +242,7 @@ def _delivery(record: Mapping[str, Any]) -> Delivery:
     return delivery_of(record["messageId"], record.get("body"), attributes, source=source)
 
 
-def _kind(event: Any) -> str:
+def _describe(event: Any) -> str:
     if isinstance(event, Mapping):
         return f"an object with the keys {sorted(map(str, event))[:10]}"
     return f"a {type(event).__name__}"
@@ -227,11 +250,11 @@ def _kind(event: Any) -> str:
 
 def _versions() -> dict[str, Any]:
     try:
-        own = version("lambda-tasks")
+        library = version("lambda-tasks")
     except PackageNotFoundError:
-        own = "unknown"
+        library = "unknown"
     return {
-        "lambda_tasks": own,
+        "lambda_tasks": library,
         "django": django.get_version(),
         "python": platform.python_version(),
     }

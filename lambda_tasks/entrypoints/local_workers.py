@@ -1,4 +1,4 @@
-"""The child of LAMBDA_TASKS_LOCAL_WORKERS: a worker of all queues, until its parent ends."""
+"""The child of LAMBDA_TASKS_LOCAL_WORKERS: a worker of all queues while its parent lives."""
 
 import asyncio
 import os
@@ -12,14 +12,14 @@ from .ending import process_end, run_process
 from .worker import worker_of
 
 FINISH_S: Final = 5.0
-"""Seconds for what is due when the parent ends; what has not begun by then waits for the next."""
+"""Seconds to start the due tasks after the parent ended. The next worker runs the others."""
 
 DRAIN_S: Final = 5.0
-"""Seconds for what runs then. A reload may have to wait for both."""
+"""Seconds for the runs that are not finished then. A reload may have to wait for both."""
 
 
 async def serve() -> None:
-    """Work until standard input ends."""
+    """Run the tasks of all queues until standard input ends."""
     queues = list(conf.current().queues)
     worker_of_all = worker_of(
         runtime.current(), queues, drain_s=DRAIN_S, end_within=process_end.within

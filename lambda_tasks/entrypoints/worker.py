@@ -1,4 +1,4 @@
-"""Runs tasks outside of Lambda, through the same executor, until it is told to stop."""
+"""A worker: it runs tasks outside of Lambda, with the same executor, until it is stopped."""
 
 import asyncio
 import logging
@@ -26,38 +26,45 @@ from .. import conf
 from .. import runtime as runtimes
 from ..execution.batch import ClaimedBatch
 from ..execution.executor import Executor
-from ..execution.own_thread import OwnThread
+from ..execution.interruptible_thread import InterruptibleThread
 from ..ports import Settlement, Source
 from ..queues.kinds import make_sources
-from .ending import CLOSE_S, MARGIN_S
+from .ending import CLOSE_LIMIT_S, DRAIN_MARGIN_S
 
 logger = logging.getLogger("lambda_tasks")
 
 T = TypeVar("T")
 
-BATCH: Final = 10
-"""Deliveries that are claimed together."""
+BATCH_SIZE: Final = 10
+"""Largest number of deliveries that are received and claimed together."""
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+"""The signals that stop a worker."""
 
 RELAY_EVERY_S: Final = 60.0
+"""Seconds between two relays."""
 
 RELAY_IN_ORDER_EVERY_S: Final = 1.0
-"""The same for its queues that keep an order, where what is due later waits in its row."""
+"""Seconds between two relays of queues that keep an order.
 
-AFTER_AN_ERROR_S: Final = 5.0
-"""Before a source that failed is asked again."""
+In those queues a message with a delay waits in its record, and so depends on the relay.
+"""
 
-CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Between looks whether the database is there again; the last is that of all that follow."""
+ERROR_PAUSE_S: Final = 5.0
+"""Seconds before a source that failed is read again."""
+
+OUTAGE_CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between checks whether the database is back; the last value repeats."""
 
 
 EndWithin = Callable[[float], None]
+"""A function that makes the process end after so many seconds."""
 
 Relay = Callable[[], Awaitable[int]]
+"""A function that sends the messages that were left, and returns how many."""
 
-EverySeconds = tuple[Relay, float]
-"""What sends what was left, and how often."""
+PeriodicRelay = tuple[Relay, float]
+"""A relay, and the seconds between its calls."""
 
 
 @asynccontextmanager
@@ -71,11 +78,14 @@ async def worker_of(
     processes: int | None = None,
     end_within: EndWithin = lambda seconds: None,
 ) -> "AsyncIterator[Worker]":
-    """A worker of these queues, on the running loop, which the runtime's portal gets too.
+    """Provide a worker of these queues in the body; close the runtime after it.
 
-    The runtime ends with the body. `end_within` is told in how many seconds the process has to end,
-    if it is the worker's own. Raises ImproperlyConfigured for a queue that is not there or
-    that no worker consumes.
+    The worker and the runtime's portal use the running event loop. With `once`, the worker stops
+    when there is nothing to do. `drain_s` is how many seconds its runs have to end after stop().
+    `concurrency` and `processes` default to the settings. Pass `end_within` if the process has no
+    other purpose: it is called with the seconds in which the process has to end.
+
+    Raises ImproperlyConfigured for a queue that does not exist or that no worker consumes.
     """
     settings = conf.current()
     sources = make_sources([settings.queue(name) for name in queues], runtime, once=once)
@@ -84,8 +94,8 @@ async def worker_of(
     processes = processes or settings.processes
     executor = runtime.executor(concurrency=concurrency, processes=processes)
     in_order = [name for name in queues if settings.look_terms(name).in_order]
-    own_thread = OwnThread("lambda_tasks-worker")
-    async with ThreadSensitiveContext(executor=own_thread):
+    database_thread = InterruptibleThread("lambda_tasks-worker")
+    async with ThreadSensitiveContext(executor=database_thread):
         try:
             yield Worker(
                 sources,
@@ -97,21 +107,26 @@ async def worker_of(
                 end_within=end_within,
             )
         finally:
-            end_within(CLOSE_S)
+            end_within(CLOSE_LIMIT_S)
             await executor.aclose()
             await runtimes.aclose(runtime)
-            own_thread.shutdown(wait=False)
+            database_thread.shutdown(wait=False)
 
 
 class Worker:
-    """`relays` send what was left. `capacity` deliveries in work are enough to take no more."""
+    """A worker of several sources, which shares one executor among them.
+
+    `in_work` counts the deliveries that are not settled, `done` those that are finished, and
+    `cut_off` those that were interrupted by shutdown. The worker receives nothing while `capacity`
+    deliveries or more are in work.
+    """
 
     def __init__(
         self,
         sources: Sequence[Source],
         executor: Executor,
         *,
-        relays: Sequence[EverySeconds],
+        relays: Sequence[PeriodicRelay],
         capacity: int,
         drain_s: float,
         once: bool = False,
@@ -125,18 +140,18 @@ class Worker:
         self._relays = relays
         self._capacity = capacity
         self._once = once
-        self._begun = 0
+        self._n_received = 0
         self._has_room = asyncio.Event()
         self._drain_s = drain_s
         self._drain_until: float | None = None
         self._end_within = end_within
         self._stopping = asyncio.Event()
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._shutdown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._batches: set[asyncio.Task[None]] = set()
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop it, in the body; for the main thread."""
+        """Stop the worker on SIGTERM and SIGINT in the body. Call it on the main thread."""
         loop = asyncio.get_running_loop()
         for each in SIGNALS:
             loop.add_signal_handler(each, self.stop)
@@ -147,28 +162,28 @@ class Worker:
                 loop.remove_signal_handler(each)
 
     def wake(self) -> None:
-        """There is something new in the table."""
+        """Make the sources look again at once: the table has new records."""
         for source in self._sources:
             source.wake()
 
     def finish(self) -> None:
-        """Stop when there is nothing left to do."""
+        """Stop the worker when there is nothing left to do."""
         self._once = True
         self.wake()
 
     def stop(self) -> None:
-        """Take nothing more and finish what runs; called again, give that back at once."""
+        """Receive nothing more, and drain. A second call interrupts the runs at once."""
         if not self._stopping.is_set():
-            logger.info("The worker stops; what runs has %g s.", self._drain_s)
+            logger.info("The worker stops; its running tasks have %g s to end.", self._drain_s)
             self._drain_until = time.monotonic() + self._drain_s
             self._stopping.set()
-            self._end_within(self._drain_s + MARGIN_S)
-        elif not self._end.done():
-            self._end_within(MARGIN_S)
-            self._end.set_result(None)
+            self._end_within(self._drain_s + DRAIN_MARGIN_S)
+        elif not self._shutdown.done():
+            self._end_within(DRAIN_MARGIN_S)
+            self._shutdown.set_result(None)
 
     async def run(self, *, max_tasks: int | None = None) -> None:
-        """Until stop(); `once`, until there is nothing to do; or until so many tasks have begun."""
+        """Run tasks until stop(), until `max_tasks` were received, or with `once` until idle."""
         relaying = [asyncio.ensure_future(_keep_relaying(*each)) for each in self._relays]
         most = float("inf") if max_tasks is None else max_tasks
         await asyncio.gather(*(self._consume(each, most) for each in self._sources))
@@ -184,11 +199,11 @@ class Worker:
                 self._has_room.clear()
                 await self._unless_stopped(self._has_room.wait())
                 continue
-            batch = await self._receive(source, int(min(BATCH, max_tasks - self._begun)))
-            self._begin(source, batch)
+            batch = await self._receive(source, int(min(BATCH_SIZE, max_tasks - self._n_received)))
+            self._start_batch(source, batch)
             if batch.meets_outage:
-                await self._unless_stopped(self._until_it_can_claim())
-            if self._begun >= max_tasks:
+                await self._unless_stopped(self._wait_for_database())
+            if self._n_received >= max_tasks:
                 self._stopping.set()
             if self._once and not batch and not self._batches:
                 return
@@ -200,24 +215,27 @@ class Worker:
                 ClaimedBatch() if arriving is None else await self._executor.claim_batch(arriving)
             )
         except Exception:
-            logger.exception("A queue can't be read; the next try is in %g s", AFTER_AN_ERROR_S)
-            await self._unless_stopped(asyncio.sleep(AFTER_AN_ERROR_S))
+            logger.exception("A queue can't be read; the next try is in %g s", ERROR_PAUSE_S)
+            await self._unless_stopped(asyncio.sleep(ERROR_PAUSE_S))
             return ClaimedBatch()
 
-    async def _until_it_can_claim(self) -> None:
-        """What is received meanwhile would only use up its receives before the dead letters."""
-        logger.error("The database is away: the worker takes nothing until it is there again.")
-        waits = chain(CHECK_WAITS_S, repeat(CHECK_WAITS_S[-1]))
+    async def _wait_for_database(self) -> None:
+        """Wait until the database answers again."""
+        # A message that is received meanwhile can't be claimed, and each receive counts toward
+        # maxReceiveCount.
+        logger.error("The database is away: the worker receives nothing until it is back.")
+        waits = chain(OUTAGE_CHECK_WAITS_S, repeat(OUTAGE_CHECK_WAITS_S[-1]))
         for wait_s in waits:
             await asyncio.sleep(wait_s)
             if await self._executor.can_claim():
-                logger.info("The database is there again.")
+                logger.info("The database is back.")
                 return
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, T]) -> T | None:
-        """What it brings, or None when the worker stops first.
+        """Await a coroutine and return its result, or None if the worker stops first.
 
-        What a long poll that is left had taken comes back after its visibility timeout.
+        A cancelled long poll may have received messages. These come back after their visibility
+        timeout.
         """
         task = asyncio.ensure_future(waiting)
         stopping = asyncio.ensure_future(self._stopping.wait())
@@ -229,67 +247,69 @@ class Worker:
         await asyncio.wait([task])
         return None
 
-    def _begin(self, source: Source, batch: ClaimedBatch) -> None:
+    def _start_batch(self, source: Source, batch: ClaimedBatch) -> None:
         if batch:
-            self._begun += len(batch)
+            self._n_received += len(batch)
             self.in_work += len(batch)
-            run = self._give_back if self._stopping.is_set() else self._run_batch
+            run = self._return_batch if self._stopping.is_set() else self._run_batch
             running = asyncio.ensure_future(run(source, batch))
             self._batches.add(running)
             running.add_done_callback(self._batches.discard)
 
     async def _run_batch(self, source: Source, batch: ClaimedBatch) -> None:
-        open_places = len(batch)
+        n_unsettled = len(batch)
 
-        def settled(id: str, settlement: Settlement) -> None:
-            nonlocal open_places
-            open_places -= 1
+        def on_settled(id: str, settlement: Settlement) -> None:
+            nonlocal n_unsettled
+            n_unsettled -= 1
             self.done += settlement.is_final
-            self.cut_off += self._end.done() and not settlement.is_final
+            self.cut_off += self._shutdown.done() and not settlement.is_final
             source.settle(id, settlement)
-            self._leave(1)
+            self._free_slots(1)
             if settlement.interrupts:
                 self.stop()
 
         try:
             await self._executor.run_batch(
-                batch, metadata=_metadata(), settled=settled, end=self._end
+                batch, metadata=_metadata(), on_settled=on_settled, shutdown=self._shutdown
             )
         except Exception:
-            logger.exception("%d deliveries come back by themselves", open_places)
-            self._leave(open_places)
+            logger.exception("A batch failed; its %d open deliveries come back", n_unsettled)
+            self._free_slots(n_unsettled)
 
-    async def _give_back(self, source: Source, batch: ClaimedBatch) -> None:
-        """What a look has found that was under way when the worker was told to stop."""
+    async def _return_batch(self, source: Source, batch: ClaimedBatch) -> None:
+        """Return a batch to its queue that was received while the worker was being stopped."""
 
-        def settled(id: str, settlement: Settlement) -> None:
+        def on_settled(id: str, settlement: Settlement) -> None:
             source.settle(id, settlement)
-            self._leave(1)
+            self._free_slots(1)
 
-        await self._executor.give_back(batch, settled=settled)
+        await self._executor.return_batch(batch, on_settled=on_settled)
 
-    def _leave(self, places: int) -> None:
-        self.in_work -= places
+    def _free_slots(self, count: int) -> None:
+        self.in_work -= count
         self._has_room.set()
 
     async def _drain(self) -> None:
         finishing = asyncio.ensure_future(_all_done(self._batches))
         left_s = self._drain_s
-        if self._drain_until is not None:  # a look that was under way has taken some of it
+        if self._drain_until is not None:  # the last receive has used some of the time
             left_s = max(self._drain_until - time.monotonic(), 0.0)
         await asyncio.wait(
-            [finishing, self._end], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+            [finishing, self._shutdown], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
         )
-        if not finishing.done() and not self._end.done():
-            logger.warning("What still runs after %g s goes back to its queue.", self._drain_s)
-            self._end.set_result(None)
+        if not finishing.done() and not self._shutdown.done():
+            logger.warning(
+                "Tasks that still run after %g s go back to their queues.", self._drain_s
+            )
+            self._shutdown.set_result(None)
         await finishing
 
 
-def _relays(runtime: runtimes.Runtime, in_order: Sequence[str]) -> list[EverySeconds]:
-    """For all queues, and more often for those in order."""
+def _relays(runtime: runtimes.Runtime, in_order: Sequence[str]) -> list[PeriodicRelay]:
+    """Return a relay for all queues, and a more frequent one for queues that keep an order."""
     relay = runtime.relay.run_once
-    relays: list[EverySeconds] = [(relay, RELAY_EVERY_S)]
+    relays: list[PeriodicRelay] = [(relay, RELAY_EVERY_S)]
     if in_order:
         relays.append((partial(relay, queues=in_order), RELAY_IN_ORDER_EVERY_S))
     return relays

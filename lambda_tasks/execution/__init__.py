@@ -1,1 +1,1 @@
-"""The way in: from a delivery, through the claim, to a finished record."""
+"""The way in: from a delivery, by way of a claim, to a finished record."""

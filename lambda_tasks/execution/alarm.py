@@ -1,8 +1,8 @@
-"""Soft and hard time limits of sync code, by SIGALRM; `coroutine_limits` has the others.
+"""Soft and hard time limits of sync code, by SIGALRM. `coroutine_limits` has those of coroutines.
 
-An exception that is raised in the midst of a statement leaves its connection in a state that nobody
-can use, and some drivers let no signal through. So a statement is cancelled first, and the limit
-raised where it ends.
+An exception that is raised during a statement leaves the connection unusable, and some drivers
+block signals. The alarm therefore cancels the statement first and raises the limit when the
+statement ends.
 """
 
 import signal
@@ -17,35 +17,36 @@ from ..interrupts import CANCEL_S, Work, statements_wrapped, unwatch, watch
 SOFT_MESSAGE: Final = "The task ran longer than its soft_timeout of {} s."
 HARD_MESSAGE: Final = "The task ran longer than its hard_timeout of {} s."
 
-PATIENCE_S: Final = 1.5 * CANCEL_S
-"""With a statement that does not end although it is cancelled; then the limit is raised in it."""
+CANCEL_PATIENCE_S: Final = 1.5 * CANCEL_S
+"""Seconds for a cancelled statement to end. After that the limit is raised within the statement."""
 
-EARLY_S: Final = 0.001
-"""A timer may fire a little before its time."""
+TIMER_TOLERANCE_S: Final = 0.001
+"""Seconds by which a timer may fire too early."""
 
 
 class Alarm:
-    """Raises the exceptions of two limits in the body, which runs on the main thread.
+    """A context manager that raises the exceptions of two time limits in its body.
 
-    SoftTimeLimitExceeded first; HardTimeLimitExceeded if the body goes on all the same. The second
-    alone, where the two are the same. Only the main thread changes which are still to come.
+    The body runs on the main thread. It gets SoftTimeLimitExceeded first, and
+    HardTimeLimitExceeded if it goes on. If both limits are the same, it gets the second alone.
     """
 
     def __init__(self, soft_s: float, hard_s: float) -> None:
         now = time.monotonic()
         soft = (now + soft_s, SoftTimeLimitExceeded(SOFT_MESSAGE.format(soft_s)))
         hard = (now + hard_s, HardTimeLimitExceeded(HARD_MESSAGE.format(hard_s)))
-        self._ahead: tuple[tuple[float, BaseException], ...]
-        self._ahead = (soft, hard) if soft_s < hard_s else (hard,)
+        # A tuple that only the main thread replaces: the watch's thread reads it without a lock.
+        self._pending: tuple[tuple[float, BaseException], ...]
+        self._pending = (soft, hard) if soft_s < hard_s else (hard,)
         self._statement: Work | None = None
         self._interrupted: tuple[Work, BaseException] | None = None
-        """Which statement, and for which limit."""
+        """The statement that was interrupted, and the limit that it was interrupted for."""
         self._patience_until = 0.0
         self._wrapped = statements_wrapped(self.execute)
-        self._handler_before: Any = None
+        self._previous_handler: Any = None
 
     def __enter__(self) -> None:
-        self._handler_before = signal.signal(signal.SIGALRM, self.ring)
+        self._previous_handler = signal.signal(signal.SIGALRM, self.ring)
         try:
             self._wrapped.__enter__()
             watch(self)
@@ -55,23 +56,23 @@ class Alarm:
             raise
 
     def __exit__(self, *raised: object) -> None:
-        self._ahead = ()  # from here on nothing is raised
+        self._pending = ()  # a signal that arrives from here on raises nothing
         signal.setitimer(signal.ITIMER_REAL, 0)
         unwatch(self)
         self._wrapped.__exit__(None, None, None)
-        signal.signal(signal.SIGALRM, self._handler_before)
+        signal.signal(signal.SIGALRM, self._previous_handler)
 
     def arm(self) -> None:
         """Set the timer for the next limit."""
         left_s = 0.0  # no timer
-        if self._ahead:
-            left_s = max(self._ahead[0][0] - time.monotonic(), EARLY_S)
+        if self._pending:
+            left_s = max(self._pending[0][0] - time.monotonic(), TIMER_TOLERANCE_S)
         signal.setitimer(signal.ITIMER_REAL, left_s)
 
     def ring(self, signum: int, frame: FrameType | None) -> None:
-        """The timer's: raise what is due, here or where the statement that is under way ends."""
+        """Handle SIGALRM: raise what is due now, or when the current statement ends."""
         if frame is not None and frame.f_code is Alarm.__exit__.__code__:
-            return  # the body has come to its end just before
+            return  # the body has just ended: raised here, the limit would skip the cleanup
         now = time.monotonic()
         self.look(now)
         if self._statement is not None and now < self._patience_until:
@@ -81,16 +82,16 @@ class Alarm:
             self._raise_due()
 
     def look(self, now: float) -> None:
-        """See interrupts.Watched. Interrupt the statement that is under way, if a limit is over."""
+        """See interrupts.Watched. Interrupts the current statement if a limit is over."""
         statement, error = self._statement, self._due(now)
         if statement is None or error is None or self._interrupted == (statement, error):
             return
-        self._patience_until = now + PATIENCE_S
+        self._patience_until = now + CANCEL_PATIENCE_S
         self._interrupted = statement, error
         statement.interrupt(hang_up=isinstance(error, HardTimeLimitExceeded))
 
     def execute(self, execute: Callable[..., Any], *args: Any) -> Any:
-        """Django's wrapper of a statement: raise what has become due meanwhile."""
+        """Execute a statement, as Django's wrapper, and raise what became due meanwhile."""
         statement = self._statement = Work()
         try:
             return execute(*args)
@@ -100,14 +101,16 @@ class Alarm:
             self._raise_due()
 
     def _due(self, now: float) -> BaseException | None:
-        """The last of the limits that are over."""
-        errors = [error for at, error in self._ahead if at <= now + EARLY_S]
+        """Return the exception of the last limit that is over, or None."""
+        errors = [error for at, error in self._pending if at <= now + TIMER_TOLERANCE_S]
         return errors[-1] if errors else None
 
     def _raise_due(self) -> None:
         now = time.monotonic()
         error = self._due(now)
         if error is not None:
-            self._ahead = tuple(each for each in self._ahead if each[0] > now + EARLY_S)
+            self._pending = tuple(
+                each for each in self._pending if each[0] > now + TIMER_TOLERANCE_S
+            )
             self.arm()
             raise error

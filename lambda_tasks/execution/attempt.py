@@ -1,6 +1,6 @@
-"""One attempt against the database: its lock, its transaction, its hooks. Synchronous.
+"""One attempt to run a task: its lock, its transaction and its hooks. Synchronous.
 
-A worker process calls it directly; a lane calls it by hops onto the thread of its connection.
+A worker process calls it directly. A lane calls it on the thread that owns the connection.
 """
 
 import logging
@@ -29,39 +29,38 @@ from ..pools import LEFT_BY_TASKS, PoolExhausted, add_remedy, take
 from ..ports import Lock, Task
 from . import connections
 from .alarm import HARD_MESSAGE
-from .finishing import Finisher, continuation_of, described, outcome_of
+from .finishing import Finisher, continuation_of, describe, outcome_of
 from .progress import ProgressRecorder
-from .run import Ended, Run
+from .run import AttemptEnd, Run
 
 logger = logging.getLogger("lambda_tasks")
 
+MAX_CONFLICTS: Final = 3
+"""The number of restarts of an atomic task that meets conflicts within one attempt."""
 
-MOST_CONFLICTS: Final = 3
-"""After which an atomic task begins again at once."""
+MAX_FIRST_PAUSE_S: Final = 0.05
+"""Longest pause in seconds before the first restart; it doubles with each further one."""
 
-WARNED_AT: Final = 0.9
-"""The part of a hard timeout that `context.remaining()` tells of where there is no soft one."""
+WARNING_FRACTION: Final = 0.9
+"""The fraction of the hard timeout that `context.remaining()` counts to without a soft one."""
 
-SHORTEST_S: Final = 0.001
-"""The least that is left of a limit, as a timer of 0 s would never ring."""
+MIN_LIMIT_S: Final = 0.001
+"""Shortest time limit in seconds: a timer of 0 s would never fire."""
 
-LONG_S: Final = 1.0
-"""A wait for a connection that is long enough to count."""
+LONG_WAIT_S: Final = 1.0
+"""Seconds from which a wait for a connection is taken off the task's time limits."""
 
-COMMIT_S: Final = 1.0
-"""To commit, at least, for a task that comes to its end as its hard timeout does."""
+MIN_COMMIT_S: Final = 1.0
+"""Seconds that a commit has at least, even if the task ends just before its hard timeout."""
 
 TimeLimits: Final = (SoftTimeLimitExceeded, HardTimeLimitExceeded)
 
-LONGEST_PAUSE_S: Final = 0.05
-"""Before the first of these; the next ones are twice as long as the one before."""
-
 
 class Attempt:
-    """Call begin(), then the task, then succeed() or fail(), all on one thread; and all that once
-    more where fail() says so.
+    """One attempt, used on one thread: begin(), then call(), then succeed() or fail().
 
-    The task's own time begins when the attempt is made.
+    If fail() returns `restarts`, the caller repeats all of that. The task's time starts when the
+    Attempt is created.
     """
 
     def __init__(self, run: Run, task: Task, *, finisher: Finisher, lock: Lock) -> None:
@@ -71,84 +70,92 @@ class Attempt:
         self.context = _context_of(run, finisher)
         self._call = task.begin(run.message, run.claim)
         self._lock = lock
-        self._held = ExitStack()
+        self._lock_stack = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
         self._began_at = time.monotonic()
         self._n_conflicts = 0
         self._has_waited = False
-        self._waited_in_vain: PoolExhausted | None = None
+        self._pool_error: PoolExhausted | None = None
         self._is_task_over = False
         self._lock_error: BaseException | None = None
-        """Why it could not have the lock of a singleton."""
+        """The error that kept a singleton from its lock."""
 
     @property
     def limits_s(self) -> tuple[float, float]:
-        """What is left of the soft and the hard timeout."""
+        """The seconds left of the soft and of the hard timeout."""
         soft_s, hard_s = self.run.soft_s, self.run.hard_s
         if not self._n_conflicts and not self._has_waited:
             return soft_s, hard_s
         passed_s = time.monotonic() - self._began_at
         soft_s, hard_s = round(soft_s - passed_s, 3), round(hard_s - passed_s, 3)
-        return max(soft_s, SHORTEST_S), max(hard_s, SHORTEST_S)
+        return max(soft_s, MIN_LIMIT_S), max(hard_s, MIN_LIMIT_S)
 
     @property
-    def may_begin_late(self) -> bool:
-        """Nothing happens before the task's first statement that anybody could miss."""
+    def may_defer_begin(self) -> bool:
+        """Whether begin() may wait until the task uses the database for the first time."""
         return not self.task.options.singleton and not self._call.has_listeners
 
     @property
     def left_s(self) -> float:
-        """Seconds until its hard timeout; 0 after it."""
+        """The seconds until the hard timeout; 0 after it."""
         return max(self._began_at + self.run.hard_s - time.monotonic(), 0.0)
 
     @property
-    def end_s(self) -> float:
-        """Seconds for its commit, and for the hooks that the task has put there."""
-        return max(self.left_s, COMMIT_S)
+    def commit_limit_s(self) -> float:
+        """The seconds for the commit and the task's on_commit hooks."""
+        return max(self.left_s, MIN_COMMIT_S)
 
     def begin(self) -> None:
-        """Take the lock of a singleton and open the transaction. Raises SingletonLockError,
-        SingletonLockUnknown, PoolExhausted."""
+        """Acquire the lock of a singleton and open the transaction.
+
+        Raises SingletonLockError if another run holds the lock, SingletonLockUnknown if Redis
+        can't be asked, and PoolExhausted if no connection came free in time.
+        """
         connections.refresh()
-        self._take_connection()
+        self._acquire_connection()
         if not self._n_conflicts:
             if self.task.options.singleton:
-                self._take_lock()
+                self._acquire_lock()
             self._call.started()
         if self.task.options.atomic:
-            self._transaction = connections.begun_transaction(self.finisher.claims.alias)
+            self._transaction = connections.open_transaction(self.finisher.claims.alias)
 
     def call(self) -> Any:
-        """Call the function; of an async one this makes the coroutine."""
+        """Call the task's function; for an async task, return its coroutine."""
         return self._call.call(self.context)
 
-    def succeed(self, result: object, *, may_leave_record: bool = False) -> Ended:
-        """Write SUCCESS in the task's own transaction and commit the two together.
+    def succeed(self, result: object, *, may_leave_record: bool = False) -> AttemptEnd:
+        """Write SUCCESS within the task's transaction and commit both together.
 
-        Where there is nothing to commit with it, the record may be left to the caller.
-        Raises TypeError for a result that is no JSON, LeaseLost, and what the database raises.
+        If there is nothing else to commit and `may_leave_record`, the caller writes the record.
+        Raises TypeError for a result that is not JSON, LeaseLost if the claim no longer holds, and
+        the database's errors.
         """
         outcome = outcome_of(result, self.task)
         if self._transaction is None or not connections.is_untouched(self.finisher.claims.alias):
             return self._commit(outcome)
-        # There is nothing to commit together with the record, so it needs no transaction.
+        # The task has sent no statement, so its record needs no transaction and can be written
+        # together with those of other runs.
         self._end_transaction(None)
-        if may_leave_record and self.may_begin_late:
-            return self._unrecorded(outcome)
+        if may_leave_record and self.may_defer_begin:
+            return self._end_unrecorded(outcome)
         return self._commit(outcome)
 
-    def succeed_unbegun(self, result: object) -> Ended:
-        """succeed() of a task that has come to its end before begin(): the record is left to the
-        caller. Raises TypeError for a result that is no JSON."""
-        return self._unrecorded(outcome_of(result, self.task))
+    def succeed_without_begin(self, result: object) -> AttemptEnd:
+        """Return the end of a task that ended before begin(). The caller writes the record.
 
-    def fail(self, error: BaseException) -> Ended:
-        """Roll the task's writes back and write what follows from the error.
+        Raises TypeError for a result that is not JSON.
+        """
+        return self._end_unrecorded(outcome_of(result, self.task))
 
-        Continue commits them instead, as succeed() does, with the record of the next run. What the
-        database did to the task is none of its failures: it may begin again, or its attempt is
-        lost, which the caller has to write. Raises what the database raises: then nothing is known,
-        and the delivery must come back.
+    def fail(self, error: BaseException) -> AttemptEnd:
+        """Roll back the task's writes and record what follows from the error.
+
+        Continue is the exception: like succeed(), it commits the writes, with the record of the
+        next run. A conflict or an outage of the database does not fail the task. After a conflict
+        the task may restart; after an outage the attempt is lost, and the caller records that.
+
+        Raises the database's errors. The outcome is unknown then, and the delivery must come back.
         """
         if isinstance(error, Continue):
             try:
@@ -156,15 +163,15 @@ class Attempt:
             except Exception as failure:
                 error = failure
         self._end_transaction(error)
-        if self._is_to_begin_again(error):
-            return Ended(None, again=True)
-        self._held.close()
+        if self._prepare_restart(error):
+            return AttemptEnd(None, restarts=True)
+        self._lock_stack.close()
         if self._waits_for_lock(error):
-            return Ended(None, wait_s=self._lock_wait_s(error))
+            return AttemptEnd(None, wait_s=self._lock_wait_s(error))
         if self._is_lost(error) and not self._is_recorded():
             close_failed_connections()
-            return Ended(None, lost=self._reason_of_loss(error))
-        connections.refresh()  # it may be the connection that has failed
+            return AttemptEnd(None, lost=self._reason_of_loss(error))
+        connections.refresh()  # the error may come from a broken connection
         return self.finisher.fail(
             self.run,
             self.task,
@@ -175,26 +182,25 @@ class Attempt:
         )
 
     def hard_timeout(self, cause: BaseException | None = None) -> HardTimeLimitExceeded:
-        """What ends it when that is over; `cause` is what it was doing then."""
+        """Return the exception for an exceeded hard timeout. `cause` is what it interrupted."""
         error = HardTimeLimitExceeded(HARD_MESSAGE.format(self.run.hard_s))
         error.__cause__ = cause
         return error
 
     def failure_of(self, error: BaseException) -> BaseException:
-        """What has ended it where this was raised: its hard timeout, if that has cut off what it
-        waited for in the database."""
+        """Return what ended the task: `error`, or the hard timeout if that interrupted a wait."""
         is_cut_off = not self.left_s and isinstance(error, connections.OUTAGES)
         return self.hard_timeout(error) if is_cut_off else error
 
     def abandon(self) -> None:
-        """Roll back and leave the record as it is: the lease brings the task back."""
+        """Roll back and leave the record unchanged: the caller or the end of the lease frees it."""
         self._end_transaction(InterruptedError())
-        self._held.close()
+        self._lock_stack.close()
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
         key = self._lock_key()
         try:
-            self._held.enter_context(self._lock.held(key, timeout_s=self.run.hard_s))
+            self._lock_stack.enter_context(self._lock.held(key, timeout_s=self.run.hard_s))
         except DatabaseErrors:
             raise
         except Exception as error:
@@ -202,7 +208,7 @@ class Attempt:
             raise
 
     def _waits_for_lock(self, error: BaseException) -> bool:
-        """Whether it has not begun, as another has its lock, and may wait once more."""
+        """Return whether another run holds the lock and this one may wait for it once more."""
         if error is not self._lock_error or self._call.ignores(error):
             return False
         return self.run.claim.n_waits < self.run.max_retries
@@ -214,52 +220,52 @@ class Attempt:
             error, n_retries=self.run.claim.n_waits, jitter_s=random.uniform(*JITTER_S)
         )
 
-    def _take_connection(self) -> None:
-        """Wait for one of the pool, where there is a pool, for as long as the task may run."""
+    def _acquire_connection(self) -> None:
+        """Wait for a connection of the pool, if there is one, for as long as the task may run."""
         connection = django_connections[self.finisher.claims.alias]
         limit_s = self.left_s if self.run.soft_s < math.inf else None
-        self._waited_in_vain = None
+        self._pool_error = None
         try:
             waited_s = take(connection, limit_s=limit_s, leaving=LEFT_BY_TASKS)
-            self._has_waited = self._has_waited or waited_s > LONG_S
+            self._has_waited = self._has_waited or waited_s > LONG_WAIT_S
         except PoolExhausted as error:
-            self._waited_in_vain = error
+            self._pool_error = error
             raise
 
-    def _is_to_begin_again(self, error: BaseException) -> bool:
-        """Whether it met a conflict, and may run once more in its time; then it is ready to."""
+    def _prepare_restart(self, error: BaseException) -> bool:
+        """Prepare a restart after a conflict; return whether the task may run once more."""
         options = self.task.options
         may_begin = options.atomic and options.on_lost == "rerun" and not self._call.names(error)
-        if not may_begin or self._n_conflicts == MOST_CONFLICTS or not is_conflict(error):
+        if not may_begin or self._n_conflicts == MAX_CONFLICTS or not is_conflict(error):
             return False
         if django_connections[self.finisher.claims.alias].in_atomic_block:
-            return False  # in the transaction of another, as in a TestCase
-        pause_s = random.uniform(0.0, LONGEST_PAUSE_S * 2**self._n_conflicts)
+            return False  # a surrounding transaction, such as a TestCase's, can't be restarted
+        pause_s = random.uniform(0.0, MAX_FIRST_PAUSE_S * 2**self._n_conflicts)
         if self._ran_for().total_seconds() + pause_s > self.run.soft_s:
             return False
-        logger.info("%s met a conflict and begins again: %s", self.task.name, error)
+        logger.info("%s met a conflict and restarts: %s", self.task.name, error)
         time.sleep(pause_s)
         self._n_conflicts += 1
         self._is_task_over = False
-        # A new one: what the last run has left behind can't use the database in its name.
-        self.context = replace(self.context, state=copy_json(self.run.claim.state))
+        # With a new context, code that the last try left running is refused by the lane's thread.
+        self.context = replace(self.context, state=unshared(self.run.claim.state))
         return not self._is_claim_lost()
 
     def _is_recorded(self) -> bool:
-        """Whether its commit went through, and what has failed came after it: a hook, say."""
+        """Return whether the commit succeeded and the error came later, from a hook for example."""
         return self._is_task_over and self._is_claim_lost()
 
     def _is_claim_lost(self) -> bool:
         try:
             return bool(self.finisher.claims.lost([self.run.claim]))
         except DatabaseErrors:
-            return False  # its end will tell
+            return False  # writing the end will show it
 
     def _is_lost(self, error: BaseException) -> bool:
-        """Whether it is not for the task that it has not come to its end."""
+        """Return whether the database, and not the task, is the reason for the error."""
         if self._call.names(error):
             return False
-        if self._waited_in_vain and isinstance(error, TimeLimits):
+        if self._pool_error and isinstance(error, TimeLimits):
             return True
         if isinstance(error, HardTimeLimitExceeded):
             return self._is_task_over
@@ -269,21 +275,21 @@ class Attempt:
 
     def _reason_of_loss(self, error: BaseException) -> Raised:
         add_remedy(error)
-        return described(self._waited_in_vain or error, self.run.message)
+        return describe(self._pool_error or error, self.run.message)
 
-    def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:
+    def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         alias = self.finisher.claims.alias
         limit_s = interrupts.limit_on(django_connections[alias], interrupts.OWN_S)
         with interrupts.within(limit_s):
             self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
         self._end_transaction(None)
-        self._held.close()
+        self._lock_stack.close()
         self._call.ended(outcome, None)
-        return Ended(outcome, following)
+        return AttemptEnd(outcome, following)
 
-    def _unrecorded(self, outcome: Outcome) -> Ended:
-        return Ended(outcome, is_recorded=False, ran_for=self._ran_for())
+    def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
+        return AttemptEnd(outcome, is_recorded=False, ran_for=self._ran_for())
 
     def _ran_for(self) -> timedelta:
         return timedelta(seconds=time.monotonic() - self._began_at)
@@ -303,13 +309,14 @@ class Attempt:
 
     def _lock_key(self) -> str:
         values = [
-            f"{name}={_shown(self.run.message, name)}" for name in self.task.options.singleton_by
+            f"{name}={_lock_text(self.run.message, name)}"
+            for name in self.task.options.singleton_by
         ]
         return ".".join(["lambda_tasks.singleton_lock", self.task.name, *values])
 
 
-def _shown(message: Message, name: str) -> str:
-    """What a lock's key says of an argument: of a secret one, whether it is the same."""
+def _lock_text(message: Message, name: str) -> str:
+    """Return an argument as text for a lock's key; a secret one as a keyed hash."""
     text = repr(message.kwargs.get(name))
     if name not in message.secret:
         return text
@@ -317,13 +324,13 @@ def _shown(message: Message, name: str) -> str:
 
 
 def _context_of(run: Run, finisher: Finisher) -> TaskContext:
-    """What the task of a run may know of it, from now on."""
+    """Return the context of a run whose time starts now."""
     return TaskContext(
         task_name=run.message.task_name,
         invocation_id=run.message.invocation_id,
         attempt=run.claim.attempt,
         n_retries=run.message.n_retries,
-        deadline=time.monotonic() + min(_until_warned_s(run), run.place_s),
+        deadline=time.monotonic() + min(_warning_s(run), run.budget_s),
         metadata=run.metadata,
         state=copy_json(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
@@ -331,10 +338,10 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
     )
 
 
-def _until_warned_s(run: Run) -> float:
-    """Until its soft timeout; where it has none, until shortly before its hard one."""
-    return run.hard_s * WARNED_AT if run.soft_s == run.hard_s else run.soft_s
+def _warning_s(run: Run) -> float:
+    """Return the seconds until the soft timeout, or until shortly before the hard one."""
+    return run.hard_s * WARNING_FRACTION if run.soft_s == run.hard_s else run.soft_s
 
 
 MakeAttempt = Callable[[Run, Task], Attempt]
-"""Makes the attempt of a run, whose time begins now, with its task."""
+"""A factory of the attempt for a run and its task. The task's time starts with the call."""

@@ -1,4 +1,4 @@
-"""What was claimed together, and the order in which it runs."""
+"""The deliveries that were claimed together, and the order in which they run."""
 
 import asyncio
 import time
@@ -7,56 +7,59 @@ from dataclasses import dataclass, field
 
 from ..core.lifecycle import Claim
 from ..ports import ClaimedDelivery, Delivery, Settlement
-from .sending_again import Back
+from .resender import ReturnedDelivery
 from .time_budget import TimeBudget
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedBatch:
-    """What an executor has claimed, and what it has refused; by its default nothing."""
+    """The deliveries that an executor claimed and refused together; empty by default."""
 
     budget: TimeBudget = field(default_factory=TimeBudget)
+    """The time that the batch has; unlimited by default."""
     refused: Mapping[str, Settlement] = field(default_factory=dict)
-    """By the ids of deliveries."""
+    """The settlements of the deliveries that were not claimed, by delivery id."""
     claimed: Sequence[ClaimedDelivery] = ()
-    postponed: Sequence[Back] = ()
-    """What was refused, has its record, and may run later."""
-    begun: dict[str, "Begun"] = field(default_factory=dict)
-    """The tasks that have begun, by the ids of their deliveries."""
-    line: dict[str, ClaimedDelivery] = field(default_factory=dict)
-    """What waits for its turn. See starts.line_of()."""
+    """The deliveries to run."""
+    postponed: Sequence[ReturnedDelivery] = ()
+    """The refused deliveries that may run later and have a record, or need none."""
+    started: dict[str, "StartedRun"] = field(default_factory=dict)
+    """The runs that have started, by delivery id."""
+    waiting_line: dict[str, ClaimedDelivery] = field(default_factory=dict)
+    """The deliveries that wait for their turn, by delivery id. See starts.waiting_line_of()."""
     starting: "dict[str, asyncio.Future[Claim | None]]" = field(default_factory=dict)
-    """The starts that are counted, or being counted, of what has not begun."""
+    """The starts of waiting deliveries whose count is written or under way, by delivery id."""
 
     def __len__(self) -> int:
         return len(self.refused) + len(self.claimed)
 
     @property
     def meets_outage(self) -> bool:
-        """Something could not be claimed, as the database is away."""
+        """Whether a delivery could not be claimed because the database is away."""
         return any(settlement.is_outage for settlement in self.refused.values())
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A task that has begun, with its claim as it is since then."""
+class StartedRun:
+    """A run that has started."""
 
     claimed: ClaimedDelivery
-    at: float = field(default_factory=time.monotonic)
-    """In monotonic seconds."""
+    """The delivery, with the claim that counts the start."""
+    started_at: float = field(default_factory=time.monotonic)
+    """The time of the start, in `time.monotonic()` seconds."""
 
     @property
     def ran_s(self) -> float:
-        """For how long by now."""
-        return time.monotonic() - self.at
+        """The seconds since the start."""
+        return time.monotonic() - self.started_at
 
 
 Chain = list[ClaimedDelivery]
-"""What runs one after the other."""
+"""Deliveries that run one after the other."""
 
 
 def blocked_by_order(deliveries: Sequence[Delivery], refused: Mapping[str, Settlement]) -> set[str]:
-    """The ids of those that must not run, as one before them, in their order, goes back."""
+    """Return the ids of deliveries that must not run: an earlier one of their order goes back."""
     blocked_orders: set[str | None] = set()
     blocked: set[str] = set()
     for delivery in deliveries:
@@ -70,11 +73,11 @@ def blocked_by_order(deliveries: Sequence[Delivery], refused: Mapping[str, Settl
 
 
 def schedule(claimed: Sequence[ClaimedDelivery]) -> list[list[Chain]]:
-    """Groups that run one after the other, of chains that run at the same time.
+    """Return groups that run one after the other. The chains of a group run at the same time.
 
-    A chain is what has one order, or a single delivery. What was cut off before is first, to have
-    as much time as there is. A suspect is last, and alone: what has killed a worker may do it
-    again.
+    A chain is a single delivery, or all deliveries of one order. Runs that were interrupted by
+    shutdown before come first, so that they have the most time. Possible poison comes last, each
+    chain in a group of its own: a task that killed its worker may do so again.
     """
     chains: dict[str, Chain] = {}
     for each in claimed:

@@ -1,8 +1,8 @@
-"""Keeps a thread's database connections from one attempt to the next, and no dead ones.
+"""Keeps a thread's database connections open between attempts, and replaces dead ones.
 
-Django closes connections at the end of each request, by their age. Between tasks that would mean
-a new connection for each; instead one is checked when it has idled, has had an error, or when its
-server has said something unasked.
+Django closes connections at the end of each request, by their age. Done between tasks, that would
+open a new connection for each task. Instead, a connection is checked after it was idle, after an
+error, and when its server has sent something unasked.
 """
 
 import time
@@ -17,14 +17,16 @@ from .. import interrupts, pools
 from ..interrupts import IDLE_S, NO_TRANSACTION, has_word_from_server
 
 OUTAGES: Final = (OperationalError, InterfaceError)
-"""What a failing connection or server raises; a deadlock's victim gets one, too. A database that
-refuses content raises others."""
+"""The errors of a failing connection or server. The victim of a deadlock gets one of them too.
+
+A database that refuses a value raises others.
+"""
 
 _last_used: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, float]" = weakref.WeakKeyDictionary()
 
 
 def refresh() -> None:
-    """Close what is unusable among this thread's connections; they are opened again on use."""
+    """Close this thread's unusable connections. Django opens them again when they are used."""
     now = time.time()
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block:
@@ -38,28 +40,29 @@ def refresh() -> None:
         _last_used[connection] = now
 
 
-def begun_transaction(alias: str) -> AbstractContextManager[Any]:
-    """An atomic block that has been entered, on a new connection where the old one is of no use.
-
-    A statement on MySQL, for which a silent connection has no answer.
-    """
+def open_transaction(alias: str) -> AbstractContextManager[Any]:
+    """Enter an atomic block and return it, on a new connection if the old one is unusable."""
+    # On MySQL this sends a statement, which a silent connection would never answer.
     limit_s = interrupts.limit_on(connections[alias], interrupts.ANSWER_S)
-    begun: AbstractContextManager[Any] = transaction.atomic(using=alias)
+    block: AbstractContextManager[Any] = transaction.atomic(using=alias)
     try:
         with interrupts.within(limit_s):
-            begun.__enter__()
+            block.__enter__()
     except OUTAGES:
         refresh()
         pools.take(connections[alias])
-        begun = transaction.atomic(using=alias)
-        begun.__enter__()
-    return begun
+        block = transaction.atomic(using=alias)
+        block.__enter__()
+    return block
 
 
 def is_untouched(alias: str) -> bool:
-    """Whether the open transaction has nothing to commit, nothing to roll back and no hooks: its
-    BEGIN has not even been sent. Only PostgreSQL's drivers put it off and tell."""
+    """Return whether the open transaction has nothing to commit or roll back, and no hooks.
+
+    Always False on databases other than PostgreSQL.
+    """
     connection = connections[alias]
+    # Only PostgreSQL's drivers delay BEGIN until the first statement and show whether it was sent.
     if connection.vendor != "postgresql" or connection.connection is None:
         return False
     has_begun = connection.connection.info.transaction_status != NO_TRANSACTION

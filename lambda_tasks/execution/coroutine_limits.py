@@ -1,4 +1,4 @@
-"""Soft and hard time limits of a coroutine, raised inside of it where it stands."""
+"""Soft and hard time limits of a coroutine, raised within it at its current await."""
 
 import asyncio
 import contextlib
@@ -14,21 +14,25 @@ from .watchdog import watchdog
 T = TypeVar("T")
 
 CLEAN_UP_S: Final = 2.0
-"""For a coroutine that goes on after its hard timeout; then it is closed, whatever it does."""
+"""Seconds for a coroutine that goes on after its hard timeout. After that it is closed."""
 
-EARLY_S: Final = 0.001
-"""A loop's timers may fire a little before their time."""
+TIMER_TOLERANCE_S: Final = 0.001
+"""Seconds by which the event loop's timers may fire too early."""
 
 
 class LimitedCoroutine:
-    """Await it inside a task of its own: drives a coroutine and raises the limits inside of it.
+    """An awaitable that drives a coroutine and raises its time limits within it.
 
-    A timer cancels the asyncio task; here the cancellation arrives first, is taken back, and the
-    limit's exception is thrown into the coroutine instead, at the await where it stands. It may
-    catch it and go on awaiting. Where the coroutine waits for the tasks of a TaskGroup, these are
-    cancelled first, and the exception arrives in the group's ExceptionGroup. One that blocks the
-    event loop is interrupted by the watchdog. `on_limit` is called with each limit's exception
-    before that is raised, to end what the coroutine waits for elsewhere.
+    Await it in an asyncio task of its own. A timer cancels that task. The cancellation arrives
+    here first: it is undone, and the limit's exception is thrown into the coroutine at its current
+    await. The coroutine may catch the exception and go on.
+
+    If the coroutine waits at the end of a TaskGroup, the group's tasks are cancelled first, and
+    the exception arrives in the group's ExceptionGroup. The watchdog interrupts a coroutine that
+    blocks the event loop.
+
+    `on_limit` is called with each limit's exception before it is raised. It ends what the
+    coroutine waits for on other threads.
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class LimitedCoroutine:
         self._soft_s = soft_s
         self._hard_s = hard_s
         self._limits: list[tuple[float, BaseException]] = []
-        """When each is over, in the loop's time, from the start of the coroutine on."""
+        """The limits still to come: each one's time, in the loop's seconds, and its exception."""
         self._pending: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -65,24 +69,25 @@ class LimitedCoroutine:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            # One that will not be closed is left where it stands.
+            # close() raises RuntimeError if the coroutine catches GeneratorExit and awaits again.
             with contextlib.suppress(RuntimeError):
                 self._coroutine.close()
 
     @property
     def next_limit(self) -> float | None:
-        """When the next limit is over, in the loop's time; None after the last."""
+        """The time of the next limit, in the loop's seconds; None after the last."""
         return self._limits[0][0] if self._limits else None
 
     def pop_due(self, now: float) -> BaseException | None:
-        """The exception of a limit that is over by now; each is raised once."""
+        """Return the exception of a limit that is over at `now`, once, or None."""
         error = None
-        while self._limits and self._limits[0][0] <= now + EARLY_S:
+        while self._limits and self._limits[0][0] <= now + TIMER_TOLERANCE_S:
             error = self._limits.pop(0)[1]
         return error
 
     def _arm(self, task: "asyncio.Task[Any]") -> None:
-        """For the next limit; only a task that meets one pays for the timers of others."""
+        """Set the timer for the next limit."""
+        # One timer at a time: a task that ends in time pays for one alone.
         self._timer = None
         if self._limits:
             self._timer = task.get_loop().call_at(self._limits[0][0], self._fire, task)
@@ -93,13 +98,15 @@ class LimitedCoroutine:
         if error is None or task.done():
             return
         self._on_limit(error)
-        start_in_group = _group_that_is_waited_for(self._coroutine)
+        start_in_group = _awaited_group_starter(self._coroutine)
         if start_in_group is not None and self._limits:
-            # Thrown in there, it would leave the group's tasks behind.
+            # Thrown into the group's __aexit__, the exception would leave the group's tasks
+            # running. A task of the group that raises it cancels them instead. RuntimeError: the
+            # group is shutting down already and takes no new task.
             with contextlib.suppress(RuntimeError):
                 start_in_group(_raise, error)
                 return
-        _forget_what_is_waited_for(self._coroutine)
+        _silence_awaited_futures(self._coroutine)
         self._pending = error
         task.cancel()
 
@@ -115,11 +122,11 @@ class LimitedCoroutine:
                 argument = yield awaited
                 resume = self._coroutine.send
             except asyncio.CancelledError as cancelled:
-                resume, argument = self._coroutine.throw, self._instead_of(cancelled, task)
+                resume, argument = self._coroutine.throw, self._error_to_throw(cancelled, task)
             except BaseException as error:
                 resume, argument = self._coroutine.throw, error
 
-    def _instead_of(
+    def _error_to_throw(
         self, cancelled: asyncio.CancelledError, task: "asyncio.Task[Any]"
     ) -> BaseException:
         pending, self._pending = self._pending, None
@@ -127,7 +134,7 @@ class LimitedCoroutine:
             return cancelled
         task.uncancel()
         if not self._limits:
-            raise pending  # it has had its time to clean up
+            raise pending  # the time to clean up is over
         return pending
 
 
@@ -135,8 +142,11 @@ async def _raise(error: BaseException) -> None:
     raise error
 
 
-def _group_that_is_waited_for(coroutine: object) -> Callable[..., object] | None:
-    """How to start a task in the TaskGroup, asyncio's or anyio's, at whose end it stands."""
+def _awaited_group_starter(coroutine: object) -> Callable[..., object] | None:
+    """Return how to start a task in the TaskGroup that the coroutine waits for, or None.
+
+    Knows the task groups of asyncio and anyio.
+    """
     frame = _innermost_frame(coroutine)
     if frame is None or frame.f_code.co_name not in ("__aexit__", "_aexit"):
         return None
@@ -147,9 +157,12 @@ def _group_that_is_waited_for(coroutine: object) -> Callable[..., object] | None
     return start_soon
 
 
-def _forget_what_is_waited_for(coroutine: object) -> None:
-    """Where it waits for a thread, the call there comes to an end of its own, which nobody hears of
-    any more: asyncio need not complain of that."""
+def _silence_awaited_futures(coroutine: object) -> None:
+    """Retrieve the later results of the futures that the coroutine waits for.
+
+    A call on a thread goes on after the coroutine was interrupted, and nobody awaits its result.
+    asyncio would log an exception of it as never retrieved.
+    """
     frame = _innermost_frame(coroutine)
     for each in frame.f_locals.values() if frame is not None else ():
         if asyncio.isfuture(each):
@@ -157,7 +170,7 @@ def _forget_what_is_waited_for(coroutine: object) -> None:
 
 
 def _innermost_frame(coroutine: object) -> FrameType | None:
-    """The one that awaits what is no coroutine."""
+    """Return the frame of the innermost coroutine: the one that awaits something else."""
     frame: FrameType | None = None
     while inspect.iscoroutine(coroutine):
         frame, coroutine = coroutine.cr_frame, coroutine.cr_await

@@ -1,4 +1,4 @@
-"""Eager mode: a message is run at once, on the caller's thread, with its record as ever."""
+"""Eager mode: runs a message at once on the caller's thread, and keeps its record as usual."""
 
 import logging
 from dataclasses import replace
@@ -9,17 +9,18 @@ from ..conf import current
 from ..core.message import Outgoing
 from ..ports import ClaimedDelivery, Delivery, Granted, Resolve, ResolvedDelivery
 from .attempt import MakeAttempt
-from .finishing import Finisher, give_back
+from .finishing import Finisher, release_claim
 from .inline import run_inline
 from .run import Run
 
 logger = logging.getLogger("lambda_tasks")
 
 LEASE: Final = timedelta(hours=1)
+"""The lease of an eager run. It bounds the lock of a singleton; the run itself has no limit."""
 
 
 class EagerRunner:
-    """Needs what the executor needs, and neither lanes nor processes."""
+    """An executor without lanes and worker processes, for one message at a time."""
 
     def __init__(self, finisher: Finisher, resolve: Resolve, make_attempt: MakeAttempt) -> None:
         self._claims = finisher.claims
@@ -28,9 +29,9 @@ class EagerRunner:
         self._make_attempt = make_attempt
 
     def run(self, outgoing: Outgoing) -> None:
-        """Run a message, and its retries after it, without delays and time limits.
+        """Run a message and all its retries, without delays and time limits.
 
-        Of a lost attempt the next one follows at once, too.
+        A lost attempt is repeated at once as well.
         """
         next_one: Outgoing | None = outgoing
         while next_one is not None:
@@ -67,10 +68,10 @@ class EagerRunner:
             delivery=delivery, message=resolved.message, task=task, claim=claim
         )
         if ended.wait_s is not None:
-            give_back(self._claims, claimed, counts=False)
+            release_claim(self._claims, claimed, counts=False)
             return outgoing
         if ended.lost is None:
             return ended.following
         is_last = claim.attempt >= attempts
-        goes_on = not self._finisher.let_go(claimed, ended.lost, is_last=is_last).is_final
+        goes_on = not self._finisher.finish_lost(claimed, ended.lost, is_last=is_last).is_final
         return outgoing if goes_on else None

@@ -1,6 +1,6 @@
-"""One executor for every place a task runs: from deliveries to what becomes of each.
+"""The executor of all host processes: it claims deliveries, runs their tasks and settles them.
 
-Read `Executor.run` like a sentence: claim the batch, run the batch.
+Start with `Executor.run`: it claims the batch, then runs it.
 """
 
 import asyncio
@@ -39,33 +39,33 @@ from ..ports import (
 from ..threads import in_reserved_thread
 from . import progress
 from .attempt import Attempt, MakeAttempt
-from .batch import Begun, Chain, ClaimedBatch, schedule
+from .batch import Chain, ClaimedBatch, StartedRun, schedule
 from .connections import refresh
-from .finishing import Finisher, described, give_back, give_back_unbegun
+from .finishing import Finisher, describe, release_claim, release_unstarted
 from .intake import Intake
 from .lanes import LaneLost, Lanes
 from .leases import Leases
 from .process_pool import ProcessPool
 from .process_start import ProcessNotStarted
-from .run import Ended, Run
-from .sending_again import Back, SendingAgain, SendStored
-from .starts import Starts, as_counted, line_of
-from .time_budget import MARGINS_S, NoTimeLeft, TimeBudget, limits_s
+from .resender import Resender, ReturnedDelivery, SendStored
+from .run import AttemptEnd, Run
+from .starts import Starts, waiting_line_of, with_current_claim
+from .time_budget import FUNCTION_MARGIN_S, NoTimeLeft, TimeBudget, limits_s
 from .turns import Durations, Turns
 from .watchdog import watchdog
 from .write_batcher import WriteBatcher
 
 logger = logging.getLogger("lambda_tasks")
 
-CUT_OFF_S: Final = 0.3
-"""Seconds for what is cancelled at the deadline to end; what does not is left behind."""
+CANCEL_GRACE_S: Final = 0.3
+"""Seconds for a run that was cancelled at the deadline to end. The executor waits no longer."""
 
-Settled = Callable[[str, Settlement], None]
-"""Hears of each delivery, by its id, as soon as its outcome is durable."""
+OnSettled = Callable[[str, Settlement], None]
+"""A callback that gets a delivery's id and settlement as soon as its outcome is durable."""
 
 
 class Executor:
-    """Runs tasks in lanes and worker processes, and keeps their records."""
+    """An executor of tasks, in lanes and worker processes, which keeps their records."""
 
     def __init__(
         self,
@@ -81,18 +81,18 @@ class Executor:
         self._claims: Claims = finisher.claims
         self._finisher = finisher
         self._ends = WriteBatcher(self._finish_many)
-        self._suspects = asyncio.Lock()
-        """One at a time runs here, so that none takes another along."""
+        self._poison_lock = asyncio.Lock()
+        """Held by a run that may be poison. One at a time, so that none kills another."""
         self._durations = Durations()
         self._turns = Turns(self._durations, lanes=lanes.count, processes=processes.count)
         self._starts = Starts(self._claims, self._turns)
-        self._told: set[str] = set()
+        self._warned_tasks: set[str] = set()
         self._settings = settings
         self._intake = Intake(self._claims, settings, resolve, self._turns)
         self._leases = Leases(self._claims, settings, lanes)
         self._make_attempt = make_attempt
         self._send_stored = send_stored
-        self._sending_again = SendingAgain(send_stored)
+        self._resender = Resender(send_stored)
         self._lanes = lanes
         self._processes = processes
 
@@ -102,35 +102,36 @@ class Executor:
         *,
         deadline: float | None,
         metadata: Mapping[str, Any],
-        settled: Settled,
+        on_settled: OnSettled,
     ) -> dict[str, Settlement]:
-        """Run what can be run and return what becomes of each delivery, by its id.
+        """Run the deliveries that can be run, and return the settlement of each by its id.
 
-        `deadline`, in monotonic seconds, is when all must be told. `metadata` is for the tasks'
-        context. Raises nothing for a task's sake.
+        `deadline`, in `time.monotonic()` seconds, is the time by which all must be settled.
+        `metadata` goes into the tasks' context. `on_settled` is called for each delivery as soon as
+        its outcome is durable. A task that fails raises nothing here.
         """
         batch = await self.claim_batch(nullcontext(deliveries), deadline=deadline)
-        return await self.run_batch(batch, metadata=metadata, settled=settled)
+        return await self.run_batch(batch, metadata=metadata, on_settled=on_settled)
 
     async def claim_batch(
         self, arriving: Arriving, *, deadline: float | None = None
     ) -> ClaimedBatch:
-        """The first half of run(): claim what can be claimed."""
+        """Claim the deliveries that can be claimed: the first half of run()."""
         budget = TimeBudget(time.monotonic(), deadline)
-        # In a thread: importing a task's module may block, or use the database.
+        # On a thread, because importing a task's module may block or use the database.
         limit_s = OWN_S if deadline is None else min(OWN_S, deadline - time.monotonic())
         return await ask(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
 
     async def can_claim(self) -> bool:
-        """Whether the database answers."""
+        """Return whether the database answers."""
         try:
-            await ask(self._check)
+            await ask(self._check_database)
         except Exception as error:
             logger.warning("Nothing can be claimed: %s", error)
             return False
         return True
 
-    def _check(self) -> None:
+    def _check_database(self) -> None:
         refresh()
         self._claims.check()
 
@@ -139,110 +140,120 @@ class Executor:
         batch: ClaimedBatch,
         *,
         metadata: Mapping[str, Any],
-        settled: Settled,
-        end: "asyncio.Future[None] | None" = None,
+        on_settled: OnSettled,
+        shutdown: "asyncio.Future[None] | None" = None,
     ) -> dict[str, Settlement]:
-        """The second half of run(). What has not come to its end when `end` is done is cut off."""
+        """Run a claimed batch: the second half of run().
+
+        Runs that have not ended when `shutdown` is done are interrupted and go back.
+        """
         settlements: dict[str, Settlement] = {}
-        open_ones = {each.delivery.id: each for each in batch.claimed}
+        unsettled = {each.delivery.id: each for each in batch.claimed}
 
         def settle(id: str, settlement: Settlement) -> None:
             settlements[id] = settlement
-            settled(id, settlement)
-            if (claimed := open_ones.pop(id, None)) is not None:
+            on_settled(id, settlement)
+            if (claimed := unsettled.pop(id, None)) is not None:
                 self._turns.leave(claimed.task)
 
-        batch.line.update(line_of(batch.claimed))
+        batch.waiting_line.update(waiting_line_of(batch.claimed))
         self._turns.enter([each.task for each in batch.claimed])
         try:
-            with self._leases.kept(batch, settlements), watchdog.kept():
+            with self._leases.keep(batch, settlements), watchdog.stay_armed():
+                # Refused deliveries are settled while the first group runs: sending their copies
+                # takes time.
                 refusing = [self._settle_refused(batch, settle)]
                 for chains in schedule(batch.claimed):
                     running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
-                    await _run_until(batch.budget, end, refusing + running)
+                    await _run_until(batch.budget, shutdown, refusing + running)
                     refusing = []
-            await self._end_place(batch, list(open_ones.values()), settle, end)
+            await self._end_unfinished(batch, list(unsettled.values()), settle, shutdown)
         finally:
-            for claimed in open_ones.values():
+            for claimed in unsettled.values():
                 self._turns.leave(claimed.task)
         return settlements
 
-    async def give_back(self, batch: ClaimedBatch, *, settled: Settled) -> None:
-        """Let others run what was claimed, none of which has begun."""
+    async def return_batch(self, batch: ClaimedBatch, *, on_settled: OnSettled) -> None:
+        """Return a claimed batch to its queue. None of its tasks has started."""
         for id, settlement in batch.refused.items():
-            settled(id, settlement)
-        unbegun = [as_counted(each, batch) for each in batch.claimed]
-        back = await ask(give_back_unbegun, self._claims, unbegun)
-        for id, settlement in await self._sending_again.settlements(back):
-            settled(id, settlement)
+            on_settled(id, settlement)
+        unstarted = [with_current_claim(each, batch) for each in batch.claimed]
+        back = await ask(release_unstarted, self._claims, unstarted)
+        for id, settlement in await self._resender.settlements(back):
+            on_settled(id, settlement)
 
     def pids(self) -> list[int]:
-        """The worker processes that run."""
+        """Return the process ids of the worker processes."""
         return self._processes.pids()
 
     def prepare(self) -> None:
-        """Let the worker processes' fork server load the project meanwhile."""
+        """Start the fork server of the worker processes, which loads the project by itself."""
         self._processes.prepare()
 
     async def aclose(self) -> None:
-        """End lanes and worker processes, and close the connections."""
+        """End the lanes and worker processes, and close the database connections."""
         await self._lanes.aclose()
         await in_reserved_thread(progress.close)
         await ask(django_connections.close_all)
         await self._processes.aclose()
 
-    async def _settle_refused(self, batch: ClaimedBatch, settle: Settled) -> None:
+    async def _settle_refused(self, batch: ClaimedBatch, settle: OnSettled) -> None:
         postponed = {resolved.delivery.id for resolved, _ in batch.postponed}
         for id, settlement in batch.refused.items():
             if id not in postponed:
                 settle(id, settlement)
-        for id, settlement in await self._sending_again.settlements(batch.postponed):
+        for id, settlement in await self._resender.settlements(batch.postponed):
             settle(id, settlement)
 
     async def _run_in_order(
-        self, chain: Chain, batch: ClaimedBatch, metadata: Mapping[str, Any], settle: Settled
+        self, chain: Chain, batch: ClaimedBatch, metadata: Mapping[str, Any], settle: OnSettled
     ) -> None:
-        """Run one after the other, and none after one that goes back."""
+        """Run the deliveries of a chain one after the other, until one goes back."""
         goes_on = True
         for claimed in chain:
             if goes_on:
                 settlement = await self._run_one(claimed, batch, metadata)
             else:
-                settlement = await self._give_back(claimed, batch)
+                settlement = await self._return_delivery(claimed, batch)
             settle(claimed.delivery.id, settlement)
             goes_on = goes_on and settlement.is_final
 
     async def _run_one(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Settlement:
-        alone = self._suspects if claimed.claim.may_be_poison else nullcontext()
+        alone = self._poison_lock if claimed.claim.is_suspect else nullcontext()
         try:
             async with alone:
                 ended = await self._attempt(claimed, batch, metadata)
         except NoTimeLeft:
-            return await self._give_back(claimed, batch)
+            return await self._return_delivery(claimed, batch)
         except ProcessNotStarted:
-            begun = batch.begun.pop(claimed.delivery.id, None)
-            return await self._give_back(claimed if begun is None else begun.claimed, batch)
+            started = batch.started.pop(claimed.delivery.id, None)
+            return await self._return_delivery(
+                claimed if started is None else started.claimed, batch
+            )
         except Exception:
-            # Its outcome is not known to be durable: the redelivery reads the truth.
+            # The outcome may not be durable. The next delivery finds it out from the record.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
-            has_begun = claimed.delivery.id in batch.begun
-            return BACK if has_begun else await self._give_back(claimed, batch)
-        begun = batch.begun[claimed.delivery.id]
+            has_begun = claimed.delivery.id in batch.started
+            return BACK if has_begun else await self._return_delivery(claimed, batch)
+        started = batch.started[claimed.delivery.id]
         if ended.wait_s is not None:
-            return await self._let_wait(begun.claimed, ended.wait_s)
-        return await self._settle_ended(begun.claimed, ended)
+            return await self._wait_for_lock(started.claimed, ended.wait_s)
+        return await self._settle_ended(started.claimed, ended)
 
-    async def _settle_ended(self, claimed: ClaimedDelivery, ended: Ended) -> Settlement:
+    async def _settle_ended(self, claimed: ClaimedDelivery, ended: AttemptEnd) -> Settlement:
         if ended.interrupted:
-            logger.info("%s %s is interrupted", claimed.task.name, claimed.message.invocation_id)
-            back = await ask(partial(give_back, self._claims, claimed, counts=True))
+            logger.info(
+                "%s %s raised KeyboardInterrupt and goes back",
+                claimed.task.name, claimed.message.invocation_id,
+            )  # fmt: skip
+            back = await ask(partial(release_claim, self._claims, claimed, counts=True))
             return replace(back, interrupts=True)
         if ended.lost is not None:
             is_last = claimed.claim.attempt >= self._settings().max_attempts
-            let_go = partial(self._finisher.let_go, claimed, ended.lost, is_last=is_last)
-            return await self._sending_again.settlement(claimed, await ask(let_go))
+            finish_lost = partial(self._finisher.finish_lost, claimed, ended.lost, is_last=is_last)
+            return await self._resender.settlement(claimed, await ask(finish_lost))
         if ended.following is not None:
             await self._send_stored([ended.following])
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
@@ -251,117 +262,129 @@ class Executor:
 
     async def _attempt(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
-    ) -> Ended:
+    ) -> AttemptEnd:
+        # Taken before the lane's context is entered. In a lane's context the statement that counts
+        # the start would run on the lane's thread, within the task's transaction.
         outside_of_lanes = contextvars.copy_context()
 
-        async def begin() -> Run:
-            begun = Begun(await self._begin(claimed, batch, outside_of_lanes))
-            batch.begun[claimed.delivery.id] = begun
-            return self._run_of(begun.claimed, metadata, batch.budget)
+        async def start() -> Run:
+            started = StartedRun(await self._count_start(claimed, batch, outside_of_lanes))
+            batch.started[claimed.delivery.id] = started
+            return self._run_of(started.claimed, metadata, batch.budget)
 
-        async def begin_attempt() -> Attempt:
-            return self._make_attempt(await begin(), claimed.task)
+        async def start_attempt() -> Attempt:
+            return self._make_attempt(await start(), claimed.task)
 
         try:
             if claimed.task.is_async:
-                ended = await self._lanes.run(begin_attempt)
+                ended = await self._lanes.run(start_attempt)
             else:
-                ended = await self._processes.run(begin)
+                ended = await self._processes.run(start)
         except (LaneLost, HardTimeLimitExceeded, WorkerProcessDied) as error:
-            if claimed.delivery.id not in batch.begun:
+            if claimed.delivery.id not in batch.started:
                 raise
             failure = error.failure if isinstance(error, LaneLost) else error
-            ended = await self._fail(batch.begun[claimed.delivery.id].claimed, failure)
-        begun = batch.begun[claimed.delivery.id]
+            ended = await self._fail(batch.started[claimed.delivery.id].claimed, failure)
+        started = batch.started[claimed.delivery.id]
         if ended.wait_s is None:
-            self._durations.add(claimed.task.name, begun.ran_s)
-        return ended if ended.is_recorded else await self._record(begun.claimed, ended)
+            self._durations.add(claimed.task.name, started.ran_s)
+        return ended if ended.is_recorded else await self._record(started.claimed, ended)
 
-    async def _begin(
+    async def _count_start(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, context: contextvars.Context
     ) -> ClaimedDelivery:
-        """Count its start, where its claim has not. Raises NoTimeLeft and LeaseLost."""
+        """Count the start of a delivery, unless its claim has counted it.
+
+        Raises NoTimeLeft if the batch has too little time for the task, and LeaseLost if another
+        worker has the claim.
+        """
         claim, budget = claimed.claim, batch.budget
         is_first = claim.has_started or claim.cut_off_s > 0
         likely_s = self._durations.likely_s(claimed.task.name)
-        if not budget.will_do(likely_s, is_first=is_first):
+        if not budget.has_time_for(likely_s, is_first=is_first):
             raise NoTimeLeft
-        self._tell_if_too_short(claimed.task, budget)
+        self._warn_if_too_short(claimed.task, budget)
         lease = budget.lease([claimed.task], self._settings())
-        return await self._starts.begin(claimed, batch, lease, context)
+        return await self._starts.count(claimed, batch, lease, context)
 
-    def _tell_if_too_short(self, task: Task, budget: TimeBudget) -> None:
+    def _warn_if_too_short(self, task: Task, budget: TimeBudget) -> None:
         hard_s = limits_s(task, self._settings())[1]
-        if hard_s <= budget.longest_s or task.name in self._told:
+        if hard_s <= budget.longest_s or task.name in self._warned_tasks:
             return
-        self._told.add(task.name)
+        self._warned_tasks.add(task.name)
         logger.warning(
-            "%s may run for %g s, and this function gives an event %.1f s: what takes longer is "
-            "cut off and run again. Raise the function's timeout to %d s, or lower the task's "
-            "hard_timeout.",
-            task.name, hard_s, budget.longest_s, math.ceil(hard_s + MARGINS_S),
+            "%s may run for %g s, but this function has only %.1f s for an event. A run that takes "
+            "longer is interrupted and repeated. Raise the function's timeout to %d s, or lower "
+            "the task's hard_timeout.",
+            task.name, hard_s, budget.longest_s, math.ceil(hard_s + FUNCTION_MARGIN_S),
         )  # fmt: skip
 
-    async def _record(self, claimed: ClaimedDelivery, ended: Ended) -> Ended:
+    async def _record(self, claimed: ClaimedDelivery, ended: AttemptEnd) -> AttemptEnd:
         assert ended.outcome is not None
         try:
             end = End(claimed.claim, ended.outcome, ended.ran_for)
             held = await self._ends.write(claimed.message.invocation_id, end)
         except DatabaseErrors as error:
-            if meaning_of(error, is_ours=True) is Meaning.REFUSAL:  # of the result
+            if meaning_of(error, is_ours=True) is Meaning.REFUSAL:  # it refuses the result
                 return await self._fail(claimed, error)
-            return Ended(None, lost=described(error, claimed.message))
-        return ended if held else Ended(None)
+            return AttemptEnd(None, lost=describe(error, claimed.message))
+        return ended if held else AttemptEnd(None)
 
     def _finish_many(self, ends: Sequence[End]) -> Mapping[UUID, bool]:
         return dict.fromkeys(self._claims.finish_many(ends), True)
 
-    async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> Ended:
-        """Write the end of what has no attempt any more: its process is gone."""
+    async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> AttemptEnd:
+        """Record the failure of a run whose process or lane is gone."""
         run, call = self._run_of(claimed), claimed.task.begin(claimed.message, claimed.claim)
         return await ask(self._finisher.fail, run, claimed.task, call, error, None)
 
-    async def _give_back(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> Settlement:
-        """Let what has not begun wait for its turn; its attempts stay as they were."""
-        logger.info("%s waits for another delivery", claimed.message.invocation_id)
-        claimed = as_counted(claimed, batch)
-        ((_, settlement),) = await ask(give_back_unbegun, self._claims, [claimed])
-        return await self._sending_again.settlement(claimed, settlement)
+    async def _return_delivery(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> Settlement:
+        """Return a delivery that has not started to its queue. This counts as no attempt."""
+        logger.info(
+            "%s has not started and waits for its next delivery", claimed.message.invocation_id
+        )
+        claimed = with_current_claim(claimed, batch)
+        ((_, settlement),) = await ask(release_unstarted, self._claims, [claimed])
+        return await self._resender.settlement(claimed, settlement)
 
-    async def _let_wait(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
-        """Let a singleton wait for its lock, for which no delivery is to be used up."""
+    async def _wait_for_lock(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
+        """Return a singleton to its queue until its lock may be free."""
         logger.info("%s waits for its lock", claimed.message.invocation_id)
-        waiting = partial(give_back, self._claims, claimed, counts=False, wait_s=wait_s)
-        return await self._sending_again.settlement(claimed, await ask(waiting), from_receive=1)
+        waiting = partial(release_claim, self._claims, claimed, counts=False, wait_s=wait_s)
+        # Sent again from its first receive on: a long wait must not use up its deliveries.
+        return await self._resender.settlement(claimed, await ask(waiting), from_receive=1)
 
-    async def _end_place(
+    async def _end_unfinished(
         self,
         batch: ClaimedBatch,
         left: Sequence[ClaimedDelivery],
-        settle: Settled,
-        end: "asyncio.Future[None] | None",
+        settle: OnSettled,
+        shutdown: "asyncio.Future[None] | None",
     ) -> None:
-        """Give back what has not begun, and cut off what has."""
-        is_drain = end is not None and end.done()
-        # A deadline counts where nobody else has taken of the task's time.
+        """Release the deliveries that have not started, and interrupt the runs that have."""
+        is_drain = shutdown is not None and shutdown.done()
+        # A run that hits the deadline counts as an attempt only if it had the whole event: in a
+        # batch, others may have used up its time.
         counts = not is_drain and len(batch) == 1
-        back: list[Back] = []
-        if unbegun := [
-            as_counted(each, batch) for each in left if each.delivery.id not in batch.begun
+        back: list[ReturnedDelivery] = []
+        if unstarted := [
+            with_current_claim(each, batch)
+            for each in left
+            if each.delivery.id not in batch.started
         ]:
-            back += await ask(give_back_unbegun, self._claims, unbegun)
+            back += await ask(release_unstarted, self._claims, unstarted)
         for each in left:
-            if begun := batch.begun.get(each.delivery.id):
-                back.append((each, await self._cut_off(begun, counts=counts)))
-        for id, settlement in await self._sending_again.settlements(back, limit_s=CUT_OFF_S):
+            if started := batch.started.get(each.delivery.id):
+                back.append((each, await self._cut_off(started, counts=counts)))
+        for id, settlement in await self._resender.settlements(back, limit_s=CANCEL_GRACE_S):
             settle(id, settlement)
 
-    async def _cut_off(self, begun: Begun, *, counts: bool) -> Settlement:
-        task, ran_s = begun.claimed.task, begun.ran_s
+    async def _cut_off(self, started: StartedRun, *, counts: bool) -> Settlement:
+        task, ran_s = started.claimed.task, started.ran_s
         self._durations.add(task.name, ran_s)
         hard_s = limits_s(task, self._settings())[1]
         cut_off = partial(self._finisher.cut_off, counts=counts, ran_s=ran_s, hard_s=hard_s)
-        return await ask(cut_off, begun.claimed)
+        return await ask(cut_off, started.claimed)
 
     def _run_of(
         self,
@@ -369,7 +392,7 @@ class Executor:
         metadata: Mapping[str, Any] | None = None,
         budget: TimeBudget | None = None,
     ) -> Run:
-        """What a claimed delivery asks for, in a place that ends with its budget."""
+        """Return the run of a claimed delivery, in a host process with this time budget."""
         settings, max_retries = self._settings(), claimed.task.options.max_retries
         soft_s, hard_s = limits_s(claimed.task, settings)
         return Run(
@@ -381,24 +404,24 @@ class Executor:
             look=claimed.look,
             soft_s=soft_s,
             hard_s=hard_s,
-            place_s=math.inf if budget is None else budget.left_s,
+            budget_s=math.inf if budget is None else budget.left_s,
             metadata=dict(metadata or {}),
         )
 
 
 async def _run_until(
     budget: TimeBudget,
-    end: "asyncio.Future[None] | None",
+    shutdown: "asyncio.Future[None] | None",
     running: Sequence[Coroutine[Any, Any, None]],
 ) -> None:
-    """Run them to their ends; cancel at the deadline, or the end, what has not come to its."""
+    """Run the coroutines, and cancel those that have not ended at the deadline or at `shutdown`."""
     if not running:
         return
     deadline = budget.deadline
     tasks = [asyncio.ensure_future(each) for each in running]
     finished: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.wait(
-        [finished] if end is None else [finished, end],
+        [finished] if shutdown is None else [finished, shutdown],
         timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0),
         return_when=asyncio.FIRST_COMPLETED,
     )
@@ -406,7 +429,7 @@ async def _run_until(
     for task in late:
         task.cancel()
     if late:
-        await asyncio.wait(late, timeout=min(CUT_OFF_S, budget.longest_s / 20))
+        await asyncio.wait(late, timeout=min(CANCEL_GRACE_S, budget.longest_s / 20))
     for task in tasks:
         if task.done() and not task.cancelled():
             task.result()

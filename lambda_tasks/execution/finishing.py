@@ -1,7 +1,7 @@
-"""The one door for the end of a run: what it has come to is decided and written here.
+"""The single place that decides how a run ends and writes its end.
 
-An attempt calls it within its transaction, the executor for what has no attempt any more. What has
-nothing to commit is written together with others, by `write_batcher`.
+An attempt calls it within its transaction. The executor calls it for runs whose attempt is gone.
+The ends of runs that have nothing else to commit are written together, by `write_batcher`.
 """
 
 import logging
@@ -45,16 +45,17 @@ from ..ports import (
     Task,
     TaskCall,
 )
-from .progress import checked_state
-from .run import Ended, Run
+from .progress import state_as_json
+from .run import AttemptEnd, Run
 
 logger = logging.getLogger("lambda_tasks")
 
-PACKAGE: Final = str(Path(__file__).parents[1])
+PACKAGE_DIR: Final = str(Path(__file__).parents[1])
+"""The library's directory; tracebacks leave out its frames."""
 
 
 class Finisher:
-    """Writes the ends of runs to their records."""
+    """The writer of the ends of runs."""
 
     def __init__(self, claims: Claims) -> None:
         self.claims = claims
@@ -67,7 +68,11 @@ class Finisher:
         ran_for: timedelta | None,
         following: Outgoing | None = None,
     ) -> None:
-        """Write what a run has come to, and the record of what follows it. Raises LeaseLost."""
+        """Write the outcome of a run, and the QUEUED record of the run that follows it.
+
+        `ran_for` is None if the time of the run is unknown. Raises LeaseLost, and writes nothing,
+        if the claim no longer holds.
+        """
         self.claims.finish(End(run.claim, outcome, ran_for), following)
 
     def fail(
@@ -79,78 +84,85 @@ class Finisher:
         ran_for: timedelta | None,
         *,
         may_retry: bool = True,
-    ) -> Ended:
-        """Write what follows from an error, outside of the task's transaction, which is over.
+    ) -> AttemptEnd:
+        """Record what follows from an error: a failure, a retry, or SUCCESS if the task ignores it.
 
-        Raises what the database raises: then nothing is known, and the delivery must come back.
+        Call it after the task's transaction. Raises the database's errors; the outcome is unknown
+        then, and the delivery must come back.
         """
         if isinstance(error, LeaseLost):
-            return Ended(None)
+            return AttemptEnd(None)
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
         try:
             self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
-            # Also where the commit went through and only its answer, or a hook after it, failed.
+            # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
-                "%s (%s) had an error after its record was closed:\n%s",
-                task.name, run.message.invocation_id, described(error, run.message).traceback,
+                "%s (%s) raised an error after its record was finished or claimed by another:\n%s",
+                task.name, run.message.invocation_id, describe(error, run.message).traceback,
             )  # fmt: skip
-            return Ended(None)
+            return AttemptEnd(None)
         call.ended(outcome, error)
-        return Ended(outcome, retry)
+        return AttemptEnd(outcome, retry)
 
-    def let_go(self, claimed: ClaimedDelivery, reason: Raised, *, is_last: bool) -> Settlement:
-        """End an attempt that the database has failed, by the task's `on_lost`.
+    def finish_lost(self, claimed: ClaimedDelivery, reason: Raised, *, is_last: bool) -> Settlement:
+        """End an attempt that an outage of the database ended, by the task's `on_lost`.
 
-        The last that an invocation may have ends it, too.
+        It goes back to run again, or fails; the last attempt fails in any case.
         """
-        _tell_lost(claimed, reason)
+        _log_lost(claimed, reason)
         if claimed.may_rerun and not is_last:
-            return give_back(self.claims, claimed, counts=True)
-        return self._finish_lost(claimed, reason)
+            return release_claim(self.claims, claimed, counts=True)
+        return self._fail_lost(claimed, reason)
 
     def cut_off(
         self, claimed: ClaimedDelivery, *, counts: bool, ran_s: float, hard_s: float
     ) -> Settlement:
-        """End an attempt that the end of its place interrupts: a deadline, a worker's drain.
+        """End an attempt that is interrupted by shutdown: a deadline or a worker's drain.
 
-        Its token is void then, so that it can't commit. It goes back, unless it must not run again
-        or was cut off so too often. See Release.
+        The claim's token becomes void, so that the attempt can't commit. The delivery goes back,
+        unless the task must not run again or was interrupted too often; then it fails. `counts`,
+        `ran_s` and `hard_s` are as in Release and cut_off_too_often().
         """
-        _tell_lost(claimed, CUT_OFF)
+        _log_lost(claimed, CUT_OFF)
         if not claimed.may_rerun:
-            return self._finish_lost(claimed, CUT_OFF)
+            return self._fail_lost(claimed, CUT_OFF)
         if reason := cut_off_too_often(claimed.claim.cut_off_s + ran_s, hard_s):
-            return self._finish_lost(claimed, reason)
+            return self._fail_lost(claimed, reason)
         wait_s = turn_wait_s(claimed.claim.n_waits)
-        return give_back(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
+        return release_claim(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
 
-    def _finish_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
+    def _fail_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
         try:
             self.claims.finish(End(claimed.claim, Failed(reason)))
         except Exception:
-            logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
+            logger.exception(
+                "The end of %s can't be written; it runs again when its lease is over",
+                claimed.message.invocation_id,
+            )
             return BACK
-        tell_end(claimed, claimed.claim, reason)
+        notify_failed(claimed, claimed.claim, reason)
         return DONE
 
 
-def tell_end(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
-    """Tell who listens to a task that it has failed for good, in an attempt that could not."""
+def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
+    """Notify a task's listeners that it has failed, in an attempt that could not notify them."""
     try:
         resolved.task.begin(resolved.message, claim).ended(Failed(reason), None)
     except Exception:
-        logger.exception("%s has failed, and nobody was told", resolved.message.invocation_id)
+        logger.exception(
+            "%s has failed, and its listeners could not be notified", resolved.message.invocation_id
+        )
 
 
-def _tell_lost(claimed: ClaimedDelivery, reason: Raised) -> None:
+def _log_lost(claimed: ClaimedDelivery, reason: Raised) -> None:
     logger.error(
         "%s %s has lost its attempt: %s",
         claimed.task.name, claimed.message.invocation_id, reason.traceback,
     )  # fmt: skip
 
 
-def give_back(
+def release_claim(
     claims: Claims,
     claimed: ClaimedDelivery,
     *,
@@ -158,17 +170,20 @@ def give_back(
     wait_s: float = 0.0,
     ran_s: float = 0.0,
 ) -> Settlement:
-    """Let another delivery run what was claimed. See Release."""
+    """Release the claim of a delivery, and return its settlement. See Release."""
     comes_back = claimed.delivery.comes_back
     release = Release(counts=counts, comes_back=comes_back, wait_s=wait_s, ran_s=ran_s)
-    return _released(claims, [claimed], release)
+    return _release(claims, [claimed], release)
 
 
-def give_back_unbegun(
+def release_unstarted(
     claims: Claims, unbegun: Sequence[ClaimedDelivery]
 ) -> list[tuple[ClaimedDelivery, Settlement]]:
-    """Let other deliveries run what has not begun here; they wait the longer the more often they
-    have waited."""
+    """Release the claims of deliveries that have not started, and return their settlements.
+
+    Each waits before its next claim; the more often it has waited, the longer.
+    """
+    # One statement for all that are released alike, however many they are.
     alike: defaultdict[Release, list[ClaimedDelivery]] = defaultdict(list)
     for each in unbegun:
         wait_s = turn_wait_s(each.claim.n_waits)
@@ -176,47 +191,53 @@ def give_back_unbegun(
         alike[release].append(each)
     settled: list[tuple[ClaimedDelivery, Settlement]] = []
     for release, group in alike.items():
-        settlement = _released(claims, group, release)
+        settlement = _release(claims, group, release)
         settled += [(each, settlement) for each in group]
     return settled
 
 
-def _released(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Release) -> Settlement:
+def _release(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Release) -> Settlement:
     try:
         claims.release([each.claim for each in claimed], release)
     except Exception:
         ids = ", ".join(str(each.message.invocation_id) for each in claimed)
-        logger.exception("What has not ended comes back when its lease is over: %s", ids)
+        logger.exception(
+            "Claims can't be released; they run again when their leases are over: %s", ids
+        )
         return BACK
     return Settlement(is_final=False, retry_after_s=release.wait_s)
 
 
 def outcome_of(value: object, task: Task) -> Succeeded:
-    """What a returned value makes of a run. Raises TypeError for one that is no JSON."""
+    """Return the outcome of a run that returned `value`.
+
+    Raises TypeError if the value is not JSON.
+    """
     return Succeeded(to_json_values(value, what=f"the result of {task.name}"))
 
 
 def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued, Outgoing]:
-    """What a Continue makes of a run, and the message of the next one.
+    """Return the outcome of a run that raised Continue, and the message of the next run.
 
-    Raises TypeError and ValueError for a state that can't be kept, MaxContinuesExceededError.
+    Raises TypeError if the state is not JSON, ValueError if it is too large, and
+    MaxContinuesExceededError if the chain of runs is too long.
     """
-    state = checked_state(request.state, task_name=task.name)
+    state = state_as_json(request.state, task_name=task.name)
     n_continues = run.message.n_continues
     if n_continues >= run.max_continues:
         raise MaxContinuesExceededError(task_name=task.name, n_continues=n_continues)
     delay_s = 0.0 if run.retry_at_once else request.delay
     next_id = continuation_id(run.message.invocation_id, run.claim.token)
-    next_run = _following(run, next_id, delay_s=delay_s, n_continues=n_continues + 1)
+    next_run = _following_message(run, next_id, delay_s=delay_s, n_continues=n_continues + 1)
     return Continued(state), next_run
 
 
 def consequence_of(
     error: BaseException, run: Run, call: TaskCall, *, may_retry: bool = True
 ) -> tuple[Outcome, Outgoing | None]:
-    """What an error makes of a run, and the message of its retry."""
+    """Return the outcome of a run that raised an error, and the message of its retry or None."""
     n_retries = run.message.n_retries
-    raised = described(error, run.message)
+    raised = describe(error, run.message)
     if call.ignores(error):
         return Succeeded(raised=raised), None
     jitter_s = random.uniform(*JITTER_S)
@@ -229,21 +250,21 @@ def consequence_of(
     if run.retry_at_once:
         delay_s = 0.0
     next_id = retry_id(run.message.invocation_id, run.claim.token)
-    retry = _following(
+    retry = _following_message(
         run, next_id, delay_s=delay_s, n_retries=n_retries + 1, n_continues=run.message.n_continues
     )
     return Retried(raised, timedelta(seconds=delay_s)), retry
 
 
-def described(error: BaseException, message: Message) -> Raised:
-    """What was raised, without the message's secrets."""
-    return Raised.from_error(error, redact(_format(error), message.secret_kwargs.values()))
+def describe(error: BaseException, message: Message) -> Raised:
+    """Describe an error, with the message's secrets redacted."""
+    return Raised.by(error, redact(_format(error), message.secret_kwargs.values()))
 
 
-def _following(
+def _following_message(
     run: Run, id: UUID, *, delay_s: float, n_retries: int = 0, n_continues: int
 ) -> Outgoing:
-    """The message of the invocation that follows a run."""
+    """Return the message of the invocation that follows a run."""
     message = run.message
     following = replace(
         message,
@@ -251,7 +272,7 @@ def _following(
         n_retries=n_retries,
         n_continues=n_continues,
         durable=True,
-        run_after=_moment_after(delay_s),
+        run_after=_due_time(delay_s),
         root_id=message.root_id or message.invocation_id,
         retry_of=message.invocation_id,
     )
@@ -266,18 +287,18 @@ def _following(
     )
 
 
-def _moment_after(delay_s: float) -> datetime | None:
-    """When a delay is over that is longer than a queue's own can be."""
+def _due_time(delay_s: float) -> datetime | None:
+    """Return when a delay ends that is too long for the queue itself; None for a shorter one."""
     return datetime.now(UTC) + timedelta(seconds=delay_s) if delay_s > MAX_DELAY_S else None
 
 
 def _format(error: BaseException) -> str:
-    """The traceback from the task's own code on."""
-    return "".join(traceback.format_exception(type(error), error, _from_the_task(error)))
+    """Return the traceback as text, from the task's own code on."""
+    return "".join(traceback.format_exception(type(error), error, _skip_library_frames(error)))
 
 
-def _from_the_task(error: BaseException) -> TracebackType | None:
+def _skip_library_frames(error: BaseException) -> TracebackType | None:
     step = error.__traceback__
-    while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE):
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE_DIR):
         step = step.tb_next
     return step or error.__traceback__

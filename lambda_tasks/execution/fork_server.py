@@ -1,7 +1,6 @@
-"""The fork server that worker processes come from: multiprocessing's own, which has loaded the
-project.
+"""The fork server of the worker processes: multiprocessing's, with the project preloaded.
 
-A process with threads must not be forked, so another does it.
+A process with threads can't be forked safely, so a process without threads does it.
 """
 
 import multiprocessing
@@ -17,22 +16,22 @@ from types import ModuleType
 
 
 def context() -> ForkServerContext:
-    """What makes processes, and pipes to them."""
+    """Return the multiprocessing context that creates worker processes and their pipes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.preload"])
     return context
 
 
 def prepare() -> None:
-    """Start the fork server, which loads the project by itself; without waiting for it."""
+    """Start the fork server, which loads the project by itself. Don't wait for it."""
     context()
     forkserver.ensure_running()
 
 
 def kill() -> None:
-    """Kill the fork server: who waits for it goes on, and the next start begins another one.
+    """Kill the fork server. The next start of a process starts another one.
 
-    The processes that it has started go on, too.
+    Threads that wait for the fork server get an error. The processes that it started go on.
     """
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     if pid is not None:
@@ -42,14 +41,16 @@ def kill() -> None:
 
 @contextmanager
 def start_alone(limit_s: float) -> Iterator[None]:
-    """In the body a process may be started. Raises TimeoutError where other starts last for longer.
+    """Start a process in the body, while no other thread starts one.
 
-    It does not run this process's main module, which may lack its `if __name__ == "__main__"` and
-    would start a second worker there.
+    Raises TimeoutError if other starts take longer than `limit_s` seconds.
     """
     if not _starting.acquire(timeout=limit_s):
         raise TimeoutError("Another start is still under way.")
     try:
+        # multiprocessing would import this process's main module in the child. One without
+        # `if __name__ == "__main__"` would start a second worker there, so the child gets an empty
+        # one. The lock keeps two starts from restoring each other's module.
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:

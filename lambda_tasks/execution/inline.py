@@ -1,4 +1,4 @@
-"""Runs one attempt here, on this thread: in a worker process, and in eager mode."""
+"""One attempt run on the current thread: in a worker process, and in eager mode."""
 
 import contextvars
 import math
@@ -10,19 +10,23 @@ from .. import interrupts
 from ..context import current_run
 from .alarm import Alarm
 from .attempt import Attempt
-from .run import Ended
+from .run import AttemptEnd
 
 
-def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = False) -> Ended:
-    """From its beginning to its record. The limits need the process's main thread.
+def run_inline(
+    attempt: Attempt, *, with_limits: bool, may_leave_record: bool = False
+) -> AttemptEnd:
+    """Run an attempt, and return its end.
 
-    A record with which there is nothing to commit may be left to the caller.
+    `with_limits` enforces the task's time limits, and needs the process's main thread. With
+    `may_leave_record`, the caller writes the record if there is nothing else to commit.
+    Raises KeyboardInterrupt after a rollback if the task raises it.
     """
     while True:
         try:
             attempt.begin()
             result = contextvars.copy_context().run(_call, attempt, with_limits)
-            with interrupts.within(attempt.end_s if with_limits else math.inf):
+            with interrupts.within(attempt.commit_limit_s if with_limits else math.inf):
                 return attempt.succeed(result, may_leave_record=may_leave_record)
         except KeyboardInterrupt:
             attempt.abandon()
@@ -31,19 +35,19 @@ def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = 
             failure = attempt.failure_of(error) if with_limits else error
         with interrupts.within(interrupts.OWN_S if with_limits else math.inf):
             ended = attempt.fail(failure)
-        if not ended.again:
+        if not ended.restarts:
             return ended
 
 
 def _call(attempt: Attempt, with_limits: bool) -> Any:
     current_run.set(attempt.context)
     if not with_limits:
-        return _finished(attempt)
+        return _call_to_end(attempt)
     with Alarm(*attempt.limits_s):
-        return _finished(attempt)
+        return _call_to_end(attempt)
 
 
-def _finished(attempt: Attempt) -> Any:
+def _call_to_end(attempt: Attempt) -> Any:
     if not attempt.task.is_async:
         return attempt.call()
 

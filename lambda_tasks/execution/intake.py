@@ -1,4 +1,4 @@
-"""The first half of a batch: read what has arrived, and claim what may run. Synchronous."""
+"""The first half of a batch: it reads deliveries and claims those that may run. Synchronous."""
 
 import logging
 import time
@@ -34,7 +34,7 @@ from ..ports import (
 )
 from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
-from .finishing import give_back, tell_end
+from .finishing import notify_failed, release_claim
 from .time_budget import TimeBudget, limits_s
 from .turns import Turns
 
@@ -42,12 +42,15 @@ logger = logging.getLogger("lambda_tasks")
 
 Settlements = dict[str, Settlement]
 
-AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0)
-"""It goes back, and may come again at once."""
+RETRY_AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0)
+"""The settlement of a delivery that goes back and may be received again at once."""
 
 
 class Intake:
-    """What is refused is told why, and takes no neighbour along."""
+    """The reader and claimer of deliveries.
+
+    A refused delivery is logged with the reason. It does not affect the others of its batch.
+    """
 
     def __init__(
         self, claims: Claims, settings: Callable[[], Settings], resolve: Resolve, turns: Turns
@@ -58,7 +61,10 @@ class Intake:
         self._turns = turns
 
     def claim_batch(self, arriving: Arriving, budget: TimeBudget) -> ClaimedBatch:
-        """What is refused, and what is claimed. `arriving` is open until all is claimed."""
+        """Read and claim a batch of deliveries.
+
+        The context `arriving` stays open until all are claimed: it may hold locks on their rows.
+        """
         kept_connections.refresh()
         refused: Settlements = {}
         deliveries: Sequence[Delivery] = ()
@@ -70,14 +76,15 @@ class Intake:
         except DatabaseError as error:
             if not deliveries or not is_conflict(error):
                 raise
-            # Met at the end of their transaction, and so nothing is claimed.
+            # The conflict came at the commit of the transaction of `arriving`: nothing is claimed.
             logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
-            return ClaimedBatch(budget, {each.id: AT_ONCE for each in deliveries})
+            return ClaimedBatch(budget, {each.id: RETRY_AT_ONCE for each in deliveries})
         postponed = [
             (each, settlement)
             for each in resolved
             if (settlement := refused.get(each.delivery.id)) is not None
-            # A durable message has its record, and a direct one that can't be claimed needs none.
+            # A durable message has its record. A direct message that can't be claimed during an
+            # outage needs none: its copy carries the whole call.
             and (each.message.durable or settlement.has_record or settlement.is_outage)
         ]
         blocked = blocked_by_order(deliveries, refused)
@@ -85,7 +92,7 @@ class Intake:
             return ClaimedBatch(budget, refused, claimed, postponed)
         for each in claimed:
             if each.delivery.id in blocked:
-                refused[each.delivery.id] = give_back(self._claims, each, counts=False)
+                refused[each.delivery.id] = release_claim(self._claims, each, counts=False)
         runnable = [each for each in claimed if each.delivery.id not in blocked]
         return ClaimedBatch(budget, refused, runnable, postponed)
 
@@ -95,7 +102,7 @@ class Intake:
         resolved: list[ResolvedDelivery] = []
         not_loaded: list[tuple[Delivery, Message]] = []
         for delivery in deliveries:
-            with _refusing(delivery, refused):
+            with _settle_on_error(delivery, refused):
                 read, message = self._read(delivery)
                 is_record = delivery.message is not None
                 try:
@@ -113,41 +120,49 @@ class Intake:
     def _resolve_recorded(
         self, not_loaded: Sequence[tuple[Delivery, Message]], refused: Settlements
     ) -> list[ResolvedDelivery]:
-        """Resolve messages whose tasks are not loaded, as far as their records name these, too."""
+        """Resolve messages whose tasks are not loaded, if their records name the same tasks.
+
+        A module is imported only if a record names it, never because a message does.
+        """
         try:
             names = self._claims.names({message.invocation_id for _, message in not_loaded})
         except Exception as error:
-            logger.exception("The records of %d messages can't be read", len(not_loaded))
+            logger.exception(
+                "The records of %d messages can't be read; they go back", len(not_loaded)
+            )
             refused.update(
-                (each.id, _unclaimed(each, message, error)) for each, message in not_loaded
+                (each.id, _settle_unclaimed(each, message, error)) for each, message in not_loaded
             )
             return []
         resolved: list[ResolvedDelivery] = []
         for delivery, message in not_loaded:
             is_recorded = names.get(message.invocation_id) == message.task_name
-            with _refusing(delivery, refused):
+            with _settle_on_error(delivery, refused):
                 resolved.append(self._resolve_one(delivery, message, may_import=is_recorded))
         return resolved
 
     def _read(self, delivery: Delivery) -> tuple[Delivery, Message]:
-        """What has arrived, without its signature, and what it says. Raises MessageRefused."""
+        """Return a delivery without its signature, and its message. Raises MessageRefused."""
         if delivery.message is not None:
             return delivery, delivery.message
         settings = self._settings()
         queues = settings.queues_fed_by(delivery.source)
         if not queues and settings.is_fed_by_aws:
             raise MessageRefused(
-                f"It came from {delivery.source!r}, which is no queue of LAMBDA_TASKS_QUEUES."
+                f"It came from {delivery.source!r}, which is not a queue of LAMBDA_TASKS_QUEUES."
             )
         audiences = list(dict.fromkeys(each.audience for each in queues.values()))
-        body = self._verified(delivery, audiences or [delivery.source])
+        body = self._verify(delivery, audiences or [delivery.source])
         if body is not delivery.body:
             delivery = replace(delivery, body=body)
         return delivery, decode(body, fallback_id=delivery.fallback_id)
 
-    def _verified(self, delivery: Delivery, audiences: Sequence[str]) -> object:
-        """The body without its signature. One queue may stand in the settings by several URLs, of
-        which not all tell its region. Raises MessageRefused."""
+    def _verify(self, delivery: Delivery, audiences: Sequence[str]) -> object:
+        """Return the body without its signature.
+
+        Raises MessageRefused if the signature is valid for none of the audiences.
+        """
+        # The settings may name a queue by several URLs, and not every URL contains the region.
         check = partial(verify, delivery.body, keys=self._settings().signing_keys, now=time.time())
         *others, last = audiences
         for audience in others:
@@ -162,28 +177,30 @@ class Intake:
         queue = message.queue
         if delivery.message is None:
             self._check_direct(message, task)
-            queue = self._own_queue(delivery, message, task)
+            queue = self._queue_of(delivery, message, task)
         secret = task.secret_names
-        if queue != message.queue or secret != message.secret:  # a copy of each takes its time
+        if queue != message.queue or secret != message.secret:  # copying every message takes time
             message = replace(message, secret=secret, queue=queue)
         look = self._settings().look_terms(queue or task.options.queue)
         return ResolvedDelivery(delivery=delivery, message=message, task=task, look=look)
 
     def _check_direct(self, message: Message, task: Task) -> None:
-        """Refuse a call that a message brings itself, of a task that runs from its record only.
-        Raises MessageRefused."""
+        """Raise MessageRefused if a message carries the call of a task that needs a record."""
         takes_any = self._settings().takes_any_call
         if message.durable or takes_any or task.is_direct(message.backend):
             return
         raise MessageRefused(
-            f"{task.name} is durable and runs from its record, and this message brings a call that "
-            "has none. Declare the task with durable=False, or set LAMBDA_TASKS_DIRECT_MESSAGES to "
-            "'any' for as long as such messages come, from an earlier release or a scheduler."
+            f"{task.name} is durable and runs only from its record, but this message carries a "
+            "call without a record. Declare the task with durable=False, or set "
+            "LAMBDA_TASKS_DIRECT_MESSAGES to 'any' while an earlier release or a scheduler sends "
+            "such messages."
         )
 
-    def _own_queue(self, delivery: Delivery, message: Message, task: Task) -> str | None:
-        """Which queue a message speaks for: one that brings it, whatever its body says. None where
-        that is the task's own."""
+    def _queue_of(self, delivery: Delivery, message: Message, task: Task) -> str | None:
+        """Return the queue that a message belongs to; None for the task's own queue.
+
+        It is always a queue that delivers from the message's source, whatever the body says.
+        """
         fed = self._settings().queues_fed_by(delivery.source)
         if message.queue in fed and not message.durable:
             return message.queue
@@ -198,28 +215,30 @@ class Intake:
                 resolved,
                 lease=budget.lease([each.task for each in resolved], settings),
                 max_attempts=settings.max_attempts,
-                waiting=self._turns.waiting(resolved),
-                # But one that has a whole function for itself.
-                possible_poison_waits=budget.deadline is None or len(resolved) > 1,
+                waiting=self._turns.waiting_ids(resolved),
+                # Possible poison waits, to run alone. A single delivery with a deadline has the
+                # whole function for itself.
+                suspects_wait=budget.deadline is None or len(resolved) > 1,
             )
         except Exception as error:
             if is_conflict(error):
                 logger.info("%d messages could not be claimed for now: %s", len(resolved), error)
-                refused.update((each.delivery.id, AT_ONCE) for each in resolved)
+                refused.update((each.delivery.id, RETRY_AT_ONCE) for each in resolved)
                 return []
             if len(resolved) > 1 and not isinstance(error, kept_connections.OUTAGES):
-                # What the database refuses of one message must not hold up its neighbours.
+                # One message that the database refuses fails the statement for all. Claimed one by
+                # one, the others still run.
                 alone = [self._claim([each], refused, budget) for each in resolved]
                 return [claimed for each in alone for claimed in each]
             logger.exception("%d messages could not be claimed and go back", len(resolved))
             refused.update(
-                (each.delivery.id, _unclaimed(each.delivery, each.message, error))
+                (each.delivery.id, _settle_unclaimed(each.delivery, each.message, error))
                 for each in resolved
             )
             return []
-        return self._granted(resolved, verdicts, refused)
+        return self._apply_verdicts(resolved, verdicts, refused)
 
-    def _granted(
+    def _apply_verdicts(
         self,
         resolved: Sequence[ResolvedDelivery],
         verdicts: Mapping[UUID, Granted | Refused],
@@ -232,7 +251,7 @@ class Intake:
             if _is_foreign(each, verdict):
                 verdict = Refused(Refusal.FOREIGN)
             if isinstance(verdict, Granted) and id in granted:
-                # Twice in one batch: the second comes back and finds it finished.
+                # The same invocation twice in one batch: the second delivery comes back later.
                 verdict = Refused(Refusal.HELD, limits_s(each.task, self._settings())[1])
             if isinstance(verdict, Granted):
                 queue = verdict.message.queue or each.queue
@@ -246,24 +265,27 @@ class Intake:
             else:
                 refused[each.delivery.id] = _settle_refused(each, verdict)
         for id, each in {each.message.invocation_id: each for each in resolved}.items():
-            _tell_end(each, verdicts[id])
+            _notify_lost(each, verdicts[id])
         return list(granted.values())
 
 
 @contextmanager
-def _refusing(delivery: Delivery, refused: Settlements) -> Iterator[None]:
-    """Let a delivery go back, and no other, if its message can't be run."""
+def _settle_on_error(delivery: Delivery, refused: Settlements) -> Iterator[None]:
+    """Catch the errors of the body, and settle the delivery as one that goes back."""
     try:
         yield
     except MessageRefused as reason:
-        logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)
+        logger.error("Delivery %s is refused and goes back to its queue: %s", delivery.id, reason)
         refused[delivery.id] = BACK
     except (Exception, SystemExit):
-        logger.exception("%s goes back to its queue: its task's module fails", delivery.id)
+        logger.exception(
+            "Delivery %s goes back to its queue: the module of its task can't be imported",
+            delivery.id,
+        )
         refused[delivery.id] = BACK
 
 
-def _unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
+def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
     if not isinstance(error, kept_connections.OUTAGES):
         return BACK
     is_copied = delivery.may_be_copied and not delivery.lends_its_id(message)
@@ -272,30 +294,31 @@ def _unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settle
 
 
 def _is_foreign(resolved: ResolvedDelivery, verdict: Granted | Refused) -> bool:
-    """Whether a message asks for something else than the record on which this is the verdict."""
+    """Return whether a message asks for another task or other arguments than its record."""
     if isinstance(verdict, Granted):
         return not resolved.message.matches_record(verdict.message)
     return resolved.delivery.id in verdict.foreign
 
 
-def _tell_end(resolved: ResolvedDelivery, verdict: Granted | Refused) -> None:
-    """Tell the end of a run that was lost for good, as its claim has found."""
+def _notify_lost(resolved: ResolvedDelivery, verdict: Granted | Refused) -> None:
+    """Notify the listeners of a run that a claim found lost and failed."""
     if isinstance(verdict, FoundLost) and verdict.run is not None:
         lost = replace(resolved, message=verdict.run.message)
-        tell_end(lost, verdict.run.claim, WORKER_DIED)
+        notify_failed(lost, verdict.run.claim, WORKER_DIED)
 
 
 def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
     if refused.refusal is Refusal.FOREIGN:
         logger.error(
-            "%s is not run and goes back to its queue: the record of %s is of another task, or of "
-            "other arguments. Somebody else than this project may have written the message.",
+            "Delivery %s is refused and goes back to its queue: the record of %s has another task "
+            "or other arguments. The message may have been written by someone outside this "
+            "project.",
             resolved.delivery.id, resolved.message.invocation_id,
         )  # fmt: skip
         return BACK
     if refused.is_final:
         task_logger.info(
-            "%s %s is %s already: its delivery is done with",
+            "%s %s is already %s: its delivery is acknowledged",
             resolved.task.name, resolved.message.invocation_id, refused.refusal.name.lower(),
         )  # fmt: skip
         return DONE
@@ -307,6 +330,6 @@ def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
     return Settlement(
         is_final=False,
         retry_after_s=refused.retry_after_s if waits else None,
-        # What is locked may be no more than another's INSERT that is not committed.
+        # A locked record may be an INSERT that another transaction has not committed.
         has_record=waits and refused is not LOCKED,
     )

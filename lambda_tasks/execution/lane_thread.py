@@ -1,4 +1,4 @@
-"""The thread of a lane, on which all lands that its task lets Django's async ORM do."""
+"""The thread of a lane, on which Django's async ORM makes all calls of the lane's task."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -10,68 +10,74 @@ from asgiref.sync import sync_to_async
 from ..context import TaskContext, current_run
 from ..interrupts import OWN_S
 from ..pools import giving_back
-from .own_thread import OwnThread
+from .interruptible_thread import InterruptibleThread
 
 T = TypeVar("T")
 
 
-class LaneThread(OwnThread):
-    """One thread, started at its first use.
+class LaneThread(InterruptibleThread):
+    """The single thread of a lane, started by its first call.
 
-    A task that only awaits other things never comes here, so it needs no transaction, and none of
-    the two hops that a transaction takes: that is begun with the first call, on the way.
+    The first call of a task opens the task's transaction on the way. A task that never uses the
+    database makes no call here, so it needs no transaction and saves the two hops for it.
     """
 
     def __init__(self) -> None:
         super().__init__("lambda_tasks-lane")
         self._first: Callable[[], None] | None = None
-        self._is_unused = False
-        self._served: TaskContext | None = None
+        self._has_no_call = False
+        self._served_run: TaskContext | None = None
 
     @contextmanager
     def serving(self, run: TaskContext) -> Iterator[None]:
-        """In the body calls of this run are let through. Those of a run that has ended, by what its
-        task has left running, are refused: they would land in the transaction of another, or in
-        none."""
-        self._served = run
+        """Accept the calls of this run in the body; submit() refuses those of any other run.
+
+        Code that a task left running would otherwise use the transaction of the next task, or
+        none.
+        """
+        self._served_run = run
         try:
             yield
         finally:
-            self._served = None
+            self._served_run = None
 
-    def begins_with(self, first: Callable[[], None]) -> None:
-        """Call this before the next call. Where it raises, that call does, and so do those that
-        follow until it doesn't."""
+    def call_first(self, first: Callable[[], None]) -> None:
+        """Run `first` on the thread before the next call.
+
+        If it raises, that call raises the error, and the call after it runs `first` again.
+        """
         self._first = first
-        self._is_unused = True
+        self._has_no_call = True
 
     @property
     def has_begun(self) -> bool:
-        """Whether what begins_with() was given has been called, and has not raised."""
-        return self._first is None and not self._is_unused
+        """Whether the function of call_first() was called and has not raised."""
+        return self._first is None and not self._has_no_call
 
     def cancel_begin(self) -> bool:
-        """Forget what begins_with() was given, which may have raised; whether nobody called."""
+        """Forget the function of call_first(); return whether no call has come since."""
         self._first = None
-        return self._is_unused
+        return self._has_no_call
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        """See Executor. Raises RuntimeError for a run that has ended."""
+        """See Executor. Raises RuntimeError if the caller's run has ended."""
+        # submit() runs in the context of the calling code, so this is the run that the code belongs
+        # to, even if that run has ended. The lane's own calls belong to none.
         run = current_run.get()
-        if run is not None and run is not self._served:
+        if run is not None and run is not self._served_run:
             raise RuntimeError(
-                f"{run.task_name} ({run.invocation_id}) has ended, and with it its transaction; "
-                "what it has left running can't use the database. Await it within the task, in an "
-                "asyncio.TaskGroup, say."
+                f"{run.task_name} ({run.invocation_id}) has ended, and with it its transaction. "
+                "Code that it left running can't use the database. Await that code within the "
+                "task, for example in an asyncio.TaskGroup."
             )
-        self._is_unused = False
-        return super().submit(self._after_the_first, fn, args, kwargs)
+        self._has_no_call = False
+        return super().submit(self._call_after_first, fn, args, kwargs)
 
     async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
-        """Make the call that ends a run: what it has of connection pools goes back. See call()."""
+        """Make the last call of a run, and return its connections to their pools. See call()."""
         return await self.call(giving_back(function), *args, limit_s=limit_s)
 
-    def _after_the_first(
+    def _call_after_first(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> T:
         if self._first is not None:
@@ -81,26 +87,29 @@ class LaneThread(OwnThread):
 
 
 class AnyThread:
-    """The thread of the thread-sensitive context that surrounds a call, which asgiref knows."""
+    """The thread of the surrounding thread-sensitive context: a LaneThread's stand-in in tests.
+
+    asgiref chooses the thread, and others may use it too.
+    """
 
     is_busy = False
-    """There is no telling."""
+    """Always False: asgiref does not show it."""
 
     def serving(self, run: TaskContext) -> AbstractContextManager[None]:
-        """It serves everybody."""
+        """Return a context that accepts all calls."""
         return nullcontext()
 
     def cancel_begin(self) -> bool:
-        """There is no telling."""
+        """Return False: a run begins here before its task is called."""
         return False
 
     async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
-        """Call a function there; nobody interrupts it."""
+        """Call a function on the thread, without a limit."""
         return await sync_to_async(function)(*args)
 
     async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
-        """Call a function there. Its connection is not the run's own, and so it stays."""
+        """Call a function on the thread, and keep its connections: the run shares them."""
         return await self.call(function, *args, limit_s=limit_s)
 
     def interrupt(self, *, hang_up: bool = True) -> None:
-        """Nothing: it may be anybody's."""
+        """Do nothing: the thread may be working for others."""

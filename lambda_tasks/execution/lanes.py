@@ -1,7 +1,7 @@
 """Runs async tasks concurrently, each on a thread and a database connection of its own.
 
-A lane is a long-lived coroutine in a thread-sensitive context: every hop that the task it runs
-makes lands on the lane's own thread, so that a transaction opened there holds for all of them.
+A lane is a long-lived coroutine in a thread-sensitive context. All synchronous calls of its task
+run on the lane's thread, so a transaction that is opened there holds for all of them.
 """
 
 import asyncio
@@ -21,22 +21,19 @@ from ..errors import HardTimeLimitExceeded
 from . import connections as connections_of_this_thread
 from .attempt import Attempt
 from .coroutine_limits import LimitedCoroutine
+from .interruptible_thread import ThreadStuck
 from .lane_thread import AnyThread, LaneThread
-from .own_thread import ThreadStuck
-from .run import Ended
+from .run import AttemptEnd
 
-Start = Callable[[], Awaitable[Attempt]]
-"""Called when a lane is free, so that a task's time begins with the task."""
+StartAttempt = Callable[[], Awaitable[Attempt]]
+"""A callback that creates an attempt once a lane is free: the task's time starts then."""
 
-ABANDON_S: Final = 1.0
-"""To roll back what is cut off at the end of the place where it runs."""
+ABANDON_LIMIT_S: Final = 1.0
+"""Seconds to roll back a run that is interrupted by shutdown."""
 
 
 class LaneLost(Exception):
-    """The thread of a lane is stuck in a task, whose record is still to be written.
-
-    `failure` is what has become of the task.
-    """
+    """A lane's thread is stuck in a task. The caller has to record the task's `failure`."""
 
     def __init__(self, failure: BaseException) -> None:
         super().__init__(f"A lane is lost: {failure!r}")
@@ -44,77 +41,79 @@ class LaneLost(Exception):
 
 
 class Lanes:
-    """So many lanes, started when they are first needed, on the loop that needs them."""
+    """Up to `count` lanes, each started when it is first needed, on the running loop."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._waiting: asyncio.Queue[_Job] = asyncio.Queue()
+        self._waiting: asyncio.Queue[_LaneRun] = asyncio.Queue()
         self._lanes: set[asyncio.Task[None]] = set()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._busy = 0
-        self._jobs: set[_Job] = set()
+        self._lane_runs: set[_LaneRun] = set()
 
     def claims(self) -> list[Claim]:
-        """What runs now."""
-        return [job.claim for job in self._jobs if job.claim is not None]
+        """Return the claims of the runs in all lanes."""
+        return [lane_run.claim for lane_run in self._lane_runs if lane_run.claim is not None]
 
     def cancel(self, claims: Collection[Claim]) -> None:
-        """Cancel these at their next await."""
-        for job in self._jobs:
-            if job.task is not None and job.claim in claims:
-                job.task.cancel()
+        """Cancel the runs of these claims, each at its next await."""
+        for lane_run in self._lane_runs:
+            if lane_run.task is not None and lane_run.claim in claims:
+                lane_run.task.cancel()
 
-    async def run(self, start: Start) -> Ended:
-        """Run one attempt on the next free lane. Raises what `start` raises, and LaneLost.
+    async def run(self, start: StartAttempt) -> AttemptEnd:
+        """Run one attempt in the next free lane, and return its end.
 
-        Cancelled, it takes the lane along, whose thread may be stuck in the task's own code.
+        Raises the errors of `start`, and LaneLost if the lane's thread is stuck. If it is
+        cancelled, it ends the lane too, as the lane's thread may be stuck in the task's code.
         """
-        job = _Job(start, asyncio.get_running_loop().create_future())
-        self._waiting.put_nowait(job)
-        self._jobs.add(job)
+        lane_run = _LaneRun(start, asyncio.get_running_loop().create_future())
+        self._waiting.put_nowait(lane_run)
+        self._lane_runs.add(lane_run)
         self._start_one_if_needed()
         try:
-            return await job.ended
+            return await lane_run.ended
         except asyncio.CancelledError:
-            # To cancel who waits for a future cancels the future, too.
-            has_ended = job.ended.done() and not job.ended.cancelled()
-            if job.lane is not None and not has_ended:
-                self._leave(job.lane)
+            # Cancelling this task also cancels the future that it awaits.
+            has_ended = lane_run.ended.done() and not lane_run.ended.cancelled()
+            if lane_run.lane is not None and not has_ended:
+                self._retire(lane_run.lane)
             raise
         finally:
-            self._jobs.remove(job)
+            self._lane_runs.remove(lane_run)
 
     async def aclose(self) -> None:
-        """End the lanes, and with them their threads."""
+        """End the lanes and their threads."""
         for lane in list(self._lanes):
-            self._leave(lane)
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+            self._retire(lane)
+        await asyncio.gather(*self._retiring, return_exceptions=True)
 
     def _start_one_if_needed(self) -> None:
         idle = len(self._lanes) - self._busy
         if idle < self._waiting.qsize() and len(self._lanes) < self.count:
-            # In an empty context: an enclosing thread-sensitive one would be shared by all.
+            # In an empty context. All lanes would share a surrounding thread-sensitive context,
+            # and with it one thread and one connection.
             lane = asyncio.get_running_loop().create_task(
-                self._work(), context=contextvars.Context()
+                self._serve_lane(), context=contextvars.Context()
             )
             self._lanes.add(lane)
 
-    def _leave(self, lane: "asyncio.Task[None]") -> None:
+    def _retire(self, lane: "asyncio.Task[None]") -> None:
         if lane in self._lanes:
             self._lanes.remove(lane)
-            self._leaving.add(lane)
-            lane.add_done_callback(self._leaving.discard)
+            self._retiring.add(lane)
+            lane.add_done_callback(self._retiring.discard)
             lane.cancel()
 
-    async def _work(self) -> None:
+    async def _serve_lane(self) -> None:
         thread = LaneThread()
         try:
             async with ThreadSensitiveContext(executor=thread):
                 try:
                     while True:
-                        await self._work_on(await self._waiting.get(), thread)
+                        await self._serve(await self._waiting.get(), thread)
                 finally:
-                    if not thread.is_busy:  # else it does so when it comes to that
+                    if not thread.is_busy:  # a busy thread closes them when its call ends
                         with suppress(ThreadStuck):
                             await thread.call(connections.close_all)
         except LaneLost:
@@ -127,19 +126,19 @@ class Lanes:
         if not self._waiting.empty():
             self._start_one_if_needed()
 
-    async def _work_on(self, job: "_Job", thread: LaneThread | AnyThread) -> None:
-        """Raises LaneLost, here and to who waits for the job."""
-        if job.ended.done():  # nobody waits for it any more
+    async def _serve(self, lane_run: "_LaneRun", thread: LaneThread | AnyThread) -> None:
+        """Run one attempt. Raises LaneLost here, and to the caller that awaits the attempt."""
+        if lane_run.ended.done():  # the caller was cancelled while the run waited for a lane
             return
-        job.lane = asyncio.current_task()
+        lane_run.lane = asyncio.current_task()
         self._busy += 1
         try:
-            ended = await _run(job, thread)
-            if not job.ended.done():
-                job.ended.set_result(ended)
+            ended = await _run(lane_run, thread)
+            if not lane_run.ended.done():
+                lane_run.ended.set_result(ended)
         except Exception as error:
-            if not job.ended.done():
-                job.ended.set_exception(error)
+            if not lane_run.ended.done():
+                lane_run.ended.set_exception(error)
             if isinstance(error, LaneLost):
                 raise
         finally:
@@ -147,31 +146,35 @@ class Lanes:
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
-    start: Start
-    ended: "asyncio.Future[Ended]"
+class _LaneRun:
+    """A run that waits for a lane or is in one."""
+
+    start: StartAttempt
+    ended: "asyncio.Future[AttemptEnd]"
     lane: "asyncio.Task[None] | None" = None
     task: "asyncio.Task[Any] | None" = None
     claim: Claim | None = None
 
 
-async def run_in_lane(start: Start) -> Ended:
-    """Run one attempt in the lane, or whatever thread-sensitive context, that this is called in."""
-    return await _run(_Job(start, asyncio.get_running_loop().create_future()), AnyThread())
+async def run_in_lane(start: StartAttempt) -> AttemptEnd:
+    """Run one attempt in the current thread-sensitive context."""
+    return await _run(_LaneRun(start, asyncio.get_running_loop().create_future()), AnyThread())
 
 
-async def _run(job: _Job, thread: LaneThread | AnyThread) -> Ended:
-    attempt = await job.start()
-    job.claim = attempt.run.claim
-    ended = await _run_once(job, attempt, thread)
-    while ended.again:
-        ended = await _run_once(job, attempt, thread)
+async def _run(lane_run: _LaneRun, thread: LaneThread | AnyThread) -> AttemptEnd:
+    attempt = await lane_run.start()
+    lane_run.claim = attempt.run.claim
+    ended = await _run_once(lane_run, attempt, thread)
+    while ended.restarts:
+        ended = await _run_once(lane_run, attempt, thread)
     return ended
 
 
-async def _run_once(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Ended:
+async def _run_once(
+    lane_run: _LaneRun, attempt: Attempt, thread: LaneThread | AnyThread
+) -> AttemptEnd:
     try:
-        return await _run_to_success(job, attempt, thread)
+        return await _run_to_success(lane_run, attempt, thread)
     except asyncio.CancelledError:
         await _abandon(attempt, thread)
         raise
@@ -181,60 +184,71 @@ async def _run_once(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread)
         failure = attempt.failure_of(error)
     if isinstance(failure, KeyboardInterrupt):
         await _abandon(attempt, thread)
-        return Ended(None, interrupted=True)
-    # Outside of the except block: within it asgiref adds frames of its own to the traceback.
+        return AttemptEnd(None, interrupted=True)
+    # Outside of the except block, where asgiref would add its own frames to the traceback.
     return await _fail(attempt, thread, failure)
 
 
-async def _run_to_success(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Ended:
-    if isinstance(thread, LaneThread) and attempt.may_begin_late:
-        thread.begins_with(attempt.begin)
+async def _run_to_success(
+    lane_run: _LaneRun, attempt: Attempt, thread: LaneThread | AnyThread
+) -> AttemptEnd:
+    if isinstance(thread, LaneThread) and attempt.may_defer_begin:
+        # Deferred to the task's first call on the thread. A task that makes none saves two hops.
+        thread.call_first(attempt.begin)
     else:
         await thread.call(attempt.begin, limit_s=attempt.left_s)
     with thread.serving(attempt.context):
-        result = await _in_a_task_of_its_own(job, attempt, thread)
+        result = await _call_in_new_task(lane_run, attempt, thread)
     if thread.cancel_begin():
-        return attempt.succeed_unbegun(result)
+        return attempt.succeed_without_begin(result)
     succeed = functools.partial(attempt.succeed, may_leave_record=True)
-    return await thread.call_last(succeed, result, limit_s=attempt.end_s)
+    return await thread.call_last(succeed, result, limit_s=attempt.commit_limit_s)
 
 
-async def _fail(attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseException) -> Ended:
+async def _fail(
+    attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseException
+) -> AttemptEnd:
     if isinstance(thread, LaneThread) and not thread.has_begun:
-        thread.begins_with(connections_of_this_thread.refresh)
+        thread.call_first(connections_of_this_thread.refresh)
     try:
-        if thread.is_busy:  # with what the task has left there
-            await thread.call(_nothing, limit_s=attempt.left_s)
+        if thread.is_busy:  # a call that the task did not await is still running
+            await thread.call(_do_nothing, limit_s=attempt.left_s)
         return await thread.call_last(attempt.fail, failure)
     except ThreadStuck:
         raise LaneLost(failure) from None
 
 
-def _nothing() -> None:
-    """Called on a thread, to see it come to that."""
+def _do_nothing() -> None:
+    """Do nothing. A call of this on a thread ends when the calls before it have ended."""
 
 
 async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
     if not thread.cancel_begin():
         thread.interrupt()
-        # Where it could not even begin, or where the thread is stuck.
+        # If begin() failed or the thread is stuck, the database rolls back with the connection.
         with suppress(DatabaseError, InterfaceError, ThreadStuck):
-            await thread.call_last(attempt.abandon, limit_s=ABANDON_S)
+            await thread.call_last(attempt.abandon, limit_s=ABANDON_LIMIT_S)
 
 
-async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, thread: LaneThread | AnyThread) -> Any:
-    """With a copy of the lane's context, so that nothing of it is left for the next task."""
-    own = contextvars.copy_context()
-    own.run(current_run.set, attempt.context)
-    captured = _captured(attempt, thread)
-    task = job.task = asyncio.get_running_loop().create_task(captured, context=own)
+async def _call_in_new_task(
+    lane_run: _LaneRun, attempt: Attempt, thread: LaneThread | AnyThread
+) -> Any:
+    """Call the task in a new asyncio task, and return its result.
+
+    That one gets a copy of the lane's context, so that no context variable reaches the next run.
+    """
+    context = contextvars.copy_context()
+    context.run(current_run.set, attempt.context)
+    captured = _call_with_limits(attempt, thread)
+    task = lane_run.task = asyncio.get_running_loop().create_task(captured, context=context)
     try:
-        # Shielded, as it answers a cancellation with a value: the lane's own must reach the lane.
+        # The inner task returns a cancellation as a value. Without the shield, a cancellation of
+        # the lane would end up there, and the lane would go on.
         result, error = await asyncio.shield(task)
     except asyncio.CancelledError as cancelled:
         lane = asyncio.current_task()
         if lane is not None and not lane.cancelling():
-            # The task was cancelled before its first step, in which it would have answered.
+            # The inner task was cancelled before its first step, so it returned no value.
             raise _as_outcome(cancelled) from None
         task.cancel()
         await asyncio.wait([task])
@@ -244,13 +258,16 @@ async def _in_a_task_of_its_own(job: _Job, attempt: Attempt, thread: LaneThread 
     return result
 
 
-async def _captured(
+async def _call_with_limits(
     attempt: Attempt, thread: LaneThread | AnyThread
 ) -> tuple[Any, BaseException | None]:
-    """The error by value: asyncio lets a SystemExit of a task end the whole loop."""
+    """Call the task within its limits, and return its result and its error.
+
+    The error is a value, because asyncio lets a SystemExit of a task end the whole loop.
+    """
 
     def interrupt(limit: BaseException) -> None:
-        """After the soft one the task goes on, with its connection."""
+        """Interrupt the thread; only the hard limit may cut the connection too."""
         thread.interrupt(hang_up=isinstance(limit, HardTimeLimitExceeded))
 
     try:
@@ -263,7 +280,10 @@ async def _captured(
 
 
 def _as_outcome(error: BaseException) -> BaseException:
-    """A task that cancels itself has failed; for the lane a cancellation means its own end."""
+    """Return the error, or a RuntimeError in place of a CancelledError.
+
+    A task that cancels itself has failed. A lane that sees a CancelledError would end itself.
+    """
     if not isinstance(error, asyncio.CancelledError):
         return error
     failure = RuntimeError("The task was cancelled from within.")

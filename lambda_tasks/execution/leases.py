@@ -1,4 +1,4 @@
-"""Keeps the claims of what runs alive, and hears of those that are lost."""
+"""Extends the leases of claims that wait, and cancels async tasks whose claim is lost."""
 
 import asyncio
 import logging
@@ -15,14 +15,14 @@ from .lanes import Lanes
 logger = logging.getLogger("lambda_tasks")
 
 EXTEND_EVERY_S: Final = 10.0
-"""Where there is no deadline a batch may wait for long; its leases are begun anew meanwhile."""
+"""Seconds between extensions of the leases that wait in a batch without a deadline."""
 
 WATCH_EVERY_S: Final = 2.0
-"""How soon a running async task hears that its record was cancelled."""
+"""Seconds between looks for async tasks whose record was cancelled or taken over."""
 
 
 class Leases:
-    """The leases of one executor's batches."""
+    """The keeper of the leases of one executor's batches."""
 
     def __init__(self, claims: Claims, settings: Callable[[], Settings], lanes: Lanes) -> None:
         self._claims = claims
@@ -32,13 +32,14 @@ class Leases:
         self._watching: asyncio.Task[None] | None = None
 
     @contextmanager
-    def kept(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> Iterator[None]:
-        """In the body the leases of those deliveries are kept that wait for their turn.
+    def keep(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> Iterator[None]:
+        """Extend the leases of deliveries that wait for their turn, while the body runs.
 
-        That of a task which has begun outlives its hard timeout. To write it meanwhile would be a
-        conflict with the task's end, where transactions see what was there when they began.
+        `settled` holds the settled deliveries by id; it grows meanwhile.
         """
-        # Where there is a deadline, the lease lasts until then.
+        # The lease of a run that has started outlives its hard timeout and is not extended. With
+        # REPEATABLE READ, that write would be a conflict for the transaction that ends the run.
+        # With a deadline, the claim's lease lasts until then.
         extending = None
         if batch.budget.deadline is None:
             extending = asyncio.ensure_future(self._extend(batch, settled))
@@ -56,22 +57,22 @@ class Leases:
                 self._watching = None
 
     async def _extend(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> None:
-        """Begin the leases of what waits anew, as long as it takes."""
+        """Extend the leases of waiting deliveries again and again, until it is cancelled."""
         while True:
             await asyncio.sleep(EXTEND_EVERY_S)
-            no_more = settled.keys() | batch.begun.keys()
+            no_more = settled.keys() | batch.started.keys()
             waiting = [each for each in batch.claimed if each.delivery.id not in no_more]
             if not waiting:
                 continue
             lease = batch.budget.lease([each.task for each in waiting], self._settings())
+            claims = [each.claim for each in waiting]
             try:
-                claims = [each.claim for each in waiting]
                 await ask(self._claims.extend, claims, lease)
             except Exception:
-                logger.warning("Leases can't be extended", exc_info=True)
+                logger.warning("%d leases can't be extended", len(claims), exc_info=True)
 
     async def _watch(self) -> None:
-        """Cancel async tasks whose claim is lost: cancelled, or taken over by another worker."""
+        """Cancel async tasks whose record was cancelled or taken over by another worker."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             running = self._lanes.claims()
@@ -80,4 +81,6 @@ class Leases:
             try:
                 self._lanes.cancel(await ask(self._claims.lost, running))
             except Exception:
-                logger.warning("The records of running tasks can't be read", exc_info=True)
+                logger.warning(
+                    "The records of %d running tasks can't be read", len(running), exc_info=True
+                )

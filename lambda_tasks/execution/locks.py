@@ -1,7 +1,7 @@
-"""The lock that keeps a singleton alone: in the cache's Redis, or in the database.
+"""The locks of singletons, in the cache's Redis or in the database.
 
-A courtesy, not an authority: a Redis that fails over may let two in. That one invocation does not
-run twice at once is the claim's business.
+They are best effort: after a failover of Redis, two runs may hold the same lock. That one
+invocation does not run twice at the same time is ensured by its claim.
 """
 
 import contextlib
@@ -20,11 +20,15 @@ from ..ports import LockTable
 logger = logging.getLogger("lambda_tasks")
 
 OUTAGE_RETRY_S: Final = 15.0
-"""Before a singleton asks again for a lock that could not be asked for."""
+"""Seconds before a singleton tries again while Redis can't be asked for its lock."""
 
 
 class SingletonLocks:
-    """Takes without waiting, holds for a time at most, is released by its owner only."""
+    """The locks of singletons. See ports.Lock.
+
+    A lock is acquired without waiting, expires after its timeout, and is released by its owner
+    only.
+    """
 
     def __init__(self, table: LockTable, *, cache_alias: Callable[[], str]) -> None:
         self._table = table
@@ -32,10 +36,10 @@ class SingletonLocks:
 
     @contextlib.contextmanager
     def held(self, key: str, *, timeout_s: float) -> Iterator[None]:
-        """Held in the body.
+        """Hold the lock in the body, for `timeout_s` seconds at most.
 
-        Raises SingletonLockError, a redis.exceptions.LockError, where another holds it, and
-        SingletonLockUnknown where Redis can't be asked.
+        Raises SingletonLockError, a redis.exceptions.LockError, if another run holds the lock, and
+        SingletonLockUnknown if Redis can't be asked.
         """
         client = _redis_client(caches[self._cache_alias()])
         lock = _in_redis(client, key, timeout_s) if client else self._in_database(key, timeout_s)
@@ -69,17 +73,19 @@ def _in_redis(client: Any, key: str, timeout_s: float) -> Iterator[None]:
     try:
         yield
     finally:
-        # What the task has done stands, whatever has become of its lock, which runs out by itself.
+        # An error here must not change the task's outcome. The lock expires by itself.
         try:
             lock.release()
         except LockError:
-            logger.info("%s had run out before its run had ended", key)
+            logger.info("The lock %s expired before its run ended", key)
         except RedisError:
-            logger.warning("%s can't be released and runs out", key, exc_info=True)
+            logger.warning(
+                "The lock %s can't be released; it expires by itself", key, exc_info=True
+            )
 
 
 def _redis_client(cache: Any) -> Any | None:
-    """The Redis client of Django's own RedisCache or of django-redis; None for other caches."""
+    """Return the Redis client of Django's RedisCache or of django-redis; None for other caches."""
     if hasattr(cache, "client") and hasattr(cache.client, "get_client"):
         return cache.client.get_client(write=True)
     inner: Any = getattr(cache, "_cache", None)

@@ -1,15 +1,16 @@
-"""What the fork server imports: the project, once, for all worker processes."""
+"""The module that the fork server imports: it loads the project once for all worker processes."""
 
 import contextlib
 import gc
 
 from .worker_process import prepare
 
-# A project that can't be loaded is reported by the child, which tries again; the fork server
-# itself would only vanish.
+# An error here would only end the fork server. The child loads the project again and reports the
+# error.
 with contextlib.suppress(Exception):
     prepare()
 
-# What is loaded stays, and its pages are shared: a collection in a child would copy them.
+# The loaded objects live in pages that all children share. A collection in a child would write to
+# each object and so copy the pages; frozen objects are not collected.
 gc.collect()
 gc.freeze()

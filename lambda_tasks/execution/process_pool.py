@@ -1,6 +1,7 @@
 """The parent's side of the worker processes: started once, reused, replaced when they die.
 
-Pipes and processes only: Lambda has no /dev/shm, and so no semaphores, queues or pools.
+It uses only processes and pipes. Lambda has no /dev/shm, so multiprocessing's semaphores, queues
+and pools don't work there.
 """
 
 import asyncio
@@ -13,77 +14,80 @@ from ..errors import HardTimeLimitExceeded, LambdaTasksError
 from ..threads import in_reserved_thread
 from . import fork_server, worker_pipe
 from .alarm import HARD_MESSAGE
-from .process_start import Main, ProcessNotStarted, Start, StartedProcess
-from .run import Ended, Run
+from .process_start import Main, ProcessNotStarted, ProcessStart, StartedProcess
+from .run import AttemptEnd, Run
 from .worker_process import Reply
 
 logger = logging.getLogger("lambda_tasks")
 
 KILL_GRACE_S: Final = 2.0
-"""How long a task may ignore its hard timeout before its process is killed."""
+"""Seconds that a task may ignore its hard timeout before its process is killed."""
 
 INTERRUPT_EVERY_S: Final = 0.5
-"""What is started may not have come yet to where an interruption ends it."""
+"""Seconds between interruptions of a start: the first may come before there is a process."""
 
 
 class ProcessPool:
-    """So many worker processes, each started when it is first needed."""
+    """Up to `count` worker processes, each started when it is first needed."""
 
     def __init__(self, count: int, main: Main) -> None:
-        self._workers = [_Worker(main) for _ in range(count)]
-        # Last in, first out: a warm one is taken before another is started.
-        self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
-        for worker in reversed(self._workers):
-            self._free.put_nowait(worker)
+        self._slots = [_Slot(main) for _ in range(count)]
+        # Last in, first out: a warm process is reused before another is started.
+        self._free: asyncio.LifoQueue[_Slot] = asyncio.LifoQueue()
+        for slot in reversed(self._slots):
+            self._free.put_nowait(slot)
 
     @property
     def count(self) -> int:
-        """How many there may be."""
-        return len(self._workers)
+        """The largest number of processes."""
+        return len(self._slots)
 
-    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> Ended:
-        """Run what is given once a process is free and ready for it: only then it is asked for.
+    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> AttemptEnd:
+        """Run a task in the next free process, and return the end of the attempt.
 
-        Raises what `make_run` raises, HardTimeLimitExceeded where the process had to be killed,
-        WorkerProcessDied where it ended by itself, LambdaTasksError where what has become of the
-        record is not known, ProcessNotStarted where no process could begin the task.
+        `make_run` is called once the process is ready: the task's time starts then. Raises the
+        errors of `make_run`, and:
+
+        - HardTimeLimitExceeded if the process had to be killed,
+        - WorkerProcessDied if the process ended by itself,
+        - LambdaTasksError if the state of the record is unknown,
+        - ProcessNotStarted if no process could start the task.
         """
-        worker = await self._free.get()
+        slot = await self._free.get()
         try:
-            await worker.start()
-            return await worker.run(await make_run())
+            await slot.start()
+            return await slot.run(await make_run())
         except ProcessNotStarted as error:
-            logger.exception("%s Its task goes back to its queue.", error)
+            logger.exception("%s The task goes back to its queue.", error)
             raise
         finally:
-            self._free.put_nowait(worker)
+            self._free.put_nowait(slot)
 
     def prepare(self) -> None:
-        """Let the fork server load the project meanwhile."""
+        """Start the fork server, which loads the project by itself."""
         fork_server.prepare()
 
     def pids(self) -> list[int]:
-        """The processes that run."""
-        return [worker.pid for worker in self._workers if worker.pid is not None]
+        """Return the ids of the processes."""
+        return [slot.pid for slot in self._slots if slot.pid is not None]
 
     async def aclose(self) -> None:
-        """End them all, and those that are being started; what they run is rolled back by the
-        database."""
-        for worker in self._workers:
-            worker.interrupt()
-        for worker in self._workers:
-            await in_reserved_thread(worker.close)
+        """Kill all processes, also those that are starting. The database rolls back their runs."""
+        for slot in self._slots:
+            slot.interrupt()
+        for slot in self._slots:
+            await in_reserved_thread(slot.close)
 
 
-class _Worker:
-    """The place of one process."""
+class _Slot:
+    """A slot for one process, which is started and replaced as needed."""
 
     def __init__(self, main: Main) -> None:
         self._main = main
         self._process: StartedProcess | None = None
-        self._starting: Start | None = None
+        self._starting: ProcessStart | None = None
         self._lock = threading.Lock()
-        """Held while a process is started, also for a run that was cancelled meanwhile."""
+        """Held while a process starts, even if the run that needs it was cancelled meanwhile."""
 
     @property
     def pid(self) -> int | None:
@@ -94,7 +98,7 @@ class _Worker:
         if self._process is None or not self._process.is_ready():
             await in_reserved_thread(self._start)
 
-    async def run(self, run: Run) -> Ended:
+    async def run(self, run: Run) -> AttemptEnd:
         """See ProcessPool.run()."""
         process = self._process
         assert process is not None
@@ -103,7 +107,7 @@ class _Worker:
             await _wait_for_answer(process, run.hard_s)
             reply = await _receive(process)
         except BaseException:
-            # Also where it is cancelled: the next run must not get the answer of this one.
+            # A cancelled run, too, ends the process: the next run must not get its answer.
             self.interrupt()
             await in_reserved_thread(self._end)
             raise
@@ -112,18 +116,18 @@ class _Worker:
         return reply
 
     def interrupt(self) -> None:
-        """Kill the process, or give up its start; without waiting for that."""
+        """Kill the process or give up its start, without waiting."""
         if (starting := self._starting) is not None:
             starting.give_up()
         if (process := self._process) is not None:
             process.kill()
 
     def close(self) -> None:
-        """End what was interrupted."""
+        """Wait for an interrupted start, and end the process."""
         while not self._lock.acquire(timeout=INTERRUPT_EVERY_S):
             self.interrupt()
         try:
-            self.interrupt()  # it may have been ready just before
+            self.interrupt()  # the process may have become ready just before the lock was free
             self._end()
         finally:
             self._lock.release()
@@ -133,7 +137,7 @@ class _Worker:
             if self._process is not None and self._process.is_ready():
                 return
             self._end()
-            self._starting = Start(self._main)
+            self._starting = ProcessStart(self._main)
             try:
                 self._process = self._starting.run()
             finally:
@@ -148,38 +152,43 @@ class _Worker:
 async def _send(process: StartedProcess, run: Run) -> None:
     try:
         await worker_pipe.asend(process.pipe, run)
-    except OSError as error:  # a TimeoutError, too
-        raise ProcessNotStarted(f"A worker process did not take its task ({error!r}).") from error
+    except OSError as error:  # a TimeoutError is one too
+        raise ProcessNotStarted(
+            f"A worker process did not receive its task ({error!r})."
+        ) from error
 
 
 async def _wait_for_answer(process: StartedProcess, hard_s: float) -> None:
-    """Until there is something to receive, if only the end of the pipe."""
+    """Wait until the pipe can be read: the answer has arrived, or the process has ended.
+
+    Raises HardTimeLimitExceeded KILL_GRACE_S after the hard timeout, and WorkerProcessDied.
+    """
     descriptor = process.pipe.fileno()
     try:
         async with asyncio.timeout(hard_s + KILL_GRACE_S):
-            if await _readable(descriptor, process.sentinel) == descriptor:
+            if await _wait_readable(descriptor, process.sentinel) == descriptor:
                 return
             if not process.pipe.poll(0) and not process.is_gone():
-                await _readable(descriptor)  # it is its fork server that has ended
+                await _wait_readable(descriptor)  # the fork server ended, and the process lives on
     except TimeoutError:
         raise HardTimeLimitExceeded(HARD_MESSAGE.format(hard_s)) from None
     if not process.pipe.poll(0):
-        # What the task has started may hold the pipe of the dead process open.
-        raise await in_reserved_thread(process.death)
+        # A process that the task started may hold the pipe open, so the pipe shows no end.
+        raise await in_reserved_thread(process.death_error)
 
 
 async def _receive(process: StartedProcess) -> Reply:
     try:
         reply: Reply = await worker_pipe.areceive(process.pipe)
     except TimeoutError:
-        raise LambdaTasksError("A worker process has not said all of its answer.") from None
+        raise LambdaTasksError("A worker process did not send the whole of its answer.") from None
     except (EOFError, OSError):
-        raise await in_reserved_thread(process.death) from None
+        raise await in_reserved_thread(process.death_error) from None
     return reply
 
 
-async def _readable(*descriptors: int) -> int:
-    """Wait until one of them can be read: an answer, or the end of the process. Which it is."""
+async def _wait_readable(*descriptors: int) -> int:
+    """Wait until one of the descriptors can be read, and return that one."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[int] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""Starts one worker process, within a time limit, and ends it."""
+"""The start of one worker process within a time limit, and its end."""
 
 import os
 import select
@@ -15,40 +15,43 @@ from typing import Final
 from ..errors import WorkerProcessDied
 from . import fork_server
 
-START_S: Final = 60.0
-"""For a process to be started and ready. The fork server may have to load the project first."""
+START_LIMIT_S: Final = 60.0
+"""Seconds for a process to be ready, including the fork server's loading of the project."""
 
-TOLD_S: Final = 3.0
-"""For the fork server to tell that a process has ended which was killed."""
+EXIT_REPORT_S: Final = 3.0
+"""Seconds for the fork server to report that a killed process has ended."""
 
 RESTART_PAUSES_S: Final = (0.05, 0.2, 1.0)
-"""For a fork server that is dying to be dead, so that the next try finds it so."""
+"""Seconds between tries to start a process, for a dying fork server to be gone."""
 
 Main = Callable[[Connection], None]
-"""What a worker process does with its end of the pipe; found there by its dotted name."""
+"""The main function of a worker process, called with its end of the pipe.
+
+The process imports it by its dotted name.
+"""
 
 
 class ProcessNotStarted(Exception):
-    """No worker process could take a run, which therefore has not begun."""
+    """No worker process could receive a run, so the run has not started."""
 
 
-class Start:
-    """The start of one process, which may be given up from another thread."""
+class ProcessStart:
+    """The start of one process, which can be given up from another thread."""
 
     def __init__(self, main: Main) -> None:
         self._main = main
-        self._deadline = time.monotonic() + START_S
+        self._deadline = time.monotonic() + START_LIMIT_S
 
     def run(self) -> "StartedProcess":
-        """Start the process and wait until it is ready, for START_S at most.
+        """Start the process and wait until it is ready, for START_LIMIT_S at most.
 
-        Raises ProcessNotStarted.
+        Raises ProcessNotStarted if it is not ready by then, can't be started, or is given up.
         """
         giving_up = threading.Timer(self._left_s, self.give_up)
         giving_up.daemon = True
         try:
             giving_up.start()
-            return self._try_again_and_again()
+            return self._start_with_retries()
         except Exception as error:
             raise ProcessNotStarted(
                 f"A worker process could not be started ({error!r})."
@@ -57,7 +60,7 @@ class Start:
             giving_up.cancel()
 
     def give_up(self) -> None:
-        """Let run() come to its end soon. The fork server, which may hang, is replaced."""
+        """Make run() fail soon. The fork server, which may hang, is killed and so replaced."""
         self._deadline = time.monotonic()
         fork_server.kill()
 
@@ -65,15 +68,15 @@ class Start:
     def _left_s(self) -> float:
         return max(self._deadline - time.monotonic(), 0.0)
 
-    def _try_again_and_again(self) -> "StartedProcess":
-        """By another fork server if the one that is asked dies just then."""
+    def _start_with_retries(self) -> "StartedProcess":
+        """Start the process, with another fork server if the current one dies meanwhile."""
         for pause_s in RESTART_PAUSES_S:
             with suppress(EOFError, ConnectionError):
-                return self._try()
+                return self._start_once()
             time.sleep(min(pause_s, self._left_s))
-        return self._try()
+        return self._start_once()
 
-    def _try(self) -> "StartedProcess":
+    def _start_once(self) -> "StartedProcess":
         context = fork_server.context()
         pipe, child_end = context.Pipe()
         process = context.Process(
@@ -83,12 +86,13 @@ class Start:
         try:
             with child_end, fork_server.start_alone(self._left_s):
                 if not self._left_s:
-                    raise _too_late()
+                    raise _timeout_error()
                 process.start()
-            started.follow()
+            started.watch_exit()
             self._wait_until_ready(started)
         except BaseException:
-            # Out of descriptors, say: the next run tries again.
+            # For example, no file descriptor is free. Leave nothing behind: the next run tries
+            # again.
             started.kill()
             started.end()
             raise
@@ -99,40 +103,40 @@ class Start:
         if started.pipe.poll(0):
             started.pipe.recv_bytes()
         elif self._left_s:
-            raise EOFError("It ended before it was ready.")
+            raise EOFError("The process ended before it was ready.")
         else:
-            raise _too_late()
+            raise _timeout_error()
 
 
 class StartedProcess:
-    """A worker process, and this side of its pipe."""
+    """A worker process, and the parent's end of its pipe."""
 
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self.pipe = pipe
         self._process = process
-        self._word = select.poll()
-        self._word.register(pipe.fileno(), select.POLLIN)
+        self._poll = select.poll()
+        self._poll.register(pipe.fileno(), select.POLLIN)
 
     @property
     def pid(self) -> int | None:
-        """Its process id."""
+        """The process id; None before the start."""
         return self._process.pid
 
     @property
     def sentinel(self) -> int:
-        """Readable when it has ended; and when its fork server has, which can't tell any more."""
+        """The descriptor that becomes readable when the process, or its fork server, has ended."""
         return self._process.sentinel
 
-    def follow(self) -> None:
-        """Let is_ready() look at its end, too, once it was started."""
-        self._word.register(self.sentinel, select.POLLIN)
+    def watch_exit(self) -> None:
+        """Let is_ready() watch the end of the process too. Call it once the process is started."""
+        self._poll.register(self.sentinel, select.POLLIN)
 
     def is_ready(self) -> bool:
-        """Whether it can take a run: it lives, and its pipe is silent."""
-        return not self._word.poll(0)
+        """Return whether the process can receive a run: it is alive and its pipe is silent."""
+        return not self._poll.poll(0)
 
     def is_gone(self) -> bool:
-        """Whether it has ended for certain."""
+        """Return whether the process has certainly ended."""
         assert self.pid is not None
         try:
             os.kill(self.pid, 0)
@@ -140,36 +144,37 @@ class StartedProcess:
             return True
         return False
 
-    def death(self) -> WorkerProcessDied:
-        """How it has ended by itself, as an error."""
+    def death_error(self) -> WorkerProcessDied:
+        """Return an error that describes how the process ended."""
         self._process.join(timeout=1)
-        how = _in_words(self._process.exitcode)
+        how = _describe_exit(self._process.exitcode)
         return WorkerProcessDied(f"The process that ran the task ended {how}.")
 
     def kill(self) -> None:
-        """Kill it and all that it has started; without waiting for that."""
+        """Kill the process and all processes that it started, without waiting."""
         for kill in (os.killpg, os.kill):
             if self.pid is not None:
                 with suppress(ProcessLookupError):
                     kill(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Close what is left of a process that was killed, or has ended."""
+        """Release the resources of a process that was killed or has ended."""
         self.pipe.close()
         if self.pid is not None:
-            self._process.join(TOLD_S)
+            self._process.join(EXIT_REPORT_S)
             if self._process.exitcode is None:
-                # A fork server that hangs tells nobody of it, and Python's end would wait for it.
+                # The fork server hangs and does not report the exit code. Python would wait for
+                # the process at its own exit.
                 fork_server.kill()
-                self._process.join(TOLD_S)
+                self._process.join(EXIT_REPORT_S)
         self._process.close()
 
 
-def _too_late() -> TimeoutError:
-    return TimeoutError(f"It was given up, or not ready after {START_S:g} s.")
+def _timeout_error() -> TimeoutError:
+    return TimeoutError(f"The process was given up, or was not ready after {START_LIMIT_S:g} s.")
 
 
-def _in_words(exit_code: int | None) -> str:
+def _describe_exit(exit_code: int | None) -> str:
     if exit_code is None:
         return "without a trace"
     if exit_code < 0:

@@ -1,5 +1,4 @@
-"""One attempt that is to be made, and what it has come to: what travels to a worker process and
-back."""
+"""A run to attempt, and the end of the attempt: what a worker process receives and returns."""
 
 import math
 from collections.abc import Mapping
@@ -13,39 +12,49 @@ from ..core.message import Message, Outgoing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A claimed message, the limits that hold for it, and what its task may know of the place."""
+    """A claimed message to run, with its limits."""
 
     message: Message
+    """The message, as its record holds it."""
     claim: Claim
+    """The claim that the run holds."""
     queue: str
+    """The queue for retries and continuations."""
     max_retries: int
+    """The number of retries after which a failure is final."""
     max_continues: int = 10_000
+    """The number of continuations after which another Continue fails."""
     look: LookTerms = SQS_TERMS
-    """The terms of its queue, for what follows."""
+    """The look terms of the queue, for the run that follows."""
     soft_s: float = 0.0
+    """The soft timeout in seconds; equal to `hard_s` if there is none, infinity for no limits."""
     hard_s: float = 0.0
-    place_s: float = math.inf
-    """When the place where it runs ends, from its beginning on."""
+    """The hard timeout in seconds."""
+    budget_s: float = math.inf
+    """The host process's time budget for the run, in seconds from its start."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The host process's description of itself, for the task's context."""
     retry_at_once: bool = False
-    """Without a delay, where nobody would wait for it."""
+    """Whether retries have no delay, as in eager mode, where the caller would wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended, in its record; None where the record is another's by now."""
+class AttemptEnd:
+    """The end of an attempt."""
 
     outcome: Outcome | None
+    """The outcome; None if another field says what follows, or if the claim was lost."""
     following: Outgoing | None = None
-    """The retry, or the next run, whose record is stored with this one's end."""
+    """The retry or the next run. Its record was stored together with the outcome."""
     interrupted: bool = False
-    """A KeyboardInterrupt ended it: rolled back, with nothing recorded."""
+    """Whether a KeyboardInterrupt ended the attempt. It was rolled back, and nothing recorded."""
     lost: Raised | None = None
-    """An outage of the database ended it; the executor says what follows, by `on_lost`."""
+    """The outage of the database that ended the attempt. The executor applies `on_lost`."""
     wait_s: float | None = None
-    """It could not have the lock of a singleton, and so has not begun: it waits for so long."""
-    again: bool = False
-    """It is rolled back, and to begin again at once."""
+    """Seconds until a singleton that did not get its lock tries again. It has not started."""
+    restarts: bool = False
+    """Whether the attempt was rolled back after a conflict and restarts at once."""
     is_recorded: bool = True
-    """False where it had nothing to commit, and its record is left to the executor."""
+    """False if the caller has to write the outcome, as there was nothing else to commit."""
     ran_for: timedelta | None = None
+    """The time that the task ran, for an outcome that the caller has to write."""

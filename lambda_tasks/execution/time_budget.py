@@ -1,4 +1,4 @@
-"""How long a task may run, how long a batch may take, and how long its records are held."""
+"""The times of a batch: its tasks' limits, its deadline, and the leases of its records."""
 
 import math
 import time
@@ -11,23 +11,21 @@ from ..conf import Settings
 from ..ports import Task
 
 LEASE_MARGIN_S: Final = 30.0
-"""A lease outlives the hard timeout by this much: to kill, to roll back, to write the record."""
+"""Seconds by which a lease outlives the hard timeout: to kill, roll back and write the record."""
 
-LAST_SECOND_S: Final = 1.0
-"""Between what a task may need and the deadline of its batch: to roll back and to record. In a
-short batch it is less."""
+RECORD_MARGIN_S: Final = 1.0
+"""Seconds before a batch's deadline to roll back and to write records. In a short batch, less."""
 
-MARGINS_S: Final = 3.0
-"""What a function needs beside the time of a task: for that, and to answer."""
+FUNCTION_MARGIN_S: Final = 3.0
+"""Seconds that a function needs beside a task's own time: to write its record, and to answer."""
 
 
 class NoTimeLeft(Exception):
-    """The deadline comes before the task could have its time."""
+    """The batch has too little time left for the task."""
 
 
 def limits_s(task: Task, settings: Settings) -> tuple[float, float]:
-    """The soft and the hard timeout that a task asks for; where the two are the same, it has no
-    soft one."""
+    """Return the soft and the hard timeout of a task; equal values for one without a soft one."""
     options = task.options
     hard_s = options.hard_timeout or settings.default_hard_timeout
     soft_s = options.soft_timeout or settings.default_soft_timeout
@@ -36,29 +34,32 @@ def limits_s(task: Task, settings: Settings) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class TimeBudget:
-    """The time of a batch: when it began and when all must be told, in monotonic seconds."""
+    """The time that a batch has. Times are in `time.monotonic()` seconds."""
 
     began_at: float = 0.0
+    """The start of the batch."""
     deadline: float | None = None
+    """The time by which all deliveries must be settled; None if there is no limit."""
 
     @property
     def longest_s(self) -> float:
-        """What a task may take that has the whole batch to itself; infinity without a deadline."""
+        """The seconds of a task that has the whole batch to itself; infinity without a deadline."""
         if self.deadline is None:
             return math.inf
         whole_s = self.deadline - self.began_at
-        return whole_s - min(LAST_SECOND_S, whole_s / 4)
+        return whole_s - min(RECORD_MARGIN_S, whole_s / 4)
 
     @property
     def left_s(self) -> float:
-        """What a task may take that begins now; infinity without a deadline."""
+        """The seconds of a task that starts now; infinity without a deadline."""
         return self.longest_s - (time.monotonic() - self.began_at)
 
-    def will_do(self, likely_s: float | None, *, is_first: bool) -> bool:
-        """Whether what is left will probably do for a task that takes so long.
+    def has_time_for(self, likely_s: float | None, *, is_first: bool) -> bool:
+        """Return whether the time left is probably enough for a task that takes `likely_s`.
 
-        Of what is not known, and of what is among the first, the first half of the time is enough:
-        what takes longer than any batch could not begin otherwise.
+        A task of unknown duration, or one with `is_first`, may start in the first half of the
+        batch's time whatever it takes. Without this, a task that takes longer than any batch would
+        never start.
         """
         left_s = self.left_s
         if likely_s is not None and likely_s <= left_s:
@@ -66,7 +67,7 @@ class TimeBudget:
         return (likely_s is None or is_first) and left_s >= self.longest_s / 2
 
     def lease(self, tasks: Sequence[Task], settings: Settings) -> timedelta:
-        """Long enough for every one of a batch that is claimed together to wait and to run."""
+        """Return a lease that is long enough for all tasks of a batch to wait and to run."""
         if self.deadline is None:
             seconds = max(limits_s(task, settings)[1] for task in tasks)
         else:

@@ -1,7 +1,8 @@
 """Interrupts a coroutine that blocks its event loop beyond its time limits, by SIGALRM.
 
-While a coroutine blocks, the loop's own timers can't fire: the signal's handler runs inside of it,
-on the main thread, and raises there what is due. So the others of the batch go on.
+While a coroutine blocks, the loop's timers can't fire. The signal's handler runs on the main
+thread, within the blocking code, and raises the limit there. So the other tasks of the batch go
+on.
 """
 
 import signal
@@ -12,8 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, Protocol
 
-PATIENCE_S: Final = 0.25
-"""The loop's own timers come first: they raise a limit at an await."""
+LOOP_TIMER_PATIENCE_S: Final = 0.25
+"""Seconds between a limit and its alarm: the loop's timer comes first, and raises at an await."""
 
 
 class Watched(Protocol):
@@ -21,27 +22,27 @@ class Watched(Protocol):
 
     @property
     def next_limit(self) -> float | None:
-        """When its next limit is over, in the loop's time; None after the last."""
+        """The time of the next limit, in the loop's seconds; None after the last."""
 
     def pop_due(self, now: float) -> BaseException | None:
-        """The exception of a limit that is over by now; each is given once."""
+        """Return the exception of a limit that is over at `now`, once, or None."""
 
 
 _running: ContextVar[Watched | None] = ContextVar("lambda_tasks_watched", default=None)
-"""The coroutine that is watched, in its own code and in the tasks that it has started."""
+"""The watched coroutine that the current code belongs to, also in the tasks that it started."""
 
 
 class Watchdog:
-    """One per process. On another thread than the main one it watches nothing."""
+    """The process's only watchdog. It works on the main thread and does nothing on others."""
 
     def __init__(self) -> None:
         self._watched: set[Watched] = set()
         self._armed_for: float | None = None
-        self._keepers = 0
+        self._n_keepers = 0
 
     @contextmanager
     def watching(self, watched: Watched) -> Iterator[None]:
-        """Watch what runs in the body, in this context."""
+        """Watch the code of the body, and the tasks that it starts."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -53,22 +54,23 @@ class Watchdog:
             yield
         finally:
             self._watched.discard(watched)
-            self._rest()
+            self._disarm_if_idle()
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Stay armed in the body between one coroutine and the next, as to arm for each takes a
-        tenth of the time of a short one. An alarm that comes too early only looks again."""
-        self._keepers += 1
+    def stay_armed(self) -> Iterator[None]:
+        """Keep the alarm set in the body, also between two coroutines."""
+        # Setting it for each coroutine takes a tenth of the time of a short task. An alarm that
+        # fires too early raises nothing and is set again.
+        self._n_keepers += 1
         try:
             yield
         finally:
-            self._keepers -= 1
-            self._rest()
+            self._n_keepers -= 1
+            self._disarm_if_idle()
 
-    def _rest(self) -> None:
-        """Leave SIGALRM to others, where nothing is watched."""
-        if self._armed_for is not None and not self._watched and not self._keepers:
+    def _disarm_if_idle(self) -> None:
+        """Stop the timer if nothing is watched, so that others may use SIGALRM."""
+        if self._armed_for is not None and not self._watched and not self._n_keepers:
             self._arm()
 
     def _arm(self) -> None:
@@ -78,13 +80,16 @@ class Watchdog:
             signal.setitimer(signal.ITIMER_REAL, 0)
             return
         signal.signal(signal.SIGALRM, self._on_alarm)
-        signal.setitimer(signal.ITIMER_REAL, max(at + PATIENCE_S - time.monotonic(), PATIENCE_S))
+        signal.setitimer(
+            signal.ITIMER_REAL,
+            max(at + LOOP_TIMER_PATIENCE_S - time.monotonic(), LOOP_TIMER_PATIENCE_S),
+        )
 
     def _on_alarm(self, signum: int, frame: object) -> None:
         watched = _running.get()
         error = None
         if watched is not None and watched in self._watched:
-            error = watched.pop_due(time.monotonic() - PATIENCE_S)
+            error = watched.pop_due(time.monotonic() - LOOP_TIMER_PATIENCE_S)
         self._arm()
         if error is not None:
             raise error

@@ -1,8 +1,8 @@
 """The messages between a worker process and its parent.
 
-The process says that it is ready; then it takes runs, one at a time, and answers each. A large
-message is announced by an empty one, so that the parent never waits on its event loop for the
-other side to read or write.
+The process reports that it is ready. Then it receives runs, one at a time, and answers each. An
+empty message announces a large one, so that the parent's event loop never waits for the other side
+to read or write.
 """
 
 import asyncio
@@ -13,16 +13,20 @@ from typing import Any, Final
 from ..threads import in_reserved_thread
 
 READY: Final = b"ready"
+"""The first message of a process, sent once it has loaded the project."""
 
 SMALL_BYTES: Final = 4096
-"""What a pipe takes at once, and has at once. It has room for 8 KiB on macOS, for more on Linux."""
+"""Largest message that is sent and received without waiting.
 
-LARGE_S: Final = 30.0
-"""For a large message to go through the pipe."""
+A pipe holds 8 KiB on macOS and more on Linux.
+"""
+
+LARGE_MESSAGE_LIMIT_S: Final = 30.0
+"""Seconds for a large message to pass through the pipe."""
 
 
 def send(pipe: Connection, value: object) -> None:
-    """Send a message, however long the other side takes."""
+    """Send a message, and wait for the other side for as long as it takes."""
     data = pickle.dumps(value)
     if len(data) > SMALL_BYTES:
         pipe.send_bytes(b"")
@@ -30,36 +34,37 @@ def send(pipe: Connection, value: object) -> None:
 
 
 def receive(pipe: Connection) -> Any:
-    """Wait for a message. Raises EOFError where the other side is gone."""
-    return _loaded(pipe.recv_bytes() or pipe.recv_bytes())
+    """Wait for a message and return it. Raises EOFError if the other side is gone."""
+    return _load(pipe.recv_bytes() or pipe.recv_bytes())
 
 
 async def asend(pipe: Connection, value: object) -> None:
     """Send a message to a process that waits for one.
 
-    Raises TimeoutError where it does not take a large one in LARGE_S, OSError where it is gone.
+    Raises TimeoutError if the process does not read a large message within
+    LARGE_MESSAGE_LIMIT_S, and OSError if it is gone.
     """
     data = pickle.dumps(value)
     if len(data) <= SMALL_BYTES:
         pipe.send_bytes(data)
         return
     pipe.send_bytes(b"")
-    async with asyncio.timeout(LARGE_S):
+    async with asyncio.timeout(LARGE_MESSAGE_LIMIT_S):
         await in_reserved_thread(pipe.send_bytes, data)
 
 
 async def areceive(pipe: Connection) -> Any:
-    """Take the message that has begun to come.
+    """Receive a message whose first bytes have arrived.
 
-    Raises TimeoutError where the rest of a large one does not come in LARGE_S, EOFError or OSError
-    where the other side is gone.
+    Raises TimeoutError if the rest of a large message does not arrive within
+    LARGE_MESSAGE_LIMIT_S, and EOFError or OSError if the other side is gone.
     """
     data = pipe.recv_bytes()
     if not data:
-        async with asyncio.timeout(LARGE_S):
+        async with asyncio.timeout(LARGE_MESSAGE_LIMIT_S):
             data = await in_reserved_thread(pipe.recv_bytes)
-    return _loaded(data)
+    return _load(data)
 
 
-def _loaded(data: bytes) -> Any:
-    return pickle.loads(data)  # noqa: S301, as nobody else has the other end of the pipe
+def _load(data: bytes) -> Any:
+    return pickle.loads(data)  # noqa: S301 - only our own process has the other end of the pipe

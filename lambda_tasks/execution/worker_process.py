@@ -1,6 +1,6 @@
-"""The child's side of a worker process: takes runs from its parent, one at a time, and answers.
+"""The child's side of a worker process: it receives runs from its parent and answers each.
 
-Imported by the fork server before it forks, so that every child starts with the project loaded.
+The fork server imports this module before it forks, so every child starts with the project loaded.
 """
 
 import gc
@@ -18,27 +18,28 @@ from ..errors import LambdaTasksError
 from . import worker_pipe
 from .attempt import MakeAttempt
 from .inline import run_inline
-from .run import Ended, Run
+from .run import AttemptEnd, Run
 
-Reply = Ended | LambdaTasksError
-"""The error says why the record could not be written."""
+Reply = AttemptEnd | LambdaTasksError
+"""The answer to a run. The error says why the record could not be written."""
 
 
 def prepare() -> None:
-    """Load the project, and leave nothing open that a fork must not share."""
+    """Load the project, and close everything that a fork must not share."""
     if not apps.ready:
         django.setup()
     registry.discover()
     connections.close_all()
     pools.close()
-    gc.freeze()  # so that its collector of garbage does not copy what the fork shares
+    # A garbage collection in a child would write to each object, and so copy the shared pages.
+    gc.freeze()
 
 
 def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
-    """Make runs until the other end closes. `wire` is called once the project is loaded."""
-    # A group of its own: whatever a task has started goes with it when it is killed.
+    """Run tasks until the other end closes. `wire` is called once the project is loaded."""
+    # A process group for this process and all that its tasks start: the parent kills the group.
     os.setpgid(0, 0)
-    # Ctrl+C at a terminal is for the parent, which ends its children in order.
+    # Ctrl+C at a terminal reaches all processes. The parent handles it, and ends its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prepare()
@@ -60,6 +61,6 @@ def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:
         attempt = make_attempt(run, task)
         return run_inline(attempt, with_limits=True, may_leave_record=True)
     except KeyboardInterrupt:
-        return Ended(None, interrupted=True)
+        return AttemptEnd(None, interrupted=True)
     except Exception as error:
         return LambdaTasksError(f"The record could not be written: {error!r}")

@@ -1,5 +1,4 @@
-"""Writes what several runs have to tell their records: what comes while one statement is under way
-goes with the next one."""
+"""Batches the writes of several runs: those that arrive during one statement go with the next."""
 
 import asyncio
 import contextvars
@@ -14,15 +13,19 @@ from . import connections
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-LONGEST_PAUSE_S: Final = 0.005
-"""Between two statements where runs end one after the other. A pause as long as the statement took
-gathers more for the next one: a third of the statements, and a tenth less time in all."""
+MAX_PAUSE_S: Final = 0.005
+"""Longest pause in seconds between two statements.
+
+A pause as long as the last statement gathers more writes for the next. Where runs end one after
+the other, this left a third of the statements and took a tenth less time in all.
+"""
 
 
 class WriteBatcher(Generic[Item, Result]):
-    """One kind of write of one executor, on its loop.
+    """A batcher of one kind of write of one executor, on its event loop.
 
-    `write_many` returns what has come of the items, by invocation id; it is called on a thread.
+    `write_many` is called on a thread. It returns the results of the items by invocation id, and
+    leaves out those whose claim no longer holds.
     """
 
     def __init__(self, write_many: Callable[[Sequence[Item]], Mapping[UUID, Result]]) -> None:
@@ -31,19 +34,23 @@ class WriteBatcher(Generic[Item, Result]):
         self._writer: asyncio.Task[None] | None = None
 
     async def write(self, invocation_id: UUID, item: Item) -> Result | None:
-        """Write it; None where the claim no longer holds. Raises what the database raises."""
+        """Write an item and return its result; None if the claim no longer holds.
+
+        Raises the database's errors.
+        """
         return await self.put(invocation_id, item)
 
     def put(
         self, invocation_id: UUID, item: Item, *, context: contextvars.Context | None = None
     ) -> "asyncio.Future[Result | None]":
-        """Write it soon; see write() for what the future holds then.
+        """Write an item soon; return a future with the result of write().
 
-        A lane gives the `context` from outside of it: in its own the database would be asked on
-        the lane's thread, and so in the transaction of its task.
+        A lane passes a `context` from outside of the lane. In the lane's context, the statement
+        would run on the lane's thread, and so within the transaction of its task.
         """
         written: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((invocation_id, item, written))
+        # One writer at a time: what arrives during its statement waits, and goes with the next.
         if self._writer is None:
             writing = self._write_all()
             self._writer = asyncio.get_running_loop().create_task(writing, context=context)
@@ -56,7 +63,7 @@ class WriteBatcher(Generic[Item, Result]):
                 began_at = time.monotonic()
                 await self._write(waiting)
                 if self._waiting:
-                    await asyncio.sleep(min(time.monotonic() - began_at, LONGEST_PAUSE_S))
+                    await asyncio.sleep(min(time.monotonic() - began_at, MAX_PAUSE_S))
         finally:
             self._writer = None
 
@@ -67,7 +74,7 @@ class WriteBatcher(Generic[Item, Result]):
             results = await ask(self._write_on_a_thread, [item for _, item, _ in waiting])
         except Exception as error:
             if len(waiting) > 1 and not isinstance(error, connections.OUTAGES):
-                # What the database refuses of one must not take its neighbours along.
+                # One item that the database refuses must not fail the others.
                 for each in waiting:
                     await self._write([each])
                 return

@@ -74,7 +74,7 @@ class CapturedTasks(Sequence[CapturedTask]):
         """See run()."""
         ran: list[UUID] = []
         # Also after capture_tasks(): what runs now may enqueue, and nothing is to leave.
-        with runtime.replaced_by(self._runtime):
+        with runtime.replace_current(self._runtime):
             for _ in range(MOST_ROUNDS):
                 outstanding = await sync_to_async(self._outstanding)()
                 if not outstanding:
@@ -148,7 +148,7 @@ def capture_tasks() -> Iterator[CapturedTasks]:
     captured = CapturedTasks(capturing)
     _captures.append(captured)
     try:
-        with runtime.replaced_by(capturing):
+        with runtime.replace_current(capturing):
             yield captured
     finally:
         captured.keep()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..errors import HardTimeLimitExceeded
 from ..execution.attempt import Attempt
-from ..execution.run import Ended
+from ..execution.run import AttemptEnd
 
 Fault = Literal["crash", "duplicate", "timeout"]
 
@@ -43,7 +43,7 @@ def simulated() -> Fault | None:
 class FaultyAttempt(Attempt):
     """An attempt that meets the fault at its last moment."""
 
-    def succeed(self, result: object, *, may_leave_record: bool = False) -> Ended:
+    def succeed(self, result: object, *, may_leave_record: bool = False) -> AttemptEnd:
         """See Attempt."""
         fault = simulated()
         if fault == "timeout":
@@ -52,5 +52,5 @@ class FaultyAttempt(Attempt):
             self.abandon()
             # As if its lease had run out meanwhile.
             self.finisher.claims.extend([self.run.claim], timedelta(seconds=-1))
-            return Ended(None)
+            return AttemptEnd(None)
         return super().succeed(result, may_leave_record=may_leave_record)

@@ -18,12 +18,12 @@ from ..entrypoints.lambda_events import EventHandler
 from ..execution import progress
 from ..execution.attempt import MakeAttempt
 from ..execution.inline import run_inline
-from ..execution.lanes import Lanes, Start, run_in_lane
+from ..execution.lanes import Lanes, StartAttempt, run_in_lane
 from ..execution.process_pool import ProcessPool
-from ..execution.run import Ended, Run
+from ..execution.run import AttemptEnd, Run
 from ..local import LambdaContext
 from ..ports import Outbox
-from ..runtime import Runtime, work_in_a_process
+from ..runtime import Runtime, serve_worker_process
 from .faults import FaultyAttempt
 
 
@@ -87,7 +87,7 @@ class CapturingRuntime(Runtime):
     def __init__(self) -> None:
         super().__init__()
         _ = self.enqueuer  # now, as several threads may ask for it later
-        executor = self.executor_of(_InlineLanes(), _InlineProcesses(self.make_attempt))
+        executor = self.make_executor(_InlineLanes(), _InlineProcesses(self.make_attempt))
         self._events = EventHandler(self, executor)
 
     @cached_property
@@ -118,7 +118,7 @@ class _InlineLanes(Lanes):
     def __init__(self) -> None:
         super().__init__(1)
 
-    async def run(self, start: Start) -> Ended:
+    async def run(self, start: StartAttempt) -> AttemptEnd:
         return await run_in_lane(start)
 
 
@@ -126,15 +126,15 @@ class _InlineProcesses(ProcessPool):
     """Runs sync tasks on the thread of the test."""
 
     def __init__(self, make_attempt: MakeAttempt) -> None:
-        super().__init__(0, work_in_a_process)
+        super().__init__(0, serve_worker_process)
         self._make_attempt = make_attempt
 
-    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> Ended:
+    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> AttemptEnd:
         return await sync_to_async(self._run)(await make_run())
 
-    def _run(self, run: Run) -> Ended:
+    def _run(self, run: Run) -> AttemptEnd:
         task = registry.resolve(run.message.task_name, run.message.backend)
         try:
             return run_inline(self._make_attempt(run, task), with_limits=False)
         except KeyboardInterrupt:
-            return Ended(None, interrupted=True)
+            return AttemptEnd(None, interrupted=True)

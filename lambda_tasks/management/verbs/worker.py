@@ -11,7 +11,7 @@ from typing import Any, Final
 from django.core.management.base import OutputWrapper
 
 from lambda_tasks import conf, runtime
-from lambda_tasks.entrypoints.ending import CUT_OFF, process_end, run_process
+from lambda_tasks.entrypoints.ending import EXIT_UNFINISHED, process_end, run_process
 from lambda_tasks.entrypoints.worker import Worker, worker_of
 
 HELP: Final = "Runs tasks outside of Lambda, from SQS and database queues."
@@ -68,7 +68,7 @@ class _Session:
             finally:
                 telling.cancel()
         self._say(f"{worker.done} done, {worker.cut_off} given back unfinished.")
-        return CUT_OFF if worker.cut_off else 0
+        return EXIT_UNFINISHED if worker.cut_off else 0
 
     async def _tell(self, worker: Worker) -> None:
         """A line that changes on a terminal, a line of JSON now and then elsewhere."""

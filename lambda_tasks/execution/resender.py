@@ -1,7 +1,8 @@
-"""Sends what goes back to a standard queue again as a new message, before its receives run out.
+"""Replaces a message that goes back with a new copy of it, before SQS dead-letters it.
 
-SQS counts each delivery of a message, and after maxReceiveCount of them it is among the dead
-letters, begun or not. On a FIFO queue a copy would lose its place: there a message only goes back.
+SQS counts the deliveries of a message, and after maxReceiveCount of them it dead-letters the
+message, even if its task never started. On a FIFO queue a copy would lose its position, so there
+a message only goes back.
 """
 
 import asyncio
@@ -18,18 +19,21 @@ from ..ports import DONE, ResolvedDelivery, Settlement
 
 logger = logging.getLogger("lambda_tasks")
 
-FROM_RECEIVE: Final = 3
-"""The receive that is the last for a message which goes back."""
+RESEND_FROM_RECEIVE: Final = 3
+"""The receive count from which a message that goes back is replaced with a copy."""
 
 SendStored = Callable[[Sequence[Outgoing]], Awaitable[Mapping[UUID, str]]]
-"""Sends messages that have their records; tells why those were not accepted that were not."""
+"""A function that sends stored messages, and returns by id why a message was not accepted."""
 
-Back = tuple[ResolvedDelivery, Settlement]
-"""What goes back, and how."""
+ReturnedDelivery = tuple[ResolvedDelivery, Settlement]
+"""A delivery that goes back, and its settlement."""
 
 
-class SendingAgain:
-    """Settles what goes back: what has few receives left is done with once its copy is sent."""
+class Resender:
+    """A settler of deliveries that go back.
+
+    A message with few receives left is sent again as a copy, and its delivery is then done.
+    """
 
     def __init__(self, send_stored: SendStored) -> None:
         self._send_stored = send_stored
@@ -39,9 +43,9 @@ class SendingAgain:
         resolved: ResolvedDelivery,
         settlement: Settlement,
         *,
-        from_receive: int = FROM_RECEIVE,
+        from_receive: int = RESEND_FROM_RECEIVE,
     ) -> Settlement:
-        """See settlements()."""
+        """Return the settlement of a single delivery. See settlements()."""
         ((_, settlement),) = await self.settlements(
             [(resolved, settlement)], from_receive=from_receive
         )
@@ -49,16 +53,17 @@ class SendingAgain:
 
     async def settlements(
         self,
-        back: Sequence[Back],
+        back: Sequence[ReturnedDelivery],
         *,
-        from_receive: int = FROM_RECEIVE,
+        from_receive: int = RESEND_FROM_RECEIVE,
         limit_s: float | None = None,
     ) -> list[tuple[str, Settlement]]:
-        """How each of these is settled, by the ids of their deliveries.
+        """Return the ids of the deliveries with their settlements.
 
-        What has been received so often is sent again, and done with if that is accepted in
-        `limit_s`. Each must have its record, unless the database was away, and no claim of the
-        caller's any more: the new message would find it held.
+        A message that was received `from_receive` times is sent again as a copy. If the queue
+        accepts the copy within `limit_s` seconds, its delivery is done. Each message must have a
+        record, unless the database was away. The caller must have released its claim, or the copy
+        would find the record held.
         """
         copied: dict[UUID, str] = {}
         copies: list[Outgoing] = []
@@ -66,7 +71,7 @@ class SendingAgain:
             delivery, id = resolved.delivery, resolved.message.invocation_id
             if delivery.receives < from_receive or not _may_be_copied(resolved, settlement):
                 continue
-            # Of two deliveries of one invocation each stands for itself.
+            # Of two deliveries of one invocation, one is copied; the other goes back.
             if copied.setdefault(id, delivery.id) == delivery.id:
                 copies.append(_copy(resolved, settlement))
         accepted = await self._accepted(copies, limit_s) if copies else set()
@@ -84,7 +89,7 @@ class SendingAgain:
             async with asyncio.timeout(limit_s):
                 failures = await self._send_stored(copies)
         except Exception:
-            # Their deliveries come back by themselves.
+            # The deliveries go back instead, and SQS delivers them again.
             logger.warning("%d messages can't be sent again for now", len(copies), exc_info=True)
             return set()
         return {each.message.invocation_id for each in copies} - failures.keys()
@@ -101,9 +106,10 @@ def _copy(resolved: ResolvedDelivery, settlement: Settlement) -> Outgoing:
     message = resolved.message
     has_record = message.durable or not settlement.is_outage
     if has_record and not message.durable:
-        # It brings its secrets itself where its record can't keep them.
+        # The copy carries the secrets itself if the record can't keep them.
         message = replace(message, durable=True, keeps_arguments=bool(message.secret_kwargs))
-    # What has no record yet goes as it came: a later release may have written more than is known.
+    # Without a record, the body is sent unchanged: a later release may have written fields into it
+    # that this one does not know.
     body = message.encode() if has_record else str(resolved.delivery.body)
     delay_s = min(math.ceil(settlement.retry_after_s or 0.0), MAX_DELAY_S)
     return Outgoing(message, body, resolved.queue, delay_s, look=resolved.look, is_follow_up=True)

@@ -1,7 +1,7 @@
-"""A thread that runs one call after the other, and that can be interrupted, and given up.
+"""A thread that runs one call after the other, and that can be interrupted and given up.
 
-Unlike the threads of a ThreadPoolExecutor it is a daemon: the process does not wait for it when it
-ends, whatever hangs there.
+Unlike the threads of a ThreadPoolExecutor it is a daemon: the process can end although a call
+hangs.
 """
 
 import asyncio
@@ -20,18 +20,19 @@ from ..interrupts import OWN_S
 
 T = TypeVar("T")
 
-LOOK_EVERY_S: Final = 0.05
+POLL_INTERVAL_S: Final = 0.05
+"""Seconds between looks whether the thread is free."""
 
-STUCK_S: Final = 2.0
-"""After a call was interrupted: to come to its end. Then its thread is given up."""
+STUCK_AFTER_S: Final = 2.0
+"""Seconds for an interrupted call to end. After that its thread is given up."""
 
 
 class ThreadStuck(Exception):
-    """A call has not come to its end although it was interrupted; its thread is to be given up."""
+    """A call did not end although it was interrupted. Its thread has to be given up."""
 
 
-class OwnThread(Executor):
-    """One thread, started at its first use."""
+class InterruptibleThread(Executor):
+    """An executor with a single thread, which is started by its first call."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -43,7 +44,7 @@ class OwnThread(Executor):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a call is under way."""
+        """Whether a call is running."""
         return self._work is not None
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
@@ -56,14 +57,15 @@ class OwnThread(Executor):
         return call.future
 
     async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
-        """Call a function there, and interrupt what is under way there after so many seconds.
+        """Call a function on the thread, and interrupt the thread after `limit_s` seconds.
 
-        Raises ThreadStuck where that has not helped after STUCK_S. It takes two thirds of what
-        sync_to_async takes to carry context variables there and back, of which none is ours.
+        Raises ThreadStuck if the call has not ended STUCK_AFTER_S after that.
         """
+        # Not sync_to_async: it copies context variables there and back, which nobody needs here,
+        # and takes half as much time again.
         loop = asyncio.get_running_loop()
         interrupting = loop.call_later(limit_s, self.interrupt)
-        patience = asyncio.timeout(limit_s + STUCK_S)
+        patience = asyncio.timeout(limit_s + STUCK_AFTER_S)
         try:
             async with patience:
                 return await loop.run_in_executor(self, function, *args)
@@ -75,26 +77,26 @@ class OwnThread(Executor):
             interrupting.cancel()
 
     def interrupt(self, *, hang_up: bool = True) -> None:
-        """End what the call that is under way waits for on its connections. See interrupts."""
+        """Interrupt the current call's wait for the database. See interrupts.Work.interrupt()."""
         work = self._work
         if work is not None:
             work.interrupt(hang_up=hang_up)
 
     def give_up(self) -> None:
-        """Leave the thread to the call that is under way; those that follow get another."""
+        """Give up the thread to its current call. The following calls get a new thread."""
         self._thread = self._work = None
         if not self._calls.empty():
             self._start()
 
     def is_free_within(self, seconds: float) -> bool:
-        """Wait for the call that is under way."""
+        """Wait up to so many seconds for the current call; return whether the thread is free."""
         deadline = time.monotonic() + seconds
         while self.is_busy and time.monotonic() < deadline:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_INTERVAL_S)
         return not self.is_busy
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See Executor. What was submitted before is called; then its connections are closed."""
+        """See Executor. The thread makes the calls submitted before, and closes connections."""
         thread = self._thread
         self._is_shut_down = True
         self._calls.put(None)
@@ -112,13 +114,14 @@ class OwnThread(Executor):
 
     def _serve(self) -> None:
         interrupts.limit_connecting()
+        # give_up() ends the loop of a stuck thread: once its call returns, another one serves.
         while self._thread is threading.current_thread():
             call = self._calls.get()
             if call is None:
                 break
             if call.future.set_running_or_notify_cancel():
                 self._serve_one(call)
-            del call  # not to keep what it holds alive until the next one
+            del call  # or its function and result would live until the next call
         pools.give_back()
         connections.close_all()
 
