@@ -82,7 +82,7 @@ class Runtime:
     @cached_property
     def dispatcher(self) -> Dispatcher:
         """The one dispatcher, on the portal's loop."""
-        return Dispatcher(self.transport, is_left=self._is_left)
+        return Dispatcher(self.transport, is_unsent=self._is_left)
 
     @cached_property
     def sender(self) -> Sender:

@@ -238,7 +238,7 @@ def test_using_chooses_queue_and_time(queue: str, work_off: WorkOff) -> None:
 
 def test_priority_is_for_queues_that_have_it(queue: str, settings: Any) -> None:
     assert tasks.add.using(priority=10, queue_name="table").enqueue(1).task.priority == 10
-    with pytest.raises(InvalidTask, match="SQS and AWS Batch know no priorities"):
+    with pytest.raises(InvalidTask, match="SQS and AWS Batch do not support them"):
         tasks.add.using(priority=10)
 
     assert task_backends["default"].supports_priority

@@ -191,7 +191,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         results, messages = [each for each, _ in ready], [each for _, each in ready]
         enqueuer, tell = runtime.current().enqueuer, partial(self._tell, results)
         if self._waits_for_commit(messages):
-            enqueuer.enqueue(messages, using=self._database, stored=tell)
+            enqueuer.enqueue(messages, using=self._database, on_stored=tell)
         else:
             enqueuer.send_now(messages)
             tell()
@@ -203,7 +203,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         results, messages = [each for each, _ in ready], [each for _, each in ready]
         enqueuer, tell = runtime.current().enqueuer, partial(self._tell, results)
         if self._waits_for_commit(messages):
-            await enqueuer.aenqueue(messages, using=self._database, stored=tell)
+            await enqueuer.aenqueue(messages, using=self._database, on_stored=tell)
         else:
             await enqueuer.asend_now(messages)
             await sync_to_async(tell)()

@@ -55,11 +55,11 @@ class CapturingEnqueuer(Enqueuer):
         self._waiting: list[tuple[BaseDatabaseWrapper, HandOver]] = []
         self.order: dict[UUID, int] = {}
 
-    def new_hand_over(
-        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, stored: bool
+    def make_hand_over(
+        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, is_stored: bool
     ) -> HandOver:
         """See Enqueuer."""
-        hand_over = super().new_hand_over(connection, messages, stored=stored)
+        hand_over = super().make_hand_over(connection, messages, is_stored=is_stored)
         self._waiting.append((connection, hand_over))
         return hand_over
 
@@ -69,7 +69,7 @@ class CapturingEnqueuer(Enqueuer):
             self.order.setdefault(outgoing.message.invocation_id, len(self.order))
         super().store(messages)
 
-    def leaving(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    def select_sendable(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """See Enqueuer. All of them, as this is what was enqueued."""
         return messages
 
