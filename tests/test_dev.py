@@ -257,7 +257,7 @@ def test_chaos_needs_the_local_sqs(newcomer: Newcomer) -> None:
 
 @pytest.mark.parametrize("text", ["crash", "crash=5", "crash=101%", "crash=x%", "fire=5%"])
 def test_a_chaos_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no part of a chaos like crash=5%"):
+    with pytest.raises(ValueError, match="is not a fault and its percentage, like crash=5%"):
         Chaos.parse(text)
 
 

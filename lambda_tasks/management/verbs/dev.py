@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks.local.chaos import Chaos
-from lambda_tasks.local.dev import Dev, ServerEnded, interrupted_by_signals
+from lambda_tasks.local.dev import Dev, ServerEnded, stopped_by_signals
 
 HELP: Final = "Runs the project with its tasks on a laptop."
 
@@ -40,7 +40,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     screen = _Screen(stdout)
     dev = Dev(screen.say, screen.show, options["address"], timeout_s, options["chaos"])
     try:
-        with interrupted_by_signals(dev):
+        with stopped_by_signals(dev):
             counts = dev.run()
     except (ImproperlyConfigured, ModuleNotFoundError, ServerEnded) as error:
         raise CommandError(str(error)) from None
