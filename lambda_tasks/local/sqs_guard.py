@@ -69,7 +69,7 @@ class Guard:
         for name in _PAGE_HEADERS:
             if name in values:
                 return (
-                    "This local SQS answers no pages of a browser: the request has the header "
+                    "This local SQS answers no pages of a browser: this one has a header "
                     f"{name.decode()}."
                 )
         if not self._is_signed(values.get(b"authorization", [])):
