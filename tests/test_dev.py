@@ -281,7 +281,7 @@ def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
     assert set(json.loads(ping)) == {"lambda_tasks", "django", "python"}
     newcomer.write("event.json", "{")
     for name, words in [
-        ("event.json", "event.json is no JSON"),
+        ("event.json", "event.json is not JSON"),
         ("gone.json", "gone.json can't be read: No such file"),
     ]:
         assert words in newcomer.fail("invoke", name)
