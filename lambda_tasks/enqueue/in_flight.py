@@ -37,7 +37,7 @@ class InFlightLimit:
         if not self._baseline_s or latency_s < self._baseline_s:
             self._baseline_s = latency_s
         elif self.value == MIN_IN_FLIGHT:
-            # A queue may become slower for good. Without this, the limit would stay at its minimum.
+            # Else a queue that becomes slower would keep the limit at its minimum.
             self._baseline_s += (latency_s - self._baseline_s) * BASELINE_SHIFT
         if latency_s > SHRINK_ABOVE_RATIO * self._baseline_s:
             self.value = max(MIN_IN_FLIGHT, self.value - 1)

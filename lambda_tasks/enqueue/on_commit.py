@@ -198,7 +198,7 @@ class Enqueuer:
 class HandOver:
     """The on_commit hook that consecutive calls in one transaction share.
 
-    `is_open` tells whether further calls may join it; `is_stored`, whether the records of the
+    `is_open` is whether further calls may join it; `is_stored` is whether the records of the
     messages have been written.
     """
 
