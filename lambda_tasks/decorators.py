@@ -206,7 +206,7 @@ class LambdaTaskWrapper(Generic[P, R]):
             self.name,
             self.arguments.to_json(arguments, hides_inputs=bool(self.secret_names)),
             queue=queue,
-            own_queue=options.queue,
+            task_queue=options.queue,
             durable=options.durable,
             delay_s=options.delay if overrides.delay is None else overrides.delay,
             run_after=overrides.run_after,

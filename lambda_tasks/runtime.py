@@ -81,8 +81,8 @@ class Runtime:
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
-        """The process's only dispatcher, on the portal's event loop."""
-        return Dispatcher(self.transport, is_left=self._is_left)
+        """The one dispatcher, on the portal's loop."""
+        return Dispatcher(self.transport, is_unsent=self._is_left)
 
     @cached_property
     def sender(self) -> Sender:

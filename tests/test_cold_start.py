@@ -131,13 +131,13 @@ def test_a_malformed_reference_of_the_environment_is_named(
 ) -> None:
     monkeypatch.setenv(ENVIRONMENT, reference)
 
-    with pytest.raises(ValueError, match=f"{ENVIRONMENT} is no <arn>:<version-id>"):
+    with pytest.raises(ValueError, match=f"{ENVIRONMENT} is not <arn>:<version-id>"):
         cold_start.set_up()
 
 
 @pytest.mark.parametrize(
     ("key", "reason"),
-    [("MISSING", "no key 'MISSING'"), ("DEEP", "is no text"), ("NONE", "is no text")],
+    [("MISSING", "no key 'MISSING'"), ("DEEP", "is not a string"), ("NONE", "is not a string")],
 )
 def test_a_key_that_gives_no_text_is_named(
     secret: Any, monkeypatch: Any, key: str, reason: str

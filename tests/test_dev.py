@@ -257,7 +257,7 @@ def test_chaos_needs_the_local_sqs(newcomer: Newcomer) -> None:
 
 @pytest.mark.parametrize("text", ["crash", "crash=5", "crash=101%", "crash=x%", "fire=5%"])
 def test_a_chaos_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no part of a chaos like crash=5%"):
+    with pytest.raises(ValueError, match="is not a fault and its percentage, like crash=5%"):
         Chaos.parse(text)
 
 
@@ -281,7 +281,7 @@ def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
     assert set(json.loads(ping)) == {"lambda_tasks", "django", "python"}
     newcomer.write("event.json", "{")
     for name, words in [
-        ("event.json", "event.json is no JSON"),
+        ("event.json", "event.json is not JSON"),
         ("gone.json", "gone.json can't be read: No such file"),
     ]:
         assert words in newcomer.fail("invoke", name)

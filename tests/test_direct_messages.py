@@ -165,7 +165,7 @@ def test_messages_of_a_backend_that_is_not_ours_are_refused(
 
     assert handle(json.dumps({"task_name": task, "kwargs": {"a": 1}, "backend": backend})) == [0]
 
-    assert f"names the backend {backend!r} of TASKS, which is no LambdaTasksBackend" in caplog.text
+    assert f"names the backend {backend!r} of TASKS, but this project has no Lambda" in caplog.text
     assert not TaskRecord.objects.exists()
 
 

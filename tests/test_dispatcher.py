@@ -186,7 +186,7 @@ def test_what_is_given_up_takes_those_behind_it_along(durable: bool) -> None:
 def test_nothing_overtakes_what_was_left_to_the_relay() -> None:
     left: set[UUID] = set()
 
-    async def is_left(id: UUID) -> bool:
+    async def is_unsent(id: UUID) -> bool:
         await asyncio.sleep(0)
         return id in left
 
@@ -210,11 +210,11 @@ def test_nothing_overtakes_what_was_left_to_the_relay() -> None:
         assert await dispatcher.send(last) == {}
         assert transport.names() == ["a1", "a1", "a2", "a4"]
 
-    play(scene, in_order=True, is_left=is_left)
+    play(scene, in_order=True, is_unsent=is_unsent)
 
 
 def test_what_another_has_sent_for_it_holds_back_nobody() -> None:
-    async def is_left(id: UUID) -> bool:
+    async def is_unsent(id: UUID) -> bool:
         return False
 
     async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
@@ -228,11 +228,11 @@ def test_what_another_has_sent_for_it_holds_back_nobody() -> None:
         sent = " ".join(transport.names()[1:]).split()
         assert [name for name in sent if name.startswith("a")] == ["a2", "a3", "a4"]
 
-    play(scene, in_order=True, is_left=is_left)
+    play(scene, in_order=True, is_unsent=is_unsent)
 
 
 def test_where_nobody_knows_whether_it_was_sent_its_group_waits() -> None:
-    async def is_left(id: UUID) -> bool:
+    async def is_unsent(id: UUID) -> bool:
         raise OSError("the database is away")
 
     async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
@@ -242,14 +242,14 @@ def test_where_nobody_knows_whether_it_was_sent_its_group_waits() -> None:
         assert len(await dispatcher.send(in_groups("a2"))) == 1
         assert transport.names() == ["a1"]
 
-    play(scene, in_order=True, is_left=is_left)
+    play(scene, in_order=True, is_unsent=is_unsent)
 
 
 def test_what_nobody_waits_for_any_more_is_dropped_with_those_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lambda_tasks.enqueue.dispatcher.GIVE_UP_STORED_S", 0.05)
-    monkeypatch.setattr("lambda_tasks.enqueue.dispatcher.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("lambda_tasks.enqueue.dispatcher.GIVE_UP_STORED_AFTER_S", 0.05)
+    monkeypatch.setattr("lambda_tasks.enqueue.dispatcher.CHECK_CALLS_EVERY_S", 0.01)
 
     async def scene(transport: PlayedTransport, dispatcher: Dispatcher) -> None:
         hasty = in_groups("a1 a2")
@@ -365,7 +365,7 @@ def in_flight_after(
     work with each request."""
     for _ in range(answers):
         latency_ms = max(quickest_ms, limit.value * busy_ms)
-        limit.answered(latency_ms / 1000, was_full=True)
+        limit.record_answer(latency_ms / 1000, was_full=True)
     return limit.value
 
 
@@ -397,7 +397,7 @@ def test_a_queue_that_moves_away_is_saturated_again() -> None:
 def test_requests_that_the_limit_did_not_hold_back_do_not_raise_it() -> None:
     limit = InFlightLimit()
     for _ in range(1_000):
-        limit.answered(0.08, was_full=False)
+        limit.record_answer(0.08, was_full=False)
 
     assert limit.value == in_flight.MIN_IN_FLIGHT
 
@@ -406,7 +406,7 @@ def test_a_queue_that_refuses_for_now_gets_half_as_many_requests_at_a_time() -> 
     limit = InFlightLimit()
     before = in_flight_after(1_000, limit, quickest_ms=80, busy_ms=0.2)
 
-    limit.failed()
+    limit.record_failure()
 
     assert limit.value == before // 2
 

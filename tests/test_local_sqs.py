@@ -166,7 +166,9 @@ def test_a_taken_port_is_an_error_that_leaves_no_process(sqs: LocalSqs) -> None:
 
 
 def test_a_server_that_does_not_start_says_what_it_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lambda_tasks.local.sqs_server._SERVE", "raise SystemExit('no such thing')")
+    monkeypatch.setattr(
+        "lambda_tasks.local.sqs_server._SERVER_SCRIPT", "raise SystemExit('no such thing')"
+    )
     server = LocalSqs()
 
     with pytest.raises(RuntimeError, match="no such thing"):

@@ -16,7 +16,7 @@ from lambda_tasks import conf, runtime
 from lambda_tasks.core.lifecycle import GRACE, TABLE_TERMS, Claim, Release
 from lambda_tasks.core.message import Message
 from lambda_tasks.core.retries import MAX_DELAY_S
-from lambda_tasks.enqueue.relay import LOST_FOR, WAITING_FOR
+from lambda_tasks.enqueue.relay import RESEND_LOST_AFTER, RESEND_UNRUN_AFTER
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
@@ -157,7 +157,7 @@ def test_a_claim_from_the_table_moves_it_to_the_end_of_the_lease(queue: str) -> 
 
 def test_a_claim_brings_the_look_forward_that_is_to_come_after_its_lease(queue: str) -> None:
     """A worker that dies then is not found a day later."""
-    id = stored(sent_at=Now(), look_at=Now() + WAITING_FOR)
+    id = stored(sent_at=Now(), look_at=Now() + RESEND_UNRUN_AFTER)
 
     claimed(id, lease=5 * MINUTE)
 
@@ -225,10 +225,10 @@ def test_what_was_just_stored_is_left_to_the_process_that_stored_it(
 @pytest.mark.parametrize(
     ("columns", "then"),
     [
-        ({"sent_at": Now() - HOUR}, WAITING_FOR - HOUR),
-        ({"sent_at": Now() - HOUR, "run_after": Now() + HOUR}, WAITING_FOR + HOUR),
+        ({"sent_at": Now() - HOUR}, RESEND_UNRUN_AFTER - HOUR),
+        ({"sent_at": Now() - HOUR, "run_after": Now() + HOUR}, RESEND_UNRUN_AFTER + HOUR),
         ({"run_after": Now() + HOUR}, HOUR - timedelta(seconds=MAX_DELAY_S)),
-        ({"status": "RUNNING", "lease_until": Now() - MINUTE}, LOST_FOR - MINUTE),
+        ({"status": "RUNNING", "lease_until": Now() - MINUTE}, RESEND_LOST_AFTER - MINUTE),
     ],
     ids=["sent", "sent and due later", "due later than it can be delayed", "just lost"],
 )
@@ -251,9 +251,12 @@ def test_what_it_is_not_time_for_says_when_it_is(
         {},
         {"run_after": Now() - HOUR},
         {"run_after": Now() + MINUTE},
-        {"sent_at": Now() - WAITING_FOR - MINUTE},
-        {"sent_at": Now() - 2 * WAITING_FOR, "run_after": Now() - WAITING_FOR - MINUTE},
-        {"status": "RUNNING", "lease_until": Now() - LOST_FOR - MINUTE},
+        {"sent_at": Now() - RESEND_UNRUN_AFTER - MINUTE},
+        {
+            "sent_at": Now() - 2 * RESEND_UNRUN_AFTER,
+            "run_after": Now() - RESEND_UNRUN_AFTER - MINUTE,
+        },
+        {"status": "RUNNING", "lease_until": Now() - RESEND_LOST_AFTER - MINUTE},
     ],
     ids=["unsent", "and due", "and due soon", "sent a day ago", "due a day ago", "lost"],
 )
@@ -267,7 +270,7 @@ def test_what_it_is_time_for_is_sent_once(
 
     counts = sqs.counts(queue)
     assert counts["visible"] + counts["delayed"] == 1
-    assert waits_s(id) > LOST_FOR.total_seconds() - A_WHILE_S
+    assert waits_s(id) > RESEND_LOST_AFTER.total_seconds() - A_WHILE_S
 
 
 def test_many_that_wait_for_a_later_time_hold_up_no_other(
@@ -302,7 +305,7 @@ def test_a_record_that_another_has_locked_is_passed_over(queue: str) -> None:
         assert looked == [0], "it waits for the lock"
 
     assert waits_s(locked) <= 0
-    assert waits_s(free) == about(WAITING_FOR)
+    assert waits_s(free) == about(RESEND_UNRUN_AFTER)
 
 
 def test_a_queue_without_settings_waits_and_is_told(queue: str, caplog: Any) -> None:
@@ -398,7 +401,7 @@ def test_what_is_parked_late_is_sent_in_time(queue: str, handle: Handle) -> None
     """Also where the relay had looked at it before, when it was sent."""
     id = stored(sent_at=Now(), run_after=Now() + 20 * HOUR)
     look()
-    assert waits_s(id) > WAITING_FOR.total_seconds()
+    assert waits_s(id) > RESEND_UNRUN_AFTER.total_seconds()
     message = {"task_name": tasks.add.name, "kwargs": {}, "durable": True}
 
     assert handle(Message(invocation_id=id, **message).encode()) == []  # type: ignore[arg-type]
@@ -478,7 +481,10 @@ def test_a_look_reads_what_is_due_and_neither_what_is_finished_nor_what_waits(
             found = [each.invocation_id for each in due_in_table()]
         else:
             messages = runtime.current().outbox.unsent(
-                early=timedelta(0), lost_for=LOST_FOR, waiting_for=WAITING_FOR, limit=1000
+                early=timedelta(0),
+                lost_for=RESEND_LOST_AFTER,
+                waiting_for=RESEND_UNRUN_AFTER,
+                limit=1000,
             )
             found = [each.message.invocation_id for each in messages]
 

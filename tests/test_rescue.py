@@ -94,7 +94,7 @@ def test_what_comes_back_to_its_queue_is_not_sent_by_the_relay_too(
 def test_the_relay_begins_with_what_has_waited_longest(
     sqs: LocalSqs, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lambda_tasks.enqueue.relay.LIMIT", 2)
+    monkeypatch.setattr("lambda_tasks.enqueue.relay.ROUND_LIMIT", 2)
     for a in range(3):
         tasks.add.execute_on_commit(a=a)
     _lose_the_message(sqs, queue)

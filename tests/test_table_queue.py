@@ -170,7 +170,7 @@ def test_a_priority_out_of_range_is_refused(priority: Any) -> None:
 
 
 def test_a_priority_is_refused_where_the_queue_has_none(queue: str) -> None:
-    with pytest.raises(ValueError, match="SQS and AWS Batch know no priorities"):
+    with pytest.raises(ValueError, match="SQS and AWS Batch do not support them"):
         tasks.add.using(priority=5).execute_on_commit(a=1)
 
 

@@ -154,7 +154,7 @@ class Helpers:
     def test_many_calls_are_no_endless_chain_and_one_is(
         self, captured_tasks: CapturedTasks, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr("lambda_tasks.testing.capturing.MOST_ROUNDS", 3)
+        monkeypatch.setattr("lambda_tasks.testing.capturing.MAX_ROUNDS", 3)
         django.aadd.enqueue_many((number,) for number in range(10))
         assert len(run_enqueued()) == 10
 
@@ -201,7 +201,7 @@ class Helpers:
             (own.add, (), {"a": 2}, "add(a=1)>, which differs in a"),
             (own.add, (), {"a": 1, "b": 2}, "add(a=1)>, which differs in b"),
             (django.aadd, (2,), {}, "aadd(1, b=5)>, which differs in a"),
-            (own.aadd, (), {}, "Of this task there is none, but of tests.app.tasks.add"),
+            (own.aadd, (), {}, "There are no calls of this task, but of tests.app.tasks.add"),
         ]:
             with pytest.raises(AssertionError) as caught:
                 assert_enqueued(task, *args, **kwargs)

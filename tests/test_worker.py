@@ -319,8 +319,8 @@ def test_a_message_that_comes_again_while_it_runs_costs_no_place(sqs: LocalSqs, 
             output, _ = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 0, output
-    assert "A batch failed" not in output
-    assert "6 done, 0 given back" in output, output
+    assert "come back by themselves" not in output
+    assert "6 done, 0 returned" in output, output
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Django's own tasks, on the queues, the executor and the records of this library."""
+"""The backend for Django's own tasks, on this library's queues, executor and records."""
 
 from .. import registry
 from .backend import LambdaTasksBackend, django_task

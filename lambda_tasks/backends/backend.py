@@ -1,4 +1,4 @@
-"""The backend for TASKS: from Django's calls to messages, and from records to results."""
+"""The backend for TASKS, which turns Django's calls into messages and records into results."""
 
 import difflib
 import inspect
@@ -37,20 +37,22 @@ from .compat import (
     task_backends,
     task_enqueued,
 )
-from .declaring import Call, LambdaTask, check_attempts, options_of, standing_for
+from .declaring import Call, LambdaTask, check_attempts, options_of, task_for_wrapper
 from .results import result_of
 
-OPTIONS: Final = ("DATABASE", "ENQUEUE_ON_COMMIT")
+OPTION_NAMES: Final = ("DATABASE", "ENQUEUE_ON_COMMIT")
 
-Ready = tuple[AnyResult, Outgoing]
+PreparedCall = tuple[AnyResult, Outgoing]
+"""The result that a call returns, and the message that it sends."""
 
 
 class LambdaTasksBackend(BaseTaskBackend):
-    """Runs tasks on the queues of LAMBDA_TASKS_QUEUES, and keeps their results in TaskRecord.
+    """The django.tasks backend for LAMBDA_TASKS_QUEUES, with results in TaskRecord.
 
-    OPTIONS: ENQUEUE_ON_COMMIT (True) stores the message in the caller's transaction and sends it
-    after the commit; False sends it at once, whatever becomes of the transaction. DATABASE
-    ("default") is the alias of the database whose transaction that is.
+    OPTIONS["ENQUEUE_ON_COMMIT"], True by default, stores the message in the caller's transaction
+    and sends it after the commit. With False the message is sent at once, even if the transaction
+    rolls back later. OPTIONS["DATABASE"], "default" by default, is the alias of the database whose
+    transaction is joined.
     """
 
     task_class = LambdaTask  # type: ignore[assignment]
@@ -60,13 +62,14 @@ class LambdaTasksBackend(BaseTaskBackend):
 
     @property
     def supports_priority(self) -> bool:  # type: ignore[override]
-        """Database queues have priorities, SQS has none."""
-        return any(queue.is_table for queue in self._own_queues())
+        """Whether any queue has priorities: database queues have them, SQS does not."""
+        return any(queue.is_table for queue in self._allowed_queues())
 
     def validate_task(self, task: AnyTask) -> None:
-        """Raise InvalidTask for what can't run on this backend."""
+        """Raise InvalidTask unless the task can run on this backend."""
         if conf.errors():
-            return  # for manage.py check to tell, which imports this task's module first
+            # manage.py check reports them, and has to import this task's module for that.
+            return
         super().validate_task(task)
         options = options_of(task)
         check_attempts(task)
@@ -74,11 +77,12 @@ class LambdaTasksBackend(BaseTaskBackend):
         settings = conf.current()
         queue = settings.queues.get(task.queue_name)
         if queue is None:
-            return  # enqueue() says which there are
+            return  # enqueue() raises, and names the queues that there are.
         if task.priority and not queue.is_table:
             raise InvalidTask(
-                f"priority is {task.priority}, and the queue {task.queue_name!r} has none: SQS "
-                "and AWS Batch know no priorities. Use a queue of its own, or a database queue."
+                f"priority is {task.priority}, but the queue {task.queue_name!r} has no "
+                "priorities: SQS and AWS Batch do not support them. Use a separate queue, or a "
+                "database queue."
             )
         if options.hard_timeout is not None and options.hard_timeout > queue.max_timeout_s:
             raise InvalidTask(
@@ -88,33 +92,34 @@ class LambdaTasksBackend(BaseTaskBackend):
 
     @async_unsafe("You are in an event loop: use `await task.aenqueue(...)`.")
     def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AnyResult:
-        """Enqueue one call.
+        """Enqueue one call and return its result, which is READY.
 
-        Raises InvalidTask, TypeError for arguments that are no JSON, ImproperlyConfigured for an
-        unknown queue, MessageTooLarge.
+        Raises InvalidTask for a task that this backend can't run, TypeError for arguments that are
+        not JSON, ImproperlyConfigured for an unknown queue, MessageTooLarge for too long arguments,
+        and EnqueueError where a direct message was not accepted.
         """
-        return self._enqueue([self._ready(task, args, kwargs)])[0]
+        return self._enqueue([self._prepare(task, args, kwargs)])[0]
 
     async def aenqueue(
         self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AnyResult:
         """See enqueue()."""
-        return (await self._aenqueue([self._ready(task, args, kwargs)]))[0]
+        return (await self._aenqueue([self._prepare(task, args, kwargs)]))[0]
 
     @async_unsafe("You are in an event loop: use `await task.aenqueue_many(...)`.")
     def enqueue_many(self, task: AnyTask, calls: Iterable[Call]) -> list[AnyResult]:
-        """Enqueue a call for each: all are valid, or none is enqueued. See LambdaTask."""
-        return self._enqueue(self._ready_many(task, calls))
+        """Enqueue many calls, all or none, and return their results in order. See LambdaTask."""
+        return self._enqueue(self._prepare_many(task, calls))
 
     async def aenqueue_many(self, task: AnyTask, calls: Iterable[Call]) -> list[AnyResult]:
         """See enqueue_many()."""
-        return await self._aenqueue(self._ready_many(task, calls))
+        return await self._aenqueue(self._prepare_many(task, calls))
 
     def get_result(self, result_id: str) -> AnyResult:
-        """The result of an enqueued task, with all its attempts.
+        """Return the result of an enqueued task, with all its attempts.
 
-        Raises TaskResultDoesNotExist, also for what can't be an id and for a message that was
-        sent at once and has not started yet.
+        Raises TaskResultDoesNotExist for an unknown or malformed id, and for a direct call that has
+        not started yet, as it has no record.
         """
         try:
             root_id = UUID(str(result_id))
@@ -129,7 +134,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         return result_of(task.django_task, chain)
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
-        """For manage.py check: what in TASKS can't work."""
+        """Return the mistakes in this backend's entry of TASKS, for manage.py check."""
         return [
             Error(f"TASKS[{self.alias!r}]: {problem}", id="lambda_tasks.E003")
             for problem in self._problems()
@@ -144,23 +149,25 @@ class LambdaTasksBackend(BaseTaskBackend):
     def _database(self) -> str:
         return str(self.options.get("DATABASE", DEFAULT_DB_ALIAS))
 
-    def _ready_many(self, task: AnyTask, calls: Iterable[Call]) -> list[Ready]:
-        return [self._ready(task, *_split(task, call)) for call in calls]
+    def _prepare_many(self, task: AnyTask, calls: Iterable[Call]) -> list[PreparedCall]:
+        return [self._prepare(task, *_split_call(task, call)) for call in calls]
 
-    def _ready(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ready:
+    def _prepare(
+        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> PreparedCall:
         self.validate_task(task)
         if not registry.may_be_imported(task.module_path):
             raise InvalidTask(
                 f"{task.module_path} is not in a package of INSTALLED_APPS or of "
                 "LAMBDA_TASKS_MODULES, so no worker would import it. Add the package to one."
             )
-        positional, named, secret = _arguments(task, args, kwargs)
+        positional, named, secret = _encode_arguments(task, args, kwargs)
         now = timezone.now()
         outgoing = prepare(
             task.module_path,
             named,
             queue=task.queue_name,
-            # What is declared durable stays so, whatever the backend does with others.
+            # A task that is declared durable stays durable on a backend that sends at once.
             durable=self.enqueues_on_commit or bool(options_of(task).durable),
             args=positional,
             backend=self.alias,
@@ -187,51 +194,51 @@ class LambdaTasksBackend(BaseTaskBackend):
         )
         return result, outgoing
 
-    def _enqueue(self, ready: Sequence[Ready]) -> list[AnyResult]:
+    def _enqueue(self, ready: Sequence[PreparedCall]) -> list[AnyResult]:
         results, messages = [each for each, _ in ready], [each for _, each in ready]
-        enqueuer, tell = runtime.current().enqueuer, partial(self._tell, results)
+        enqueuer, send_signals = runtime.current().enqueuer, partial(self._send_enqueued, results)
         if self._waits_for_commit(messages):
-            enqueuer.enqueue(messages, using=self._database, stored=tell)
+            enqueuer.enqueue(messages, using=self._database, on_stored=send_signals)
         else:
             enqueuer.send_now(messages)
-            tell()
+            send_signals()
         if conf.current().eager:
-            self._refresh(results)
+            self._refresh_all(results)
         return results
 
-    async def _aenqueue(self, ready: Sequence[Ready]) -> list[AnyResult]:
+    async def _aenqueue(self, ready: Sequence[PreparedCall]) -> list[AnyResult]:
         results, messages = [each for each, _ in ready], [each for _, each in ready]
-        enqueuer, tell = runtime.current().enqueuer, partial(self._tell, results)
+        enqueuer, send_signals = runtime.current().enqueuer, partial(self._send_enqueued, results)
         if self._waits_for_commit(messages):
-            await enqueuer.aenqueue(messages, using=self._database, stored=tell)
+            await enqueuer.aenqueue(messages, using=self._database, on_stored=send_signals)
         else:
             await enqueuer.asend_now(messages)
-            await sync_to_async(tell)()
+            await sync_to_async(send_signals)()
         if conf.current().eager:
-            await sync_to_async(self._refresh)(results)
+            await sync_to_async(self._refresh_all)(results)
         return results
 
     def _waits_for_commit(self, messages: Sequence[Outgoing]) -> bool:
-        """What is in a row, as that of a database queue always is, can't be read before."""
+        """Return whether any message is stored: its row can't be read before the commit."""
         return self.enqueues_on_commit or any(each.message.durable for each in messages)
 
-    def _tell(self, results: Sequence[AnyResult]) -> None:
+    def _send_enqueued(self, results: Sequence[AnyResult]) -> None:
         for result in results:
             task_enqueued.send(sender=type(self), task_result=result)
 
-    def _refresh(self, results: Sequence[AnyResult]) -> None:
-        """In eager mode, outside of a transaction, they have run by now."""
+    def _refresh_all(self, results: Sequence[AnyResult]) -> None:
+        """Refresh the results of calls that have run by now: in eager mode, without transaction."""
         for result in results:
             with suppress(TaskResultDoesNotExist):
                 result.refresh()
 
     def _problems(self) -> Iterator[str]:
         if not apps.is_installed("lambda_tasks"):
-            yield "add 'lambda_tasks' to INSTALLED_APPS, whose table keeps the results."
+            yield "add 'lambda_tasks' to INSTALLED_APPS: its table keeps the results."
         for name in self.options:
-            if name not in OPTIONS:
-                close = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.3)
-                yield f"OPTIONS has no {name!r}. Did you mean {(close or OPTIONS)[0]!r}?"
+            if name not in OPTION_NAMES:
+                close = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.3)
+                yield f"OPTIONS has no {name!r}. Did you mean {(close or OPTION_NAMES)[0]!r}?"
         if self._database not in connections:
             yield f"OPTIONS['DATABASE'] is {self._database!r}, which is no alias of DATABASES."
         if not conf.errors():
@@ -242,65 +249,67 @@ class LambdaTasksBackend(BaseTaskBackend):
         queues = settings.queues
         for name in sorted(self.queues - queues.keys()):
             known = ", ".join(map(repr, queues))
-            yield f"QUEUES names {name!r}, and LAMBDA_TASKS_QUEUES has {known}."
-        for queue in self._own_queues():
+            yield f"QUEUES names {name!r}, but LAMBDA_TASKS_QUEUES has only {known}."
+        for queue in self._allowed_queues():
             if not self.enqueues_on_commit and queue.is_table and not settings.local_workers:
                 yield (
-                    f"ENQUEUE_ON_COMMIT is False, and the queue {queue.name!r} is a table, where a "
-                    "message can't be seen before the commit."
+                    f"ENQUEUE_ON_COMMIT is False, but the queue {queue.name!r} is a table, whose "
+                    "messages can't be read before the commit. Use an SQS queue, or True."
                 )
 
-    def _own_queues(self) -> Iterator[Queue]:
+    def _allowed_queues(self) -> Iterator[Queue]:
         for name, queue in conf.current().queues.items():
             if not self.queues or name in self.queues:
                 yield queue
 
 
 def django_task(wrapper: LambdaTaskWrapper[..., Any], *, backend: str | None = None) -> LambdaTask:
-    """A @lambda_task for Django's interface: `django_task(send_mail).enqueue(user_id=1)`.
+    """Return a @lambda_task as a Django Task: `django_task(send_mail).enqueue(user_id=1)`.
 
-    `backend` is an alias of TASKS; without it the first LambdaTasksBackend there that has the
-    task's queue, "default" before others. Raises ImproperlyConfigured where there is none, and
-    TypeError for what `using()` has returned: call that of the result.
+    `backend` is an alias of TASKS. By default it is the first LambdaTasksBackend that has the
+    task's queue, and "default" comes first.
+
+    Raises ImproperlyConfigured where TASKS has no LambdaTasksBackend, and TypeError for a copy that
+    `using()` has returned. Call `using()` of the Django Task instead.
     """
     if wrapper.has_overrides:
         raise TypeError(
             f"{wrapper.name} comes from using(). Pass the task itself, and call using() of what "
             "django_task() returns."
         )
-    return standing_for(wrapper, backend=backend or _backend_for(wrapper.options.queue))
+    return task_for_wrapper(wrapper, backend=backend or _alias_for(wrapper.options.queue))
 
 
-def own_backend(alias: str) -> LambdaTasksBackend:
-    """The backend of this alias in TASKS. Raises UnknownTask where it is not one of ours."""
+def lambda_tasks_backend(alias: str) -> LambdaTasksBackend:
+    """Return the LambdaTasksBackend of an alias. Raises UnknownTask where TASKS has none."""
     try:
         backend = task_backends[alias]
     except InvalidTaskBackend:
         backend = None
     if not isinstance(backend, LambdaTasksBackend):
         raise UnknownTask(
-            f"The message names the backend {alias!r} of TASKS, which is no LambdaTasksBackend of "
-            "this project."
+            f"The message names the backend {alias!r} of TASKS, but this project has no "
+            "LambdaTasksBackend of that name."
         )
     return backend
 
 
 def is_direct(alias: str) -> bool:
-    """Whether the calls of this backend have no records before they run. Raises UnknownTask."""
-    return not own_backend(alias).enqueues_on_commit
+    """Return whether calls of this backend have no record until they run. Raises UnknownTask."""
+    return not lambda_tasks_backend(alias).enqueues_on_commit
 
 
 @register("lambda_tasks", Tags.security, deploy=True)
 def check_direct_backends(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """With --deploy: backends on whose word any task runs, which nobody has signed."""
+    """Warn, with --deploy, of backends by which unsigned messages can run any task."""
     if conf.errors() or conf.current().signing_keys or not conf.current().is_fed_by_aws:
         return []
     return [
         Warning(
             "Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run every task that is not "
-            "declared with durable=True, with any arguments: a message that names the backend "
-            f"{alias!r} of TASKS, whose ENQUEUE_ON_COMMIT is False, has no record, and nothing is "
-            "signed.",
+            "declared with durable=True, with any arguments. A message that names the backend "
+            f"{alias!r} of TASKS, whose ENQUEUE_ON_COMMIT is False, needs no record, and nothing "
+            "is signed.",
             hint="Set LAMBDA_TASKS_SIGNING_KEYS.",
             id="lambda_tasks.W007",
         )
@@ -310,12 +319,12 @@ def check_direct_backends(app_configs: Sequence[Any] | None, **kwargs: Any) -> l
 
 def _direct_aliases() -> Iterator[str]:
     for alias in task_backends:
-        with suppress(UnknownTask):  # others' backends
+        with suppress(UnknownTask):  # It is not a LambdaTasksBackend.
             if is_direct(alias):
                 yield alias
 
 
-def _backend_for(queue: str) -> str:
+def _alias_for(queue: str) -> str:
     aliases = sorted(task_backends, key=lambda alias: alias != DEFAULT_TASK_BACKEND_ALIAS)
     ours = [alias for alias in aliases if isinstance(task_backends[alias], LambdaTasksBackend)]
     if not ours:
@@ -323,24 +332,24 @@ def _backend_for(queue: str) -> str:
             "No backend in TASKS runs a @lambda_task. Add one: "
             'TASKS = {"default": {"BACKEND": "lambda_tasks.backends.LambdaTasksBackend"}}'
         )
-    having = (alias for alias in ours if queue in (task_backends[alias].queues or {queue}))
-    return next(having, ours[0])
+    matching = (alias for alias in ours if queue in (task_backends[alias].queues or {queue}))
+    return next(matching, ours[0])
 
 
-def _split(task: AnyTask, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Positional and named arguments of one of many calls."""
+def _split_call(task: AnyTask, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the positional and the named arguments of one call of enqueue_many()."""
     if isinstance(call, Mapping):
         return (), call
     if isinstance(call, str | bytes) or not isinstance(call, Sequence):
         raise TypeError(
-            f"{task.module_path}: {call!r} is no call. Use a mapping of keyword arguments, or a "
-            "sequence of positional ones."
+            f"{task.module_path}: {call!r} can't be the arguments of a call. Use a mapping of "
+            "keyword arguments, or a sequence of positional ones."
         )
     return call, {}
 
 
 def _check_run_after(task: AnyTask) -> None:
-    """Raise InvalidTask for a moment that can't travel."""
+    """Raise InvalidTask unless `run_after` is an aware datetime in the years that are allowed."""
     try:
         if task.run_after is not None:
             check_run_after(task.run_after)
@@ -348,10 +357,10 @@ def _check_run_after(task: AnyTask) -> None:
         raise InvalidTask(f"{task.module_path}: {error}") from None
 
 
-def _arguments(
+def _encode_arguments(
     task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[list[Any], dict[str, Any], frozenset[str]]:
-    """Positional and named ones as JSON values, and the names of those that are secret."""
+    """Return positional and named arguments as JSON values, and the names of secret ones."""
     wrapper = task.wrapper if isinstance(task, LambdaTask) else None
     if wrapper is not None:
         refuse_positional(wrapper.name, args)
@@ -366,6 +375,6 @@ def _arguments(
         if name in secret:
             raise TypeError(
                 f"{task.module_path}: LAMBDA_TASKS_REDACT names the parameter {name!r}. Pass it by "
-                "keyword, as secrets are kept apart by their names."
+                "keyword: secrets are recognized by their names."
             )
     return positional, named, secret.intersection((*parameters, *named))

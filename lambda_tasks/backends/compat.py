@@ -1,6 +1,6 @@
-"""What differs between Django 6.0 and 6.1, and Django 5.2 with the package django-tasks.
+"""The differences between Django 6.0, 6.1, and Django 5.2 with the package django-tasks.
 
-Everything of the tasks framework is imported from here.
+All other modules import the tasks framework from here.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ import django
 from django.core.exceptions import ImproperlyConfigured
 
 NATIVE = django.VERSION >= (6, 0)
-"""Django brings the framework along."""
+"""Whether the framework is a part of Django."""
 
 if TYPE_CHECKING or not NATIVE:
     try:
@@ -32,8 +32,8 @@ if TYPE_CHECKING or not NATIVE:
         from django_tasks.utils import normalize_json
     except ModuleNotFoundError as error:
         raise ImproperlyConfigured(
-            f"Django {django.get_version()} has no tasks framework of its own. Install the one of "
-            "the package django-tasks: pip install 'lambda-tasks[django-tasks]'"
+            f"Django {django.get_version()} has no tasks framework. Install the package "
+            "django-tasks, which provides it: pip install 'lambda-tasks[django-tasks]'"
         ) from error
 else:
     from django.tasks import task_backends
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     AnyTask = Task[..., Any]
     AnyResult = TaskResult[Any]
 else:
-    AnyTask, AnyResult = Task, TaskResult  # not generic in Django
+    AnyTask, AnyResult = Task, TaskResult  # Django's classes are not generic.
 
 __all__ = [
     "DEFAULT_TASK_BACKEND_ALIAS",

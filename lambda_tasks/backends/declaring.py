@@ -1,4 +1,4 @@
-"""What a task of this backend may declare beyond Django's own: attempts, timeouts, singleton."""
+"""The options of a task beyond Django's own: attempts, backoff, timeouts and singleton."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,45 +22,63 @@ if TYPE_CHECKING:
     from ..decorators import LambdaTaskWrapper
 
 Backoff = Callable[[BaseException, AnyResult], float | None]
-"""Seconds before the next attempt, or None for none; of the exception and the result so far."""
+"""A function of the exception and the result so far.
+
+It returns the seconds before the next attempt, or None for no further attempt.
+"""
 
 Call = Mapping[str, Any] | Sequence[Any]
-"""Keyword arguments, or positional ones."""
+"""The keyword arguments of a call, or its positional ones."""
 
 MAX_ATTEMPTS: Final = 32_767
+"""The highest `max_attempts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LambdaTask(AnyTask):
-    """A django.tasks Task with the options of this backend. Times are in seconds.
+    """A django.tasks Task with the options of this backend.
 
-    On Django 6.1 and with django-tasks, Django's own @task takes the options; on Django 6.0 it
-    does not, and `lambda_tasks.backends.task` does.
+    On Django 6.1 and with django-tasks, Django's own @task accepts these options. On Django 6.0
+    only `lambda_tasks.backends.task` does.
     """
 
     max_attempts: int = 1
-    """How often it may run until it succeeds. What a dying worker interrupts runs again anyway."""
+    """The number of attempts for the task to succeed, from 1 to 32,767.
+
+    A run whose worker died is repeated in any case.
+    """
     backoff: Backoff | None = None
-    """Without it a retry waits for 5, 10, 20, ... seconds and 1 to 5 more."""
+    """The function that returns the seconds before the next attempt, a year at most.
+
+    By default a retry waits for 5, 10, 20, ... seconds, and 1 to 5 seconds more.
+    """
     soft_timeout: float | None = None
-    """SoftTimeLimitExceeded is raised inside the task after so long; less than hard_timeout."""
+    """Seconds after which SoftTimeLimitExceeded is raised inside the task.
+
+    It must be less than `hard_timeout`. By default the setting decides.
+    """
     hard_timeout: float | None = None
-    """The task is ended after so long."""
+    """Seconds after which the task is ended. By default the setting decides."""
     singleton: bool = False
-    """At most one running at a time, by a lock; another waits, which counts as no attempt."""
+    """Whether at most one call of the task runs at a time. The others wait, without an attempt."""
     wrapper: "LambdaTaskWrapper[..., Any] | None" = None
-    """The @lambda_task that it stands for."""
+    """The @lambda_task that this Task stands for; None for a function with @task."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Its dotted name leads to the @lambda_task, and not to a Task as Django expects."""
+        """Return how to copy or pickle the task."""
         if self.wrapper is None:
             return AnyTask.__reduce_ex__(self, protocol)
+        # Django restores a Task from its dotted name, by which a @lambda_task would be found here.
         changes = {name: getattr(self, name) for name in ("priority", "queue_name", "run_after")}
-        return _restored, (self.wrapper.name, self.backend, changes)
+        return _restore_task, (self.wrapper.name, self.backend, changes)
 
     def enqueue_many(self, calls: Iterable[Call]) -> list[AnyResult]:
-        """Enqueue a call for each: a mapping of keyword arguments, or a sequence of positional
-        ones. All are valid, or none is enqueued; one INSERT, and full batches."""
+        """Enqueue many calls, all or none, and return their results in order.
+
+        Each call is a mapping of keyword arguments, or a sequence of positional ones. They are
+        stored by one INSERT and sent in full batches. Raises what `enqueue()` raises, and
+        InvalidTask where the task's backend is not a LambdaTasksBackend.
+        """
         results: list[AnyResult] = _backend_of(self).enqueue_many(self, calls)
         return results
 
@@ -95,7 +113,10 @@ def task(
     takes_context: bool = False,
     **options: Any,
 ) -> Any:
-    """Django's @task, which takes the options of LambdaTask on every Django."""
+    """Declare a task like Django's @task, with the options of LambdaTask on every Django.
+
+    Raises InvalidTask for a declaration that can't work.
+    """
 
     def make(function: Callable[..., Any]) -> AnyTask:
         return task_backends[backend].task_class(
@@ -112,16 +133,16 @@ def task(
 
 
 def options_of(task: AnyTask) -> TaskOptions:
-    """As the executor knows them. Raises InvalidTask for what is out of range.
+    """Return a task's options for the executor. Raises InvalidTask for values out of range.
 
-    A Task that was declared for another backend has none of them.
+    A Task that was declared for another backend has defaults only.
     """
     if not isinstance(task, LambdaTask):
         return TaskOptions(queue=task.queue_name)
     if task.wrapper is not None:
         return task.wrapper.options
     try:
-        return _parsed(
+        return _parse_cached(
             task.func.__qualname__,
             queue=task.queue_name,
             soft_timeout=task.soft_timeout,
@@ -133,8 +154,8 @@ def options_of(task: AnyTask) -> TaskOptions:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(function: str, **options: Unpack[OptionNames]) -> TaskOptions:
-    """Kept, as each call of a task is validated."""
+def _parse_cached(function: str, **options: Unpack[OptionNames]) -> TaskOptions:
+    """Return parsed options from a cache, as each call of a task validates them."""
     return parse_options(function, options, parameters=())
 
 
@@ -148,29 +169,29 @@ def check_attempts(task: AnyTask) -> None:
         raise InvalidTask(f"{name}: max_attempts is {attempts!r}. Use 1 to {MAX_ATTEMPTS}.")
     if task.backoff is not None and not callable(task.backoff):
         raise InvalidTask(
-            f"{name}: backoff is {task.backoff!r}. Use a function of the exception and the "
-            "TaskResult that returns seconds, or None for no further attempt."
+            f"{name}: backoff is {task.backoff!r}. Use a function (exception, task_result) that "
+            "returns seconds, or None for no further attempt."
         )
     if task.backoff is not None and attempts == 1:
         raise InvalidTask(f"{name}: backoff is set and max_attempts is 1. Raise max_attempts.")
 
 
-def standing_for(wrapper: "LambdaTaskWrapper[..., Any]", *, backend: str) -> LambdaTask:
-    """A @lambda_task as a Task of this backend."""
+def task_for_wrapper(wrapper: "LambdaTaskWrapper[..., Any]", *, backend: str) -> LambdaTask:
+    """Return the Task of a backend that stands for a @lambda_task."""
     declare = task(queue_name=wrapper.options.queue, backend=backend, wrapper=wrapper)
     return declare(wrapper.__wrapped__)
 
 
-def _restored(name: str, backend: str, changes: dict[str, Any]) -> AnyTask:
-    """A copied or unpickled Task that stands for a @lambda_task."""
-    return standing_for(import_string(name), backend=backend).using(**changes)
+def _restore_task(name: str, backend: str, changes: dict[str, Any]) -> AnyTask:
+    """Return the copy of a Task that stands for a @lambda_task."""
+    return task_for_wrapper(import_string(name), backend=backend).using(**changes)
 
 
 def _backend_of(task: AnyTask) -> Any:
     backend = task.get_backend()
     if not hasattr(backend, "enqueue_many"):
         raise InvalidTask(
-            f"{task.module_path} is used with the backend {task.backend!r}, a "
-            f"{type(backend).__name__}, which can't enqueue many at once."
+            f"{task.module_path} uses the backend {task.backend!r}, a {type(backend).__name__}, "
+            "which has no enqueue_many(). Use a LambdaTasksBackend, or call enqueue() for each."
         )
     return backend

@@ -1,4 +1,4 @@
-"""Tells django.tasks' signals of a run: what it may be asked for is a TaskResult."""
+"""The signals task_started and task_finished of django.tasks, with the TaskResult of the run."""
 
 import logging
 import time
@@ -30,15 +30,18 @@ from .results import as_task_error, result_of
 
 logger = logging.getLogger("lambda_tasks")
 
-END: Final[Mapping[type, TaskResultStatus]] = {
+FINAL_STATUSES: Final[Mapping[type, TaskResultStatus]] = {
     Succeeded: TaskResultStatus.SUCCESSFUL,
     Failed: TaskResultStatus.FAILED,
 }
-"""A retry, or a run that goes on in another, is no end."""
+"""The statuses of the outcomes that send task_finished.
+
+A run that is retried, or continued by another one, does not finish its task.
+"""
 
 
 class RunningResult:
-    """The TaskResult of a run, as far as it has come."""
+    """The TaskResult of a run that has not ended."""
 
     def __init__(self, task: AnyTask, message: Message, claim: Claim) -> None:
         self._task = task
@@ -47,12 +50,12 @@ class RunningResult:
 
     @property
     def has_secrets(self) -> bool:
-        """Whether any of its arguments is not for people's eyes."""
+        """Whether the message has secret arguments."""
         return bool(self._message.secret_kwargs)
 
     @cached_property
-    def now(self) -> AnyResult:
-        """At its start. A retry's needs the database."""
+    def at_start(self) -> AnyResult:
+        """The result as of the start of the run. For a retry it reads the earlier records."""
         from ..records import queries
 
         root_id = self._message.root_id
@@ -60,19 +63,19 @@ class RunningResult:
         return result_of(self._task, chain or [queries.claimed(self._message, self._claim)])
 
     def with_error(self, error: BaseException) -> AnyResult:
-        """As it is when this has been raised."""
+        """Return the result with this error added, as it is when the task has raised it."""
         text = "".join(traceback.format_exception(error))
-        raised = Raised.from_error(error, text)
-        return replace(self.now, errors=[*self.now.errors, as_task_error(raised)])
+        raised = Raised.by(error, text)
+        return replace(self.at_start, errors=[*self.at_start.errors, as_task_error(raised)])
 
 
 class ReportedCall:
-    """See ports.TaskCall: another one's, of which the signals' receivers hear."""
+    """The TaskCall that sends signals for another TaskCall. See ports.TaskCall."""
 
     def __init__(self, call: TaskCall, result: RunningResult) -> None:
         self._call = call
         self._result = result
-        self._began_at: float | None = None
+        self._started_at: float | None = None
 
     @property
     def has_listeners(self) -> bool:
@@ -80,9 +83,9 @@ class ReportedCall:
         return True
 
     def started(self) -> None:
-        """Send task_started. What a receiver raises is logged, and the task runs all the same."""
-        self._began_at = time.monotonic()
-        _send(task_started, self._result.now)
+        """Send task_started. Errors of receivers are logged; the task runs all the same."""
+        self._started_at = time.monotonic()
+        _send(task_started, self._result.at_start)
         self._call.started()
 
     def call(self, context: TaskContext) -> Any:
@@ -102,36 +105,42 @@ class ReportedCall:
         return self._call.retry_delay_s(error, jitter_s=jitter_s)
 
     def ended(self, outcome: Outcome, error: BaseException | None) -> None:
-        """Send task_finished, while the task's exception is being handled if there is one."""
+        """Send task_finished if the outcome is final. Errors of receivers are logged.
+
+        Receivers run while the task's exception, if any, is being handled.
+        """
         self._call.ended(outcome, error)
-        if type(outcome) not in END:
+        if type(outcome) not in FINAL_STATUSES:
             return
         try:
-            result = self._finished(outcome)
+            result = self._finished_result(outcome)
         except Exception:
-            logger.exception("What task_finished tells can't be found, and it is not sent.")
+            logger.exception("task_finished was not sent: its TaskResult could not be read.")
             return
         if error is None:
             _send(task_finished, result)
             return
+        # Django's own receiver logs the exception that is being handled, so raise it once more.
         try:
-            raise self._shown(error, outcome)
+            raise self._shown_error(error, outcome)
         except BaseException:
             _send(task_finished, result)
 
-    def _shown(self, error: BaseException, outcome: Outcome) -> BaseException:
-        """What receivers see handled: Django's own logs its traceback. Where secrets may be in it,
-        the text that the record has stands in for the exception."""
+    def _shown_error(self, error: BaseException, outcome: Outcome) -> BaseException:
+        """Return the exception that receivers see.
+
+        Where it may hold secrets, this is a TaskFailed with the redacted traceback of the record.
+        """
         if outcome.raised is None or not self._result.has_secrets:
             return error
         return TaskFailed(outcome.raised.traceback)
 
-    def _finished(self, outcome: Outcome) -> AnyResult:
-        result, raised = self._result.now, outcome.raised
+    def _finished_result(self, outcome: Outcome) -> AnyResult:
+        result, raised = self._result.at_start, outcome.raised
         errors = [] if raised is None else [as_task_error(raised)]
         finished = replace(
             result,
-            status=END[type(outcome)],
+            status=FINAL_STATUSES[type(outcome)],
             finished_at=self._finished_at(result),
             errors=[*result.errors, *errors],
         )
@@ -140,16 +149,16 @@ class ReportedCall:
         return finished
 
     def _finished_at(self, result: AnyResult) -> datetime:
-        """By the database's clock, where it began here."""
-        if self._began_at is None or result.last_attempted_at is None:
+        """Return the end of the run by the database's clock, if the run started in this process."""
+        if self._started_at is None or result.last_attempted_at is None:
             return datetime.now(UTC)
-        began_at: datetime = result.last_attempted_at
-        return began_at + timedelta(seconds=time.monotonic() - self._began_at)
+        started_at: datetime = result.last_attempted_at
+        return started_at + timedelta(seconds=time.monotonic() - self._started_at)
 
 
 def _send(signal: Signal, result: AnyResult) -> None:
     try:
         sender: type = type(task_backends[result.backend])
     except InvalidTaskBackend:
-        sender = LambdaTasksBackend  # the alias is the sending project's
+        sender = LambdaTasksBackend  # The alias is one of the project that sent the message.
     signal.send_robust(sender=sender, task_result=result)

@@ -1,4 +1,4 @@
-"""From the records of an invocation, and of the retries that followed it, to one TaskResult."""
+"""The TaskResult of an invocation, made of its record and those of its retries."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
@@ -26,31 +26,38 @@ RESULT_STATUSES: Final[Mapping[Status, TaskResultStatus]] = {
     Status.FAILED: TaskResultStatus.FAILED,
     Status.CANCELLED: TaskResultStatus.FAILED,
 }
-"""By the status of the last record: a retry is READY again, under the id of the first."""
+"""The TaskResult's status, by the status of the last record.
 
-CANCELLED: Final = Raised.from_error(TaskCancelled(), "It was cancelled.")
+A task that is to be retried is READY again, under the id of the first invocation.
+"""
 
-HAS_WAITED: Final = frozenset(
+CANCELLED_ERROR: Final = Raised.by(TaskCancelled(), "It was cancelled.")
+"""The error of a cancelled task, whose record has none."""
+
+LOCK_WAIT_ERRORS: Final = frozenset(
     {
         "lambda_tasks.execution.lock_error.SingletonLockError",
         f"{SingletonLockUnknown.__module__}.{SingletonLockUnknown.__qualname__}",
     }
 )
-"""What a singleton met that could not have its lock. Earlier releases let it end as RETRYING."""
+"""The errors of a singleton that waited for its lock, in records of earlier releases.
+
+These recorded each wait as a RETRYING run. The first class is named, as its module loads redis.
+"""
 
 
 def record_statuses(status: TaskResultStatus) -> list[Status]:
-    """The statuses of TaskRecord that stand for one of TaskResult."""
+    """Return the statuses of TaskRecord that a status of TaskResult stands for."""
     return [each for each, meant in RESULT_STATUSES.items() if meant == status]
 
 
 def result_of(task: AnyTask, chain: "Sequence[TaskRecord]") -> AnyResult:
-    """The result that these records tell, in their order, the first one first."""
+    """Return the result of a task from its records: the first invocation, then its retries."""
     first, last = chain[0], chain[-1]
     attempts = [record for record in chain if not _has_only_waited(record)]
     started = [record.start_time for record in attempts if record.start_time is not None]
     result: AnyResult = TaskResult(
-        task=_as_asked_for(task, first),
+        task=_as_enqueued(task, first),
         id=str(first.root_id),
         status=RESULT_STATUSES[Status(last.status)],
         enqueued_at=first.enqueued_at,
@@ -60,7 +67,7 @@ def result_of(task: AnyTask, chain: "Sequence[TaskRecord]") -> AnyResult:
         args=first.args or [],
         kwargs=first.kwargs,
         backend=str(first.backend),
-        errors=[error for record in attempts if (error := _error(record)) is not None],
+        errors=[error for record in attempts if (error := _task_error_of(record)) is not None],
         worker_ids=[id for each in attempts for id in (each.worker_ids or "").splitlines()],
     )
     object.__setattr__(result, "_return_value", last.result)
@@ -68,22 +75,22 @@ def result_of(task: AnyTask, chain: "Sequence[TaskRecord]") -> AnyResult:
 
 
 def as_task_error(raised: Raised) -> TaskError:
-    """In Django's words."""
+    """Return an error of a run as a TaskError."""
     return TaskError(exception_class_path=raised.exception_class, traceback=raised.traceback)
 
 
 def _has_only_waited(record: "TaskRecord") -> bool:
-    """A singleton that did not get its lock has not begun."""
-    return record.status == Status.RETRYING and record.exception_class in HAS_WAITED
+    """Return whether this was a singleton that waited for its lock, which is no attempt."""
+    return record.status == Status.RETRYING and record.exception_class in LOCK_WAIT_ERRORS
 
 
-def _error(record: "TaskRecord") -> TaskError | None:
+def _task_error_of(record: "TaskRecord") -> TaskError | None:
     if record.exception_class is not None:
         return as_task_error(Raised(record.exception_class, record.traceback or ""))
-    return as_task_error(CANCELLED) if record.status == Status.CANCELLED else None
+    return as_task_error(CANCELLED_ERROR) if record.status == Status.CANCELLED else None
 
 
-def _as_asked_for(task: AnyTask, record: "TaskRecord") -> AnyTask:
+def _as_enqueued(task: AnyTask, record: "TaskRecord") -> AnyTask:
     try:
         return task.using(
             priority=record.priority,
@@ -92,4 +99,4 @@ def _as_asked_for(task: AnyTask, record: "TaskRecord") -> AnyTask:
             backend=record.backend,
         )
     except (InvalidTask, InvalidTaskBackend):
-        return task  # by now its queue has another name, say
+        return task  # The queue or backend of the call may have been renamed since.

@@ -1,4 +1,4 @@
-"""A task of django.tasks, as the executor knows tasks."""
+"""The adapters that let the executor run tasks of django.tasks like its own."""
 
 import inspect
 import logging
@@ -17,28 +17,30 @@ from ..decorators import LambdaTaskWrapper
 from ..errors import HardTimeLimitExceeded, Retry
 from ..ports import Task
 from . import compat
-from .backend import django_task, is_direct, own_backend
+from .backend import django_task, is_direct, lambda_tasks_backend
 from .declaring import LambdaTask, options_of
 from .reporting import ReportedCall, RunningResult
 
 logger = logging.getLogger("lambda_tasks")
 
-AGAIN: Final = (Exception, HardTimeLimitExceeded)
-"""What another attempt may mend; a SystemExit is meant to be the end."""
+RETRYABLE: Final = (Exception, HardTimeLimitExceeded)
+"""The errors after which another attempt may succeed. SystemExit is meant to end the task."""
 
-WAITING: Final = RetryRule()
-"""When what is no failure runs again: a lock that is taken, a retry that the task has asked for."""
+REQUESTED_RETRY: Final = RetryRule()
+"""The delay of a retry that the task has asked for by raising Retry."""
 
-ASKED_FOR: Final = f"{Retry.__module__}.{Retry.__qualname__}"
+RETRY_CLASS_PATH: Final = f"{Retry.__module__}.{Retry.__qualname__}"
+"""The dotted name of Retry, as records and TaskErrors have it."""
 
-GROWING: Final = RetryRule(retry_delay=5, retry_backoff=2)
-"""Where the task has no `backoff`."""
+DEFAULT_BACKOFF: Final = RetryRule(retry_delay=5, retry_backoff=2)
+"""The delays of a task that declares no `backoff`: 5, 10, 20, ... seconds."""
 
-LONGEST_BACKOFF_S: Final = 365 * 24 * 3600.0
+MAX_BACKOFF_S: Final = 365 * 24 * 3600.0
+"""The longest delay, in seconds, that a `backoff` can ask for: a year."""
 
 
 class DjangoTaskRunner:
-    """See ports.Task."""
+    """The adapter of a function with Django's @task. See ports.Task."""
 
     def __init__(self, task: compat.AnyTask) -> None:
         self.django_task = task
@@ -56,11 +58,11 @@ class DjangoTaskRunner:
         return redact.intersection(parameters)
 
     def is_direct(self, backend: str | None) -> bool:
-        """See ports.Task. The backend says it for all of its tasks."""
+        """See ports.Task. The backend decides this for all of its tasks."""
         return is_direct(backend or self.django_task.backend)
 
     def check(self) -> None:
-        """See ports.Task. What can't work is refused at the declaration."""
+        """See ports.Task. Nothing is left to check: the declaration has raised every mistake."""
 
     def begin(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
@@ -69,7 +71,7 @@ class DjangoTaskRunner:
 
 
 class ReportedTask:
-    """See ports.Task: a @lambda_task that was enqueued through Django's interface."""
+    """The adapter of a @lambda_task that sends Django's signals. See ports.Task."""
 
     def __init__(self, wrapper: LambdaTaskWrapper[..., Any]) -> None:
         self._wrapper = wrapper
@@ -84,7 +86,7 @@ class ReportedTask:
 
     @cached_property
     def django_task(self) -> LambdaTask:
-        """As Django knows it."""
+        """The Django Task that stands for the @lambda_task."""
         return django_task(self._wrapper)
 
     def is_direct(self, backend: str | None) -> bool:
@@ -104,7 +106,7 @@ class ReportedTask:
 
 
 class DjangoTaskCall:
-    """See ports.TaskCall."""
+    """One run of a function with Django's @task. See ports.TaskCall."""
 
     def __init__(self, runner: DjangoTaskRunner, message: Message, result: RunningResult) -> None:
         self._runner = runner
@@ -120,46 +122,46 @@ class DjangoTaskCall:
         """See ports.TaskCall."""
 
     def call(self, context: TaskContext) -> Any:
-        """Raises TypeError, as Django does, for a result of a type that JSON has not."""
+        """See ports.TaskCall. Raises TypeError, as Django does, for a result that is not JSON."""
         task, message = self._runner.django_task, self._message
         args, kwargs = [copy_json(each) for each in message.args], copy_json(message.kwargs)
         if task.takes_context:
-            args = [compat.TaskContext(task_result=self._result.now), *args]
+            args = [compat.TaskContext(task_result=self._result.at_start), *args]
         value = task.func(*args, **kwargs)
-        return _awaited(value) if self._runner.is_async else compat.normalize_json(value)
+        return _await_result(value) if self._runner.is_async else compat.normalize_json(value)
 
     def names(self, error: BaseException) -> bool:
-        """What it asks for. `max_attempts` is about failures, whatever they are."""
+        """See ports.TaskCall. True for Retry only: `max_attempts` holds for every other error."""
         return isinstance(error, Retry)
 
     def ignores(self, error: BaseException) -> bool:
-        """A task of Django's ignores none."""
+        """See ports.TaskCall. Django's tasks have no option to ignore errors."""
         return False
 
     def retry_delay_s(self, error: BaseException, *, jitter_s: float) -> float | None:
-        """By the task's `max_attempts` and `backoff`."""
+        """See ports.TaskCall. The task's `max_attempts` and `backoff` decide."""
         if isinstance(error, Retry):
             n_retries = self._message.n_retries
-            return WAITING.delay_s(error, n_retries=n_retries, jitter_s=jitter_s)
-        task, failures = self._runner.django_task, self._failures()
-        if not isinstance(task, LambdaTask) or not isinstance(error, AGAIN):
+            return REQUESTED_RETRY.delay_s(error, n_retries=n_retries, jitter_s=jitter_s)
+        task, failures = self._runner.django_task, self._count_failures()
+        if not isinstance(task, LambdaTask) or not isinstance(error, RETRYABLE):
             return None
         if failures >= task.max_attempts:
             return None
         if task.backoff is None:
-            return GROWING.delay_s(error, n_retries=failures - 1, jitter_s=jitter_s)
-        return self._by_backoff(task, error)
+            return DEFAULT_BACKOFF.delay_s(error, n_retries=failures - 1, jitter_s=jitter_s)
+        return self._backoff_delay_s(task, error)
 
     def ended(self, outcome: Outcome, error: BaseException | None) -> None:
         """See ports.TaskCall."""
 
-    def _failures(self) -> int:
-        """This attempt, and those before it that were none of them asked for by the task."""
-        result = self._result.now
-        asked_for = sum(each.exception_class_path == ASKED_FOR for each in result.errors)
-        return int(result.attempts) - asked_for
+    def _count_failures(self) -> int:
+        """Return the number of attempts so far, without those that ended in a requested retry."""
+        result = self._result.at_start
+        n_requested = sum(each.exception_class_path == RETRY_CLASS_PATH for each in result.errors)
+        return int(result.attempts) - n_requested
 
-    def _by_backoff(self, task: LambdaTask, error: BaseException) -> float | None:
+    def _backoff_delay_s(self, task: LambdaTask, error: BaseException) -> float | None:
         assert task.backoff is not None
         result = self._result.with_error(error)
         try:
@@ -168,24 +170,25 @@ class DjangoTaskCall:
                 return None
             if math.isnan(delay_s):
                 raise ValueError(f"It returned {delay_s!r}.")
-            return min(max(float(delay_s), 0.0), LONGEST_BACKOFF_S)
+            return min(max(float(delay_s), 0.0), MAX_BACKOFF_S)
         except Exception:
-            logger.exception("%s has no further attempt: its backoff failed", self._runner.name)
+            # Raised, this would hide the task's own error, which the record has to show.
+            logger.exception("%s gets no further attempt: its backoff failed.", self._runner.name)
             return None
 
 
-async def _awaited(value: Awaitable[Any]) -> Any:
+async def _await_result(value: Awaitable[Any]) -> Any:
     return compat.normalize_json(await value)
 
 
 _runners: dict[str, DjangoTaskRunner] = {}
-"""Made once, as checking their options takes a while."""
+"""The adapters by dotted name. Each is made once, as checking a task's options takes time."""
 
 
 def adapt(found: object, backend: str | None) -> Task | None:
-    """See registry.Adapt."""
+    """Return the adapter of a task. See registry.Adapt."""
     if isinstance(found, compat.Task):
-        own_backend(backend or found.backend)
+        lambda_tasks_backend(backend or found.backend)
         runner = _runners.get(found.module_path)
         if runner is None or runner.django_task is not found:
             runner = _runners[found.module_path] = DjangoTaskRunner(found)
@@ -193,5 +196,5 @@ def adapt(found: object, backend: str | None) -> Task | None:
     if not isinstance(found, LambdaTaskWrapper):
         return None
     if backend is not None:
-        own_backend(backend)
+        lambda_tasks_backend(backend)
     return ReportedTask(found)

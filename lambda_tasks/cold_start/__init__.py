@@ -1,15 +1,17 @@
-"""What happens before Django is set up, where a process starts in AWS."""
+"""The start of a process in AWS, before Django is set up."""
 
 from .environment_loader import load_environment
 from .secret_loader import load_secrets
 
 
 def set_up() -> None:
-    """Load environment and secrets, then Django; in this order, as each may need what came before.
+    """Load the environment, then single secrets, then Django.
 
-    Called again after a failure it goes on. Raises ValueError and SecretUnavailable for what the
-    environment refers to, and whatever the project raises.
+    A second call after a failure continues. Raises ValueError for a malformed reference or secret,
+    SecretUnavailable where AWS does not return one, and whatever the project raises.
     """
+    # Each step may need the one before: the environment may refer to single secrets, and settings
+    # read both.
     load_environment()
     load_secrets()
     import django

@@ -1,16 +1,16 @@
-"""The whole environment from one secret: a flat JSON object of strings."""
+"""The loader of environment variables from one secret, a flat JSON object of strings."""
 
 import logging
 import os
 from collections.abc import Iterable
 from typing import Final
 
-from .secret_loader import PREFIX as SINGLE_PREFIX
+from .secret_loader import VARIABLE_PREFIX as SECRET_PREFIX
 from .secrets_manager import ARN_SEGMENTS, SecretVersion, fetch, parse_object
 
 logger = logging.getLogger("lambda_tasks")
 
-VARIABLE: Final = "LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN"
+ARN_VARIABLE: Final = "LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN"
 
 CODE_VARIABLES: Final = frozenset(
     {
@@ -33,41 +33,50 @@ CODE_VARIABLES: Final = frozenset(
         "PYTHONWARNINGS",
     }
 )
-"""What tells Python, the dynamic linker, shells and OpenSSL to load other code. Whoever may write
-the secret runs code by it in each process that starts from then on. Names and no prefixes, as
-projects have settings like LD_SDK_KEY."""
+"""The variables that make Python, the dynamic linker, shells or OpenSSL load other code.
+
+Whoever may write the secret can run code by them in each process that starts later. These are full
+names, not prefixes, as projects have settings like LD_SDK_KEY.
+"""
 
 
 def load_environment() -> None:
-    """Put what the secret holds into os.environ, over what is there.
+    """Copy the secret's variables into os.environ, over existing ones.
 
-    The variable is `<arn>:<version-id>`; nothing happens without it. Raises ValueError, naming
-    the variable and never a value, for a malformed reference and for a secret that is no flat
-    JSON object of strings; SecretUnavailable where AWS does not give it. What changes which code
-    runs is loaded too, with a warning.
+    LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN names the secret as `<arn>:<version-id>`. Without
+    it nothing happens. Variables that decide which code runs are copied too, with a warning.
+
+    Raises ValueError for a malformed reference, and for a secret that is not a flat JSON object of
+    strings; SecretUnavailable where AWS does not return it. No error contains a secret's value.
     """
-    reference = os.environ.get(VARIABLE, "")
+    reference = os.environ.get(ARN_VARIABLE, "")
     if not reference:
         return
     version = _parse(reference)
-    content = parse_object(fetch({version: VARIABLE})[version], variable=VARIABLE)
+    content = parse_object(fetch({version: ARN_VARIABLE})[version], variable=ARN_VARIABLE)
     for name, value in content.items():
         if not name or "=" in name or "\0" in name:
-            raise ValueError(f"{VARIABLE}: the secret has a key that can't name a variable.")
+            raise ValueError(
+                f"{ARN_VARIABLE}: a key of the secret can't be the name of a variable. Names are "
+                "not empty and have no '=' and no NUL character."
+            )
         if not isinstance(value, str) or "\0" in value:
-            raise ValueError(f"{VARIABLE}: the value of {name!r} in the secret is no plain string.")
-    _warn_of_code_variables(content)
+            raise ValueError(
+                f"{ARN_VARIABLE}: the value of {name!r} in the secret is not a string without NUL "
+                "characters."
+            )
+    _warn_about_code_variables(content)
     os.environ.update(content)
 
 
-def _warn_of_code_variables(names: Iterable[str]) -> None:
-    # A reference to a single secret sets its variable a moment later.
-    found = [name for name in names if name.removeprefix(SINGLE_PREFIX) in CODE_VARIABLES]
+def _warn_about_code_variables(names: Iterable[str]) -> None:
+    # A reference to a single secret counts as its variable: load_secrets() sets that next.
+    found = [name for name in names if name.removeprefix(SECRET_PREFIX) in CODE_VARIABLES]
     if found:
         logger.warning(
-            "The secret of %s sets %s, which decides what code the next processes load: whoever "
-            "may write the secret can run anything here. Set it on the function instead.",
-            VARIABLE,
+            "The secret of %s sets %s, which decides which code later processes load. Whoever may "
+            "write the secret can run any code here. Set the variable on the function instead.",
+            ARN_VARIABLE,
             ", ".join(sorted(found)),
         )
 
@@ -77,8 +86,8 @@ def _parse(reference: str) -> SecretVersion:
     try:
         if len(arn) != ARN_SEGMENTS or not version_id:
             raise ValueError(
-                f"it has {len(arn) + 1} segments and not {ARN_SEGMENTS + 1}, the last the version"
+                f"it has {len(arn) + 1} segments instead of {ARN_SEGMENTS + 1}, or no version id"
             )
-        return SecretVersion.of_arn(arn, version_id=version_id)
+        return SecretVersion.from_arn(arn, version_id=version_id)
     except ValueError as reason:
-        raise ValueError(f"{VARIABLE} is no <arn>:<version-id>: {reason}.") from None
+        raise ValueError(f"{ARN_VARIABLE} is not <arn>:<version-id>: {reason}.") from None

@@ -1,5 +1,7 @@
-"""A limit of memory for worker processes, so that a task gets MemoryError where else the kernel
-would kill it, or the whole function."""
+"""The memory limit of worker processes.
+
+With it a task gets a MemoryError; without it the kernel kills the process, or the whole function.
+"""
 
 import json
 import logging
@@ -15,47 +17,55 @@ logger = logging.getLogger("lambda_tasks")
 MIB: Final = 1024 * 1024
 
 RESERVE_BYTES: Final = 128 * MIB
-"""For the handler, the fork server and the system beside the process that is limited."""
+"""Memory for the handler, the fork server and the system, beside the limited process."""
 
-LEAST_ROOM_BYTES: Final = 64 * MIB
-"""What a process may at least grow by: address space is used up long before memory is, and the
-smallest functions must start."""
+MIN_GROWTH_BYTES: Final = 64 * MIB
+"""The address space by which a process may always grow.
+
+Processes reserve far more address space than memory, and the smallest functions must start.
+"""
 
 METADATA_TIMEOUT_S: Final = 2
+"""Seconds for the metadata endpoint of ECS to answer."""
 
 
 def limit_memory() -> None:
-    """Set RLIMIT_AS of this process from the memory of the place where it runs, on Linux.
+    """Set RLIMIT_AS of this process from the memory of the function or container, on Linux.
 
-    Nothing where that is unknown; never less than what is in use, and never more than was allowed.
+    Sets nothing where that is unknown. The limit is never below the address space in use plus
+    MIN_GROWTH_BYTES, and never above an existing limit.
     """
-    memory_bytes = _of_this_place()
-    in_use_bytes = _address_space_in_use()
+    memory_bytes = _host_memory_bytes()
+    in_use_bytes = _address_space_bytes()
     if memory_bytes is None or in_use_bytes is None:
         return
-    limit = max(memory_bytes - RESERVE_BYTES, in_use_bytes + LEAST_ROOM_BYTES)
+    limit = max(memory_bytes - RESERVE_BYTES, in_use_bytes + MIN_GROWTH_BYTES)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     allowed = [each for each in (soft, hard) if each != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min([limit, *allowed]), hard))
 
 
-def _of_this_place() -> int | None:
+def _host_memory_bytes() -> int | None:
     if (size_mib := os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")) is not None:
-        return _bytes(size_mib, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+        return _parse_mib(size_mib, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
     if (uri := os.environ.get("ECS_CONTAINER_METADATA_URI_V4")) is not None:
-        # The container's own limit; the whole task's where it has none.
+        # The limit of this container, or else that of the whole ECS task.
         for path in ("", "/task"):
             limits = _read_json(uri + path).get("Limits") or {}
             if limits.get("Memory"):
-                return _bytes(limits["Memory"], "Limits.Memory of the ECS metadata")
+                return _parse_mib(limits["Memory"], "Limits.Memory of the ECS metadata")
     return None
 
 
-def _bytes(size_mib: Any, what: str) -> int | None:
+def _parse_mib(size_mib: Any, source: str) -> int | None:
     try:
         return int(size_mib) * MIB
     except (TypeError, ValueError):
-        logger.warning("%s is %r, no number: there is no limit of memory.", what, size_mib)
+        logger.warning(
+            "%s is %r, which is not a number: worker processes get no memory limit.",
+            source,
+            size_mib,
+        )
         return None
 
 
@@ -69,14 +79,14 @@ def _read_json(uri: str) -> dict[str, Any]:
         finally:
             connection.close()
     except (OSError, HTTPException, ValueError):
-        logger.warning("The ECS metadata can't be read: there is no limit of memory.")
+        logger.warning("The ECS metadata can't be read: worker processes get no memory limit.")
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _address_space_in_use() -> int | None:
+def _address_space_bytes() -> int | None:
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
     except OSError:
-        return None  # macOS, which has no such limit either
+        return None  # macOS, which does not enforce RLIMIT_AS either.
     return int(pages) * resource.getpagesize()

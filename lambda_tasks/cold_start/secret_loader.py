@@ -1,4 +1,4 @@
-"""Single values from secrets: LAMBDA_TASKS_SECRET_<NAME> says where the value of <NAME> is kept."""
+"""The loader of single secrets: LAMBDA_TASKS_SECRET_<NAME> refers to the value of <NAME>."""
 
 import json
 import os
@@ -7,62 +7,64 @@ from typing import Any, Final
 
 from .secrets_manager import ARN_SEGMENTS, SecretVersion, fetch, parse_object
 
-PREFIX: Final = "LAMBDA_TASKS_SECRET_"
+VARIABLE_PREFIX: Final = "LAMBDA_TASKS_SECRET_"
 
 REFERENCE_SEGMENTS: Final = 10
-"""<arn>:<json-key>:<version-stage>:<version-id>, the form that ECS knows too."""
+"""The segments of <arn>:<json-key>:<version-stage>:<version-id>, which ECS uses too."""
 
 _loaded: set[str] = set()
-"""Set by this process: a cold start that is tried again finds them."""
+"""The variables that this process has set. A cold start that is tried again may set them again."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
+    """One LAMBDA_TASKS_SECRET_<NAME>, parsed."""
+
     variable: str
     name: str
     version: SecretVersion
     key: str | None
-    """None where the whole secret is the value."""
+    """The JSON key of the value; None where the whole secret is the value."""
 
 
 def load_secrets() -> None:
-    """Put the value of each LAMBDA_TASKS_SECRET_<NAME> into <NAME>, all of them or none.
+    """Set <NAME> to the secret value of each LAMBDA_TASKS_SECRET_<NAME>, all of them or none.
 
-    Raises ValueError, naming the variable and never a secret's value, for a malformed reference,
-    a key that is missing or nested, a secret that is no JSON object, and a <NAME> that is set
-    already; SecretUnavailable where AWS does not give it.
+    Raises ValueError for a malformed reference, a missing or nested key, a secret that is not a
+    JSON object, and a <NAME> that is set already; SecretUnavailable where AWS does not return the
+    secret. No error contains a secret's value.
     """
     references = [
-        _parse(variable, value) for variable, value in os.environ.items() if _is_one(variable)
+        _parse(variable, value) for variable, value in os.environ.items() if _is_reference(variable)
     ]
     texts = fetch({reference.version: reference.variable for reference in references})
-    values = {each.name: _value(each, texts[each.version]) for each in references}
+    values = {each.name: _resolve_value(each, texts[each.version]) for each in references}
     os.environ.update(values)
     _loaded.update(values)
 
 
-def _is_one(variable: str) -> bool:
-    return variable.startswith(PREFIX)
+def _is_reference(variable: str) -> bool:
+    return variable.startswith(VARIABLE_PREFIX)
 
 
 def _parse(variable: str, value: str) -> _Reference:
-    name = variable.removeprefix(PREFIX)
+    name = variable.removeprefix(VARIABLE_PREFIX)
     if not name:
-        raise ValueError(f"{variable} names no variable to set.")
+        raise ValueError(f"{variable} names no variable. Append the name of the one to set.")
     if name in os.environ and name not in _loaded:
-        raise ValueError(f"{variable}: {name} is set already. Keep one of the two.")
+        raise ValueError(f"{variable}: {name} is set already. Remove one of the two.")
     segments = value.split(":")
     try:
         if len(segments) == ARN_SEGMENTS:
-            return _Reference(variable, name, SecretVersion.of_arn(segments), None)
+            return _Reference(variable, name, SecretVersion.from_arn(segments), None)
         if len(segments) != REFERENCE_SEGMENTS:
             raise ValueError(
-                f"it has {len(segments)} segments and not {ARN_SEGMENTS} or {REFERENCE_SEGMENTS}"
+                f"it has {len(segments)} segments instead of {ARN_SEGMENTS} or {REFERENCE_SEGMENTS}"
             )
         *arn, key, stage, version_id = segments
         if not key:
             raise ValueError("its JSON key is empty")
-        version = SecretVersion.of_arn(arn, version_id=version_id, version_stage=stage)
+        version = SecretVersion.from_arn(arn, version_id=version_id, version_stage=stage)
     except ValueError as reason:
         raise ValueError(
             f"{variable} is neither <arn> nor <arn>:<json-key>:<version-stage>:<version-id>: "
@@ -71,14 +73,14 @@ def _parse(variable: str, value: str) -> _Reference:
     return _Reference(variable, name, version, key)
 
 
-def _value(reference: _Reference, text: str) -> str:
-    value = text if reference.key is None else _of_key(reference, reference.key, text)
+def _resolve_value(reference: _Reference, text: str) -> str:
+    value = text if reference.key is None else _value_of_key(reference, reference.key, text)
     if "\0" in value:
-        raise ValueError(f"{reference.variable}: the value holds the NUL character.")
+        raise ValueError(f"{reference.variable}: the value contains a NUL character.")
     return value
 
 
-def _of_key(reference: _Reference, key: str, text: str) -> str:
+def _value_of_key(reference: _Reference, key: str, text: str) -> str:
     content: dict[str, Any] = parse_object(text, variable=reference.variable)
     if key not in content:
         raise ValueError(f"{reference.variable}: the secret has no key {key!r}.")
@@ -86,5 +88,8 @@ def _of_key(reference: _Reference, key: str, text: str) -> str:
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, dict | list):
-        raise ValueError(f"{reference.variable}: the value of {key!r} in the secret is no text.")
-    return json.dumps(value)  # the port in a secret of RDS is a number
+        raise ValueError(
+            f"{reference.variable}: the value of {key!r} in the secret is not a string, number or "
+            "boolean."
+        )
+    return json.dumps(value)  # The port in a secret of RDS is a number.

@@ -1,4 +1,4 @@
-"""References to secrets in AWS Secrets Manager, and how to fetch many of them at once."""
+"""The client for AWS Secrets Manager: versions of secrets, many of which are fetched at once."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,24 +9,36 @@ from typing import Any, Final, Self
 from ..errors import SecretUnavailable
 
 ARN_SEGMENTS: Final = 7
-"""arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME; a name holds no colon."""
+"""The segments of arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME. A name has no colon."""
 
-AT_ONCE: Final = 16
+MAX_CONCURRENT_REQUESTS: Final = 16
+"""The number of GetSecretValue requests at a time, and of connections to each region."""
+
 CONNECT_TIMEOUT_S: Final = 2
+"""Seconds to connect to Secrets Manager, in each of three attempts."""
+
 READ_TIMEOUT_S: Final = 5
+"""Seconds for Secrets Manager to answer, in each of three attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecretVersion:
-    """One version of one secret; the current one where neither id nor stage is given."""
+    """One version of one secret; the current version where neither id nor stage is given."""
 
     arn: str
     version_id: str = ""
+    """The version's id; empty for any."""
     version_stage: str = ""
+    """The version's stage, such as AWSPREVIOUS; empty for any."""
 
     @classmethod
-    def of_arn(cls, segments: list[str], *, version_id: str = "", version_stage: str = "") -> Self:
-        """Raises ValueError, without the value, for segments that are no secret's ARN."""
+    def from_arn(
+        cls, segments: list[str], *, version_id: str = "", version_stage: str = ""
+    ) -> Self:
+        """Return the version of the secret with this ARN, which is split at its colons.
+
+        Raises ValueError, without the segments, if they are not the ARN of a secret.
+        """
         match segments:
             case ["arn", partition, "secretsmanager", region, account, "secret", name] if all(
                 (partition, region, account, name)
@@ -36,11 +48,11 @@ class SecretVersion:
 
     @property
     def region(self) -> str:
-        """Where it is kept."""
+        """The AWS region that holds the secret."""
         return self.arn.split(":")[3]
 
     def request(self) -> dict[str, str]:
-        """The parameters of GetSecretValue."""
+        """Return the parameters of GetSecretValue."""
         parameters = {"SecretId": self.arn}
         if self.version_id:
             parameters["VersionId"] = self.version_id
@@ -50,27 +62,27 @@ class SecretVersion:
 
 
 def fetch(wanted: Mapping[SecretVersion, str]) -> dict[SecretVersion, str]:
-    """The texts of these, each requested once, all at the same time.
+    """Fetch versions of secrets at the same time, each once; return their texts.
 
-    `wanted` maps each to the variable that names it, for errors. Raises SecretUnavailable with
-    AWS's reason.
+    `wanted` maps each version to the variable that refers to it, for errors. Raises
+    SecretUnavailable with AWS's reason, and ValueError for a binary secret.
     """
     if not wanted:
         return {}
     clients = _clients({version.region for version in wanted})
-    with ThreadPoolExecutor(max_workers=min(len(wanted), AT_ONCE)) as threads:
+    with ThreadPoolExecutor(max_workers=min(len(wanted), MAX_CONCURRENT_REQUESTS)) as threads:
         texts = threads.map(lambda item: _fetch_one(clients[item[0].region], *item), wanted.items())
         return dict(zip(wanted, texts, strict=True))
 
 
 def parse_object(text: str, *, variable: str) -> dict[str, Any]:
-    """The secret as a JSON object. Raises ValueError, without the text, where it is none."""
+    """Return a secret as a JSON object. Raises ValueError, without the text, if it is not one."""
     try:
         content = json.loads(text)
     except ValueError:
-        raise ValueError(f"{variable}: the secret's value is no JSON.") from None
+        raise ValueError(f"{variable}: the secret's value is not JSON.") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{variable}: the secret's value is no JSON object.")
+        raise ValueError(f"{variable}: the secret's value is not a JSON object.")
     return content
 
 
@@ -81,11 +93,11 @@ def _clients(regions: Iterable[str]) -> dict[str, Any]:
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
-        max_pool_connections=AT_ONCE,
-        parameter_validation=False,  # AWS's own answer says as much
+        max_pool_connections=MAX_CONCURRENT_REQUESTS,
+        parameter_validation=False,  # AWS validates them anyway.
         retries={"total_max_attempts": 3, "mode": "standard"},
     )
-    # A session is not safe to be used by several threads, its clients are.
+    # Clients are made here, as they are safe for threads and their session is not.
     session = get_session()
     return {
         region: session.create_client("secretsmanager", region_name=region, config=config)
@@ -102,5 +114,5 @@ def _fetch_one(client: Any, version: SecretVersion, variable: str) -> str:
         raise SecretUnavailable(f"{variable}: {error}") from error
     text = answer.get("SecretString")
     if text is None:
-        raise ValueError(f"{variable}: the secret is binary. Store a text.")
+        raise ValueError(f"{variable}: the secret is binary. Store it as text (SecretString).")
     return str(text)

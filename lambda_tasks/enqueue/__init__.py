@@ -1,1 +1,1 @@
-"""The way out: from a call, through the transaction, to the queue."""
+"""The way out: a call goes through the caller's transaction to its queue."""

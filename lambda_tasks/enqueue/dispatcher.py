@@ -1,9 +1,9 @@
-"""Gathers messages, sends them in batches, sends again what may yet be accepted. Knows no AWS.
+"""The dispatcher, which sends messages in batches and repeats failed sends. It knows no AWS.
 
-It never waits to fill a batch: a message leaves at once while few requests are in flight, and
-gathers with others while more are. Where a queue keeps an order, a message leaves when the one
-before it in its group has been accepted; what is left to the relay holds back the later ones. All
-of it runs on one event loop, so there are no locks.
+It never waits to fill a batch. A message leaves at once while few requests are in flight; while
+many are, messages gather into full batches. On a FIFO queue a message leaves when the queue has
+accepted the one before it in its group, and a message that is left to the relay blocks its group.
+Everything runs on one event loop, so there are no locks.
 """
 
 import asyncio
@@ -18,70 +18,84 @@ from uuid import UUID
 from ..core.batching import Backlog, pop_batch
 from ..core.message import Outgoing
 from ..ports import SendFailure, Transport
+from .blocked_groups import BlockedGroups, none_unsent
 from .in_flight import InFlightLimit
-from .left_groups import LeftGroups, nothing_is_left
 
 logger = logging.getLogger("lambda_tasks")
 
 EAGER_IN_FLIGHT: Final = 4
-"""Below so many requests in flight a batch leaves although it is not full. One would make a
-single slow request hold up everybody; many would make requests of one message each."""
+"""The number of requests in flight below which a batch leaves although it is not full.
+
+With one, a single slow request would delay every caller. With many, each request would carry one
+message.
+"""
 
 BUFFER_LIMIT: Final = 10_000
-"""Messages that wait or are in flight before callers have to wait."""
+"""The number of messages, waiting or in flight, at which callers have to wait."""
 
 SEND_ATTEMPTS: Final = 4
-GIVE_UP_S: Final = 9.5
-"""After so long without a message that its queue accepts, a caller is told of a failure."""
+"""The number of times that a message is sent before it counts as failed."""
 
-GIVE_UP_STORED_S: Final = 4.0
-"""The same where all messages are stored: they are left to the relay, and the caller goes on."""
+GIVE_UP_AFTER_S: Final = 9.5
+"""Seconds in which a queue accepts nothing, after which a call reports a failure."""
 
-LOOK_EVERY_S: Final = 0.25
+GIVE_UP_STORED_AFTER_S: Final = 4.0
+"""The same where all messages are stored: the call returns and the relay sends them."""
+
+CHECK_CALLS_EVERY_S: Final = 0.25
+"""Seconds between two checks for calls whose queues accept nothing."""
 
 DRAIN_S: Final = 10.0
+"""Seconds for drain() to send what is open."""
 
 FIRST_BACKOFF_S: Final = 0.1
-"""Before the second attempt; four times that before the third, and so on, with jitter."""
+"""Seconds before the second attempt. Each further wait is four times as long, with jitter."""
 
 
 @dataclass(slots=True)
 class Stats:
-    """What a dispatcher has done since its start."""
+    """Counts of a dispatcher's requests and messages since its start."""
 
     requests: int = 0
+    """Requests that were sent."""
     accepted: int = 0
+    """Messages that a queue accepted."""
     retried: int = 0
+    """Messages that were sent again, once for each time."""
     failed: int = 0
+    """Messages that no queue accepted."""
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One caller's messages: which are still open, and what failed."""
+    """One send(): its messages that are still open, and the reasons of those that failed."""
 
     done: "asyncio.Future[None]"
-    give_up_s: float
-    began_at: float
+    give_up_after_s: float
+    started_at: float
+    """The loop's time at the start of the call."""
     is_relay: bool = False
     open: "set[_Entry]" = field(default_factory=set)
     failures: dict[UUID, str] = field(default_factory=dict)
 
     def progressed_at(self) -> float:
-        """When one of its queues has last accepted something, or it began; in the loop's time."""
+        """Return the loop's time at which a queue last accepted a message, or the call's start."""
         streams = {entry.stream for entry in self.open if entry.stream is not None}
-        return max([self.began_at, *(stream.accepted_at for stream in streams)])
+        return max([self.started_at, *(stream.accepted_at for stream in streams)])
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
+    """One message on its way to its queue."""
+
     outgoing: Outgoing
     call: _Call
     attempt: int = 1
     stream: "_Stream | None" = None
     group: str | None = None
-    """What has the same keeps its order; None where there is none."""
+    """The ordered group of a FIFO queue; None on other queues."""
     is_given_up: bool = False
-    """Nobody waits for it any more: it is not sent again."""
+    """Whether its call has returned already, so that it is not sent again."""
 
     @property
     def id(self) -> UUID:
@@ -89,53 +103,57 @@ class _Entry:
 
 
 class Dispatcher:
-    """One per process. `transport_for` gives the transport of a queue's name.
+    """The sender of all messages of one process.
 
-    `is_left` says whether a stored message is still left to the relay.
+    `transport_for` maps a queue's name to its transport. `is_unsent` returns whether a stored
+    message still waits for the relay. `buffer_limit` is a number of messages.
     """
 
     def __init__(
         self,
         transport_for: Callable[[str], Transport],
         *,
-        is_left: Callable[[UUID], Awaitable[bool]] = nothing_is_left,
+        is_unsent: Callable[[UUID], Awaitable[bool]] = none_unsent,
         buffer_limit: int = BUFFER_LIMIT,
         first_backoff_s: float = FIRST_BACKOFF_S,
     ) -> None:
         self.stats = Stats()
-        self.is_left = is_left
+        self.is_unsent = is_unsent
         self._transport_for = transport_for
         self._buffer_limit = buffer_limit
         self._first_backoff_s = first_backoff_s
         self._streams: dict[Transport, _Stream] = {}
-        self._open = 0
+        self._n_open = 0
         self._calls: set[_Call] = set()
-        self._is_looking = False
-        self._room: list[asyncio.Future[None]] = []
-        self._idle: list[asyncio.Future[None]] = []
+        self._is_checking = False
+        self._room_waiters: list[asyncio.Future[None]] = []
+        self._idle_waiters: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
         in_flight = sum(stream.in_flight for stream in self._streams.values())
-        return f"<Dispatcher [{self._open} open, {in_flight} requests in flight]>"
+        return f"<Dispatcher [{self._n_open} open, {in_flight} requests in flight]>"
 
     async def send(self, messages: Sequence[Outgoing], patient: bool = False) -> dict[UUID, str]:
         """Send messages; return the reason for each that was not accepted, by invocation id.
 
-        Returns when each is accepted or given up; stored ones sooner, unless the caller is
-        `patient`: the relay, which sends what was left. Waits first while the buffer is full.
+        Waits while the buffer is full, then until each message is accepted or has failed. The call
+        gives up after GIVE_UP_AFTER_S without progress, or after GIVE_UP_STORED_AFTER_S where all
+        messages are stored and the caller is not `patient`. The relay is patient.
         """
         if not messages:
             return {}
         loop = asyncio.get_running_loop()
-        in_a_hurry = not patient and all(outgoing.message.durable for outgoing in messages)
-        give_up_s = GIVE_UP_STORED_S if in_a_hurry else GIVE_UP_S
-        call = _Call(loop.create_future(), give_up_s, began_at=loop.time(), is_relay=patient)
+        gives_up_early = not patient and all(outgoing.message.durable for outgoing in messages)
+        give_up_after_s = GIVE_UP_STORED_AFTER_S if gives_up_early else GIVE_UP_AFTER_S
+        call = _Call(
+            loop.create_future(), give_up_after_s, started_at=loop.time(), is_relay=patient
+        )
         entries = [_Entry(outgoing, call) for outgoing in messages]
         call.open.update(entries)
         self._calls.add(call)
-        if not self._is_looking:
-            self._is_looking = True
-            loop.call_later(LOOK_EVERY_S, self._look_at_calls)
+        if not self._is_checking:
+            self._is_checking = True
+            loop.call_later(CHECK_CALLS_EVERY_S, self._check_calls)
         try:
             await self._add_all(entries, call)
             await call.done
@@ -144,22 +162,29 @@ class Dispatcher:
         return call.failures
 
     async def drain(self, *, within_s: float = DRAIN_S) -> None:
-        """Wait until nothing is open, for so long at most; what is stored is safe."""
+        """Wait until no message is open, at most `within_s` seconds.
+
+        A stored message that is still open then is sent by the relay later.
+        """
         try:
             async with asyncio.timeout(within_s):
-                while self._open:
+                while self._n_open:
                     idle = asyncio.get_running_loop().create_future()
-                    self._idle.append(idle)
+                    self._idle_waiters.append(idle)
                     await idle
         except TimeoutError:
-            logger.warning("%d messages are not sent at the end of this process.", self._open)
+            logger.warning(
+                "%d messages were not sent before this process ended. "
+                "The relay sends those that are stored.",
+                self._n_open,
+            )
 
     def backoff_s(self, attempt: int) -> float:
-        """Seconds to wait after this attempt, the first being 1."""
+        """Return the seconds to wait after an attempt, counted from 1."""
         return self._first_backoff_s * 4.0 ** (attempt - 1) * random.uniform(0.5, 1.0)
 
-    def settle(self, entry: _Entry, failure: SendFailure | None) -> None:
-        """An entry has come to its end."""
+    def complete(self, entry: _Entry, failure: SendFailure | None) -> None:
+        """Note that an entry was accepted, or has failed, and wake whoever waits for that."""
         call = entry.call
         if failure is None:
             self.stats.accepted += 1
@@ -169,21 +194,21 @@ class Dispatcher:
         call.open.discard(entry)
         if not call.open and not call.done.done():
             call.done.set_result(None)
-        self._open -= 1
-        if self._room and self._open < self._buffer_limit:
-            _wake(self._room)
-        if self._idle and not self._open:
-            _wake(self._idle)
+        self._n_open -= 1
+        if self._room_waiters and self._n_open < self._buffer_limit:
+            _wake(self._room_waiters)
+        if self._idle_waiters and not self._n_open:
+            _wake(self._idle_waiters)
 
     async def _add_all(self, entries: Sequence[_Entry], call: _Call) -> None:
-        """In parts that the buffer has room for; no more once the caller is told of a failure."""
+        """Add entries in parts for which the buffer has room, until the call gives up."""
         for start in range(0, len(entries), self._buffer_limit):
-            if self._open >= self._buffer_limit:
+            if self._n_open >= self._buffer_limit:
                 await self._wait_for_room(call)
             if call.done.done():
                 return
             part = entries[start : start + self._buffer_limit]
-            self._open += len(part)
+            self._n_open += len(part)
             for entry in part:
                 self._add(entry)
 
@@ -191,108 +216,110 @@ class Dispatcher:
         try:
             transport = self._transport_for(entry.outgoing.queue)
         except Exception as error:
-            # A queue that is gone from the settings concerns its own messages only.
-            self.settle(entry, SendFailure(str(error), retryable=False))
+            # A queue that is missing from the settings must fail its own messages only.
+            self.complete(entry, SendFailure(str(error), retryable=False))
             return
         if transport not in self._streams:
             self._streams[transport] = _Stream(self, transport)
         entry.stream = self._streams[transport]
         entry.stream.add(entry)
 
-    def _look_at_calls(self) -> None:
-        """Give up those whose queues accept nothing any more; again while somebody waits."""
+    def _check_calls(self) -> None:
+        """Give up calls whose queues accept nothing; check again later while calls wait."""
+        # One timer for all calls: every accepted message would have to move a timer per call.
         loop = asyncio.get_running_loop()
         for call in list(self._calls):
-            if loop.time() - call.progressed_at() > call.give_up_s:
-                self._give_up(call)
-        self._is_looking = bool(self._calls)
-        if self._is_looking:
-            loop.call_later(LOOK_EVERY_S, self._look_at_calls)
+            if loop.time() - call.progressed_at() > call.give_up_after_s:
+                self._give_up_call(call)
+        self._is_checking = bool(self._calls)
+        if self._is_checking:
+            loop.call_later(CHECK_CALLS_EVERY_S, self._check_calls)
 
-    def _give_up(self, call: _Call) -> None:
-        """Tell the caller that what is open was not accepted; what is on its way may be yet."""
-        reason = f"its queue has accepted nothing for {call.give_up_s:g} s"
+    def _give_up_call(self, call: _Call) -> None:
+        """Let the call return with all open messages as failed; those in flight may yet arrive."""
+        reason = f"its queue has accepted nothing for {call.give_up_after_s:g} s"
         for entry in call.open:
             entry.is_given_up = True
             call.failures[entry.id] = reason
             if entry.stream is not None:
-                entry.stream.has_given_up = True
+                entry.stream.has_given_up_entries = True
         if not call.done.done():
             call.done.set_result(None)
 
     async def _wait_for_room(self, call: _Call) -> None:
-        while self._open >= self._buffer_limit and not call.done.done():
+        while self._n_open >= self._buffer_limit and not call.done.done():
             room = asyncio.get_running_loop().create_future()
-            self._room.append(room)
+            self._room_waiters.append(room)
             await asyncio.wait([room, call.done], return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Stream:
-    """The messages of one transport."""
+    """The messages on their way to one transport, and its requests in flight."""
 
     def __init__(self, dispatcher: Dispatcher, transport: Transport) -> None:
         self.in_flight = 0
         self.accepted_at = 0.0
-        self.has_given_up = False
+        self.has_given_up_entries = False
         self._busy_since = 0.0
         self._dispatcher = dispatcher
         self._transport = transport
         self._backlog: Backlog[_Entry] = Backlog(lambda entry: entry.group)
-        self._left = LeftGroups(dispatcher.is_left)
-        self._asking: dict[str, list[_Entry]] = {}
+        self._blocked = BlockedGroups(dispatcher.is_unsent)
+        self._awaiting_check: dict[str, list[_Entry]] = {}
         self._is_pumping = False
         self._limit = InFlightLimit()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, entry: _Entry) -> None:
-        """Send it with the next request, or behind what is before it in its group."""
+        """Queue an entry for the next request, or behind the earlier ones of its group."""
         if self._transport.limits.in_order:
             entry.group = entry.outgoing.message.group
-        if entry.call.give_up_s <= GIVE_UP_STORED_S and self.is_stuck():
-            self._leave(entry, STUCK)
-        elif entry.group in self._asking and not entry.call.is_relay:
-            self._asking[entry.group].append(entry)
-        elif entry.group is not None and entry.group in self._left and not entry.call.is_relay:
-            self._asking[entry.group] = [entry]
-            self._begin(self._ask_about(entry.group))
+        if entry.call.give_up_after_s <= GIVE_UP_STORED_AFTER_S and self.is_stuck():
+            # Else each later call would wait its 4 s for a queue that is known to hang.
+            self._leave_to_relay(entry, QUEUE_STUCK)
+        elif entry.group in self._awaiting_check and not entry.call.is_relay:
+            self._awaiting_check[entry.group].append(entry)
+        elif entry.group is not None and entry.group in self._blocked and not entry.call.is_relay:
+            self._awaiting_check[entry.group] = [entry]
+            self._start_task(self._check_blocked(entry.group))
         else:
             self._backlog.add(entry)
             self._pump_soon()
 
     def is_stuck(self) -> bool:
-        """Its requests have been under way for some time, and none is accepted."""
+        """Return whether requests are in flight and none was accepted for a while."""
         if not self.in_flight:
             return False
         since = max(self.accepted_at, self._busy_since)
-        return asyncio.get_running_loop().time() - since > GIVE_UP_STORED_S
+        return asyncio.get_running_loop().time() - since > GIVE_UP_STORED_AFTER_S
 
-    async def _ask_about(self, group: str) -> None:
-        """Whether the relay has sent what was left of a group, for those that wait to know."""
-        blocker = await self._left.blocker(group)
-        for entry in self._asking.pop(group):
+    async def _check_blocked(self, group: str) -> None:
+        """Release the entries that wait for a group, or fail them while the relay has to send."""
+        blocker = await self._blocked.blocker(group)
+        for entry in self._awaiting_check.pop(group):
             if blocker is None and entry.is_given_up:
                 blocker = entry.id
-                self._leave(entry, GIVEN_UP)
+                self._leave_to_relay(entry, CALL_GIVEN_UP)
             elif blocker is not None:
-                self._leave(entry, _behind(blocker))
+                self._leave_to_relay(entry, _blocked_by(blocker))
             else:
                 self._backlog.add(entry)
         self._pump_soon()
 
     def _pump_soon(self) -> None:
         if not self._is_pumping:
-            # In the loop's next round, so that what is added in this one travels together.
+            # In the loop's next round, so that all messages of this round share requests.
             self._is_pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._is_pumping = False
-        if self.has_given_up:
-            self.has_given_up = False
-            for entry in self._backlog.remove(lambda entry: entry.is_given_up):
-                self._leave(entry, GIVEN_UP)
-        while self._may_start():
-            batch = pop_batch(
+        if self.has_given_up_entries:
+            self.has_given_up_entries = False
+            for entry in self._backlog.take_out(lambda entry: entry.is_given_up):
+                self._leave_to_relay(entry, CALL_GIVEN_UP)
+        while self._may_send():
+            batch = take_batch(
                 self._backlog.ready,
                 self._transport.limits,
                 size_bytes=_size_bytes,
@@ -301,31 +328,31 @@ class _Stream:
             if not self.in_flight:
                 self._busy_since = asyncio.get_running_loop().time()
             self.in_flight += 1
-            self._begin(self._request(batch, was_full=self.in_flight >= self._limit.value))
+            self._start_task(self._send_batch(batch, was_full=self.in_flight >= self._limit.value))
 
-    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _may_start(self) -> bool:
+    def _may_send(self) -> bool:
         n_ready = len(self._backlog.ready)
         if not n_ready or self.in_flight >= self._limit.value:
             return False
         return n_ready >= self._transport.limits.max_entries or self.in_flight < EAGER_IN_FLIGHT
 
-    async def _request(self, batch: list[_Entry], was_full: bool) -> None:
+    async def _send_batch(self, batch: list[_Entry], was_full: bool) -> None:
         self._dispatcher.stats.requests += 1
-        began_at = time.monotonic()
+        started_at = time.monotonic()
         try:
             failures = await self._transport.send([entry.outgoing for entry in batch])
         except Exception as error:
-            # A transport tells failures by value; one that raises must not take callers along.
+            # A transport returns failures. One that raises must not break the other callers.
             failures = [SendFailure(repr(error), retryable=False)] * len(batch)
         if None not in failures and all(each and each.retryable for each in failures):
-            self._limit.failed()
+            self._limit.record_failure()
         else:
-            self._limit.answered(time.monotonic() - began_at, was_full=was_full)
+            self._limit.record_answer(time.monotonic() - started_at, was_full=was_full)
         self.in_flight -= 1
         for entry, failure in zip(batch, failures, strict=True):
             is_last = entry.attempt >= SEND_ATTEMPTS or entry.is_given_up
@@ -334,11 +361,11 @@ class _Stream:
             elif failure.retryable and not is_last:
                 self._send_again(entry)
             else:
-                self._give_up(entry, failure)
+                self._fail(entry, failure)
         self._pump()
 
     def _send_again(self, entry: _Entry) -> None:
-        """After a while, in which its group waits, and no other."""
+        """Send an entry again after its backoff. Only its own group waits meanwhile."""
         self._dispatcher.stats.retried += 1
         delay_s = self._dispatcher.backoff_s(entry.attempt)
         entry.attempt += 1
@@ -352,30 +379,32 @@ class _Stream:
         self.accepted_at = asyncio.get_running_loop().time()
         self._backlog.mark_accepted(entry)
         if entry.group is not None:
-            self._left.accept(entry.group, entry.id)
-        self._dispatcher.settle(entry, None)
+            self._blocked.discard(entry.group, entry.id)
+        self._dispatcher.complete(entry, None)
 
-    def _give_up(self, entry: _Entry, failure: SendFailure) -> None:
-        """With what waits behind it, as that would overtake it."""
-        behind = self._backlog.remove_waiting(entry)
-        self._leave(entry, failure)
-        for each in behind:
-            self._leave(each, _behind(entry.id))
+    def _fail(self, entry: _Entry, failure: SendFailure) -> None:
+        """Fail an entry and all later ones of its group, which must not overtake it."""
+        followers = self._backlog.give_up(entry)
+        self._leave_to_relay(entry, failure)
+        for each in followers:
+            self._leave_to_relay(each, _blocked_by(entry.id))
 
-    def _leave(self, entry: _Entry, failure: SendFailure) -> None:
-        """To the relay, where it is stored."""
+    def _leave_to_relay(self, entry: _Entry, failure: SendFailure) -> None:
+        """Report an entry as failed. If it is stored, the relay sends it, and its group waits."""
         if entry.group is not None and entry.outgoing.message.durable:
-            self._left.leave(entry.group, entry.id)
-        self._dispatcher.settle(entry, failure)
+            self._blocked.add(entry.group, entry.id)
+        self._dispatcher.complete(entry, failure)
 
 
-STUCK: Final = SendFailure("its queue accepts nothing at the moment", retryable=True)
+QUEUE_STUCK: Final = SendFailure("its queue accepts nothing at the moment", retryable=True)
 
-GIVEN_UP: Final = SendFailure("its caller has waited for long enough", retryable=True)
+CALL_GIVEN_UP: Final = SendFailure("its call has given up waiting for the queue", retryable=True)
 
 
-def _behind(id: UUID) -> SendFailure:
-    return SendFailure(f"it would overtake {id} of its group, which is not sent", retryable=True)
+def _blocked_by(id: UUID) -> SendFailure:
+    return SendFailure(
+        f"it would overtake {id} of its group, which has not been sent", retryable=True
+    )
 
 
 def _size_bytes(entry: _Entry) -> int:
@@ -386,8 +415,8 @@ def _is_follow_up(entry: _Entry) -> bool:
     return entry.outgoing.is_follow_up
 
 
-def _wake(waiting: "list[asyncio.Future[None]]") -> None:
-    for future in waiting:
+def _wake(waiters: "list[asyncio.Future[None]]") -> None:
+    for future in waiters:
         if not future.done():
             future.set_result(None)
-    waiting.clear()
+    waiters.clear()

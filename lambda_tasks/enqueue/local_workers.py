@@ -1,9 +1,8 @@
-"""LAMBDA_TASKS_LOCAL_WORKERS: a worker beside the process that enqueues, and for it alone. This is
-the side of the process that enqueues.
+"""The parent's side of LAMBDA_TASKS_LOCAL_WORKERS: a worker for the process that enqueues.
 
-One child process with an executor of its own, fed from the table of the records: what is waiting
-there is lost neither with the child nor with its parent. It is told through a pipe that something
-new is there, and ends when the pipe does.
+The worker is one child process with an executor of its own. It reads the records' table, so neither
+the child's death nor the parent's loses a message. The parent wakes the child through a pipe, and
+the child ends when the pipe closes.
 """
 
 import contextlib
@@ -19,49 +18,54 @@ from ..conf import LOCAL_WORKERS_VARIABLE
 
 logger = logging.getLogger("lambda_tasks")
 
-CHILD: Final = "lambda_tasks.entrypoints.local_workers"
-"""The module of the child, which this one must not import."""
+CHILD_MODULE: Final = "lambda_tasks.entrypoints.local_workers"
+"""The module that the child runs. It stands above this one, which must not import it."""
 
-END_WITHIN_S: Final = 15.0
-"""For the child to finish and to end; longer than it should need."""
+EXIT_LIMIT_S: Final = 15.0
+"""Seconds for the child to exit, after which it is killed. It needs 10 s at most to finish."""
 
 RESTART_AFTER_S: Final = 1.0
+"""Seconds between the child's unexpected end and its restart."""
 
 
 class LocalWorkers:
-    """The parent's side; the process is started when there is first something to run."""
+    """The parent's handle of the worker process, which starts with the first message.
+
+    `count` is the number of its processes for sync tasks.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        self._is_closed = False
 
     def wake(self) -> None:
-        """Something new is in the table."""
+        """Notify the worker process of a new message in the table; start the process if needed."""
         if LOCAL_WORKERS_VARIABLE in os.environ:
-            return  # this is the child, or one of its own, and looks again by itself
+            return  # This is the child, or a process of it: the child polls the table anyway.
         with self._lock:
-            if self._closed:
-                return  # its row waits for the next one
+            if self._is_closed:
+                return  # The row waits for the worker of another process.
             if self._process is None:
                 self._process = self._spawn()
                 threading.Thread(target=self._keep_alive, daemon=True).start()
             assert self._process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it is being replaced, and looks first
+            # A child that has just died is replaced, and its successor reads the table first.
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(b".")
                 self._process.stdin.flush()
 
     def close(self) -> None:
-        """Let it finish what is due, for some seconds, and end."""
+        """Let the worker process finish what is due and exit; kill it after EXIT_LIMIT_S."""
         with self._lock:
-            self._closed, process = True, self._process
+            self._is_closed, process = True, self._process
         if process is None:
             return
         assert process.stdin is not None
         process.stdin.close()
         try:
-            process.wait(END_WITHIN_S)
+            process.wait(EXIT_LIMIT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -72,26 +76,26 @@ class LocalWorkers:
             assert process is not None
             code = process.wait()
             with self._lock:
-                if self._closed:
+                if self._is_closed:
                     return
-                logger.error("The local workers ended with %d and are started again.", code)
+                logger.error("The local workers exited with code %d and will be restarted.", code)
                 assert process.stdin is not None
                 process.stdin.close()
             time.sleep(RESTART_AFTER_S)
             with self._lock:
-                if self._closed:
+                if self._is_closed:
                     return
                 self._process = self._spawn()
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(  # noqa: S603 - this library's own module
-            [sys.executable, "-m", CHILD],
+            [sys.executable, "-m", CHILD_MODULE],
             env=os.environ
             | {
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
                 LOCAL_WORKERS_VARIABLE: str(self._count),
             },
             stdin=subprocess.PIPE,
-            # Ctrl+C at a terminal is for the parent, which lets it finish.
+            # Ctrl+C at a terminal would reach the child too. The parent lets it finish instead.
             start_new_session=True,
         )

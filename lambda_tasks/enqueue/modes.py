@@ -1,4 +1,4 @@
-"""Where messages go: nowhere, into this very process, beside it, or to their queues."""
+"""The sender that obeys the modes: messages are dropped, run here, run beside it, or sent."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,9 +15,10 @@ logger = logging.getLogger("lambda_tasks")
 
 
 class ModeSender:
-    """Noop, then eager, then local workers, then the queue's own transport.
+    """The Sender that checks the settings for noop, eager and local workers, in this order.
 
-    `run_now` runs one message to its end; `wake` tells local workers of what has been stored.
+    Without such a mode the dispatcher sends messages to their queues. `run_now` runs one message in
+    this process; `wake` notifies the local workers of stored messages.
     """
 
     def __init__(
@@ -34,11 +35,11 @@ class ModeSender:
         self._wake = wake
 
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """From a thread without an event loop."""
-        handle_here = self._mode()
-        if handle_here is None:
+        """See on_commit.Sender."""
+        handle_locally = self._local_handler()
+        if handle_locally is None:
             return self._portal.call(self._dispatcher.send, messages)
-        handle_here(messages)
+        handle_locally(messages)
         return {}
 
     async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
@@ -46,20 +47,20 @@ class ModeSender:
         return await self._asend(messages)
 
     async def asend_patiently(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """See send(); for callers that have nothing else to do."""
+        """See send(). Waits longer for a slow queue, as the relay can."""
         return await self._asend(messages, patient=True)
 
     async def _asend(
         self, messages: Sequence[Outgoing], *, patient: bool = False
     ) -> dict[UUID, str]:
-        handle_here = self._mode()
-        if handle_here is None:
+        handle_locally = self._local_handler()
+        if handle_locally is None:
             return await self._portal.acall(self._dispatcher.send, messages, patient)
-        await sync_to_async(handle_here)(messages)
+        await sync_to_async(handle_locally)(messages)
         return {}
 
-    def _mode(self) -> Callable[[Sequence[Outgoing]], None] | None:
-        """What becomes of messages in the mode that is on; None where they leave."""
+    def _local_handler(self) -> Callable[[Sequence[Outgoing]], None] | None:
+        """Return what handles messages in the current mode; None where they go to their queues."""
         settings = current()
         if settings.noop_execution:
             return _drop

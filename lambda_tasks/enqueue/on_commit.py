@@ -1,7 +1,7 @@
-"""Joins the caller's transaction: what is enqueued in it leaves after its commit, together.
+"""The enqueuer, which joins the caller's transaction and sends its messages after the commit.
 
-A durable message is stored in the transaction itself; after the commit everything is sent and
-what the queue accepted is marked as sent.
+A durable message is stored as a record in the transaction itself. After the commit all messages
+are sent together, and the stored ones that the queue has accepted are marked as sent.
 """
 
 import asyncio
@@ -27,10 +27,13 @@ Hook = Callable[[], None]
 
 
 class Sender(Protocol):
-    """Hands messages to their transport; returns the reason for each that was not accepted."""
+    """The way of messages to their queues."""
 
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """From a thread without an event loop."""
+        """Send messages, in a thread without an event loop.
+
+        Returns the reason for each message that was not accepted, by invocation id.
+        """
         ...
 
     async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
@@ -38,67 +41,71 @@ class Sender(Protocol):
         ...
 
     async def asend_patiently(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """See send(); for callers that have nothing else to do."""
+        """See send(). Waits longer for a slow queue, as the relay can."""
         ...
 
 
 class Enqueuer:
-    """The door of the way out."""
+    """The entrance of the way out: it stores messages and sends them after the commit."""
 
     def __init__(self, outbox: Outbox, sender: Sender) -> None:
         self._outbox = outbox
         self._sender = sender
-        self._gathering: dict[_GatherKey, list[_Caller]] = {}
-        self._joining: set[asyncio.Task[None]] = set()
+        self._callers: dict[_GatherKey, list[_Caller]] = {}
+        self._join_tasks: set[asyncio.Task[None]] = set()
 
     def enqueue(
-        self, messages: Sequence[Outgoing], *, using: str, stored: Hook | None = None
+        self, messages: Sequence[Outgoing], *, using: str, on_stored: Hook | None = None
     ) -> None:
-        """Send messages once the transaction on `using` commits, at once outside of one.
+        """Send messages once the transaction on the database `using` commits; outside of one, now.
 
-        `stored` is called once their records are written, before they are sent.
-        Raises EnqueueError for direct messages that were not accepted, where it sends at once.
+        `on_stored` is called before the messages are sent, and after their records are written
+        where these are in the same database. Raises EnqueueError for direct messages that were
+        not accepted, if there is no transaction, and whatever `on_stored` raises.
         """
         connection = connections[using]
-        stored_at_once = using == self._outbox.alias
-        if stored_at_once:
+        # Records in another database can't join this transaction: they are stored after it.
+        is_stored = using == self._outbox.alias
+        if is_stored:
             self.store(messages)
-        if stored is not None:
-            stored()
-        hand_over = _joinable(connection, self)
+        if on_stored is not None:
+            on_stored()
+        hand_over = _find_joinable(connection, self)
         if hand_over is not None:
-            hand_over.add(messages, stored=stored_at_once)
+            hand_over.add(messages, is_stored=is_stored)
             return
-        hand_over = self.new_hand_over(connection, messages, stored=stored_at_once)
+        hand_over = self.make_hand_over(connection, messages, is_stored=is_stored)
         if connection.connection is None and not connection.in_atomic_block:
-            hand_over()  # on_commit() would open a connection, only to find no transaction on it
+            # on_commit() would open a connection only to find no transaction on it.
+            hand_over()
         else:
             transaction.on_commit(hand_over, using=using)
 
     async def aenqueue(
-        self, messages: Sequence[Outgoing], *, using: str, stored: Hook | None = None
+        self, messages: Sequence[Outgoing], *, using: str, on_stored: Hook | None = None
     ) -> None:
         """See enqueue().
 
-        Calls that are made while a hop to the connection's thread is under way share the next.
+        Calls that arrive during a hop to the connection's thread share the next hop.
         """
+        # Concurrent calls share a hop and an INSERT, instead of queueing for the thread singly.
         loop = asyncio.get_running_loop()
         key = (loop, SyncToAsync.thread_sensitive_context.get(None), using)
-        caller = _Caller(messages, stored, loop.create_future())
-        if key in self._gathering:
-            self._gathering[key].append(caller)
+        caller = _Caller(messages, on_stored, loop.create_future())
+        if key in self._callers:
+            self._callers[key].append(caller)
         else:
-            self._gathering[key] = [caller]
+            self._callers[key] = [caller]
             task = loop.create_task(self._join(key))
-            self._joining.add(task)
-            task.add_done_callback(self._joining.discard)
+            self._join_tasks.add(task)
+            task.add_done_callback(self._join_tasks.discard)
         await caller.done
 
     async def _join(self, key: "_GatherKey") -> None:
-        callers = self._gathering.pop(key)
+        callers = self._callers.pop(key)
         try:
-            left = await sync_to_async(self._join_or_store)(callers, key[2])
-            failures = await self.asend_stored(left) if left else {}
+            to_send = await sync_to_async(self._join_or_store)(callers, key[2])
+            failures = await self.asend_stored(to_send) if to_send else {}
         except BaseException as error:
             for caller in callers:
                 caller.fail(error)
@@ -109,72 +116,78 @@ class Enqueuer:
                 caller.finish(failures)
 
     def _join_or_store(self, callers: "Sequence[_Caller]", using: str) -> Sequence[Outgoing]:
-        """On the connection's thread: join its transaction, or give back what is to be sent."""
+        """Join the transaction, or store the messages; return those that are to be sent now.
+
+        Runs on the connection's thread.
+        """
         messages = [outgoing for caller in callers for outgoing in caller.messages]
 
-        def stored() -> None:
+        def on_stored() -> None:
             for caller in callers:
-                caller.tell_stored()
+                caller.call_stored_hook()
 
         if connections[using].in_atomic_block:
-            self.enqueue(messages, using=using, stored=stored)
+            self.enqueue(messages, using=using, on_stored=on_stored)
             return ()
         self.store(messages)
-        stored()
+        on_stored()
         return messages
 
-    def new_hand_over(
-        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, stored: bool
+    def make_hand_over(
+        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, is_stored: bool
     ) -> "HandOver":
-        """For a transaction on this connection."""
-        return HandOver(self, messages, stored=stored)
+        """Return the hook for a transaction on this connection."""
+        return HandOver(self, messages, is_stored=is_stored)
 
     def send_now(self, messages: Sequence[Outgoing]) -> None:
-        """Send messages, whatever becomes of a transaction, and mark the stored ones as sent.
+        """Send messages without waiting for a commit, and mark the stored ones as sent.
 
-        Raises EnqueueError for direct ones that were not accepted.
+        Raises EnqueueError for direct messages that were not accepted.
         """
-        leaving = self.leaving(messages)
-        failures = self._sender.send(leaving)
+        sendable = self.select_sendable(messages)
+        failures = self._sender.send(sendable)
         with within(OWN_S):
-            self._mark_sent(leaving, failures)
+            self._mark_sent(sendable, failures)
         if failures:
-            _raise_for_direct(leaving, failures)
+            _raise_for_direct(sendable, failures)
 
     async def asend_now(self, messages: Sequence[Outgoing]) -> None:
         """See send_now()."""
         _raise_for_direct(messages, await self.asend_stored(messages))
 
     async def asend_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """Send messages and mark the stored ones as sent; the reasons why some were not accepted.
+        """Send messages and mark the stored ones as sent.
 
-        A stored message that was not accepted is left to the relay.
+        Returns the reason for each message that was not accepted, by invocation id. The relay sends
+        the stored ones among these later.
         """
-        leaving = self.leaving(messages)
-        failures = await self._sender.asend(leaving)
-        if any(outgoing.message.durable for outgoing in leaving):
-            await ask(self._mark_sent, leaving, failures)
+        sendable = self.select_sendable(messages)
+        failures = await self._sender.asend(sendable)
+        if any(outgoing.message.durable for outgoing in sendable):
+            await ask(self._mark_sent, sendable, failures)
         return failures
 
-    def leaving(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        """The messages that are sent now: the others wait in their records for the relay."""
+    def select_sendable(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """Return the messages that are sent now. The others wait in their records for the relay."""
         return [each for each in messages if not (each.waits and self._outbox.keeps(each))]
 
     def store(self, messages: Sequence[Outgoing]) -> None:
-        """Write the QUEUED records of the durable ones."""
+        """Write the QUEUED records of the durable messages."""
         if durable := [outgoing for outgoing in messages if outgoing.message.durable]:
             self._outbox.insert_queued(durable)
 
     def _mark_sent(self, messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:
-        """After the send, so a failure here is only logged: the relay would send once more."""
+        """Mark the accepted messages as sent; log the others, which the relay sends."""
         stored = [each for each in messages if each.message.durable]
-        left = [each for each in stored if each.message.invocation_id in failures]
-        for each in left:
+        unsent = [each for each in stored if each.message.invocation_id in failures]
+        for each in unsent:
             id = each.message.invocation_id
             logger.error("%s was stored and could not be sent yet: %s", id, failures[id])
         sent = [each for each in stored if each.message.invocation_id not in failures]
+        # The messages are on their way, so an error here is only logged. The relay would send them
+        # once more, and the claim lets one delivery run.
         try:
-            if in_order := [each for each in left if each.look.in_order]:
+            if in_order := [each for each in unsent if each.look.in_order]:
                 self._outbox.leave(in_order)
             if sent:
                 self._outbox.mark_sent(sent)
@@ -183,22 +196,31 @@ class Enqueuer:
 
 
 class HandOver:
-    """The on_commit hook of one transaction's neighbouring calls."""
+    """The on_commit hook that consecutive calls in one transaction share.
 
-    def __init__(self, enqueuer: Enqueuer, messages: Sequence[Outgoing], *, stored: bool) -> None:
+    `is_open` is whether further calls may join it; `is_stored` is whether the records of the
+    messages have been written.
+    """
+
+    def __init__(
+        self, enqueuer: Enqueuer, messages: Sequence[Outgoing], *, is_stored: bool
+    ) -> None:
         self.enqueuer = enqueuer
         self.is_open = True
         self.messages = list(messages)
-        self._unstored = [] if stored else list(messages)
+        self._unstored = [] if is_stored else list(messages)
 
-    def add(self, messages: Sequence[Outgoing], *, stored: bool) -> None:
-        """Send these too; `stored` where their records have been written."""
+    def add(self, messages: Sequence[Outgoing], *, is_stored: bool) -> None:
+        """Add the messages of a further call."""
         self.messages.extend(messages)
-        if not stored:
+        if not is_stored:
             self._unstored.extend(messages)
 
     def __call__(self) -> None:
-        """After the commit. Raises EnqueueError for direct messages that were not accepted."""
+        """Store what is not stored yet and send all messages; Django calls this after the commit.
+
+        Raises EnqueueError for direct messages that were not accepted.
+        """
         self.is_open = False
         if self._unstored:
             self.enqueuer.store(self._unstored)
@@ -206,29 +228,29 @@ class HandOver:
 
 
 class _Caller:
-    """One aenqueue() call that waits."""
+    """One aenqueue() call that waits for its hop, and the error that it gets."""
 
     def __init__(
-        self, messages: Sequence[Outgoing], stored: Hook | None, done: "asyncio.Future[None]"
+        self, messages: Sequence[Outgoing], on_stored: Hook | None, done: "asyncio.Future[None]"
     ) -> None:
         self.messages = messages
         self.done = done
-        self._stored = stored
-        self._refusal: Exception | None = None
+        self._on_stored = on_stored
+        self._hook_error: Exception | None = None
 
-    def tell_stored(self) -> None:
-        """On the connection's thread. What the hook raises is for this caller alone."""
+    def call_stored_hook(self) -> None:
+        """Call the hook on the connection's thread; keep its error for this caller alone."""
         try:
-            if self._stored is not None:
-                self._stored()
+            if self._on_stored is not None:
+                self._on_stored()
         except Exception as error:
-            self._refusal = error
+            self._hook_error = error
 
     def finish(self, failures: dict[UUID, str]) -> None:
         try:
             _raise_for_direct(self.messages, failures)
-            if self._refusal is not None:
-                raise self._refusal
+            if self._hook_error is not None:
+                raise self._hook_error
         except Exception as error:
             self.fail(error)
         else:
@@ -245,16 +267,14 @@ class _Caller:
 
 
 _GatherKey = tuple[asyncio.AbstractEventLoop, Any, str]
-"""What calls have in common that can share a hop: loop, thread-sensitive context, database."""
+"""The loop, the thread-sensitive context and the database of calls that can share a hop."""
 
 
-def _joinable(connection: BaseDatabaseWrapper, enqueuer: Enqueuer) -> HandOver | None:
-    """The hook that these messages may join: the transaction's last, under the same savepoints.
-
-    One that is not the last would overtake other hooks; one under other savepoints would be
-    rolled back with them, or outlive them.
-    """
-    if not connection.run_on_commit or _is_under_a_test_case(connection):
+def _find_joinable(connection: BaseDatabaseWrapper, enqueuer: Enqueuer) -> HandOver | None:
+    """Return the hook that a call may join: the transaction's last, under the same savepoints."""
+    # Messages that joined an earlier hook would overtake the hooks after it. Under other savepoints
+    # they would be rolled back with these, or survive their own rollback.
+    if not connection.run_on_commit or _is_in_test_case(connection):
         return None
     savepoints, hook = connection.run_on_commit[-1][:2]
     if not isinstance(hook, HandOver) or hook.enqueuer is not enqueuer or not hook.is_open:
@@ -262,18 +282,21 @@ def _joinable(connection: BaseDatabaseWrapper, enqueuer: Enqueuer) -> HandOver |
     return hook if savepoints == set(connection.savepoint_ids) else None
 
 
-def _is_under_a_test_case(connection: BaseDatabaseWrapper) -> bool:
-    """Directly in a TestCase's own transaction each call has a hook of its own, so that
-    captureOnCommitCallbacks sees the hook of a call that is made within it."""
+def _is_in_test_case(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the connection is directly in the transaction of a TestCase.
+
+    There each call gets a hook of its own. A call that joined a hook from before
+    captureOnCommitCallbacks() would be invisible to it.
+    """
     blocks = connection.atomic_blocks
     return bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
 
 
 def _raise_for_direct(messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:
-    own = {
+    direct_failures = {
         each.message.invocation_id: failures[each.message.invocation_id]
         for each in messages
         if not each.message.durable and each.message.invocation_id in failures
     }
-    if own:
-        raise EnqueueError(own)
+    if direct_failures:
+        raise EnqueueError(direct_failures)

@@ -1,7 +1,7 @@
-"""The one event loop that the way out runs on: call it from any thread, or any other loop.
+"""The event loop of the way out, which any thread and any other loop can call.
 
-In a web process it is a loop of our own in a daemon thread; the Lambda handler lends its own
-instead, because a background thread would be frozen with the container.
+In a web process it is the portal's own loop in a daemon thread. The Lambda handler lends its loop
+instead, because Lambda freezes background threads between invocations.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Portal:
-    """Started at first use; not to be used on both sides of a fork."""
+    """The way to one event loop, which starts at the first call. A forked child needs a new one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -21,25 +21,29 @@ class Portal:
         self._thread: threading.Thread | None = None
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Use a loop that somebody else runs, unless there is one of our own already."""
+        """Use a loop that the caller runs, unless the portal has a loop already."""
         with self._lock:
             if self._loop is None:
                 self._loop = loop
 
     def call(self, func: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """Run a coroutine function on the loop and wait for it, from a thread without a loop."""
-        return asyncio.run_coroutine_threadsafe(func(*args), self._started()).result()
+        """Run a coroutine function on the loop and return its result, in a thread without a loop.
+
+        Raises what the coroutine raises.
+        """
+        return asyncio.run_coroutine_threadsafe(func(*args), self._ensure_loop()).result()
 
     async def acall(self, func: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """The same from a coroutine. Cancelling the caller does not cancel what it handed over."""
-        loop = self._started()
+        """See call(). Cancelling the caller does not cancel the coroutine on the loop."""
+        # Without the shield, a cancelled request would also cancel the send of its messages.
+        loop = self._ensure_loop()
         if asyncio.get_running_loop() is loop:
             return await asyncio.shield(loop.create_task(func(*args)))
         future = asyncio.run_coroutine_threadsafe(func(*args), loop)
         return await asyncio.shield(asyncio.wrap_future(future))
 
     def close(self) -> None:
-        """Stop the loop of our own; one that was lent goes on."""
+        """Stop the portal's own loop and thread. A lent loop keeps running."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is not None and thread is not None:
@@ -49,10 +53,10 @@ class Portal:
 
     @property
     def has_thread(self) -> bool:
-        """There is a loop of our own, and so there may be something on it."""
+        """Whether the portal runs a loop of its own, which may still have work."""
         return self._thread is not None
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             with self._lock:
                 if self._loop is None:

@@ -1,6 +1,7 @@
-"""From a checked call to a message that is ready to leave.
+"""The last step of a call before it is sent: a checked call becomes an encoded message.
 
-Whatever can be known at the call is raised here, so that the caller's transaction can roll back.
+Every error that can be known at the call is raised here, so that the caller's transaction can roll
+back.
 """
 
 import uuid
@@ -29,7 +30,7 @@ def prepare(
     *,
     queue: str,
     durable: bool | None,
-    own_queue: str | None = None,
+    task_queue: str | None = None,
     args: Sequence[Any] = (),
     backend: str | None = None,
     invocation_id: UUID | None = None,
@@ -43,13 +44,15 @@ def prepare(
     secret: frozenset[str] = frozenset(),
     enqueued_at: datetime | None = None,
 ) -> Outgoing:
-    """The message of a call, encoded for a queue. Arguments are JSON values.
+    """Return the message of a call, encoded for a queue.
 
-    `durable` is None where the setting decides. `own_queue` is the task's own, which its body need
-    not name.
-    Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored,
-    ValueError for a delay or a group key out of range and for text that can't travel,
-    MessageTooLarge: a queue's limit binds direct messages, the setting's what a record keeps.
+    `args` and `kwargs` are JSON values. With `durable` None the setting decides. `task_queue` is
+    the queue that the task declares; a message for it need not name it.
+
+    Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored;
+    ValueError for a delay, priority or group key that the queue does not accept, and for text that
+    JSON or the database can't hold; MessageTooLarge for a direct message over its queue's limit
+    and for a durable one over LAMBDA_TASKS_MAX_ARGUMENT_BYTES.
     """
     settings = conf.current()
     destination = settings.queue(queue)
@@ -58,8 +61,8 @@ def prepare(
         _check_group_key(group_key)
     if priority and not destination.is_table:
         raise ValueError(
-            f"priority is {priority}, and the queue {queue!r} has none: SQS and AWS Batch know no "
-            "priorities. Use a queue of its own, or a database queue."
+            f"priority is {priority}, but the queue {queue!r} has no priorities: SQS and AWS Batch "
+            "do not support them. Use a separate queue, or a database queue."
         )
     look = settings.look_terms(queue)
     wait_s = delay_s or (0 if run_after is None else _seconds_until(run_after))
@@ -70,7 +73,7 @@ def prepare(
         args=list(args),
         backend=backend,
         n_retries=n_retries,
-        queue=None if queue == own_queue else queue,
+        queue=None if queue == task_queue else queue,
         durable=_is_durable(look, settings, durable, is_delayed=wait_s > 0),
         run_after=run_after,
         group_key=group_key,
@@ -99,42 +102,45 @@ def prepare(
 
 
 def _is_durable(
-    look: LookTerms, settings: conf.Settings, chosen: bool | None, *, is_delayed: bool
+    look: LookTerms, settings: conf.Settings, declared: bool | None, *, is_delayed: bool
 ) -> bool:
-    """Whether a message for a queue of these terms is stored with the caller's transaction."""
+    """Return whether a message for a queue with these terms is stored by the caller."""
     if settings.noop_execution or settings.eager:
         return False
     if not look.is_sent:
-        return True  # the row is the queue
+        return True  # The table is the queue.
     if is_delayed and not look.can_delay:
-        return True  # where else would it wait?
-    return settings.durable if chosen is None else chosen
+        return True  # A FIFO queue can't delay one message, so it waits in its row.
+    return settings.durable if declared is None else declared
 
 
 def check_delay(delay_s: object) -> None:
-    """Raise ValueError unless it is a number of seconds that SQS can delay a message."""
+    """Raise ValueError unless this is a number of seconds for which SQS can delay a message."""
     is_number = isinstance(delay_s, int) and not isinstance(delay_s, bool)
     if not is_number or not 0 <= delay_s <= MAX_DELAY_S:  # type: ignore[operator]
         raise ValueError(
-            f"delay is {delay_s!r}. Use whole seconds from 0 to {MAX_DELAY_S}; for later than "
-            "that there is run_after."
+            f"delay is {delay_s!r}. Use whole seconds from 0 to {MAX_DELAY_S}; use run_after for a "
+            "later time."
         )
 
 
 def check_run_after(run_after: datetime | timedelta) -> datetime:
-    """The moment that is meant. Raises ValueError for a naive datetime or one far off."""
+    """Return the moment as an aware datetime; a timedelta counts from now.
+
+    Raises ValueError for a naive datetime, and outside the years 1970 to 8999.
+    """
     if isinstance(run_after, timedelta):
         return _check_year(_from_now(run_after))
     if run_after.tzinfo is None:
         raise ValueError(
-            f"run_after is {run_after!r}, which has no time zone. Use django.utils.timezone.now() "
-            "and what follows from it."
+            f"run_after is {run_after!r}, which has no time zone. Use an aware datetime, for "
+            "example django.utils.timezone.now() + timedelta(hours=1)."
         )
     return _check_year(run_after)
 
 
 def check_priority(priority: object) -> int:
-    """The priority. Raises ValueError unless it is a whole number from -100 to 100."""
+    """Return the priority. Raises ValueError unless it is a whole number from -100 to 100."""
     is_number = isinstance(priority, int) and not isinstance(priority, bool)
     if not is_number or priority not in PRIORITIES:
         raise ValueError(f"priority is {priority!r}. Use a whole number from -100 to 100.")
@@ -156,7 +162,7 @@ def _check_year(moment: datetime) -> datetime:
 
 def _check_group_key(key: str) -> None:
     if not 0 < len(key) <= MAX_GROUP_KEY:
-        raise ValueError(f"group_key has {len(key)} characters. SQS takes 1 to {MAX_GROUP_KEY}.")
+        raise ValueError(f"group_key has {len(key)} characters. Use 1 to {MAX_GROUP_KEY}.")
 
 
 def _seconds_until(moment: datetime) -> float:

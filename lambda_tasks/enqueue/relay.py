@@ -1,6 +1,6 @@
-"""Sends what was stored and, for whatever reason, not sent, or not run.
+"""The relay, which sends stored messages that were not sent, or not run, for whatever reason.
 
-Several at once are safe: a message that two of them send is claimed once.
+Several relays at a time are safe: a message that two of them send is claimed once.
 """
 
 import logging
@@ -17,25 +17,34 @@ from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
 
-LOST_FOR: Final = timedelta(minutes=15)
-"""After the end of its lease a run is to be taken over by a redelivery. Where none has come for so
-long, its message is among the dead letters, or gone."""
+RESEND_LOST_AFTER: Final = timedelta(minutes=15)
+"""The time after the end of a run's lease after which its message is sent again.
 
-WAITING_FOR: Final = timedelta(hours=24)
-"""So long a message may wait in its queue before it is sent again. It costs a delivery."""
+Normally a redelivery takes the run over. Without one for so long, the message is among the dead
+letters, or lost.
+"""
 
-LOOK_S: Final = 60.0
-"""For the database to find what is left, in a table of any size."""
+RESEND_UNRUN_AFTER: Final = timedelta(hours=24)
+"""The time after which a message that was sent and never run is sent again.
 
-LIMIT: Final = 1000
-"""Messages of a queue in one round."""
+A message that still waits in its queue then is delivered twice, which costs one delivery.
+"""
+
+QUERY_LIMIT_S: Final = 60.0
+"""Seconds for the database to find the messages of one round, in a table of any size."""
+
+ROUND_LIMIT: Final = 1000
+"""The number of messages of one queue in one round."""
 
 MAX_ROUNDS: Final = 20
-"""So that a handler's invocation does not grow long over it."""
+"""The number of rounds in one call, which bounds the time that a handler's invocation spends."""
 
 
 class Relay:
-    """`asend` sends and returns the reason for each message that was not accepted."""
+    """The sender of the stored messages that nobody else sends.
+
+    `asend` sends messages and returns the reason for each that was not accepted.
+    """
 
     def __init__(
         self,
@@ -48,28 +57,29 @@ class Relay:
     async def run_once(
         self, *, grace: timedelta = GRACE, queues: Collection[str] | None = None
     ) -> int:
-        """Send what is left and due, as far as its queue can delay it; how many went.
+        """Send the stored messages that are due; return the number that queues accepted.
 
-        With `queues`, of these alone. A `grace` below the usual one looks that much sooner at what
-        was just stored. What its queue refuses is put behind the others, so that they are sent at
-        once.
+        A message is due as soon as its queue can delay it until its time. `queues` limits the call
+        to these names. `grace` is the time that the process that stored a message has to send it
+        itself. Messages that their queue refuses are postponed, so that they don't hold up others.
         """
         sent = 0
         for _ in range(MAX_ROUNDS):
             due = await ask(
                 self._outbox.unsent,
                 early=GRACE - grace,
-                lost_for=LOST_FOR,
-                waiting_for=WAITING_FOR,
-                limit=LIMIT,
+                lost_for=RESEND_LOST_AFTER,
+                waiting_for=RESEND_UNRUN_AFTER,
+                limit=ROUND_LIMIT,
                 queues=queues,
-                limit_s=LOOK_S,
+                limit_s=QUERY_LIMIT_S,
             )
             if not due:
                 break
             sent += await self._send(due)
-            # Of groups that keep an order a round has but the first ones.
-            if len(due) < LIMIT and not any(each.look.in_order for each in due):
+            # A short round ends the loop, except with FIFO groups: a round has only their first
+            # messages, and the next ones may be sent now.
+            if len(due) < ROUND_LIMIT and not any(each.look.in_order for each in due):
                 break
         return sent
 
@@ -80,26 +90,29 @@ class Relay:
         if accepted:
             await ask(self._outbox.mark_sent, accepted)
         if refused:
-            await ask(self._outbox.postpone, refused)
-        for (queue, reason), count in _reasons(refused, failures).items():
+            await ask(self._outbox.put_behind, refused)
+        for (queue, reason), count in _count_reasons(refused, failures).items():
             logger.error(
-                "%d messages of the queue %r could not be sent by the relay and wait: %s",
+                "The relay could not send %d messages of the queue %r and tries later: %s",
                 count, queue, reason,
             )  # fmt: skip
-        logger.info("The relay sent %d of %d messages that were left.", len(accepted), len(due))
+        logger.info("The relay sent %d of %d messages that were due.", len(accepted), len(due))
         return len(accepted)
 
 
-def _reasons(refused: Sequence[Outgoing], failures: Mapping[UUID, str]) -> Counter[tuple[str, str]]:
-    """How many there are for each queue and reason: a line each, not one for each message.
+def _count_reasons(
+    refused: Sequence[Outgoing], failures: Mapping[UUID, str]
+) -> Counter[tuple[str, str]]:
+    """Count the refused messages by queue and reason, for one log line each.
 
-    What is held back in its group counts for the reason of the first one.
+    A message that its FIFO group holds back counts under the reason of the group's first one.
     """
-    counted: Counter[tuple[str, str]] = Counter()
-    first: dict[tuple[str, str], str] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    group_reasons: dict[tuple[str, str], str] = {}
     for each in refused:
         reason = failures[each.message.invocation_id]
         if each.look.in_order:
-            reason = first.setdefault((each.queue, each.message.group), reason)
-        counted[each.queue, reason] += 1
-    return counted
+            # Each message behind the first has a reason of its own, which names its predecessor.
+            reason = group_reasons.setdefault((each.queue, each.message.group), reason)
+        counts[each.queue, reason] += 1
+    return counts

@@ -1,4 +1,4 @@
-"""AWS on a laptop: an SQS endpoint on loopback, and what Lambda does between it and the handler."""
+"""AWS on a laptop: an SQS endpoint on loopback, and Lambda's event source mapping."""
 
 from .event_source import EventSourceMapping, LambdaContext
 from .sqs_server import LocalSqs

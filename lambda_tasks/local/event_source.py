@@ -1,7 +1,7 @@
-"""What stands between SQS and a Lambda function: polls a queue, invokes, deletes what succeeded.
+"""The event source mapping: it polls a queue, invokes a function and deletes what succeeded.
 
-Strict as the real one with ReportBatchItemFailures: an empty answer is success for the whole
-batch, a malformed one, or an exception, a failure for the whole batch.
+It is as strict as Lambda's with ReportBatchItemFailures: after an empty answer the whole batch has
+succeeded; after a malformed answer or an exception the whole batch has failed.
 """
 
 import base64
@@ -22,17 +22,18 @@ Invoke = Callable[[Event], Any]
 Message = Mapping[str, Any]
 
 REQUEST_LIMIT: Final = 10
-"""Messages that one SQS request receives or deletes, by SQS's quotas."""
+"""The number of messages that one SQS request receives or deletes (Amazon SQS quotas)."""
 
 BATCH_LIMIT: Final = 10_000
-"""Records that Lambda puts into one event of a standard queue, by its mapping's quotas."""
+"""The number of records in one event of a standard queue (AWS Lambda quotas)."""
 
 
 @dataclass
 class LambdaContext:
-    """What a function gets beside its event, with a clock that runs down from `timeout_s`."""
+    """The context that a function gets with its event. Its clock starts when it is made."""
 
     timeout_s: float = 900.0
+    """The function's timeout, in seconds."""
     function_name: str = "local"
     memory_limit_in_mb: int = 1024
     invoked_function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:local"
@@ -40,15 +41,18 @@ class LambdaContext:
     _started: float = field(default_factory=time.monotonic, init=False, repr=False)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds before the invocation is cut off."""
+        """Return the milliseconds before the function's timeout, 0 after it."""
         return max(0, round((self._started + self.timeout_s - time.monotonic()) * 1000))
 
 
 class EventSourceMapping:
-    """One queue and the function that it feeds. `invoke` takes the event, returns the answer.
+    """One queue and the function that it feeds.
 
-    With `function_timeout_s` it refuses a queue whose visibility timeout is shorter, as AWS does:
-    its messages would come back while they are still being worked on.
+    `invoke` is called with an event and returns the function's answer. `batch_size` is a number of
+    messages, from 1 to 10,000.
+
+    Raises ValueError for another `batch_size`, and for a queue whose visibility timeout is shorter
+    than `function_timeout_s`, as AWS does: its messages would be delivered again while they run.
     """
 
     def __init__(
@@ -76,22 +80,25 @@ class EventSourceMapping:
         self.close()
 
     def close(self) -> None:
-        """Close its connections to SQS."""
+        """Close the connections to SQS."""
         self._client.close()
 
     def run(self, until: Callable[[], bool], *, wait_s: int = 1) -> None:
-        """Poll until `until()` says so; an SQS that fails or can't be reached is asked again."""
+        """Poll until `until()` is true. After an error of SQS it polls again.
+
+        `wait_s` is the long poll's time in seconds.
+        """
         from botocore.exceptions import BotoCoreError, ClientError
 
         while not until():
             try:
                 self.poll_once(wait_s)
             except (BotoCoreError, ClientError) as error:
-                # Its client has waited between its own attempts, so this loop doesn't spin.
+                # botocore has waited between its own attempts, so this loop doesn't spin.
                 logger.warning("The queue %s does not answer: %s", self._queue_url, error)
 
     def poll_once(self, wait_s: int = 1) -> int:
-        """Take one batch through the function; return how many messages it had."""
+        """Receive one batch and invoke the function with it; return the number of messages."""
         messages = self._receive(wait_s)
         if messages:
             self._delete(self._succeeded(messages))
@@ -99,28 +106,28 @@ class EventSourceMapping:
 
     def _receive(self, wait_s: int) -> list[Message]:
         messages: list[Message] = []
-        while asked := min(REQUEST_LIMIT, self._batch_size - len(messages)):
+        while n_wanted := min(REQUEST_LIMIT, self._batch_size - len(messages)):
             received = self._client.receive_message(
                 QueueUrl=self._queue_url,
-                MaxNumberOfMessages=asked,
-                # Only an empty batch is worth waiting for.
+                MaxNumberOfMessages=n_wanted,
+                # With messages at hand, it is better to invoke than to wait for more.
                 WaitTimeSeconds=0 if messages else wait_s,
                 AttributeNames=["All"],
                 MessageAttributeNames=["All"],
             ).get("Messages", [])
             messages += received
-            if len(received) < asked:
+            if len(received) < n_wanted:
                 break
         return messages
 
     def _succeeded(self, messages: Sequence[Message]) -> list[Message]:
         event = sqs_event(messages, self._queue_url, self._client.meta.region_name)
         try:
-            # Both cross a wire as JSON, so here too: nothing that JSON lacks gets through.
+            # On AWS both travel as JSON. Done here too, this finds values that JSON can't hold.
             answer = json.loads(json.dumps(self._invoke(json.loads(json.dumps(event)))))
             failed = failed_ids(answer, {each["MessageId"] for each in messages})
         except Exception:
-            logger.exception("An invocation failed; its %d messages come back", len(messages))
+            logger.exception("An invocation failed; its %d messages return.", len(messages))
             return []
         return [each for each in messages if each["MessageId"] not in failed]
 
@@ -149,22 +156,25 @@ class EventSourceMapping:
 
 
 def sqs_event(messages: Sequence[Message], queue_url: str, region: str) -> Event:
-    """The event that Lambda makes of received messages."""
+    """Return the event that Lambda makes of received messages."""
     arn = queue_arn(queue_url, region)
     return {"Records": [_record(message, arn, region) for message in messages]}
 
 
 def failed_ids(answer: Any, known: set[str]) -> set[str]:
-    """The messages that come back, as Lambda reads an answer. Raises ValueError for a bad one."""
+    """Return the ids of the failed messages in a function's answer, as Lambda reads it.
+
+    `known` are the ids of the batch. Raises ValueError for an answer that Lambda would not accept.
+    """
     if answer is None or answer == {}:
         return set()
     if not isinstance(answer, dict) or "batchItemFailures" not in answer:
-        raise ValueError(f"The answer names no batchItemFailures: {answer!r}")
+        raise ValueError(f"The answer has no batchItemFailures: {answer!r}")
     failures = answer["batchItemFailures"]
     if failures is None:
         return set()
     if not isinstance(failures, list):
-        raise ValueError(f"batchItemFailures is no list: {failures!r}")
+        raise ValueError(f"batchItemFailures is not a list: {failures!r}")
     return {_failed_id(failure, known) for failure in failures}
 
 
@@ -196,7 +206,7 @@ def _record(message: Message, arn: str, region: str) -> dict[str, Any]:
 
 
 def _attribute(attribute: Mapping[str, Any]) -> dict[str, Any]:
-    """A message attribute in the event's spelling, which is not SQS's own."""
+    """Return a message attribute as events spell it, which differs from SQS."""
     value: dict[str, Any] = {"stringListValues": [], "binaryListValues": []}
     if "StringValue" in attribute:
         value["stringValue"] = attribute["StringValue"]

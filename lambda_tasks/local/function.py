@@ -1,5 +1,8 @@
-"""A Lambda function on a laptop: a process that feeds the real handler from queues of a local SQS,
-and ticks as a schedule of EventBridge would. SIGTERM and Ctrl-C end it after its invocation."""
+"""The process of a Lambda function on a laptop.
+
+It feeds the real handler from queues of a local SQS, and ticks like a schedule of EventBridge.
+SIGTERM and Ctrl-C end it after the invocation that runs.
+"""
 
 import argparse
 import signal
@@ -13,12 +16,14 @@ from .chaos import Chaos, ChaoticFunction
 from .event_source import EventSourceMapping, LambdaContext
 
 TICK_EVERY_S: Final = 10.0
+"""Seconds between two ticks."""
 
 TICK: Final = {"lambda_tasks": "tick"}
+"""The event that lets the handler run its relay."""
 
 
 class LocalFunction:
-    """Each queue has its mapping; one invocation runs at a time."""
+    """The function with an event source mapping for each queue. One invocation runs at a time."""
 
     def __init__(self, queue_urls: Sequence[str], *, timeout_s: float, chaos: Chaos) -> None:
         self._queue_urls = queue_urls
@@ -28,11 +33,11 @@ class LocalFunction:
         self._ticked_at = 0.0
 
     def stop(self) -> None:
-        """End after the invocation that runs."""
+        """Let run() return after the current invocation."""
         self._stopping = True
 
     def run(self, client_options: dict[str, Any]) -> None:
-        """Until stop()."""
+        """Invoke the handler with messages and ticks until stop()."""
         from .. import handler
 
         function = ChaoticFunction(self._handle, self._chaos, handler.pids)
@@ -48,10 +53,10 @@ class LocalFunction:
                 )
                 for url in self._queue_urls
             ]
-            # A long poll of one would hold up the others.
+            # Queues are polled in turn, so a long poll of one would delay the others.
             wait_s = 1 if len(mappings) == 1 else 0
             while not self._stopping:
-                self._tick_now_and_then()
+                self._tick_if_due()
                 if not sum(mapping.poll_once(wait_s) for mapping in mappings) and not wait_s:
                     time.sleep(0.2)
         handler.close()
@@ -61,14 +66,14 @@ class LocalFunction:
 
         return handler(event, LambdaContext(timeout_s=self._timeout_s))
 
-    def _tick_now_and_then(self) -> None:
+    def _tick_if_due(self) -> None:
         if time.monotonic() - self._ticked_at > TICK_EVERY_S:
             self._handle(TICK)
             self._ticked_at = time.monotonic()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The process's own: `--timeout SECONDS --chaos ... QUEUE_URL...`."""
+    """Run the process. Arguments: `--timeout SECONDS --chaos KIND=PERCENT,... QUEUE_URL...`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("queue_urls", nargs="+", metavar="QUEUE_URL")
     parser.add_argument("--timeout", type=float, default=60)

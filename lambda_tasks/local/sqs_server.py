@@ -1,4 +1,4 @@
-"""An SQS endpoint on loopback: MiniStack, as a child process that ends with its parent."""
+"""The SQS endpoint on loopback: MiniStack, in a child process that ends with its parent."""
 
 import http.client
 import json
@@ -17,11 +17,15 @@ from ..local_run import ACCOUNT, REGION
 from . import sqs_guard
 
 START_TIMEOUT_S: Final = 30.0
+"""Seconds for MiniStack to answer its first request."""
 
 ACCESS_KEY_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_SQS_ACCESS_KEY"
-"""In the environment of the child alone: other users of the machine can read command lines."""
+"""The child's environment variable with the access key.
 
-_SERVE: Final = """
+It is not an argument, because other users of the machine can read command lines.
+"""
+
+_SERVER_SCRIPT: Final = """
 import asyncio, os, runpy, sys, threading
 access_key = os.environ.pop("LAMBDA_TASKS_LOCAL_SQS_ACCESS_KEY")
 def end_with_parent():
@@ -39,33 +43,35 @@ config.keep_alive_timeout = 75
 config.loglevel = "ERROR"
 asyncio.run(serve(guard, config))
 """
-"""Not MiniStack's own main(), which chooses its address itself and leaves a pid file. The guard
-comes from its file: an import of this package would load Django first.
+"""The child's program.
 
-Standard input is a pipe from the parent: it closes when the parent ends, however it ends.
+It does not call MiniStack's main(), which chooses its address itself and leaves a pid file. The
+guard is loaded from its file, as an import of this package would load Django first. Standard input
+is a pipe from the parent, which closes however the parent ends.
 """
 
-_INHERITED: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR")
-_SETTINGS: Final = {
+_INHERITED_VARIABLES: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR")
+_MINISTACK_VARIABLES: Final = {
     "MINISTACK_HOST": "127.0.0.1",
     "MINISTACK_REGION": REGION,
     "MINISTACK_ACCOUNT_ID": ACCOUNT,
     "SERVICES": "sqs",
     "LOG_LEVEL": "ERROR",
-    # Listeners of services that nobody asked for, each on a fixed port.
+    # Off: services that nobody needs, each of which would listen on a fixed port.
     "SFTP_ENABLED": "0",
     "IOT_MTLS_ENABLED": "0",
-    # At its start it removes the containers of every other MiniStack that Docker knows.
+    # MiniStack would remove the containers of every other MiniStack that it finds in Docker.
     "DOCKER_HOST": "unix:///nonexistent",
 }
 
 
 class LocalSqs:
-    """Real SQS requests without AWS. Use it as a context manager, or start() and stop() it.
+    """A local server with SQS's API. Use it as a context manager, or call start() and stop().
 
-    `endpoint_url` is its address, `client_options` what LAMBDA_TASKS_AWS holds to reach it: it
-    answers nobody who has not its credentials, which are random. Both stay the same from one
-    start() to the next; the queues do not.
+    `endpoint_url` is its address. `client_options` are the arguments of an AWS client, or the value
+    of LAMBDA_TASKS_AWS, that reach it; they hold random credentials, and the server answers no
+    others. Both survive a restart of the server; its queues do not. By default a free `port` is
+    used.
     """
 
     def __init__(self, *, port: int | None = None) -> None:
@@ -92,7 +98,11 @@ class LocalSqs:
         return f"<LocalSqs {self.endpoint_url} [{state}]>"
 
     def start(self) -> None:
-        """Return when it answers. Raises ModuleNotFoundError, with the fix, without MiniStack."""
+        """Start the server and return when it answers.
+
+        Raises ModuleNotFoundError where MiniStack is not installed, and RuntimeError with its
+        output where it does not answer within START_TIMEOUT_S.
+        """
         if self._process is not None:
             return
         if find_spec("ministack") is None:
@@ -101,20 +111,21 @@ class LocalSqs:
             )
         with tempfile.TemporaryFile() as output, self._listener() as listener:
             self._process = self._spawn(listener, output.fileno())
-            listener.close()  # the child's copy is now the only one, and ends with the child
+            # Only the child's copy stays open, so that the port is closed when the child dies.
+            listener.close()
             if not self._answers():
                 self.stop()
                 output.seek(0)
                 raise RuntimeError(f"MiniStack did not start. It wrote: {output.read().decode()}")
 
     def stop(self) -> None:
-        """End it; its queues are gone."""
+        """Stop the server, which forgets its queues."""
         if self._process is None:
             return
         if "client" in self.__dict__:
             self.client.close()
             del self.client
-        # It keeps nothing that a slower end would save.
+        # MiniStack stores nothing, so there is nothing to save by a slower end.
         self._process.kill()
         self._process.wait()
         assert self._process.stdin is not None
@@ -131,8 +142,8 @@ class LocalSqs:
     ) -> str:
         """Create a queue and return its URL.
 
-        With `max_receive_count` it gets a dead-letter queue NAME-dlq. A FIFO queue's name ends in
-        `.fifo`, as SQS wants it, whether or not the given one does.
+        With `max_receive_count` the queue gets a dead-letter queue NAME-dlq. With `fifo`, or where
+        `name` ends in `.fifo`, it is a FIFO queue, and `.fifo` is appended where it is missing.
         """
         stem = name.removesuffix(".fifo")
         suffix = ".fifo" if fifo or stem != name else ""
@@ -152,12 +163,12 @@ class LocalSqs:
         return url
 
     def queue_url(self, name: str) -> str:
-        """The URL of a queue that is there, its dead-letter queue for instance."""
+        """Return the URL of an existing queue, for example of a dead-letter queue."""
         url: str = self.client.get_queue_url(QueueName=name)["QueueUrl"]
         return url
 
     def counts(self, queue_url: str) -> dict[str, int]:
-        """How many messages are `visible`, `in_flight` and `delayed`."""
+        """Return the number of messages that are `visible`, `in_flight` and `delayed`."""
         names = {
             "visible": "ApproximateNumberOfMessages",
             "in_flight": "ApproximateNumberOfMessagesNotVisible",
@@ -169,36 +180,38 @@ class LocalSqs:
         return {key: int(attributes.get(name, 0)) for key, name in names.items()}
 
     def purge(self, queue_url: str) -> None:
-        """Drop every message, those in flight too."""
+        """Delete every message of a queue, including those in flight."""
         self.client.purge_queue(QueueUrl=queue_url)
 
     @cached_property
     def client(self) -> Any:
-        """A botocore client of it."""
+        """The botocore client for this server."""
         return make_client(self.client_options)
 
     def _listener(self) -> socket.socket:
-        """Listening before the child does: the port can't be lost, and a first request waits."""
+        """Return a listening socket for the child."""
+        # The parent listens before the child runs: nobody else can get the port in between, and a
+        # first request waits instead of failing.
         return socket.create_server(("127.0.0.1", self.port), backlog=128)
 
     def _spawn(self, listener: socket.socket, output: int) -> "subprocess.Popen[bytes]":
-        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        own = {
+        inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
+        variables = {
             "GATEWAY_PORT": str(self.port),
             ACCESS_KEY_VARIABLE: self.client_options["aws_access_key_id"],
         }
         guard_file = Path(sqs_guard.__file__).resolve()
         arguments = [str(listener.fileno()), self._authority, str(guard_file)]
         return subprocess.Popen(
-            # -P: a module of the current directory must not stand in for one that it imports.
-            [sys.executable, "-P", "-c", _SERVE, *arguments],
-            env=inherited | _SETTINGS | own,
+            # -P: a module in the current directory must not replace one that MiniStack imports.
+            [sys.executable, "-P", "-c", _SERVER_SCRIPT, *arguments],
+            env=inherited | _MINISTACK_VARIABLES | variables,
             cwd=tempfile.gettempdir(),
             pass_fds=[listener.fileno()],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            # Ctrl+C at a terminal is for the parent, which stops it in order.
+            # Ctrl+C at a terminal would reach the child too. The parent stops it in order instead.
             start_new_session=True,
         )
 
@@ -216,14 +229,14 @@ class LocalSqs:
 
 
 def make_client(options: dict[str, Any]) -> Any:
-    """A synchronous SQS client."""
+    """Return a synchronous SQS client of botocore, made with these options."""
     from botocore.session import get_session
 
     return get_session().create_client("sqs", **options)
 
 
 def queue_arn(queue_url: str, region: str = REGION) -> str:
-    """The ARN of the queue at a URL."""
+    """Return the ARN of the queue at a URL."""
     account, name = queue_url.rsplit("/", 2)[1:]
     return f"arn:aws:sqs:{region}:{account}:{name}"
 

@@ -1,4 +1,4 @@
-"""Helpers for a project's tests: what was enqueued, and running it through the real handler."""
+"""The helpers for a project's tests: they capture calls and run them through the real handler."""
 
 from .assertions import aassert_idempotent, assert_enqueued, assert_idempotent
 from .capturing import CapturedTasks, arun_enqueued, capture_tasks, run_enqueued

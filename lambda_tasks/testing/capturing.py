@@ -1,4 +1,4 @@
-"""Keeps what is enqueued, instead of sending it, and runs it when asked to."""
+"""The capture of calls, which keeps them instead of sending them, and runs them on request."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,29 +13,32 @@ from ..core.lifecycle import Status
 from ..core.message import Outgoing
 from ..errors import TaskFailed
 from .events import CapturedTask, event_of
-from .faults import simulated
+from .faults import simulated_fault
 from .inline import CapturingRuntime
 
 if TYPE_CHECKING:
     from ..records.tables import TaskRecord
 
-MOST_ROUNDS: Final = 1000
-"""The most rounds of one run_enqueued(). Each runs what the one before has enqueued: what enqueues
-still more after so many does so for ever."""
+MAX_ROUNDS: Final = 1000
+"""The number of rounds of one run_enqueued(). Each round runs what the one before has enqueued.
 
-MOST_DELIVERIES: Final = 10
+Tasks that still enqueue others after so many rounds probably never stop.
+"""
+
+MAX_DELIVERIES: Final = 10
+"""The number of deliveries of one message, after which run_enqueued() raises AssertionError."""
 
 
 class CapturedTasks(Sequence[CapturedTask]):
-    """What was enqueued since capture_tasks(), in order; a list that grows.
+    """The calls that were enqueued since capture_tasks(), in order: a sequence that grows.
 
-    A call counts from the moment it is made, before its transaction commits, which under a
-    TestCase never happens. One whose transaction, or savepoint, was rolled back is gone.
+    A call counts from the moment it is made, not from its commit, which never comes in a TestCase.
+    A call disappears when its transaction or savepoint is rolled back.
     """
 
     def __init__(self, capturing: CapturingRuntime) -> None:
         self._runtime = capturing
-        self._done: set[UUID] = set()
+        self._delivered: set[UUID] = set()
         self._kept: list[Outgoing] = []
 
     def __repr__(self) -> str:
@@ -62,50 +65,57 @@ class CapturedTasks(Sequence[CapturedTask]):
         return list(self)[index]
 
     def run(self, *, raise_failures: bool = True) -> "list[TaskRecord]":
-        """Run what has not run yet, and what that enqueues, as if all had been committed.
+        """Run the calls that have not run yet, and those that they enqueue, as if committed.
 
         Each message goes through the Lambda handler, on the test's own thread and connection and
-        without waiting for delays. Returns the records in the order of the runs. Raises
-        TaskFailed for tasks that end as FAILED, unless `raise_failures=False`.
+        without waiting for delays. Returns the records in the order of the runs.
+
+        Raises TaskFailed, with the tracebacks, where tasks end as FAILED, unless `raise_failures`
+        is False; AssertionError where tasks enqueue others without end, or where a message returns
+        to its queue 10 times.
         """
         return async_to_sync(self.arun)(raise_failures=raise_failures)
 
     async def arun(self, *, raise_failures: bool = True) -> "list[TaskRecord]":
         """See run()."""
-        ran: list[UUID] = []
-        # Also after capture_tasks(): what runs now may enqueue, and nothing is to leave.
-        with runtime.replace_current(self._runtime):
-            for _ in range(MOST_ROUNDS):
-                outstanding = await sync_to_async(self._outstanding)()
+        delivered: list[UUID] = []
+        # This may run after capture_tasks() has ended, and tasks may enqueue others meanwhile.
+        with runtime.replaced_by(self._runtime):
+            for _ in range(MAX_ROUNDS):
+                outstanding = await sync_to_async(self._store_outstanding)()
                 if not outstanding:
                     break
                 for outgoing in outstanding:
-                    self._done.add(outgoing.message.invocation_id)
-                    ran.append(outgoing.message.invocation_id)
+                    self._delivered.add(outgoing.message.invocation_id)
+                    delivered.append(outgoing.message.invocation_id)
                     await self._deliver(outgoing)
             else:
-                raise AssertionError(f"After {MOST_ROUNDS} rounds tasks still enqueue others.")
-        return await sync_to_async(self._records)(ran, raise_failures=raise_failures)
+                raise AssertionError(
+                    f"After {MAX_ROUNDS} rounds tasks still enqueue others. Look for a task that "
+                    "enqueues itself."
+                )
+        return await sync_to_async(self._records)(delivered, raise_failures=raise_failures)
 
     def keep(self) -> None:
-        """What there is by now, whatever becomes of its transaction."""
+        """Keep the calls captured so far, even if their transaction is rolled back later."""
         self._kept = self._all()
 
     def _all(self) -> list[Outgoing]:
         enqueuer = self._runtime.enqueuer
         by_id: dict[UUID, Outgoing] = {}
-        for outgoing in (*self._kept, *self._runtime.sender.sent, *enqueuer.uncommitted()):
+        for outgoing in (*self._kept, *self._runtime.sender.sent, *enqueuer.uncommitted_messages()):
             by_id.setdefault(outgoing.message.invocation_id, outgoing)
-        last = len(enqueuer.order)
+        last = len(enqueuer.call_order)
         return sorted(
-            by_id.values(), key=lambda each: enqueuer.order.get(each.message.invocation_id, last)
+            by_id.values(),
+            key=lambda each: enqueuer.call_order.get(each.message.invocation_id, last),
         )
 
-    def _outstanding(self) -> list[Outgoing]:
-        """Stored, as after the commit, and due."""
-        from ..records.postponing import make_due
+    def _store_outstanding(self) -> list[Outgoing]:
+        """Store the records of the calls that have not run, make them due, and return the calls."""
+        from ..records.waiting import make_due
 
-        found = [each for each in self._all() if each.message.invocation_id not in self._done]
+        found = [each for each in self._all() if each.message.invocation_id not in self._delivered]
         self._runtime.enqueuer.store(found)
         for outgoing in found:
             if outgoing.message.durable:
@@ -115,14 +125,14 @@ class CapturedTasks(Sequence[CapturedTask]):
     async def _deliver(self, outgoing: Outgoing) -> None:
         due = replace(outgoing, body=replace(outgoing.message, run_after=None).encode())
         call = CapturedTask(due)
-        if simulated() == "duplicate":
+        if simulated_fault() == "duplicate":
             await self._runtime.handle(event_of([due.body, due.body]))
-        for _ in range(MOST_DELIVERIES):
+        for _ in range(MAX_DELIVERIES):
             if not await self._runtime.handle(event_of([due.body])):
                 return
         raise AssertionError(
-            f"{call!r} came back to its queue {MOST_DELIVERIES} times, as a message does that ends "
-            "among the dead letters. The log says why."
+            f"{call!r} came back to its queue {MAX_DELIVERIES} times. On AWS the message would be "
+            "a dead letter. The log says why."
         )
 
     def _records(self, ids: Sequence[UUID], *, raise_failures: bool) -> "list[TaskRecord]":
@@ -140,9 +150,10 @@ _captures: list[CapturedTasks] = []
 
 @contextmanager
 def capture_tasks() -> Iterator[CapturedTasks]:
-    """Let nothing leave in the body; yields what was enqueued in it.
+    """Capture the calls that are made in the body, instead of sending them.
 
-    Holds for all threads, and for both interfaces. In no mode does a task run by itself.
+    Yields the captured calls. Calls of all threads and of both interfaces are captured. In the
+    body no task runs by itself, whatever mode the settings name.
     """
     capturing = CapturingRuntime()
     captured = CapturedTasks(capturing)
@@ -155,8 +166,8 @@ def capture_tasks() -> Iterator[CapturedTasks]:
         _captures.remove(captured)
 
 
-def captured_now() -> CapturedTasks:
-    """What the innermost capture_tasks() has. Raises RuntimeError where there is none."""
+def innermost_capture() -> CapturedTasks:
+    """Return the calls of the innermost capture_tasks(). Raises RuntimeError outside of one."""
     if not _captures:
         raise RuntimeError(
             "Nothing is captured here. Use `with capture_tasks():`, the fixture captured_tasks or "
@@ -166,10 +177,13 @@ def captured_now() -> CapturedTasks:
 
 
 def run_enqueued(*, raise_failures: bool = True) -> "list[TaskRecord]":
-    """Run what the innermost capture_tasks() has. See CapturedTasks.run()."""
-    return captured_now().run(raise_failures=raise_failures)
+    """Run the calls of the innermost capture_tasks(). See CapturedTasks.run().
+
+    Raises RuntimeError outside of capture_tasks().
+    """
+    return innermost_capture().run(raise_failures=raise_failures)
 
 
 async def arun_enqueued(*, raise_failures: bool = True) -> "list[TaskRecord]":
     """See run_enqueued()."""
-    return await captured_now().arun(raise_failures=raise_failures)
+    return await innermost_capture().arun(raise_failures=raise_failures)

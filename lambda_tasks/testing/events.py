@@ -1,4 +1,4 @@
-"""The event with which Lambda gives messages to its function."""
+"""The events that Lambda makes of messages, and the captured calls that they carry."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -11,18 +11,16 @@ from ..core.message import Outgoing
 from ..payload import SQSLambdaTask
 from ..queues.sqs import SQSQueue
 
-NO_QUEUE: Final = "test"
-"""Where events come from in a project that has no queue in AWS."""
+PLACEHOLDER_QUEUE: Final = "test"
+"""The name of the queue in the events of a project without an SQS queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedTask:
-    """One call of a task, as it would have left. Arguments are JSON values.
-
-    `delay` is in seconds, `run_after` an aware datetime or None.
-    """
+    """One captured call of a task. Its arguments are JSON values."""
 
     outgoing: Outgoing
+    """The message that would have been sent."""
 
     def __repr__(self) -> str:
         arguments = [repr(each) for each in self.args]
@@ -32,7 +30,7 @@ class CapturedTask:
 
     @property
     def id(self) -> uuid.UUID:
-        """The invocation's id: the id of a django.tasks result, as a UUID."""
+        """The invocation's id; for a call by django.tasks, its result's id as a UUID."""
         return self.outgoing.message.invocation_id
 
     @property
@@ -42,12 +40,12 @@ class CapturedTask:
 
     @property
     def args(self) -> list[Any]:
-        """Positional arguments, which only tasks of django.tasks have."""
+        """The positional arguments, which only tasks of django.tasks have."""
         return self.outgoing.message.args
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments."""
+        """The keyword arguments, including secret ones."""
         return self.outgoing.message.kwargs
 
     @property
@@ -57,12 +55,12 @@ class CapturedTask:
 
     @property
     def delay(self) -> int:
-        """Seconds before the message becomes visible."""
+        """Seconds before the message becomes visible, 0 to 900."""
         return self.outgoing.delay_s
 
     @property
     def run_after(self) -> datetime | None:
-        """When it is to run at the earliest."""
+        """The earliest time of the run, as an aware datetime; None where the call gave none."""
         return self.outgoing.message.run_after
 
     @property
@@ -72,21 +70,21 @@ class CapturedTask:
 
 
 def lambda_event(calls: Iterable[CapturedTask | Mapping[str, Any] | str]) -> dict[str, Any]:
-    """What Lambda gives to the handler for these messages.
+    """Return the event that Lambda would give the handler for these calls.
 
-    Each is a CapturedTask, what `task.serialize(...)` gives, or a body. This stores the records of
-    durable calls, and signs bodies where LAMBDA_TASKS_SIGNING_KEYS is set.
+    Each is a CapturedTask, a payload of `task.serialize(...)`, or an SQS body. This stores the
+    records of durable calls, and signs bodies where LAMBDA_TASKS_SIGNING_KEYS is set.
     """
-    return event_of([_stored(call) for call in calls])
+    return event_of([_store_and_encode(call) for call in calls])
 
 
 def event_of(bodies: Iterable[str]) -> dict[str, Any]:
-    """The event of messages whose records are stored where they need one."""
-    return {"Records": [_record(each) for each in bodies]}
+    """Return the event of messages whose records are stored already."""
+    return {"Records": [_make_record(each) for each in bodies]}
 
 
-def _stored(call: CapturedTask | Mapping[str, Any] | str) -> str:
-    """The body of a call, whose record is stored if it has one."""
+def _store_and_encode(call: CapturedTask | Mapping[str, Any] | str) -> str:
+    """Return the body of a call, and store its record if it is durable."""
     if isinstance(call, str):
         return call
     if isinstance(call, CapturedTask):
@@ -98,21 +96,22 @@ def _stored(call: CapturedTask | Mapping[str, Any] | str) -> str:
     return outgoing.body
 
 
-def _source() -> tuple[str, str]:
-    """The ARN of a queue of the settings, and what is signed for it."""
+def _source_queue() -> tuple[str, str]:
+    """Return the ARN of an SQS queue of the settings, and the audience of its signatures."""
     for queue in conf.current().queues.values():
         if isinstance(queue, SQSQueue):
             return queue.arn, queue.audience
-    return f"arn:aws:sqs:us-east-1:000000000000:{NO_QUEUE}", NO_QUEUE
+    return f"arn:aws:sqs:us-east-1:000000000000:{PLACEHOLDER_QUEUE}", PLACEHOLDER_QUEUE
 
 
-def _record(body: str) -> dict[str, Any]:
-    arn, audience = _source()
+def _make_record(body: str) -> dict[str, Any]:
+    arn, audience = _source_queue()
     signer = conf.current().signer(audience)
     sent_at = datetime.now(UTC)
     return {
         "messageId": str(uuid.uuid4()),
-        "receiptHandle": "",  # so that nobody asks AWS for another visibility timeout
+        # Without a handle, nobody asks AWS for another visibility timeout.
+        "receiptHandle": "",
         "body": body if signer is None else signer.sign(body, now=sent_at.timestamp()),
         "attributes": {
             "ApproximateReceiveCount": "1",

@@ -1,4 +1,4 @@
-"""What can happen to a run on AWS, to see in a test what becomes of it."""
+"""The faults of AWS that a test can simulate."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +19,12 @@ _simulated: ContextVar[Fault | None] = ContextVar("lambda_tasks_simulated_fault"
 
 @contextmanager
 def simulate(fault: Fault) -> Iterator[None]:
-    """Let run_enqueued() in the body meet a fault.
+    """Let each run of run_enqueued() in the body meet a fault.
 
-    "crash": the worker dies when the function has returned, before its writes are committed; the
-    message is delivered again and the task runs again. "duplicate": each message is delivered
-    three times, twice of these in one event. "timeout": the hard timeout ends each run at its
-    last moment. Raises ValueError for another.
+    "crash": the worker dies after the function has returned and before its writes are committed.
+    The message is delivered again and the task runs again. "duplicate": each message is delivered
+    three times, two of these in one event. "timeout": the hard timeout ends each run after the
+    function has returned. Raises ValueError for any other fault.
     """
     if fault not in FAULTS:
         raise ValueError(f"simulate({fault!r}): use one of {', '.join(map(repr, FAULTS))}.")
@@ -35,22 +35,22 @@ def simulate(fault: Fault) -> Iterator[None]:
         _simulated.reset(token)
 
 
-def simulated() -> Fault | None:
-    """The fault of the surrounding simulate()."""
+def simulated_fault() -> Fault | None:
+    """Return the fault of the surrounding simulate(); None outside of one."""
     return _simulated.get()
 
 
 class FaultyAttempt(Attempt):
-    """An attempt that meets the fault at its last moment."""
+    """An attempt that meets the simulated fault after its function has returned."""
 
     def succeed(self, result: object, *, may_leave_record: bool = False) -> AttemptEnd:
         """See Attempt."""
-        fault = simulated()
+        fault = simulated_fault()
         if fault == "timeout":
-            raise HardTimeLimitExceeded("The simulated hard timeout is over.")
+            raise HardTimeLimitExceeded("The simulated hard timeout has passed.")
         if fault == "crash" and self.run.claim.attempt == 1:
             self.abandon()
-            # As if its lease had run out meanwhile.
+            # A lease in the past: the next delivery takes the run over without waiting.
             self.finisher.claims.extend([self.run.claim], timedelta(seconds=-1))
             return AttemptEnd(None)
         return super().succeed(result, may_leave_record=may_leave_record)

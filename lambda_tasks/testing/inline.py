@@ -1,6 +1,6 @@
-"""The real handler without threads and processes of its own: on the connection of the test.
+"""The real handler without threads and processes of its own, on the connection of the test.
 
-A TestCase never commits, so that nobody else could see what a test has written.
+A TestCase never commits, so no other connection could read what a test has written.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,13 +28,13 @@ from .faults import FaultyAttempt
 
 
 class CapturingSender:
-    """See enqueue.on_commit.Sender: keeps what it is to send."""
+    """The sender that keeps messages instead of sending them. See enqueue.on_commit.Sender."""
 
     def __init__(self) -> None:
         self.sent: list[Outgoing] = []
 
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
-        """All are accepted."""
+        """Keep messages; return no failures, as all of them count as accepted."""
         self.sent.extend(messages)
         return {}
 
@@ -48,33 +48,34 @@ class CapturingSender:
 
 
 class CapturingEnqueuer(Enqueuer):
-    """Knows what waits for a commit, which under a TestCase never comes."""
+    """The enqueuer that knows the messages that wait for a commit, as all do in a TestCase."""
 
     def __init__(self, outbox: Outbox, sender: Sender) -> None:
         super().__init__(outbox, sender)
         self._waiting: list[tuple[BaseDatabaseWrapper, HandOver]] = []
-        self.order: dict[UUID, int] = {}
+        self.call_order: dict[UUID, int] = {}
 
-    def new_hand_over(
-        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, stored: bool
+    def make_hand_over(
+        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, is_stored: bool
     ) -> HandOver:
         """See Enqueuer."""
-        hand_over = super().new_hand_over(connection, messages, stored=stored)
+        hand_over = super().make_hand_over(connection, messages, is_stored=is_stored)
         self._waiting.append((connection, hand_over))
         return hand_over
 
     def store(self, messages: Sequence[Outgoing]) -> None:
-        """See Enqueuer. It is called first of all, so it tells the order of the calls."""
+        """See Enqueuer. This is the first step of each call, so it notes the order of the calls."""
         for outgoing in messages:
-            self.order.setdefault(outgoing.message.invocation_id, len(self.order))
+            self.call_order.setdefault(outgoing.message.invocation_id, len(self.call_order))
         super().store(messages)
 
-    def leaving(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        """See Enqueuer. All of them, as this is what was enqueued."""
+    def select_sendable(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """See Enqueuer. Return all messages: a call for a later time was enqueued too."""
         return messages
 
-    def uncommitted(self) -> list[Outgoing]:
-        """What has neither been committed nor rolled back, on the connections of all threads."""
+    def uncommitted_messages(self) -> list[Outgoing]:
+        """Return the messages that wait for a commit, on the connections of all threads."""
+        # Django drops the hooks of a rolled-back savepoint, so only those that it still has count.
         connections = {id(connection): connection for connection, _ in self._waiting}
         hooks = {id(hook) for each in connections.values() for _, hook, *_ in each.run_on_commit}
         waiting = (hand_over for _, hand_over in self._waiting if id(hand_over) in hooks)
@@ -82,12 +83,13 @@ class CapturingEnqueuer(Enqueuer):
 
 
 class CapturingRuntime(Runtime):
-    """A runtime that sends nothing, and whose attempts meet simulated faults."""
+    """The runtime that sends nothing and whose attempts meet simulated faults."""
 
     def __init__(self) -> None:
         super().__init__()
-        _ = self.enqueuer  # now, as several threads may ask for it later
-        executor = self.make_executor(_InlineLanes(), _InlineProcesses(self.make_attempt))
+        # Made now: a cached property is not safe when several threads read it first.
+        _ = self.enqueuer
+        executor = self.executor_of(_InlineLanes(), _InlineProcesses(self.make_attempt))
         self._events = EventHandler(self, executor)
 
     @cached_property
@@ -106,14 +108,14 @@ class CapturingRuntime(Runtime):
         return partial(FaultyAttempt, finisher=self.finisher, lock=self.locks)
 
     async def handle(self, event: Mapping[str, Any]) -> list[str]:
-        """Give an event to the handler; the ids of the messages that come back."""
+        """Give an event to the handler; return the ids of the messages that return to the queue."""
         answer = await self._events.handle(event, LambdaContext())
         await sync_to_async(progress.close)()
         return [each["itemIdentifier"] for each in answer["batchItemFailures"]]
 
 
 class _InlineLanes(Lanes):
-    """Runs async tasks on the loop of the test, and their ORM calls on its connection."""
+    """Lanes that run async tasks on the test's loop, and their ORM calls on its connection."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -123,7 +125,7 @@ class _InlineLanes(Lanes):
 
 
 class _InlineProcesses(ProcessPool):
-    """Runs sync tasks on the thread of the test."""
+    """A process pool that runs sync tasks on the test's thread."""
 
     def __init__(self, make_attempt: MakeAttempt) -> None:
         super().__init__(0, serve_worker_process)

@@ -1,4 +1,4 @@
-"""The plugin for pytest, which finds it by itself: the fixture `captured_tasks`."""
+"""The plugin for pytest, which loads it by its entry point: the fixture `captured_tasks`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def captured_tasks() -> "Iterator[CapturedTasks]":
-    """What the test has enqueued; nothing leaves. See lambda_tasks.testing.capture_tasks()."""
+    """Capture the test's calls instead of sending them. See testing.capture_tasks()."""
     from .capturing import capture_tasks
 
     with capture_tasks() as captured:

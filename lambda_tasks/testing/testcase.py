@@ -1,4 +1,4 @@
-"""For Django's TestCase, and any other unittest one that may use the database."""
+"""The mixin for Django's TestCase, and for any unittest TestCase that may use the database."""
 
 import unittest
 
@@ -8,12 +8,13 @@ from .events import CapturedTask
 
 
 class CaptureTasksMixin(unittest.TestCase):
-    """`self.tasks` is what the test has enqueued; nothing leaves."""
+    """A test case that captures its calls of tasks, instead of sending them."""
 
     tasks: CapturedTasks
+    """The calls that the test has enqueued so far."""
 
     def setUp(self) -> None:
-        """Begin to capture."""
+        """Start to capture calls."""
         super().setUp()
         self.tasks = self.enterContext(capture_tasks())
 

@@ -1,1 +1,1 @@
-"""One command with its subcommands."""
+"""The package of the command `manage.py lambda_tasks`."""

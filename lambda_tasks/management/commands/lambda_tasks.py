@@ -1,4 +1,4 @@
-"""`manage.py lambda_tasks VERB`: see `--help`."""
+"""The command `manage.py lambda_tasks VERB`. `--help` lists the verbs."""
 
 import sys
 from argparse import ArgumentParser
@@ -14,18 +14,18 @@ VERBS: Final[dict[str, ModuleType]] = {"dev": dev, "worker": worker, "invoke": i
 
 
 class Command(BaseCommand):
-    """One command for all that is done at a terminal."""
+    """The command that runs the chosen verb."""
 
     help = "Runs tasks on a laptop or in containers, and the Lambda handler on one event."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """A subcommand for each verb."""
+        """Add a subcommand for each verb."""
         commands = parser.add_subparsers(dest="verb", required=True)
         for name, verb in VERBS.items():
             verb.add_arguments(commands.add_parser(name, help=verb.HELP, description=verb.__doc__))
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Raises CommandError for a mistake in the settings; exits with what the verb says."""
+        """Run the verb, and exit with its code. Raises CommandError for bad settings."""
         try:
             code = VERBS[options["verb"]].run(self.stdout, options)
         except ImproperlyConfigured as error:

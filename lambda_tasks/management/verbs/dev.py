@@ -1,7 +1,10 @@
-"""Starts Django's development server, an SQS on loopback and the real Lambda handler, which is fed
-from it with visibility timeouts, partial batch failures and dead letters; starts what runs tasks
-again when the code changes; and prints each task that comes to its end. Nothing goes to AWS,
-whatever the settings say. Ctrl-C ends it. Exit codes: 0, or 1 for a mistake."""
+"""Django's development server, an SQS on loopback and the real Lambda handler, on a laptop.
+
+The handler gets messages as on AWS, with visibility timeouts, partial batch failures and dead
+letters. When the code changes, the processes that run tasks are restarted. Each finished task is
+printed. Nothing is sent to AWS, whatever the settings say. Ctrl-C ends it. Exit codes: 0, or 1 for
+a mistake in the settings or the options.
+"""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any, Final
@@ -10,37 +13,47 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks.local.chaos import Chaos
-from lambda_tasks.local.dev import Dev, ServerEnded, interrupted_by_signals
+from lambda_tasks.local.dev import Dev, ServerEnded, stopped_by_signals
 
 HELP: Final = "Runs the project with its tasks on a laptop."
 
 TIMEOUT_S: Final = 60.0
+"""The function's timeout, in seconds."""
+
 CHAOTIC_TIMEOUT_S: Final = 10.0
-"""What a function that died has held comes back when its timeout is over, and its lease."""
+"""The function's timeout with --chaos, in seconds.
+
+It is shorter, as the messages of a killed function return only after its timeout.
+"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """See HELP."""
+    """Add the options of `dev`."""
     parser.add_argument(
-        "address", nargs="?", default="127.0.0.1:8000", help="of the server (127.0.0.1:8000)"
-    )
-    parser.add_argument(
-        "--chaos", type=_chaos, default="", metavar="KIND=PERCENT,...",
-        help="crash=5%%,duplicate=5%%: functions that die, messages that come twice",
+        "address", nargs="?", default="127.0.0.1:8000", metavar="HOST:PORT",
+        help="the address of the development server (default: 127.0.0.1:8000)",
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="the function's (60; 10 with --chaos)"
-    )
+        "--chaos", type=_chaos, default="", metavar="KIND=PERCENT,...",
+        help="for example crash=5%%,duplicate=5%%: kill functions, and deliver messages twice",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS",
+        help="the timeout of the function (default: 60, or 10 with --chaos)",
+    )  # fmt: skip
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    """Raises CommandError where DEBUG is off or another setting wrong, for chaos without a local
-    SQS, and where the server ends."""
+    """Run the project until a signal stops it, print the number of records, and return 0.
+
+    Raises CommandError for a mistake in the settings, DEBUG = False included; for chaos without
+    MiniStack; and where the development server exits.
+    """
     timeout_s = options["timeout"] or (CHAOTIC_TIMEOUT_S if options["chaos"] else TIMEOUT_S)
     screen = _Screen(stdout)
     dev = Dev(screen.say, screen.show, options["address"], timeout_s, options["chaos"])
     try:
-        with interrupted_by_signals(dev):
+        with stopped_by_signals(dev):
             counts = dev.run()
     except (ImproperlyConfigured, ModuleNotFoundError, ServerEnded) as error:
         raise CommandError(str(error)) from None
@@ -49,7 +62,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
 
 
 class _Screen:
-    """Lines, and on a terminal below them one that changes."""
+    """The output: lines and, on a terminal, one changing line below them."""
 
     def __init__(self, stdout: OutputWrapper) -> None:
         self._stdout = stdout

@@ -1,5 +1,7 @@
-"""Gives one event to the real Lambda handler, in this process, and prints its answer. Exit codes:
-0 when it answered, 1 when it raised."""
+"""One invocation of the real Lambda handler, in this process, with an event from a file.
+
+The handler's answer is printed as JSON. Exit codes: 0 if the handler answered, 1 if it raised.
+"""
 
 import json
 import sys
@@ -16,15 +18,22 @@ HELP: Final = "Runs the real Lambda handler on one event."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """See HELP."""
-    parser.add_argument("event", metavar="EVENT.json", help="a file; - for standard input")
+    """Add the options of `invoke`."""
     parser.add_argument(
-        "--timeout", type=float, default=900, metavar="SECONDS", help="the function's (900)"
+        "event", metavar="EVENT.json", help="the file with the event, or - for standard input"
     )
+    parser.add_argument(
+        "--timeout", type=float, default=900, metavar="SECONDS",
+        help="the timeout of the function (default: 900)",
+    )  # fmt: skip
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    """Raises CommandError for what is no event."""
+    """Invoke the handler once, print its answer, and return 0.
+
+    Raises CommandError where the file is not JSON or not an event that the handler accepts, and
+    whatever else the handler raises.
+    """
     event = _read(options["event"])
     try:
         answer = handler.handler(event, LambdaContext(timeout_s=options["timeout"]))
@@ -44,4 +53,4 @@ def _read(name: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise CommandError(f"{name} is no JSON: {error}.") from None
+        raise CommandError(f"{name} is not JSON: {error}.") from None

@@ -1,6 +1,9 @@
-"""Takes tasks until SIGTERM or Ctrl-C, then finishes what runs. Exit codes: 0 when all that was
-taken is finished, 3 when some had to be given back or its process hung, 1 for a mistake in the
-settings."""
+"""A worker that runs tasks from SQS and database queues until SIGTERM or Ctrl-C.
+
+Then it receives no more and finishes the tasks that run. Exit codes: 0 if all received tasks are
+finished, 3 if some were returned to their queue unfinished or the process hung, 1 for a mistake in
+the settings.
+"""
 
 import asyncio
 import gc
@@ -16,33 +19,53 @@ from lambda_tasks.entrypoints.worker import Worker, worker_of
 
 HELP: Final = "Runs tasks outside of Lambda, from SQS and database queues."
 
-SAY_EVERY_S: Final = 60.0
-SHOW_EVERY_S: Final = 0.5
+LOG_EVERY_S: Final = 60.0
+"""Seconds between two lines of JSON, where the output is not a terminal."""
+
+REFRESH_EVERY_S: Final = 0.5
+"""Seconds between two updates of the line on a terminal."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """See HELP."""
+    """Add the options of `worker`."""
     parser.add_argument(
-        "--queue", action="append", metavar="NAME", help="one of LAMBDA_TASKS_QUEUES; all"
+        "--queue", action="append", metavar="NAME",
+        help="a queue of LAMBDA_TASKS_QUEUES; repeat it for several (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--concurrency", type=int, metavar="N",
+        help="the number of async tasks at a time (default: LAMBDA_TASKS_CONCURRENCY)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--processes", type=int, metavar="N",
+        help="the number of processes for sync tasks (default: LAMBDA_TASKS_PROCESSES)",
+    )  # fmt: skip
+    parser.add_argument("--once", action="store_true", help="stop when there is nothing more to do")
+    parser.add_argument(
+        "--max-tasks", type=int, metavar="N", help="stop after N tasks have started"
     )
-    parser.add_argument("--concurrency", type=int, metavar="N", help="async tasks at once")
-    parser.add_argument("--processes", type=int, metavar="N", help="for sync tasks")
-    parser.add_argument("--once", action="store_true", help="stop when there is nothing to do")
-    parser.add_argument("--max-tasks", type=int, metavar="N", help="stop after so many")
     parser.add_argument(
         "--drain", type=float, default=25, metavar="SECONDS",
-        help="for what runs when it is told to stop (25; ECS kills after 30)",
+        help="the time for running tasks to finish after SIGTERM "
+        "(default: 25; ECS kills containers after 30)",
     )  # fmt: skip
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    """Raises ImproperlyConfigured."""
-    gc.freeze()  # as in handler: what is loaded by now stays
-    runtime.close()  # what this process has sent until now went out on another loop
+    """Run tasks until a signal, `--once` or `--max-tasks` ends the worker; return the exit code.
+
+    Raises ImproperlyConfigured for a mistake in the settings.
+    """
+    # Loaded modules stay until the end, so that the collector need not look at them.
+    gc.freeze()
+    # What this process has sent before went out on another event loop.
+    runtime.close()
     return run_process(_Session(stdout).work(options))
 
 
 class _Session:
+    """One run of a worker, with its output."""
+
     def __init__(self, stdout: OutputWrapper) -> None:
         self._stdout = stdout
 
@@ -50,7 +73,7 @@ class _Session:
         names = options["queue"] or [
             name for name, queue in conf.current().queues.items() if queue.has_workers
         ]
-        chosen = worker_of(
+        worker_context = worker_of(
             runtime.current(),
             names,
             once=options["once"],
@@ -59,26 +82,26 @@ class _Session:
             processes=options["processes"],
             end_within=process_end.within,
         )
-        async with chosen as worker:
-            telling = asyncio.ensure_future(self._tell(worker))
-            self._say(f"Takes tasks of {', '.join(names)}.")
+        async with worker_context as worker:
+            reporting = asyncio.ensure_future(self._report(worker))
+            self._say(f"Running tasks of {', '.join(names)}.")
             try:
                 with worker.stopped_by_signals():
                     await worker.run(max_tasks=options["max_tasks"])
             finally:
-                telling.cancel()
-        self._say(f"{worker.done} done, {worker.cut_off} given back unfinished.")
-        return EXIT_UNFINISHED if worker.cut_off else 0
+                reporting.cancel()
+        self._say(f"{worker.done} done, {worker.cut_off} returned to the queue unfinished.")
+        return CUT_OFF if worker.cut_off else 0
 
-    async def _tell(self, worker: Worker) -> None:
-        """A line that changes on a terminal, a line of JSON now and then elsewhere."""
+    async def _report(self, worker: Worker) -> None:
+        """Print the progress: one changing line on a terminal, else a line of JSON at times."""
         while True:
             if self._stdout.isatty():
                 self._stdout.write(f"\r{worker.in_work} running, {worker.done} done ", ending="")
                 self._stdout.flush()
-                await asyncio.sleep(SHOW_EVERY_S)
+                await asyncio.sleep(REFRESH_EVERY_S)
             else:
-                await asyncio.sleep(SAY_EVERY_S)
+                await asyncio.sleep(LOG_EVERY_S)
                 self._stdout.write(json.dumps({"running": worker.in_work, "done": worker.done}))
 
     def _say(self, text: str) -> None:
