@@ -155,7 +155,7 @@ def _check_pool(database: BaseDatabaseWrapper) -> CheckMessage | None:
         return Error(f"{setting} can't work: {error}", id="lambda_tasks.E005")
     at_once = conf.current().concurrency
     is_ours = database.alias == router.db_for_write(TaskRecord)
-    own = pools.OWN_CONNECTIONS if is_ours else 0
+    own = pools.LIBRARY_CONNECTIONS if is_ours else 0
     if most >= at_once + own:
         return None
     more = f", and {own} for the task records" if own else ""

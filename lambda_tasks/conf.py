@@ -96,7 +96,7 @@ class Settings:
         return {}
 
     @property
-    def takes_any_call(self) -> bool:
+    def accepts_any_call(self) -> bool:
         """Whether a message may bring its call itself, whatever task that is of. Where keys are set
         it is signed; and where no call is stored, none can be taken from its record."""
         return self.direct_messages != "declared" or self.eager or self.noop_execution

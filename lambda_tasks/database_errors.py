@@ -33,11 +33,11 @@ CONFLICT_CODES: Final = frozenset(
     }
 )
 
-CLIENT: Final = "client"
+CLIENT_ERROR: Final = "client"
 
 OUTAGE_CODES: Final = frozenset(
     {
-        CLIENT,
+        CLIENT_ERROR,
         "57P01",  # admin_shutdown
         "57P02",  # crash_shutdown
         "57P03",  # cannot_connect_now
@@ -62,23 +62,23 @@ OUTAGE_CODES: Final = frozenset(
 """Beside PostgreSQL's class 08, connection_exception."""
 
 
-OURS: Final = "_met_by_lambda_tasks"
+LIBRARY_MARK: Final = "_met_by_lambda_tasks"
 
 
-def mark_as_ours(error: BaseException) -> None:
+def mark_as_library_error(error: BaseException) -> None:
     """Note that a statement of ours has met this error, wherever it is caught. See meaning_of()."""
-    setattr(error, OURS, True)
+    setattr(error, LIBRARY_MARK, True)
 
 
-def meaning_of(error: BaseException, *, is_ours: bool = False) -> Meaning:
+def meaning_of(error: BaseException, *, from_library: bool = False) -> Meaning:
     """What an error means that was met on this thread; a group's, what its worst one does.
 
-    `is_ours` says that no task has asked for what failed, but we have, as its mark does: what takes
+    `from_library` says that no task has asked for what failed, but we have, as its mark does: what takes
     too long is an outage then. It may look at connections, so call it when the transaction is over.
     """
-    is_ours = is_ours or hasattr(error, OURS)
+    from_library = from_library or hasattr(error, LIBRARY_MARK)
     if isinstance(error, BaseExceptionGroup):
-        meanings = {meaning_of(each, is_ours=is_ours) for each in error.exceptions}
+        meanings = {meaning_of(each, from_library=from_library) for each in error.exceptions}
         worst_first = (Meaning.REFUSAL, Meaning.OUTAGE, Meaning.CONFLICT)
         return next(each for each in worst_first if each in meanings)
     if not isinstance(error, Error):
@@ -87,7 +87,7 @@ def meaning_of(error: BaseException, *, is_ours: bool = False) -> Meaning:
     return judge(
         code_of(error),
         may_be_outage=may_be_outage,
-        is_gone=may_be_outage and (is_ours or _is_connection_gone()),
+        is_gone=may_be_outage and (from_library or _is_connection_gone()),
     )
 
 
@@ -109,10 +109,10 @@ def judge(code: str | None, *, may_be_outage: bool, is_gone: bool) -> Meaning:
 def code_of(error: BaseException) -> str | None:
     """SQLSTATE, or a number of MySQL's or SQLite's after its name; None where there is none.
 
-    CLIENT for what PostgreSQL has never heard of: its driver has found it gone, or had none.
+    CLIENT_ERROR for what PostgreSQL has never heard of: its driver has found it gone, or had none.
     """
     if isinstance(error, PoolExhausted):
-        return CLIENT
+        return CLIENT_ERROR
     cause = error.__cause__
     if cause is not None and cause.args and isinstance(cause.args[0], int):
         return f"mysql {cause.args[0]}"
@@ -121,7 +121,7 @@ def code_of(error: BaseException) -> str | None:
     for name in ("sqlstate", "pgcode"):
         if hasattr(cause, name):
             sqlstate: str | None = getattr(cause, name)
-            return sqlstate or (CLIENT if isinstance(error, OperationalError) else None)
+            return sqlstate or (CLIENT_ERROR if isinstance(error, OperationalError) else None)
     return None
 
 

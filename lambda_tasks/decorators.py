@@ -97,7 +97,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         own = self.arguments.secret_names
         return own | redact.intersection(self.arguments.names) if redact else own
 
-    def begin(self, message: Message, claim: Claim) -> TaskCall:
+    def make_call(self, message: Message, claim: Claim) -> TaskCall:
         """See ports.Task."""
         return FunctionCall(
             message=message,
@@ -276,7 +276,7 @@ class FunctionCall:
         kwargs, hides = unshared(self.message.kwargs), bool(self.message.secret)
         return self.function(self.arguments.from_json(kwargs, hides_inputs=hides), context)
 
-    def names(self, error: BaseException) -> bool:
+    def has_rule_for(self, error: BaseException) -> bool:
         """See ports.TaskCall."""
         rule = self.options.retry_rule
         return rule.ignores(error) or rule.retries(error)

@@ -2,7 +2,7 @@
 
 A lock that nobody gives, a query that takes for ever, a server that neither answers nor closes: the
 thread that waits can't end it by itself. So the statement is cancelled on its server, by way of
-another connection; where that has not helped after CANCEL_S, the connection's socket is shut down,
+another connection; where that has not helped after CANCEL_TIMEOUT_S, the connection's socket is shut down,
 and the wait ends with an error.
 """
 
@@ -26,28 +26,28 @@ from django.db.backends.signals import connection_created
 
 logger = logging.getLogger("lambda_tasks")
 
-OWN_S: Final = 10.0
+LIBRARY_STATEMENT_LIMIT_S: Final = 10.0
 """Seconds for what the library itself asks of the database at once, such as a claim of ten."""
 
-CANCEL_S: Final = 1.0
+CANCEL_TIMEOUT_S: Final = 1.0
 """Seconds for a cancelled statement to end, and for the server to take the request to cancel it."""
 
-CONNECT_S: Final = 10
+CONNECT_TIMEOUT_S: Final = 10
 """To connect, where the project's OPTIONS say nothing: a wait that nobody can end."""
 
-PYMYSQL_GREETING_S: Final = float(CONNECT_S)
+PYMYSQL_CONNECT_READ_TIMEOUT_S: Final = float(CONNECT_TIMEOUT_S)
 """The same as PyMySQL's read_timeout, which is no statement's."""
 
-ANSWER_S: Final = 3.0
+ANSWER_TIMEOUT_S: Final = 3.0
 """For a server to say that it is there; a connection that was dropped on the way is silent."""
 
-IDLE_S: Final = 5.0
+MAX_UNCHECKED_IDLE_S: Final = 5.0
 """After so long a frozen container, or a server's idle timeout, may have ended a connection."""
 
-NO_TRANSACTION: Final = 0
+PQTRANS_IDLE: Final = 0
 """libpq's PQTRANS_IDLE (PQtransactionStatus)."""
 
-LOOK_EVERY_S: Final = 0.25
+WATCH_INTERVAL_S: Final = 0.25
 
 
 class Watched(Protocol):
@@ -67,7 +67,7 @@ class Work:
     def __init__(self, limit_s: float = math.inf, *beside: BaseDatabaseWrapper) -> None:
         self.was_interrupted = False
         self._cancel_at = time.monotonic() + limit_s
-        self._hang_up_at = self._cancel_at + CANCEL_S
+        self._hang_up_at = self._cancel_at + CANCEL_TIMEOUT_S
         self._connections = [*connections_of_this_thread(), *beside]
         self.lock = threading.Lock()
         self._is_over = False
@@ -83,7 +83,7 @@ class Work:
         """
         self._cancel_at = time.monotonic()
         if hang_up:
-            self._hang_up_at = self._cancel_at + CANCEL_S
+            self._hang_up_at = self._cancel_at + CANCEL_TIMEOUT_S
         _Watch.of_this_process.add(self, is_urgent=True)
 
     def __enter__(self) -> Self:
@@ -99,7 +99,7 @@ class Work:
         with self.lock:
             self._is_over = True
         for cancelling, raw in self._cancelling:
-            cancelling.join(CANCEL_S)
+            cancelling.join(CANCEL_TIMEOUT_S)
             if cancelling.is_alive():
                 _hang_up(raw)
 
@@ -120,12 +120,15 @@ class Work:
                 self._cancelling += [(_cancelling(each, raw), raw) for each, raw in open_ones]
             if now >= self._hang_up_at:
                 # It may connect once more, and wait again.
-                self._cancel_at, self._hang_up_at = now + CANCEL_S, now + 2 * CANCEL_S
+                self._cancel_at, self._hang_up_at = (
+                    now + CANCEL_TIMEOUT_S,
+                    now + 2 * CANCEL_TIMEOUT_S,
+                )
                 for _, raw in open_ones:
                     _hang_up(raw)
 
 
-def within(limit_s: float, *beside: BaseDatabaseWrapper) -> Work:
+def interrupt_after(limit_s: float, *beside: BaseDatabaseWrapper) -> Work:
     """Interrupt what the body waits for on its connections after so many seconds. See Work."""
     return Work(limit_s, *beside)
 
@@ -141,7 +144,7 @@ def unwatch(each: Watched) -> None:
 
 
 @contextmanager
-def statements_wrapped(wrapper: Callable[..., Any]) -> Iterator[None]:
+def wrap_statements(wrapper: Callable[..., Any]) -> Iterator[None]:
     """Let a wrapper have each statement of this thread in the body. See Django's documentation,
     "Database instrumentation"."""
     with ExitStack() as wrapped:
@@ -150,7 +153,7 @@ def statements_wrapped(wrapper: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
-def limit_on(connection: BaseDatabaseWrapper, limit_s: float) -> float:
+def statement_limit_s(connection: BaseDatabaseWrapper, limit_s: float) -> float:
     """The limit of a statement that may have to wait for a writer. None on SQLite, which waits for
     its one writer for as long as the project's OPTIONS say."""
     return math.inf if connection.vendor == "sqlite" else limit_s
@@ -158,11 +161,11 @@ def limit_on(connection: BaseDatabaseWrapper, limit_s: float) -> float:
 
 def answers(connection: BaseDatabaseWrapper) -> bool:
     """Whether one of this thread's connections can be used; it has not long to say so."""
-    with within(ANSWER_S):
+    with interrupt_after(ANSWER_TIMEOUT_S):
         return connection.is_usable()
 
 
-def has_word_from_server(connection: BaseDatabaseWrapper) -> bool:
+def has_unexpected_input(connection: BaseDatabaseWrapper) -> bool:
     """Whether a server has said something unasked: most likely the end. Costs no statement."""
     if not hasattr(connection.connection, "fileno"):
         return False
@@ -182,7 +185,7 @@ def is_interrupted() -> bool:
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def pause_interrupts() -> Iterator[None]:
     """In the body nobody interrupts this thread, which is about to give a connection away."""
     with ExitStack() as held:
         for work in _works_of_this_thread():
@@ -190,7 +193,7 @@ def paused() -> Iterator[None]:
         yield
 
 
-def was_cut(connection: BaseDatabaseWrapper) -> bool:
+def was_interrupted(connection: BaseDatabaseWrapper) -> bool:
     """Whether a statement on this very connection of the driver's was cancelled from elsewhere."""
     return connection in _cut and _cut[connection] is connection.connection
 
@@ -202,7 +205,7 @@ def limit_connecting() -> None:
 
 
 def connect(connection: BaseDatabaseWrapper) -> None:
-    """Open a connection that a caller's thread has, which is not for us to change, in CONNECT_S."""
+    """Open a connection that a caller's thread has, which is not for us to change, in CONNECT_TIMEOUT_S."""
     if connection.connection is None:
         own, connection.settings_dict = connection.settings_dict, _limited(connection)
         try:
@@ -217,9 +220,9 @@ def _limited(connection: BaseDatabaseWrapper) -> dict[str, Any]:
     if connection.vendor not in ("postgresql", "mysql") or "connect_timeout" in options:
         return connection.settings_dict
     # A copy: other threads' connections have this dictionary, too.
-    limited = {"connect_timeout": CONNECT_S, **options}
+    limited = {"connect_timeout": CONNECT_TIMEOUT_S, **options}
     if _is_pymysql(connection):
-        limited = {"read_timeout": PYMYSQL_GREETING_S, **limited}
+        limited = {"read_timeout": PYMYSQL_CONNECT_READ_TIMEOUT_S, **limited}
     return {**connection.settings_dict, "OPTIONS": limited}
 
 
@@ -230,7 +233,7 @@ def _is_pymysql(connection: Any) -> bool:
 
 def _end_greeting(connection: BaseDatabaseWrapper, **_: object) -> None:
     options = connection.settings_dict.get("OPTIONS") or {}
-    if options.get("read_timeout") is PYMYSQL_GREETING_S:
+    if options.get("read_timeout") is PYMYSQL_CONNECT_READ_TIMEOUT_S:
         connection.connection._read_timeout = None
 
 
@@ -271,7 +274,7 @@ class _Watch:
             # First a pause, without being idle: most works end before somebody has to look at
             # them, and to wake this thread for each would cost more than they do.
             with self._something:
-                self._something.wait_for(lambda: self._is_urgent, LOOK_EVERY_S)
+                self._something.wait_for(lambda: self._is_urgent, WATCH_INTERVAL_S)
                 self._is_urgent = False
             now = time.monotonic()
             for work in list(self._works):
@@ -313,7 +316,7 @@ def _leave_signals_to_others() -> None:
 
 
 @contextmanager
-def signals_blocked() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Threads that are started in the body leave all signals to others."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:

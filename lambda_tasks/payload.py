@@ -66,7 +66,7 @@ class SQSLambdaTask(pydantic.BaseModel):
 
     def outgoing(self) -> Outgoing:
         """The message, ready to leave. Raises what a call of the task raises."""
-        task = registry.known(self.message.task_name)
+        task = registry.find_task(self.message.task_name)
         return prepare(
             self.message.task_name,
             self.message.kwargs,

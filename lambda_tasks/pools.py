@@ -29,22 +29,22 @@ logger = logging.getLogger("lambda_tasks")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OWN_CONNECTIONS: Final = 2
+LIBRARY_CONNECTIONS: Final = 2
 """What the library itself needs at once beside the tasks: its own statements, and progress."""
 
-LEFT_BY_TASKS: Final = 1
+RESERVED_CONNECTIONS: Final = 1
 """Connections that tasks leave in a pool to the library, where there is more than one task."""
 
-LOOK_EVERY_S: Final = 0.05
+POLL_INTERVAL_S: Final = 0.05
 
-TELL_AFTER_S: Final = 5.0
-TELL_EVERY_S: Final = 60.0
+WARN_AFTER_S: Final = 5.0
+WARN_EVERY_S: Final = 60.0
 """How long something waits before the log says so, and how often it does."""
 
-CLOSE_S: Final = 1.0
+CLOSE_TIMEOUT_S: Final = 1.0
 """For each of a pool's threads to end."""
 
-MOST_DEAD: Final = 2
+MAX_DEAD_CONNECTIONS: Final = 2
 """Connections of a pool that are found dead, one after the other, before one is used as it is."""
 
 
@@ -65,40 +65,40 @@ def max_size(connection: BaseDatabaseWrapper) -> int:
     return size
 
 
-def take(
-    connection: BaseDatabaseWrapper, *, limit_s: float | None = None, leaving: int = 0
+def acquire(
+    connection: BaseDatabaseWrapper, *, limit_s: float | None = None, reserved: int = 0
 ) -> float:
     """Open a connection with one from its pool that works, unless it is open or has no pool.
 
     Waits for `limit_s` seconds, by default the pool's own `timeout`, and ends earlier where the
-    thread's work is interrupted. `leaving` is how many connections a task leaves for others; the
+    thread's work is interrupted. `reserved` is how many connections a task leaves for others; the
     only task that has one may take the last. Returns the seconds that it took. Raises
     PoolExhausted, and what Django raises.
     """
     if not has_pool(connection) or connection.connection is not None or connection.in_atomic_block:
         return 0.0
-    began_at = time.monotonic()
-    for _ in range(MOST_DEAD):
-        _open(connection, limit_s, leaving)
-        if _works(connection):
+    started_at = time.monotonic()
+    for _ in range(MAX_DEAD_CONNECTIONS):
+        _connect(connection, limit_s, reserved)
+        if _is_usable(connection):
             break
         renew(connection)
     connection.ensure_connection()
-    return time.monotonic() - began_at
+    return time.monotonic() - started_at
 
 
-def give_back(keeping: Collection[BaseDatabaseWrapper] = ()) -> None:
+def return_connections(keeping: Collection[BaseDatabaseWrapper] = ()) -> None:
     """Give this thread's connections back to their pools, except those in a transaction."""
-    for connection in _pooled_here():
+    for connection in _pooled_connections():
         raw = connection.connection
         if raw is None or connection.in_atomic_block or connection in keeping:
             continue
         # Nobody may cut it by the time that it is another thread's.
-        with interrupts.paused():
-            if raw.info.transaction_status == interrupts.NO_TRANSACTION and not (
-                interrupts.was_cut(connection)
+        with interrupts.pause_interrupts():
+            if raw.info.transaction_status == interrupts.PQTRANS_IDLE and not (
+                interrupts.was_interrupted(connection)
             ):
-                _used_at[raw] = time.time()
+                _last_used_at[raw] = time.time()
                 connection.close()
             else:
                 discard(connection)
@@ -107,9 +107,9 @@ def give_back(keeping: Collection[BaseDatabaseWrapper] = ()) -> None:
 
 
 @contextmanager
-def borrowed() -> Iterator[None]:
+def borrowed_connections() -> Iterator[None]:
     """Give back what the body has taken from pools; what was open before stays open."""
-    here = _pooled_here()
+    here = _pooled_connections()
     if not here:
         yield
         return
@@ -117,17 +117,17 @@ def borrowed() -> Iterator[None]:
     try:
         yield
     finally:
-        give_back(open_before)
+        return_connections(open_before)
 
 
-def giving_back(function: Callable[P, T]) -> Callable[P, T]:
+def returning_connections(function: Callable[P, T]) -> Callable[P, T]:
     """A function that gives this thread's connections back when it has been called."""
 
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
         finally:
-            give_back()
+            return_connections()
 
     return called
 
@@ -146,9 +146,9 @@ def renew(connection: BaseDatabaseWrapper) -> None:
     if not has_pool(connection) or connection.settings_dict["CONN_HEALTH_CHECKS"]:
         return  # the pool itself looks at each before it hands it out
     pool = connection.pool  # type: ignore[attr-defined]
-    with suppress(_error_of_driver(connection)):  # somebody else has taken the last one
+    with suppress(_driver_error(connection)):  # somebody else has taken the last one
         for _ in range(pool.get_stats()["pool_available"]):
-            idle = pool.getconn(timeout=LOOK_EVERY_S)
+            idle = pool.getconn(timeout=POLL_INTERVAL_S)
             idle.close()
             pool.putconn(idle)
 
@@ -158,11 +158,11 @@ def close() -> None:
 
     What other threads have taken is closed when they give it back.
     """
-    give_back()
-    for connection in _pooled_here():
+    return_connections()
+    for connection in _pooled_connections():
         pool = _forget_pool(connection)
         if pool is not None:
-            pool.close(timeout=CLOSE_S)
+            pool.close(timeout=CLOSE_TIMEOUT_S)
 
 
 def is_exhausted(error: BaseException) -> bool:
@@ -181,101 +181,105 @@ def add_remedy(error: BaseException) -> None:
 
 REMEDY: Final = (
     "A process needs a connection for each async task that runs at once, up to "
-    f"LAMBDA_TASKS_CONCURRENCY, and {OWN_CONNECTIONS} for the task records: raise 'max_size' in "
+    f"LAMBDA_TASKS_CONCURRENCY, and {LIBRARY_CONNECTIONS} for the task records: raise 'max_size' in "
     "OPTIONS['pool'] of the database, or lower LAMBDA_TASKS_CONCURRENCY. A thread that a task has "
     "started keeps its connection until it calls connection.close()."
 )
 
 
-def _pooled_here() -> list[BaseDatabaseWrapper]:
+def _pooled_connections() -> list[BaseDatabaseWrapper]:
     """This thread's connections that have a pool, open or not."""
     return [each for each in interrupts.connections_of_this_thread() if has_pool(each)]
 
 
-_used_at: "weakref.WeakKeyDictionary[Any, float]" = weakref.WeakKeyDictionary()
+_last_used_at: "weakref.WeakKeyDictionary[Any, float]" = weakref.WeakKeyDictionary()
 """When each of the driver's connections was last given back, or taken."""
 
 
-def _works(connection: BaseDatabaseWrapper) -> bool:
+def _is_usable(connection: BaseDatabaseWrapper) -> bool:
     """Whether a connection that was just taken can be used: asked only if it has idled or there is
     a sign that its server has ended it."""
     raw, now = connection.connection, time.time()
-    idled_s = now - _used_at.get(raw, -math.inf)
-    _used_at[raw] = now
-    is_in_doubt = idled_s > interrupts.IDLE_S or interrupts.has_word_from_server(connection)
+    idled_s = now - _last_used_at.get(raw, -math.inf)
+    _last_used_at[raw] = now
+    is_in_doubt = idled_s > interrupts.MAX_UNCHECKED_IDLE_S or interrupts.has_unexpected_input(
+        connection
+    )
     return not is_in_doubt or interrupts.answers(connection)
 
 
 _changed = threading.Condition()
 """Notified when a connection was given back. It guards what follows."""
 
-_arriving: Final[set[BaseDatabaseWrapper]] = set()
+_connecting: Final[set[BaseDatabaseWrapper]] = set()
 """The connections that are about to take one of the pool's."""
 
-_of_tasks: "weakref.WeakSet[BaseDatabaseWrapper]" = weakref.WeakSet()
+_task_connections: "weakref.WeakSet[BaseDatabaseWrapper]" = weakref.WeakSet()
 """The connections that have taken one of the pool's for a task, or are about to."""
 
 _failures: Final[Counter[str]] = Counter()
 """How often each alias's pool had failed to connect when it last gave out a connection."""
 
-_told_at: Final[dict[str, float]] = {}
+_warned_at: Final[dict[str, float]] = {}
 
 
-def _open(connection: BaseDatabaseWrapper, limit_s: float | None, leaving: int) -> None:
-    pool = _opened(connection)
+def _connect(connection: BaseDatabaseWrapper, limit_s: float | None, reserved: int) -> None:
+    pool = _open_pool(connection)
     if limit_s is not None or interrupts.has_work():
-        pool = _wait_for_room(connection, limit_s, leaving)
+        pool = _wait_for_connection(connection, limit_s, reserved)
     # Otherwise, in a web request say, Django waits: in the pool's own order, for its `timeout`.
     try:
         connection.ensure_connection()
     finally:
         with _changed:
-            _arriving.discard(connection)
+            _connecting.discard(connection)
             _changed.notify_all()
     _failures[connection.alias] = _n_failures(pool)
 
 
-def _wait_for_room(connection: BaseDatabaseWrapper, limit_s: float | None, leaving: int) -> Any:
+def _wait_for_connection(
+    connection: BaseDatabaseWrapper, limit_s: float | None, reserved: int
+) -> Any:
     """Wait until there is a connection to take, which is the caller's then; its pool."""
-    began_at = time.monotonic()
+    started_at = time.monotonic()
     with _changed:
-        while not _has_room(connection, pool := _opened(connection), leaving):
-            waited_s = time.monotonic() - began_at
+        while not _has_free_connection(connection, pool := _open_pool(connection), reserved):
+            waited_s = time.monotonic() - started_at
             longest_s = pool.timeout if limit_s is None else limit_s
             if waited_s > longest_s or interrupts.is_interrupted():
-                raise _exhausted(connection, pool, waited_s)
-            if waited_s > TELL_AFTER_S:
-                _tell(connection.alias, pool, waited_s)
-            _changed.wait(LOOK_EVERY_S)
-        _arriving.add(connection)
-        (_of_tasks.add if leaving else _of_tasks.discard)(connection)
+                raise _exhaustion_error(connection, pool, waited_s)
+            if waited_s > WARN_AFTER_S:
+                _warn_if_due(connection.alias, pool, waited_s)
+            _changed.wait(POLL_INTERVAL_S)
+        _connecting.add(connection)
+        (_task_connections.add if reserved else _task_connections.discard)(connection)
     return pool
 
 
-def _opened(connection: BaseDatabaseWrapper) -> Any:
+def _open_pool(connection: BaseDatabaseWrapper) -> Any:
     """The pool. Its threads are not to take the signals that a task's thread waits for."""
     pool: Any = connection.pool  # type: ignore[attr-defined]
     if pool.closed:
-        with interrupts.signals_blocked(), suppress(_error_of_driver(connection)):
+        with interrupts.block_signals(), suppress(_driver_error(connection)):
             pool.open()
     return pool
 
 
-def _has_room(connection: BaseDatabaseWrapper, pool: Any, leaving: int) -> bool:
+def _has_free_connection(connection: BaseDatabaseWrapper, pool: Any, reserved: int) -> bool:
     """Whether there is a connection to take beside those to leave.
 
     A pool that can grow does so for who waits there; Django would wait for longer.
     """
     stats = pool.get_stats()
-    n_arriving = sum(each.alias == connection.alias for each in _arriving)
-    free = stats["pool_max"] - stats["pool_size"] + stats["pool_available"] - n_arriving
-    if free < 1 or (free <= leaving and _has_task(connection.alias)):
+    n_connecting = sum(each.alias == connection.alias for each in _connecting)
+    free = stats["pool_max"] - stats["pool_size"] + stats["pool_available"] - n_connecting
+    if free < 1 or (free <= reserved and _has_task(connection.alias)):
         return False
     if stats["pool_available"]:
         return True
     try:
-        pool.putconn(pool.getconn(timeout=LOOK_EVERY_S))
-    except _error_of_driver(connection):
+        pool.putconn(pool.getconn(timeout=POLL_INTERVAL_S))
+    except _driver_error(connection):
         return False
     return True
 
@@ -283,12 +287,12 @@ def _has_room(connection: BaseDatabaseWrapper, pool: Any, leaving: int) -> bool:
 def _has_task(alias: str) -> bool:
     """Whether a task of this process has a connection."""
     return any(
-        each.alias == alias and (each.connection is not None or each in _arriving)
-        for each in _of_tasks
+        each.alias == alias and (each.connection is not None or each in _connecting)
+        for each in _task_connections
     )
 
 
-def _error_of_driver(connection: Any) -> type[Exception]:
+def _driver_error(connection: Any) -> type[Exception]:
     """What a pool raises that has no connection, or is closed."""
     error: type[Exception] = connection.Database.OperationalError
     return error
@@ -300,10 +304,10 @@ def _n_failures(pool: Any) -> int:
     return count
 
 
-def _exhausted(connection: BaseDatabaseWrapper, pool: Any, waited_s: float) -> PoolExhausted:
+def _exhaustion_error(connection: BaseDatabaseWrapper, pool: Any, waited_s: float) -> PoolExhausted:
     alias = connection.alias
     if _n_failures(pool) > _failures[alias]:
-        _replace(connection, pool)
+        _replace_pool(connection, pool)
         return PoolExhausted(
             f"The connection pool of DATABASES[{alias!r}] could not connect within {waited_s:.1f} "
             "s. The logger psycopg.pool tells why."
@@ -314,23 +318,23 @@ def _exhausted(connection: BaseDatabaseWrapper, pool: Any, waited_s: float) -> P
     )
 
 
-def _replace(connection: BaseDatabaseWrapper, pool: Any) -> None:
+def _replace_pool(connection: BaseDatabaseWrapper, pool: Any) -> None:
     """Let a pool that fails to connect be made anew: its own next try may be minutes away."""
     if connection._connection_pools.get(connection.alias) is pool:  # type: ignore[attr-defined]
         _forget_pool(connection)
         _failures[connection.alias] = 0
     closing = threading.Thread(
-        target=pool.close, args=(CLOSE_S,), name="lambda_tasks-close-pool", daemon=True
+        target=pool.close, args=(CLOSE_TIMEOUT_S,), name="lambda_tasks-close-pool", daemon=True
     )
-    with interrupts.signals_blocked():
+    with interrupts.block_signals():
         closing.start()
 
 
-def _tell(alias: str, pool: Any, waited_s: float) -> None:
+def _warn_if_due(alias: str, pool: Any, waited_s: float) -> None:
     """Once in a while, so that who only waits is not silent."""
     now = time.monotonic()
-    if now - _told_at.get(alias, -math.inf) > TELL_EVERY_S:
-        _told_at[alias] = now
+    if now - _warned_at.get(alias, -math.inf) > WARN_EVERY_S:
+        _warned_at[alias] = now
         logger.warning(
             "A task or the library has waited %.0f s for a connection of the pool of "
             "DATABASES[%r], which has %d. %s",
@@ -344,22 +348,22 @@ def _forget_pool(connection: BaseDatabaseWrapper) -> Any:
     return connection._connection_pools.pop(connection.alias, None)  # type: ignore[attr-defined]
 
 
-_abandoned: Final[list[Any]] = []
+_parent_connections: Final[list[Any]] = []
 """What is a parent's. It is kept, as its end would be the parent's, too."""
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     """In a forked child: its parent's sockets are not its own, and it has none of their threads."""
     global _changed  # noqa: PLW0603 - who held it is in the parent
     _changed = threading.Condition()
-    _arriving.clear()
-    _of_tasks.clear()
+    _connecting.clear()
+    _task_connections.clear()
     if "psycopg_pool" not in sys.modules:
         return
     with suppress(ImproperlyConfigured):  # then Django has no connections
-        for connection in _pooled_here():
-            _abandoned.append((_forget_pool(connection), connection.connection))
+        for connection in _pooled_connections():
+            _parent_connections.append((_forget_pool(connection), connection.connection))
             connection.connection = None
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)

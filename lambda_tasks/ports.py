@@ -48,21 +48,21 @@ class Outbox(Protocol):
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """Store messages as QUEUED; one that is there already changes nothing."""
 
-    def leave(self, messages: Sequence[Outgoing]) -> None:
+    def leave_to_relay(self, messages: Sequence[Outgoing]) -> None:
         """Let the relay look at once at these, which no queue has accepted."""
 
-    def is_left(self, invocation_id: UUID) -> bool:
+    def is_unsent(self, invocation_id: UUID) -> bool:
         """Whether a message is stored, and no queue has accepted it yet."""
         ...
 
-    def keeps(self, outgoing: Outgoing) -> bool:
+    def can_rebuild(self, outgoing: Outgoing) -> bool:
         """Whether its record is all that it takes to send a message later."""
         ...
 
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
         """Note that their queues have accepted these."""
 
-    def unsent(
+    def find_unsent(
         self,
         *,
         early: timedelta,
@@ -81,7 +81,7 @@ class Outbox(Protocol):
         """
         ...
 
-    def put_behind(self, messages: Sequence[Outgoing]) -> None:
+    def postpone(self, messages: Sequence[Outgoing]) -> None:
         """Leave these out for a while, which grows each time: their queue does not take them."""
 
 
@@ -102,7 +102,7 @@ class TaskCall(Protocol):
     def call(self, context: TaskContext) -> Any:
         """Call the function; of an async one this makes the coroutine."""
 
-    def names(self, error: BaseException) -> bool:
+    def has_rule_for(self, error: BaseException) -> bool:
         """What follows from this error is the task's own to say, whatever else it means."""
         ...
 
@@ -137,7 +137,7 @@ class Task(Protocol):
     def check(self) -> None:
         """Raise TypeError where its declaration can't work."""
 
-    def begin(self, message: Message, claim: Claim) -> TaskCall:
+    def make_call(self, message: Message, claim: Claim) -> TaskCall:
         """The run that a claimed message asks for; nothing has happened yet."""
         ...
 
@@ -170,18 +170,18 @@ class Delivery:
     enqueued_at: datetime | None = None
     receives: int = 1
     """How often its message has been delivered, this time included."""
-    comes_back: bool = True
+    is_redelivered: bool = True
     """By itself, where it is not acknowledged: SQS sees to that."""
-    ordered_by: str | None = None
+    order_key: str | None = None
     """FIFO: what has the same key runs one after the other, and none after one that goes back."""
 
     @property
     def may_be_copied(self) -> bool:
         """Whether another message can stand in for its own. Where an order is kept, a copy would
         come too late."""
-        return self.comes_back and self.ordered_by is None
+        return self.is_redelivered and self.order_key is None
 
-    def lends_its_id(self, message: Message) -> bool:
+    def provides_id_of(self, message: Message) -> bool:
         """Whether the message names no invocation itself: a copy of it would be another one."""
         return message.invocation_id == self.fallback_id
 
@@ -241,7 +241,7 @@ class Settlement:
 
     is_final: bool
     retry_after_s: float | None = None
-    interrupts: bool = False
+    stops_worker: bool = False
     """Its task raised KeyboardInterrupt: its worker is to end, as by Ctrl-C."""
     is_outage: bool = False
     """It could not be claimed, as the database is away."""
@@ -250,16 +250,16 @@ class Settlement:
 
 
 DONE: Final = Settlement(is_final=True)
-BACK: Final = Settlement(is_final=False)
+RETURNED: Final = Settlement(is_final=False)
 
-Arriving = AbstractContextManager[Sequence[Delivery]]
+ReceivedBatch = AbstractContextManager[Sequence[Delivery]]
 """Deliveries that must be claimed before the context is left: it may hold locks."""
 
 
 class Source(Protocol):
     """One or more queues that a worker consumes."""
 
-    async def receive(self, limit: int) -> Arriving:
+    async def receive(self, limit: int) -> ReceivedBatch:
         """Wait a while for up to `limit` deliveries; nothing where there are none."""
         ...
 
@@ -284,7 +284,7 @@ class Claims(Protocol):
     def check(self) -> None:
         """Raise what the database raises where nothing can be claimed."""
 
-    def names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
+    def task_names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
         """The names of the tasks of these invocations' records, as far as there are any."""
         ...
 
@@ -295,12 +295,12 @@ class Claims(Protocol):
         lease: timedelta,
         max_attempts: int,
         waiting: Collection[UUID] = (),
-        suspects_wait: bool = False,
+        possible_poison_waits: bool = False,
     ) -> Mapping[UUID, Granted | Refused]:
         """Claim all that can be claimed, in a number of statements that does not grow.
 
         The start of each counts, but of those that are `waiting`, and of suspects if
-        `suspects_wait`: for them begin() counts it. The verdicts are by invocation id, one for
+        `possible_poison_waits`: for them begin() counts it. The verdicts are by invocation id, one for
         each.
         """
         ...
@@ -331,7 +331,7 @@ class Claims(Protocol):
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
         """Begin the leases anew of those that still hold."""
 
-    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+    def find_lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """The claims that no longer hold: cancelled, or taken over."""
         ...
 
@@ -345,7 +345,7 @@ class Claims(Protocol):
 class Lock(Protocol):
     """What keeps a singleton alone."""
 
-    def held(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
+    def hold(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
         """Held in the body, for so long at most.
 
         Raises SingletonLockError where another holds it, SingletonLockUnknown where that can't
@@ -385,7 +385,7 @@ class Listener(Protocol):
 class TableQueue(Protocol):
     """What a queue that is the table itself needs of the records."""
 
-    def due(
+    def lock_due(
         self, queues: Collection[str], *, limit: int
     ) -> AbstractContextManager[Sequence[Message]]:
         """What is to run now, by priority, then oldest first; nobody else gets it meanwhile."""
@@ -394,5 +394,5 @@ class TableQueue(Protocol):
     def listen(self) -> Listener | None:
         """Begin to hear of new records; None where the database can't tell."""
 
-    def put_behind(self, invocation_id: UUID) -> None:
+    def postpone(self, invocation_id: UUID) -> None:
         """Leave a record out for a while, which grows each time: it can't be run here."""

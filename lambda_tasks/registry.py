@@ -68,7 +68,7 @@ def resolve(task_name: str, backend: str | None = None, *, may_import: bool = Tr
     )
 
 
-def known(task_name: str) -> Task | None:
+def find_task(task_name: str) -> Task | None:
     """The task of this name, which is this project's own word; None where it is not known here."""
     try:
         return resolve(task_name)
@@ -78,7 +78,7 @@ def known(task_name: str) -> Task | None:
 
 def secret_names(task_name: str) -> frozenset[str]:
     """The secret parameters of a task; of one that is not known here, those of the setting."""
-    task = known(task_name)
+    task = find_task(task_name)
     return conf.current().redact if task is None else task.secret_names
 
 

@@ -222,7 +222,7 @@ class Runtime:
             await client.aclose()
 
     async def _is_left(self, id: UUID) -> bool:
-        return await _ask_beside(lambda: self.outbox.is_left(id))
+        return await _ask_beside(lambda: self.outbox.is_unsent(id))
 
     async def _send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         return await self.enqueuer.asend_stored(messages)
@@ -280,7 +280,7 @@ async def _ask_beside(ask: Callable[[], T]) -> T:
 
     def ask_and_close() -> T:
         try:
-            with interrupts.within(interrupts.OWN_S):
+            with interrupts.interrupt_after(interrupts.LIBRARY_STATEMENT_LIMIT_S):
                 return ask()
         finally:
             connections.close_all()

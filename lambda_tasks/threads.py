@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-COUNT: Final = 8
+RESERVED_THREADS: Final = 8
 
 
 async def in_reserved_thread(function: Callable[..., T], *args: Any) -> T:
@@ -22,7 +22,7 @@ async def in_reserved_thread(function: Callable[..., T], *args: Any) -> T:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(COUNT, thread_name_prefix="lambda_tasks-own")
+    return ThreadPoolExecutor(RESERVED_THREADS, thread_name_prefix="lambda_tasks-own")
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)

@@ -309,8 +309,8 @@ def test_a_long_wait_is_told_while_it_lasts(
     pooled: Pooled, handle: Handle, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ) -> None:
     pooled({"min_size": 2, "max_size": 2})
-    monkeypatch.setattr(pools, "TELL_AFTER_S", 0.2)
-    pools._told_at.clear()
+    monkeypatch.setattr(pools, "WARN_AFTER_S", 0.2)
+    pools._warned_at.clear()
     messages = [body(pooling.ahold, seconds=1) for _ in range(3)]
 
     with caplog.at_level(logging.WARNING):

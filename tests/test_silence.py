@@ -215,7 +215,7 @@ def test_a_call_in_a_transaction_lasts_as_long_as_its_other_statements(
     proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is the tests' own: a table that is locked for a while, as by a migration."""
-    monkeypatch.setattr(interrupts, "OWN_S", 0.2)
+    monkeypatch.setattr(interrupts, "LIBRARY_STATEMENT_LIMIT_S", 0.2)
     waits, is_called = threading.Event(), threading.Event()
 
     def call() -> None:
@@ -310,10 +310,10 @@ class TableWithDeadListener:
         return self.listener
 
     @contextmanager
-    def due(self, queues: Any, *, limit: int) -> Iterator[list[Message]]:
+    def lock_due(self, queues: Any, *, limit: int) -> Iterator[list[Message]]:
         yield []
 
-    def put_behind(self, invocation_id: UUID) -> None:
+    def postpone(self, invocation_id: UUID) -> None:
         pass
 
 

@@ -459,7 +459,7 @@ WAITING_CASES: Final = {
 
 @pytest.mark.parametrize("who", WAITING_CASES)
 def test_the_starts_of_those_that_wait_do_not_count(sql: PortableStatements, who: str) -> None:
-    named, suspects_wait = WAITING_CASES[who]
+    named, possible_poison_waits = WAITING_CASES[who]
     suspect = {"status": "RUNNING", "n_attempts": 1, "worker_ids": "a\n", **BEGUN, **LOST}
     ids = {
         "fresh": _record(),
@@ -468,7 +468,9 @@ def test_the_starts_of_those_that_wait_do_not_count(sql: PortableStatements, who
         "suspect, named": _record(**suspect),
     }
     terms = replace(
-        TERMS, waiting=frozenset(ids[each] for each in named), suspects_wait=suspects_wait
+        TERMS,
+        waiting=frozenset(ids[each] for each in named),
+        possible_poison_waits=possible_poison_waits,
     )
     both = list(ids.values())
 
@@ -477,7 +479,7 @@ def test_the_starts_of_those_that_wait_do_not_count(sql: PortableStatements, who
     _assert_returned_as_stored(claims, set(both))
     for name, id in ids.items():
         is_suspect = name.startswith("suspect")
-        waits = name in named or (suspects_wait and is_suspect)
+        waits = name in named or (possible_poison_waits and is_suspect)
         row = _read(id)
         assert (row["status"], row["claim_token"]) == ("RUNNING", OURS)
         assert row["n_attempts"] == is_suspect + (not waits), name

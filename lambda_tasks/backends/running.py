@@ -62,7 +62,7 @@ class DjangoTaskRunner:
     def check(self) -> None:
         """See ports.Task. What can't work is refused at the declaration."""
 
-    def begin(self, message: Message, claim: Claim) -> ReportedCall:
+    def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
         result = RunningResult(self.django_task, message, claim)
         return ReportedCall(DjangoTaskCall(self, message, result), result)
@@ -97,9 +97,9 @@ class ReportedTask:
         """See ports.Task."""
         self._wrapper.check()
 
-    def begin(self, message: Message, claim: Claim) -> ReportedCall:
+    def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
-        call = self._wrapper.begin(message, claim)
+        call = self._wrapper.make_call(message, claim)
         return ReportedCall(call, RunningResult(self.django_task, message, claim))
 
 
@@ -128,7 +128,7 @@ class DjangoTaskCall:
         value = task.func(*args, **kwargs)
         return _awaited(value) if self._runner.is_async else compat.normalize_json(value)
 
-    def names(self, error: BaseException) -> bool:
+    def has_rule_for(self, error: BaseException) -> bool:
         """What it asks for. `max_attempts` is about failures, whatever they are."""
         return isinstance(error, Retry)
 

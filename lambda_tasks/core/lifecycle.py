@@ -157,7 +157,7 @@ class Release:
 
     counts: bool
     """It was an attempt; otherwise it has waited once more."""
-    comes_back: bool = True
+    is_redelivered: bool = True
     """The delivery does, by itself; otherwise the record is looked at again."""
     wait_s: float = 0.0
     """Before another claim."""

@@ -14,10 +14,10 @@ from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..asking import ask
 from ..core.message import Outgoing
+from ..database_calls import call_database
 from ..errors import EnqueueError
-from ..interrupts import OWN_S, within
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
@@ -136,7 +136,7 @@ class Enqueuer:
         """
         leaving = self.leaving(messages)
         failures = self._sender.send(leaving)
-        with within(OWN_S):
+        with interrupt_after(LIBRARY_STATEMENT_LIMIT_S):
             self._mark_sent(leaving, failures)
         if failures:
             _raise_for_direct(leaving, failures)
@@ -153,12 +153,12 @@ class Enqueuer:
         leaving = self.leaving(messages)
         failures = await self._sender.asend(leaving)
         if any(outgoing.message.durable for outgoing in leaving):
-            await ask(self._mark_sent, leaving, failures)
+            await call_database(self._mark_sent, leaving, failures)
         return failures
 
     def leaving(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """The messages that are sent now: the others wait in their records for the relay."""
-        return [each for each in messages if not (each.waits and self._outbox.keeps(each))]
+        return [each for each in messages if not (each.waits and self._outbox.can_rebuild(each))]
 
     def store(self, messages: Sequence[Outgoing]) -> None:
         """Write the QUEUED records of the durable ones."""
@@ -175,7 +175,7 @@ class Enqueuer:
         sent = [each for each in stored if each.message.invocation_id not in failures]
         try:
             if in_order := [each for each in left if each.look.in_order]:
-                self._outbox.leave(in_order)
+                self._outbox.leave_to_relay(in_order)
             if sent:
                 self._outbox.mark_sent(sent)
         except Exception:

@@ -76,7 +76,7 @@ async def _until_settled(
     while True:
         settlement = await _run_once(executor, delivery, end)
         wait_s = settlement.retry_after_s
-        if settlement.is_final or settlement.interrupts or end.done():
+        if settlement.is_final or settlement.stops_worker or end.done():
             return settlement.is_final
         if wait_s is None or wait_s > LONGEST_WAIT_S:
             return False

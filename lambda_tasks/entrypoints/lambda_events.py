@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 
 import django
 
-from ..asking import ask
 from ..conf import current
+from ..database_calls import call_database
 from ..execution import connections
 from ..execution.executor import Executor
 from ..ports import Delivery, Settlement
@@ -94,7 +94,7 @@ class EventHandler:
         if any(each.retry_after_s is not None for each in settlements.values()):
             await self._postpone(of_sqs, settlements, limit_s=answer_by.margin_s * POSTPONE)
         await self._relay_if_due(deadline)
-        if any(settlement.interrupts for settlement in settlements.values()):
+        if any(settlement.stops_worker for settlement in settlements.values()):
             raise KeyboardInterrupt
         failures = list(+open_ids)
         if len(of_sqs) < len(records):
@@ -158,7 +158,7 @@ class EventHandler:
         raise TimeoutError("The relay has not come to its end before the function's deadline.")
 
     async def _refresh_and_relay(self) -> int:
-        await ask(connections.refresh)
+        await call_database(connections.refresh)
         return await self._runtime.relay.run_once()
 
 

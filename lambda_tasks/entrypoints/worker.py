@@ -248,7 +248,7 @@ class Worker:
             self.cut_off += self._end.done() and not settlement.is_final
             source.settle(id, settlement)
             self._leave(1)
-            if settlement.interrupts:
+            if settlement.stops_worker:
                 self.stop()
 
         try:

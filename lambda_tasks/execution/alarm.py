@@ -12,12 +12,12 @@ from types import FrameType
 from typing import Any, Final
 
 from ..errors import HardTimeLimitExceeded, SoftTimeLimitExceeded
-from ..interrupts import CANCEL_S, Work, statements_wrapped, unwatch, watch
+from ..interrupts import CANCEL_TIMEOUT_S, Work, unwatch, watch, wrap_statements
 
 SOFT_MESSAGE: Final = "The task ran longer than its soft_timeout of {} s."
 HARD_MESSAGE: Final = "The task ran longer than its hard_timeout of {} s."
 
-PATIENCE_S: Final = 1.5 * CANCEL_S
+PATIENCE_S: Final = 1.5 * CANCEL_TIMEOUT_S
 """With a statement that does not end although it is cancelled; then the limit is raised in it."""
 
 EARLY_S: Final = 0.001
@@ -41,7 +41,7 @@ class Alarm:
         self._interrupted: tuple[Work, BaseException] | None = None
         """Which statement, and for which limit."""
         self._patience_until = 0.0
-        self._wrapped = statements_wrapped(self.execute)
+        self._wrapped = wrap_statements(self.execute)
         self._handler_before: Any = None
 
     def __enter__(self) -> None:

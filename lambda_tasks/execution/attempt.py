@@ -25,7 +25,7 @@ from ..core.message import Message, Outgoing
 from ..core.retries import JITTER_S
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
-from ..pools import LEFT_BY_TASKS, PoolExhausted, add_remedy, take
+from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
 from ..ports import Lock, Task
 from . import connections
 from .alarm import HARD_MESSAGE
@@ -69,7 +69,7 @@ class Attempt:
         self.task = task
         self.finisher = finisher
         self.context = _context_of(run, finisher)
-        self._call = task.begin(run.message, run.claim)
+        self._call = task.make_call(run.message, run.claim)
         self._lock = lock
         self._held = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
@@ -194,7 +194,7 @@ class Attempt:
     def _take_lock(self) -> None:
         key = self._lock_key()
         try:
-            self._held.enter_context(self._lock.held(key, timeout_s=self.run.hard_s))
+            self._held.enter_context(self._lock.hold(key, timeout_s=self.run.hard_s))
         except DatabaseErrors:
             raise
         except Exception as error:
@@ -220,7 +220,7 @@ class Attempt:
         limit_s = self.left_s if self.run.soft_s < math.inf else None
         self._waited_in_vain = None
         try:
-            waited_s = take(connection, limit_s=limit_s, leaving=LEFT_BY_TASKS)
+            waited_s = acquire(connection, limit_s=limit_s, reserved=RESERVED_CONNECTIONS)
             self._has_waited = self._has_waited or waited_s > LONG_S
         except PoolExhausted as error:
             self._waited_in_vain = error
@@ -229,7 +229,9 @@ class Attempt:
     def _is_to_begin_again(self, error: BaseException) -> bool:
         """Whether it met a conflict, and may run once more in its time; then it is ready to."""
         options = self.task.options
-        may_begin = options.atomic and options.on_lost == "rerun" and not self._call.names(error)
+        may_begin = (
+            options.atomic and options.on_lost == "rerun" and not self._call.has_rule_for(error)
+        )
         if not may_begin or self._n_conflicts == MOST_CONFLICTS or not is_conflict(error):
             return False
         if django_connections[self.finisher.claims.alias].in_atomic_block:
@@ -251,19 +253,19 @@ class Attempt:
 
     def _is_claim_lost(self) -> bool:
         try:
-            return bool(self.finisher.claims.lost([self.run.claim]))
+            return bool(self.finisher.claims.find_lost([self.run.claim]))
         except DatabaseErrors:
             return False  # its end will tell
 
     def _is_lost(self, error: BaseException) -> bool:
         """Whether it is not for the task that it has not come to its end."""
-        if self._call.names(error):
+        if self._call.has_rule_for(error):
             return False
         if self._waited_in_vain and isinstance(error, TimeLimits):
             return True
         if isinstance(error, HardTimeLimitExceeded):
             return self._is_task_over
-        meaning = meaning_of(error, is_ours=self._is_task_over)
+        meaning = meaning_of(error, from_library=self._is_task_over)
         is_our_conflict = meaning is Meaning.CONFLICT and self._is_task_over
         return is_our_conflict or meaning is Meaning.OUTAGE
 
@@ -274,8 +276,10 @@ class Attempt:
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> Ended:
         self._is_task_over = True
         alias = self.finisher.claims.alias
-        limit_s = interrupts.limit_on(django_connections[alias], interrupts.OWN_S)
-        with interrupts.within(limit_s):
+        limit_s = interrupts.statement_limit_s(
+            django_connections[alias], interrupts.LIBRARY_STATEMENT_LIMIT_S
+        )
+        with interrupts.interrupt_after(limit_s):
             self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
         self._end_transaction(None)
         self._held.close()

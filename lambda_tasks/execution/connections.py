@@ -14,7 +14,7 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import interrupts, pools
-from ..interrupts import IDLE_S, NO_TRANSACTION, has_word_from_server
+from ..interrupts import MAX_UNCHECKED_IDLE_S, PQTRANS_IDLE, has_unexpected_input
 
 OUTAGES: Final = (OperationalError, InterfaceError)
 """What a failing connection or server raises; a deadlock's victim gets one, too. A database that
@@ -33,7 +33,11 @@ def refresh() -> None:
             connection.errors_occurred = False
             continue
         idled_s = now - _last_used.get(connection, now)
-        if connection.errors_occurred or idled_s > IDLE_S or has_word_from_server(connection):
+        if (
+            connection.errors_occurred
+            or idled_s > MAX_UNCHECKED_IDLE_S
+            or has_unexpected_input(connection)
+        ):
             _close_if_unusable(connection)
         _last_used[connection] = now
 
@@ -43,14 +47,14 @@ def begun_transaction(alias: str) -> AbstractContextManager[Any]:
 
     A statement on MySQL, for which a silent connection has no answer.
     """
-    limit_s = interrupts.limit_on(connections[alias], interrupts.ANSWER_S)
+    limit_s = interrupts.statement_limit_s(connections[alias], interrupts.ANSWER_TIMEOUT_S)
     begun: AbstractContextManager[Any] = transaction.atomic(using=alias)
     try:
-        with interrupts.within(limit_s):
+        with interrupts.interrupt_after(limit_s):
             begun.__enter__()
     except OUTAGES:
         refresh()
-        pools.take(connections[alias])
+        pools.acquire(connections[alias])
         begun = transaction.atomic(using=alias)
         begun.__enter__()
     return begun
@@ -62,7 +66,7 @@ def is_untouched(alias: str) -> bool:
     connection = connections[alias]
     if connection.vendor != "postgresql" or connection.connection is None:
         return False
-    has_begun = connection.connection.info.transaction_status != NO_TRANSACTION
+    has_begun = connection.connection.info.transaction_status != PQTRANS_IDLE
     return not (has_begun or transaction.get_rollback(alias) or connection.run_on_commit)
 
 

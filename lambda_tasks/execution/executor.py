@@ -18,20 +18,20 @@ from uuid import UUID
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
-from ..asking import ask
 from ..conf import Settings
 from ..core.lifecycle import End
+from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
-from ..interrupts import OWN_S
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 from ..logging import task_logger
 from ..ports import (
-    BACK,
     DONE,
-    Arriving,
+    RETURNED,
     ClaimedDelivery,
     Claims,
     Delivery,
+    ReceivedBatch,
     Resolve,
     Settlement,
     Task,
@@ -113,18 +113,22 @@ class Executor:
         return await self.run_batch(batch, metadata=metadata, settled=settled)
 
     async def claim_batch(
-        self, arriving: Arriving, *, deadline: float | None = None
+        self, arriving: ReceivedBatch, *, deadline: float | None = None
     ) -> ClaimedBatch:
         """The first half of run(): claim what can be claimed."""
         budget = TimeBudget(time.monotonic(), deadline)
         # In a thread: importing a task's module may block, or use the database.
-        limit_s = OWN_S if deadline is None else min(OWN_S, deadline - time.monotonic())
-        return await ask(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
+        limit_s = (
+            LIBRARY_STATEMENT_LIMIT_S
+            if deadline is None
+            else min(LIBRARY_STATEMENT_LIMIT_S, deadline - time.monotonic())
+        )
+        return await call_database(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
 
     async def can_claim(self) -> bool:
         """Whether the database answers."""
         try:
-            await ask(self._check)
+            await call_database(self._check)
         except Exception as error:
             logger.warning("Nothing can be claimed: %s", error)
             return False
@@ -172,7 +176,7 @@ class Executor:
         for id, settlement in batch.refused.items():
             settled(id, settlement)
         unbegun = [as_counted(each, batch) for each in batch.claimed]
-        back = await ask(give_back_unbegun, self._claims, unbegun)
+        back = await call_database(give_back_unbegun, self._claims, unbegun)
         for id, settlement in await self._sending_again.settlements(back):
             settled(id, settlement)
 
@@ -188,7 +192,7 @@ class Executor:
         """End lanes and worker processes, and close the connections."""
         await self._lanes.aclose()
         await in_reserved_thread(progress.close)
-        await ask(django_connections.close_all)
+        await call_database(django_connections.close_all)
         await self._processes.aclose()
 
     async def _settle_refused(self, batch: ClaimedBatch, settle: Settled) -> None:
@@ -228,7 +232,7 @@ class Executor:
             # Its outcome is not known to be durable: the redelivery reads the truth.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
             has_begun = claimed.delivery.id in batch.begun
-            return BACK if has_begun else await self._give_back(claimed, batch)
+            return RETURNED if has_begun else await self._give_back(claimed, batch)
         begun = batch.begun[claimed.delivery.id]
         if ended.wait_s is not None:
             return await self._let_wait(begun.claimed, ended.wait_s)
@@ -237,17 +241,17 @@ class Executor:
     async def _settle_ended(self, claimed: ClaimedDelivery, ended: Ended) -> Settlement:
         if ended.interrupted:
             logger.info("%s %s is interrupted", claimed.task.name, claimed.message.invocation_id)
-            back = await ask(partial(give_back, self._claims, claimed, counts=True))
-            return replace(back, interrupts=True)
+            back = await call_database(partial(give_back, self._claims, claimed, counts=True))
+            return replace(back, stops_worker=True)
         if ended.lost is not None:
             is_last = claimed.claim.attempt >= self._settings().max_attempts
             let_go = partial(self._finisher.let_go, claimed, ended.lost, is_last=is_last)
-            return await self._sending_again.settlement(claimed, await ask(let_go))
+            return await self._sending_again.settlement(claimed, await call_database(let_go))
         if ended.following is not None:
             await self._send_stored([ended.following])
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
         task_logger.info("%s %s: %s", claimed.task.name, claimed.message.invocation_id, outcome)
-        return DONE if ended.outcome is not None else BACK
+        return DONE if ended.outcome is not None else RETURNED
 
     async def _attempt(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
@@ -308,7 +312,7 @@ class Executor:
             end = End(claimed.claim, ended.outcome, ended.ran_for)
             held = await self._ends.write(claimed.message.invocation_id, end)
         except DatabaseErrors as error:
-            if meaning_of(error, is_ours=True) is Meaning.REFUSAL:  # of the result
+            if meaning_of(error, from_library=True) is Meaning.REFUSAL:  # of the result
                 return await self._fail(claimed, error)
             return Ended(None, lost=described(error, claimed.message))
         return ended if held else Ended(None)
@@ -318,21 +322,23 @@ class Executor:
 
     async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> Ended:
         """Write the end of what has no attempt any more: its process is gone."""
-        run, call = self._run_of(claimed), claimed.task.begin(claimed.message, claimed.claim)
-        return await ask(self._finisher.fail, run, claimed.task, call, error, None)
+        run, call = self._run_of(claimed), claimed.task.make_call(claimed.message, claimed.claim)
+        return await call_database(self._finisher.fail, run, claimed.task, call, error, None)
 
     async def _give_back(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> Settlement:
         """Let what has not begun wait for its turn; its attempts stay as they were."""
         logger.info("%s waits for another delivery", claimed.message.invocation_id)
         claimed = as_counted(claimed, batch)
-        ((_, settlement),) = await ask(give_back_unbegun, self._claims, [claimed])
+        ((_, settlement),) = await call_database(give_back_unbegun, self._claims, [claimed])
         return await self._sending_again.settlement(claimed, settlement)
 
     async def _let_wait(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
         """Let a singleton wait for its lock, for which no delivery is to be used up."""
         logger.info("%s waits for its lock", claimed.message.invocation_id)
         waiting = partial(give_back, self._claims, claimed, counts=False, wait_s=wait_s)
-        return await self._sending_again.settlement(claimed, await ask(waiting), from_receive=1)
+        return await self._sending_again.settlement(
+            claimed, await call_database(waiting), from_receive=1
+        )
 
     async def _end_place(
         self,
@@ -349,7 +355,7 @@ class Executor:
         if unbegun := [
             as_counted(each, batch) for each in left if each.delivery.id not in batch.begun
         ]:
-            back += await ask(give_back_unbegun, self._claims, unbegun)
+            back += await call_database(give_back_unbegun, self._claims, unbegun)
         for each in left:
             if begun := batch.begun.get(each.delivery.id):
                 back.append((each, await self._cut_off(begun, counts=counts)))
@@ -361,7 +367,7 @@ class Executor:
         self._durations.add(task.name, ran_s)
         hard_s = limits_s(task, self._settings())[1]
         cut_off = partial(self._finisher.cut_off, counts=counts, ran_s=ran_s, hard_s=hard_s)
-        return await ask(cut_off, begun.claimed)
+        return await call_database(cut_off, begun.claimed)
 
     def _run_of(
         self,

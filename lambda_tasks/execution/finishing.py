@@ -36,8 +36,8 @@ from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
 from ..errors import Continue, LeaseLost, MaxContinuesExceededError, MaxRetriesExceededError
 from ..ports import (
-    BACK,
     DONE,
+    RETURNED,
     ClaimedDelivery,
     Claims,
     ResolvedDelivery,
@@ -130,7 +130,7 @@ class Finisher:
             self.claims.finish(End(claimed.claim, Failed(reason)))
         except Exception:
             logger.exception("%s comes back when its lease is over", claimed.message.invocation_id)
-            return BACK
+            return RETURNED
         tell_end(claimed, claimed.claim, reason)
         return DONE
 
@@ -138,7 +138,7 @@ class Finisher:
 def tell_end(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
     """Tell who listens to a task that it has failed for good, in an attempt that could not."""
     try:
-        resolved.task.begin(resolved.message, claim).ended(Failed(reason), None)
+        resolved.task.make_call(resolved.message, claim).ended(Failed(reason), None)
     except Exception:
         logger.exception("%s has failed, and nobody was told", resolved.message.invocation_id)
 
@@ -159,8 +159,8 @@ def give_back(
     ran_s: float = 0.0,
 ) -> Settlement:
     """Let another delivery run what was claimed. See Release."""
-    comes_back = claimed.delivery.comes_back
-    release = Release(counts=counts, comes_back=comes_back, wait_s=wait_s, ran_s=ran_s)
+    is_redelivered = claimed.delivery.is_redelivered
+    release = Release(counts=counts, is_redelivered=is_redelivered, wait_s=wait_s, ran_s=ran_s)
     return _released(claims, [claimed], release)
 
 
@@ -172,7 +172,7 @@ def give_back_unbegun(
     alike: defaultdict[Release, list[ClaimedDelivery]] = defaultdict(list)
     for each in unbegun:
         wait_s = turn_wait_s(each.claim.n_waits)
-        release = Release(counts=False, comes_back=each.delivery.comes_back, wait_s=wait_s)
+        release = Release(counts=False, is_redelivered=each.delivery.is_redelivered, wait_s=wait_s)
         alike[release].append(each)
     settled: list[tuple[ClaimedDelivery, Settlement]] = []
     for release, group in alike.items():
@@ -187,7 +187,7 @@ def _released(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Relea
     except Exception:
         ids = ", ".join(str(each.message.invocation_id) for each in claimed)
         logger.exception("What has not ended comes back when its lease is over: %s", ids)
-        return BACK
+        return RETURNED
     return Settlement(is_final=False, retry_after_s=release.wait_s)
 
 

@@ -22,14 +22,16 @@ def run_inline(attempt: Attempt, *, with_limits: bool, may_leave_record: bool = 
         try:
             attempt.begin()
             result = contextvars.copy_context().run(_call, attempt, with_limits)
-            with interrupts.within(attempt.end_s if with_limits else math.inf):
+            with interrupts.interrupt_after(attempt.end_s if with_limits else math.inf):
                 return attempt.succeed(result, may_leave_record=may_leave_record)
         except KeyboardInterrupt:
             attempt.abandon()
             raise
         except BaseException as error:
             failure = attempt.failure_of(error) if with_limits else error
-        with interrupts.within(interrupts.OWN_S if with_limits else math.inf):
+        with interrupts.interrupt_after(
+            interrupts.LIBRARY_STATEMENT_LIMIT_S if with_limits else math.inf
+        ):
             ended = attempt.fail(failure)
         if not ended.again:
             return ended

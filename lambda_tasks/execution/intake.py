@@ -19,14 +19,14 @@ from ..database_errors import is_conflict
 from ..errors import MessageRefused, UnknownTask
 from ..logging import task_logger
 from ..ports import (
-    BACK,
     DONE,
-    Arriving,
+    RETURNED,
     ClaimedDelivery,
     Claims,
     Delivery,
     FoundLost,
     Granted,
+    ReceivedBatch,
     Resolve,
     ResolvedDelivery,
     Settlement,
@@ -57,7 +57,7 @@ class Intake:
         self._resolve = resolve
         self._turns = turns
 
-    def claim_batch(self, arriving: Arriving, budget: TimeBudget) -> ClaimedBatch:
+    def claim_batch(self, arriving: ReceivedBatch, budget: TimeBudget) -> ClaimedBatch:
         """What is refused, and what is claimed. `arriving` is open until all is claimed."""
         kept_connections.refresh()
         refused: Settlements = {}
@@ -115,7 +115,7 @@ class Intake:
     ) -> list[ResolvedDelivery]:
         """Resolve messages whose tasks are not loaded, as far as their records name these, too."""
         try:
-            names = self._claims.names({message.invocation_id for _, message in not_loaded})
+            names = self._claims.task_names({message.invocation_id for _, message in not_loaded})
         except Exception as error:
             logger.exception("The records of %d messages can't be read", len(not_loaded))
             refused.update(
@@ -172,7 +172,7 @@ class Intake:
     def _check_direct(self, message: Message, task: Task) -> None:
         """Refuse a call that a message brings itself, of a task that runs from its record only.
         Raises MessageRefused."""
-        takes_any = self._settings().takes_any_call
+        takes_any = self._settings().accepts_any_call
         if message.durable or takes_any or task.is_direct(message.backend):
             return
         raise MessageRefused(
@@ -200,7 +200,7 @@ class Intake:
                 max_attempts=settings.max_attempts,
                 waiting=self._turns.waiting(resolved),
                 # But one that has a whole function for itself.
-                suspects_wait=budget.deadline is None or len(resolved) > 1,
+                possible_poison_waits=budget.deadline is None or len(resolved) > 1,
             )
         except Exception as error:
             if is_conflict(error):
@@ -257,16 +257,16 @@ def _refusing(delivery: Delivery, refused: Settlements) -> Iterator[None]:
         yield
     except MessageRefused as reason:
         logger.error("%s is not run and goes back to its queue: %s", delivery.id, reason)
-        refused[delivery.id] = BACK
+        refused[delivery.id] = RETURNED
     except (Exception, SystemExit):
         logger.exception("%s goes back to its queue: its task's module fails", delivery.id)
-        refused[delivery.id] = BACK
+        refused[delivery.id] = RETURNED
 
 
 def _unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
     if not isinstance(error, kept_connections.OUTAGES):
-        return BACK
-    is_copied = delivery.may_be_copied and not delivery.lends_its_id(message)
+        return RETURNED
+    is_copied = delivery.may_be_copied and not delivery.provides_id_of(message)
     wait_s = outage_wait_s(delivery.receives, is_copied=is_copied)
     return Settlement(is_final=False, retry_after_s=wait_s, is_outage=True)
 
@@ -292,7 +292,7 @@ def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
             "other arguments. Somebody else than this project may have written the message.",
             resolved.delivery.id, resolved.message.invocation_id,
         )  # fmt: skip
-        return BACK
+        return RETURNED
     if refused.is_final:
         task_logger.info(
             "%s %s is %s already: its delivery is done with",

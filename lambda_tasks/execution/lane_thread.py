@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from asgiref.sync import sync_to_async
 
 from ..context import TaskContext, current_run
-from ..interrupts import OWN_S
-from ..pools import giving_back
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
+from ..pools import returning_connections
 from .own_thread import OwnThread
 
 T = TypeVar("T")
@@ -67,9 +67,11 @@ class LaneThread(OwnThread):
         self._is_unused = False
         return super().submit(self._after_the_first, fn, args, kwargs)
 
-    async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+    async def call_last(
+        self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
+    ) -> T:
         """Make the call that ends a run: what it has of connection pools goes back. See call()."""
-        return await self.call(giving_back(function), *args, limit_s=limit_s)
+        return await self.call(returning_connections(function), *args, limit_s=limit_s)
 
     def _after_the_first(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -94,11 +96,15 @@ class AnyThread:
         """There is no telling."""
         return False
 
-    async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+    async def call(
+        self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
+    ) -> T:
         """Call a function there; nobody interrupts it."""
         return await sync_to_async(function)(*args)
 
-    async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+    async def call_last(
+        self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
+    ) -> T:
         """Call a function there. Its connection is not the run's own, and so it stays."""
         return await self.call(function, *args, limit_s=limit_s)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ..asking import ask
 from ..conf import Settings
+from ..database_calls import call_database
 from ..ports import Claims
 from .batch import ClaimedBatch
 from .lanes import Lanes
@@ -66,7 +66,7 @@ class Leases:
             lease = batch.budget.lease([each.task for each in waiting], self._settings())
             try:
                 claims = [each.claim for each in waiting]
-                await ask(self._claims.extend, claims, lease)
+                await call_database(self._claims.extend, claims, lease)
             except Exception:
                 logger.warning("Leases can't be extended", exc_info=True)
 
@@ -78,6 +78,6 @@ class Leases:
             if not running:
                 continue
             try:
-                self._lanes.cancel(await ask(self._claims.lost, running))
+                self._lanes.cancel(await call_database(self._claims.find_lost, running))
             except Exception:
                 logger.warning("The records of running tasks can't be read", exc_info=True)

@@ -31,7 +31,7 @@ class SingletonLocks:
         self._cache_alias = cache_alias
 
     @contextlib.contextmanager
-    def held(self, key: str, *, timeout_s: float) -> Iterator[None]:
+    def hold(self, key: str, *, timeout_s: float) -> Iterator[None]:
         """Held in the body.
 
         Raises SingletonLockError, a redis.exceptions.LockError, where another holds it, and

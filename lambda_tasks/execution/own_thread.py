@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from django.db import connections
 
 from .. import interrupts, pools
-from ..interrupts import OWN_S
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 
 T = TypeVar("T")
 
@@ -55,7 +55,9 @@ class OwnThread(Executor):
         self._start()
         return call.future
 
-    async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+    async def call(
+        self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
+    ) -> T:
         """Call a function there, and interrupt what is under way there after so many seconds.
 
         Raises ThreadStuck where that has not helped after STUCK_S. It takes two thirds of what
@@ -119,7 +121,7 @@ class OwnThread(Executor):
             if call.future.set_running_or_notify_cancel():
                 self._serve_one(call)
             del call  # not to keep what it holds alive until the next one
-        pools.give_back()
+        pools.return_connections()
         connections.close_all()
 
     def _serve_one(self, call: "_Call") -> None:

@@ -13,7 +13,7 @@ from .. import interrupts, pools
 from ..core.arguments import to_json_values
 from ..core.lifecycle import Claim
 from ..core.message import encode_json
-from ..database_errors import mark_as_ours
+from ..database_errors import mark_as_library_error
 from ..ports import Claims
 from .connections import OUTAGES, refresh
 from .own_thread import OwnThread
@@ -43,7 +43,7 @@ class ProgressRecorder:
         try:
             self.claims.save_state(self.claim, value)
         except DatabaseError as error:
-            mark_as_ours(error)
+            mark_as_library_error(error)
             raise
 
     def show(self, done: float, total: float | None, text: str) -> None:
@@ -71,7 +71,7 @@ class ProgressRecorder:
 
     def _show_refreshed(self, progress: object) -> None:
         refresh()
-        with pools.borrowed(), interrupts.within(SHOW_S):
+        with pools.borrowed_connections(), interrupts.interrupt_after(SHOW_S):
             self.claims.show_progress(self.claim, progress)
 
 

@@ -65,7 +65,7 @@ def line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDelivery]:
     waiting = [
         each
         for each in claimed
-        if each.delivery.ordered_by is None
+        if each.delivery.order_key is None
         and each.may_rerun
         and not (each.claim.has_begun or each.claim.is_suspect or each.claim.cut_off_s)
     ]

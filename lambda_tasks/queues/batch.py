@@ -250,7 +250,7 @@ def job_delivery(body: str, *, job_id: str | None, job_queue: str) -> Delivery:
         body=body,
         source=_job_queue(job_queue),
         fallback_id=invocation_id_of(id),
-        comes_back=False,
+        is_redelivered=False,
     )
 
 

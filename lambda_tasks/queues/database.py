@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
-from ..asking import ask
 from ..core.batching import BatchLimits
 from ..core.lifecycle import TABLE_TERMS, LookTerms
 from ..core.message import Message, Outgoing
-from ..ports import Arriving, Delivery, Listener, SendFailure, Settlement, Source, TableQueue
+from ..database_calls import call_database
+from ..ports import Delivery, Listener, ReceivedBatch, SendFailure, Settlement, Source, TableQueue
 from .base import Queue, Wiring
 
 logger = logging.getLogger("lambda_tasks")
@@ -106,7 +106,7 @@ class DatabaseSource:
         self._may_listen_at = 0.0
         self._putting_behind: set[asyncio.Task[Any]] = set()
 
-    async def receive(self, limit: int) -> Arriving:
+    async def receive(self, limit: int) -> ReceivedBatch:
         """See Source."""
         await self._listen()
         with suppress(TimeoutError):
@@ -122,8 +122,8 @@ class DatabaseSource:
         """See Source. What is finished says so in its row."""
         self.wake()
         if not settlement.is_final and settlement.retry_after_s is None:
-            putting_behind = ask(self._table.put_behind, uuid.UUID(id))
-            task = asyncio.ensure_future(putting_behind)
+            postponing = call_database(self._table.postpone, uuid.UUID(id))
+            task = asyncio.ensure_future(postponing)
             self._putting_behind.add(task)
             task.add_done_callback(self._putting_behind.discard)
 
@@ -138,7 +138,7 @@ class DatabaseSource:
             return
         self._may_listen_at = time.monotonic() + LISTEN_AGAIN_S
         try:
-            self._listener = await ask(self._table.listen)
+            self._listener = await call_database(self._table.listen)
         except Exception:
             logger.warning(NOT_HEARD, exc_info=True)
         if self._listener is not None:
@@ -169,7 +169,7 @@ class DatabaseSource:
 
     @contextmanager
     def _due(self, limit: int) -> Iterator[Sequence[Delivery]]:
-        with self._table.due(self._queues, limit=limit) as due:
+        with self._table.lock_due(self._queues, limit=limit) as due:
             if due:  # there may be more
                 self._loop.call_soon_threadsafe(self.wake)
             yield [_delivery_of(message) for message in due]
@@ -181,5 +181,5 @@ def _delivery_of(message: Message) -> Delivery:
         source=message.queue or "",
         fallback_id=message.invocation_id,
         message=message,
-        comes_back=False,
+        is_redelivered=False,
     )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..core.lifecycle import visibility_timeout_s
 from ..core.message import YEARS, invocation_id_of
-from ..ports import Arriving, Delivery, Settlement
+from ..ports import Delivery, ReceivedBatch, Settlement
 from .aws.client import AwsClient
 
 logger = logging.getLogger("lambda_tasks")
@@ -63,7 +63,7 @@ class SqsSource:
         self._deleting: asyncio.Task[None] | None = None
         self._heart: asyncio.Task[None] | None = None
 
-    async def receive(self, limit: int) -> Arriving:
+    async def receive(self, limit: int) -> ReceivedBatch:
         """See Source."""
         if self._heart is None:
             self._heart = asyncio.ensure_future(self._beat())
@@ -172,7 +172,7 @@ def delivery_of(message_id: str, body: object, attributes: object, *, source: st
         fallback_id=invocation_id_of(message_id),
         enqueued_at=_sent_at(known.get("SentTimestamp")),
         receives=_count(known.get("ApproximateReceiveCount")),
-        ordered_by=group if isinstance(group, str) and is_fifo(source) else None,
+        order_key=group if isinstance(group, str) and is_fifo(source) else None,
     )
 
 

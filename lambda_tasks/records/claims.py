@@ -83,7 +83,7 @@ class RecordClaims:
         """See ports.Claims."""
         all_records().order_by().values_list("id")[:1].exists()
 
-    def names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
+    def task_names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
         """See ports.Claims."""
         return dict(all_records().filter(id__in=ids).order_by().values_list("id", "task_name"))
 
@@ -94,7 +94,7 @@ class RecordClaims:
         lease: timedelta,
         max_attempts: int,
         waiting: Collection[UUID] = (),
-        suspects_wait: bool = False,
+        possible_poison_waits: bool = False,
     ) -> Mapping[UUID, Granted | Refused]:
         """See ports.Claims.
 
@@ -109,7 +109,7 @@ class RecordClaims:
             max_attempts=max_attempts,
             may_rerun=frozenset(each.message.task_name for each in deliveries if each.may_rerun),
             waiting=frozenset(waiting),
-            suspects_wait=suspects_wait,
+            possible_poison_waits=possible_poison_waits,
             from_table=not any(each.look.is_sent for each in deliveries),
         )
         # In one order everywhere, so that two workers with the same messages can't deadlock.
@@ -165,8 +165,8 @@ class RecordClaims:
             "claim_token": None,
             "lease_until": None,
             "start_time": None,
-            "sent_at": Now() if release.comes_back else None,
-            "look_at": F("look_at") if release.comes_back else due_at,
+            "sent_at": Now() if release.is_redelivered else None,
+            "look_at": F("look_at") if release.is_redelivered else due_at,
         }
         if not release.counts:
             released["n_waits"] = Least(F("n_waits") + 1, waiting.MAX_COUNT)
@@ -181,7 +181,7 @@ class RecordClaims:
         _held(claims).update(lease_until=Now() + lease)
 
     @tried_again
-    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+    def find_lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """See ports.Claims."""
         held = set(_held(claims).values_list("id", flat=True))
         return [claim for claim in claims if claim.invocation_id not in held]
@@ -261,7 +261,7 @@ def _insert(
     """Insert rows; one that another transaction is about to insert, too, is LOCKED and holds up no
     other. The database itself would wait for what becomes of that transaction."""
     may_fail = not connections[record_alias()].in_atomic_block
-    with interrupts.within(limit_s) as work:
+    with interrupts.interrupt_after(limit_s) as work:
         try:
             return insert(rows) or {}
         except DatabaseError:
@@ -316,7 +316,7 @@ def _let_go_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
     """Leave records as they were that were claimed before it was seen that they can't be run."""
     if unreadable := _refused(verdicts, Refusal.UNREADABLE):
         _let_go(unreadable, terms)
-        waiting.put_behind(unreadable)
+        waiting.postpone(unreadable)
     if foreign := _refused(verdicts, Refusal.FOREIGN):
         _let_go(foreign, terms)
 

@@ -24,7 +24,7 @@ from .retrying import is_in_transaction, tried_again, try_again
 from .tables import RecordQuerySet, TaskRecord
 
 INSERT_ROW_S: Final = 0.02
-"""For each row of an INSERT, beside interrupts.OWN_S for the whole."""
+"""For each row of an INSERT, beside interrupts.LIBRARY_STATEMENT_LIMIT_S for the whole."""
 
 MOVED_TOGETHER: Final = 1000
 """Records whose time to look one statement moves."""
@@ -53,17 +53,17 @@ class RecordOutbox:
         try_again(self.alias, lambda: _insert(self.alias, rows))
 
     @tried_again
-    def leave(self, messages: Sequence[Outgoing]) -> None:
+    def leave_to_relay(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
         left = looks.left([each.message.invocation_id for each in messages])
         left.filter(look_at__gt=Now()).update(look_at=Now())
 
     @tried_again
-    def is_left(self, invocation_id: UUID) -> bool:
+    def is_unsent(self, invocation_id: UUID) -> bool:
         """See ports.Outbox."""
         return looks.left([invocation_id]).exists()
 
-    def keeps(self, outgoing: Outgoing) -> bool:
+    def can_rebuild(self, outgoing: Outgoing) -> bool:
         """See ports.Outbox."""
         return not outgoing.message.secret_kwargs or is_available()
 
@@ -80,7 +80,7 @@ class RecordOutbox:
             notify.notify(self.alias)
 
     @tried_again
-    def unsent(
+    def find_unsent(
         self,
         *,
         early: timedelta,
@@ -107,9 +107,9 @@ class RecordOutbox:
             found += fifo.in_order(level, to_send, limit) if look.in_order else to_send[:limit]
         return self._readable(found)
 
-    def put_behind(self, messages: Sequence[Outgoing]) -> None:
+    def postpone(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
-        waiting.put_behind([each.message.invocation_id for each in messages])
+        waiting.postpone([each.message.invocation_id for each in messages])
 
     def _readable(self, records: Sequence[TaskRecord]) -> list[Outgoing]:
         """The messages of records; those that can't be read are put behind the others."""
@@ -119,16 +119,16 @@ class RecordOutbox:
             for message, due_in_s in readable(records, unreadable)
         ]
         if unreadable:
-            waiting.put_behind(unreadable)
+            waiting.postpone(unreadable)
         return messages
 
 
 def _insert(alias: str, rows: Sequence[Row]) -> None:
     limit_s = math.inf
     if not is_in_transaction(alias):
-        ours_s = interrupts.OWN_S + INSERT_ROW_S * len(rows)
-        limit_s = interrupts.limit_on(connections[alias], ours_s)
-    with interrupts.within(limit_s):
+        ours_s = interrupts.LIBRARY_STATEMENT_LIMIT_S + INSERT_ROW_S * len(rows)
+        limit_s = interrupts.statement_limit_s(connections[alias], ours_s)
+    with interrupts.interrupt_after(limit_s):
         statements().insert_queued(rows)
 
 

@@ -63,7 +63,7 @@ class ClaimTerms:
     """The names of tasks whose lost runs may be repeated."""
     waiting: frozenset[UUID] = frozenset()
     """The invocations that begin later, each when its turn comes."""
-    suspects_wait: bool = False
+    possible_poison_waits: bool = False
     """Suspects are among those, whichever they are."""
     from_table: bool = False
     """The deliveries come from the table itself, where lost runs are looked for as well."""
@@ -161,7 +161,7 @@ class PortableStatements:
             (
                 "claim",
                 terms.from_table,
-                terms.suspects_wait,
+                terms.possible_poison_waits,
                 len(claimable),
                 len(reruns),
                 len(waiting),
@@ -377,7 +377,7 @@ def record_of(row: Row, **rest: Any) -> TaskRecord:
 def _waits(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
     """Which of the claimed wait for their turn, by the slots of their ids; None for none."""
     waits = Q(id__in=[_slot("id", name) for name in waiting]) if waiting else None
-    if not terms.suspects_wait:
+    if not terms.possible_poison_waits:
         return waits
     is_suspect = Q(n_attempts__gt=0)
     return is_suspect if waits is None else waits | is_suspect

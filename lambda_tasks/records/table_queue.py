@@ -22,7 +22,7 @@ class RecordTableQueue:
     """See ports.TableQueue."""
 
     @contextmanager
-    def due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Message]]:
+    def lock_due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Message]]:
         """See ports.TableQueue.
 
         Locked in the body, where the database can skip what others have locked: so no two workers
@@ -36,9 +36,9 @@ class RecordTableQueue:
         """See ports.TableQueue."""
         return notify.listen(record_alias())
 
-    def put_behind(self, invocation_id: UUID) -> None:
+    def postpone(self, invocation_id: UUID) -> None:
         """See ports.TableQueue."""
-        waiting.put_behind([invocation_id])
+        waiting.postpone([invocation_id])
 
 
 def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack) -> list[Message]:
@@ -70,7 +70,7 @@ def _lock_alike(levels: Sequence[looks.Level], limit: int) -> list[Message]:
         if early:
             all_records().filter(id__in=early).update(look_at=F("run_after"))
         if unreadable:
-            waiting.put_behind(unreadable)
+            waiting.postpone(unreadable)
         if messages or not (early or unreadable):
             return messages
 

@@ -21,7 +21,7 @@ MAX_COUNT: Final = 30_000
 
 
 @tried_again
-def put_behind(ids: Collection[UUID]) -> None:
+def postpone(ids: Collection[UUID]) -> None:
     """Let nobody look at these unfinished records for a while, which grows each time."""
     waits = [When(n_waits=n_waits, then=Now() + wait) for n_waits, wait in enumerate(WAITS)]
     unfinished: QuerySet[TaskRecord] = all_records().filter(id__in=ids, status__in=UNFINISHED)
