@@ -198,7 +198,7 @@ def test_a_call_hears_of_a_database_that_is_silent(proxy: SilentProxy) -> None:
 def test_a_connection_that_has_been_opened_has_no_limit_for_what_it_is_asked(
     proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interrupts, "PYMYSQL_GREETING_S", 2.0)
+    monkeypatch.setattr(interrupts, "PYMYSQL_GREETING_TIMEOUT_S", 2.0)
 
     def sleep() -> object:
         connection = connections["default"]
