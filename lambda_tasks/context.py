@@ -66,7 +66,7 @@ class TaskContext:
 
     @async_unsafe("You are in an event loop: use `await context.asave(...)`.")
     def save(self, state: object) -> None:
-        """Save a small JSON value as `state` of the run that follows if this one is lost or retried.
+        """Save a small JSON value, the `state` of the next run if this one is lost or retried.
 
         It is written with the task's own writes: in its transaction, unless `atomic=False`. Raises
         TypeError where the value is not JSON, ValueError where it has more than 64 KiB, and

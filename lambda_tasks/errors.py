@@ -53,7 +53,7 @@ class MessageTooLarge(LambdaTasksError, ValueError):
 class MessageRefused(LambdaTasksError):
     """A delivered body can't be run.
 
-    It is returned to its queue, which moves it to the dead letters after maxReceiveCount deliveries.
+    It is returned to its queue, which dead-letters it after maxReceiveCount deliveries.
     """
 
 
@@ -123,8 +123,9 @@ class SingletonLockUnknown(Retry):
 class Continue(LambdaTasksError):
     """A request of a task to continue in another run. Raise it inside the task.
 
-    The run ends as SUCCESS and keeps its writes. `state`, a JSON value, becomes `context.state` of the next run. `delay` is in seconds. Raises
-    ValueError where the delay is not a number from 0 to ten years.
+    The run ends as SUCCESS and keeps its writes. `state`, a JSON value, becomes `context.state` of
+    the next run. `delay` is in seconds. Raises ValueError where the delay is not a number from 0 to
+    ten years.
     """
 
     def __init__(self, state: object, *, delay: float = 0) -> None:

@@ -189,9 +189,9 @@ class Delivery:
     message: Message | None = None
     """The message itself, where the table is the queue: nothing is encoded or signed there."""
     enqueued_at: datetime | None = None
-    """When the message entered its queue, where the queue says so."""
+    """The time when the message entered its queue; None where the queue does not say so."""
     receives: int = 1
-    """How often the message has been delivered, from 1 for this delivery."""
+    """The number of deliveries of the message so far, including this one."""
     is_redelivered: bool = True
     """Whether the queue delivers the message again unless it is acknowledged, as SQS does."""
     order_key: str | None = None
@@ -234,7 +234,7 @@ class ResolvedDelivery:
 
     @property
     def enqueued_at(self) -> datetime | None:
-        """When the message entered its queue; None where the queue does not say so."""
+        """The time when the message entered its queue; None where the queue does not say so."""
         return self.delivery.enqueued_at
 
     @property

@@ -271,7 +271,7 @@ def test_who_asks_while_tasks_are_loaded_waits_for_them(undiscovered: pytest.Mon
         with suppress(SystemExit):
             importlib.import_module(name)
 
-    undiscovered.setattr(registry, "_failure_of", import_slowly)
+    undiscovered.setattr(registry, "_import_error", import_slowly)
     resolve = partial(registry.resolve, "tests.app.unloaded.add", may_import=False)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(resolve)
