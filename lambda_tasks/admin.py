@@ -211,7 +211,7 @@ def _replay_of(record: TaskRecord) -> Outgoing:
     secrets = decrypt(record.secrets, id=record.id)
     if missing := _hidden_arguments(record, task) - secrets.keys():
         names = ", ".join(sorted(missing))
-        raise ValueError(f"its secret arguments ({names}) have been removed")
+        raise ValueError(f"its secret arguments ({names}) were removed after the run")
     args = secrets.pop(ARGS, record.args)
     return prepare(
         task.name,

@@ -246,7 +246,7 @@ def undiscovered(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A project of two modules, of which one fails."""
     modules = ["tests.app.wiping", "tests.app.unloaded"]
     monkeypatch.setitem(registry._state, "discovered", False)
-    monkeypatch.setattr(registry, "_modules", lambda: modules)
+    monkeypatch.setattr(registry, "_task_modules", lambda: modules)
     for name in modules:
         sys.modules.pop(name, None)
     return monkeypatch
