@@ -129,10 +129,8 @@ class Work:
                 self._cancellers += [(_start_canceller(each, raw), raw) for each, raw in open_ones]
             if now >= self._hang_up_at:
                 # The thread may reconnect and wait again, so the limits start over.
-                self._cancel_at, self._hang_up_at = (
-                    now + CANCEL_TIMEOUT_S,
-                    now + 2 * CANCEL_TIMEOUT_S,
-                )
+                self._cancel_at = now + CANCEL_TIMEOUT_S
+                self._hang_up_at = self._cancel_at + CANCEL_TIMEOUT_S
                 for _, raw in open_ones:
                     _hang_up(raw)
 

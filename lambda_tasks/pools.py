@@ -78,9 +78,9 @@ def acquire(
 
     Does nothing where the connection is open already or has no pool. Waits up to `limit_s` seconds,
     by default the pool's own `timeout`, and stops earlier when the thread's work is interrupted.
-    `reserved` is the number of connections that a task leaves for others; while no other task
-    holds a connection, a task may acquire the last one. Raises PoolExhausted, and what Django
-    raises where the database can't be reached.
+    `reserved`, which only tasks pass, is the number of connections that must stay free for others;
+    while no other task holds a connection, a task may acquire the last one. Raises PoolExhausted,
+    and what Django raises where the database can't be reached.
     """
     if not has_pool(connection) or connection.connection is not None or connection.in_atomic_block:
         return 0.0
@@ -211,8 +211,8 @@ _last_used_at: "weakref.WeakKeyDictionary[Any, float]" = weakref.WeakKeyDictiona
 def _is_usable(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a newly acquired connection can be used.
 
-    The server is asked only where the connection was idle or may have been ended: the question
-    costs a round trip, and most tasks come one after the other.
+    The server is asked only where the connection was idle for long or has unexpected input, as the
+    question costs a round trip.
     """
     raw, now = connection.connection, time.time()
     idled_s = now - _last_used_at.get(raw, -math.inf)
@@ -224,7 +224,7 @@ def _is_usable(connection: BaseDatabaseWrapper) -> bool:
 
 
 _changed = threading.Condition()
-"""Notified when a connection is returned or opened. Guards the three collections below."""
+"""Notified when a connection is returned or opened. Guards the next two collections."""
 
 _connecting: Final[set[BaseDatabaseWrapper]] = set()
 """Django connections that were granted a pooled connection and have not opened it yet."""

@@ -24,7 +24,7 @@ async def in_reserved_thread(function: Callable[..., T], *args: Any) -> T:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(RESERVED_THREADS, thread_name_prefix="lambda_tasks-own")
+    return ThreadPoolExecutor(RESERVED_THREADS, thread_name_prefix="lambda_tasks-reserved")
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)
