@@ -39,35 +39,54 @@ LOCAL_WORKERS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_WORKERS_CHILD"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings, validated, with their defaults. The README's table says what each means.
-
-    Times are in seconds.
-    """
+    """All settings, validated, with their defaults. The README has a table of them."""
 
     queues: Mapping[str, Queue] = field(
         default_factory=lambda: {"default": DatabaseQueue(name="default")}
     )
+    """The queues by name, always with one named "default"."""
     default_soft_timeout: int = 270
+    """The soft timeout in seconds of tasks that declare none."""
     default_hard_timeout: int = 300
+    """The hard timeout in seconds of tasks that declare none, longer than the soft one."""
     eager: bool = False
+    """Whether tasks run at once, in the calling process, without timeouts."""
     local_workers: int = 0
+    """The number of processes that run tasks beside the one that enqueues; 0 is off."""
     noop_execution: bool = False
+    """Whether tasks are dropped, with a warning."""
     max_retries: int = 2880
+    """The most retries of one task."""
     max_continues: int = 10_000
+    """The most runs of one chain of Continue."""
     singleton_cache: str = "default"
+    """The alias in CACHES of the Redis with the singleton locks."""
     durable: bool = True
+    """Whether calls are stored in the caller's transaction before they are sent."""
     concurrency: int = 10
+    """The most async tasks that run at once in one process."""
     processes: int = field(default_factory=lambda: usable_cpus())  # noqa: PLW0108 - defined below
+    """The number of worker processes for sync tasks."""
     max_attempts: int = 5
+    """The most starts of one invocation without an outcome."""
     max_argument_bytes: int = 4 * 2**20
+    """The most bytes of the arguments of a durable call, as JSON."""
     modules: tuple[str, ...] = ()
+    """Modules from which tasks are imported, beside those of the installed apps."""
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
+    """The keys that verify messages, of 32 characters or more; the first signs."""
     direct_messages: str = "declared"
+    """One of DIRECT_MESSAGES."""
     secrets_keys: tuple[str, ...] = field(default=(), repr=False)
+    """The keys that decrypt secrets at rest; the first encrypts. The default is SECRET_KEY."""
     encrypt_arguments: bool = False
+    """Whether all arguments and results are encrypted at rest."""
     keep_secrets: int = KEEP_SECRETS_S
+    """Seconds for which a FAILED record keeps its secrets; with 0 they are removed at once."""
     redact: frozenset[str] = frozenset()
+    """Names of parameters whose values are secret."""
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Keyword arguments of the AWS client, such as region_name."""
 
     @cached_property
     def table_queues(self) -> frozenset[str]:
