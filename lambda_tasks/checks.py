@@ -16,8 +16,10 @@ MAX_SHOWN_TASKS: Final = 3
 """Names of tasks in one warning."""
 
 BUILT_IN_PREFIX: Final = "lambda_tasks."
-"""The prefix of the built-in tasks. W006 leaves them out: a message that one of them passes on is
-checked where it arrives."""
+"""The prefix of the built-in tasks.
+
+W006 leaves them out: a message that one of them passes on is checked where it arrives.
+"""
 
 
 @register("lambda_tasks")
@@ -78,7 +80,7 @@ def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
         ),
         (
             current.local_workers > 0,
-            "LAMBDA_TASKS_LOCAL_WORKERS is set: tasks run beside the process that serves requests.",
+            "LAMBDA_TASKS_LOCAL_WORKERS is set: tasks run in children of the web process.",
             "lambda_tasks.W004",
         ),
     ]

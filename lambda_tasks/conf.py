@@ -52,7 +52,7 @@ class Settings:
     eager: bool = False
     """Whether tasks run at once, in the calling process, without timeouts."""
     local_workers: int = 0
-    """The number of processes that run tasks beside the one that enqueues; 0 is off."""
+    """The number of processes that run tasks next to the enqueuing process; 0 is off."""
     noop_execution: bool = False
     """Whether tasks are dropped, with a warning."""
     max_retries: int = 2880
@@ -72,7 +72,7 @@ class Settings:
     max_argument_bytes: int = 4 * 2**20
     """The most bytes of the arguments of a durable call, as JSON."""
     modules: tuple[str, ...] = ()
-    """Modules from which tasks are imported, beside those of the installed apps."""
+    """Modules from which tasks are imported, in addition to those of the installed apps."""
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
     """The keys that verify messages, of 32 characters or more; the first signs."""
     direct_messages: str = "declared"
@@ -123,7 +123,7 @@ class Settings:
     def accepts_any_call(self) -> bool:
         """Whether a message of any task may run without a record.
 
-        True in the modes that store no call, too: there no record could be found. Where signing
+        Also True in the modes that store no call, as no record could be found there. Where signing
         keys are set, the message must be signed.
         """
         return self.direct_messages != "declared" or self.eager or self.noop_execution

@@ -63,7 +63,7 @@ OUTAGE_CODES: Final = frozenset(
         "mysql 4031",  # ER_CLIENT_INTERACTION_TIMEOUT
     }
 )
-"""The codes of outages, beside those of PostgreSQL's class 08, connection_exception."""
+"""The codes of outages, in addition to PostgreSQL's class 08, connection_exception."""
 
 
 LIBRARY_MARK: Final = "_met_by_lambda_tasks"

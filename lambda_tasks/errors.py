@@ -135,7 +135,7 @@ class Continue(LambdaTasksError):
 
 
 MAX_DELAY_S = 10 * 365 * 24 * 3600
-"""Ten years. A longer delay is taken for a mistake, such as milliseconds in place of seconds."""
+"""Ten years. A longer delay is most likely a mistake, such as milliseconds in place of seconds."""
 
 
 def _checked_delay(error: type[Exception], delay: object) -> float:

@@ -65,7 +65,7 @@ class Work:
     """A piece of work of the thread that creates it, which other threads may interrupt.
 
     It lasts until finish(), or for the body of a `with`. The watch interrupts it after `limit_s`
-    seconds, by default never. `extra_connections` are those that the work uses beside the ones
+    seconds, by default never. `extra_connections` are those that the work uses besides the ones
     that Django keeps for the thread.
     """
 

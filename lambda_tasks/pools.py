@@ -30,7 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LIBRARY_CONNECTIONS: Final = 2
-"""Connections that the library needs at once beside the tasks: for its statements and progress."""
+"""Connections that the library needs besides those of tasks: for its statements and progress."""
 
 RESERVED_CONNECTIONS: Final = 1
 """Connections of a pool that tasks don't acquire, so that the library can still record outcomes."""

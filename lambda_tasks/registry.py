@@ -19,9 +19,11 @@ from .errors import UnknownTask
 from .ports import Task
 
 Adapt = Callable[[object, str | None], Task | None]
-"""Adapts a task of another interface: from the object at a dotted name, and the backend that the
-message names, to a Task. Returns None for an object or backend of another kind. Raises UnknownTask
-for a backend in TASKS that is not this library's."""
+"""An adapter, which makes a Task from the object at a dotted name and the message's backend.
+
+Returns None for objects and backends that it does not know. Raises UnknownTask for a backend of
+TASKS that is not this library's.
+"""
 
 _tasks: dict[str, Task] = {}
 _aliases: dict[str, Task] = {}
@@ -188,7 +190,7 @@ def _check_package(task_name: str) -> None:
     if not may_be_imported(task_name):
         raise UnknownTask(
             f"{task_name!r} is not imported, as its package is neither in INSTALLED_APPS nor in "
-            "LAMBDA_TASKS_MODULES. Add it to one of them."
+            "LAMBDA_TASKS_MODULES. Add it there if the task is this project's."
         )
 
 
