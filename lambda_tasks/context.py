@@ -60,7 +60,8 @@ class TaskContext:
     def remaining(self) -> float:
         """Return the seconds before the soft timeout; infinity where there are no timeouts.
 
-        With a hard timeout alone, the seconds before nine tenths of it.
+        With a hard timeout alone, the seconds before nine tenths of it. Less where the time budget
+        of the host process ends sooner.
         """
         return float("inf") if self.deadline is None else self.deadline - time.monotonic()
 
