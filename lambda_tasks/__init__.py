@@ -1,4 +1,4 @@
-"""Run Django work on AWS Lambda, and lose none of it.
+"""Django tasks on AWS Lambda that are neither lost nor run twice.
 
 The names here need no app registry, so that a `tasks` module can import them at any time.
 """

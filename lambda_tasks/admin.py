@@ -1,4 +1,4 @@
-"""The admin's list of records: read, search, replay. Nothing here edits a record."""
+"""The admin pages of records: read-only, with search and the action replay."""
 
 import json
 import uuid
@@ -43,8 +43,11 @@ FIELDSETS = {
     "Retries": ("n_retries", "n_attempts", "root_id", "retry_of"),
     "Claim": ("worker_ids", "lease_until"),
 }
-"""Not the token of a claim: from it follows the id of the retry, in whose place who knows it can
-put a record of their own."""
+"""The titles and fields of a record's page.
+
+The claim token is left out. The id of the retry derives from it, so a reader who knows the token
+could insert another record in the retry's place.
+"""
 
 
 LOOKUPS = frozenset(
@@ -58,12 +61,12 @@ LOOKUPS = frozenset(
         for suffix in suffixes
     }
 )
-"""What the page's own filters ask for."""
+"""The lookups of the page's own filters."""
 
 
 @admin.register(TaskRecord)
 class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time in 5.2
-    """Read-only, whoever reads; to replay is a permission of its own."""
+    """The read-only admin of records. The action replay needs a permission of its own."""
 
     list_display = (
         "short_id", "task_name", "coloured_status", "queue", "enqueued_at", "duration_s",
@@ -80,7 +83,7 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TaskRecord]:
-        """With the duration, so that the list can be ordered by it."""
+        """Return the records with their duration, so that the list can be ordered by it."""
         ran_for = ExpressionWrapper(
             F("end_time") - F("start_time"), output_field=models.DurationField()
         )
@@ -90,7 +93,7 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[TaskRecord], search_term: str
     ) -> tuple[QuerySet[TaskRecord], bool]:
-        """By id, which an index answers; else by task name and by argument."""
+        """Search by id, which has an index; otherwise by task name and argument."""
         term = search_term.strip()
         if not term:
             return queryset, False
@@ -107,35 +110,38 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
         return queryset.filter(models.Q(id=id) | models.Q(root_id=id)), False
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Only those of the page's own filters: by any other a reader could ask for what the page
-        does not show, letter by letter."""
+        """Return whether a lookup is one of the page's own filters.
+
+        With other lookups, such as `__startswith`, a reader could guess hidden values letter by
+        letter.
+        """
         return lookup in LOOKUPS
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Records come from calls."""
+        """Return False: only calls create records."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody: what is saved would be the whole row, as it was when the page was made."""
+        """Return False: a saved form would overwrite the whole row with the values of the page."""
         return False
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
-        """See replay()."""
+        """Return whether the user may replay records. See replay()."""
         user: Any = request.user  # Django's User, or a project's own
         return bool(user.has_perm("lambda_tasks.replay_taskrecord"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        """All of them."""
+        """Return all fields."""
         return [name for names in FIELDSETS.values() for name in names]
 
     @admin.display(description="Id", ordering="id")
     def short_id(self, record: TaskRecord) -> SafeString:
-        """Its first part, with the whole in the tooltip."""
+        """Return the first eight characters of the id, with the whole id as the tooltip."""
         return format_html('<span title="{}">{}</span>', record.id, str(record.id)[:8])
 
     @admin.display(description="Status", ordering="status")
     def coloured_status(self, record: TaskRecord) -> SafeString:
-        """A dot in the status's colour and its name."""
+        """Return the status with a dot in its colour."""
         return format_html(
             '<span style="white-space:nowrap"><span style="color:{}">●</span> {}</span>',
             COLOURS[TaskRecord.TaskStatus(record.status)],
@@ -144,13 +150,13 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
 
     @admin.display(description="Duration", ordering="ran_for")
     def duration_s(self, record: TaskRecord) -> str | None:
-        """How long the last attempt took, in seconds."""
+        """Return the duration of the last attempt in seconds, as text."""
         duration = record.duration
         return None if duration is None else f"{duration.total_seconds():.3f} s"
 
     @admin.display(description="Result")
     def short_result(self, record: TaskRecord) -> str:
-        """Its beginning, or the error's last line."""
+        """Return the beginning of the result, or of the traceback's last line."""
         lines = (record.traceback or "").strip().splitlines()
         if lines:
             return lines[-1][:80]
@@ -159,29 +165,31 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
 
     @admin.display(description="Arguments")
     def pretty_kwargs(self, record: TaskRecord) -> SafeString:
-        """As indented JSON."""
+        """Return the arguments as indented JSON."""
         return _preformatted(json.dumps(record.kwargs, indent=2, ensure_ascii=False))
 
     @admin.display(description="Result")
     def pretty_result(self, record: TaskRecord) -> SafeString:
-        """As indented JSON."""
+        """Return the result as indented JSON."""
         return _preformatted(json.dumps(_readable_result(record), indent=2, ensure_ascii=False))
 
     @admin.display(description="Traceback")
     def pretty_traceback(self, record: TaskRecord) -> SafeString:
-        """As Python prints it."""
+        """Return the traceback as Python prints it."""
         return _preformatted(record.traceback or "none")
 
     @admin.action(description="Replay selected tasks", permissions=("replay",))
     def replay(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> None:
-        """Enqueue new invocations with the same arguments; the records stay as they are. The log of
-        the admin says who did."""
+        """Enqueue new invocations with the arguments of the selected records.
+
+        The records don't change. The admin's log says who replayed which record.
+        """
         outgoing = []
         for record in queryset:
             try:
-                replayed = _replayed(record)
-                outgoing.append(replayed)
-                self.log_change(request, record, f"Replayed as {replayed.message.invocation_id}.")
+                replay = _replay_of(record)
+                outgoing.append(replay)
+                self.log_change(request, record, f"Replayed as {replay.message.invocation_id}.")
             except (MessageRefused, ImproperlyConfigured, ValueError) as error:
                 self.message_user(
                     request, f"{record} can't be replayed: {error}", level=messages.ERROR
@@ -192,33 +200,37 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
             self.message_user(request, done % len(outgoing), level=messages.SUCCESS)
 
 
-def _replayed(record: TaskRecord) -> Outgoing:
+def _replay_of(record: TaskRecord) -> Outgoing:
+    """Return the message of a new invocation with a record's arguments.
+
+    Raises ValueError, MessageRefused or ImproperlyConfigured where it can't be replayed.
+    """
     task = resolve(record.task_name)
     if record.backend and chain(record.root_id or record.id)[-1] != record:
         raise ValueError("it was retried or replayed already. Replay the last of its records")
-    kept_apart = decrypt(record.secrets, id=record.id)
-    if missing := _hidden(record, task) - kept_apart.keys():
+    secrets = decrypt(record.secrets, id=record.id)
+    if missing := _hidden_arguments(record, task) - secrets.keys():
         names = ", ".join(sorted(missing))
         raise ValueError(f"its secret arguments ({names}) were removed after its end")
     args = kept_apart.pop(ARGS_KEY, record.args)
     return prepare(
         task.name,
-        record.kwargs | kept_apart,
+        record.kwargs | secrets,
         queue=record.queue,
         durable=task.options.durable,
         args=args or (),
         backend=record.backend,
         group_key=record.group_key,
         root_id=record.root_id or record.id,
-        # A result of django.tasks goes on under its id.
+        # A TaskResult of django.tasks keeps its id, and follows the chain of retries to the replay.
         retry_of=record.id if record.backend else None,
         priority=record.priority,
         secret=task.secret_names,
     )
 
 
-def _hidden(record: TaskRecord, task: Task) -> set[str]:
-    """The names of its arguments that its row does not show; `*` stands for positional ones."""
+def _hidden_arguments(record: TaskRecord, task: Task) -> set[str]:
+    """Return the names of the arguments that a row hides, with ARGS for positional ones."""
     names = {name for name, value in record.kwargs.items() if value == REDACTED}
     names |= task.secret_names & record.kwargs.keys()
     return names | {ARGS_KEY} if REDACTED in (record.args or ()) else names
@@ -228,7 +240,7 @@ def _readable_result(record: TaskRecord) -> object:
     try:
         return record.result
     except ValueError as error:
-        return f"It can't be read: {error}."
+        return f"The result can't be read: {error}."
 
 
 def _preformatted(text: str) -> SafeString:

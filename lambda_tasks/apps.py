@@ -1,4 +1,4 @@
-"""The Django app."""
+"""The Django app of the library."""
 
 from importlib.util import find_spec
 
@@ -8,16 +8,16 @@ from django.conf import settings
 
 
 class LambdaTasksConfig(AppConfig):
-    """Label and import package are `lambda_tasks`."""
+    """The app `lambda_tasks`."""
 
     name = "lambda_tasks"
     verbose_name = "Lambda tasks"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, and Django's tasks where the project has some."""
+        """Register the system checks, and the backends where the project sets TASKS."""
         from . import checks  # noqa: F401
 
         framework = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
         if settings.is_overridden("TASKS") and find_spec(framework):  # type: ignore[misc]
-            from . import backends  # noqa: F401 - so that a worker knows them
+            from . import backends  # noqa: F401 - registers the adapter of Django's tasks

@@ -1,4 +1,4 @@
-"""System checks: every error of the settings, and modes that are not for production."""
+"""The system checks of the library: settings, tasks, databases and deployment."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,38 +12,45 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from . import conf, pools, registry
 from .ports import Task
 
-SHOWN_TASKS: Final = 3
+MAX_SHOWN_TASKS: Final = 3
+"""Names of tasks in one warning."""
 
-OWN_TASKS: Final = "lambda_tasks."
-"""The built-in tasks: what they pass on is looked at where it arrives."""
+BUILT_IN_PREFIX: Final = "lambda_tasks."
+"""The prefix of the built-in tasks.
+
+W006 leaves them out: a message that one of them passes on is checked where it arrives.
+"""
 
 
 @register("lambda_tasks")
 def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Each error of a LAMBDA_TASKS_* setting."""
+    """Report each error of a LAMBDA_TASKS_* setting (E001)."""
     return [Error(problem, id="lambda_tasks.E001") for problem in conf.errors()]
 
 
 @register("lambda_tasks")
 def check_time_zones(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Times that can't be compared with the database's clock, by which leases are reckoned."""
+    """Report time zones that make leases wrong (E004).
+
+    Leases are compared with the database's clock, so the stored times must be UTC.
+    """
     from .records.tables import TaskRecord
 
     database = connections[router.db_for_write(TaskRecord)]
     problem = ""
     if not settings.USE_TZ:
-        problem = "USE_TZ is False, so that the times of records have no zone. Set it to True."
+        problem = "USE_TZ is False, so the times of records have no time zone. Set it to True."
     elif database.vendor != "postgresql" and database.timezone_name != "UTC":
         problem = (
             f"DATABASES[{database.alias!r}]['TIME_ZONE'] is {database.timezone_name!r}, and this "
-            "database holds the task records, whose times are UTC. Leave it out."
+            "database holds the task records, whose times are UTC. Remove it."
         )
     return [Error(problem, id="lambda_tasks.E004")] if problem else []
 
 
 @register("lambda_tasks")
 def check_tasks(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Each task whose annotations, queue or timeouts can't work."""
+    """Report each task with invalid annotations, queue or timeouts (E002)."""
     if conf.errors():
         return []
     registry.discover()
@@ -56,29 +63,29 @@ def check_tasks(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
 
 @register("lambda_tasks", Tags.security, deploy=True)
 def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """With --deploy: what is not for production."""
+    """Report, with --deploy, the modes that are not for production (W001, W002, W004)."""
     if conf.errors():
         return []
-    chosen = conf.current()
+    current = conf.current()
     modes = [
         (
-            chosen.noop_execution,
+            current.noop_execution,
             "LAMBDA_TASKS_NOOP_EXECUTION is on: every task is dropped.",
             "lambda_tasks.W001",
         ),
         (
-            chosen.eager,
+            current.eager,
             "LAMBDA_TASKS_EAGER is on: tasks run inside of requests, without timeouts.",
             "lambda_tasks.W002",
         ),
         (
-            chosen.local_workers > 0,
-            "LAMBDA_TASKS_LOCAL_WORKERS is set: tasks run beside the process that serves requests.",
+            current.local_workers > 0,
+            "LAMBDA_TASKS_LOCAL_WORKERS is set: tasks run in children of the web process.",
             "lambda_tasks.W004",
         ),
     ]
     return [
-        Warning(problem, hint="Leave it out in production.", id=id)
+        Warning(problem, hint="Remove the setting in production.", id=id)
         for is_on, problem, id in modes
         if is_on
     ]
@@ -86,21 +93,22 @@ def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
 
 @register("lambda_tasks", Tags.security, deploy=True)
 def check_direct_messages(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """With --deploy: calls that messages bring themselves, which nobody has signed."""
+    """Report, with --deploy, the tasks that unsigned direct messages can run (W006)."""
     if conf.errors() or conf.current().signing_keys or not conf.current().is_fed_by_aws:
         return []
     if conf.current().direct_messages == "any":
-        taken = "every task"
+        runnable = "every task"
     else:
         registry.discover()
         direct = sorted(each.name for each in registry.tasks() if _is_direct(each))
-        taken = ", ".join(direct[:SHOWN_TASKS] + ["..."] * (len(direct) > SHOWN_TASKS))
-    if not taken:
+        is_cut = len(direct) > MAX_SHOWN_TASKS
+        runnable = ", ".join(direct[:MAX_SHOWN_TASKS] + ["..."] * is_cut)
+    if not runnable:
         return []
     return [
         Warning(
-            f"Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run {taken}, with any "
-            "arguments: a direct message has no record, and nothing is signed.",
+            f"Whoever can send to a queue of LAMBDA_TASKS_QUEUES can run {runnable}, with any "
+            "arguments: a direct message has no record to compare it with, and is not signed.",
             hint="Set LAMBDA_TASKS_SIGNING_KEYS.",
             id="lambda_tasks.W006",
         )
@@ -108,12 +116,12 @@ def check_direct_messages(app_configs: Sequence[Any] | None, **kwargs: Any) -> l
 
 
 def _is_direct(task: Task) -> bool:
-    return task.is_direct(None) and not task.name.startswith(OWN_TASKS)
+    return task.is_direct(None) and not task.name.startswith(BUILT_IN_PREFIX)
 
 
 @register("lambda_tasks")
 def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """SQLite in its default mode, in which tasks that run side by side fail."""
+    """Report SQLite in its default transaction mode, where concurrent tasks fail (W003)."""
     if conf.errors() or conf.current().eager or conf.current().noop_execution:
         return []
     from .records.tables import TaskRecord
@@ -125,10 +133,11 @@ def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
     return [
         Warning(
             f"The database {database.alias!r} holds the task records and is an SQLite whose "
-            "transactions begin as readers: of two that want to write, one fails at once with "
+            "transactions begin as readers: if two of them write, one fails at once with "
             "'database is locked'.",
             hint=(
-                f"Let them wait for one another: DATABASES[{database.alias!r}]['OPTIONS'] = "
+                "Make transactions wait for one another: "
+                f"DATABASES[{database.alias!r}]['OPTIONS'] = "
                 "{'transaction_mode': 'IMMEDIATE', 'timeout': 30}"
             ),
             id="lambda_tasks.W003",
@@ -138,7 +147,7 @@ def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
 
 @register("lambda_tasks")
 def check_pools(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Connection pools that can't be made, or have too little for the tasks that run at once."""
+    """Report pools that can't be created (E005), or are too small for the concurrency (W005)."""
     if conf.errors() or conf.current().eager or conf.current().noop_execution:
         return []
     checked = [_check_pool(each) for each in connections.all() if pools.has_pool(each)]
@@ -150,34 +159,37 @@ def _check_pool(database: BaseDatabaseWrapper) -> CheckMessage | None:
 
     setting = f"DATABASES[{database.alias!r}]['OPTIONS']['pool']"
     try:
-        most = pools.max_size(database)
+        available = pools.max_size(database)
     except Exception as error:
-        return Error(f"{setting} can't work: {error}", id="lambda_tasks.E005")
-    at_once = conf.current().concurrency
-    is_ours = database.alias == router.db_for_write(TaskRecord)
-    own = pools.OWN_CONNECTIONS if is_ours else 0
-    if most >= at_once + own:
+        return Error(f"{setting} is invalid: {error}", id="lambda_tasks.E005")
+    concurrency = conf.current().concurrency
+    has_records = database.alias == router.db_for_write(TaskRecord)
+    for_library = pools.LIBRARY_CONNECTIONS if has_records else 0
+    needed = concurrency + for_library
+    if available >= needed:
         return None
-    more = f", and {own} for the task records" if own else ""
-    lower = f", or lower LAMBDA_TASKS_CONCURRENCY to {most - own}" if most > own else ""
+    more = f", and {for_library} for the task records" if for_library else ""
+    lower = ""
+    if available > for_library:
+        lower = f", or lower LAMBDA_TASKS_CONCURRENCY to {available - for_library}"
     return Warning(
-        f"{setting} has {most} connections, and a process that runs tasks may need {at_once + own} "
-        f"at once: one for each async task, up to LAMBDA_TASKS_CONCURRENCY ({at_once}){more}. "
-        "Otherwise tasks wait for one another, within their time limits.",
-        hint=f"Set 'max_size': {at_once + own} there{lower}.",
+        f"{setting} has {available} connections, and a process that runs tasks may need {needed} "
+        f"at once: one for each async task, up to LAMBDA_TASKS_CONCURRENCY ({concurrency}){more}. "
+        "With fewer, tasks wait for one another, within their time limits.",
+        hint=f"Set 'max_size': {needed} there{lower}.",
         id="lambda_tasks.W005",
     )
 
 
-def _problems(task: Task, chosen: conf.Settings) -> list[str]:
+def _problems(task: Task, current: conf.Settings) -> list[str]:
     problems = []
     try:
         task.check()
     except Exception as error:
         problems.append(str(error))
     try:
-        queue = chosen.queue(task.options.queue)
+        queue = current.queue(task.options.queue)
     except ImproperlyConfigured as error:
         return [*problems, str(error)]
-    hard_timeout_s = task.options.hard_timeout or chosen.default_hard_timeout
+    hard_timeout_s = task.options.hard_timeout or current.default_hard_timeout
     return [*problems, *queue.problems(task, hard_timeout_s=hard_timeout_s)]

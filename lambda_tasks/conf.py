@@ -1,7 +1,7 @@
-"""The LAMBDA_TASKS_* settings: read lazily, validated once into one typed object.
+"""The LAMBDA_TASKS_* settings: read lazily, and validated once into one typed object.
 
-Errors are ImproperlyConfigured and name the setting, the value and the fix. `override_settings`
-is followed.
+Each error is ImproperlyConfigured and names the setting, the value and the fix. Changes by
+`override_settings` take effect at once.
 """
 
 import difflib
@@ -28,49 +28,73 @@ from .queues.sqs import SQSQueue
 PREFIX: Final = "LAMBDA_TASKS_"
 
 DIRECT_MESSAGES: Final = ("declared", "signed", "any")
-"""Which messages may carry their call themselves, without a record: of tasks that are declared so,
-or those that are signed, or all."""
+"""The values of LAMBDA_TASKS_DIRECT_MESSAGES: which messages may run without a record.
+
+Those of tasks with `durable=False`, also those that are signed, or any message.
+"""
 
 LOCAL_WORKERS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_WORKERS_CHILD"
-"""In the environment of local workers: how many they are. There it overrides the setting."""
+"""The variable with the number of local workers. It overrides the setting in their processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings, with their defaults; the contract's section 4 tells what each means."""
+    """All settings, validated, with their defaults. The README has a table of them."""
 
     queues: Mapping[str, Queue] = field(
         default_factory=lambda: {"default": DatabaseQueue(name="default")}
     )
+    """The queues by name, always with one named "default"."""
     default_soft_timeout: int = 270
+    """The soft timeout in seconds of tasks that declare none."""
     default_hard_timeout: int = 300
+    """The hard timeout in seconds of tasks that declare none, longer than the soft one."""
     eager: bool = False
+    """Whether tasks run at once, in the calling process, without timeouts."""
     local_workers: int = 0
+    """The number of processes that run tasks next to the enqueuing process; 0 is off."""
     noop_execution: bool = False
+    """Whether tasks are dropped, with a warning."""
     max_retries: int = 2880
+    """The most retries of one task."""
     max_continues: int = 10_000
+    """The most runs of one chain of Continue."""
     singleton_cache: str = "default"
+    """The alias in CACHES of the Redis with the singleton locks."""
     durable: bool = True
+    """Whether calls are stored in the caller's transaction before they are sent."""
     concurrency: int = 10
+    """The most async tasks that run at once in one process."""
     processes: int = field(default_factory=lambda: usable_cpus())  # noqa: PLW0108 - defined below
+    """The number of worker processes for sync tasks."""
     max_attempts: int = 5
+    """The most starts of one invocation without an outcome."""
     max_argument_bytes: int = 4 * 2**20
+    """The most bytes of the arguments of a durable call, as JSON."""
     modules: tuple[str, ...] = ()
+    """Modules from which tasks are imported, in addition to those of the installed apps."""
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
+    """The keys that verify messages, of 32 characters or more; the first signs."""
     direct_messages: str = "declared"
+    """One of DIRECT_MESSAGES."""
     secrets_keys: tuple[str, ...] = field(default=(), repr=False)
+    """The keys that decrypt secrets at rest; the first encrypts. The default is SECRET_KEY."""
     encrypt_arguments: bool = False
+    """Whether all arguments and results are encrypted at rest."""
     keep_secrets: int = KEEP_SECRETS_S
+    """Seconds for which a FAILED record keeps its secrets; with 0 they are removed at once."""
     redact: frozenset[str] = frozenset()
+    """Names of parameters whose values are secret."""
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Keyword arguments of the AWS client, such as region_name."""
 
     @cached_property
     def table_queues(self) -> frozenset[str]:
-        """The names of the queues that are the table of the records."""
+        """The names of the queues that are the table of records itself."""
         return frozenset(name for name, queue in self.queues.items() if queue.is_table)
 
     def look_terms(self, queue: str) -> LookTerms:
-        """When somebody must look at what is stored for a queue; SQS's terms for an unknown one."""
+        """Return the look terms of a queue; those of SQS for an unknown queue."""
         return self._look_terms.get(queue, SQS_TERMS)
 
     @cached_property
@@ -84,7 +108,7 @@ class Settings:
         return queue.look_terms
 
     def queues_fed_by(self, source: str) -> Mapping[str, Queue]:
-        """The queues that are the one of this ARN, or name, in AWS; by their names here."""
+        """Return the queues, by name, whose messages arrive from this ARN or name in AWS."""
         fed = self._fed_by.get(source)
         if fed is None:
             found = {name: queue for name, queue in self.queues.items() if queue.is_fed_by(source)}
@@ -96,22 +120,28 @@ class Settings:
         return {}
 
     @property
-    def takes_any_call(self) -> bool:
-        """Whether a message may bring its call itself, whatever task that is of. Where keys are set
-        it is signed; and where no call is stored, none can be taken from its record."""
+    def accepts_any_call(self) -> bool:
+        """Whether a message of any task may run without a record.
+
+        Also True in the modes that store no call, as no record could be found there. Where signing
+        keys are set, the message must be signed.
+        """
         return self.direct_messages != "declared" or self.eager or self.noop_execution
 
     @cached_property
     def is_fed_by_aws(self) -> bool:
-        """Whether any queue is one of AWS."""
+        """Whether any queue is in AWS."""
         return any(queue.audience for queue in self.queues.values())
 
     def signer(self, audience: str) -> Signer | None:
-        """What signs for a queue, by the first key; the others are accepted only."""
+        """Return the signer for a queue, or None without signing keys.
+
+        It signs with the first key. The other keys only verify.
+        """
         return Signer(self.signing_keys[0], audience) if self.signing_keys else None
 
     def queue(self, name: str) -> Queue:
-        """Raises ImproperlyConfigured for an unknown name."""
+        """Return the queue of a name. Raises ImproperlyConfigured for an unknown name."""
         try:
             return self.queues[name]
         except KeyError:
@@ -122,7 +152,7 @@ class Settings:
 
 
 def current() -> Settings:
-    """The settings. Raises ImproperlyConfigured with every error that they have."""
+    """Return the settings. Raises ImproperlyConfigured, with all errors, where they are invalid."""
     settings, errors = _load()
     if errors:
         raise ImproperlyConfigured("\n".join(errors))
@@ -130,12 +160,12 @@ def current() -> Settings:
 
 
 def errors() -> list[str]:
-    """Every error of the settings, a sentence each, for the system check."""
+    """Return every error of the settings, one text each, for the system check."""
     return list(_load()[1])
 
 
 def usable_cpus() -> int:
-    """The CPUs that this process may use."""
+    """Return how many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -149,7 +179,7 @@ def _load() -> tuple[Settings, tuple[str, ...]]:
         if not name.startswith(PREFIX):
             continue
         try:
-            key = _known(name)
+            key = _key_of(name)
             values[key] = _PARSERS[key](name, getattr(django_settings, name))
         except ImproperlyConfigured as error:
             problems.append(str(error))
@@ -160,18 +190,18 @@ def _load() -> tuple[Settings, tuple[str, ...]]:
     except ImproperlyConfigured as error:
         problems.append(str(error))
         run = None
-    settings = _with_local_workers(values) if run is None else _on_a_laptop(values, run)
+    settings = _with_local_workers(values) if run is None else _in_local_run(values, run)
     problems.extend(_contradictions(settings))
     return settings, tuple(problems)
 
 
 def forget() -> None:
-    """Read the settings anew at the next look."""
+    """Forget the loaded settings; the next use loads them again."""
     _load.cache_clear()
 
 
 def _with_local_workers(values: dict[str, Any]) -> Settings:
-    """Where LAMBDA_TASKS_LOCAL_WORKERS is set, every queue is worked off from the table."""
+    """Return the settings, with every queue on the table if LAMBDA_TASKS_LOCAL_WORKERS is set."""
     settings = Settings(**values)
     if not settings.local_workers:
         return settings
@@ -180,12 +210,12 @@ def _with_local_workers(values: dict[str, Any]) -> Settings:
     )
 
 
-def _on_a_laptop(values: dict[str, Any], run: LocalRun) -> Settings:
-    """Nothing goes to AWS: every queue is one of the run's local SQS, or the table's.
+def _in_local_run(values: dict[str, Any], run: LocalRun) -> Settings:
+    """Return the settings of a local run, in which nothing is sent to AWS.
 
-    Queues that are the table's by their setting stay so. The modes that run tasks elsewhere are
-    off: what is to be seen is the way that they go in production. A project without signing keys
-    gets one of the run's.
+    Every queue is in the run's local SQS, except those that are the table by their setting; without
+    a local SQS, all are the table. Modes that run tasks elsewhere are off, so that tasks take the
+    same way as in production. A project without signing keys uses the run's.
     """
     chosen = values.get("queues", {"default": SQSQueue("default", "")})
     values["queues"] = {
@@ -205,17 +235,20 @@ def _on_a_laptop(values: dict[str, Any], run: LocalRun) -> Settings:
 
 
 def _sqs_name(queue: str) -> str:
-    """A name that SQS takes; two queues that differ only in what it does not take are one."""
+    """Return a name for a queue that SQS accepts.
+
+    Queues whose names differ only in characters that SQS rejects share one queue.
+    """
     fifo = ".fifo" if queue.endswith(".fifo") else ""
     return re.sub(r"[^A-Za-z0-9_-]", "-", queue.removesuffix(".fifo"))[:75] + fifo
 
 
-def _known(name: str) -> str:
+def _key_of(name: str) -> str:
     key = name.removeprefix(PREFIX).lower()
     if key not in _PARSERS:
         known = [PREFIX + other.upper() for other in _PARSERS]
         raise ImproperlyConfigured(
-            f"{name} is no setting of lambda_tasks.{_did_you_mean(name, known)}"
+            f"{name} is not a setting of lambda_tasks.{_did_you_mean(name, known)}"
         )
     return key
 
@@ -232,8 +265,8 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append(f"{' and '.join(chosen)} exclude one another. Keep one of them.")
     if settings.local_workers and not os.environ.get("DJANGO_SETTINGS_MODULE"):
         problems.append(
-            f"LAMBDA_TASKS_LOCAL_WORKERS is {settings.local_workers} and the environment has no "
-            "DJANGO_SETTINGS_MODULE, from which its processes load the settings. Set it, or use "
+            f"LAMBDA_TASKS_LOCAL_WORKERS is {settings.local_workers}, and the environment has no "
+            "DJANGO_SETTINGS_MODULE, which its processes need to load the settings. Set it, or use "
             "LAMBDA_TASKS_EAGER."
         )
     if settings.default_soft_timeout >= settings.default_hard_timeout:
@@ -266,7 +299,7 @@ def _boolean(name: str, value: object) -> bool:
     return value
 
 
-def _whole_number(least: int) -> Callable[[str, object], int]:
+def _whole_number(minimum: int) -> Callable[[str, object], int]:
     def parse(name: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise setting_error(name, value, f"Use a whole number from {least} up.")
@@ -307,7 +340,7 @@ def _parameter_names(name: str, value: object) -> frozenset[str]:
 
 
 def _keys(name: str, value: object) -> tuple[str, ...]:
-    # A key's value stays out of the message.
+    # The message leaves the value out: it is a secret.
     if not isinstance(value, list | tuple) or not all(isinstance(key, str) for key in value):
         raise ImproperlyConfigured(f"{name} is a {type(value).__name__}. Use a list of keys.")
     if any(len(key) < MIN_KEY_CHARS for key in value):

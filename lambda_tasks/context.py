@@ -1,4 +1,4 @@
-"""What a running task may know of its run, and the context variable that log lines read."""
+"""The context of a running task, and the context variable that log lines read."""
 
 import time
 import uuid
@@ -13,17 +13,17 @@ from django.utils.asyncio import async_unsafe
 
 
 class Recorder(Protocol):
-    """Writes what others are to know of a run before its end."""
+    """The writer of a run's state and progress, before the run ends."""
 
     def save(self, state: object) -> None:
-        """With the run's own writes."""
+        """Save the state together with the run's own writes."""
 
     def show(self, done: float, total: float | None, text: str) -> None:
-        """At once, beside the run's own writes."""
+        """Write the progress at once, on another connection than the run's writes."""
 
 
-class _Nowhere:
-    """For a function that is called here and now."""
+class _NullRecorder:
+    """A recorder that writes nothing, for a function that is called without a record."""
 
     def save(self, state: object) -> None:
         pass
@@ -34,36 +34,44 @@ class _Nowhere:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """Given to a task with `takes_context=True`.
-
-    `invocation_id` stays the same when a lost run is repeated, so it serves as an idempotency key
-    for effects outside the database. `attempt` counts the executions of this invocation from 1,
-    `n_retries` the invocations before it. `deadline` is in `time.monotonic()` seconds, None where
-    there is no timeout. `metadata` holds what the place where the task runs tells of itself.
-    `state` is what an earlier run has saved, or handed on with Continue; None in the first.
-    """
+    """The context of a run, passed to a task with `takes_context=True`."""
 
     task_name: str
     invocation_id: UUID = field(default_factory=uuid.uuid4)
+    """The id of the invocation, the same in all its attempts.
+
+    It serves as an idempotency key for effects outside the database.
+    """
     attempt: int = 1
+    """The number of this execution of the invocation, from 1."""
     n_retries: int = 0
+    """The number of retries before this invocation, from 0."""
     deadline: float | None = None
+    """The end of remaining(), in `time.monotonic()` seconds; None without timeouts."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that describe the host process of the run."""
     state: Any = None
+    """The JSON value that an earlier run saved or passed to Continue; None in the first run."""
     secrets: tuple[object, ...] = field(default=(), repr=False, compare=False)
-    recorder: Recorder = field(default_factory=_Nowhere, repr=False, compare=False)
+    """The values of the run's secret arguments, which log lines redact. Internal."""
+    recorder: Recorder = field(default_factory=_NullRecorder, repr=False, compare=False)
+    """The writer behind save() and progress(). Internal."""
 
     def remaining(self) -> float:
-        """Seconds left before the soft timeout, or before nine tenths of the hard one where that
-        is the only one; infinity where there are no timeouts."""
+        """Return the seconds before the soft timeout; infinity where there are no timeouts.
+
+        With a hard timeout alone, the seconds before nine tenths of it. Less where the time budget
+        of the host process ends sooner.
+        """
         return float("inf") if self.deadline is None else self.deadline - time.monotonic()
 
     @async_unsafe("You are in an event loop: use `await context.asave(...)`.")
     def save(self, state: object) -> None:
-        """Keep a small JSON state with the record, for the run that follows a lost or retried one.
+        """Save a small JSON value, the `state` of the next run if this one is lost or retried.
 
-        It is written with the task's own writes: in its transaction, unless `atomic=False`.
-        Raises TypeError for what is no JSON, ValueError for more than 64 KiB, LeaseLost.
+        It is written with the task's own writes: in its transaction, unless `atomic=False`. Raises
+        TypeError where the value is not JSON, ValueError where it has more than 64 KiB, and
+        LeaseLost where the run was taken over or cancelled.
         """
         self.recorder.save(state)
 
@@ -73,7 +81,10 @@ class TaskContext:
 
     @async_unsafe("You are in an event loop: use `await context.aprogress(...)`.")
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
-        """Show how far the task is, in its record, while it runs."""
+        """Write the task's progress while it runs: `done` of `total`, and a text.
+
+        The progress is visible at once, also where the task's transaction is rolled back later.
+        """
         self.recorder.show(done, total, text)
 
     async def aprogress(self, done: float, total: float | None = None, text: str = "") -> None:
@@ -82,4 +93,4 @@ class TaskContext:
 
 
 current_run: ContextVar[TaskContext | None] = ContextVar("lambda_tasks_current_run", default=None)
-"""The run that this code belongs to, in a coroutine as in a worker process."""
+"""The context of the run that the current code belongs to; None outside of a run."""

@@ -1,5 +1,7 @@
-"""What an error of the database means for who has met it: what they asked for was refused, may be
-asked for again, or nobody knows what became of it."""
+"""The meaning of database errors: a refusal, a conflict to retry, or an outage.
+
+After an outage nobody knows whether the statement took effect.
+"""
 
 from enum import Enum, auto
 from typing import Final
@@ -11,14 +13,14 @@ from .pools import PoolExhausted, renew
 
 
 class Meaning(Enum):
-    """What an error means."""
+    """The meaning of an error."""
 
     REFUSAL = auto()
-    """It would be the same again; or it is no error of the database's."""
+    """The same statement would fail again, or the error does not come from the database."""
     CONFLICT = auto()
-    """It did not go with what others did at the same time, and may go when it is done again."""
+    """The work collided with a concurrent transaction, and may succeed when it is repeated."""
     OUTAGE = auto()
-    """The database is gone, or the way to it, or it took too long: who knows how far it came."""
+    """The database or the connection failed, or took too long. The effect is unknown."""
 
 
 CONFLICT_CODES: Final = frozenset(
@@ -32,12 +34,14 @@ CONFLICT_CODES: Final = frozenset(
         "sqlite 6",  # SQLITE_LOCKED
     }
 )
+"""The codes of conflicts, in the form of code_of()."""
 
-CLIENT: Final = "client"
+CLIENT_ERROR: Final = "client"
+"""The code of an error that the driver or a pool raised without an answer from PostgreSQL."""
 
 OUTAGE_CODES: Final = frozenset(
     {
-        CLIENT,
+        CLIENT_ERROR,
         "57P01",  # admin_shutdown
         "57P02",  # crash_shutdown
         "57P03",  # cannot_connect_now
@@ -59,26 +63,28 @@ OUTAGE_CODES: Final = frozenset(
         "mysql 4031",  # ER_CLIENT_INTERACTION_TIMEOUT
     }
 )
-"""Beside PostgreSQL's class 08, connection_exception."""
+"""The codes of outages, in addition to PostgreSQL's class 08, connection_exception."""
 
 
-OURS: Final = "_met_by_lambda_tasks"
+LIBRARY_MARK: Final = "_met_by_lambda_tasks"
+"""The attribute of an error that a statement of the library has raised."""
 
 
-def mark_as_ours(error: BaseException) -> None:
-    """Note that a statement of ours has met this error, wherever it is caught. See meaning_of()."""
-    setattr(error, OURS, True)
+def mark_as_library_error(error: BaseException) -> None:
+    """Mark an error as raised by a statement of the library, for meaning_of() to see later."""
+    setattr(error, LIBRARY_MARK, True)
 
 
-def meaning_of(error: BaseException, *, is_ours: bool = False) -> Meaning:
-    """What an error means that was met on this thread; a group's, what its worst one does.
+def meaning_of(error: BaseException, *, from_library: bool = False) -> Meaning:
+    """Return the meaning of an error of this thread; for a group, that of its worst error.
 
-    `is_ours` says that no task has asked for what failed, but we have, as its mark does: what takes
-    too long is an outage then. It may look at connections, so call it when the transaction is over.
+    `from_library`, or the mark of mark_as_library_error(), says that a statement of the library
+    failed and not one of a task. Then a timeout means an outage. May test this thread's
+    connections, so call it after the transaction.
     """
-    is_ours = is_ours or hasattr(error, OURS)
+    from_library = from_library or hasattr(error, LIBRARY_MARK)
     if isinstance(error, BaseExceptionGroup):
-        meanings = {meaning_of(each, is_ours=is_ours) for each in error.exceptions}
+        meanings = {meaning_of(each, from_library=from_library) for each in error.exceptions}
         worst_first = (Meaning.REFUSAL, Meaning.OUTAGE, Meaning.CONFLICT)
         return next(each for each in worst_first if each in meanings)
     if not isinstance(error, Error):
@@ -87,19 +93,23 @@ def meaning_of(error: BaseException, *, is_ours: bool = False) -> Meaning:
     return judge(
         code_of(error),
         may_be_outage=may_be_outage,
-        is_gone=may_be_outage and (is_ours or _is_connection_gone()),
+        is_gone=may_be_outage and (from_library or _is_connection_gone()),
     )
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether it means a conflict; looks at the error alone."""
+    """Return whether an error means a conflict. Uses no connection."""
     if isinstance(error, BaseExceptionGroup):
         return all(is_conflict(each) for each in error.exceptions)
     return isinstance(error, Error) and code_of(error) in CONFLICT_CODES
 
 
 def judge(code: str | None, *, may_be_outage: bool, is_gone: bool) -> Meaning:
-    """What an error of the database with this code means. See code_of()."""
+    """Return the meaning of a database error with this code of code_of().
+
+    `may_be_outage` says that the error's class can mean an outage, `is_gone` that the connection
+    failed.
+    """
     if code in CONFLICT_CODES:
         return Meaning.CONFLICT
     is_outage = code is not None and (code in OUTAGE_CODES or code.startswith("08"))
@@ -107,12 +117,13 @@ def judge(code: str | None, *, may_be_outage: bool, is_gone: bool) -> Meaning:
 
 
 def code_of(error: BaseException) -> str | None:
-    """SQLSTATE, or a number of MySQL's or SQLite's after its name; None where there is none.
+    """Return an error's code, or None where it has none.
 
-    CLIENT for what PostgreSQL has never heard of: its driver has found it gone, or had none.
+    The code is PostgreSQL's SQLSTATE, or "mysql" or "sqlite" and the number. It is CLIENT_ERROR
+    where PostgreSQL gave no answer: the driver lost the connection or never had one.
     """
     if isinstance(error, PoolExhausted):
-        return CLIENT
+        return CLIENT_ERROR
     cause = error.__cause__
     if cause is not None and cause.args and isinstance(cause.args[0], int):
         return f"mysql {cause.args[0]}"
@@ -121,19 +132,19 @@ def code_of(error: BaseException) -> str | None:
     for name in ("sqlstate", "pgcode"):
         if hasattr(cause, name):
             sqlstate: str | None = getattr(cause, name)
-            return sqlstate or (CLIENT if isinstance(error, OperationalError) else None)
+            return sqlstate or (CLIENT_ERROR if isinstance(error, OperationalError) else None)
     return None
 
 
 def close_failed_connections() -> None:
-    """Close this thread's connections that have had an error, as their way may lead nowhere."""
+    """Close this thread's connections that have had an error, except those in a transaction."""
     for connection in connections.all(initialized_only=True):
         if connection.errors_occurred and not connection.in_atomic_block:
             renew(connection)
 
 
 def _is_connection_gone() -> bool:
-    """Whether one of this thread's connections has had an error and can't be used."""
+    """Return whether one of this thread's connections has had an error and can't be used."""
     return any(
         connection.connection is None or not answers(connection)
         for connection in connections.all(initialized_only=True)

@@ -1,4 +1,4 @@
-"""`@lambda_task`, and what a caller of a task holds."""
+"""The decorator `@lambda_task`, and the task object with its call forms."""
 
 import copy
 import functools
@@ -38,11 +38,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CALL_OPTIONS = {"_delay": "delay", "_queue": "queue"}
+"""Keyword arguments of a call that override options, and the overrides that they set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Overrides:
-    """What `using()` says of the calls that follow."""
+    """The overrides that `using()` sets for calls."""
 
     delay: int | None = None
     queue: str | None = None
@@ -53,11 +54,12 @@ class _Overrides:
 
 
 class LambdaTaskWrapper(Generic[P, R]):
-    """A function that can run here, or be enqueued to run on Lambda.
+    """A function that can be called here, or enqueued to run on Lambda.
 
-    Each enqueuing form raises before anything is sent: pydantic.ValidationError for bad arguments,
-    TypeError for what can't travel, ImproperlyConfigured for an unknown queue, MessageTooLarge,
-    ValueError for a delay out of range.
+    Each form that enqueues validates first, and raises before anything is sent:
+    pydantic.ValidationError for invalid arguments, TypeError for arguments that can't be sent as
+    JSON, ImproperlyConfigured for an unknown queue, MessageTooLarge, and ValueError for a delay out
+    of range.
     """
 
     __wrapped__: Callable[P, R]
@@ -78,7 +80,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         return f"<LambdaTaskWrapper {self.name}>"
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here and now: no record, no queue, no transaction, no timeout."""
+        """Call the function directly: without record, queue, transaction and timeout."""
         refuse_positional(self.name, args)
         passed = dict(kwargs)
         context: Any = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
@@ -87,17 +89,17 @@ class LambdaTaskWrapper(Generic[P, R]):
 
     @property
     def has_overrides(self) -> bool:
-        """Whether it comes from using()."""
+        """Whether using() has set any override."""
         return self._overrides != _Overrides()
 
     @property
     def secret_names(self) -> frozenset[str]:
         """The parameters annotated as SecretStr, and those that LAMBDA_TASKS_REDACT names."""
         redact = conf.current().redact
-        own = self.arguments.secret_names
-        return own | redact.intersection(self.arguments.names) if redact else own
+        annotated = self.arguments.secret_names
+        return annotated | redact.intersection(self.arguments.names) if redact else annotated
 
-    def begin(self, message: Message, claim: Claim) -> TaskCall:
+    def make_call(self, message: Message, claim: Claim) -> TaskCall:
         """See ports.Task."""
         return FunctionCall(
             message=message,
@@ -111,7 +113,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         self.arguments.build()
 
     def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R:
-        """Call the function with arguments that are valid already."""
+        """Call the function with arguments that have been validated."""
         func: Callable[..., R] = self._func
         if not self.options.takes_context:
             return func(**arguments)
@@ -119,9 +121,9 @@ class LambdaTaskWrapper(Generic[P, R]):
 
     @async_unsafe("You are in an event loop: use `await task.aexecute_on_commit(...)`.")
     def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
-        """Send it when the current transaction commits, at once outside of one.
+        """Enqueue a call when the current transaction commits, or at once outside of one.
 
-        Raises EnqueueError where the task is not durable and its queue did not accept it.
+        Raises EnqueueError where the task is not durable and its queue did not accept the message.
         """
         outgoing = self._outgoing(args, kwargs)
         runtime.current().enqueuer.enqueue([outgoing], using=self._overrides.using)
@@ -135,7 +137,10 @@ class LambdaTaskWrapper(Generic[P, R]):
 
     @async_unsafe("You are in an event loop: use `await task.aexecute_many_on_commit(...)`.")
     def execute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
-        """Enqueue a call for each mapping of arguments: all are valid, or none is handed over."""
+        """Enqueue one call for each mapping of keyword arguments, as execute_on_commit() does.
+
+        If any arguments are invalid, no call is enqueued. Returns the invocations in order.
+        """
         outgoing = self._outgoing_many(calls)
         runtime.current().enqueuer.enqueue(outgoing, using=self._overrides.using)
         return [Invocation(each.message.invocation_id, self.name) for each in outgoing]
@@ -147,14 +152,14 @@ class LambdaTaskWrapper(Generic[P, R]):
         return [Invocation(each.message.invocation_id, self.name) for each in outgoing]
 
     def serialize(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        """The call as a JSON-ready dict; `SQSLambdaTask.model_validate()` reads it back."""
+        """Return a call as a dict of JSON values, which SQSLambdaTask.model_validate() reads."""
         payload = SQSLambdaTask.of(self._outgoing(args, kwargs))
         return payload.model_dump(mode="json", exclude_none=True)
 
     def is_direct(self, backend: str | None) -> bool:
         """See ports.Task."""
-        chosen = self.options.durable
-        return not (conf.current().durable if chosen is None else chosen)
+        durable = self.options.durable
+        return not (conf.current().durable if durable is None else durable)
 
     def using(
         self,
@@ -166,12 +171,12 @@ class LambdaTaskWrapper(Generic[P, R]):
         group_key: str | None = None,
         priority: int | None = None,
     ) -> Self:
-        """A copy of the task with these overrides; every call form works on it.
+        """Return a copy of the task with these overrides, for all its call forms.
 
-        `delay` is 0..900 seconds. `run_after` is an aware datetime, or a timedelta from now, any
-        time ahead. `using` names the database whose transaction is joined. `group_key` (a tenant,
-        say) becomes SQS's MessageGroupId. `priority`, from -100 to 100, is for database queues.
-        Raises ValueError for what is out of range.
+        `delay` is in seconds, from 0 to 900. `run_after` is an aware datetime or a timedelta from
+        now, without a limit. `using` is the alias of the database whose transaction the call joins.
+        `group_key`, such as a tenant, becomes the MessageGroupId of SQS. `priority`, from -100 to
+        100, orders database queues. Raises ValueError where a value is out of range.
         """
         if isinstance(delay, timedelta):
             delay = round(delay.total_seconds())
@@ -230,10 +235,10 @@ def lambda_task(
 
 
 def lambda_task(func: Callable[..., Any] | None = None, /, **options: Unpack[OptionNames]) -> Any:
-    """Make a function, `def` or `async def`, a task.
+    """Declare a function, `def` or `async def`, as a task.
 
-    With and without parentheses. The options are those of TaskOptions. Raises TypeError or
-    ValueError, at decoration, for a signature or options that can't be a task's.
+    Works with and without parentheses. The options are those of TaskOptions. Raises TypeError or
+    ValueError at decoration where the signature or an option is invalid.
     """
     if func is None:
         return functools.partial(_make, options=options)
@@ -253,7 +258,7 @@ def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]
 class FunctionCall:
     """One run of a @lambda_task. See ports.TaskCall.
 
-    Nobody but the record and the log hears of it.
+    It has no listeners: its start and end are only recorded and logged.
     """
 
     message: Message
@@ -270,13 +275,16 @@ class FunctionCall:
         """See ports.TaskCall."""
 
     def call(self, context: TaskContext) -> Any:
-        """Raises pydantic.ValidationError or TypeError for arguments that can't be its own."""
+        """See ports.TaskCall.
+
+        Raises pydantic.ValidationError or TypeError for invalid arguments.
+        """
         if self.message.args:
             refuse_positional(self.message.task_name, self.message.args)
         kwargs, hides = copy_json(self.message.kwargs), bool(self.message.secret)
         return self.function(self.arguments.from_json(kwargs, hides_inputs=hides), context)
 
-    def names(self, error: BaseException) -> bool:
+    def has_rule_for(self, error: BaseException) -> bool:
         """See ports.TaskCall."""
         rule = self.options.retry_rule
         return rule.ignores(error) or rule.retries(error)

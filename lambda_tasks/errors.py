@@ -1,8 +1,8 @@
-"""Every exception of the library, on one page.
+"""Every exception of the library.
 
-Each says what happened, to what, and what to do. None of them carries a secret's value.
-Errors of settings are Django's own ImproperlyConfigured; bad arguments are
-pydantic.ValidationError, as a Django developer would look for them.
+Each message says what happened, to what, and what to do. None carries a secret's value. Two kinds
+of errors have classes that Django developers know: Django's ImproperlyConfigured for settings, and
+pydantic.ValidationError for invalid arguments.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ class LambdaTasksError(Exception):
 class EnqueueError(LambdaTasksError):
     """Some messages were not accepted by their queue.
 
-    `failures` maps the invocation id of each message of this caller that was not accepted to the
-    reason that the queue gave. Messages that it does not name were accepted.
+    `failures` maps the invocation id of each rejected message of this caller to the queue's reason.
+    All other messages of the call were accepted.
     """
 
     def __init__(self, failures: Mapping[UUID, str]) -> None:
@@ -29,7 +29,9 @@ class EnqueueError(LambdaTasksError):
 
 class MessageTooLarge(LambdaTasksError, ValueError):
     """A message is larger than its queue takes, or arguments are larger than a record may keep.
-    Pass a reference (a key, a path) instead."""
+
+    Store the data elsewhere and pass a reference (a key, a path) instead.
+    """
 
     def __init__(
         self,
@@ -49,38 +51,41 @@ class MessageTooLarge(LambdaTasksError, ValueError):
 
 
 class MessageRefused(LambdaTasksError):
-    """A delivered body can't be run. It goes back to its queue, and so to the dead letters."""
+    """A delivered body can't be run.
+
+    It is returned to its queue, which dead-letters it after maxReceiveCount deliveries.
+    """
 
 
 class UnknownTask(MessageRefused):
-    """A message names something that is no task of this release."""
+    """A message names a task that this release does not have."""
 
 
 class TaskFailed(LambdaTasksError):
-    """A task ended without success; the message holds its traceback."""
+    """A task ended without success. The message contains its traceback."""
 
 
 class TaskCancelled(LambdaTasksError):
-    """What a TaskResult names as the error of a task whose record was cancelled."""
+    """The error in the TaskResult of a cancelled task."""
 
 
 class MaxRetriesExceededError(LambdaTasksError):
-    """A task asked for one retry more than it may have; the record is FAILED."""
+    """A task asked for more retries than its limit allows. Its record is FAILED."""
 
     def __init__(self, *, task_name: str, n_retries: int) -> None:
         super().__init__(
             f"{task_name} was retried {n_retries} times, which is its limit. Raise max_retries or "
-            "LAMBDA_TASKS_MAX_RETRIES, or mend what fails."
+            "LAMBDA_TASKS_MAX_RETRIES, or fix the failure."
         )
 
 
 class MaxContinuesExceededError(LambdaTasksError):
-    """A task has gone on in another run once more than it may; the record is FAILED."""
+    """A task raised Continue more often than its limit allows. Its record is FAILED."""
 
     def __init__(self, *, task_name: str, n_continues: int) -> None:
         super().__init__(
-            f"{task_name} has gone on {n_continues} times, which is its limit. Raise "
-            "LAMBDA_TASKS_MAX_CONTINUES, or let it come to an end."
+            f"{task_name} has continued {n_continues} times, which is its limit. Raise "
+            "LAMBDA_TASKS_MAX_CONTINUES, or make the task end sooner."
         )
 
 
@@ -89,18 +94,21 @@ class WorkerProcessDied(LambdaTasksError):
 
 
 class SecretUnavailable(LambdaTasksError):
-    """Secrets Manager did not give a secret that the environment refers to."""
+    """A secret that the environment refers to could not be fetched from Secrets Manager."""
 
 
 class LeaseLost(LambdaTasksError):
-    """A record was taken over by another worker; what this one did is rolled back."""
+    """Another worker has taken the invocation over, or it was cancelled.
+
+    The writes of this run are rolled back.
+    """
 
 
 class Retry(LambdaTasksError):
-    """Raise it inside a task to run the task again, as a new invocation.
+    """A request of a task to run again, as a new invocation. Raise it inside the task.
 
-    `delay` is in seconds, before the jitter of 1 to 5 s; without it, the task's own retry_delay
-    and retry_backoff decide. Raises ValueError for a delay that is no number from 0 up.
+    `delay` is in seconds; a jitter of 1 to 5 s is added. Without it the task's retry_delay and
+    retry_backoff decide. Raises ValueError where the delay is not a number from 0 to ten years.
     """
 
     def __init__(self, message: str = "", *, delay: float | None = None) -> None:
@@ -109,29 +117,30 @@ class Retry(LambdaTasksError):
 
 
 class SingletonLockUnknown(Retry):
-    """Whether another run of the singleton holds its lock can't be told; this one has not begun."""
+    """A singleton's lock could not be checked, so the run has not started and is retried."""
 
 
 class Continue(LambdaTasksError):
-    """Raise it inside a task to end this run, keep its writes, and go on in another.
+    """A request of a task to continue in another run. Raise it inside the task.
 
-    `state`, JSON values, is `context.state` of the next run. `delay` is in seconds. Raises
-    ValueError for a delay that is no number from 0 to ten years.
+    The run ends as SUCCESS and keeps its writes. `state`, a JSON value, becomes `context.state` of
+    the next run. `delay` is in seconds. Raises ValueError where the delay is not a number from 0 to
+    ten years.
     """
 
     def __init__(self, state: object, *, delay: float = 0) -> None:
         self.state = state
         self.delay = _checked_delay(type(self), delay)
-        super().__init__("The task goes on in another run.")
+        super().__init__("The task continues in another run.")
 
 
-LONGEST_DELAY_S = 10 * 365 * 24 * 3600
-"""Ten years catch a slip of the finger."""
+MAX_DELAY_S = 10 * 365 * 24 * 3600
+"""Ten years. A longer delay is most likely a mistake, such as milliseconds in place of seconds."""
 
 
 def _checked_delay(error: type[Exception], delay: object) -> float:
     is_number = isinstance(delay, int | float) and not isinstance(delay, bool)
-    if not is_number or not 0 <= delay <= LONGEST_DELAY_S:  # type: ignore[operator]
+    if not is_number or not 0 <= delay <= MAX_DELAY_S:  # type: ignore[operator]
         raise ValueError(
             f"{error.__name__}: delay is {delay!r}. Use seconds, from 0 up to ten years."
         )
@@ -139,11 +148,11 @@ def _checked_delay(error: type[Exception], delay: object) -> float:
 
 
 class SoftTimeLimitExceeded(Exception):
-    """Raised inside a task when its soft timeout is over, so that it can clean up."""
+    """The soft timeout of a task is over. Raised inside the task, so that it can clean up."""
 
 
 class HardTimeLimitExceeded(BaseException):
-    """Ends a task when its hard timeout is over.
+    """The hard timeout of a task is over, and the task ends.
 
-    No Exception, so that `except Exception` in a task can't swallow it.
+    A BaseException, so that `except Exception` in a task can't swallow it.
     """

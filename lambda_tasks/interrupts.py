@@ -1,9 +1,9 @@
-"""Ends what a thread waits for on its database connections, from another thread.
+"""Interrupts of threads that wait for the database.
 
-A lock that nobody gives, a query that takes for ever, a server that neither answers nor closes: the
-thread that waits can't end it by itself. So the statement is cancelled on its server, by way of
-another connection; where that has not helped after CANCEL_S, the connection's socket is shut down,
-and the wait ends with an error.
+A thread can't end its own wait for a lock that is never released, a query that never returns, or a
+server that neither answers nor closes. So another thread does it. First it cancels the statement on
+the server, over a second connection. If the thread still waits after CANCEL_TIMEOUT_S, it shuts
+the connection's socket down, and the wait ends with an error.
 """
 
 import itertools
@@ -26,64 +26,69 @@ from django.db.backends.signals import connection_created
 
 logger = logging.getLogger("lambda_tasks")
 
-OWN_S: Final = 10.0
-"""Seconds for what the library itself asks of the database at once, such as a claim of ten."""
+LIBRARY_STATEMENT_LIMIT_S: Final = 10.0
+"""Seconds for one call of the library to the database, such as the claim of ten deliveries."""
 
-CANCEL_S: Final = 1.0
-"""Seconds for a cancelled statement to end, and for the server to take the request to cancel it."""
+CANCEL_TIMEOUT_S: Final = 1.0
+"""Seconds for a cancelled statement to end, including the request that cancels it."""
 
-CONNECT_S: Final = 10
-"""To connect, where the project's OPTIONS say nothing: a wait that nobody can end."""
+CONNECT_TIMEOUT_S: Final = 10
+"""Seconds to connect, where the project's OPTIONS set no limit: this wait can't be interrupted."""
 
-PYMYSQL_GREETING_S: Final = float(CONNECT_S)
-"""The same as PyMySQL's read_timeout, which is no statement's."""
+PYMYSQL_GREETING_TIMEOUT_S: Final = float(CONNECT_TIMEOUT_S)
+"""Seconds for PyMySQL to read the server's greeting. Recognized by identity, and then removed."""
 
-ANSWER_S: Final = 3.0
-"""For a server to say that it is there; a connection that was dropped on the way is silent."""
+ANSWER_TIMEOUT_S: Final = 3.0
+"""Seconds for a server to answer a check. It never answers on a connection that was dropped."""
 
-IDLE_S: Final = 5.0
-"""After so long a frozen container, or a server's idle timeout, may have ended a connection."""
+MAX_UNCHECKED_IDLE_S: Final = 5.0
+"""Seconds for which an idle connection is trusted without a check.
 
-NO_TRANSACTION: Final = 0
+After a longer time a freeze of the container, or the server's idle timeout, may have ended it.
+"""
+
+PQTRANS_IDLE: Final = 0
 """libpq's PQTRANS_IDLE (PQtransactionStatus)."""
 
-LOOK_EVERY_S: Final = 0.25
+WATCH_INTERVAL_S: Final = 0.25
+"""Seconds between two looks of the watch: limits are exceeded by up to as much."""
 
 
 class Watched(Protocol):
-    """What the watch looks at now and then."""
+    """An object that the watch looks at every WATCH_INTERVAL_S seconds."""
 
     def look(self, now: float) -> None:
-        """Do what is due, in monotonic seconds; on the watch's thread."""
+        """Do what is due at `now`, in monotonic seconds. Called on the watch's thread."""
 
 
 class Work:
-    """What the thread that makes this does until finish(), or in the body of a `with`. Others may
-    interrupt it meanwhile.
+    """A piece of work of the thread that creates it, which other threads may interrupt.
 
-    `beside` are connections that it uses beside those that Django keeps for the thread.
+    It lasts until finish(), or for the body of a `with`. The watch interrupts it after `limit_s`
+    seconds, by default never. `extra_connections` are those that the work uses besides the ones
+    that Django keeps for the thread.
     """
 
-    def __init__(self, limit_s: float = math.inf, *beside: BaseDatabaseWrapper) -> None:
+    def __init__(self, limit_s: float = math.inf, *extra_connections: BaseDatabaseWrapper) -> None:
         self.was_interrupted = False
         self._cancel_at = time.monotonic() + limit_s
-        self._hang_up_at = self._cancel_at + CANCEL_S
-        self._connections = [*connections_of_this_thread(), *beside]
+        self._hang_up_at = self._cancel_at + CANCEL_TIMEOUT_S
+        self._connections = [*connections_of_this_thread(), *extra_connections]
         self.lock = threading.Lock()
         self._is_over = False
-        self._cancelling: list[tuple[threading.Thread, Any]] = []
+        self._cancellers: list[tuple[threading.Thread, Any]] = []
         _works_of_this_thread().append(self)
         if limit_s < math.inf:
             _Watch.of_this_process.add(self)
 
     def interrupt(self, *, hang_up: bool = True) -> None:
-        """Cancel what it waits for; and, with `hang_up`, cut its connections if it still waits.
+        """Cancel the statement that the work waits for; with `hang_up`, then shut its sockets down.
 
-        From any thread, an event loop's too: the watch does it.
+        Can be called on any thread, an event loop's too: the watch's thread does the work.
         """
         self._cancel_at = time.monotonic()
         if hang_up:
-            self._hang_up_at = self._cancel_at + CANCEL_S
+            self._hang_up_at = self._cancel_at + CANCEL_TIMEOUT_S
         _Watch.of_this_process.add(self, is_urgent=True)
 
     def __enter__(self) -> Self:
@@ -93,166 +98,187 @@ class Work:
         self.finish()
 
     def finish(self) -> None:
-        """On its own thread. What is being cancelled must not be what comes next."""
+        """End the work. Must be called on the thread that created it.
+
+        Waits for cancels under way, as a late one would hit the thread's next statement.
+        """
         _works_of_this_thread().remove(self)
         _Watch.of_this_process.discard(self)
         with self.lock:
             self._is_over = True
-        for cancelling, raw in self._cancelling:
-            cancelling.join(CANCEL_S)
-            if cancelling.is_alive():
+        for canceller, raw in self._cancellers:
+            canceller.join(CANCEL_TIMEOUT_S)
+            if canceller.is_alive():
                 _hang_up(raw)
 
     def look(self, now: float) -> None:
         """See Watched."""
         with self.lock:
             if self._is_over:
-                _Watch.of_this_process.discard(self)  # it was interrupted as it came to its end
+                # interrupt() may have added it to the watch again after finish().
+                _Watch.of_this_process.discard(self)
                 return
             open_ones = [
                 (each, each.connection) for each in self._connections if each.connection is not None
             ]
             if now >= min(self._cancel_at, self._hang_up_at):
-                _cut.update(open_ones)
+                _interrupted.update(open_ones)
             if now >= self._cancel_at:
                 self._cancel_at = math.inf
                 self.was_interrupted = True
-                self._cancelling += [(_cancelling(each, raw), raw) for each, raw in open_ones]
+                self._cancellers += [(_start_canceller(each, raw), raw) for each, raw in open_ones]
             if now >= self._hang_up_at:
-                # It may connect once more, and wait again.
-                self._cancel_at, self._hang_up_at = now + CANCEL_S, now + 2 * CANCEL_S
+                # The thread may reconnect and wait again, so the limits start over.
+                self._cancel_at = now + CANCEL_TIMEOUT_S
+                self._hang_up_at = self._cancel_at + CANCEL_TIMEOUT_S
                 for _, raw in open_ones:
                     _hang_up(raw)
 
 
-def within(limit_s: float, *beside: BaseDatabaseWrapper) -> Work:
-    """Interrupt what the body waits for on its connections after so many seconds. See Work."""
-    return Work(limit_s, *beside)
+def interrupt_after(limit_s: float, *extra_connections: BaseDatabaseWrapper) -> Work:
+    """Interrupt the body of a `with` if it waits for the database after `limit_s` seconds.
+
+    See Work.
+    """
+    return Work(limit_s, *extra_connections)
 
 
-def watch(each: Watched) -> None:
-    """Let the watch look at something, until unwatch()."""
-    _Watch.of_this_process.add(each)
+def watch(watched: Watched) -> None:
+    """Let the watch look at an object regularly, until unwatch()."""
+    _Watch.of_this_process.add(watched)
 
 
-def unwatch(each: Watched) -> None:
-    """See watch()."""
-    _Watch.of_this_process.discard(each)
+def unwatch(watched: Watched) -> None:
+    """Stop the watch from looking at an object."""
+    _Watch.of_this_process.discard(watched)
 
 
 @contextmanager
-def statements_wrapped(wrapper: Callable[..., Any]) -> Iterator[None]:
-    """Let a wrapper have each statement of this thread in the body. See Django's documentation,
-    "Database instrumentation"."""
+def wrap_statements(wrapper: Callable[..., Any]) -> Iterator[None]:
+    """Pass each statement of this thread through a wrapper, in the body of a `with`.
+
+    See "Database instrumentation" in Django's documentation.
+    """
     with ExitStack() as wrapped:
         for each in connections_of_this_thread():
             wrapped.enter_context(each.execute_wrapper(wrapper))
         yield
 
 
-def limit_on(connection: BaseDatabaseWrapper, limit_s: float) -> float:
-    """The limit of a statement that may have to wait for a writer. None on SQLite, which waits for
-    its one writer for as long as the project's OPTIONS say."""
+def statement_limit_s(connection: BaseDatabaseWrapper, limit_s: float) -> float:
+    """Return the limit in seconds of a statement that may have to wait for a writer.
+
+    It is `limit_s`, but infinity on SQLite, which waits for its one writer for as long as the
+    project's OPTIONS say.
+    """
     return math.inf if connection.vendor == "sqlite" else limit_s
 
 
 def answers(connection: BaseDatabaseWrapper) -> bool:
-    """Whether one of this thread's connections can be used; it has not long to say so."""
-    with within(ANSWER_S):
+    """Return whether a connection of this thread works, asking its server for ANSWER_TIMEOUT_S."""
+    with interrupt_after(ANSWER_TIMEOUT_S):
         return connection.is_usable()
 
 
-def has_word_from_server(connection: BaseDatabaseWrapper) -> bool:
-    """Whether a server has said something unasked: most likely the end. Costs no statement."""
+def has_unexpected_input(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the server sent data that no statement asked for. Runs no statement itself.
+
+    Such data is most likely the server's message that it has closed the connection.
+    """
     if not hasattr(connection.connection, "fileno"):
         return False
-    words = select.poll()
-    words.register(connection.connection.fileno(), select.POLLIN)
-    return bool(words.poll(0))
+    poller = select.poll()
+    poller.register(connection.connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def has_work() -> bool:
-    """Whether this thread does something that may be interrupted."""
+    """Return whether this thread does work that may be interrupted."""
     return bool(_works_of_this_thread())
 
 
 def is_interrupted() -> bool:
-    """Whether something that this thread does was interrupted, so that it has to wait no longer."""
+    """Return whether work of this thread was interrupted, so that the thread must stop waiting."""
     return any(work.was_interrupted for work in _works_of_this_thread())
 
 
 @contextmanager
-def paused() -> Iterator[None]:
-    """In the body nobody interrupts this thread, which is about to give a connection away."""
-    with ExitStack() as held:
+def pause_interrupts() -> Iterator[None]:
+    """Hold back interrupts of this thread in the body, which returns a connection to its pool."""
+    with ExitStack() as locks:
         for work in _works_of_this_thread():
-            held.enter_context(work.lock)
+            locks.enter_context(work.lock)
         yield
 
 
-def was_cut(connection: BaseDatabaseWrapper) -> bool:
-    """Whether a statement on this very connection of the driver's was cancelled from elsewhere."""
-    return connection in _cut and _cut[connection] is connection.connection
+def was_interrupted(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether another thread interrupted a statement on the current driver connection."""
+    return connection in _interrupted and _interrupted[connection] is connection.connection
 
 
 def limit_connecting() -> None:
-    """Let no connection of this thread wait for ever to be opened."""
+    """Set a connect timeout on this thread's connections, where the project sets none."""
     for each in connections_of_this_thread():
-        each.settings_dict = _limited(each)
+        each.settings_dict = _settings_with_timeout(each)
 
 
 def connect(connection: BaseDatabaseWrapper) -> None:
-    """Open a connection that a caller's thread has, which is not for us to change, in CONNECT_S."""
+    """Open a connection of the caller's thread in CONNECT_TIMEOUT_S, and keep its settings."""
     if connection.connection is None:
-        own, connection.settings_dict = connection.settings_dict, _limited(connection)
+        original = connection.settings_dict
+        connection.settings_dict = _settings_with_timeout(connection)
         try:
             connection.ensure_connection()
         finally:
-            connection.settings_dict = own
+            connection.settings_dict = original
 
 
-def _limited(connection: BaseDatabaseWrapper) -> dict[str, Any]:
-    """Its settings, with a time limit where the project's OPTIONS have none."""
+def _settings_with_timeout(connection: BaseDatabaseWrapper) -> dict[str, Any]:
+    """Return a connection's settings, with a connect timeout where the OPTIONS have none."""
     options = connection.settings_dict.get("OPTIONS") or {}
     if connection.vendor not in ("postgresql", "mysql") or "connect_timeout" in options:
         return connection.settings_dict
-    # A copy: other threads' connections have this dictionary, too.
-    limited = {"connect_timeout": CONNECT_S, **options}
+    # A copy, as the connections of other threads share this dictionary.
+    limited = {"connect_timeout": CONNECT_TIMEOUT_S, **options}
     if _is_pymysql(connection):
-        limited = {"read_timeout": PYMYSQL_GREETING_S, **limited}
+        limited = {"read_timeout": PYMYSQL_GREETING_TIMEOUT_S, **limited}
     return {**connection.settings_dict, "OPTIONS": limited}
 
 
 def _is_pymysql(connection: Any) -> bool:
-    """Its connect_timeout ends where somebody takes the connection, if only to be silent."""
+    """Return whether the driver is PyMySQL.
+
+    Its connect_timeout covers only the TCP connection, not a server that accepts and stays silent.
+    """
     return connection.vendor == "mysql" and bool(connection.Database.__name__ == "pymysql")
 
 
-def _end_greeting(connection: BaseDatabaseWrapper, **_: object) -> None:
+def _remove_read_timeout(connection: BaseDatabaseWrapper, **_: object) -> None:
+    """Let statements of PyMySQL take any time: `read_timeout` was only for the greeting."""
     options = connection.settings_dict.get("OPTIONS") or {}
-    if options.get("read_timeout") is PYMYSQL_GREETING_S:
+    if options.get("read_timeout") is PYMYSQL_GREETING_TIMEOUT_S:
         connection.connection._read_timeout = None
 
 
-connection_created.connect(_end_greeting)
+connection_created.connect(_remove_read_timeout)
 
 
 class _Watch:
-    """A thread that looks at works that have a limit, and the like, as long as there are any."""
+    """A thread that looks at works with a limit, and other watched objects, while there are any."""
 
     of_this_process: "_Watch"
 
     def __init__(self) -> None:
-        self._works: set[Watched] = set()
-        self._something = threading.Condition()
+        self._watched: set[Watched] = set()
+        self._condition = threading.Condition()
         self._is_idle = True
         self._is_urgent = False
         self._thread: threading.Thread | None = None
 
-    def add(self, work: Watched, *, is_urgent: bool = False) -> None:
-        self._works.add(work)
+    def add(self, watched: Watched, *, is_urgent: bool = False) -> None:
+        self._watched.add(watched)
         if self._is_idle or is_urgent:
-            with self._something:
+            with self._condition:
                 self._is_idle = False
                 self._is_urgent |= is_urgent
                 if self._thread is None:
@@ -260,61 +286,64 @@ class _Watch:
                         target=self._run, name="lambda_tasks-watch", daemon=True
                     )
                     self._thread.start()
-                self._something.notify()
+                self._condition.notify()
 
-    def discard(self, work: Watched) -> None:
-        self._works.discard(work)
+    def discard(self, watched: Watched) -> None:
+        self._watched.discard(watched)
 
     def _run(self) -> None:
-        _leave_signals_to_others()
+        _block_all_signals()
         while True:
-            # First a pause, without being idle: most works end before somebody has to look at
-            # them, and to wake this thread for each would cost more than they do.
-            with self._something:
-                self._something.wait_for(lambda: self._is_urgent, LOOK_EVERY_S)
+            # The pause comes first, and not as idle: most works end before the first look, and
+            # waking this thread for each would cost more than the works do.
+            with self._condition:
+                self._condition.wait_for(lambda: self._is_urgent, WATCH_INTERVAL_S)
                 self._is_urgent = False
             now = time.monotonic()
-            for work in list(self._works):
-                work.look(now)
-            with self._something:
+            for watched in list(self._watched):
+                watched.look(now)
+            with self._condition:
                 self._is_idle = not self._is_urgent
-                # `add` may have seen that it was not idle yet.
-                self._something.wait_for(lambda: self._works or not self._is_idle)
+                # `self._watched` too: add() may have run before this was idle, and not notified.
+                self._condition.wait_for(lambda: self._watched or not self._is_idle)
                 self._is_idle = False
 
 
-_here = threading.local()
+_thread_state = threading.local()
 
 
 def connections_of_this_thread() -> list[BaseDatabaseWrapper]:
-    """Also those that are still to be opened; kept, as to find them takes longer than to ask."""
-    if not hasattr(_here, "connections"):
-        _here.connections = list(connections.all())
-    found: list[BaseDatabaseWrapper] = _here.connections
+    """Return this thread's connections, also those that are not open yet.
+
+    The list is cached: finding the connections takes longer than most uses of it.
+    """
+    if not hasattr(_thread_state, "connections"):
+        _thread_state.connections = list(connections.all())
+    found: list[BaseDatabaseWrapper] = _thread_state.connections
     return found
 
 
 def _works_of_this_thread() -> list[Work]:
-    if not hasattr(_here, "works"):
-        _here.works = []
-    found: list[Work] = _here.works
+    if not hasattr(_thread_state, "works"):
+        _thread_state.works = []
+    found: list[Work] = _thread_state.works
     return found
 
 
-_cut: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, Any]" = weakref.WeakKeyDictionary()
-"""The driver's connection that was last cut, of each of Django's."""
+_interrupted: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, Any]" = weakref.WeakKeyDictionary()
+"""The driver connection that was last interrupted, by its Django connection."""
 
-_numbers = itertools.count(1)
+_canceller_numbers = itertools.count(1)
 
 
-def _leave_signals_to_others() -> None:
-    """SIGALRM is for the thread that runs a task: it has to end what that one waits for."""
+def _block_all_signals() -> None:
+    """Keep signals from this thread: SIGALRM must reach the thread that runs a task."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 @contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Threads that are started in the body leave all signals to others."""
+def block_signals() -> Iterator[None]:
+    """Block all signals in the body, and so in the threads that the body starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield
@@ -322,17 +351,20 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _cancelling(connection: BaseDatabaseWrapper, raw: Any) -> threading.Thread:
-    """A thread that cancels what a connection does; it may wait for as long as it likes."""
-    name = f"lambda_tasks-cancel-{next(_numbers)}"
+def _start_canceller(connection: BaseDatabaseWrapper, raw: Any) -> threading.Thread:
+    """Start a thread that cancels a connection's statement.
+
+    A thread for each, as the cancel opens a connection of its own, which may wait too.
+    """
+    name = f"lambda_tasks-cancel-{next(_canceller_numbers)}"
     thread = threading.Thread(target=_cancel, args=(connection, raw), name=name, daemon=True)
     thread.start()
     return thread
 
 
 def _cancel(connection: BaseDatabaseWrapper, raw: Any) -> None:
-    """Each driver's own way; `raw` is its connection."""
-    _leave_signals_to_others()
+    """Cancel the statement of a driver connection, in the driver's own way."""
+    _block_all_signals()
     try:
         if connection.vendor == "postgresql":
             getattr(raw, "cancel_safe", raw.cancel)()
@@ -345,33 +377,35 @@ def _cancel(connection: BaseDatabaseWrapper, raw: Any) -> None:
 
 
 def _kill_query(connection: BaseDatabaseWrapper, id: int) -> None:
-    beside = connection.copy()
+    second = connection.copy()
     try:
-        with beside.cursor() as cursor:
+        with second.cursor() as cursor:
             cursor.execute("KILL QUERY %s", [id])
     finally:
-        beside.close()
+        second.close()
 
 
 def _hang_up(raw: Any) -> None:
-    """Shut a connection's socket down, so that who reads from it finds its end."""
-    with suppress(Exception):  # it is closed by now, or is a file
+    """Shut a connection's socket down, so that the thread that reads from it gets an error."""
+    with suppress(Exception):  # the connection may be closed by now, or have a file, not a socket
         descriptor = _descriptor(raw)
+        # Shut a duplicate down: the thread may close the connection meanwhile, and its descriptor
+        # may then be another connection's.
         with socket.socket(fileno=os.dup(descriptor)) as duplicate:
-            if _descriptor(raw) == descriptor:  # else it may be another's by now
+            if _descriptor(raw) == descriptor:
                 duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def _descriptor(raw: Any) -> int:
-    # PyMySQL has no other way to tell than its own `_sock`.
+    # PyMySQL has no fileno(), only its private `_sock`.
     return int(raw.fileno() if hasattr(raw, "fileno") else raw._sock.fileno())
 
 
-def _watch_anew() -> None:
-    """Also in a forked child, which has none of its parent's threads."""
+def _reset_watch() -> None:
+    """Start without a watch thread: a forked child has none of its parent's threads."""
     _Watch.of_this_process = _Watch()
-    _here.works = []
+    _thread_state.works = []
 
 
-_watch_anew()
-os.register_at_fork(after_in_child=_watch_anew)
+_reset_watch()
+os.register_at_fork(after_in_child=_reset_watch)

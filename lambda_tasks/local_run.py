@@ -1,4 +1,4 @@
-"""One run of `manage.py lambda_tasks dev`, as the environment of what it starts tells it."""
+"""The environment variables by which `manage.py lambda_tasks dev` configures its processes."""
 
 import json
 import os
@@ -12,68 +12,76 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .core.signature import MIN_KEY_CHARS
 
-VARIABLE: Final = "LAMBDA_TASKS_LOCAL_SQS"
-"""The address of an SQS that stands in for all of AWS, or "" where the table does."""
+SQS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_SQS"
+"""The variable with the address of the SQS in place of AWS; "" where the table is the queue."""
 
 KEYS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_SQS_KEYS"
-"""The keys of the run as JSON. Django's page of an error shows the environment of its development
-server, but no variable with KEY in its name."""
+"""The variable with the keys of the run as JSON.
+
+Django's error page shows the environment of the development server, but hides variables with KEY in
+their names.
+"""
 
 REGION: Final = "us-east-1"
 ACCOUNT: Final = "000000000000"
 
 _LOOPBACK: Final = re.compile(r"http://127(\.[0-9]{1,3}){3}:[0-9]{1,5}")
-"""An address and no name, which could be another's."""
+"""Addresses on loopback. A host name is refused, as it could resolve to another machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunKeys:
-    """What the local SQS answers to, and what signs the messages of a project without keys."""
+    """The keys of a local run."""
 
     access_key: str = field(repr=False)
+    """The only access key that the local SQS accepts."""
     secret_key: str = field(repr=False)
     signing_key: str = field(repr=False)
+    """The key that signs the messages of a project without signing keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalRun:
-    """`endpoint_url` is the address of its SQS; without `keys` the table is the queue."""
+    """One run of `manage.py lambda_tasks dev`."""
 
     endpoint_url: str = ""
+    """The address of the local SQS, "" without one."""
     keys: RunKeys | None = None
+    """The keys of the local SQS. Without them the table is the queue."""
 
     @classmethod
     def from_environment(cls) -> Self | None:
-        """The run that this process belongs to. None where there is no such variable.
+        """Return the run that this process belongs to, or None without the variable.
 
-        Raises ImproperlyConfigured where it must not be obeyed: all messages would go there.
+        Raises ImproperlyConfigured where the variable is set in production or has no address on
+        loopback: all messages would be sent there.
         """
-        endpoint_url = os.environ.get(VARIABLE)
+        endpoint_url = os.environ.get(SQS_VARIABLE)
         if endpoint_url is None:
             return None
         if not settings.DEBUG:
             raise ImproperlyConfigured(
-                f"{VARIABLE} is set, which `manage.py lambda_tasks dev` does for what it starts, "
-                "and DEBUG is False: no message would go to its queue. Take it out of the "
+                f"{SQS_VARIABLE} is set, as in the processes of `manage.py lambda_tasks dev`, and "
+                "DEBUG is False: no message would reach its queue. Remove the variable from the "
                 "environment; on a laptop set DEBUG = True."
             )
         if not endpoint_url:
             return cls()
         if not _LOOPBACK.fullmatch(endpoint_url):
             raise ImproperlyConfigured(
-                f"{VARIABLE} is no address on loopback like http://127.0.0.1:4566. Take it out of "
-                "the environment; `manage.py lambda_tasks dev` sets it for what it starts."
+                f"{SQS_VARIABLE} is not an address on loopback like http://127.0.0.1:4566. Remove "
+                "it from the environment; `manage.py lambda_tasks dev` sets it for its processes."
             )
         return cls(endpoint_url, _keys(os.environ.get(KEYS_VARIABLE, "")))
 
     def environment(self) -> dict[str, str]:
-        """The variables for what the run starts."""
+        """Return the environment variables for the processes that the run starts."""
         keys = {} if self.keys is None else {KEYS_VARIABLE: json.dumps(asdict(self.keys))}
-        return {VARIABLE: self.endpoint_url} | keys
+        return {SQS_VARIABLE: self.endpoint_url} | keys
 
     @property
     def aws(self) -> Mapping[str, Any]:
-        """Its LAMBDA_TASKS_AWS."""
+        """The value of LAMBDA_TASKS_AWS in the run."""
         if self.keys is None:
             return {"region_name": REGION}
         return {
@@ -89,10 +97,11 @@ def _keys(text: str) -> RunKeys:
     except (TypeError, ValueError):
         keys = None
     if keys is None or not all(_is_key(each) for each in astuple(keys)):
-        # The value stays out of the message.
+        # The message leaves the value out: it is a secret.
         raise ImproperlyConfigured(
-            f"{KEYS_VARIABLE} does not hold the keys of the local SQS. Take it and {VARIABLE} out "
-            "of the environment; `manage.py lambda_tasks dev` sets them for what it starts."
+            f"{KEYS_VARIABLE} does not hold the keys of the local SQS. Remove it and "
+            f"{SQS_VARIABLE} from the environment; `manage.py lambda_tasks dev` sets them for its "
+            "processes."
         )
     return keys
 

@@ -1,7 +1,7 @@
-"""Log lines that say which run of which task they belong to.
+"""Log lines that name the run of the task that wrote them.
 
-`task_logger` puts the invocation id before each message. The filter puts `invocation_id`,
-`task_name` and `attempt` on every record of any logger, for a formatter of your own.
+`task_logger` puts the invocation id before each message. TaskContextFilter adds `invocation_id`,
+`task_name` and `attempt` to every record of any logger, for a formatter of your own.
 """
 
 import logging
@@ -27,12 +27,15 @@ class _Redaction(logging.Filter):
             try:
                 _redact(record, run.secrets)
             except Exception as error:
-                _empty(record, error)
+                _hide(record, error)
         return True
 
 
 def _redact(record: logging.LogRecord, secrets: Sequence[object]) -> None:
-    """Also of its traceback, which becomes a text: handlers would read the exception itself."""
+    """Redact secrets in a record's message, traceback, stack and extra attributes.
+
+    The traceback becomes text, as a handler would format the exception itself again.
+    """
     record.msg, record.args = redact(record.getMessage(), secrets), ()
     if record.exc_info and record.exc_info[0] is not None:
         text = record.exc_text or _formatter.formatException(record.exc_info)
@@ -43,34 +46,37 @@ def _redact(record: logging.LogRecord, secrets: Sequence[object]) -> None:
         setattr(record, name, redact_value(getattr(record, name), secrets))
 
 
-def _empty(record: logging.LogRecord, error: Exception) -> None:
-    """A line that can't be formatted says that it can't be: as with any other logger, the mistake
-    is not the task's failure. Nothing of it is shown, as nobody knows what it holds."""
+def _hide(record: logging.LogRecord, error: Exception) -> None:
+    """Replace the content of a record that can't be redacted, as it may hold a secret.
+
+    As with any other logger, a mistake in a log call does not fail the task.
+    """
     record.msg, record.args = f"A log line can't be redacted: {type(error).__name__}", ()
     record.exc_info = record.exc_text = record.stack_info = None
-    for name in vars(record).keys() - _OWN_ATTRIBUTES:
+    for name in vars(record).keys() - _STANDARD_ATTRIBUTES:
         setattr(record, name, REDACTED)
 
 
 _formatter = logging.Formatter()
 
-_OWN_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
+_STANDARD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
 
 
 task_logger = _TaskLogger(logging.getLogger("lambda_tasks.task"))
-"""For a task's own lines: `task_logger.info("sent to %s", address)`."""
+"""The logger for tasks: `task_logger.info("sent to %s", address)`."""
 
 task_logger.logger.addFilter(_Redaction())
 
 
 class TaskContextFilter(_Redaction):
-    """Put it on a handler in LOGGING; outside of a task the three attributes are empty.
+    """A logging filter that adds `invocation_id`, `task_name` and `attempt` to each record.
 
-    It also redacts the values of the running task's secret arguments.
+    Add it to a handler in LOGGING. Outside of a task the three attributes are empty strings. It
+    also redacts the values of the running task's secret arguments.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Mark the record; none is held back."""
+        """Add the attributes to a record. Returns True: no record is dropped."""
         super().filter(record)
         run = current_run.get()
         record.invocation_id = str(run.invocation_id) if run else ""

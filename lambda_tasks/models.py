@@ -1,4 +1,4 @@
-"""What Django and users import as models: the tables, and the payload of a stored call."""
+"""The models of the Django app, and the payload of a stored call."""
 
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
 from .records.tables import RunProgress, RunState, SingletonLock, TaskRecord

@@ -1,4 +1,4 @@
-"""A stored call: what `serialize()` gives, and how to enqueue it later."""
+"""The payload of `serialize()`, which can be stored and enqueued later."""
 
 import uuid
 from typing import Any, Self
@@ -13,33 +13,42 @@ from .enqueue.prepare import check_priority, prepare
 
 
 class SQSLambdaTaskMessage(pydantic.BaseModel):
-    """What is to run. Keys of other releases are ignored."""
+    """The call in a payload. Unknown keys, from other releases, are ignored."""
 
     model_config = pydantic.ConfigDict(extra="ignore")
 
     task_name: str
+    """The dotted name of the task."""
     kwargs: dict[str, Any] = pydantic.Field(repr=False)
+    """The keyword arguments, as JSON values."""
     n_retries: int = pydantic.Field(default=0, ge=0)
+    """The number of retries before this run."""
     invocation_id: UUID = pydantic.Field(default_factory=uuid.uuid4)
+    """The id of the invocation, the same each time that the payload is enqueued."""
 
 
 class SQSLambdaTask(pydantic.BaseModel):
-    """A payload of `task.serialize()`, enqueued with the same call forms as the task itself.
+    """A payload of `task.serialize()`, with the same call forms as the task itself.
 
-    The same payload enqueued twice runs once: its invocation id says that it is the same.
+    A payload that is enqueued twice runs once, as both messages have the same invocation id.
     """
 
     model_config = pydantic.ConfigDict(extra="ignore")
 
     message: SQSLambdaTaskMessage
     delay: int = pydantic.Field(default=0, ge=0, le=900)
+    """Seconds before the task runs, from 0 to 900."""
     queue: str = "default"
+    """The name of the queue in LAMBDA_TASKS_QUEUES."""
     run_after: pydantic.AwareDatetime | None = None
+    """The time before which the task does not run."""
     group_key: str | None = None
+    """The MessageGroupId for SQS."""
     priority: int | None = None
+    """The priority in database queues, from -100 to 100; None means 0."""
 
     def execute_on_commit(self) -> None:
-        """Enqueue it when the current transaction commits, at once outside of one."""
+        """Enqueue the call when the current transaction commits, or at once outside of one."""
         runtime.current().enqueuer.enqueue([self.outgoing()], using=DEFAULT_DB_ALIAS)
 
     async def aexecute_on_commit(self) -> None:
@@ -48,7 +57,7 @@ class SQSLambdaTask(pydantic.BaseModel):
 
     @classmethod
     def of(cls, outgoing: Outgoing) -> Self:
-        """The payload of a message that is ready to leave."""
+        """Return the payload of an outgoing message."""
         message = outgoing.message
         return cls(
             message=SQSLambdaTaskMessage(
@@ -65,8 +74,8 @@ class SQSLambdaTask(pydantic.BaseModel):
         )
 
     def outgoing(self) -> Outgoing:
-        """The message, ready to leave. Raises what a call of the task raises."""
-        task = registry.known(self.message.task_name)
+        """Return the outgoing message of the call. Raises what a call of the task raises."""
+        task = registry.find_task(self.message.task_name)
         return prepare(
             self.message.task_name,
             self.message.kwargs,

@@ -1,4 +1,4 @@
-"""What the two wings need from outside, as Protocols: the real ones are wired in `runtime`."""
+"""Protocols for what the two wings need from outside. `runtime` wires the implementations."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,27 +18,32 @@ from .core.options import TaskOptions
 
 @dataclass(frozen=True, slots=True)
 class SendFailure:
-    """Why one message was not accepted, and whether sending it again may help."""
+    """The failure of one message that its queue did not accept."""
 
     reason: str
+    """The queue's own words, for log lines and EnqueueError."""
     retryable: bool
+    """Whether another attempt to send the message may succeed."""
 
 
 class Transport(Protocol):
-    """Carries messages to one queue."""
+    """The way of messages to one queue."""
 
     @property
     def limits(self) -> BatchLimits:
-        """What one request carries."""
+        """The limits of one request."""
         ...
 
     async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
-        """Send them in one request; for each, in order, None or why it was not accepted."""
+        """Send a batch in one request.
+
+        Returns one entry for each message, in order: None where the queue accepted it.
+        """
         ...
 
 
 class Outbox(Protocol):
-    """Messages that are stored until their queue has them."""
+    """The stored messages, each kept until its queue has accepted it."""
 
     @property
     def alias(self) -> str:
@@ -46,23 +51,23 @@ class Outbox(Protocol):
         ...
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
-        """Store messages as QUEUED; one that is there already changes nothing."""
+        """Store messages as QUEUED records. A message that has a record already is skipped."""
 
-    def leave(self, messages: Sequence[Outgoing]) -> None:
-        """Let the relay look at once at these, which no queue has accepted."""
+    def leave_to_relay(self, messages: Sequence[Outgoing]) -> None:
+        """Make messages that no queue has accepted due for the relay at once."""
 
-    def is_left(self, invocation_id: UUID) -> bool:
-        """Whether a message is stored, and no queue has accepted it yet."""
+    def is_unsent(self, invocation_id: UUID) -> bool:
+        """Return whether a message is stored and no queue has accepted it yet."""
         ...
 
-    def keeps(self, outgoing: Outgoing) -> bool:
-        """Whether its record is all that it takes to send a message later."""
+    def can_rebuild(self, outgoing: Outgoing) -> bool:
+        """Return whether a message can be rebuilt from its record alone, and so be sent later."""
         ...
 
     def mark_sent(self, messages: Sequence[Outgoing]) -> None:
-        """Note that their queues have accepted these."""
+        """Record that the queues have accepted these messages."""
 
-    def unsent(
+    def find_unsent(
         self,
         *,
         early: timedelta,
@@ -71,13 +76,17 @@ class Outbox(Protocol):
         limit: int,
         queues: Collection[str] | None = None,
     ) -> list[Outgoing]:
-        """Messages that are to be sent, of records whose time to look has come, or comes within
-        `early`; up to `limit` of each queue, the longest due first, and where a queue keeps an
-        order, the oldest. With `queues`, of these alone.
+        """Return the messages that the relay must send now.
 
-        Those that no queue has accepted yet; and, as they may have ended among the dead letters,
-        those of runs whose lease is over for `lost_for`, and those that were sent, and due, and
-        not run in the time `waiting_for`. The other records say when to look again.
+        Looks at records whose time to look has come, or comes within `early`; with `queues`, only
+        at records of these queues. Returns up to `limit` messages of each queue, the longest due
+        first; of a queue that keeps an order, the oldest first. A message must be sent
+
+        - if no queue has accepted it yet, or
+        - if its run's lease ended `lost_for` ago, or it was sent and due `waiting_for` ago and has
+          not run since. Its earlier message may be among the dead letters.
+
+        The time to look at the other records is moved to when one of these will be true.
         """
         ...
 
@@ -89,132 +98,154 @@ class Outbox(Protocol):
 
 
 class TaskCall(Protocol):
-    """One run of a task: how its function is called, and who hears of its course."""
+    """One run of a task: its function call, and the listeners to its start and end."""
 
     @property
     def has_listeners(self) -> bool:
-        """Whether started() and ended() do anything."""
+        """Whether started() and ended() notify anybody."""
         ...
 
     def started(self) -> None:
-        """It begins, on the thread of its connection and before its transaction."""
+        """Notify the listeners that the run starts.
+
+        Called on the thread of the run's connection, before its transaction begins.
+        """
 
     def call(self, context: TaskContext) -> Any:
-        """Call the function; of an async one this makes the coroutine."""
+        """Call the function and return its result; for an async function, the coroutine."""
 
-    def names(self, error: BaseException) -> bool:
-        """What follows from this error is the task's own to say, whatever else it means."""
+    def has_rule_for(self, error: BaseException) -> bool:
+        """Return whether the task itself says what follows from an error.
+
+        Its rule then decides, also for an error of the database that would repeat the run.
+        """
         ...
 
     def ignores(self, error: BaseException) -> bool:
-        """The task ends as SUCCESS all the same."""
+        """Return whether the task ends as SUCCESS despite this error."""
         ...
 
     def retry_delay_s(self, error: BaseException, *, jitter_s: float) -> float | None:
-        """Seconds before another run; None where the error is the end."""
+        """Return the seconds before a retry, or None where the error is final."""
 
     def ended(self, outcome: Outcome, error: BaseException | None) -> None:
-        """It has ended so, and its record says so."""
+        """Notify the listeners of the outcome, once the record has it."""
 
 
 class Task(Protocol):
-    """What the way in needs of a task: its declaration, and how to call it."""
+    """A declared task, as the way in sees it: its options, and a way to call it."""
 
     name: str
+    """The dotted name that messages carry."""
     options: TaskOptions
     is_async: bool
 
     @property
     def secret_names(self) -> frozenset[str]:
-        """The parameters whose values are not for people's eyes."""
+        """The parameters whose values are secret."""
         ...
 
     def is_direct(self, backend: str | None) -> bool:
-        """Whether a call that names this backend of django.tasks may have no record before it runs,
-        as the declaration or the settings say."""
+        """Return whether a call may travel as a direct message, without a record before it runs.
+
+        `backend` is the alias in TASKS through which it was enqueued, None for a @lambda_task.
+        """
         ...
 
     def check(self) -> None:
-        """Raise TypeError where its declaration can't work."""
+        """Check the declaration. Raises TypeError where it can't work."""
 
-    def begin(self, message: Message, claim: Claim) -> TaskCall:
-        """The run that a claimed message asks for; nothing has happened yet."""
+    def make_call(self, message: Message, claim: Claim) -> TaskCall:
+        """Return the call for a claimed message, without starting it."""
         ...
 
 
 class Resolve(Protocol):
-    """Finds tasks."""
+    """The lookup of a task by its name."""
 
     def __call__(
         self, task_name: str, backend: str | None = None, *, may_import: bool = True
     ) -> Task:
-        """The task of a dotted name, as a message asks for it that names this backend.
+        """Return the task of a dotted name.
 
-        Where the name is only a message's word, its module may not be imported. Raises UnknownTask.
+        `backend` is the alias in TASKS that the message names, None for a @lambda_task. Without
+        `may_import`, only loaded modules are searched: a name that only a message gives must not
+        import code. Raises UnknownTask where there is no such task.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One arrival of a message. `id` is the queue's own name for it; `source` is that queue, by its
-    ARN where that is known, else by its name in AWS."""
+    """One arrival of a message."""
 
     id: str
+    """The queue's own id of this delivery."""
     source: str
+    """The queue that it came from: its ARN where that is known, else its name in AWS."""
     fallback_id: UUID
-    """The invocation id, where the body names none."""
+    """The invocation id for a body that names none."""
     body: object = field(default=None, repr=False)
     message: Message | None = None
-    """Set where it comes from the records' own table, where nothing is encoded or signed."""
+    """The message itself, where the table is the queue: nothing is encoded or signed there."""
     enqueued_at: datetime | None = None
+    """The time when the message entered its queue; None where the queue does not say so."""
     receives: int = 1
-    """How often its message has been delivered, this time included."""
-    comes_back: bool = True
-    """By itself, where it is not acknowledged: SQS sees to that."""
-    ordered_by: str | None = None
-    """FIFO: what has the same key runs one after the other, and none after one that goes back."""
+    """The number of deliveries of the message so far, including this one."""
+    is_redelivered: bool = True
+    """Whether the queue delivers the message again unless it is acknowledged, as SQS does."""
+    order_key: str | None = None
+    """The key of a FIFO group, None without an order.
+
+    Deliveries with the same key run one after the other. After one that is returned to the queue,
+    the others of its key are returned too.
+    """
 
     @property
     def may_be_copied(self) -> bool:
-        """Whether another message can stand in for its own. Where an order is kept, a copy would
-        come too late."""
-        return self.comes_back and self.ordered_by is None
+        """Whether a copy can be sent in place of the message.
 
-    def lends_its_id(self, message: Message) -> bool:
-        """Whether the message names no invocation itself: a copy of it would be another one."""
+        Not where the queue keeps an order: a copy would join the end of its group.
+        """
+        return self.is_redelivered and self.order_key is None
+
+    def provides_id_of(self, message: Message) -> bool:
+        """Return whether the message has its invocation id from this delivery.
+
+        A copy of such a message would be another invocation.
+        """
         return message.invocation_id == self.fallback_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedDelivery:
-    """A delivery, the message that it has brought, and the task that the message names."""
+    """A delivery with its decoded message and the task that the message names."""
 
     delivery: Delivery
     message: Message
     task: Task
     look: LookTerms = SQS_TERMS
-    """The terms of the queue that the message was meant for."""
+    """The look terms of the queue that the message was sent to."""
 
     @property
     def queue(self) -> str:
-        """The name of the queue that the message was meant for."""
+        """The name, in the settings, of the queue that the message was sent to."""
         return self.message.queue or self.task.options.queue
 
     @property
     def enqueued_at(self) -> datetime | None:
-        """When its queue got it; None where the queue does not tell."""
+        """The time when the message entered its queue; None where the queue does not say so."""
         return self.delivery.enqueued_at
 
     @property
     def may_rerun(self) -> bool:
-        """A run whose worker has died may be repeated."""
+        """Whether the task may run again after its worker died (`on_lost="rerun"`)."""
         return self.task.options.on_lost == "rerun"
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A claim that was granted, and the message that its record stands for: what is to run."""
+    """A granted claim, with the message of the record: the call that must run."""
 
     claim: Claim
     message: Message
@@ -222,59 +253,64 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class FoundLost(Refused):
-    """A claim that was not granted: it has found a run lost, and the record is FAILED now."""
+    """A refused claim that found a lost run and has marked its record as FAILED."""
 
     run: Granted | None = None
-    """That run; None where the record can't be read."""
+    """The lost run; None where the record can't be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedDelivery(ResolvedDelivery):
-    """A delivery that is this worker's to run."""
+    """A delivery whose invocation this worker has claimed."""
 
     claim: Claim
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes of a delivery: it is done with, or goes back, perhaps after some seconds."""
+    """The answer to a queue about one delivery: acknowledge it, or return it to the queue."""
 
     is_final: bool
+    """Whether the delivery is acknowledged; otherwise it is returned to its queue."""
     retry_after_s: float | None = None
-    interrupts: bool = False
-    """Its task raised KeyboardInterrupt: its worker is to end, as by Ctrl-C."""
+    """Seconds before a returned delivery is visible again; None leaves that to the queue."""
+    stops_worker: bool = False
+    """Whether the task raised KeyboardInterrupt, which ends its worker like Ctrl-C."""
     is_outage: bool = False
-    """It could not be claimed, as the database is away."""
+    """Whether the database could not be reached to claim the invocation."""
     has_record: bool = False
-    """It could not be claimed for now, and its record was seen."""
+    """Whether the invocation has a record, although it can't be claimed yet."""
 
 
 DONE: Final = Settlement(is_final=True)
-BACK: Final = Settlement(is_final=False)
+"""The delivery is acknowledged."""
 
-Arriving = AbstractContextManager[Sequence[Delivery]]
-"""Deliveries that must be claimed before the context is left: it may hold locks."""
+RETURNED: Final = Settlement(is_final=False)
+"""The delivery is returned to its queue, which decides when to deliver it again."""
+
+ReceivedBatch = AbstractContextManager[Sequence[Delivery]]
+"""Received deliveries, to be claimed before the context exits: it may hold their row locks."""
 
 
 class Source(Protocol):
-    """One or more queues that a worker consumes."""
+    """The queues that a worker consumes."""
 
-    async def receive(self, limit: int) -> Arriving:
-        """Wait a while for up to `limit` deliveries; nothing where there are none."""
+    async def receive(self, limit: int) -> ReceivedBatch:
+        """Receive up to `limit` deliveries, waiting a while for the first. May return none."""
         ...
 
     def settle(self, id: str, settlement: Settlement) -> None:
-        """Tell the queue what has become of a delivery, now or soon."""
+        """Acknowledge a delivery or return it to the queue. May be sent later, with others."""
 
     def wake(self) -> None:
-        """Look again at once: there may be something new."""
+        """End the wait of receive(), as there may be new messages."""
 
     async def aclose(self) -> None:
-        """Tell the queue what is still to be told."""
+        """Send the settlements that are still pending."""
 
 
 class Claims(Protocol):
-    """Who runs what, and what they have come to."""
+    """The ownership of invocations, and the outcomes of their runs."""
 
     @property
     def alias(self) -> str:
@@ -282,10 +318,10 @@ class Claims(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise what the database raises where nothing can be claimed."""
+        """Check that the database can be asked. Raises the database's error where it can't."""
 
-    def names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
-        """The names of the tasks of these invocations' records, as far as there are any."""
+    def task_names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """Return the task name of each of these invocations that has a record."""
         ...
 
     def claim(
@@ -297,7 +333,7 @@ class Claims(Protocol):
         waiting: Collection[UUID] = (),
         possible_poison_waits: bool = False,
     ) -> Mapping[UUID, Granted | Refused]:
-        """Claim all that can be claimed, in a number of statements that does not grow.
+        """Claim these deliveries, in a number of statements that does not grow with them.
 
         The start of each counts, except for those in `waiting`, and for possible poison with
         `possible_poison_waits`: for them begin() counts it. The verdicts are by invocation id, one
@@ -306,93 +342,102 @@ class Claims(Protocol):
         ...
 
     def begin(self, claims: Sequence[Claim], lease: timedelta) -> Mapping[UUID, Claim]:
-        """Count the starts of these, and begin their leases anew.
+        """Count the starts of these claims' runs, and renew their leases.
 
-        The claims by invocation id, as they are now; those that no longer hold are missing.
+        Returns the updated claims by invocation id, without those that no longer hold.
         """
         ...
 
     def finish(self, end: End, following: Outgoing | None = None) -> None:
-        """Write the end of a run, and the QUEUED record of what follows it.
+        """Write the end of a run, and the QUEUED record of the retry or run that follows it.
 
         Raises LeaseLost, and changes nothing, where the claim no longer holds.
         """
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
-        """Write the ends of runs; the invocation ids of those whose claim has held."""
+        """Write the ends of runs, and return the ids of the invocations whose claim still held."""
         ...
 
     def release(self, claims: Sequence[Claim], release: Release) -> None:
-        """Give back what these claims hold, for other deliveries to run; not what is lost.
+        """Release the claims that still hold, so that another delivery can run the invocations.
 
-        What no delivery comes back with by itself is left to the relay.
+        An invocation whose delivery does not come again by itself is left to the relay.
         """
 
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
-        """Begin the leases anew of those that still hold."""
+        """Renew the leases of the claims that still hold."""
 
-    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
-        """The claims that no longer hold: cancelled, or taken over."""
+    def find_lost(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Return the claims that no longer hold, as they were cancelled or taken over."""
         ...
 
     def save_state(self, claim: Claim, state: object) -> None:
-        """Keep what the run has saved. Raises LeaseLost where the claim no longer holds."""
+        """Save a run's state, a JSON value. Raises LeaseLost where the claim no longer holds."""
 
     def show_progress(self, claim: Claim, progress: object) -> None:
-        """Show how far the run is; nothing where the claim no longer holds."""
+        """Write a run's progress, a JSON value. Does nothing where the claim no longer holds."""
 
 
 class Lock(Protocol):
-    """What keeps a singleton alone."""
+    """The lock under which only one run of a singleton executes."""
 
-    def held(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
-        """Held in the body, for so long at most.
+    def hold(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
+        """Acquire a lock without waiting, and hold it for the body, at most `timeout_s` seconds.
 
-        Raises SingletonLockError where another holds it, SingletonLockUnknown where that can't
-        be told.
+        Raises SingletonLockError where another run holds it, and SingletonLockUnknown where the
+        lock's server gives no answer.
         """
         ...
 
 
 class LockTable(Protocol):
-    """Locks that are rows of a table."""
+    """The locks that are stored as rows of a table."""
 
     def acquire(self, key: str, token: UUID, *, timeout: timedelta) -> bool:
-        """Take a lock, unless another holds it and its time is not over."""
+        """Acquire a lock, unless another token holds it and its timeout is not over.
+
+        Returns whether it was acquired.
+        """
         ...
 
     def release(self, key: str, token: UUID) -> None:
-        """Let go of a lock, if it is still this owner's."""
+        """Release a lock, if this token still holds it."""
 
 
 # Queues that are the table
 
 
 class Listener(Protocol):
-    """Hears of new records, on a connection of its own."""
+    """A subscription to new records, on a connection of its own."""
 
     def fileno(self) -> int:
-        """Readable when there is something to clear()."""
+        """Return the descriptor that is readable when there are notifications to clear()."""
         ...
 
     def clear(self) -> None:
-        """Take what has been told. Raises the driver's error where the connection is gone."""
+        """Discard the notifications that have arrived.
+
+        Raises the driver's error where the connection is lost.
+        """
 
     def close(self) -> None:
-        """Stop listening."""
+        """Close the connection, and with it the subscription."""
 
 
 class TableQueue(Protocol):
-    """What a queue that is the table itself needs of the records."""
+    """The table of records as a queue."""
 
-    def due(
+    def lock_due(
         self, queues: Collection[str], *, limit: int
     ) -> AbstractContextManager[Sequence[Message]]:
-        """What is to run now, by priority, then oldest first; nobody else gets it meanwhile."""
+        """Lock the messages that are due for the body, so that no other worker receives them.
+
+        Yields up to `limit` messages of these queues, by priority, then the longest due first.
+        """
         ...
 
     def listen(self) -> Listener | None:
-        """Begin to hear of new records; None where the database can't tell."""
+        """Listen for new records. Returns None where the database has no notifications."""
 
     def postpone(self, invocation_id: UUID) -> None:
         """Leave a record out for a while, which grows each time: it can't be run here."""

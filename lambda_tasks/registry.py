@@ -1,5 +1,8 @@
-"""From a dotted name to its task. A name of this project's own may import its module; a message's
-word imports nothing."""
+"""The lookup of tasks by their dotted names.
+
+A name that the project itself gives may import its module. A name that only a message gives imports
+nothing.
+"""
 
 import importlib
 import sys
@@ -16,60 +19,63 @@ from .errors import UnknownTask
 from .ports import Task
 
 Adapt = Callable[[object, str | None], Task | None]
-"""Makes one of our tasks from another interface's, found at a dotted name, as a message asks for it
-that names this backend; None for others. Raises UnknownTask for a backend that is not ours."""
+"""An adapter, which makes a Task from the object at a dotted name and the message's backend.
+
+Returns None for objects and backends that it does not know. Raises UnknownTask for a backend of
+TASKS that is not this library's.
+"""
 
 _tasks: dict[str, Task] = {}
 _aliases: dict[str, Task] = {}
 _adapters: list[Adapt] = []
 _state = {"discovered": False}
-_discovering = RLock()
+_discovery_lock = RLock()
 
 
 def register(task: Task) -> None:
-    """Make a task known under its name and its aliases; the last definition counts."""
+    """Register a task under its name and its aliases. The last definition of a name counts."""
     _tasks[task.name] = task
     for alias in task.options.aliases:
         _aliases[alias] = task
 
 
 def tasks() -> list[Task]:
-    """Every task that has been defined in this process so far."""
+    """Return every task that has been defined in this process so far."""
     return list(_tasks.values())
 
 
 def register_interface(adapt: Adapt) -> None:
-    """Let tasks of another interface run, and ours that are asked for through it."""
+    """Register an adapter for the tasks of another interface, such as django.tasks."""
     _adapters.append(adapt)
 
 
 def resolve(task_name: str, backend: str | None = None, *, may_import: bool = True) -> Task:
-    """The task of this name, as a message asks for it that names this backend of django.tasks.
+    """Return the task of a name, for a message that names this backend of django.tasks.
 
-    With `may_import` the name is this project's own, of a record, say. Otherwise only what is
-    loaded is looked at. Raises UnknownTask where there is none, or where the module is not one of
-    an installed app or of LAMBDA_TASKS_MODULES.
+    With `may_import`, for a name that the project itself gives, as in a record, its module is
+    imported. Otherwise only loaded modules are searched. Raises UnknownTask where there is no such
+    task, or where its module belongs neither to an installed app nor to LAMBDA_TASKS_MODULES.
     """
-    found = _find(task_name, _import if may_import else _loaded)
-    own = _tasks.get(task_name)
-    if own is not found:  # it stands at an alias
-        own = next((each for each in _tasks.values() if each is found), None)
-    task = own if own is not None and backend is None else _adapted(found, backend)
+    found = _find_object(task_name, _import if may_import else _find_loaded)
+    registered = _tasks.get(task_name)
+    if registered is not found:  # the name may be an alias
+        registered = next((each for each in _tasks.values() if each is found), None)
+    task = registered if registered is not None and backend is None else _adapt(found, backend)
     if task is not None:
         return task
-    if own is not None:
+    if registered is not None:
         raise UnknownTask(
             f"{task_name!r} was enqueued through the backend {backend!r} of TASKS, and this "
-            "project has no TASKS."
+            "project has no TASKS. Add that backend to TASKS."
         )
     raise UnknownTask(
-        f"{task_name!r} is no task. Is the function decorated with @lambda_task, or with "
+        f"{task_name!r} is not a task. Is the function decorated with @lambda_task, or with "
         "django.tasks' @task?"
     )
 
 
-def known(task_name: str) -> Task | None:
-    """The task of this name, which is this project's own word; None where it is not known here."""
+def find_task(task_name: str) -> Task | None:
+    """Return the task of a name that the project itself gives, or None. May import its module."""
     try:
         return resolve(task_name)
     except UnknownTask:
@@ -77,31 +83,32 @@ def known(task_name: str) -> Task | None:
 
 
 def secret_names(task_name: str) -> frozenset[str]:
-    """The secret parameters of a task; of one that is not known here, those of the setting."""
-    task = known(task_name)
+    """Return the secret parameters of a task; LAMBDA_TASKS_REDACT for an unknown task."""
+    task = find_task(task_name)
     return conf.current().redact if task is None else task.secret_names
 
 
 def discover() -> None:
     """Import the `tasks` module of every installed app, and LAMBDA_TASKS_MODULES, once.
 
-    Raises what the first of them raises that fails, after all others; then the next call tries
+    Imports all modules even if one fails, and then raises the first failure. The next call tries
     again.
     """
-    # Who asks meanwhile waits: what is not loaded yet is not unknown. Modules that ask while they
-    # are imported go on.
-    with _discovering:
+    # Other threads wait, so that no task is unknown only because its module is not loaded yet. An
+    # RLock, as a module may resolve tasks while it is imported here.
+    with _discovery_lock:
         if _state["discovered"]:
             return
         _state["discovered"] = True
-        failures = [error for name in _modules() if (error := _failure_of(name)) is not None]
+        errors = [_import_error(name) for name in _task_modules()]
+        failures = [error for error in errors if error is not None]
         if failures:
             _state["discovered"] = False
             raise failures[0]
 
 
-def _modules() -> Iterator[str]:
-    """The modules in which tasks are declared."""
+def _task_modules() -> Iterator[str]:
+    """Yield the names of the modules that declare tasks."""
     for app in apps.get_app_configs():
         if module_has_submodule(app.module, "tasks"):
             yield f"{app.name}.tasks"
@@ -112,8 +119,8 @@ def _modules() -> Iterator[str]:
             yield f"{name}.tasks"
 
 
-def _failure_of(module_name: str) -> BaseException | None:
-    """Import a module; what it has raised, as it takes no other along."""
+def _import_error(module_name: str) -> BaseException | None:
+    """Import a module and return the error that it raised, so that other imports go on."""
     try:
         importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
@@ -121,23 +128,23 @@ def _failure_of(module_name: str) -> BaseException | None:
     return None
 
 
-def _find(task_name: str, find: Callable[[str], object]) -> object:
-    """What stands at a name, or at an alias."""
-    if (found := _at_alias_or(find, task_name)) is not None:
+def _find_object(task_name: str, find: Callable[[str], object]) -> object:
+    """Return the object at a dotted name, or the task with that alias. Raises UnknownTask."""
+    if (found := _look_up(task_name, find)) is not None:
         return found
     try:
-        # An alias is known once the module that declares it is imported.
+        # An alias is known only after the module that declares it was imported.
         discover()
     except (Exception, SystemExit):
-        # Of another app, it may be.
-        if (found := _at_alias_or(find, task_name)) is not None:
+        # The failure may be another app's, and the task there all the same.
+        if (found := _look_up(task_name, find)) is not None:
             return found
         raise
     return _aliases[task_name] if task_name in _aliases else find(task_name)
 
 
-def _at_alias_or(find: Callable[[str], object], task_name: str) -> object:
-    """What is known by now; None where nothing is."""
+def _look_up(task_name: str, find: Callable[[str], object]) -> object:
+    """Return the task with this alias or the object at this name, or None without discovery."""
     if task_name in _aliases:
         return _aliases[task_name]
     with suppress(UnknownTask):
@@ -145,16 +152,18 @@ def _at_alias_or(find: Callable[[str], object], task_name: str) -> object:
     return None
 
 
-def _loaded(task_name: str) -> object:
-    """What stands at a name in a module that is loaded. A module's own __getattr__, which may
-    import, is not asked."""
+def _find_loaded(task_name: str) -> object:
+    """Return the object at a name in a loaded module. Raises UnknownTask.
+
+    Reads vars() instead of getattr(): a module's own __getattr__ may import others.
+    """
     module_name, _, attribute = task_name.rpartition(".")
     _check_package(task_name)
     module = sys.modules.get(module_name)
     if module is None or attribute not in vars(module):
         raise UnknownTask(
-            f"{task_name!r} is not loaded, and a message's word loads nothing. Declare the task in "
-            "the `tasks` module of an app, import its module there, or name that in "
+            f"{task_name!r} is not loaded, and messages import nothing. Declare the task in the "
+            "`tasks` module of an app, import its module there, or add its module to "
             "LAMBDA_TASKS_MODULES."
         )
     return vars(module)[attribute]
@@ -172,7 +181,7 @@ def _import(task_name: str) -> object:
     return getattr(module, attribute, None)
 
 
-def _adapted(found: object, backend: str | None) -> Task | None:
+def _adapt(found: object, backend: str | None) -> Task | None:
     adapted = (adapt(found, backend) for adapt in _adapters)
     return next((task for task in adapted if task is not None), None)
 
@@ -180,13 +189,13 @@ def _adapted(found: object, backend: str | None) -> Task | None:
 def _check_package(task_name: str) -> None:
     if not may_be_imported(task_name):
         raise UnknownTask(
-            f"{task_name!r} is not in a package of INSTALLED_APPS or of LAMBDA_TASKS_MODULES, so "
-            "it is not imported."
+            f"{task_name!r} is not imported, as its package is neither in INSTALLED_APPS nor in "
+            "LAMBDA_TASKS_MODULES. Add it there if the task is this project's."
         )
 
 
 def may_be_imported(task_name: str) -> bool:
-    """Whether its module is one of an installed app or of LAMBDA_TASKS_MODULES."""
+    """Return whether a task's module is in a package of INSTALLED_APPS or LAMBDA_TASKS_MODULES."""
     packages = (*apps.app_configs.values(), *conf.current().modules)
     return _is_within(task_name.rpartition(".")[0], packages)
 

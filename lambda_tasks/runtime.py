@@ -286,7 +286,7 @@ async def _ask_on_reserved_thread(ask: Callable[[], T]) -> T:
 
     def ask_and_close() -> T:
         try:
-            with interrupts.within(interrupts.OWN_S):
+            with interrupts.interrupt_after(interrupts.LIBRARY_STATEMENT_LIMIT_S):
                 return ask()
         finally:
             connections.close_all()

@@ -1,4 +1,4 @@
-"""Built-in tasks."""
+"""The built-in tasks."""
 
 from datetime import timedelta
 from typing import Annotated, Final
@@ -11,21 +11,21 @@ from .core.signature import SIGNATURE_LIFETIME_S
 from .decorators import lambda_task
 from .queues.batch import submit_job
 
-CHUNK: Final = 1000
-
+CHUNK_SIZE: Final = 1000
+"""Records that one statement deletes."""
 
 Days = Annotated[int, Field(ge=0, le=36_500)]
-"""A negative number would mean a moment that is still to come, and so all records."""
+"""A number of days, up to a hundred years. A negative one would delete all records."""
 
 
 @lambda_task(atomic=False, durable=True)
 def cleanup_task_records(*, retention_days: Days = 7) -> int:
-    """Delete finished records older than that, in chunks; return how many.
+    """Delete finished records older than `retention_days`, in chunks, and return how many.
 
-    Not in one transaction: each chunk counts, however many there are. A call with less than 0 days,
-    or with more than a hundred years, raises ValidationError. With LAMBDA_TASKS_SIGNING_KEYS
-    records stay for 14 days at least, as long as a signature counts: a message that is sent once
-    more finds that it has run.
+    Each chunk is committed on its own, so that a timeout loses no progress. A call with less than 0
+    days, or with more than a hundred years, raises ValidationError. With LAMBDA_TASKS_SIGNING_KEYS
+    records are kept for at least 14 days, as long as a signature is valid: a signed message that is
+    sent again must find the record of its run.
     """
     from .records.queries import delete_finished
 
@@ -34,16 +34,17 @@ def cleanup_task_records(*, retention_days: Days = 7) -> int:
         kept = max(kept, timedelta(seconds=SIGNATURE_LIFETIME_S))
     before = now() - kept
     deleted = 0
-    while chunk := delete_finished(before=before, limit=CHUNK):
+    while chunk := delete_finished(before=before, limit=CHUNK_SIZE):
         deleted += chunk
     return deleted
 
 
 @lambda_task(atomic=False, durable=False)
 async def submit_batch_job(*, message_json: str, batch_queue: str) -> str:
-    """Submit a message of an AWS Batch queue as a job; return the job's id.
+    """Submit a message of an AWS Batch queue as a job, and return the job's id.
 
-    What asks for it is the transport: who enqueues need not be allowed to submit jobs.
+    The transport of a Batch queue enqueues this task, so that the enqueuing process needs no
+    permission to submit jobs.
     """
     here, queue = runtime.current(), conf.current().queue(batch_queue)
     return await here.portal.acall(submit_job, queue, here, message_json)

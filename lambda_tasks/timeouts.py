@@ -1,4 +1,4 @@
-"""The exceptions of the time limits, where tasks import them from."""
+"""The exceptions of the time limits, for tasks to import."""
 
 from .errors import HardTimeLimitExceeded, SoftTimeLimitExceeded
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import DatabaseError, connections, transaction
 
 from lambda_tasks.execution import connections as kept
-from lambda_tasks.interrupts import IDLE_S
+from lambda_tasks.interrupts import MAX_UNCHECKED_IDLE_S
 from tests.app import outages
 from tests.app.models import Effect
 from tests.conftest import wait_for
@@ -38,7 +38,7 @@ class Scene:
             cursor.execute("SELECT nothing FROM nowhere")
 
     def idle(self) -> None:
-        self.now += IDLE_S + 1
+        self.now += MAX_UNCHECKED_IDLE_S + 1
 
     def hear_from_the_server(self) -> None:
         if self.connection.vendor != "postgresql":
@@ -110,7 +110,7 @@ def test_a_connection_that_was_asked_is_not_asked_again_for_the_same_sign(
 def test_a_connection_that_shows_no_sign_is_not_asked(scene: Scene) -> None:
     for _ in range(3):
         Effect.objects.count()
-        scene.now += IDLE_S / 2
+        scene.now += MAX_UNCHECKED_IDLE_S / 2
         kept.refresh()
 
     assert scene.asked == 0

@@ -134,7 +134,7 @@ def test_what_is_no_error_of_the_database_is_the_tasks_own(
     error: BaseException, meaning: Meaning, of_ours: Meaning
 ) -> None:
     assert meaning_of(error) is meaning
-    assert meaning_of(error, is_ours=True) is of_ours
+    assert meaning_of(error, from_library=True) is of_ours
     assert is_conflict(error) is (meaning is CONFLICT)
 
 

@@ -22,7 +22,7 @@ from lambda_tasks.core.signature import Signer
 from lambda_tasks.local import EventSourceMapping, LocalSqs
 from lambda_tasks.local.chaos import Chaos
 from lambda_tasks.local.sqs_server import make_client
-from lambda_tasks.local_run import KEYS_VARIABLE, VARIABLE, LocalRun, RunKeys
+from lambda_tasks.local_run import KEYS_VARIABLE, SQS_VARIABLE, LocalRun, RunKeys
 from lambda_tasks.queues.sqs import SQSQueue
 from tests.conftest import PATIENCE_S, sqs_event, wait_for
 from tests.newcomer import Newcomer
@@ -160,7 +160,7 @@ def run_of_dev() -> tuple[str, RunKeys]:
         with suppress(psutil.Error):
             environment = child.environ()
             if KEYS_VARIABLE in environment:
-                return environment[VARIABLE], RunKeys(**json.loads(environment[KEYS_VARIABLE]))
+                return environment[SQS_VARIABLE], RunKeys(**json.loads(environment[KEYS_VARIABLE]))
     raise AssertionError("no process has it")
 
 

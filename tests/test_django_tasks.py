@@ -373,7 +373,7 @@ def test_a_singleton_that_waits_has_had_no_attempt(queue: str, work_off: WorkOff
 
     locks = SingletonLocks(RecordLocks(), cache_alias=lambda: "default")
     result = tasks.alone.enqueue()
-    with locks.held(key, timeout_s=60):
+    with locks.hold(key, timeout_s=60):
         work_off(queue)
     result.refresh()
     assert (result.status, result.attempts, result.errors) == ("READY", 0, [])

@@ -222,7 +222,7 @@ def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None
 
 
 class NoLock:
-    def held(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
+    def hold(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
         return nullcontext()
 
 

@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from lambda_tasks import conf
-from lambda_tasks.local_run import KEYS_VARIABLE, VARIABLE, LocalRun, RunKeys
+from lambda_tasks.local_run import KEYS_VARIABLE, SQS_VARIABLE, LocalRun, RunKeys
 
 ADDRESS = "http://127.0.0.1:4566"
 KEYS = RunKeys(access_key="a" * 43, secret_key="b" * 43, signing_key="c" * 43)
@@ -76,10 +76,12 @@ def test_in_production_it_is_refused_with_what_to_do(
     settings.DEBUG = False
     enter(monkeypatch, run)
 
-    with pytest.raises(ImproperlyConfigured, match=rf"{VARIABLE} is set.*DEBUG is False.*Take it"):
+    with pytest.raises(
+        ImproperlyConfigured, match=rf"{SQS_VARIABLE} is set.*DEBUG is False.*Remove"
+    ):
         conf.current()
 
-    assert [each for each in run_checks(tags=["lambda_tasks"]) if VARIABLE in each.msg]
+    assert [each for each in run_checks(tags=["lambda_tasks"]) if SQS_VARIABLE in each.msg]
     settings.DEBUG = True
     assert conf.current()
 
@@ -107,9 +109,9 @@ def test_only_an_address_on_loopback_is_obeyed(
 ) -> None:
     settings.DEBUG = True
     enter(monkeypatch, LocalRun(ADDRESS, KEYS))
-    monkeypatch.setenv(VARIABLE, address)
+    monkeypatch.setenv(SQS_VARIABLE, address)
 
-    with pytest.raises(ImproperlyConfigured, match=f"{VARIABLE} is no address on loopback"):
+    with pytest.raises(ImproperlyConfigured, match=f"{SQS_VARIABLE} is not an address on loopback"):
         conf.current()
 
 
@@ -131,7 +133,7 @@ def test_keys_that_are_none_are_told_without_their_values(
     settings: Any, monkeypatch: pytest.MonkeyPatch, keys: str | None
 ) -> None:
     settings.DEBUG = True
-    monkeypatch.setenv(VARIABLE, ADDRESS)
+    monkeypatch.setenv(SQS_VARIABLE, ADDRESS)
     if keys is None:
         monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     else:

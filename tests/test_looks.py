@@ -44,7 +44,7 @@ def look() -> int:
 
 
 def due_in_table(limit: int = 10) -> list[Message]:
-    with runtime.current().table_queue.due(["table"], limit=limit) as messages:
+    with runtime.current().table_queue.lock_due(["table"], limit=limit) as messages:
         return list(messages)
 
 
@@ -187,7 +187,7 @@ def test_what_is_given_back_to_the_table_is_due_at_once() -> None:
     claim = claimed(id, from_table=True)
     assert due_in_table() == []
 
-    claims.release([claim], Release(counts=False, comes_back=False))
+    claims.release([claim], Release(counts=False, is_redelivered=False))
 
     assert [message.invocation_id for message in due_in_table()] == [id]
 
@@ -351,7 +351,7 @@ def test_of_several_queues_what_has_priority_comes_first_and_then_what_is_due_fo
     stored("c", priority=100, look_at=Now() - HOUR)
 
     def first(limit: int) -> list[uuid.UUID]:
-        with runtime.current().table_queue.due(["a", "b"], limit=limit) as messages:
+        with runtime.current().table_queue.lock_due(["a", "b"], limit=limit) as messages:
             return [each.invocation_id for each in messages]
 
     for limit in (1, 2, 4, 6, 10):

@@ -219,7 +219,7 @@ def test_a_task_that_waits_for_a_connection_for_its_whole_time_has_not_failed(
     assert (record.status, record.n_attempts) == ("QUEUED", 1), record.traceback
     assert [ended(each).status for each in (holder, beside)] == ["SUCCESS"] * 2
     (told,) = [each for each in caplog.messages if "has lost its attempt" in each]
-    assert "No connection of the pool of DATABASES['default'], which has 2, came free" in told
+    assert "The pool of DATABASES['default'], which has 2 connection(s), had none free" in told
     assert "raise 'max_size'" in told
     assert "lower LAMBDA_TASKS_CONCURRENCY" in told
 
@@ -275,7 +275,7 @@ def test_a_sync_task_waits_for_a_connection_no_longer_than_it_may_run() -> None:
 
     record = TaskRecord.objects.get(status="FAILED")
     assert record.n_attempts == 5
-    assert "No connection of the pool of DATABASES['default'], which has 1, came free" in (
+    assert "The pool of DATABASES['default'], which has 1 connection(s), had none free" in (
         record.traceback or ""
     )
 
@@ -309,8 +309,8 @@ def test_a_long_wait_is_told_while_it_lasts(
     pooled: Pooled, handle: Handle, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ) -> None:
     pooled({"min_size": 2, "max_size": 2})
-    monkeypatch.setattr(pools, "TELL_AFTER_S", 0.2)
-    pools._told_at.clear()
+    monkeypatch.setattr(pools, "WARN_AFTER_S", 0.2)
+    pools._warned_at.clear()
     messages = [body(pooling.ahold, seconds=1) for _ in range(3)]
 
     with caplog.at_level(logging.WARNING):

@@ -237,11 +237,11 @@ def test_a_lock_tells_secrets_apart_and_shows_none(
 ) -> None:
     keys: list[str] = []
 
-    def held(self: SingletonLocks, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
+    def hold(self: SingletonLocks, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
         keys.append(key)
         return nullcontext()
 
-    monkeypatch.setattr(SingletonLocks, "held", held)
+    monkeypatch.setattr(SingletonLocks, "hold", hold)
     calls = [("7", TOKEN), ("7", TOKEN), ("7", PASSWORD)]
     handle(*(body(secretive.pay_alone, account=a, token=SecretStr(t)) for a, t in calls))
 

@@ -198,7 +198,7 @@ def test_a_call_hears_of_a_database_that_is_silent(proxy: SilentProxy) -> None:
 def test_a_connection_that_has_been_opened_has_no_limit_for_what_it_is_asked(
     proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interrupts, "PYMYSQL_GREETING_S", 2.0)
+    monkeypatch.setattr(interrupts, "PYMYSQL_GREETING_TIMEOUT_S", 2.0)
 
     def sleep() -> object:
         connection = connections["default"]
@@ -215,7 +215,7 @@ def test_a_call_in_a_transaction_lasts_as_long_as_its_other_statements(
     proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is the tests' own: a table that is locked for a while, as by a migration."""
-    monkeypatch.setattr(interrupts, "OWN_S", 0.2)
+    monkeypatch.setattr(interrupts, "LIBRARY_STATEMENT_LIMIT_S", 0.2)
     waits, is_called = threading.Event(), threading.Event()
 
     def call() -> None:
@@ -310,7 +310,7 @@ class TableWithDeadListener:
         return self.listener
 
     @contextmanager
-    def due(self, queues: Any, *, limit: int) -> Iterator[list[Message]]:
+    def lock_due(self, queues: Any, *, limit: int) -> Iterator[list[Message]]:
         yield []
 
     def postpone(self, invocation_id: UUID) -> None:

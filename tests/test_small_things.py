@@ -45,7 +45,7 @@ def test_cleanup_deletes_what_was_finished_long_ago_and_returns_the_count(
 ) -> None:
     from lambda_tasks import tasks as built_in
 
-    monkeypatch.setattr(built_in, "CHUNK", 3)  # so that seven take three chunks
+    monkeypatch.setattr(built_in, "CHUNK_SIZE", 3)  # so that seven take three chunks
     old, recent = now() - timedelta(days=8), now() - timedelta(days=6)
     for status in ("SUCCESS", "FAILED", "RETRYING", "CANCELLED", *["SUCCESS"] * 3):
         TaskRecord.objects.create(task_name="f", kwargs={}, status=status, end_time=old)

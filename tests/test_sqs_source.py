@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lambda_tasks.ports import BACK, DONE, Settlement
+from lambda_tasks.ports import DONE, RETURNED, Settlement
 from lambda_tasks.queues import sqs_deliveries as sources
 
 Entries = dict[str, int | None]
@@ -66,7 +66,7 @@ def test_a_heartbeat_keeps_what_is_worked_on_invisible_and_nothing_else(quick_he
     async def scene(source: sources.SqsSource) -> None:
         await heard(queue, queue.shown)
         source.settle(IDS[0], DONE)
-        source.settle(IDS[1], BACK)
+        source.settle(IDS[1], RETURNED)
         before = len(queue.shown())
         await heard(queue, lambda: len(queue.shown()) > before + 1)
 

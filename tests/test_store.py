@@ -115,7 +115,7 @@ def test_leases_reckon_with_the_databases_clock_alone(monkeypatch: Any, days: in
     assert isinstance(refused, Refused)
     assert refused.refusal is Refusal.HELD
     assert 290 < refused.retry_after_s <= 300
-    assert holder.lost([held, of_another]) == []
+    assert holder.find_lost([held, of_another]) == []
     span = TaskRecord.objects.aggregate(span=Max("lease_until") - Min("lease_until"))["span"]
     assert span < timedelta(minutes=1)
 

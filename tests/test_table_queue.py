@@ -124,7 +124,7 @@ def test_within_a_priority_the_oldest_is_the_first(queue: str) -> None:
             with connection.cursor() as cursor:
                 cursor.execute("SET LOCAL enable_indexscan = off")
                 cursor.execute("SET LOCAL enable_bitmapscan = off")
-        with runtime.current().table_queue.due(["table"], limit=3) as due:
+        with runtime.current().table_queue.lock_due(["table"], limit=3) as due:
             names = [each.kwargs["name"] for each in due]
 
     assert names == ["a", "b", "c"]
@@ -186,7 +186,7 @@ def test_a_long_queue_is_not_read_to_find_its_first_ones(queue: str) -> None:
         cursor.execute("ANALYZE lambda_tasks_taskrecord")
     plans: list[str] = []
     with connection.execute_wrapper(explain(plans)):
-        with runtime.current().table_queue.due(["table"], limit=10):
+        with runtime.current().table_queue.lock_due(["table"], limit=10):
             pass
     assert plans
     assert not any("Sort" in plan for plan in plans), plans

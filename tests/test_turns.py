@@ -425,7 +425,7 @@ def test_a_short_function_works_off_many_tasks_and_dead_letters_none(
 def taken_lock(transactional_db: None) -> Iterator[None]:
     key = f"lambda_tasks.singleton_lock.{turns.alone.name}"
     locks = SingletonLocks(RecordLocks(), cache_alias=lambda: "default")
-    with locks.held(key, timeout_s=AMPLE_S):
+    with locks.hold(key, timeout_s=AMPLE_S):
         yield
 
 

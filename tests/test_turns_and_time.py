@@ -17,10 +17,10 @@ from tests.app import tasks, turns
 SYNC, ASYNC, ONCE = tasks.add, tasks.aadd, turns.take_once
 
 
-def resolved(task: Any, ordered_by: str | None = None) -> ResolvedDelivery:
+def resolved(task: Any, order_key: str | None = None) -> ResolvedDelivery:
     id = uuid4()
     message = Message(task_name=task.name, kwargs={}, invocation_id=id)
-    delivery = Delivery(id=str(id), source="q", fallback_id=id, ordered_by=ordered_by)
+    delivery = Delivery(id=str(id), source="q", fallback_id=id, order_key=order_key)
     return ResolvedDelivery(delivery=delivery, message=message, task=task)
 
 

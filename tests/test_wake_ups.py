@@ -246,7 +246,7 @@ def undiscovered(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A project of two modules, of which one fails."""
     modules = ["tests.app.wiping", "tests.app.unloaded"]
     monkeypatch.setitem(registry._state, "discovered", False)
-    monkeypatch.setattr(registry, "_modules", lambda: modules)
+    monkeypatch.setattr(registry, "_task_modules", lambda: modules)
     for name in modules:
         sys.modules.pop(name, None)
     return monkeypatch
@@ -271,7 +271,7 @@ def test_who_asks_while_tasks_are_loaded_waits_for_them(undiscovered: pytest.Mon
         with suppress(SystemExit):
             importlib.import_module(name)
 
-    undiscovered.setattr(registry, "_failure_of", import_slowly)
+    undiscovered.setattr(registry, "_import_error", import_slowly)
     resolve = partial(registry.resolve, "tests.app.unloaded.add", may_import=False)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(resolve)

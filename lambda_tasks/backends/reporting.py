@@ -92,9 +92,9 @@ class ReportedCall:
         """See ports.TaskCall."""
         return self._call.call(context)
 
-    def names(self, error: BaseException) -> bool:
+    def has_rule_for(self, error: BaseException) -> bool:
         """See ports.TaskCall."""
-        return self._call.names(error)
+        return self._call.has_rule_for(error)
 
     def ignores(self, error: BaseException) -> bool:
         """See ports.TaskCall."""

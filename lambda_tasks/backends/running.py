@@ -64,7 +64,7 @@ class DjangoTaskRunner:
     def check(self) -> None:
         """See ports.Task. Nothing is left to check: the declaration has raised every mistake."""
 
-    def begin(self, message: Message, claim: Claim) -> ReportedCall:
+    def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
         result = RunningResult(self.django_task, message, claim)
         return ReportedCall(DjangoTaskCall(self, message, result), result)
@@ -99,9 +99,9 @@ class ReportedTask:
         """See ports.Task."""
         self._wrapper.check()
 
-    def begin(self, message: Message, claim: Claim) -> ReportedCall:
+    def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
-        call = self._wrapper.begin(message, claim)
+        call = self._wrapper.make_call(message, claim)
         return ReportedCall(call, RunningResult(self.django_task, message, claim))
 
 

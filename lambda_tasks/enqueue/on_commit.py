@@ -14,10 +14,10 @@ from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..asking import ask
 from ..core.message import Outgoing
+from ..database_calls import call_database
 from ..errors import EnqueueError
-from ..interrupts import OWN_S, within
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")

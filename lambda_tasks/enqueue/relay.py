@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from ..asking import ask
 from ..core.lifecycle import GRACE
 from ..core.message import Outgoing
+from ..database_calls import call_database
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
@@ -65,8 +65,8 @@ class Relay:
         """
         sent = 0
         for _ in range(MAX_ROUNDS):
-            due = await ask(
-                self._outbox.unsent,
+            due = await call_database(
+                self._outbox.find_unsent,
                 early=GRACE - grace,
                 lost_for=RESEND_LOST_AFTER,
                 waiting_for=RESEND_UNRUN_AFTER,
@@ -88,7 +88,7 @@ class Relay:
         accepted = [each for each in due if each.message.invocation_id not in failures]
         refused = [each for each in due if each.message.invocation_id in failures]
         if accepted:
-            await ask(self._outbox.mark_sent, accepted)
+            await call_database(self._outbox.mark_sent, accepted)
         if refused:
             await ask(self._outbox.put_behind, refused)
         for (queue, reason), count in _count_reasons(refused, failures).items():

@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 
 import django
 
-from ..asking import ask
 from ..conf import current
+from ..database_calls import call_database
 from ..execution import connections
 from ..execution.executor import Executor
 from ..ports import Delivery, Settlement
@@ -104,7 +104,7 @@ class EventHandler:
                 of_sqs, settlements, limit_s=answer_by.margin_s * POSTPONE_FRACTION
             )
         await self._relay_if_due(deadline)
-        if any(settlement.interrupts for settlement in settlements.values()):
+        if any(settlement.stops_worker for settlement in settlements.values()):
             raise KeyboardInterrupt
         failures = list(+open_ids)
         if len(of_sqs) < len(records):
@@ -178,7 +178,7 @@ class EventHandler:
         raise TimeoutError("The relay did not end before the function's deadline.")
 
     async def _refresh_and_relay(self) -> int:
-        await ask(connections.refresh)
+        await call_database(connections.refresh)
         return await self._runtime.relay.run_once()
 
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 from ..errors import HardTimeLimitExceeded, SoftTimeLimitExceeded
-from ..interrupts import CANCEL_S, Work, statements_wrapped, unwatch, watch
+from ..interrupts import CANCEL_TIMEOUT_S, Work, unwatch, watch, wrap_statements
 
 SOFT_MESSAGE: Final = "The task ran longer than its soft_timeout of {} s."
 HARD_MESSAGE: Final = "The task ran longer than its hard_timeout of {} s."

@@ -25,7 +25,7 @@ from ..core.message import Message, Outgoing
 from ..core.retries import JITTER_S
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
-from ..pools import LEFT_BY_TASKS, PoolExhausted, add_remedy, take
+from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
 from ..ports import Lock, Task
 from . import connections
 from .alarm import HARD_MESSAGE
@@ -68,7 +68,7 @@ class Attempt:
         self.task = task
         self.finisher = finisher
         self.context = _context_of(run, finisher)
-        self._call = task.begin(run.message, run.claim)
+        self._call = task.make_call(run.message, run.claim)
         self._lock = lock
         self._lock_stack = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
@@ -257,7 +257,7 @@ class Attempt:
 
     def _is_claim_lost(self) -> bool:
         try:
-            return bool(self.finisher.claims.lost([self.run.claim]))
+            return bool(self.finisher.claims.find_lost([self.run.claim]))
         except DatabaseErrors:
             return False  # writing the end will show it
 
@@ -269,7 +269,7 @@ class Attempt:
             return True
         if isinstance(error, HardTimeLimitExceeded):
             return self._is_task_over
-        meaning = meaning_of(error, is_ours=self._is_task_over)
+        meaning = meaning_of(error, from_library=self._is_task_over)
         is_our_conflict = meaning is Meaning.CONFLICT and self._is_task_over
         return is_our_conflict or meaning is Meaning.OUTAGE
 
@@ -280,8 +280,10 @@ class Attempt:
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         alias = self.finisher.claims.alias
-        limit_s = interrupts.limit_on(django_connections[alias], interrupts.OWN_S)
-        with interrupts.within(limit_s):
+        limit_s = interrupts.statement_limit_s(
+            django_connections[alias], interrupts.LIBRARY_STATEMENT_LIMIT_S
+        )
+        with interrupts.interrupt_after(limit_s):
             self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
         self._end_transaction(None)
         self._lock_stack.close()

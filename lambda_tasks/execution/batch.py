@@ -63,12 +63,12 @@ def blocked_by_order(deliveries: Sequence[Delivery], refused: Mapping[str, Settl
     blocked_orders: set[str | None] = set()
     blocked: set[str] = set()
     for delivery in deliveries:
-        if delivery.ordered_by is None:
+        if delivery.order_key is None:
             continue
-        if delivery.ordered_by in blocked_orders:
+        if delivery.order_key in blocked_orders:
             blocked.add(delivery.id)
         elif delivery.id in refused and not refused[delivery.id].is_final:
-            blocked_orders.add(delivery.ordered_by)
+            blocked_orders.add(delivery.order_key)
     return blocked
 
 
@@ -81,8 +81,8 @@ def schedule(claimed: Sequence[ClaimedDelivery]) -> list[list[Chain]]:
     """
     chains: dict[str, Chain] = {}
     for each in claimed:
-        ordered_by = each.delivery.ordered_by
-        key = f"alone {each.delivery.id}" if ordered_by is None else f"ordered {ordered_by}"
+        order_key = each.delivery.order_key
+        key = f"alone {each.delivery.id}" if order_key is None else f"ordered {order_key}"
         chains.setdefault(key, []).append(each)
     harmless: list[Chain] = []
     possible_poison: list[list[Chain]] = []

@@ -14,7 +14,7 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import interrupts, pools
-from ..interrupts import IDLE_S, NO_TRANSACTION, has_word_from_server
+from ..interrupts import MAX_UNCHECKED_IDLE_S, PQTRANS_IDLE, has_unexpected_input
 
 OUTAGES: Final = (OperationalError, InterfaceError)
 """The errors of a failing connection or server. The victim of a deadlock gets one of them too.
@@ -35,7 +35,11 @@ def refresh() -> None:
             connection.errors_occurred = False
             continue
         idled_s = now - _last_used.get(connection, now)
-        if connection.errors_occurred or idled_s > IDLE_S or has_word_from_server(connection):
+        if (
+            connection.errors_occurred
+            or idled_s > MAX_UNCHECKED_IDLE_S
+            or has_unexpected_input(connection)
+        ):
             _close_if_unusable(connection)
         _last_used[connection] = now
 
@@ -65,7 +69,7 @@ def is_untouched(alias: str) -> bool:
     # Only PostgreSQL's drivers delay BEGIN until the first statement and show whether it was sent.
     if connection.vendor != "postgresql" or connection.connection is None:
         return False
-    has_begun = connection.connection.info.transaction_status != NO_TRANSACTION
+    has_begun = connection.connection.info.transaction_status != PQTRANS_IDLE
     return not (has_begun or transaction.get_rollback(alias) or connection.run_on_commit)
 
 

@@ -18,20 +18,20 @@ from uuid import UUID
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
-from ..asking import ask
 from ..conf import Settings
 from ..core.lifecycle import End
+from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
-from ..interrupts import OWN_S
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 from ..logging import task_logger
 from ..ports import (
-    BACK,
     DONE,
-    Arriving,
+    RETURNED,
     ClaimedDelivery,
     Claims,
     Delivery,
+    ReceivedBatch,
     Resolve,
     Settlement,
     Task,
@@ -114,7 +114,7 @@ class Executor:
         return await self.run_batch(batch, metadata=metadata, on_settled=on_settled)
 
     async def claim_batch(
-        self, arriving: Arriving, *, deadline: float | None = None
+        self, arriving: ReceivedBatch, *, deadline: float | None = None
     ) -> ClaimedBatch:
         """Claim the deliveries that can be claimed: the first half of run()."""
         budget = TimeBudget(time.monotonic(), deadline)
@@ -194,7 +194,7 @@ class Executor:
         """End the lanes and worker processes, and close the database connections."""
         await self._lanes.aclose()
         await in_reserved_thread(progress.close)
-        await ask(django_connections.close_all)
+        await call_database(django_connections.close_all)
         await self._processes.aclose()
 
     async def _settle_refused(self, batch: ClaimedBatch, settle: OnSettled) -> None:
@@ -258,7 +258,7 @@ class Executor:
             await self._send_stored([ended.following])
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
         task_logger.info("%s %s: %s", claimed.task.name, claimed.message.invocation_id, outcome)
-        return DONE if ended.outcome is not None else BACK
+        return DONE if ended.outcome is not None else RETURNED
 
     async def _attempt(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]

@@ -36,8 +36,8 @@ from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
 from ..errors import Continue, LeaseLost, MaxContinuesExceededError, MaxRetriesExceededError
 from ..ports import (
-    BACK,
     DONE,
+    RETURNED,
     ClaimedDelivery,
     Claims,
     ResolvedDelivery,
@@ -148,7 +148,7 @@ class Finisher:
 def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
     """Notify a task's listeners that it has failed, in an attempt that could not notify them."""
     try:
-        resolved.task.begin(resolved.message, claim).ended(Failed(reason), None)
+        resolved.task.make_call(resolved.message, claim).ended(Failed(reason), None)
     except Exception:
         logger.exception(
             "%s has failed, and its listeners could not be notified", resolved.message.invocation_id
@@ -187,7 +187,7 @@ def release_unstarted(
     alike: defaultdict[Release, list[ClaimedDelivery]] = defaultdict(list)
     for each in unbegun:
         wait_s = turn_wait_s(each.claim.n_waits)
-        release = Release(counts=False, comes_back=each.delivery.comes_back, wait_s=wait_s)
+        release = Release(counts=False, is_redelivered=each.delivery.is_redelivered, wait_s=wait_s)
         alike[release].append(each)
     settled: list[tuple[ClaimedDelivery, Settlement]] = []
     for release, group in alike.items():

@@ -33,7 +33,9 @@ def run_inline(
             raise
         except BaseException as error:
             failure = attempt.failure_of(error) if with_limits else error
-        with interrupts.within(interrupts.OWN_S if with_limits else math.inf):
+        with interrupts.interrupt_after(
+            interrupts.LIBRARY_STATEMENT_LIMIT_S if with_limits else math.inf
+        ):
             ended = attempt.fail(failure)
         if not ended.restarts:
             return ended

@@ -19,14 +19,14 @@ from ..database_errors import is_conflict
 from ..errors import MessageRefused, UnknownTask
 from ..logging import task_logger
 from ..ports import (
-    BACK,
     DONE,
-    Arriving,
+    RETURNED,
     ClaimedDelivery,
     Claims,
     Delivery,
     FoundLost,
     Granted,
+    ReceivedBatch,
     Resolve,
     ResolvedDelivery,
     Settlement,
@@ -125,7 +125,7 @@ class Intake:
         A module is imported only if a record names it, never because a message does.
         """
         try:
-            names = self._claims.names({message.invocation_id for _, message in not_loaded})
+            names = self._claims.task_names({message.invocation_id for _, message in not_loaded})
         except Exception as error:
             logger.exception(
                 "The records of %d messages can't be read; they go back", len(not_loaded)
@@ -287,8 +287,8 @@ def _settle_on_error(delivery: Delivery, refused: Settlements) -> Iterator[None]
 
 def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
     if not isinstance(error, kept_connections.OUTAGES):
-        return BACK
-    is_copied = delivery.may_be_copied and not delivery.lends_its_id(message)
+        return RETURNED
+    is_copied = delivery.may_be_copied and not delivery.provides_id_of(message)
     wait_s = outage_wait_s(delivery.receives, is_copied=is_copied)
     return Settlement(is_final=False, retry_after_s=wait_s, is_outage=True)
 
@@ -315,7 +315,7 @@ def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
             "project.",
             resolved.delivery.id, resolved.message.invocation_id,
         )  # fmt: skip
-        return BACK
+        return RETURNED
     if refused.is_final:
         task_logger.info(
             "%s %s is already %s: its delivery is acknowledged",

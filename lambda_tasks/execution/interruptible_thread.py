@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from django.db import connections
 
 from .. import interrupts, pools
-from ..interrupts import OWN_S
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 
 T = TypeVar("T")
 

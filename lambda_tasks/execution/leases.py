@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ..asking import ask
 from ..conf import Settings
+from ..database_calls import call_database
 from ..ports import Claims
 from .batch import ClaimedBatch
 from .lanes import Lanes
@@ -79,7 +79,7 @@ class Leases:
             if not running:
                 continue
             try:
-                self._lanes.cancel(await ask(self._claims.lost, running))
+                self._lanes.cancel(await call_database(self._claims.find_lost, running))
             except Exception:
                 logger.warning(
                     "The records of %d running tasks can't be read", len(running), exc_info=True

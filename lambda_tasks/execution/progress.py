@@ -13,7 +13,7 @@ from .. import interrupts, pools
 from ..core.arguments import to_json_values
 from ..core.lifecycle import Claim
 from ..core.message import encode_json
-from ..database_errors import mark_as_ours
+from ..database_errors import mark_as_library_error
 from ..ports import Claims
 from .connections import OUTAGES, refresh
 from .interruptible_thread import InterruptibleThread
@@ -50,7 +50,7 @@ class ProgressRecorder:
         try:
             self.claims.save_state(self.claim, value)
         except DatabaseError as error:
-            mark_as_ours(error)
+            mark_as_library_error(error)
             raise
 
     def show(self, done: float, total: float | None, text: str) -> None:

@@ -98,7 +98,7 @@ class Resender:
 def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
     delivery = resolved.delivery
     is_postponed = not settlement.is_final and settlement.retry_after_s is not None
-    is_another = settlement.is_outage and delivery.lends_its_id(resolved.message)
+    is_another = settlement.is_outage and delivery.provides_id_of(resolved.message)
     return is_postponed and delivery.may_be_copied and not is_another
 
 

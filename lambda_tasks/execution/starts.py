@@ -71,7 +71,7 @@ def waiting_line_of(claimed: Sequence[ClaimedDelivery]) -> dict[str, ClaimedDeli
     waiting = [
         each
         for each in claimed
-        if each.delivery.ordered_by is None
+        if each.delivery.order_key is None
         and each.may_rerun
         and not (each.claim.has_started or each.claim.may_be_poison or each.claim.cut_off_s)
     ]

@@ -71,7 +71,7 @@ class Turns:
         ahead_s: dict[str, float] = {}
         waiting = set()
         for each in resolved:
-            line, order = lines[each.task.is_async], each.delivery.ordered_by
+            line, order = lines[each.task.is_async], each.delivery.order_key
             wait_s = max(line.wait_s, ahead_s.get(order, 0.0) if order else 0.0)
             if wait_s > (STARTS_SOON_S if each.may_rerun else 0.0):
                 waiting.add(each.message.invocation_id)

@@ -44,7 +44,7 @@ def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prepare()
     make_attempt = wire()
-    reply = pools.giving_back(_reply)
+    reply = pools.returning_connections(_reply)
     interrupts.limit_connecting()
     pipe.send_bytes(worker_pipe.READY)
     while True:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
-from ..asking import ask
+from ..database_calls import call_database
 from . import connections
 
 Item = TypeVar("Item")
@@ -71,7 +71,7 @@ class WriteBatcher(Generic[Item, Result]):
         self, waiting: "Sequence[tuple[UUID, Item, asyncio.Future[Result | None]]]"
     ) -> None:
         try:
-            results = await ask(self._write_on_a_thread, [item for _, item, _ in waiting])
+            results = await call_database(self._write_on_a_thread, [item for _, item, _ in waiting])
         except Exception as error:
             if len(waiting) > 1 and not isinstance(error, connections.OUTAGES):
                 # One item that the database refuses must not fail the others.

@@ -262,7 +262,7 @@ def job_delivery(body: str, *, job_id: str | None, job_queue: str) -> Delivery:
         body=body,
         source=_source_of_job_queue(job_queue),
         fallback_id=invocation_id_of(id),
-        comes_back=False,
+        is_redelivered=False,
     )
 
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
-from ..asking import ask
 from ..core.batching import BatchLimits
 from ..core.lifecycle import TABLE_TERMS, LookTerms
 from ..core.message import Message, Outgoing
-from ..ports import Arriving, Delivery, Listener, SendFailure, Settlement, Source, TableQueue
+from ..database_calls import call_database
+from ..ports import Delivery, Listener, ReceivedBatch, SendFailure, Settlement, Source, TableQueue
 from .base import Queue, Wiring
 
 logger = logging.getLogger("lambda_tasks")
@@ -109,7 +109,7 @@ class DatabaseSource:
         self._next_listen_at = 0.0
         self._postponements: set[asyncio.Task[Any]] = set()
 
-    async def receive(self, limit: int) -> Arriving:
+    async def receive(self, limit: int) -> ReceivedBatch:
         """See Source."""
         await self._listen()
         with suppress(TimeoutError):
@@ -141,7 +141,7 @@ class DatabaseSource:
             return
         self._next_listen_at = time.monotonic() + LISTEN_RETRY_S
         try:
-            self._listener = await ask(self._table.listen)
+            self._listener = await call_database(self._table.listen)
         except Exception:
             logger.warning(LISTEN_FAILED, exc_info=True)
         if self._listener is not None:
@@ -172,7 +172,7 @@ class DatabaseSource:
 
     @contextmanager
     def _due(self, limit: int) -> Iterator[Sequence[Delivery]]:
-        with self._table.due(self._queues, limit=limit) as due:
+        with self._table.lock_due(self._queues, limit=limit) as due:
             if due:  # there may be more
                 self._loop.call_soon_threadsafe(self.wake)
             yield [_delivery_of(message) for message in due]
@@ -184,5 +184,5 @@ def _delivery_of(message: Message) -> Delivery:
         source=message.queue or "",
         fallback_id=message.invocation_id,
         message=message,
-        comes_back=False,
+        is_redelivered=False,
     )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..core.lifecycle import visibility_timeout_s
 from ..core.message import YEARS, invocation_id_of
-from ..ports import Arriving, Delivery, Settlement
+from ..ports import Delivery, ReceivedBatch, Settlement
 from .aws.client import AwsClient
 
 logger = logging.getLogger("lambda_tasks")
@@ -63,7 +63,7 @@ class SqsSource:
         self._delete_task: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.Task[None] | None = None
 
-    async def receive(self, limit: int) -> Arriving:
+    async def receive(self, limit: int) -> ReceivedBatch:
         """See Source."""
         if self._heartbeat is None:
             self._heartbeat = asyncio.ensure_future(self._send_heartbeats())

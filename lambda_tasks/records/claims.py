@@ -84,7 +84,7 @@ class RecordClaims:
         """See ports.Claims."""
         all_records().order_by().values_list("id")[:1].exists()
 
-    def names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
+    def task_names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
         """See ports.Claims."""
         return dict(all_records().filter(id__in=ids).order_by().values_list("id", "task_name"))
 
@@ -167,8 +167,8 @@ class RecordClaims:
             "claim_token": None,
             "lease_until": None,
             "start_time": None,
-            "sent_at": Now() if release.comes_back else None,
-            "look_at": F("look_at") if release.comes_back else due_at,
+            "sent_at": Now() if release.is_redelivered else None,
+            "look_at": F("look_at") if release.is_redelivered else due_at,
         }
         if not release.counts:
             released["n_waits"] = Least(F("n_waits") + 1, postponing.MAX_N_WAITS)
@@ -272,7 +272,7 @@ def _insert(
     all other rows.
     """
     may_fail = not connections[record_alias()].in_atomic_block
-    with interrupts.within(limit_s) as work:
+    with interrupts.interrupt_after(limit_s) as work:
         try:
             return insert(rows) or {}
         except DatabaseError:

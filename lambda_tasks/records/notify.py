@@ -30,7 +30,7 @@ class PostgresListener:
         self._wrapper: Any = connections[alias].copy()
         self._wrapper.settings_dict["OPTIONS"].pop("pool", None)
         self._wrapper.inc_thread_sharing()  # opened on one thread, read on the event loop's
-        limited = interrupts.within(interrupts.OWN_S, self._wrapper)
+        limited = interrupts.interrupt_after(interrupts.LIBRARY_STATEMENT_LIMIT_S, self._wrapper)
         with limited, self._wrapper.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
         self._connection: Any = self._wrapper.connection

@@ -63,7 +63,7 @@ class RecordOutbox:
         """See ports.Outbox."""
         return looks.unsent([invocation_id]).exists()
 
-    def keeps(self, outgoing: Outgoing) -> bool:
+    def can_rebuild(self, outgoing: Outgoing) -> bool:
         """See ports.Outbox."""
         return not outgoing.message.secret_kwargs or is_available()
 

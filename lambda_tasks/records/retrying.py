@@ -13,7 +13,7 @@ from django.db import Error, connections
 
 from .. import interrupts
 from ..database_errors import Meaning, close_failed_connections, meaning_of
-from ..pools import add_remedy, is_exhausted, take
+from ..pools import acquire, add_remedy, is_exhausted
 from .database import record_alias
 
 P = ParamSpec("P")
@@ -49,7 +49,7 @@ def run_with_retries(alias: str, statements: Callable[[], T]) -> T:
     started_at, had_outage = time.monotonic(), False
     for n_tries in range(1, MAX_TRIES):
         try:
-            take(connections[alias])
+            acquire(connections[alias])
             interrupts.connect(connections[alias])
             return statements()
         except Error as error:

@@ -22,7 +22,7 @@ class RecordTableQueue:
     """See ports.TableQueue."""
 
     @contextmanager
-    def due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Message]]:
+    def lock_due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Message]]:
         """See ports.TableQueue.
 
         The records stay locked in the body, where the database has SKIP LOCKED, so that no two
