@@ -212,7 +212,7 @@ def _replay_of(record: TaskRecord) -> Outgoing:
     if missing := _hidden_arguments(record, task) - secrets.keys():
         names = ", ".join(sorted(missing))
         raise ValueError(f"its secret arguments ({names}) were removed after its end")
-    args = kept_apart.pop(ARGS_KEY, record.args)
+    args = secrets.pop(ARGS_KEY, record.args)
     return prepare(
         task.name,
         record.kwargs | secrets,

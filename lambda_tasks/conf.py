@@ -301,8 +301,8 @@ def _boolean(name: str, value: object) -> bool:
 
 def _whole_number(minimum: int) -> Callable[[str, object], int]:
     def parse(name: str, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise setting_error(name, value, f"Use a whole number from {least} up.")
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise setting_error(name, value, f"Use a whole number from {minimum} up.")
         return value
 
     return parse

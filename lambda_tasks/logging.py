@@ -42,7 +42,7 @@ def _redact(record: logging.LogRecord, secrets: Sequence[object]) -> None:
         record.exc_text, record.exc_info = redact(text, secrets), None
     if record.stack_info:
         record.stack_info = redact(record.stack_info, secrets)
-    for name in vars(record).keys() - _OWN_ATTRIBUTES:  # what a caller's `extra` has added
+    for name in vars(record).keys() - _STANDARD_ATTRIBUTES:  # what a caller's `extra` has added
         setattr(record, name, redact_value(getattr(record, name), secrets))
 
 

@@ -228,7 +228,7 @@ class Runtime:
             await client.aclose()
 
     async def _is_left(self, id: UUID) -> bool:
-        return await _ask_on_reserved_thread(lambda: self.outbox.is_left(id))
+        return await _ask_on_reserved_thread(lambda: self.outbox.is_unsent(id))
 
     async def _send_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         return await self.enqueuer.asend_stored(messages)

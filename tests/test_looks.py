@@ -480,7 +480,7 @@ def test_a_look_reads_what_is_due_and_neither_what_is_finished_nor_what_waits(
         if queue_name == "table":
             found = [each.invocation_id for each in due_in_table()]
         else:
-            messages = runtime.current().outbox.unsent(
+            messages = runtime.current().outbox.find_unsent(
                 early=timedelta(0),
                 lost_for=RESEND_LOST_AFTER,
                 waiting_for=RESEND_UNRUN_AFTER,

@@ -65,7 +65,7 @@ class RunningResult:
     def with_error(self, error: BaseException) -> AnyResult:
         """Return the result with this error added, as it is when the task has raised it."""
         text = "".join(traceback.format_exception(error))
-        raised = Raised.by(error, text)
+        raised = Raised.from_error(error, text)
         return replace(self.at_start, errors=[*self.at_start.errors, as_task_error(raised)])
 
 

@@ -31,7 +31,7 @@ RESULT_STATUSES: Final[Mapping[Status, TaskResultStatus]] = {
 A task that is to be retried is READY again, under the id of the first invocation.
 """
 
-CANCELLED_ERROR: Final = Raised.by(TaskCancelled(), "It was cancelled.")
+CANCELLED_ERROR: Final = Raised.from_error(TaskCancelled(), "It was cancelled.")
 """The error of a cancelled task, whose record has none."""
 
 LOCK_WAIT_ERRORS: Final = frozenset(

@@ -130,7 +130,7 @@ class DjangoTaskCall:
         value = task.func(*args, **kwargs)
         return _await_result(value) if self._runner.is_async else compat.normalize_json(value)
 
-    def names(self, error: BaseException) -> bool:
+    def has_rule_for(self, error: BaseException) -> bool:
         """See ports.TaskCall. True for Retry only: `max_attempts` holds for every other error."""
         return isinstance(error, Retry)
 

@@ -165,7 +165,7 @@ class Release:
 
     counts: bool
     """Whether the claim counts as an attempt; if not, it counts as a wait."""
-    comes_back: bool = True
+    is_redelivered: bool = True
     """Whether the queue delivers the message again by itself; if not, the relay looks at it."""
     wait_s: float = 0.0
     """Seconds before another claim."""

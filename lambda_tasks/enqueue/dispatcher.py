@@ -316,10 +316,10 @@ class _Stream:
         self._is_pumping = False
         if self.has_given_up_entries:
             self.has_given_up_entries = False
-            for entry in self._backlog.take_out(lambda entry: entry.is_given_up):
+            for entry in self._backlog.remove(lambda entry: entry.is_given_up):
                 self._leave_to_relay(entry, CALL_GIVEN_UP)
         while self._may_send():
-            batch = take_batch(
+            batch = pop_batch(
                 self._backlog.ready,
                 self._transport.limits,
                 size_bytes=_size_bytes,
@@ -384,7 +384,7 @@ class _Stream:
 
     def _fail(self, entry: _Entry, failure: SendFailure) -> None:
         """Fail an entry and all later ones of its group, which must not overtake it."""
-        followers = self._backlog.give_up(entry)
+        followers = self._backlog.remove_waiting(entry)
         self._leave_to_relay(entry, failure)
         for each in followers:
             self._leave_to_relay(each, _blocked_by(entry.id))

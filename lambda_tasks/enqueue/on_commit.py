@@ -146,7 +146,7 @@ class Enqueuer:
         """
         sendable = self.select_sendable(messages)
         failures = self._sender.send(sendable)
-        with within(OWN_S):
+        with interrupt_after(LIBRARY_STATEMENT_LIMIT_S):
             self._mark_sent(sendable, failures)
         if failures:
             _raise_for_direct(sendable, failures)
@@ -164,12 +164,12 @@ class Enqueuer:
         sendable = self.select_sendable(messages)
         failures = await self._sender.asend(sendable)
         if any(outgoing.message.durable for outgoing in sendable):
-            await ask(self._mark_sent, sendable, failures)
+            await call_database(self._mark_sent, sendable, failures)
         return failures
 
     def select_sendable(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Return the messages that are sent now. The others wait in their records for the relay."""
-        return [each for each in messages if not (each.waits and self._outbox.keeps(each))]
+        return [each for each in messages if not (each.waits and self._outbox.can_rebuild(each))]
 
     def store(self, messages: Sequence[Outgoing]) -> None:
         """Write the QUEUED records of the durable messages."""
@@ -188,7 +188,7 @@ class Enqueuer:
         # once more, and the claim lets one delivery run.
         try:
             if in_order := [each for each in unsent if each.look.in_order]:
-                self._outbox.leave(in_order)
+                self._outbox.leave_to_relay(in_order)
             if sent:
                 self._outbox.mark_sent(sent)
         except Exception:

@@ -90,7 +90,7 @@ class Relay:
         if accepted:
             await call_database(self._outbox.mark_sent, accepted)
         if refused:
-            await ask(self._outbox.put_behind, refused)
+            await call_database(self._outbox.postpone, refused)
         for (queue, reason), count in _count_reasons(refused, failures).items():
             logger.error(
                 "The relay could not send %d messages of the queue %r and tries later: %s",

@@ -83,7 +83,7 @@ async def _until_settled(
     while True:
         settlement = await _run_once(executor, delivery, shutdown)
         wait_s = settlement.retry_after_s
-        if settlement.is_final or settlement.interrupts or shutdown.done():
+        if settlement.is_final or settlement.stops_worker or shutdown.done():
             return settlement.is_final
         if wait_s is None or wait_s > MAX_WAIT_S:
             return False

@@ -266,7 +266,7 @@ class Worker:
             self.cut_off += self._shutdown.done() and not settlement.is_final
             source.settle(id, settlement)
             self._free_slots(1)
-            if settlement.interrupts:
+            if settlement.stops_worker:
                 self.stop()
 
         try:

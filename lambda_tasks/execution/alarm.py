@@ -17,7 +17,7 @@ from ..interrupts import CANCEL_TIMEOUT_S, Work, unwatch, watch, wrap_statements
 SOFT_MESSAGE: Final = "The task ran longer than its soft_timeout of {} s."
 HARD_MESSAGE: Final = "The task ran longer than its hard_timeout of {} s."
 
-CANCEL_PATIENCE_S: Final = 1.5 * CANCEL_S
+CANCEL_PATIENCE_S: Final = 1.5 * CANCEL_TIMEOUT_S
 """Seconds for a cancelled statement to end. After that the limit is raised within the statement."""
 
 TIMER_TOLERANCE_S: Final = 0.001
@@ -42,7 +42,7 @@ class Alarm:
         self._interrupted: tuple[Work, BaseException] | None = None
         """The statement that was interrupted, and the limit that it was interrupted for."""
         self._patience_until = 0.0
-        self._wrapped = statements_wrapped(self.execute)
+        self._wrapped = wrap_statements(self.execute)
         self._previous_handler: Any = None
 
     def __enter__(self) -> None:

@@ -200,7 +200,7 @@ class Attempt:
     def _acquire_lock(self) -> None:
         key = self._lock_key()
         try:
-            self._lock_stack.enter_context(self._lock.held(key, timeout_s=self.run.hard_s))
+            self._lock_stack.enter_context(self._lock.hold(key, timeout_s=self.run.hard_s))
         except DatabaseErrors:
             raise
         except Exception as error:
@@ -226,7 +226,7 @@ class Attempt:
         limit_s = self.left_s if self.run.soft_s < math.inf else None
         self._pool_error = None
         try:
-            waited_s = take(connection, limit_s=limit_s, leaving=LEFT_BY_TASKS)
+            waited_s = acquire(connection, limit_s=limit_s, reserved=RESERVED_CONNECTIONS)
             self._has_waited = self._has_waited or waited_s > LONG_WAIT_S
         except PoolExhausted as error:
             self._pool_error = error
@@ -235,7 +235,9 @@ class Attempt:
     def _prepare_restart(self, error: BaseException) -> bool:
         """Prepare a restart after a conflict; return whether the task may run once more."""
         options = self.task.options
-        may_begin = options.atomic and options.on_lost == "rerun" and not self._call.names(error)
+        may_begin = (
+            options.atomic and options.on_lost == "rerun" and not self._call.has_rule_for(error)
+        )
         if not may_begin or self._n_conflicts == MAX_CONFLICTS or not is_conflict(error):
             return False
         if django_connections[self.finisher.claims.alias].in_atomic_block:
@@ -248,7 +250,7 @@ class Attempt:
         self._n_conflicts += 1
         self._is_task_over = False
         # With a new context, code that the last try left running is refused by the lane's thread.
-        self.context = replace(self.context, state=unshared(self.run.claim.state))
+        self.context = replace(self.context, state=copy_json(self.run.claim.state))
         return not self._is_claim_lost()
 
     def _is_recorded(self) -> bool:
@@ -263,7 +265,7 @@ class Attempt:
 
     def _is_lost(self, error: BaseException) -> bool:
         """Return whether the database, and not the task, is the reason for the error."""
-        if self._call.names(error):
+        if self._call.has_rule_for(error):
             return False
         if self._pool_error and isinstance(error, TimeLimits):
             return True

@@ -47,14 +47,14 @@ def refresh() -> None:
 def open_transaction(alias: str) -> AbstractContextManager[Any]:
     """Enter an atomic block and return it, on a new connection if the old one is unusable."""
     # On MySQL this sends a statement, which a silent connection would never answer.
-    limit_s = interrupts.limit_on(connections[alias], interrupts.ANSWER_S)
+    limit_s = interrupts.statement_limit_s(connections[alias], interrupts.ANSWER_TIMEOUT_S)
     block: AbstractContextManager[Any] = transaction.atomic(using=alias)
     try:
-        with interrupts.within(limit_s):
+        with interrupts.interrupt_after(limit_s):
             block.__enter__()
     except OUTAGES:
         refresh()
-        pools.take(connections[alias])
+        pools.acquire(connections[alias])
         block = transaction.atomic(using=alias)
         block.__enter__()
     return block

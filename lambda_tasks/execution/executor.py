@@ -119,13 +119,17 @@ class Executor:
         """Claim the deliveries that can be claimed: the first half of run()."""
         budget = TimeBudget(time.monotonic(), deadline)
         # On a thread, because importing a task's module may block or use the database.
-        limit_s = OWN_S if deadline is None else min(OWN_S, deadline - time.monotonic())
-        return await ask(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
+        limit_s = (
+            LIBRARY_STATEMENT_LIMIT_S
+            if deadline is None
+            else min(LIBRARY_STATEMENT_LIMIT_S, deadline - time.monotonic())
+        )
+        return await call_database(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
 
     async def can_claim(self) -> bool:
         """Return whether the database answers."""
         try:
-            await ask(self._check_database)
+            await call_database(self._check_database)
         except Exception as error:
             logger.warning("Nothing can be claimed: %s", error)
             return False
@@ -178,7 +182,7 @@ class Executor:
         for id, settlement in batch.refused.items():
             on_settled(id, settlement)
         unstarted = [with_current_claim(each, batch) for each in batch.claimed]
-        back = await ask(release_unstarted, self._claims, unstarted)
+        back = await call_database(release_unstarted, self._claims, unstarted)
         for id, settlement in await self._resender.settlements(back):
             on_settled(id, settlement)
 
@@ -221,7 +225,7 @@ class Executor:
     async def _run_one(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
     ) -> Settlement:
-        alone = self._poison_lock if claimed.claim.is_suspect else nullcontext()
+        alone = self._poison_lock if claimed.claim.may_be_poison else nullcontext()
         try:
             async with alone:
                 ended = await self._attempt(claimed, batch, metadata)
@@ -236,7 +240,7 @@ class Executor:
             # The outcome may not be durable. The next delivery finds it out from the record.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
             has_begun = claimed.delivery.id in batch.started
-            return BACK if has_begun else await self._return_delivery(claimed, batch)
+            return RETURNED if has_begun else await self._return_delivery(claimed, batch)
         started = batch.started[claimed.delivery.id]
         if ended.wait_s is not None:
             return await self._wait_for_lock(started.claimed, ended.wait_s)
@@ -248,12 +252,12 @@ class Executor:
                 "%s %s raised KeyboardInterrupt and goes back",
                 claimed.task.name, claimed.message.invocation_id,
             )  # fmt: skip
-            back = await ask(partial(release_claim, self._claims, claimed, counts=True))
-            return replace(back, interrupts=True)
+            back = await call_database(partial(release_claim, self._claims, claimed, counts=True))
+            return replace(back, stops_worker=True)
         if ended.lost is not None:
             is_last = claimed.claim.attempt >= self._settings().max_attempts
             finish_lost = partial(self._finisher.finish_lost, claimed, ended.lost, is_last=is_last)
-            return await self._resender.settlement(claimed, await ask(finish_lost))
+            return await self._resender.settlement(claimed, await call_database(finish_lost))
         if ended.following is not None:
             await self._send_stored([ended.following])
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
@@ -325,7 +329,7 @@ class Executor:
             end = End(claimed.claim, ended.outcome, ended.ran_for)
             held = await self._ends.write(claimed.message.invocation_id, end)
         except DatabaseErrors as error:
-            if meaning_of(error, is_ours=True) is Meaning.REFUSAL:  # it refuses the result
+            if meaning_of(error, from_library=True) is Meaning.REFUSAL:  # it refuses the result
                 return await self._fail(claimed, error)
             return AttemptEnd(None, lost=describe(error, claimed.message))
         return ended if held else AttemptEnd(None)
@@ -335,8 +339,8 @@ class Executor:
 
     async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> AttemptEnd:
         """Record the failure of a run whose process or lane is gone."""
-        run, call = self._run_of(claimed), claimed.task.begin(claimed.message, claimed.claim)
-        return await ask(self._finisher.fail, run, claimed.task, call, error, None)
+        run, call = self._run_of(claimed), claimed.task.make_call(claimed.message, claimed.claim)
+        return await call_database(self._finisher.fail, run, claimed.task, call, error, None)
 
     async def _return_delivery(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> Settlement:
         """Return a delivery that has not started to its queue. This counts as no attempt."""
@@ -344,7 +348,7 @@ class Executor:
             "%s has not started and waits for its next delivery", claimed.message.invocation_id
         )
         claimed = with_current_claim(claimed, batch)
-        ((_, settlement),) = await ask(release_unstarted, self._claims, [claimed])
+        ((_, settlement),) = await call_database(release_unstarted, self._claims, [claimed])
         return await self._resender.settlement(claimed, settlement)
 
     async def _wait_for_lock(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
@@ -352,7 +356,9 @@ class Executor:
         logger.info("%s waits for its lock", claimed.message.invocation_id)
         waiting = partial(release_claim, self._claims, claimed, counts=False, wait_s=wait_s)
         # Sent again from its first receive on: a long wait must not use up its deliveries.
-        return await self._resender.settlement(claimed, await ask(waiting), from_receive=1)
+        return await self._resender.settlement(
+            claimed, await call_database(waiting), from_receive=1
+        )
 
     async def _end_unfinished(
         self,
@@ -372,7 +378,7 @@ class Executor:
             for each in left
             if each.delivery.id not in batch.started
         ]:
-            back += await ask(release_unstarted, self._claims, unstarted)
+            back += await call_database(release_unstarted, self._claims, unstarted)
         for each in left:
             if started := batch.started.get(each.delivery.id):
                 back.append((each, await self._cut_off(started, counts=counts)))
@@ -384,7 +390,7 @@ class Executor:
         self._durations.add(task.name, ran_s)
         hard_s = limits_s(task, self._settings())[1]
         cut_off = partial(self._finisher.cut_off, counts=counts, ran_s=ran_s, hard_s=hard_s)
-        return await ask(cut_off, started.claimed)
+        return await call_database(cut_off, started.claimed)
 
     def _run_of(
         self,

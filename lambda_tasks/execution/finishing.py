@@ -140,7 +140,7 @@ class Finisher:
                 "The end of %s can't be written; it runs again when its lease is over",
                 claimed.message.invocation_id,
             )
-            return BACK
+            return RETURNED
         notify_failed(claimed, claimed.claim, reason)
         return DONE
 
@@ -171,8 +171,8 @@ def release_claim(
     ran_s: float = 0.0,
 ) -> Settlement:
     """Release the claim of a delivery, and return its settlement. See Release."""
-    comes_back = claimed.delivery.comes_back
-    release = Release(counts=counts, comes_back=comes_back, wait_s=wait_s, ran_s=ran_s)
+    is_redelivered = claimed.delivery.is_redelivered
+    release = Release(counts=counts, is_redelivered=is_redelivered, wait_s=wait_s, ran_s=ran_s)
     return _release(claims, [claimed], release)
 
 
@@ -204,7 +204,7 @@ def _release(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Releas
         logger.exception(
             "Claims can't be released; they run again when their leases are over: %s", ids
         )
-        return BACK
+        return RETURNED
     return Settlement(is_final=False, retry_after_s=release.wait_s)
 
 
@@ -258,7 +258,7 @@ def consequence_of(
 
 def describe(error: BaseException, message: Message) -> Raised:
     """Describe an error, with the message's secrets redacted."""
-    return Raised.by(error, redact(_format(error), message.secret_kwargs.values()))
+    return Raised.from_error(error, redact(_format(error), message.secret_kwargs.values()))
 
 
 def _following_message(

@@ -26,7 +26,7 @@ def run_inline(
         try:
             attempt.begin()
             result = contextvars.copy_context().run(_call, attempt, with_limits)
-            with interrupts.within(attempt.commit_limit_s if with_limits else math.inf):
+            with interrupts.interrupt_after(attempt.commit_limit_s if with_limits else math.inf):
                 return attempt.succeed(result, may_leave_record=may_leave_record)
         except KeyboardInterrupt:
             attempt.abandon()

@@ -60,7 +60,7 @@ class Intake:
         self._resolve = resolve
         self._turns = turns
 
-    def claim_batch(self, arriving: Arriving, budget: TimeBudget) -> ClaimedBatch:
+    def claim_batch(self, arriving: ReceivedBatch, budget: TimeBudget) -> ClaimedBatch:
         """Read and claim a batch of deliveries.
 
         The context `arriving` stays open until all are claimed: it may hold locks on their rows.
@@ -186,7 +186,7 @@ class Intake:
 
     def _check_direct(self, message: Message, task: Task) -> None:
         """Raise MessageRefused if a message carries the call of a task that needs a record."""
-        takes_any = self._settings().takes_any_call
+        takes_any = self._settings().accepts_any_call
         if message.durable or takes_any or task.is_direct(message.backend):
             return
         raise MessageRefused(
@@ -218,7 +218,7 @@ class Intake:
                 waiting=self._turns.waiting_ids(resolved),
                 # Possible poison waits, to run alone. A single delivery with a deadline has the
                 # whole function for itself.
-                suspects_wait=budget.deadline is None or len(resolved) > 1,
+                possible_poison_waits=budget.deadline is None or len(resolved) > 1,
             )
         except Exception as error:
             if is_conflict(error):
@@ -276,13 +276,13 @@ def _settle_on_error(delivery: Delivery, refused: Settlements) -> Iterator[None]
         yield
     except MessageRefused as reason:
         logger.error("Delivery %s is refused and goes back to its queue: %s", delivery.id, reason)
-        refused[delivery.id] = BACK
+        refused[delivery.id] = RETURNED
     except (Exception, SystemExit):
         logger.exception(
             "Delivery %s goes back to its queue: the module of its task can't be imported",
             delivery.id,
         )
-        refused[delivery.id] = BACK
+        refused[delivery.id] = RETURNED
 
 
 def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:

@@ -56,7 +56,9 @@ class InterruptibleThread(Executor):
         self._start()
         return call.future
 
-    async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+    async def call(
+        self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
+    ) -> T:
         """Call a function on the thread, and interrupt the thread after `limit_s` seconds.
 
         Raises ThreadStuck if the call has not ended STUCK_AFTER_S after that.
@@ -122,7 +124,7 @@ class InterruptibleThread(Executor):
             if call.future.set_running_or_notify_cancel():
                 self._serve_one(call)
             del call  # or its function and result would live until the next call
-        pools.give_back()
+        pools.return_connections()
         connections.close_all()
 
     def _serve_one(self, call: "_Call") -> None:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from asgiref.sync import sync_to_async
 
 from ..context import TaskContext, current_run
-from ..interrupts import OWN_S
-from ..pools import giving_back
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
+from ..pools import returning_connections
 from .interruptible_thread import InterruptibleThread
 
 T = TypeVar("T")
@@ -73,9 +73,11 @@ class LaneThread(InterruptibleThread):
         self._has_no_call = False
         return super().submit(self._call_after_first, fn, args, kwargs)
 
-    async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+    async def call_last(
+        self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
+    ) -> T:
         """Make the last call of a run, and return its connections to their pools. See call()."""
-        return await self.call(giving_back(function), *args, limit_s=limit_s)
+        return await self.call(returning_connections(function), *args, limit_s=limit_s)
 
     def _call_after_first(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -103,11 +105,15 @@ class AnyThread:
         """Return False: a run begins here before its task is called."""
         return False
 
-    async def call(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+    async def call(
+        self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
+    ) -> T:
         """Call a function on the thread, without a limit."""
         return await sync_to_async(function)(*args)
 
-    async def call_last(self, function: Callable[..., T], *args: Any, limit_s: float = OWN_S) -> T:
+    async def call_last(
+        self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
+    ) -> T:
         """Call a function on the thread, and keep its connections: the run shares them."""
         return await self.call(function, *args, limit_s=limit_s)
 

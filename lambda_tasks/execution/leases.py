@@ -67,7 +67,7 @@ class Leases:
             lease = batch.budget.lease([each.task for each in waiting], self._settings())
             claims = [each.claim for each in waiting]
             try:
-                await ask(self._claims.extend, claims, lease)
+                await call_database(self._claims.extend, claims, lease)
             except Exception:
                 logger.warning("%d leases can't be extended", len(claims), exc_info=True)
 

@@ -35,7 +35,7 @@ class SingletonLocks:
         self._cache_alias = cache_alias
 
     @contextlib.contextmanager
-    def held(self, key: str, *, timeout_s: float) -> Iterator[None]:
+    def hold(self, key: str, *, timeout_s: float) -> Iterator[None]:
         """Hold the lock in the body, for `timeout_s` seconds at most.
 
         Raises SingletonLockError, a redis.exceptions.LockError, if another run holds the lock, and

@@ -84,7 +84,7 @@ class ProgressRecorder:
 
     def _write_progress(self, progress: object) -> None:
         refresh()
-        with pools.borrowed(), interrupts.within(SHOW_LIMIT_S):
+        with pools.borrowed_connections(), interrupts.interrupt_after(SHOW_LIMIT_S):
             self.claims.show_progress(self.claim, progress)
 
 

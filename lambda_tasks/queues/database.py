@@ -125,7 +125,7 @@ class DatabaseSource:
         """See Source. A finished message needs nothing more, because its row is finished."""
         self.wake()
         if not settlement.is_final and settlement.retry_after_s is None:
-            postponement = ask(self._table.postpone, uuid.UUID(id))
+            postponement = call_database(self._table.postpone, uuid.UUID(id))
             task = asyncio.ensure_future(postponement)
             self._postponements.add(task)
             task.add_done_callback(self._postponements.discard)

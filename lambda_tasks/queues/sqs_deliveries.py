@@ -186,7 +186,7 @@ def delivery_of(message_id: str, body: object, attributes: object, *, source: st
         fallback_id=invocation_id_of(message_id),
         enqueued_at=_sent_at(attributes_by_name.get("SentTimestamp")),
         receives=_positive_count(attributes_by_name.get("ApproximateReceiveCount")),
-        ordered_by=group if isinstance(group, str) and is_fifo(source) else None,
+        order_key=group if isinstance(group, str) and is_fifo(source) else None,
     )
 
 

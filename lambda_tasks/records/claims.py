@@ -183,7 +183,7 @@ class RecordClaims:
         _held_records(claims).update(lease_until=Now() + lease)
 
     @with_retries
-    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+    def find_lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """See ports.Claims."""
         held = set(_held_records(claims).values_list("id", flat=True))
         return [claim for claim in claims if claim.invocation_id not in held]

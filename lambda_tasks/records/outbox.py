@@ -24,7 +24,7 @@ from .retrying import is_in_transaction, run_with_retries, with_retries
 from .tables import RecordQuerySet, TaskRecord
 
 ROW_LIMIT_S: Final = 0.02
-"""Seconds for each row of an INSERT, in addition to interrupts.OWN_S for the statement."""
+"""Seconds for each row of an INSERT, beside those of the statement itself."""
 
 MAX_MOVED_LOOKS: Final = 1000
 """The most records whose time to look one statement moves."""
@@ -53,13 +53,13 @@ class RecordOutbox:
         run_with_retries(self.alias, lambda: _insert(self.alias, rows))
 
     @with_retries
-    def leave(self, messages: Sequence[Outgoing]) -> None:
+    def leave_to_relay(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
         unsent = looks.unsent([each.message.invocation_id for each in messages])
         unsent.filter(look_at__gt=Now()).update(look_at=Now())
 
     @with_retries
-    def is_left(self, invocation_id: UUID) -> bool:
+    def is_unsent(self, invocation_id: UUID) -> bool:
         """See ports.Outbox."""
         return looks.unsent([invocation_id]).exists()
 
@@ -80,7 +80,7 @@ class RecordOutbox:
             notify.notify(self.alias)
 
     @with_retries
-    def unsent(
+    def find_unsent(
         self,
         *,
         early: timedelta,
@@ -128,9 +128,9 @@ class RecordOutbox:
 def _insert(alias: str, rows: Sequence[Row]) -> None:
     limit_s = math.inf
     if not is_in_transaction(alias):
-        own_limit_s = interrupts.OWN_S + ROW_LIMIT_S * len(rows)
-        limit_s = interrupts.limit_on(connections[alias], own_limit_s)
-    with interrupts.within(limit_s):
+        own_limit_s = interrupts.LIBRARY_STATEMENT_LIMIT_S + ROW_LIMIT_S * len(rows)
+        limit_s = interrupts.statement_limit_s(connections[alias], own_limit_s)
+    with interrupts.interrupt_after(limit_s):
         statements().insert_queued(rows)
 
 

@@ -80,7 +80,7 @@ class CapturedTasks(Sequence[CapturedTask]):
         """See run()."""
         delivered: list[UUID] = []
         # This may run after capture_tasks() has ended, and tasks may enqueue others meanwhile.
-        with runtime.replaced_by(self._runtime):
+        with runtime.replace_current(self._runtime):
             for _ in range(MAX_ROUNDS):
                 outstanding = await sync_to_async(self._store_outstanding)()
                 if not outstanding:
@@ -113,7 +113,7 @@ class CapturedTasks(Sequence[CapturedTask]):
 
     def _store_outstanding(self) -> list[Outgoing]:
         """Store the records of the calls that have not run, make them due, and return the calls."""
-        from ..records.waiting import make_due
+        from ..records.postponing import make_due
 
         found = [each for each in self._all() if each.message.invocation_id not in self._delivered]
         self._runtime.enqueuer.store(found)

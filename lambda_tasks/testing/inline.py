@@ -89,7 +89,7 @@ class CapturingRuntime(Runtime):
         super().__init__()
         # Made now: a cached property is not safe when several threads read it first.
         _ = self.enqueuer
-        executor = self.executor_of(_InlineLanes(), _InlineProcesses(self.make_attempt))
+        executor = self.make_executor(_InlineLanes(), _InlineProcesses(self.make_attempt))
         self._events = EventHandler(self, executor)
 
     @cached_property

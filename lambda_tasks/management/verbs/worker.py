@@ -91,7 +91,7 @@ class _Session:
             finally:
                 reporting.cancel()
         self._say(f"{worker.done} done, {worker.cut_off} returned to the queue unfinished.")
-        return CUT_OFF if worker.cut_off else 0
+        return EXIT_UNFINISHED if worker.cut_off else 0
 
     async def _report(self, worker: Worker) -> None:
         """Print the progress: one changing line on a terminal, else a line of JSON at times."""
