@@ -242,6 +242,28 @@ def test_what_comes_while_a_group_is_put_behind_waits_with_it(
     assert arrived(sqs, fifo) == ["of another", "0", "1", "2"]
 
 
+@pytest.mark.parametrize("key_first", [True, False])
+def test_a_key_that_is_a_tasks_name_makes_one_group_with_that_task(
+    sqs: LocalSqs, fifo: str, proxy: FaultySqs, key_first: bool
+) -> None:
+    keyed = of_group("tests.app.tasks.aleave_effect")
+    keyless = tasks.aleave_effect.using(queue="ordered")
+    first, second = (keyed, keyless) if key_first else (keyless, keyed)
+    proxy.inject(Fault(times=None, refuse=named("0"), sender_fault=True))
+    first.execute_on_commit(name="0")
+    assert relay() == 0
+    # Of a process that knows nothing of the group, and ended before it could send.
+    ended = second.execute_on_commit(name="1")
+    TaskRecord.objects.filter(id=ended.id).update(look_at=Now() - timedelta(minutes=1))
+    proxy.clear()
+
+    assert relay() == 0
+
+    let_pass(timedelta(minutes=8))
+    assert relay() == 2
+    assert arrived(sqs, fifo) == ["0", "1"]
+
+
 def test_a_direct_message_fails_with_what_it_would_overtake(
     sqs: LocalSqs, fifo: str, proxy: FaultySqs
 ) -> None:

@@ -609,7 +609,7 @@ def test_a_task_with_context_is_told_of_its_run(handle: Handle) -> None:
     assert told["id"] == json.loads(message)["invocation_id"]
     assert told["attempt"] == 1
     assert 0 < told["remaining"] <= 270
-    assert told["metadata"]["place"] == "lambda"
+    assert told["metadata"]["runtime"] == "lambda"
 
 
 @pytest.mark.parametrize("task", [tasks.enqueue_another, tasks.aenqueue_another])

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from django.db import OperationalError, connection, connections
 from redis import Redis
 
 from lambda_tasks import conf, handler
+from lambda_tasks.enqueue.on_commit import Enqueuer
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.records.claims import RecordClaims
@@ -342,3 +344,20 @@ def test_a_transaction_that_could_not_begin_begins_with_the_next_statement(handl
     assert record.status == "FAILED"
     assert "ZeroDivisionError" in (record.traceback or "")
     assert not Effect.objects.exists(), "written after the outage, and rolled back"
+
+
+def test_a_retry_that_can_not_be_sent_is_left_to_the_relay_and_disturbs_nobody(
+    handle: Handle, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    async def fail(self: Enqueuer, messages: object) -> dict[uuid.UUID, str]:
+        raise RuntimeError("no loop to send on")
+
+    retried, other = body(tasks.limited, name="x"), body(tasks.leave_effect, name="y")
+    with monkeypatch.context() as broken:
+        broken.setattr(Enqueuer, "asend_stored", fail)
+        assert handle(retried, other) == []
+
+    assert record_of(retried).status == "RETRYING"
+    assert record_of(other).status == "SUCCESS"
+    assert "could not be sent yet: the relay sends it" in caplog.text
+    assert TaskRecord.objects.get(status="QUEUED").sent_at is None

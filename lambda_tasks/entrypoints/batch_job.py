@@ -110,7 +110,7 @@ def _delivery(body: str) -> Delivery:
 
 def _metadata() -> dict[str, Any]:
     return {
-        "place": "batch",
+        "runtime": "batch",
         "job_id": os.environ.get("AWS_BATCH_JOB_ID"),
         "job_attempt": os.environ.get("AWS_BATCH_JOB_ATTEMPT"),
     }

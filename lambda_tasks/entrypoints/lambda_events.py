@@ -223,7 +223,7 @@ async def _result_before(
 
 def _metadata(context: Any) -> dict[str, Any]:
     return {
-        "place": "lambda",
+        "runtime": "lambda",
         "aws_request_id": getattr(context, "aws_request_id", None),
         "function_name": getattr(context, "function_name", None),
     }

@@ -332,4 +332,4 @@ async def _all_done(tasks: "set[asyncio.Task[None]]") -> None:
 
 
 def _metadata() -> dict[str, Any]:
-    return {"place": "worker", "host": socket.gethostname(), "pid": os.getpid()}
+    return {"runtime": "worker", "host": socket.gethostname(), "pid": os.getpid()}

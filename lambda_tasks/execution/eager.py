@@ -60,7 +60,7 @@ class EagerRunner:
             hard_s=LEASE.total_seconds(),
             max_retries=settings.max_retries if limit is None else limit,
             max_continues=settings.max_continues,
-            metadata={"place": "eager"},
+            metadata={"runtime": "eager"},
             retry_at_once=True,
         )
         ended = run_inline(self._make_attempt(run, task), with_limits=False)

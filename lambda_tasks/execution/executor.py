@@ -20,6 +20,7 @@ from django.db import connections as django_connections
 
 from ..conf import Settings
 from ..core.lifecycle import End
+from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
@@ -259,10 +260,20 @@ class Executor:
             finish_lost = partial(self._finisher.finish_lost, claimed, ended.lost, is_last=is_last)
             return await self._resender.settlement(claimed, await call_database(finish_lost))
         if ended.following is not None:
-            await self._send_stored([ended.following])
+            await self._send_following(ended.following)
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
         task_logger.info("%s %s: %s", claimed.task.name, claimed.message.invocation_id, outcome)
         return DONE if ended.outcome is not None else RETURNED
+
+    async def _send_following(self, following: Outgoing) -> None:
+        """Send the retry or continuation, which is stored: what fails here is left to the relay."""
+        try:
+            await self._send_stored([following])
+        except Exception:
+            logger.exception(
+                "%s %s is stored and could not be sent yet: the relay sends it",
+                following.message.task_name, following.message.invocation_id,
+            )  # fmt: skip
 
     async def _attempt(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]

@@ -128,7 +128,13 @@ class DatabaseSource:
             postponement = call_database(self._table.postpone, uuid.UUID(id))
             task = asyncio.ensure_future(postponement)
             self._postponements.add(task)
-            task.add_done_callback(self._postponements.discard)
+            task.add_done_callback(self._end_postponement)
+
+    def _end_postponement(self, task: "asyncio.Task[Any]") -> None:
+        self._postponements.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # The record comes again at once, and is refused again: no more than that is lost.
+            logger.warning("A record could not be postponed", exc_info=task.exception())
 
     async def aclose(self) -> None:
         """See Source."""

@@ -12,7 +12,7 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce
 
 from ..core.lifecycle import Status
-from ..core.message import group_of
+from ..core.message import MAX_GROUP_KEY, group_of
 from . import looks
 from .clock import Now
 from .database import all_records, record_alias
@@ -58,13 +58,17 @@ def select_in_order(level: looks.Level, to_send: RecordQuerySet, limit: int) -> 
 
 def _postponed_by_group(level: looks.Level, records: Sequence[Any]) -> Mapping[str, list[Times]]:
     """Return the times of the postponed records in the groups of these records, by group."""
-    keys = {each.group_key for each in records if each.group_key}
-    names = {each.task_name for each in records if not each.group_key}
+    groups = {_group(each) for each in records}
+    # A message without a key is in the group of its task's name, or of the beginning of a long one.
+    is_named = Q(task_name__in=groups)
+    for group in groups:
+        if len(group) == MAX_GROUP_KEY:
+            is_named |= Q(task_name__startswith=group)
     postponed = _with_stored_at(
         all_records()
         .filter(queue=level.queue, priority=level.priority, look_at__gt=Now())
         .filter(status=Status.QUEUED, sent_at=None, n_waits__gt=0)
-        .filter(Q(group_key__in=keys) | Q(group_key=None, task_name__in=names))
+        .filter(Q(group_key__in=groups) | (Q(group_key=None) | Q(group_key="")) & is_named)
     )
     found: defaultdict[str, list[Times]] = defaultdict(list)
     for each in postponed.only("group_key", "task_name", "look_at").order_by():

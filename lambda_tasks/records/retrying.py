@@ -4,6 +4,7 @@ Retries are safe, because each statement changes only rows in the state that its
 """
 
 import functools
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def run_with_retries(alias: str, statements: Callable[[], T]) -> T:
     if is_in_transaction(alias):
         return statements()
     started_at, had_outage = time.monotonic(), False
-    for n_tries in range(1, MAX_TRIES):
+    for n_tries in itertools.count(1):
         try:
             acquire(connections[alias])
             interrupts.connect(connections[alias])
@@ -63,12 +64,14 @@ def run_with_retries(alias: str, statements: Callable[[], T]) -> T:
             # the whole time limit.
             if not may_help and (meaning is not Meaning.OUTAGE or had_outage):
                 raise
+            if n_tries == MAX_TRIES:
+                raise
         if meaning is Meaning.OUTAGE:
             had_outage = True
             close_failed_connections()
         else:
             time.sleep(random.uniform(0.0, FIRST_PAUSE_S * 2**n_tries))
-    return statements()
+    raise AssertionError("unreachable")
 
 
 def is_in_transaction(alias: str) -> bool:
