@@ -1,5 +1,6 @@
 """The Django app of the library."""
 
+import logging
 from importlib.util import find_spec
 
 import django
@@ -15,9 +16,16 @@ class LambdaTasksConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, and the backends where the project sets TASKS."""
+        """Register the system checks, and the backends where the project sets TASKS.
+
+        Also enables the loggers of the library.
+        """
         from . import checks  # noqa: F401
 
+        # LOGGING without "disable_existing_loggers": False disables every logger that was made
+        # before. In a worker process or a function ours are, and failures would be silent.
+        for name in ("lambda_tasks", "lambda_tasks.task"):
+            logging.getLogger(name).disabled = False
         framework = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
         if settings.is_overridden("TASKS") and find_spec(framework):  # type: ignore[misc]
             from . import backends  # noqa: F401 - registers the adapter of Django's tasks

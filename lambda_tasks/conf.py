@@ -51,6 +51,8 @@ class Settings:
     """The hard timeout in seconds of tasks that declare none, longer than the soft one."""
     eager: bool = False
     """Whether tasks run at once, in the calling process, without timeouts."""
+    eager_raises: bool = False
+    """Whether an eager call raises what its task has raised, after that is recorded and logged."""
     local_workers: int = 0
     """The number of processes that run tasks next to the enqueuing process; 0 is off."""
     noop_execution: bool = False
@@ -373,6 +375,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "default_soft_timeout": _whole_number(1),
     "default_hard_timeout": _whole_number(1),
     "eager": _boolean,
+    "eager_raises": _boolean,
     "local_workers": _whole_number(0),
     "noop_execution": _boolean,
     "max_retries": _whole_number(0),

@@ -271,6 +271,11 @@ class FunctionCall:
         """See ports.TaskCall."""
         return False
 
+    @property
+    def logs_failures(self) -> bool:
+        """See ports.TaskCall."""
+        return False
+
     def started(self) -> None:
         """See ports.TaskCall."""
 

@@ -1,14 +1,14 @@
 """Log lines that name the run of the task that wrote them.
 
 `task_logger` puts the invocation id before each message. TaskContextFilter adds `invocation_id`,
-`task_name` and `attempt` to every record of any logger, for a formatter of your own.
+`task_name` and `attempt` to every record of any logger instead, for a formatter of your own.
 """
 
 import logging
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
-from .context import current_run
+from .context import TaskContext, current_run
 from .core.redaction import REDACTED, redact, redact_value
 
 
@@ -17,7 +17,11 @@ class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
         run = current_run.get()
-        return (msg if run is None else f"[{run.invocation_id}] {msg}"), kwargs
+        return (msg if run is None else f"{_prefix(run)}{msg}"), kwargs
+
+
+def _prefix(run: TaskContext) -> str:
+    return f"[{run.invocation_id}] "
 
 
 class _Redaction(logging.Filter):
@@ -71,14 +75,20 @@ task_logger.logger.addFilter(_Redaction())
 class TaskContextFilter(_Redaction):
     """A logging filter that adds `invocation_id`, `task_name` and `attempt` to each record.
 
-    Add it to a handler in LOGGING. Outside of a task the three attributes are empty strings. It
-    also redacts the values of the running task's secret arguments.
+    Add it to a handler in LOGGING. Outside of a task the three attributes are empty strings. Lines
+    of `task_logger` lose the id at their beginning, which the attribute names. The filter also
+    redacts the values of the running task's secret arguments.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the attributes to a record. Returns True: no record is dropped."""
         super().filter(record)
         run = current_run.get()
+        if run is None and hasattr(record, "invocation_id"):
+            return True  # the line of a run's end names the run itself
+        if run is not None and isinstance(record.msg, str):
+            # The attribute names the run, so the line itself need not do so again.
+            record.msg = record.msg.removeprefix(_prefix(run))
         record.invocation_id = str(run.invocation_id) if run else ""
         record.task_name = run.task_name if run else ""
         record.attempt = run.attempt if run else ""

@@ -105,6 +105,11 @@ class TaskCall(Protocol):
         """Whether started() and ended() notify anybody."""
         ...
 
+    @property
+    def logs_failures(self) -> bool:
+        """Whether ended() logs a failure, so that nobody else needs to."""
+        ...
+
     def started(self) -> None:
         """Notify the listeners that the run starts.
 
@@ -280,10 +285,15 @@ class Settlement:
     """Whether the database could not be reached to claim the invocation."""
     has_record: bool = False
     """Whether the invocation has a record, although it can't be claimed yet."""
+    has_failed: bool = False
+    """Whether the invocation is now FAILED."""
 
 
 DONE: Final = Settlement(is_final=True)
 """The delivery is acknowledged."""
+
+DONE_FAILED: Final = Settlement(is_final=True, has_failed=True)
+"""The delivery is acknowledged, and its invocation is FAILED."""
 
 RETURNED: Final = Settlement(is_final=False)
 """The delivery is returned to its queue, which decides when to deliver it again."""

@@ -238,10 +238,10 @@ class Runtime:
             self._local_workers = LocalWorkers(conf.current().local_workers)
         self._local_workers.wake()
 
-    def _run_now(self, outgoing: Outgoing) -> None:
+    def _run_now(self, outgoing: Outgoing) -> BaseException | None:
         from .execution.eager import EagerRunner
 
-        EagerRunner(self.finisher, registry.resolve, self.make_attempt).run(outgoing)
+        return EagerRunner(self.finisher, registry.resolve, self.make_attempt).run(outgoing)
 
 
 class _Process:

@@ -77,6 +77,12 @@ class Newcomer:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def run_with_errors(self, *command: str) -> str:
+        """What it has printed, standard error first; it must end well."""
+        done = self._run(command, None, PATIENCE_S)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stderr + done.stdout
+
     def shell(self, code: str, *, timeout_s: float = PATIENCE_S) -> str:
         """Code for `manage.py shell`."""
         return self.run("manage.py", "shell", stdin=code, timeout_s=timeout_s)

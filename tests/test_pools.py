@@ -218,7 +218,7 @@ def test_a_task_that_waits_for_a_connection_for_its_whole_time_has_not_failed(
     record = ended(message)
     assert (record.status, record.n_attempts) == ("QUEUED", 1), record.traceback
     assert [ended(each).status for each in (holder, beside)] == ["SUCCESS"] * 2
-    (told,) = [each for each in caplog.messages if "has lost its attempt" in each]
+    (told,) = [each for each in caplog.messages if "has lost an attempt" in each]
     assert "The pool of DATABASES['default'], which has 2 connection(s), had none free" in told
     assert "raise 'max_size'" in told
     assert "lower LAMBDA_TASKS_CONCURRENCY" in told
@@ -261,7 +261,7 @@ def test_a_statement_of_the_task_that_finds_no_connection_is_explained(
     assert handle(message) == [0]
 
     assert ended(message).status == "QUEUED"
-    (told,) = [each for each in caplog.messages if "has lost its attempt" in each]
+    (told,) = [each for each in caplog.messages if "has lost an attempt" in each]
     assert "PoolTimeout" in told
     assert "A thread that a task has started keeps its connection" in told
 

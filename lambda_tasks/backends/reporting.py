@@ -82,6 +82,11 @@ class ReportedCall:
         """See ports.TaskCall."""
         return True
 
+    @property
+    def logs_failures(self) -> bool:
+        """See ports.TaskCall. Django's own receiver of task_finished does."""
+        return True
+
     def started(self) -> None:
         """Send task_started. Errors of receivers are logged; the task runs all the same."""
         self._started_at = time.monotonic()

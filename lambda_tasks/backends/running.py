@@ -118,6 +118,11 @@ class DjangoTaskCall:
         """See ports.TaskCall."""
         return False
 
+    @property
+    def logs_failures(self) -> bool:
+        """See ports.TaskCall."""
+        return False
+
     def started(self) -> None:
         """See ports.TaskCall."""
 

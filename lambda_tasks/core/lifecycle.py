@@ -282,6 +282,11 @@ def _cut_middle(text: str) -> str:
     return f"{text[:half]}\n... {n_left_out} characters are left out ...\n{text[-half:]}"
 
 
+def _escape(text: str) -> str:
+    """Return text with NUL and lone surrogates escaped, as Python source has them."""
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Raised:
     """An exception of a task, as text."""
@@ -293,8 +298,12 @@ class Raised:
 
     @classmethod
     def from_error(cls, error: BaseException, text: str) -> Self:
-        """Describe an exception and its traceback; cut out the middle of a very long one."""
-        return cls(f"{type(error).__module__}.{type(error).__qualname__}", _cut_middle(text))
+        """Describe an exception and its traceback; cut out the middle of a very long one.
+
+        Characters that a database refuses are escaped, as else the failure could not be recorded.
+        """
+        exception_class = f"{type(error).__module__}.{type(error).__qualname__}"
+        return cls(exception_class, _cut_middle(_escape(text)))
 
 
 WORKER_DIED: Final = Raised.from_error(

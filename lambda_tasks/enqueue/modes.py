@@ -18,7 +18,8 @@ class ModeSender:
     """The Sender that checks the settings for noop, eager and local workers, in this order.
 
     Without such a mode the dispatcher sends messages to their queues. `run_now` runs one message in
-    this process; `wake` notifies the local workers of stored messages.
+    this process, and returns the error that its task has failed with, if it has. `wake` notifies
+    the local workers of stored messages.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class ModeSender:
         portal: Portal,
         dispatcher: Dispatcher,
         *,
-        run_now: Callable[[Outgoing], None],
+        run_now: Callable[[Outgoing], BaseException | None],
         wake: Callable[[], None],
     ) -> None:
         self._portal = portal
@@ -71,8 +72,14 @@ class ModeSender:
         return None
 
     def _run_all(self, messages: Sequence[Outgoing]) -> None:
-        for outgoing in messages:
-            self._run_now(outgoing)
+        """Run messages here. Raises what their tasks have raised, if the settings ask for it."""
+        # All run before anything is raised: nobody else would run the others.
+        errors = [error for each in messages if (error := self._run_now(each)) is not None]
+        if not errors or not current().eager_raises:
+            return
+        if len(errors) == 1:
+            raise errors[0]
+        raise BaseExceptionGroup(f"{len(errors)} tasks have failed", errors)
 
 
 def _drop(messages: Sequence[Outgoing]) -> None:

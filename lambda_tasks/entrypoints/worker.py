@@ -116,9 +116,9 @@ async def worker_of(
 class Worker:
     """A worker of several sources, which shares one executor among them.
 
-    `in_work` counts the deliveries that are not settled, `done` those that are finished, and
-    `cut_off` those that were interrupted by shutdown. The worker receives nothing while `capacity`
-    deliveries or more are in work.
+    `in_work` counts the deliveries that are not settled, `done` those that are finished, `failed`
+    the FAILED among these, and `cut_off` those that were interrupted by shutdown. The worker
+    receives nothing while `capacity` deliveries or more are in work.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class Worker:
     ) -> None:
         self.in_work = 0
         self.done = 0
+        self.failed = 0
         self.cut_off = 0
         self._sources = sources
         self._executor = executor
@@ -263,6 +264,7 @@ class Worker:
             nonlocal n_unsettled
             n_unsettled -= 1
             self.done += settlement.is_final
+            self.failed += settlement.has_failed
             self.cut_off += self._shutdown.done() and not settlement.is_final
             source.settle(id, settlement)
             self._free_slots(1)

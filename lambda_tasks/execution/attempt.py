@@ -76,6 +76,8 @@ class Attempt:
         self._n_conflicts = 0
         self._has_waited = False
         self._pool_error: PoolExhausted | None = None
+        self.error: BaseException | None = None
+        """The error that the task has failed with, or None."""
         self._is_task_over = False
         self._lock_error: BaseException | None = None
         """The error that kept a singleton from its lock."""
@@ -172,6 +174,7 @@ class Attempt:
             close_failed_connections()
             return AttemptEnd(None, lost=self._reason_of_loss(error))
         connections.refresh()  # the error may come from a broken connection
+        self.error = error
         return self.finisher.fail(
             self.run,
             self.task,

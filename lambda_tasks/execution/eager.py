@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from ..conf import current
+from ..core.lifecycle import Failed
 from ..core.message import Outgoing
 from ..ports import ClaimedDelivery, Delivery, Granted, Resolve, ResolvedDelivery
 from .attempt import MakeAttempt
@@ -27,15 +28,18 @@ class EagerRunner:
         self._finisher = finisher
         self._resolve = resolve
         self._make_attempt = make_attempt
+        self._error: BaseException | None = None
 
-    def run(self, outgoing: Outgoing) -> None:
+    def run(self, outgoing: Outgoing) -> BaseException | None:
         """Run a message and all its retries, without delays and time limits.
 
-        A lost attempt is repeated at once as well.
+        A lost attempt is repeated at once as well. Returns the error that the task has failed with
+        in the end, if it has.
         """
         next_one: Outgoing | None = outgoing
         while next_one is not None:
             next_one = self._run_one(next_one)
+        return self._error
 
     def _run_one(self, outgoing: Outgoing) -> Outgoing | None:
         settings, message = current(), replace(outgoing.message, run_after=None)
@@ -63,7 +67,9 @@ class EagerRunner:
             metadata={"runtime": "eager"},
             retry_at_once=True,
         )
-        ended = run_inline(self._make_attempt(run, task), with_limits=False)
+        attempt = self._make_attempt(run, task)
+        ended = run_inline(attempt, with_limits=False)
+        self._error = attempt.error if isinstance(ended.outcome, Failed) else None
         claimed = ClaimedDelivery(
             delivery=delivery, message=resolved.message, task=task, claim=claim
         )

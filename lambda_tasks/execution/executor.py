@@ -19,7 +19,7 @@ from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
 from ..conf import Settings
-from ..core.lifecycle import End
+from ..core.lifecycle import End, Failed
 from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
@@ -28,6 +28,7 @@ from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 from ..logging import task_logger
 from ..ports import (
     DONE,
+    DONE_FAILED,
     RETURNED,
     ClaimedDelivery,
     Claims,
@@ -263,7 +264,9 @@ class Executor:
             await self._send_following(ended.following)
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
         task_logger.info("%s %s: %s", claimed.task.name, claimed.message.invocation_id, outcome)
-        return DONE if ended.outcome is not None else RETURNED
+        if ended.outcome is None:
+            return RETURNED
+        return DONE_FAILED if isinstance(ended.outcome, Failed) else DONE
 
     async def _send_following(self, following: Outgoing) -> None:
         """Send the retry or continuation, which is stored: what fails here is left to the relay."""

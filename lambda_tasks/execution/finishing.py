@@ -11,9 +11,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import TracebackType
-from typing import Final
 from uuid import UUID
 
 from ..core.arguments import to_json_values
@@ -36,7 +33,7 @@ from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
 from ..errors import Continue, LeaseLost, MaxContinuesExceededError, MaxRetriesExceededError
 from ..ports import (
-    DONE,
+    DONE_FAILED,
     RETURNED,
     ClaimedDelivery,
     Claims,
@@ -45,13 +42,11 @@ from ..ports import (
     Task,
     TaskCall,
 )
+from .failure_log import log_failure, log_lost_attempt, skip_library_frames
 from .progress import state_as_json
 from .run import AttemptEnd, Run
 
 logger = logging.getLogger("lambda_tasks")
-
-PACKAGE_DIR: Final = str(Path(__file__).parents[1])
-"""The library's directory; tracebacks leave out its frames."""
 
 
 class Finisher:
@@ -102,6 +97,8 @@ class Finisher:
                 task.name, run.message.invocation_id, describe(error, run.message).traceback,
             )  # fmt: skip
             return AttemptEnd(None)
+        if not (call.logs_failures and isinstance(outcome, Failed)):
+            log_failure(run.message, run.claim, outcome, error)
         call.ended(outcome, error)
         return AttemptEnd(outcome, retry)
 
@@ -110,8 +107,8 @@ class Finisher:
 
         It goes back to run again, or fails; the last attempt fails in any case.
         """
-        _log_lost(claimed, reason)
         if claimed.may_rerun and not is_last:
+            log_lost_attempt(claimed.message, claimed.claim, reason)
             return release_claim(self.claims, claimed, counts=True)
         return self._fail_lost(claimed, reason)
 
@@ -124,11 +121,11 @@ class Finisher:
         unless the task must not run again or was interrupted too often; then it fails. `counts`,
         `ran_s` and `hard_s` are as in Release and cut_off_too_often().
         """
-        _log_lost(claimed, CUT_OFF)
         if not claimed.may_rerun:
             return self._fail_lost(claimed, CUT_OFF)
         if reason := cut_off_too_often(claimed.claim.cut_off_s + ran_s, hard_s):
             return self._fail_lost(claimed, reason)
+        log_lost_attempt(claimed.message, claimed.claim, CUT_OFF)
         wait_s = turn_wait_s(claimed.claim.n_waits)
         return release_claim(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
 
@@ -142,24 +139,21 @@ class Finisher:
             )
             return RETURNED
         notify_failed(claimed, claimed.claim, reason)
-        return DONE
+        return DONE_FAILED
 
 
 def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
-    """Notify a task's listeners that it has failed, in an attempt that could not notify them."""
+    """Log that a task has failed, and notify its listeners, as its attempt could not do so."""
+    outcome = Failed(reason)
     try:
-        resolved.task.make_call(resolved.message, claim).ended(Failed(reason), None)
+        call = resolved.task.make_call(resolved.message, claim)
+        if not call.logs_failures:
+            log_failure(resolved.message, claim, outcome, None)
+        call.ended(outcome, None)
     except Exception:
         logger.exception(
             "%s has failed, and its listeners could not be notified", resolved.message.invocation_id
         )
-
-
-def _log_lost(claimed: ClaimedDelivery, reason: Raised) -> None:
-    logger.error(
-        "%s %s has lost its attempt: %s",
-        claimed.task.name, claimed.message.invocation_id, reason.traceback,
-    )  # fmt: skip
 
 
 def release_claim(
@@ -294,11 +288,4 @@ def _due_time(delay_s: float) -> datetime | None:
 
 def _format(error: BaseException) -> str:
     """Return the traceback as text, from the task's own code on."""
-    return "".join(traceback.format_exception(type(error), error, _skip_library_frames(error)))
-
-
-def _skip_library_frames(error: BaseException) -> TracebackType | None:
-    step = error.__traceback__
-    while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE_DIR):
-        step = step.tb_next
-    return step or error.__traceback__
+    return "".join(traceback.format_exception(type(error), error, skip_library_frames(error)))

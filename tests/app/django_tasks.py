@@ -52,6 +52,11 @@ async def aleave_effect(name: str) -> None:
 
 
 @task
+async def afail(name: str) -> None:
+    raise ValueError(f"failed for {name}")
+
+
+@task
 def leave_effect_and_fail(name: str) -> None:
     Effect.objects.create(name=name)
     raise RuntimeError(f"no {name}")

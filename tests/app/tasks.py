@@ -182,6 +182,17 @@ async def awrite_and_fail(*, name: str) -> None:
     raise ValueError(f"failed after writing {name}")
 
 
+@lambda_task
+async def araise(*, text: list[int]) -> None:
+    """The characters' numbers, as a message can't hold each of them."""
+    raise ValueError("".join(map(chr, text)))
+
+
+@lambda_task
+def raise_here(*, text: list[int]) -> None:
+    raise ValueError("".join(map(chr, text)))
+
+
 @lambda_task(atomic=False)
 def write_and_fail_without_a_transaction(*, name: str) -> None:
     Effect.objects.create(name=name)

@@ -90,19 +90,27 @@ class _Session:
                     await worker.run(max_tasks=options["max_tasks"])
             finally:
                 reporting.cancel()
-        self._say(f"{worker.done} done, {worker.cut_off} returned to the queue unfinished.")
+        self._say(
+            f"{worker.done} done, of which {worker.failed} failed; "
+            f"{worker.cut_off} returned to the queue unfinished."
+        )
         return EXIT_UNFINISHED if worker.cut_off else 0
 
     async def _report(self, worker: Worker) -> None:
         """Print the progress: one changing line on a terminal, else a line of JSON at times."""
         while True:
             if self._stdout.isatty():
-                self._stdout.write(f"\r{worker.in_work} running, {worker.done} done ", ending="")
+                counts = f"{worker.in_work} running, {worker.done} done, {worker.failed} failed "
+                self._stdout.write(f"\r{counts}", ending="")
                 self._stdout.flush()
                 await asyncio.sleep(REFRESH_EVERY_S)
             else:
                 await asyncio.sleep(LOG_EVERY_S)
-                self._stdout.write(json.dumps({"running": worker.in_work, "done": worker.done}))
+                self._stdout.write(json.dumps(_counts(worker)))
 
     def _say(self, text: str) -> None:
         self._stdout.write(text if self._stdout.isatty() else json.dumps({"message": text}))
+
+
+def _counts(worker: Worker) -> dict[str, int]:
+    return {"running": worker.in_work, "done": worker.done, "failed": worker.failed}
