@@ -6,7 +6,17 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from asgiref.sync import markcoroutinefunction
 from django.db import DEFAULT_DB_ALIAS
@@ -20,10 +30,11 @@ from .core.arguments import (
     check_signature,
     copy_json,
     refuse_positional,
+    takes_context_by_position,
 )
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing
-from .core.options import OptionNames, TaskOptions, parse_options
+from .core.options import CommonOptionNames, OptionNames, TaskOptions, parse_options
 from .enqueue.prepare import (
     check_delay,
     check_priority,
@@ -73,6 +84,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
         self.arguments = Arguments(func, takes_context=options.takes_context)
+        self._context_is_positional = takes_context_by_position(func)
         if self.is_async:
             markcoroutinefunction(self)
 
@@ -117,7 +129,10 @@ class LambdaTaskWrapper(Generic[P, R]):
         func: Callable[..., R] = self._func
         if not self.options.takes_context:
             return func(**arguments)
-        return func(**arguments, context=context or TaskContext(task_name=self.name))
+        context = context or TaskContext(task_name=self.name)
+        if self._context_is_positional:
+            return func(context, **arguments)
+        return func(**arguments, context=context)
 
     @async_unsafe("You are in an event loop: use `await task.aexecute_on_commit(...)`.")
     def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
@@ -230,19 +245,32 @@ def lambda_task(func: Callable[P, R], /) -> LambdaTaskWrapper[P, R]: ...
 
 @overload
 def lambda_task(
-    **options: Unpack[OptionNames],
+    *, takes_context: Literal[True], **options: Unpack[CommonOptionNames]
+) -> Callable[[Callable[Concatenate[TaskContext, P], R]], LambdaTaskWrapper[P, R]]: ...
+
+
+@overload
+def lambda_task(
+    *, takes_context: Literal[False] = ..., **options: Unpack[CommonOptionNames]
 ) -> Callable[[Callable[P, R]], LambdaTaskWrapper[P, R]]: ...
 
 
-def lambda_task(func: Callable[..., Any] | None = None, /, **options: Unpack[OptionNames]) -> Any:
+def lambda_task(
+    func: Callable[..., Any] | None = None,
+    /,
+    *,
+    takes_context: bool = False,
+    **options: Unpack[CommonOptionNames],
+) -> Any:
     """Declare a function, `def` or `async def`, as a task.
 
     Works with and without parentheses. The options are those of TaskOptions. Raises TypeError or
     ValueError at decoration where the signature or an option is invalid.
     """
+    given: OptionNames = {**options, "takes_context": takes_context}
     if func is None:
-        return functools.partial(_make, options=options)
-    return _make(func, options)
+        return functools.partial(_make, options=given)
+    return _make(func, given)
 
 
 def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]:

@@ -112,4 +112,4 @@ def test_pytest_finds_the_fixture_in_a_project_that_says_nothing_of_it(tmp_path:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "captured_tasks" in done.stdout
-    assert "What the test has enqueued" in done.stdout
+    assert "Capture the test's calls instead of sending them" in done.stdout

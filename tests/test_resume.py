@@ -242,3 +242,15 @@ def test_progress_is_shown_while_the_task_runs(function: LambdaProcess, task: Ta
     assert record.progress == {"done": 1, "total": 3, "text": "one of three"}
     assert record.status == "RUNNING" or connection.vendor == "sqlite"
     assert record_of(message).status == "SUCCESS"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_context_may_be_passed_by_keyword_as_in_earlier_releases(
+    queue: str, work_off: Callable[[str], int]
+) -> None:
+    stored = resuming.by_keyword.execute_on_commit(times=3)
+
+    work_off(queue)
+
+    assert stored.result(timeout=5) == 3
+    assert resuming.by_keyword(times=2) == 2

@@ -6,6 +6,7 @@ same model turns them back into the annotated types.
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import UnionType
@@ -29,13 +30,27 @@ def check_signature(func: Callable[..., Any], *, takes_context: bool) -> None:
             f"{name} can't be a task: a worker imports a task by its dotted name. Move it to the "
             "top level of a module, out of its function or class."
         )
-    for parameter in inspect.signature(func).parameters.values():
-        _check_parameter(name, parameter, func.__annotations__)
-    if takes_context and CONTEXT_PARAMETER not in inspect.signature(func).parameters:
+    parameters = inspect.signature(func).parameters
+    has_context = takes_context or _is_task_context(func.__annotations__.get(CONTEXT_PARAMETER))
+    for parameter in parameters.values():
+        is_context = has_context and parameter.name == CONTEXT_PARAMETER
+        _check_parameter(name, parameter, func.__annotations__, may_be_positional=is_context)
+    if takes_context and CONTEXT_PARAMETER not in parameters:
         raise TypeError(
             f"{name} has takes_context=True but no parameter 'context'. "
-            "Add `context: TaskContext` to its parameters."
+            "Add `context: TaskContext` as its first parameter."
         )
+    if has_context and not takes_context:
+        raise TypeError(
+            f"{name} has the parameter 'context' and not the option for it. Write "
+            "`@lambda_task(takes_context=True)`."
+        )
+
+
+def takes_context_by_position(func: Callable[..., Any]) -> bool:
+    """Return whether a function's parameter `context` is positional, as in Django's own tasks."""
+    parameter = inspect.signature(func).parameters.get(CONTEXT_PARAMETER)
+    return parameter is not None and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
 
 
 def refuse_positional(task_name: str, args: Sequence[Any]) -> None:
@@ -227,14 +242,18 @@ def copy_json(value: Any) -> Any:
 
 
 def _check_parameter(
-    name: str, parameter: inspect.Parameter, annotations: Mapping[str, Any]
+    name: str,
+    parameter: inspect.Parameter,
+    annotations: Mapping[str, Any],
+    *,
+    may_be_positional: bool,
 ) -> None:
     if parameter.kind is inspect.Parameter.VAR_KEYWORD:
         raise TypeError(
             f"{name} takes **{parameter.name}. Declare each parameter, so that a call can be "
             "checked."
         )
-    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY and not may_be_positional:
         raise TypeError(
             f"{name} has the positional parameter {parameter.name!r}. Put a `*` before it: "
             "a task's parameters are keyword-only."
@@ -248,6 +267,11 @@ def _check_parameter(
         raise TypeError(
             f"{name} has the parameter {parameter.name!r} without an annotation. Annotate its type."
         )
+
+
+def _is_task_context(hint: object) -> bool:
+    # By its name: an annotation may be a string, and this room does not import the class.
+    return re.search(r"\bTaskContext\b", str(hint)) is not None
 
 
 def _is_secret(hint: object) -> bool:

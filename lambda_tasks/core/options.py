@@ -10,8 +10,11 @@ from .retries import MAX_DELAY_S, RetryRule
 ExceptionTypes = tuple[type[BaseException], ...]
 
 
-class OptionNames(TypedDict, total=False):
-    """The keyword arguments of `@lambda_task(...)`, for type checkers; see TaskOptions."""
+class CommonOptionNames(TypedDict, total=False):
+    """The keyword arguments of `@lambda_task(...)`, for type checkers, but for takes_context.
+
+    See TaskOptions.
+    """
 
     soft_timeout: float | None
     hard_timeout: float | None
@@ -29,6 +32,11 @@ class OptionNames(TypedDict, total=False):
     atomic: bool
     on_lost: Literal["rerun", "fail"]
     aliases: tuple[str, ...]
+
+
+class OptionNames(CommonOptionNames, total=False):
+    """All keyword arguments of `@lambda_task(...)`."""
+
     takes_context: bool
 
 

@@ -33,7 +33,7 @@ def failing() -> None:
 
 
 @lambda_task(takes_context=True)
-async def retrying(*, context: TaskContext) -> int:
+async def retrying(context: TaskContext) -> int:
     await Effect.objects.acreate(name="retrying")
     if context.n_retries == 0:
         raise Retry("once more", delay=0)
@@ -67,7 +67,7 @@ def delayed() -> str:
 
 
 @lambda_task(takes_context=True)
-def resumed(*, context: TaskContext) -> int:
+def resumed(context: TaskContext) -> int:
     Effect.objects.create(name="resumed")
     done: int = context.state or 0
     if done < 2:

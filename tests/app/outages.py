@@ -184,7 +184,7 @@ def sleep_and_write(*, seconds: float) -> None:
 
 
 @lambda_task(takes_context=True)
-def cancel_and_write(*, context: TaskContext) -> None:
+def cancel_and_write(context: TaskContext) -> None:
     with administrator(dbname=connection.settings_dict["NAME"]) as beside:
         beside.execute(
             "UPDATE lambda_tasks_taskrecord SET status = 'CANCELLED' WHERE id = %s",
@@ -245,14 +245,14 @@ async def awrite_in_haste(*, name: str) -> None:
 
 
 @lambda_task(takes_context=True)
-def save_in_haste(*, name: str, context: TaskContext) -> None:
+def save_in_haste(context: TaskContext, *, name: str) -> None:
     Effect.objects.create(name=name)
     _hurry()
     context.save({"name": name})
 
 
 @lambda_task(takes_context=True)
-async def asave_in_haste(*, name: str, context: TaskContext) -> None:
+async def asave_in_haste(context: TaskContext, *, name: str) -> None:
     await Effect.objects.acreate(name=name)
     await sync_to_async(_hurry)()
     await context.asave({"name": name})
@@ -266,7 +266,7 @@ def sleep_in_haste() -> None:
 
 
 @lambda_task(takes_context=True)
-def meet_a_reader_once(*, name: str, context: TaskContext) -> None:
+def meet_a_reader_once(context: TaskContext, *, name: str) -> None:
     with connection.cursor() as cursor:
         if context.attempt == 1:
             cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")

@@ -37,7 +37,7 @@ held = threading.Event()
 
 
 @lambda_task(takes_context=True)
-async def ahold_while_another_runs(*, context: TaskContext) -> None:
+async def ahold_while_another_runs(context: TaskContext) -> None:
     others = TaskRecord.objects.filter(status="RUNNING").exclude(id=context.invocation_id)
     while await others.aexists():
         held.set()
@@ -104,7 +104,7 @@ def count_threads_that_take_alarms() -> int:
 
 
 @lambda_task(takes_context=True, on_lost="fail")
-async def ashow_progress(*, context: TaskContext) -> None:
+async def ashow_progress(context: TaskContext) -> None:
     await Effect.objects.acreate(name="shown")
     await context.aprogress(1, 2, "half")
 

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import time
+from typing import Any
 
 from lambda_tasks import Continue, Retry, TaskContext, WorkerProcessDied, lambda_task
 from tests.app.models import Effect
 
 
 @lambda_task(takes_context=True)
-async def count_to_three(*, context: TaskContext) -> str:
+async def count_to_three(context: TaskContext) -> str:
     done = context.state or 0
     await Effect.objects.acreate(name=f"step {done}")
     if done < 2:
@@ -18,7 +19,7 @@ async def count_to_three(*, context: TaskContext) -> str:
 
 
 @lambda_task(takes_context=True)
-def count_to_two(*, context: TaskContext) -> str:
+def count_to_two(context: TaskContext) -> str:
     Effect.objects.create(name=f"step {context.state}")
     if context.state is None:
         raise Continue({"page": 2}, delay=1)
@@ -26,7 +27,7 @@ def count_to_two(*, context: TaskContext) -> str:
 
 
 @lambda_task(takes_context=True, atomic=False, retry_on=(WorkerProcessDied,))
-def save_and_die(*, context: TaskContext) -> object:
+def save_and_die(context: TaskContext) -> object:
     if context.state is None:
         context.save({"page": 3})
         os._exit(1)
@@ -34,7 +35,7 @@ def save_and_die(*, context: TaskContext) -> object:
 
 
 @lambda_task(takes_context=True)
-async def save_and_retry(*, context: TaskContext) -> object:
+async def save_and_retry(context: TaskContext) -> object:
     if context.n_retries == 0:
         await context.asave("rolled back with the rest")
         raise Retry
@@ -42,12 +43,12 @@ async def save_and_retry(*, context: TaskContext) -> object:
 
 
 @lambda_task(takes_context=True)
-def save(*, size: int, context: TaskContext) -> None:
+def save(context: TaskContext, *, size: int) -> None:
     context.save("x" * size if size else object())
 
 
 @lambda_task(takes_context=True, soft_timeout=20, hard_timeout=30)
-def save_and_show(*, context: TaskContext) -> object:
+def save_and_show(context: TaskContext) -> object:
     context.save({"page": 1})
     context.progress(1, 3, "one of three")
     context.save({"page": 2})
@@ -56,7 +57,7 @@ def save_and_show(*, context: TaskContext) -> object:
 
 
 @lambda_task(takes_context=True, soft_timeout=20, hard_timeout=30)
-async def asave_and_show(*, context: TaskContext) -> object:
+async def asave_and_show(context: TaskContext) -> object:
     await context.asave({"page": 1})
     await context.aprogress(1, 3, "one of three")
     await context.asave({"page": 2})
@@ -65,7 +66,7 @@ async def asave_and_show(*, context: TaskContext) -> object:
 
 
 @lambda_task(takes_context=True, atomic=False)
-def save_twice_and_retry(*, context: TaskContext) -> None:
+def save_twice_and_retry(context: TaskContext) -> None:
     context.save({"page": 1})
     context.save({"page": 2})
     raise Retry
@@ -80,13 +81,13 @@ def go_on_once() -> str:
 
 
 @lambda_task(takes_context=True)
-async def show_progress_and_wait(*, seconds: float, context: TaskContext) -> None:
+async def show_progress_and_wait(context: TaskContext, *, seconds: float) -> None:
     await context.aprogress(1, 3, "one of three")
     await asyncio.sleep(seconds)
 
 
 @lambda_task(takes_context=True)
-def show_progress_and_sleep(*, seconds: float, context: TaskContext) -> None:
+def show_progress_and_sleep(context: TaskContext, *, seconds: float) -> None:
     context.progress(1, 3, "one of three")
     time.sleep(seconds)
 
@@ -97,9 +98,16 @@ async def leave_effect_and_wait(*, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+def attempt_by_keyword(*, times: int, context: TaskContext) -> int:
+    """As earlier releases had the context."""
+    return times * context.attempt
+
+
+by_keyword: Any = lambda_task(takes_context=True)(attempt_by_keyword)  # type: ignore[arg-type]
+
+
 @lambda_task(takes_context=True)
-async def show_and_wait(*, seconds: float, context: TaskContext | None = None) -> None:
-    assert context is not None
+async def show_and_wait(context: TaskContext, *, seconds: float) -> None:
     await Effect.objects.acreate(name="of a task that was cut off")
     await context.aprogress(1)
     await asyncio.sleep(seconds)
@@ -112,14 +120,14 @@ def leave_effect_and_sleep(*, seconds: float) -> None:
 
 
 @lambda_task(takes_context=True)
-async def go_on_in_ten_minutes(*, context: TaskContext) -> str:
+async def go_on_in_ten_minutes(context: TaskContext) -> str:
     if context.state is None:
         raise Continue(1, delay=600)
     return "went on"
 
 
 @lambda_task(takes_context=True)
-async def go_on_for_ever(*, delay: float = 0, context: TaskContext) -> None:
+async def go_on_for_ever(context: TaskContext, *, delay: float = 0) -> None:
     raise Continue((context.state or 0) + 1, delay=delay)
 
 

@@ -165,7 +165,7 @@ def write_and_fail(*, name: str) -> None:
 
 
 @lambda_task(takes_context=True)
-async def aend(*, cancelled: bool, context: TaskContext) -> None:
+async def aend(context: TaskContext, *, cancelled: bool) -> None:
     """Cancelled meanwhile or not, which is said on a connection beside the task's own."""
 
     def cancel() -> None:
@@ -313,7 +313,7 @@ async def exit_politely() -> None:
 
 
 @lambda_task(takes_context=True)
-def tell_context(*, context: TaskContext) -> dict[str, Any]:
+def tell_context(context: TaskContext) -> dict[str, Any]:
     return {
         "id": str(context.invocation_id),
         "attempt": context.attempt,
@@ -323,17 +323,17 @@ def tell_context(*, context: TaskContext) -> dict[str, Any]:
 
 
 @lambda_task(hard_timeout=100, takes_context=True)
-async def tell_time_left(*, context: TaskContext) -> float:
+async def tell_time_left(context: TaskContext) -> float:
     return context.remaining()
 
 
 @lambda_task(soft_timeout=490, hard_timeout=500, takes_context=True)
-async def tell_time_left_until_shortly_before_the_hard_timeout(*, context: TaskContext) -> float:
+async def tell_time_left_until_shortly_before_the_hard_timeout(context: TaskContext) -> float:
     return context.remaining()
 
 
 @lambda_task(takes_context=True)
-def tell_lease(*, context: TaskContext) -> float:
+def tell_lease(context: TaskContext) -> float:
     record = TaskRecord.objects.get(id=context.invocation_id)
     assert record.lease_until is not None
     assert record.start_time is not None
@@ -401,7 +401,7 @@ async def log_a_line(*, text: str) -> None:
 
 
 @lambda_task(takes_context=True)
-def lose_own_claim(*, context: TaskContext) -> None:
+def lose_own_claim(context: TaskContext) -> None:
     TaskRecord.objects.filter(id=context.invocation_id).update(claim_token=uuid4())
 
 
@@ -413,10 +413,10 @@ def _look_and_lease(id: UUID) -> dict[str, float]:
 
 
 @lambda_task(takes_context=True)
-def tell_own_look(*, context: TaskContext) -> dict[str, float]:
+def tell_own_look(context: TaskContext) -> dict[str, float]:
     return _look_and_lease(context.invocation_id)
 
 
 @lambda_task(durable=False, takes_context=True)
-def tell_own_look_direct(*, context: TaskContext) -> dict[str, float]:
+def tell_own_look_direct(context: TaskContext) -> dict[str, float]:
     return _look_and_lease(context.invocation_id)

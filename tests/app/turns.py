@@ -49,7 +49,7 @@ async def hang() -> None:
 
 
 @lambda_task(takes_context=True)
-def tell_remaining(*, context: TaskContext) -> float:
+def tell_remaining(context: TaskContext) -> float:
     return context.remaining()
 
 

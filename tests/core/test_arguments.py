@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lambda_tasks.context import TaskContext
 from lambda_tasks.core.arguments import Arguments, check_signature, to_json_values
 
 
@@ -160,3 +161,32 @@ def test_results_are_serialized_as_pydantic_does() -> None:
         "all": [3],
         "line": {"start": {"x": 1, "y": 2.0}, "labels": {}},
     }
+
+
+def positional_context(context: TaskContext, *, a: int) -> None: ...
+
+
+def other_positional(context: TaskContext, a: int) -> None: ...
+
+
+def forgotten_option(context: TaskContext, *, a: int) -> None: ...
+
+
+def forgotten_option_by_keyword(*, a: int, context: TaskContext | None = None) -> None: ...
+
+
+def a_context_of_its_own(context: str) -> None: ...
+
+
+def test_the_context_may_be_positional_and_nothing_else() -> None:
+    check_signature(positional_context, takes_context=True)
+    with pytest.raises(TypeError, match="the positional parameter 'a'"):
+        check_signature(other_positional, takes_context=True)
+    with pytest.raises(TypeError, match="the positional parameter 'context'"):
+        check_signature(a_context_of_its_own, takes_context=False)
+
+
+@pytest.mark.parametrize("func", [forgotten_option, forgotten_option_by_keyword])
+def test_a_context_without_its_option_is_refused(func: Any) -> None:
+    with pytest.raises(TypeError, match=r"Write `@lambda_task\(takes_context=True\)`"):
+        check_signature(func, takes_context=False)

@@ -76,7 +76,7 @@ async def apack(*, number: int) -> None:
 
 
 @lambda_task(retry_on=(NotYet,), takes_context=True, **limited)
-def send_at_the_retry(*, number: int, context: TaskContext) -> None:
+def send_at_the_retry(context: TaskContext, *, number: int) -> None:
     note(number, BEGUN)
     Shipment.objects.create(number=number)
     if context.n_retries == 0:
@@ -85,7 +85,7 @@ def send_at_the_retry(*, number: int, context: TaskContext) -> None:
 
 
 @lambda_task(takes_context=True, **limited)
-def wrap(*, number: int, context: TaskContext) -> None:
+def wrap(context: TaskContext, *, number: int) -> None:
     note(number, BEGUN)
     Shipment.objects.create(number=number)
     for done in range(4):
@@ -96,7 +96,7 @@ def wrap(*, number: int, context: TaskContext) -> None:
 
 
 @lambda_task(takes_context=True, **limited)
-async def awrap(*, number: int, context: TaskContext) -> None:
+async def awrap(context: TaskContext, *, number: int) -> None:
     note(number, BEGUN)
     await Shipment.objects.acreate(number=number)
     for done in range(4):
@@ -107,7 +107,7 @@ async def awrap(*, number: int, context: TaskContext) -> None:
 
 
 @lambda_task(takes_context=True, **limited)
-async def send_in_parcels(*, number: int, context: TaskContext) -> None:
+async def send_in_parcels(context: TaskContext, *, number: int) -> None:
     note(number, BEGUN)
     parcel = (context.state or {"parcel": 0})["parcel"]
     await Shipment.objects.acreate(number=number, parcel=parcel)
