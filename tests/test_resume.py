@@ -248,9 +248,10 @@ def test_progress_is_shown_while_the_task_runs(function: LambdaProcess, task: Ta
 def test_a_context_may_be_passed_by_keyword_as_in_earlier_releases(
     queue: str, work_off: Callable[[str], int]
 ) -> None:
-    stored = resuming.by_keyword.execute_on_commit(times=3)
+    task: Any = resuming.attempt_by_keyword
+    stored = task.execute_on_commit(times=3)
 
     work_off(queue)
 
     assert stored.result(timeout=5) == 3
-    assert resuming.by_keyword(times=2) == 2
+    assert task(times=2) == 2

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from typing import Any
 
 from lambda_tasks import Continue, Retry, TaskContext, WorkerProcessDied, lambda_task
 from tests.app.models import Effect
@@ -98,12 +97,10 @@ async def leave_effect_and_wait(*, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+@lambda_task(takes_context=True)  # type: ignore[arg-type]
 def attempt_by_keyword(*, times: int, context: TaskContext) -> int:
     """As earlier releases had the context."""
     return times * context.attempt
-
-
-by_keyword: Any = lambda_task(takes_context=True)(attempt_by_keyword)  # type: ignore[arg-type]
 
 
 @lambda_task(takes_context=True)
