@@ -38,10 +38,9 @@ class TaskContext:
 
     task_name: str
     invocation_id: UUID = field(default_factory=uuid.uuid4)
-    """The id of the invocation, the same in all its attempts.
-
-    It serves as an idempotency key for effects outside the database.
-    """
+    """The id of the invocation, the same in all its attempts. A retry has an id of its own."""
+    root_id: UUID | None = None
+    """The id of the first invocation of a chain of retries; None in that one itself."""
     attempt: int = 1
     """The number of this execution of the invocation, from 1."""
     n_retries: int = 0
@@ -56,6 +55,14 @@ class TaskContext:
     """The values of the run's secret arguments, which log lines redact. Internal."""
     recorder: Recorder = field(default_factory=_NullRecorder, repr=False, compare=False)
     """The writer behind save() and progress(). Internal."""
+
+    @property
+    def idempotency_key(self) -> UUID:
+        """The same in all attempts, retries and further runs of one call, and in a replay of it.
+
+        Pass it to APIs outside the database, so that they do nothing twice.
+        """
+        return self.root_id or self.invocation_id
 
     def remaining(self) -> float:
         """Return the seconds before the soft timeout; infinity where there are no timeouts.

@@ -255,3 +255,16 @@ def test_a_context_may_be_passed_by_keyword_as_in_earlier_releases(
 
     assert stored.result(timeout=5) == 3
     assert task(times=2) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_idempotency_key_is_one_through_retries_and_further_runs(
+    queue: str, work_off: Callable[[str], int]
+) -> None:
+    resuming.keys_seen.clear()
+    stored = resuming.see_key.execute_on_commit()
+
+    wait_for(lambda: work_off(queue) and len(resuming.keys_seen) == 3)
+
+    assert len({id for id, _ in resuming.keys_seen}) == 3
+    assert {key for _, key in resuming.keys_seen} == {stored.id}

@@ -143,6 +143,11 @@ def _check_retries(function: str, options: TaskOptions) -> None:
             "Add the exceptions to retry to retry_on."
         )
     _check_range(function, "retry_backoff", options.retry_backoff, 1, 1000)
+    if options.retry_backoff != 1 and not options.retry_delay:
+        raise TypeError(
+            f"{function}: retry_backoff is {options.retry_backoff!r}, but retry_delay is 0 and "
+            "would never grow. Set retry_delay, too."
+        )
     if options.max_retries is not None:
         _check_range(function, "max_retries", options.max_retries, 0, 32_767)
 

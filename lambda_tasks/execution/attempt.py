@@ -335,6 +335,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
     return TaskContext(
         task_name=run.message.task_name,
         invocation_id=run.message.invocation_id,
+        root_id=run.message.root_id,
         attempt=run.claim.attempt,
         n_retries=run.message.n_retries,
         deadline=time.monotonic() + min(_warning_s(run), run.budget_s),

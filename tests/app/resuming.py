@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from uuid import UUID
 
 from lambda_tasks import Continue, Retry, TaskContext, WorkerProcessDied, lambda_task
 from tests.app.models import Effect
@@ -131,3 +132,16 @@ async def go_on_for_ever(context: TaskContext, *, delay: float = 0) -> None:
 @lambda_task
 async def ask_for_a_retry(*, delay: float) -> None:
     raise Retry(delay=delay)
+
+
+keys_seen: list[tuple[UUID, UUID]] = []
+"""Ids of invocations, and the keys that their runs had."""
+
+
+@lambda_task(takes_context=True)
+async def see_key(context: TaskContext) -> None:
+    keys_seen.append((context.invocation_id, context.idempotency_key))
+    if context.n_retries == 0:
+        raise Retry(delay=0)
+    if context.state is None:
+        raise Continue("done")

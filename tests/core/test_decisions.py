@@ -83,6 +83,7 @@ def test_a_retrys_id_follows_from_the_first_and_its_claim() -> None:
         ({"retry_on": (OSError,), "retry_delay": 901}, ValueError, "0 to 900"),
         ({"retry_on": (OSError,), "retry_delay": -1}, ValueError, "0 to 900"),
         ({"retry_backoff": 0.5}, ValueError, "retry_backoff"),
+        ({"retry_backoff": 2.0, "retry_on": (OSError,)}, TypeError, "Set retry_delay, too"),
         ({"max_retries": -1}, ValueError, "max_retries"),
         ({"singleton": True, "retry_on": (LockError,)}, TypeError, "LockError"),
         ({"singleton": True, "retry_on": (RedisError,)}, TypeError, "RedisError"),
