@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import ngettext
 
 from . import runtime
+from .core.lifecycle import Status
 from .core.message import Outgoing
 from .core.redaction import REDACTED
 from .enqueue.prepare import prepare
@@ -205,6 +206,8 @@ def _replay_of(record: TaskRecord) -> Outgoing:
 
     Raises ValueError, MessageRefused or ImproperlyConfigured where it can't be replayed.
     """
+    if not Status(record.status).is_finished:
+        raise ValueError(f"it is {record.status}, and runs by itself. Replay what has ended")
     task = resolve(record.task_name)
     if record.backend and chain(record.root_id or record.id)[-1] != record:
         raise ValueError("it was retried or replayed already. Replay the last of its records")

@@ -11,6 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import conf, pools, registry
 from .ports import Task
+from .records.encryption import check_available
 
 MAX_SHOWN_TASKS: Final = 3
 """Names of tasks in one warning."""
@@ -191,5 +192,10 @@ def _problems(task: Task, current: conf.Settings) -> list[str]:
         queue = current.queue(task.options.queue)
     except ImproperlyConfigured as error:
         return [*problems, str(error)]
+    if task.secret_names and not task.is_direct(None):
+        try:
+            check_available(task.name)
+        except ImproperlyConfigured as error:
+            problems.append(str(error))
     hard_timeout_s = task.options.hard_timeout or current.default_hard_timeout
     return [*problems, *queue.problems(task, hard_timeout_s=hard_timeout_s)]

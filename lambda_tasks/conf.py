@@ -6,12 +6,13 @@ Each error is ImproperlyConfigured and names the setting, the value and the fix.
 
 import difflib
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -26,6 +27,12 @@ from .queues.database import DatabaseQueue, LocalQueue
 from .queues.sqs import SQSQueue
 
 PREFIX: Final = "LAMBDA_TASKS_"
+
+ALMOST_PREFIX: Final = re.compile(r"LAMBDA_?TASKS?_?")
+"""What somebody may write in place of the prefix. LAMBDA_TASK_ROOT, which is AWS's, is not ours."""
+
+MAX_KEEP_SECRETS_S: Final = 10 * 365 * 24 * 3600
+"""Ten years. A longer time most likely stands for ever, and databases have no such date."""
 
 DIRECT_MESSAGES: Final = ("declared", "signed", "any")
 """The values of LAMBDA_TASKS_DIRECT_MESSAGES: which messages may run without a record.
@@ -161,6 +168,15 @@ def current() -> Settings:
     return settings
 
 
+def _misspelled_prefix(name: str) -> list[str]:
+    """Return the error of a setting whose prefix is almost ours, such as LAMBDA_TASK_QUEUES."""
+    prefix = ALMOST_PREFIX.match(name)
+    meant = name[prefix.end() :] if prefix else ""
+    if meant.lower() not in _PARSERS:
+        return []
+    return [f"{name} is not a setting of lambda_tasks. Did you mean {PREFIX + meant!r}?"]
+
+
 def errors() -> list[str]:
     """Return every error of the settings, one text each, for the system check."""
     return list(_load()[1])
@@ -179,6 +195,7 @@ def _load() -> tuple[Settings, tuple[str, ...]]:
     problems: list[str] = []
     for name in dir(django_settings):
         if not name.startswith(PREFIX):
+            problems += _misspelled_prefix(name)
             continue
         try:
             key = _key_of(name)
@@ -301,11 +318,14 @@ def _boolean(name: str, value: object) -> bool:
     return value
 
 
-def _whole_number(minimum: int) -> Callable[[str, object], int]:
+def _whole_number(minimum: int, maximum: float = math.inf) -> Callable[[str, object], int]:
+    limits = f"from {minimum} up" if maximum == math.inf else f"from {minimum} to {maximum:,.0f}"
+
     def parse(name: str, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise setting_error(name, value, f"Use a whole number from {minimum} up.")
-        return value
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if not is_number or not minimum <= value <= maximum:  # type: ignore[operator]
+            raise setting_error(name, value, f"Use a whole number {limits}.")
+        return cast("int", value)
 
     return parse
 
@@ -343,8 +363,13 @@ def _parameter_names(name: str, value: object) -> frozenset[str]:
 
 def _keys(name: str, value: object) -> tuple[str, ...]:
     # The message leaves the value out: it is a secret.
-    if not isinstance(value, list | tuple) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, list | tuple):
         raise ImproperlyConfigured(f"{name} is a {type(value).__name__}. Use a list of keys.")
+    if others := {type(key).__name__ for key in value if not isinstance(key, str)}:
+        raise ImproperlyConfigured(
+            f"{name} has a key that is a {others.pop()}, but keys are str. "
+            "Use secrets.token_urlsafe(32)."
+        )
     if any(len(key) < MIN_KEY_CHARS for key in value):
         raise ImproperlyConfigured(
             f"{name} has a key of less than {MIN_KEY_CHARS} characters. "
@@ -391,14 +416,14 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "direct_messages": _one_of(*DIRECT_MESSAGES),
     "secrets_keys": _keys,
     "encrypt_arguments": _boolean,
-    "keep_secrets": _whole_number(0),
+    "keep_secrets": _whole_number(0, MAX_KEEP_SECRETS_S),
     "redact": _parameter_names,
     "aws": _client_options,
 }
 
 
 def _on_change(*, setting: str, **_: object) -> None:
-    if setting.startswith(PREFIX) or setting == "DEBUG":
+    if ALMOST_PREFIX.match(setting) or setting == "DEBUG":
         forget()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client
 from pydantic import SecretStr, ValidationError
@@ -446,3 +447,22 @@ def test_only_a_failed_record_with_secrets_is_looked_at_again(
 
     kept = [(bool(each.secrets), bool(each.look_at)) for each in map(record_of, bodies)]
     assert kept == [(False, False), (False, False), (keep_s > 0, keep_s > 0), (False, False)]
+
+
+def test_a_record_that_has_not_ended_is_not_replayed(client: Client, queue: str) -> None:
+    id = secretive.pay.execute_on_commit(account="7", token=SecretStr(TOKEN)).id
+
+    assert "it is QUEUED, and runs by itself" in _replay(client, TaskRecord.objects.get(id=id))
+
+    assert TaskRecord.objects.count() == 1
+
+
+def test_the_checks_name_durable_tasks_with_secrets_where_cryptography_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers", None)
+
+    named = [each.msg for each in run_checks() if "Install lambda-tasks[secrets]" in each.msg]
+
+    assert any(secretive.pay.name in each for each in named)
+    assert not any(secretive.pay_direct.name in each for each in named)

@@ -70,7 +70,10 @@ def test_a_queue_is_written_in_each_of_its_forms(settings: Any, value: Any, queu
         ("QUEUES", {}, "default"),
         ("QUEUES", "url", "dict"),
         ("QUEUES", {"other": URL}, "'default'"),
-        ("QUEUES", {"default": "not a url"}, "amazonaws"),
+        ("QUEUES", {"default": "not a url"}, "https://sqs.REGION.amazonaws.com/"),
+        ("KEEP_SECRETS", 10**12, "from 0 to 315,360,000"),
+        ("SECRETS_KEYS", [b"k" * 40], "a key that is a bytes, but keys are str"),
+        ("SECRETS_KEYS", "k" * 40, "is a str. Use a list of keys"),
         ("QUEUES", {"default": {"queue_url": URL, "more": 1}}, "queue_url"),
         ("QUEUES", {"default": {"database": False}}, "database"),
         ("QUEUES", {"default": {"job_queue_arn": "x"}}, "job_definition_arn"),
@@ -105,6 +108,22 @@ def test_an_error_names_the_setting_the_value_and_the_fix(
 
     assert f"LAMBDA_TASKS_{name}" in str(error.value)
     assert any(words in each.msg for each in run_checks(tags=["lambda_tasks"]))
+
+
+@pytest.mark.parametrize(
+    "name", ["LAMBDA_TASK_QUEUES", "LAMBDATASKS_QUEUES", "LAMBDATASK_QUEUES", "LAMBDA_TASKSQUEUES"]
+)
+def test_a_setting_with_almost_the_right_prefix_is_an_error(settings: Any, name: str) -> None:
+    setattr(settings, name, {"default": URL})
+
+    with pytest.raises(ImproperlyConfigured, match=f"{name} is not .* 'LAMBDA_TASKS_QUEUES'"):
+        conf.current()
+
+
+def test_a_variable_of_awss_is_no_misspelled_setting(settings: Any) -> None:
+    settings.LAMBDA_TASK_ROOT = "/var/task"
+
+    conf.current()
 
 
 @pytest.mark.parametrize(

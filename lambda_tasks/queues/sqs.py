@@ -62,7 +62,7 @@ class SQSQueue(Queue):
             case _:
                 return None
         if not _is_http_url(url):
-            fix = "An SQS queue URL looks like https://sqs.REGION_PATTERN.amazonaws.com/..."
+            fix = "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/..."
             raise setting_error(setting, url, fix)
         return cls(name, url)
 
