@@ -18,6 +18,10 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.mysql":
 
     pymysql.version_info = (2, 2, 8, "final", 0)  # what Django asks of mysqlclient
     pymysql.install_as_MySQLdb()
+    # The server has no TLS. For each connection PyMySQL makes a TLS context all the same, with all
+    # certificates of the machine: under faults, with a connection opened every second, these
+    # fragment the memory of the allocator by 2.5 MiB a minute.
+    DATABASES["default"].setdefault("OPTIONS", {})["ssl_disabled"] = True
 
 LAMBDA_TASKS_QUEUES = {
     "default": {"queue_url": os.environ["BENCHMARK_QUEUE_URL"]},
