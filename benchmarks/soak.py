@@ -60,7 +60,11 @@ MIB: Final = 2**20
 
 @dataclass(frozen=True)
 class Holdings:
-    """What all consumers hold at rest; the memory is the veterans' alone."""
+    """What all consumers hold at rest; threads and memory are the veterans' alone.
+
+    The others were killed and began anew, and have begun more or fewer of the threads that they may
+    need.
+    """
 
     connections: int
     processes: int
@@ -154,7 +158,7 @@ def _holdings(scene: Scene) -> Holdings:
     return Holdings(
         connections=scene.site.stranger.count_sessions(),
         processes=len(members),
-        threads=sum(member.num_threads() for member in members),
+        threads=sum(member.num_threads() for member in veterans),
         descriptors=sum(member.num_fds() for member in members),
         memory_bytes=sum(_memory_bytes(member) for member in veterans),
     )
