@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -322,10 +322,9 @@ def _whole_number(minimum: int, maximum: float = math.inf) -> Callable[[str, obj
     limits = f"from {minimum} up" if maximum == math.inf else f"from {minimum} to {maximum:,.0f}"
 
     def parse(name: str, value: object) -> int:
-        is_number = isinstance(value, int) and not isinstance(value, bool)
-        if not is_number or not minimum <= value <= maximum:  # type: ignore[operator]
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
             raise setting_error(name, value, f"Use a whole number {limits}.")
-        return cast("int", value)
+        return value
 
     return parse
 

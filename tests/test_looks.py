@@ -276,7 +276,7 @@ def test_what_it_is_time_for_is_sent_once(
 def test_many_that_wait_for_a_later_time_hold_up_no_other(
     queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lambda_tasks.records.outbox.MAX_MOVED_LOOKS", 10)
+    monkeypatch.setattr("lambda_tasks.records.outbox.MAX_UPDATED_TOGETHER", 10)
     for _ in range(35):
         stored(sent_at=Now(), look_at=Now() - HOUR)
     stored()

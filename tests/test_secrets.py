@@ -26,6 +26,7 @@ from lambda_tasks.logging import TaskContextFilter, task_logger
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.payload import SQSLambdaTask
 from lambda_tasks.ports import Delivery
+from lambda_tasks.records import outbox
 from lambda_tasks.records.clock import Now
 from tests.app import django_tasks, secretive, tasks
 from tests.conftest import Handle, body, record_of, relay, wake_up
@@ -429,6 +430,18 @@ def test_a_failed_record_loses_its_secrets_after_some_days(
 
     after = TaskRecord.objects.get(id=id)
     assert (after.status, after.secrets, after.look_at) == ("FAILED", None, None)
+
+
+def test_secrets_of_many_failed_records_are_removed_in_parts(
+    handle: Handle, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_UPDATED_TOGETHER", 2)
+    handle(*(body(secretive.decline, token=SecretStr(TOKEN)) for _ in range(5)))
+    TaskRecord.objects.update(look_at=Now())
+
+    relay()
+
+    assert list(TaskRecord.objects.values_list("secrets", "look_at")) == [(None, None)] * 5
 
 
 @pytest.mark.parametrize("keep_s", [0, 3600])

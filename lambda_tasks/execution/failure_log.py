@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ..core.lifecycle import Claim, Failed, Outcome, Raised, Retried
 from ..core.message import Message
+from ..ports import TaskCall
 
 logger = logging.getLogger("lambda_tasks.task")
 
@@ -23,7 +24,7 @@ PACKAGE_DIR: Final = str(Path(__file__).parents[1])
 
 
 def log_failure(
-    message: Message, claim: Claim, outcome: Outcome, error: BaseException | None
+    call: TaskCall, message: Message, claim: Claim, outcome: Outcome, error: BaseException | None
 ) -> None:
     """Log an outcome that is a failure, or a retry after one. `error` has the traceback, if known.
 
@@ -37,7 +38,7 @@ def log_failure(
             *name_and_id, outcome.raised.exception_class, outcome.delay.total_seconds(),
             extra=extra,
         )  # fmt: skip
-    elif isinstance(outcome, Failed):
+    elif isinstance(outcome, Failed) and not call.logs_failures:
         text = outcome.raised.traceback
         if error is None or message.secret or ESCAPED.search(text):
             logger.error("%s %s failed:\n%s", *name_and_id, text, extra=extra)

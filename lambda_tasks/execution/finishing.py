@@ -97,8 +97,7 @@ class Finisher:
                 task.name, run.message.invocation_id, describe(error, run.message).traceback,
             )  # fmt: skip
             return AttemptEnd(None)
-        if not (call.logs_failures and isinstance(outcome, Failed)):
-            log_failure(run.message, run.claim, outcome, error)
+        log_failure(call, run.message, run.claim, outcome, error)
         call.ended(outcome, error)
         return AttemptEnd(outcome, retry)
 
@@ -147,8 +146,7 @@ def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> N
     outcome = Failed(reason)
     try:
         call = resolved.task.make_call(resolved.message, claim)
-        if not call.logs_failures:
-            log_failure(resolved.message, claim, outcome, None)
+        log_failure(call, resolved.message, claim, outcome, None)
         call.ended(outcome, None)
     except Exception:
         logger.exception(

@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -26,11 +26,11 @@ from .tables import RecordQuerySet, TaskRecord
 ROW_LIMIT_S: Final = 0.02
 """Seconds for each row of an INSERT, beside those of the statement itself."""
 
-MAX_MOVED_LOOKS: Final = 1000
-"""The most records whose time to look one statement moves."""
+MAX_UPDATED_TOGETHER: Final = 1000
+"""The most records that one statement of a look changes."""
 
-MOVE_LOOKS_FOR_S: Final = 5.0
-"""Seconds in which one look may move times to look, so that messages to send don't wait long."""
+UPDATE_FOR_S: Final = 5.0
+"""Seconds in which one look may change records, so that messages to send don't wait long."""
 
 
 class RecordOutbox:
@@ -91,18 +91,19 @@ class RecordOutbox:
     ) -> list[Outgoing]:
         """See ports.Outbox."""
         found: list[TaskRecord] = []
-        move_until = time.monotonic() + MOVE_LOOKS_FOR_S
+        update_until = time.monotonic() + UPDATE_FOR_S
         for level in looks.levels():
             if queues is not None and level.queue not in queues:
                 continue
-            looks.kept_secrets_due(level).update(secrets=None, look_at=None)
+            kept_too_long = looks.kept_secrets_due(level)
+            _update_in_parts(kept_too_long, update_until, secrets=None, look_at=None)
             look = self._look_terms(level.queue)
             if not look.is_sent:
                 continue
             next_look = _next_look(look, lost_for, waiting_for)
             records = looks.due(level, early=early).annotate(next_look=next_look)
             not_yet = records.filter(next_look__gt=Greatest(Now(), F("look_at")))
-            _move_looks(not_yet, next_look, move_until)
+            _update_in_parts(not_yet, update_until, look_at=next_look)
             to_send = records.filter(next_look__lte=Now())
             found += (
                 fifo.select_in_order(level, to_send, limit) if look.in_order else to_send[:limit]
@@ -150,11 +151,15 @@ def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> 
     )
 
 
-def _move_looks(records: RecordQuerySet, next_look: Case, until: float) -> None:
-    """Move the times to look of these records in parts, until a time in monotonic seconds."""
+def _update_in_parts(records: RecordQuerySet, until: float, **values: Any) -> None:
+    """Update records part by part, until `until` in monotonic seconds.
+
+    Records that somebody else has locked are left to the next look.
+    """
     while time.monotonic() < until:
         with transaction.atomic(using=records.db):
-            ids = list(looks.lock_unlocked(records).values_list("id", flat=True)[:MAX_MOVED_LOOKS])
-            all_records().filter(id__in=ids).update(look_at=next_look)
-        if len(ids) < MAX_MOVED_LOOKS:
+            free = looks.lock_unlocked(records).values_list("id", flat=True)
+            ids = list(free[:MAX_UPDATED_TOGETHER])
+            all_records().filter(id__in=ids).update(**values)
+        if len(ids) < MAX_UPDATED_TOGETHER:
             return
