@@ -38,7 +38,7 @@ COLOURS = {
 }
 
 FIELDSETS = {
-    "": ("id", "task_name", "status", "queue", "group_key", "backend"),
+    "": ("id", "task_name", "status", "queue", "group_key", "backend", "headers"),
     "Arguments and result": ("args", "pretty_kwargs", "pretty_result", "pretty_traceback"),
     "Times": ("enqueued_at", "sent_at", "run_after", "start_time", "end_time", "duration_s"),
     "Retries": ("n_retries", "n_attempts", "root_id", "retry_of"),
@@ -225,6 +225,7 @@ def _replay_of(record: TaskRecord) -> Outgoing:
         backend=record.backend,
         group_key=record.group_key,
         root_id=record.root_id or record.id,
+        headers=record.headers,
         # A TaskResult of django.tasks keeps its id, and follows the chain of retries to the replay.
         retry_of=record.id if record.backend else None,
         priority=record.priority,

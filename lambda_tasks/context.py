@@ -49,6 +49,8 @@ class TaskContext:
     """The end of remaining(), in `time.monotonic()` seconds; None without timeouts."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that describe the host process of the run."""
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    """The headers of the call, as JSON values; its retries and further runs have the same."""
     state: Any = None
     """The JSON value that an earlier run saved or passed to Continue; None in the first run."""
     secrets: tuple[object, ...] = field(default=(), repr=False, compare=False)

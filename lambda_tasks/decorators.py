@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import (
     Any,
@@ -33,7 +33,7 @@ from .core.arguments import (
     takes_context_by_position,
 )
 from .core.lifecycle import Claim, Outcome
-from .core.message import Message, Outgoing
+from .core.message import Message, Outgoing, check_headers
 from .core.options import CommonOptionNames, OptionNames, TaskOptions, parse_options
 from .enqueue.prepare import (
     check_delay,
@@ -62,6 +62,7 @@ class _Overrides:
     using: str = DEFAULT_DB_ALIAS
     group_key: str | None = None
     priority: int = 0
+    headers: dict[str, Any] = field(default_factory=dict)
 
 
 class LambdaTaskWrapper(Generic[P, R]):
@@ -185,13 +186,16 @@ class LambdaTaskWrapper(Generic[P, R]):
         using: str | None = None,
         group_key: str | None = None,
         priority: int | None = None,
+        headers: Mapping[str, Any] | None = None,
     ) -> Self:
         """Return a copy of the task with these overrides, for all its call forms.
 
         `delay` is in seconds, from 0 to 900. `run_after` is an aware datetime or a timedelta from
         now, without a limit. `using` is the alias of the database whose transaction the call joins.
         `group_key`, such as a tenant, becomes the MessageGroupId of SQS. `priority`, from -100 to
-        100, orders database queues. Raises ValueError where a value is out of range.
+        100, orders database queues. `headers` are JSON values by name, up to 4 KiB, that the run
+        finds in its context. Raises ValueError where a value is out of range, and TypeError for
+        headers that are not JSON.
         """
         if isinstance(delay, timedelta):
             delay = round(delay.total_seconds())
@@ -204,6 +208,9 @@ class LambdaTaskWrapper(Generic[P, R]):
             "using": using,
             "group_key": group_key,
             "priority": None if priority is None else check_priority(priority),
+            "headers": None
+            if headers is None
+            else check_headers(dict(headers), what=f"the headers of {self.name}"),
         }
         changed = copy.copy(self)
         changed._overrides = replace(
@@ -232,6 +239,7 @@ class LambdaTaskWrapper(Generic[P, R]):
             run_after=overrides.run_after,
             group_key=overrides.group_key,
             priority=overrides.priority,
+            headers=overrides.headers,
             secret=self.secret_names,
         )
 

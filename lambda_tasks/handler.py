@@ -27,6 +27,9 @@ FORK_SERVER_MIN_MIB: Final = 512
 A smaller function starts it with its first sync task.
 """
 
+HOOKS_FLUSH_S: Final = 0.5
+"""Seconds for hooks that are called beside to end before the function answers."""
+
 THREAD_FREE_LIMIT_S: Final = 3.0
 """Seconds for an interrupted statement of an earlier event to end. Then its thread is given up."""
 
@@ -47,6 +50,7 @@ class LambdaHandler:
         from . import pools, runtime
         from .entrypoints.lambda_events import EventHandler
         from .execution.interruptible_thread import InterruptibleThread
+        from .hooks.beside import flush
 
         pools.close()  # the project may have opened them as it was loaded
         self._runner = asyncio.Runner()
@@ -55,6 +59,7 @@ class LambdaHandler:
         self._database_thread = InterruptibleThread("lambda_tasks-handler")
         self._runner.run(self._enter_thread_context())
         self._runtime = runtime.current()
+        self._flush_hooks = flush
         if IN_LAMBDA:
             # Only in Lambda: elsewhere, code may enqueue between two events, while this loop does
             # not run.
@@ -73,6 +78,7 @@ class LambdaHandler:
         try:
             return self._runner.run(self._events.handle(event, context))
         finally:
+            self._flush_hooks(HOOKS_FLUSH_S)  # the function freezes once it has answered
             self._database_thread.interrupt()  # a statement that still runs, which nobody awaits
 
     def pids(self) -> list[int]:

@@ -8,7 +8,7 @@ import pydantic
 from django.db import DEFAULT_DB_ALIAS
 
 from . import registry, runtime
-from .core.message import Outgoing
+from .core.message import Outgoing, check_headers
 from .enqueue.prepare import check_priority, prepare
 
 
@@ -44,6 +44,8 @@ class SQSLambdaTask(pydantic.BaseModel):
     """The time before which the task does not run."""
     group_key: str | None = None
     """The MessageGroupId for SQS."""
+    headers: dict[str, Any] | None = None
+    """The headers of the call, as JSON values."""
     priority: int | None = None
     """The priority in database queues, from -100 to 100; None means 0."""
 
@@ -70,6 +72,7 @@ class SQSLambdaTask(pydantic.BaseModel):
             queue=outgoing.queue,
             run_after=message.run_after,
             group_key=message.group_key,
+            headers=message.headers or None,
             priority=message.priority or None,
         )
 
@@ -86,6 +89,8 @@ class SQSLambdaTask(pydantic.BaseModel):
             delay_s=self.delay,
             run_after=self.run_after,
             group_key=self.group_key,
+            headers=self.headers
+            and check_headers(self.headers, what=f"the headers of {self.message.task_name}"),
             priority=0 if self.priority is None else check_priority(self.priority),
             secret=registry.secret_names(self.message.task_name),
         )

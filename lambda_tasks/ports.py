@@ -287,6 +287,8 @@ class Settlement:
     """Whether the invocation has a record, although it can't be claimed yet."""
     has_failed: bool = False
     """Whether the invocation is now FAILED."""
+    reason: str = ""
+    """The reason why a delivery is returned, for hooks; empty for one that is acknowledged."""
 
 
 DONE: Final = Settlement(is_final=True)
@@ -295,7 +297,7 @@ DONE: Final = Settlement(is_final=True)
 DONE_FAILED: Final = Settlement(is_final=True, has_failed=True)
 """The delivery is acknowledged, and its invocation is FAILED."""
 
-RETURNED: Final = Settlement(is_final=False)
+RETURNED: Final = Settlement(is_final=False, reason="not settled")
 """The delivery is returned to its queue, which decides when to deliver it again."""
 
 ReceivedBatch = AbstractContextManager[Sequence[Delivery]]

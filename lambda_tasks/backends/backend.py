@@ -20,6 +20,7 @@ from .. import conf, registry, runtime
 from ..core.arguments import refuse_positional
 from ..core.message import Outgoing
 from ..decorators import LambdaTaskWrapper
+from ..enqueue.announcing import aannounce, announce
 from ..enqueue.prepare import check_run_after, prepare
 from ..errors import UnknownTask
 from ..queues.base import Queue
@@ -200,7 +201,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         if self._waits_for_commit(messages):
             enqueuer.enqueue(messages, using=self._database, on_stored=send_signals)
         else:
-            enqueuer.send_now(messages)
+            enqueuer.send_now(announce(messages))
             send_signals()
         if conf.current().eager:
             self._refresh_all(results)
@@ -212,7 +213,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         if self._waits_for_commit(messages):
             await enqueuer.aenqueue(messages, using=self._database, on_stored=send_signals)
         else:
-            await enqueuer.asend_now(messages)
+            await enqueuer.asend_now(await aannounce(messages))
             await sync_to_async(send_signals)()
         if conf.current().eager:
             await sync_to_async(self._refresh_all)(results)

@@ -30,6 +30,9 @@ MAX_GROUP_KEY: Final = 128
 PRIORITIES: Final = range(-100, 101)
 """The priorities from low to high, for queues that have them: the range of django.tasks."""
 
+MAX_HEADERS_BYTES: Final = 4096
+"""The most bytes of a call's headers, as JSON: they are in every row, and in direct messages."""
+
 MAX_DEPTH: Final = 100
 """The most levels of nested lists and objects, including the body's own two.
 
@@ -38,6 +41,18 @@ pydantic reads at most 255 levels, and databases more.
 
 YEARS: Final = range(1970, 9000)
 """The years that a time may be in. Close to the ends of the calendar, time zones overflow."""
+
+OPTIONAL_KEYS: Final = (
+    "args",
+    "backend",
+    "n_continues",
+    "queue",
+    "durable",
+    "group_key",
+    "priority",
+    "headers",
+)
+"""The keys of a body that are left out where they hold their default."""
 
 # One encoder for all calls: json.dumps() creates a new one for each call with special options.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
@@ -77,6 +92,8 @@ class Message:
     """Id of the first invocation that this one follows from."""
     retry_of: UUID | None = None
     """Id of the invocation directly before this one."""
+    headers: dict[str, Any] = field(default_factory=dict)
+    """The call's headers, as JSON values, up to MAX_HEADERS_BYTES."""
     secret: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the secret arguments; not part of the body."""
     has_arguments: bool = field(default=True, compare=False)
@@ -118,7 +135,7 @@ class Message:
             "n_retries": self.n_retries,
             "invocation_id": str(self.invocation_id),
         }
-        for key in ("args", "backend", "n_continues", "queue", "durable", "group_key", "priority"):
+        for key in OPTIONAL_KEYS:
             if value := getattr(self, key):
                 body[key] = value
         if self.run_after is not None:
@@ -209,6 +226,7 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
         run_after=_read_datetime(content, "run_after"),
         group_key=_read_text(content, "group_key", MAX_GROUP_KEY),
         priority=_read_int(content, "priority", PRIORITIES),
+        headers=_read_headers(content),
     )
 
 
@@ -414,6 +432,34 @@ def _read_uuid(content: dict[str, Any], key: str) -> UUID | None:
         return UUID(value)
     except ValueError:
         raise MessageRefused(f"The body's {key!r} is not a UUID.") from None
+
+
+def _read_headers(content: dict[str, Any]) -> dict[str, Any]:
+    headers = _read(content, "headers", dict) or {}
+    if headers and len(_ENCODER.encode(headers)) > MAX_HEADERS_BYTES:
+        raise MessageRefused(f"The body's 'headers' have more than {MAX_HEADERS_BYTES} bytes.")
+    return headers
+
+
+def check_headers(headers: object, *, what: str) -> dict[str, Any]:
+    """Return a copy of headers. `what` starts the error's sentence.
+
+    Raises TypeError unless they are a dict with strings as keys, and ValueError for values that
+    JSON or a database can't hold and for more than MAX_HEADERS_BYTES.
+    """
+    if not isinstance(headers, dict) or not all(isinstance(key, str) for key in headers):
+        raise TypeError(f"{what} are {headers!r}. Use a dict with strings as keys.")
+    try:
+        text = encode_json(headers, what=what)
+    except TypeError as error:
+        raise TypeError(f"{what}: {error}. Use JSON values.") from None
+    if len(text) > MAX_HEADERS_BYTES:
+        raise ValueError(
+            f"{what} have {len(text)} bytes as JSON, and {MAX_HEADERS_BYTES} are allowed. Pass "
+            "large values as arguments."
+        )
+    copied: dict[str, Any] = json.loads(text)
+    return copied
 
 
 def _read_datetime(content: dict[str, Any], key: str) -> datetime | None:

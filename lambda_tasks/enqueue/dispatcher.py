@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
+from .. import hooks
 from ..core.batching import Backlog, pop_batch
 from ..core.message import Outgoing
+from ..hooks.beside import call_beside
 from ..ports import SendFailure, Transport
 from .blocked_groups import BlockedGroups, none_unsent
 from .in_flight import InFlightLimit
@@ -188,6 +190,8 @@ class Dispatcher:
         call = entry.call
         if failure is None:
             self.stats.accepted += 1
+            if hooks.sent:
+                call_beside(hooks.sent, _sent_event(entry.outgoing))
         else:
             self.stats.failed += 1
             call.failures[entry.id] = failure.reason
@@ -404,6 +408,15 @@ CALL_GIVEN_UP: Final = SendFailure("its call has given up waiting for the queue"
 def _blocked_by(id: UUID) -> SendFailure:
     return SendFailure(
         f"it would overtake {id} of its group, which has not been sent", retryable=True
+    )
+
+
+def _sent_event(outgoing: Outgoing) -> hooks.Sent:
+    return hooks.Sent(
+        task_name=outgoing.message.task_name,
+        invocation_id=outgoing.message.invocation_id,
+        queue=outgoing.queue,
+        headers=outgoing.message.headers,
     )
 
 

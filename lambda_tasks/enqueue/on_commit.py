@@ -14,11 +14,13 @@ from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from .. import hooks
 from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..errors import EnqueueError
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..ports import Outbox
+from .announcing import aannounce, announce
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -63,6 +65,11 @@ class Enqueuer:
         where these are in the same database. Raises EnqueueError for direct messages that were
         not accepted, if there is no transaction, and whatever `on_stored` raises.
         """
+        self._enqueue(announce(messages), using=using, on_stored=on_stored)
+
+    def _enqueue(
+        self, messages: Sequence[Outgoing], *, using: str, on_stored: Hook | None = None
+    ) -> None:
         connection = connections[using]
         # Records in another database can't join this transaction: they are stored after it.
         is_stored = using == self._outbox.alias
@@ -88,6 +95,8 @@ class Enqueuer:
 
         Calls that arrive during a hop to the connection's thread share the next hop.
         """
+        if hooks.enqueued:
+            messages = await aannounce(messages)
         # Concurrent calls share a hop and an INSERT, instead of queueing for the thread singly.
         loop = asyncio.get_running_loop()
         key = (loop, SyncToAsync.thread_sensitive_context.get(None), using)
@@ -127,7 +136,7 @@ class Enqueuer:
                 caller.call_stored_hook()
 
         if connections[using].in_atomic_block:
-            self.enqueue(messages, using=using, on_stored=on_stored)
+            self._enqueue(messages, using=using, on_stored=on_stored)
             return ()
         self.store(messages)
         on_stored()

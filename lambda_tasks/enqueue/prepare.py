@@ -5,7 +5,7 @@ back.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -41,6 +41,7 @@ def prepare(
     priority: int = 0,
     root_id: UUID | None = None,
     retry_of: UUID | None = None,
+    headers: Mapping[str, Any] | None = None,
     secret: frozenset[str] = frozenset(),
     enqueued_at: datetime | None = None,
 ) -> Outgoing:
@@ -80,6 +81,7 @@ def prepare(
         priority=priority,
         root_id=root_id,
         retry_of=retry_of,
+        headers=dict(headers or {}),
         secret=secret,
     )
     if message.durable:

@@ -10,9 +10,11 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+from .. import hooks
 from ..core.lifecycle import GRACE
 from ..core.message import Outgoing
 from ..database_calls import call_database
+from ..hooks.beside import call_beside
 from ..ports import Outbox
 
 logger = logging.getLogger("lambda_tasks")
@@ -63,7 +65,7 @@ class Relay:
         to these names. `grace` is the time that the process that stored a message has to send it
         itself. Messages that their queue refuses are postponed, so that they don't hold up others.
         """
-        sent = 0
+        sent = n_due = 0
         for _ in range(MAX_ROUNDS):
             due = await call_database(
                 self._outbox.find_unsent,
@@ -76,11 +78,14 @@ class Relay:
             )
             if not due:
                 break
+            n_due += len(due)
             sent += await self._send(due)
             # A short round ends the loop, except with FIFO groups: a round has only their first
             # messages, and the next ones may be sent now.
             if len(due) < ROUND_LIMIT and not any(each.look.in_order for each in due):
                 break
+        if hooks.relayed:
+            call_beside(hooks.relayed, hooks.Relayed(n_due, sent))
         return sent
 
     async def _send(self, due: Sequence[Outgoing]) -> int:

@@ -15,10 +15,12 @@ from typing import Any, Final, Self
 
 import django
 
+from .. import hooks
 from ..conf import current
 from ..database_calls import call_database
 from ..execution import connections
 from ..execution.executor import Executor
+from ..hooks.beside import call_beside
 from ..ports import Delivery, Settlement
 from ..queues.sqs_deliveries import delivery_of
 from ..runtime import Runtime
@@ -161,7 +163,10 @@ class EventHandler:
             logger.exception("The relay failed; it runs again with a later event.")
 
     async def _tick(self, deadline: float | None) -> dict[str, Any]:
-        return {"relayed": await self._relay(deadline)}
+        n_relayed = await self._relay(deadline)
+        if hooks.ticked:
+            call_beside(hooks.ticked, hooks.Ticked(n_relayed))
+        return {"relayed": n_relayed}
 
     async def _relay(self, deadline: float | None) -> int:
         """Relay the messages that were left, and return how many were sent.

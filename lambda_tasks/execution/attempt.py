@@ -17,19 +17,21 @@ from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 from django.utils.crypto import salted_hmac
 
-from .. import interrupts
+from .. import hooks, interrupts
 from ..context import TaskContext
 from ..core.arguments import copy_json
-from ..core.lifecycle import Outcome, Raised
+from ..core.lifecycle import Failed, Outcome, Raised
 from ..core.message import Message, Outgoing
 from ..core.retries import JITTER_S
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
+from ..hooks.calling import HOOK_LIMIT_S
 from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
 from ..ports import Lock, Task
 from . import connections
 from .alarm import HARD_MESSAGE
 from .finishing import Finisher, continuation_of, describe, outcome_of
+from .hook_events import announce_failed_unbegun, end_event, start_event
 from .progress import ProgressRecorder
 from .run import AttemptEnd, Run
 
@@ -79,6 +81,7 @@ class Attempt:
         self.error: BaseException | None = None
         """The error that the task has failed with, or None."""
         self._is_task_over = False
+        self._is_called = False
         self._lock_error: BaseException | None = None
         """The error that kept a singleton from its lock."""
 
@@ -95,7 +98,17 @@ class Attempt:
     @property
     def may_defer_begin(self) -> bool:
         """Whether begin() may wait until the task uses the database for the first time."""
-        return not self.task.options.singleton and not self._call.has_listeners
+        return not self.task.options.singleton and not self.has_listeners
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody is called at the start or the end of the attempt."""
+        return self._call.has_listeners or bool(hooks.started) or bool(hooks.ended)
+
+    @property
+    def hooks_limit_s(self) -> float:
+        """The seconds for one function that is connected to `started` or `ended`."""
+        return min(HOOK_LIMIT_S, self.left_s + MIN_COMMIT_S)
 
     @property
     def left_s(self) -> float:
@@ -108,7 +121,12 @@ class Attempt:
         return max(self.left_s, MIN_COMMIT_S)
 
     def begin(self) -> None:
-        """Acquire the lock of a singleton and open the transaction.
+        """Do acquire(), and open the transaction."""
+        self.acquire()
+        self.open_transaction()
+
+    def acquire(self) -> None:
+        """Acquire a connection, and the lock of a singleton.
 
         Raises SingletonLockError if another run holds the lock, SingletonLockUnknown if Redis
         can't be asked, and PoolExhausted if no connection came free in time.
@@ -119,11 +137,43 @@ class Attempt:
             if self.task.options.singleton:
                 self._acquire_lock()
             self._call.started()
+
+    def start_event(self) -> hooks.Started | None:
+        """Return the event for hooks.started; None if there is nobody to call.
+
+        After a conflict the attempt begins again, but has started before.
+        """
+        if self._n_conflicts or not hooks.started:
+            return None
+        self._has_waited = True  # the time of the hooks is taken off the limits
+        run = self.run
+        return start_event(run.message, run.claim, queue=run.queue, metadata=run.metadata)
+
+    def end_event(self, ended: AttemptEnd) -> hooks.Ended | None:
+        """Return the event for hooks.ended; None if there is nobody to call, or another does."""
+        is_over = self._is_called and ended.wait_s is None and ended.lost is None
+        if not hooks.ended or not is_over:
+            return None
+        run = self.run
+        return end_event(
+            run.message,
+            run.claim,
+            queue=run.queue,
+            metadata=run.metadata,
+            outcome=ended.outcome,
+            error=self.error,
+            following=ended.following,
+            ran_s=self._ran_for().total_seconds(),
+        )
+
+    def open_transaction(self) -> None:
+        """Open the transaction of an atomic task."""
         if self.task.options.atomic:
             self._transaction = connections.open_transaction(self.finisher.claims.alias)
 
     def call(self) -> Any:
         """Call the task's function; for an async task, return its coroutine."""
+        self._is_called = True
         return self._call.call(self.context)
 
     def succeed(self, result: object, *, may_leave_record: bool = False) -> AttemptEnd:
@@ -175,7 +225,7 @@ class Attempt:
             return AttemptEnd(None, lost=self._reason_of_loss(error))
         connections.refresh()  # the error may come from a broken connection
         self.error = error
-        return self.finisher.fail(
+        ended = self.finisher.fail(
             self.run,
             self.task,
             self._call,
@@ -183,6 +233,10 @@ class Attempt:
             self._ran_for(),
             may_retry=error is not self._lock_error,
         )
+        if not self._is_called and isinstance(ended.outcome, Failed):
+            message, reason = self.run.message, ended.outcome.raised
+            announce_failed_unbegun(message, queue=self.run.queue, reason=reason)
+        return ended
 
     def hard_timeout(self, cause: BaseException | None = None) -> HardTimeLimitExceeded:
         """Return the exception for an exceeded hard timeout. `cause` is what it interrupted."""
@@ -340,6 +394,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         n_retries=run.message.n_retries,
         deadline=time.monotonic() + min(_warning_s(run), run.budget_s),
         metadata=run.metadata,
+        headers=copy_json(run.message.headers) if run.message.headers else {},
         state=copy_json(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..core.lifecycle import Claim
-from ..ports import ClaimedDelivery, Delivery, Settlement
+from ..ports import ClaimedDelivery, Delivery, ResolvedDelivery, Settlement
 from .resender import ReturnedDelivery
 from .time_budget import TimeBudget
 
@@ -23,6 +23,10 @@ class ClaimedBatch:
     """The deliveries to run."""
     postponed: Sequence[ReturnedDelivery] = ()
     """The refused deliveries that may run later and have a record, or need none."""
+    deliveries: Sequence[Delivery] = ()
+    """All deliveries, in their order."""
+    resolved: Sequence[ResolvedDelivery] = ()
+    """The deliveries whose message could be read and whose task is known."""
     started: dict[str, "StartedRun"] = field(default_factory=dict)
     """The runs that have started, by delivery id."""
     waiting_line: dict[str, ClaimedDelivery] = field(default_factory=dict)

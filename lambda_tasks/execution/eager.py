@@ -74,7 +74,7 @@ class EagerRunner:
             delivery=delivery, message=resolved.message, task=task, claim=claim
         )
         if ended.wait_s is not None:
-            release_claim(self._claims, claimed, counts=False)
+            release_claim(self._claims, claimed, counts=False, reason="waits for its lock")
             return outgoing
         if ended.lost is None:
             return ended.following

@@ -44,6 +44,7 @@ from .attempt import Attempt, MakeAttempt
 from .batch import Chain, ClaimedBatch, StartedRun, schedule
 from .connections import refresh
 from .finishing import Finisher, describe, release_claim, release_unstarted
+from .hook_events import announce_end, announce_return
 from .intake import Intake
 from .lanes import LaneLost, Lanes
 from .leases import Leases
@@ -156,8 +157,13 @@ class Executor:
         settlements: dict[str, Settlement] = {}
         unsettled = {each.delivery.id: each for each in batch.claimed}
 
+        deliveries = {each.id: each for each in batch.deliveries}
+        resolved = {each.delivery.id: each for each in batch.resolved}
+
         def settle(id: str, settlement: Settlement) -> None:
             settlements[id] = settlement
+            if settlement.reason:
+                announce_return(deliveries[id], resolved.get(id), settlement)
             on_settled(id, settlement)
             if (claimed := unsettled.pop(id, None)) is not None:
                 self._turns.leave(claimed.task)
@@ -241,8 +247,10 @@ class Executor:
         except Exception:
             # The outcome may not be durable. The next delivery finds it out from the record.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
-            has_begun = claimed.delivery.id in batch.started
-            return RETURNED if has_begun else await self._return_delivery(claimed, batch)
+            if (begun := batch.started.get(claimed.delivery.id)) is None:
+                return await self._return_delivery(claimed, batch)
+            announce_end(begun.claimed, None)
+            return replace(RETURNED, reason="its outcome is unknown")
         started = batch.started[claimed.delivery.id]
         if ended.wait_s is not None:
             return await self._wait_for_lock(started.claimed, ended.wait_s)
@@ -254,7 +262,9 @@ class Executor:
                 "%s %s raised KeyboardInterrupt and goes back",
                 claimed.task.name, claimed.message.invocation_id,
             )  # fmt: skip
-            back = await call_database(partial(release_claim, self._claims, claimed, counts=True))
+            announce_end(claimed, None)
+            release = partial(release_claim, self._claims, claimed, counts=True)
+            back = await call_database(partial(release, reason="raised KeyboardInterrupt"))
             return replace(back, stops_worker=True)
         if ended.lost is not None:
             is_last = claimed.claim.attempt >= self._settings().max_attempts
@@ -265,7 +275,7 @@ class Executor:
         outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
         task_logger.info("%s %s: %s", claimed.task.name, claimed.message.invocation_id, outcome)
         if ended.outcome is None:
-            return RETURNED
+            return replace(RETURNED, reason="lease lost")
         return DONE_FAILED if isinstance(ended.outcome, Failed) else DONE
 
     async def _send_following(self, following: Outgoing) -> None:
@@ -354,7 +364,9 @@ class Executor:
     async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> AttemptEnd:
         """Record the failure of a run whose process or lane is gone."""
         run, call = self._run_of(claimed), claimed.task.make_call(claimed.message, claimed.claim)
-        return await call_database(self._finisher.fail, run, claimed.task, call, error, None)
+        ended = await call_database(self._finisher.fail, run, claimed.task, call, error, None)
+        announce_end(claimed, ended.outcome, error=error, following=ended.following)
+        return ended
 
     async def _return_delivery(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> Settlement:
         """Return a delivery that has not started to its queue. This counts as no attempt."""
@@ -368,7 +380,14 @@ class Executor:
     async def _wait_for_lock(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
         """Return a singleton to its queue until its lock may be free."""
         logger.info("%s waits for its lock", claimed.message.invocation_id)
-        waiting = partial(release_claim, self._claims, claimed, counts=False, wait_s=wait_s)
+        waiting = partial(
+            release_claim,
+            self._claims,
+            claimed,
+            counts=False,
+            wait_s=wait_s,
+            reason="waits for its lock",
+        )
         # Sent again from its first receive on: a long wait must not use up its deliveries.
         return await self._resender.settlement(
             claimed, await call_database(waiting), from_receive=1

@@ -43,6 +43,7 @@ from ..ports import (
     TaskCall,
 )
 from .failure_log import log_failure, log_lost_attempt, skip_library_frames
+from .hook_events import announce_end
 from .progress import state_as_json
 from .run import AttemptEnd, Run
 
@@ -108,7 +109,10 @@ class Finisher:
         """
         if claimed.may_rerun and not is_last:
             log_lost_attempt(claimed.message, claimed.claim, reason)
-            return release_claim(self.claims, claimed, counts=True)
+            announce_end(claimed, None, raised=reason)
+            return release_claim(
+                self.claims, claimed, counts=True, reason="lost its database connection"
+            )
         return self._fail_lost(claimed, reason)
 
     def cut_off(
@@ -125,8 +129,16 @@ class Finisher:
         if reason := cut_off_too_often(claimed.claim.cut_off_s + ran_s, hard_s):
             return self._fail_lost(claimed, reason)
         log_lost_attempt(claimed.message, claimed.claim, CUT_OFF)
+        announce_end(claimed, None, raised=CUT_OFF)
         wait_s = turn_wait_s(claimed.claim.n_waits)
-        return release_claim(self.claims, claimed, counts=counts, wait_s=wait_s, ran_s=ran_s)
+        return release_claim(
+            self.claims,
+            claimed,
+            counts=counts,
+            wait_s=wait_s,
+            ran_s=ran_s,
+            reason="interrupted by shutdown",
+        )
 
     def _fail_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
         try:
@@ -136,8 +148,10 @@ class Finisher:
                 "The end of %s can't be written; it runs again when its lease is over",
                 claimed.message.invocation_id,
             )
-            return RETURNED
+            announce_end(claimed, None, raised=reason)
+            return replace(RETURNED, reason="its end can't be written")
         notify_failed(claimed, claimed.claim, reason)
+        announce_end(claimed, Failed(reason))
         return DONE_FAILED
 
 
@@ -159,13 +173,14 @@ def release_claim(
     claimed: ClaimedDelivery,
     *,
     counts: bool,
+    reason: str,
     wait_s: float = 0.0,
     ran_s: float = 0.0,
 ) -> Settlement:
-    """Release the claim of a delivery, and return its settlement. See Release."""
+    """Release the claim of a delivery, and return its settlement with a reason. See Release."""
     is_redelivered = claimed.delivery.is_redelivered
     release = Release(counts=counts, is_redelivered=is_redelivered, wait_s=wait_s, ran_s=ran_s)
-    return _release(claims, [claimed], release)
+    return _release(claims, [claimed], release, reason)
 
 
 def release_unstarted(
@@ -183,12 +198,14 @@ def release_unstarted(
         alike[release].append(each)
     settled: list[tuple[ClaimedDelivery, Settlement]] = []
     for release, group in alike.items():
-        settlement = _release(claims, group, release)
+        settlement = _release(claims, group, release, "not started")
         settled += [(each, settlement) for each in group]
     return settled
 
 
-def _release(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Release) -> Settlement:
+def _release(
+    claims: Claims, claimed: Sequence[ClaimedDelivery], release: Release, reason: str
+) -> Settlement:
     try:
         claims.release([each.claim for each in claimed], release)
     except Exception:
@@ -196,8 +213,8 @@ def _release(claims: Claims, claimed: Sequence[ClaimedDelivery], release: Releas
         logger.exception(
             "Claims can't be released; they run again when their leases are over: %s", ids
         )
-        return RETURNED
-    return Settlement(is_final=False, retry_after_s=release.wait_s)
+        return replace(RETURNED, reason=f"{reason}, and its claim can't be released")
+    return Settlement(is_final=False, retry_after_s=release.wait_s, reason=reason)
 
 
 def outcome_of(value: object, task: Task) -> Succeeded:

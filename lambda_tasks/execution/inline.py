@@ -2,12 +2,15 @@
 
 import contextvars
 import math
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from .. import interrupts
+from .. import hooks, interrupts
 from ..context import current_run
+from ..hooks.calling import call as call_hook
 from .alarm import Alarm
 from .attempt import Attempt
 from .run import AttemptEnd
@@ -22,23 +25,44 @@ def run_inline(
     `may_leave_record`, the caller writes the record if there is nothing else to commit.
     Raises KeyboardInterrupt after a rollback if the task raises it.
     """
-    while True:
-        try:
-            attempt.begin()
-            result = contextvars.copy_context().run(_call, attempt, with_limits)
-            with interrupts.interrupt_after(attempt.commit_limit_s if with_limits else math.inf):
-                return attempt.succeed(result, may_leave_record=may_leave_record)
-        except KeyboardInterrupt:
-            attempt.abandon()
-            raise
-        except BaseException as error:
-            failure = attempt.failure_of(error) if with_limits else error
-        with interrupts.interrupt_after(
-            interrupts.LIBRARY_STATEMENT_LIMIT_S if with_limits else math.inf
-        ):
-            ended = attempt.fail(failure)
-        if not ended.restarts:
-            return ended
+    # One context for all of it: what a hook sets at the start, the task and the end must see.
+    context = contextvars.copy_context()
+    run = partial(_run_once, attempt, context, with_limits, may_leave_record=may_leave_record)
+    ended = run()
+    while ended.restarts:
+        ended = run()
+    context.run(_call_hooks, hooks.ended, attempt.end_event(ended), attempt, with_limits)
+    return ended
+
+
+def _run_once(
+    attempt: Attempt, context: contextvars.Context, with_limits: bool, *, may_leave_record: bool
+) -> AttemptEnd:
+    try:
+        attempt.acquire()
+        context.run(_call_hooks, hooks.started, attempt.start_event(), attempt, with_limits)
+        attempt.open_transaction()
+        result = context.run(_call, attempt, with_limits)
+        with interrupts.interrupt_after(attempt.commit_limit_s if with_limits else math.inf):
+            return attempt.succeed(result, may_leave_record=may_leave_record)
+    except KeyboardInterrupt:
+        attempt.abandon()
+        raise
+    except BaseException as error:
+        failure = attempt.failure_of(error) if with_limits else error
+    with interrupts.interrupt_after(
+        interrupts.LIBRARY_STATEMENT_LIMIT_S if with_limits else math.inf
+    ):
+        return attempt.fail(failure)
+
+
+def _call_hooks(hook: hooks.Hook[Any], event: object, attempt: Attempt, with_limits: bool) -> None:
+    """Call a hook in the task's context. `event` is None if there is nobody to call."""
+    if event is None:
+        return
+    current_run.set(attempt.context)
+    limit_s = attempt.hooks_limit_s
+    call_hook(hook, event, limited=partial(Alarm, limit_s, limit_s) if with_limits else nullcontext)
 
 
 def _call(attempt: Attempt, with_limits: bool) -> Any:

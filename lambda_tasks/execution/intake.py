@@ -35,6 +35,7 @@ from ..ports import (
 from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
 from .finishing import notify_failed, release_claim
+from .hook_events import announce_failed_unbegun
 from .time_budget import TimeBudget, limits_s
 from .turns import Turns
 
@@ -42,7 +43,7 @@ logger = logging.getLogger("lambda_tasks")
 
 Settlements = dict[str, Settlement]
 
-RETRY_AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0)
+RETRY_AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0, reason="conflict")
 """The settlement of a delivery that goes back and may be received again at once."""
 
 
@@ -78,7 +79,8 @@ class Intake:
                 raise
             # The conflict came at the commit of the transaction of `arriving`: nothing is claimed.
             logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
-            return ClaimedBatch(budget, {each.id: RETRY_AT_ONCE for each in deliveries})
+            again = {each.id: RETRY_AT_ONCE for each in deliveries}
+            return ClaimedBatch(budget, again, deliveries=deliveries)
         postponed = [
             (each, settlement)
             for each in resolved
@@ -89,12 +91,18 @@ class Intake:
         ]
         blocked = blocked_by_order(deliveries, refused)
         if not blocked:
-            return ClaimedBatch(budget, refused, claimed, postponed)
+            return ClaimedBatch(
+                budget, refused, claimed, postponed, deliveries=deliveries, resolved=resolved
+            )
         for each in claimed:
             if each.delivery.id in blocked:
-                refused[each.delivery.id] = release_claim(self._claims, each, counts=False)
+                refused[each.delivery.id] = release_claim(
+                    self._claims, each, counts=False, reason="behind another of its group"
+                )
         runnable = [each for each in claimed if each.delivery.id not in blocked]
-        return ClaimedBatch(budget, refused, runnable, postponed)
+        return ClaimedBatch(
+            budget, refused, runnable, postponed, deliveries=deliveries, resolved=resolved
+        )
 
     def _resolve_all(
         self, deliveries: Sequence[Delivery], refused: Settlements
@@ -276,21 +284,23 @@ def _settle_on_error(delivery: Delivery, refused: Settlements) -> Iterator[None]
         yield
     except MessageRefused as reason:
         logger.error("Delivery %s is refused and goes back to its queue: %s", delivery.id, reason)
-        refused[delivery.id] = RETURNED
+        refused[delivery.id] = replace(RETURNED, reason="refused")
     except (Exception, SystemExit):
         logger.exception(
             "Delivery %s goes back to its queue: the module of its task can't be imported",
             delivery.id,
         )
-        refused[delivery.id] = RETURNED
+        refused[delivery.id] = replace(RETURNED, reason="its module can't be imported")
 
 
 def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
     if not isinstance(error, kept_connections.OUTAGES):
-        return RETURNED
+        return replace(RETURNED, reason="can't be claimed")
     is_copied = delivery.may_be_copied and not delivery.provides_id_of(message)
     wait_s = outage_wait_s(delivery.receives, is_copied=is_copied)
-    return Settlement(is_final=False, retry_after_s=wait_s, is_outage=True)
+    return Settlement(
+        is_final=False, retry_after_s=wait_s, is_outage=True, reason="database outage"
+    )
 
 
 def _is_foreign(resolved: ResolvedDelivery, verdict: Granted | Refused) -> bool:
@@ -305,6 +315,8 @@ def _notify_lost(resolved: ResolvedDelivery, verdict: Granted | Refused) -> None
     if isinstance(verdict, FoundLost) and verdict.run is not None:
         lost = replace(resolved, message=verdict.run.message)
         notify_failed(lost, verdict.run.claim, WORKER_DIED)
+        queue = lost.message.queue or lost.queue
+        announce_failed_unbegun(lost.message, queue=queue, reason=WORKER_DIED)
 
 
 def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
@@ -315,7 +327,7 @@ def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
             "project.",
             resolved.delivery.id, resolved.message.invocation_id,
         )  # fmt: skip
-        return RETURNED
+        return replace(RETURNED, reason=_text_of(refused))
     if refused.is_final:
         task_logger.info(
             "%s %s is already %s: its delivery is acknowledged",
@@ -332,4 +344,9 @@ def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
         retry_after_s=refused.retry_after_s if waits else None,
         # A locked record may be an INSERT that another transaction has not committed.
         has_record=waits and refused is not LOCKED,
+        reason=_text_of(refused),
     )
+
+
+def _text_of(refused: Refused) -> str:
+    return refused.refusal.name.lower().replace("_", " ")

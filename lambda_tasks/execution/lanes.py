@@ -9,21 +9,25 @@ import contextvars
 import functools
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 from asgiref.sync import ThreadSensitiveContext
 from django.db import DatabaseError, InterfaceError, connections
 
+from .. import hooks
 from ..context import current_run
 from ..core.lifecycle import Claim
 from ..errors import HardTimeLimitExceeded
+from ..hooks.calling import acall as acall_hook
 from . import connections as connections_of_this_thread
 from .attempt import Attempt
 from .coroutine_limits import LimitedCoroutine
 from .interruptible_thread import ThreadStuck
 from .lane_thread import AnyThread, LaneThread
 from .run import AttemptEnd
+
+T = TypeVar("T")
 
 StartAttempt = Callable[[], Awaitable[Attempt]]
 """A callback that creates an attempt once a lane is free: the task's time starts then."""
@@ -154,6 +158,13 @@ class _LaneRun:
     lane: "asyncio.Task[None] | None" = None
     task: "asyncio.Task[Any] | None" = None
     claim: Claim | None = None
+    context: contextvars.Context = field(default_factory=contextvars.Context)
+    """The context variables of the task and its hooks."""
+
+    def create_task(self, coroutine: Coroutine[Any, Any, T], attempt: Attempt) -> "asyncio.Task[T]":
+        """Start a coroutine in the context of the run."""
+        self.context.run(current_run.set, attempt.context)
+        return asyncio.get_running_loop().create_task(coroutine, context=self.context)
 
 
 async def run_in_lane(start: StartAttempt) -> AttemptEnd:
@@ -164,9 +175,14 @@ async def run_in_lane(start: StartAttempt) -> AttemptEnd:
 async def _run(lane_run: _LaneRun, thread: LaneThread | AnyThread) -> AttemptEnd:
     attempt = await lane_run.start()
     lane_run.claim = attempt.run.claim
+    # A copy of the lane's context, so that no context variable reaches the next run.
+    lane_run.context = contextvars.copy_context()
     ended = await _run_once(lane_run, attempt, thread)
     while ended.restarts:
         ended = await _run_once(lane_run, attempt, thread)
+    if (event := attempt.end_event(ended)) is not None:
+        await _call_hooks(hooks.ended, event, lane_run, attempt, thread)
+        await thread.call_last(_do_nothing)  # hooks may have used the database
     return ended
 
 
@@ -192,7 +208,11 @@ async def _run_once(
 async def _run_to_success(
     lane_run: _LaneRun, attempt: Attempt, thread: LaneThread | AnyThread
 ) -> AttemptEnd:
-    if isinstance(thread, LaneThread) and attempt.may_defer_begin:
+    if (event := attempt.start_event()) is not None:
+        await thread.call(attempt.acquire, limit_s=attempt.left_s)
+        await _call_hooks(hooks.started, event, lane_run, attempt, thread)
+        await thread.call(attempt.open_transaction)
+    elif isinstance(thread, LaneThread) and attempt.may_defer_begin:
         # Deferred to the task's first call on the thread. A task that makes none saves two hops.
         thread.call_first(attempt.begin)
     else:
@@ -203,6 +223,25 @@ async def _run_to_success(
         return attempt.succeed_without_begin(result)
     succeed = functools.partial(attempt.succeed, may_leave_record=True)
     return await thread.call_last(succeed, result, limit_s=attempt.commit_limit_s)
+
+
+async def _call_hooks(
+    hook: hooks.Hook[Any],
+    event: object,
+    lane_run: _LaneRun,
+    attempt: Attempt,
+    thread: LaneThread | AnyThread,
+) -> None:
+    """Call a hook on the event loop, in the task's context."""
+
+    def limited(coroutine: Coroutine[Any, Any, None]) -> LimitedCoroutine:
+        limit_s = attempt.hooks_limit_s
+        return LimitedCoroutine(
+            coroutine, soft_s=limit_s, hard_s=limit_s, on_limit=lambda _: thread.interrupt()
+        )
+
+    with thread.serving(attempt.context):
+        await lane_run.create_task(acall_hook(hook, event, limited=limited), attempt)
 
 
 async def _fail(
@@ -233,14 +272,9 @@ async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
 async def _call_in_new_task(
     lane_run: _LaneRun, attempt: Attempt, thread: LaneThread | AnyThread
 ) -> Any:
-    """Call the task in a new asyncio task, and return its result.
-
-    That one gets a copy of the lane's context, so that no context variable reaches the next run.
-    """
-    context = contextvars.copy_context()
-    context.run(current_run.set, attempt.context)
+    """Call the task in a new asyncio task, and return its result."""
     captured = _call_with_limits(attempt, thread)
-    task = lane_run.task = asyncio.get_running_loop().create_task(captured, context=context)
+    task = lane_run.task = lane_run.create_task(captured, attempt)
     try:
         # The inner task returns a cancellation as a value. Without the shield, a cancellation of
         # the lane would end up there, and the lane would go on.

@@ -79,7 +79,9 @@ class Resender:
         return [
             (
                 resolved.delivery.id,
-                DONE if resolved.delivery.id in done else settlement,
+                replace(DONE, reason=settlement.reason)
+                if resolved.delivery.id in done
+                else settlement,
             )
             for resolved, settlement in back
         ]

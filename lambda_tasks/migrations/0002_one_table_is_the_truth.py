@@ -26,6 +26,7 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "n_attempts": models.PositiveSmallIntegerField(default=0, editable=False),
     "root_id": models.UUIDField(editable=False, null=True),
     "retry_of": models.UUIDField(editable=False, null=True),
+    "headers": models.JSONField(editable=False, null=True),
     "enqueued_at": models.DateTimeField(editable=False, null=True),
     "sent_at": models.DateTimeField(editable=False, null=True),
     "run_after": models.DateTimeField(editable=False, null=True),

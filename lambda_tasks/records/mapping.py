@@ -52,12 +52,13 @@ MESSAGE_COLUMNS: Final = (
     "root_id",
     "retry_of",
     "run_after",
+    "headers",
 )
 """The columns of a message, except for its id."""
 
 GRANTED_COLUMNS: Final = (*CLAIM_COLUMNS, *MESSAGE_COLUMNS)
 
-JSON_COLUMNS: Final = ("saved", "args", "kwargs")
+JSON_COLUMNS: Final = ("saved", "args", "kwargs", "headers")
 
 STATE_COLUMNS: Final = (*GRANTED_COLUMNS, "status", "claim_token", "lease_until", "now")
 """The columns that decide about a claim; `now` is the database's clock."""
@@ -90,6 +91,7 @@ def row_of(
         "priority": message.priority,
         "root_id": message.root_id or message.invocation_id,
         "retry_of": message.retry_of,
+        "headers": message.headers or None,
         "enqueued_at": enqueued_at,
         "run_after": message.run_after,
         "delay_s": delay_s,
@@ -204,6 +206,7 @@ def message_of(row: Row) -> Message:
         priority=row["priority"],
         root_id=row["root_id"],
         retry_of=row["retry_of"],
+        headers=row["headers"] or {},
         # If all arguments are encrypted, only the task knows which of them are secret.
         secret=frozenset(secret_values) if args is None else frozenset(),
     )

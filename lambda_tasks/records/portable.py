@@ -366,7 +366,9 @@ def _split_for_mysql(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
     parts: list[list[TaskRecord]] = [[]]
     size = 0
     for record in records:
-        n_chars = len(json.dumps([record.args, record.kwargs])) + len(record.secrets or "")
+        n_chars = len(json.dumps([record.args, record.kwargs, record.headers])) + len(
+            record.secrets or ""
+        )
         if parts[-1] and size + n_chars > MAX_INSERT_CHARS:
             parts.append([])
             size = 0

@@ -55,6 +55,7 @@ ROW_TYPES: Final = {
     "priority": "smallint",
     "root_id": "uuid",
     "retry_of": "uuid",
+    "headers": "jsonb",
     "enqueued_at": "timestamptz",
     "run_after": "timestamptz",
     "delay_s": "double precision",

@@ -2,15 +2,17 @@
 
 import datetime
 import uuid
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Final, Self
 
 from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
-from django.db import models, router
+from django.db import models, router, transaction
 from django.db.models.query_utils import DeferredAttribute
 
+from .. import hooks
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
+from ..hooks.beside import call_beside
 from .encryption import decrypt_result
 from .finishes import finish
 
@@ -24,7 +26,10 @@ class RecordQuerySet(models.QuerySet["TaskRecord"]):
         A QUEUED task never runs. A RUNNING task can't commit any more: an async task is cancelled
         at its next await, and a sync task runs to its end and is rolled back there.
         """
-        return finish(self.filter(status__in=UNFINISHED), Cancelled())
+        unfinished = self.filter(status__in=UNFINISHED)
+        if hooks.cancelled:
+            return _cancel_and_announce(unfinished)
+        return finish(unfinished, Cancelled())
 
     def with_progress(self) -> Self:
         """Annotate records with `state`, `progress` and `progress_at`.
@@ -36,6 +41,29 @@ class RecordQuerySet(models.QuerySet["TaskRecord"]):
             progress=_progress_column("progress"),
             progress_at=_progress_column("shown_at"),
         )
+
+
+def _cancel_and_announce(unfinished: RecordQuerySet) -> int:
+    """Cancel records, and have hooks.cancelled called beside for each after the commit."""
+    with transaction.atomic(using=unfinished.db):
+        records = list(unfinished.select_for_update().only("task_name", "queue", "headers"))
+        ids = [record.pk for record in records]
+        n_cancelled = finish(
+            TaskRecord.objects.using(unfinished.db).filter(pk__in=ids), Cancelled()
+        )
+        transaction.on_commit(partial(_announce_cancelled, records), using=unfinished.db)
+    return n_cancelled
+
+
+def _announce_cancelled(records: "list[TaskRecord]") -> None:
+    for record in records:
+        event = hooks.Cancelled(
+            task_name=record.task_name,
+            invocation_id=record.pk,
+            queue=record.queue,
+            headers=record.headers or {},
+        )
+        call_beside(hooks.cancelled, event)
 
 
 class TaskStatus(models.TextChoices):
@@ -104,6 +132,7 @@ class TaskRecord(models.Model):
     n_attempts = models.PositiveSmallIntegerField(default=0, editable=False)
     root_id = models.UUIDField(null=True, editable=False)
     retry_of = models.UUIDField(null=True, editable=False)
+    headers = models.JSONField(null=True, editable=False)
 
     enqueued_at = models.DateTimeField(null=True, editable=False)
     sent_at = models.DateTimeField(null=True, editable=False)

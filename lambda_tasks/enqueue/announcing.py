@@ -1,0 +1,83 @@
+"""Announces calls to hooks.enqueued, whose functions may add headers to them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, sync_to_async
+
+from .. import hooks
+from ..conf import current
+from ..context import current_run
+from ..core.message import Outgoing, check_headers
+from ..hooks.calling import FAILURES, acall_receiver, call_receiver, report
+from ..hooks.hook import Receiver
+
+EnqueuedReceiver = Receiver[hooks.Enqueued]
+
+
+def announce(messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    """Call hooks.enqueued on this thread, and return the messages with the headers of all hooks."""
+    for receiver in hooks.enqueued.receivers:
+        messages = _announce_all(receiver, messages)
+    return messages
+
+
+async def aannounce(messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    """See announce(). A sync function is called on the thread of the caller's connection."""
+    for receiver in hooks.enqueued.receivers:
+        if iscoroutinefunction(receiver):
+            messages = [await _aannounce(receiver, outgoing) for outgoing in messages]
+        else:
+            messages = await sync_to_async(_announce_all)(receiver, messages)
+    return messages
+
+
+def _announce_all(receiver: EnqueuedReceiver, messages: Sequence[Outgoing]) -> list[Outgoing]:
+    return [_announce(receiver, outgoing) for outgoing in messages]
+
+
+def _announce(receiver: EnqueuedReceiver, outgoing: Outgoing) -> Outgoing:
+    event = _event_of(outgoing)
+    try:
+        call_receiver(receiver, event)
+        return _with_headers(outgoing, event.headers)
+    except FAILURES as error:
+        report(hooks.enqueued, receiver, event, error)
+        return outgoing
+
+
+async def _aannounce(receiver: EnqueuedReceiver, outgoing: Outgoing) -> Outgoing:
+    event = _event_of(outgoing)
+    try:
+        await acall_receiver(receiver, event)
+        return _with_headers(outgoing, event.headers)
+    except FAILURES as error:
+        report(hooks.enqueued, receiver, event, error)
+        return outgoing
+
+
+def _event_of(outgoing: Outgoing) -> hooks.Enqueued:
+    return hooks.Enqueued(
+        task_name=outgoing.message.task_name,
+        invocation_id=outgoing.message.invocation_id,
+        queue=outgoing.queue,
+        headers=dict(outgoing.message.headers),
+        parent=current_run.get(),
+    )
+
+
+def _with_headers(outgoing: Outgoing, headers: dict[str, Any]) -> Outgoing:
+    """Return a message with these headers.
+
+    Raises TypeError or ValueError for invalid headers, and MessageTooLarge where they make a direct
+    message too large for its queue.
+    """
+    if headers == outgoing.message.headers:
+        return outgoing
+    checked = check_headers(headers, what=f"the headers of {outgoing.message.task_name}")
+    message = replace(outgoing.message, headers=checked)
+    body, settings = message.encode(), current()
+    is_signed = bool(settings.signing_keys)
+    settings.queue(outgoing.queue).check_message(message, body, is_signed=is_signed)
+    return replace(outgoing, message=message, body=body)

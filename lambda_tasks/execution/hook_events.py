@@ -1,0 +1,123 @@
+"""The events of runs and deliveries that hooks get, and their calls beside the engine."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .. import hooks
+from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried, Succeeded
+from ..core.message import Message, Outgoing
+from ..errors import TaskFailed
+from ..hooks.beside import call_beside
+from ..ports import ClaimedDelivery, Delivery, ResolvedDelivery, Settlement
+
+ENDINGS: Final[Mapping[type[Outcome], hooks.Ending]] = {
+    Succeeded: "succeeded",
+    Failed: "failed",
+    Retried: "retried",
+    Continued: "continued",
+}
+
+
+def start_event(
+    message: Message, claim: Claim, *, queue: str, metadata: Mapping[str, Any]
+) -> hooks.Started:
+    """Return the event of an attempt that starts."""
+    return hooks.Started(**_of_attempt(message, claim, queue, metadata))
+
+
+def end_event(
+    message: Message,
+    claim: Claim,
+    *,
+    queue: str,
+    metadata: Mapping[str, Any],
+    outcome: Outcome | None,
+    error: BaseException | None = None,
+    raised: Raised | None = None,
+    following: Outgoing | None = None,
+    ran_s: float | None = None,
+) -> hooks.Ended:
+    """Return the event of an attempt that has ended.
+
+    Without an outcome it was lost, for the reason `raised` if that is known.
+    """
+    raised = raised if outcome is None else outcome.raised
+    if raised is not None and (error is None or message.secret):
+        error = TaskFailed(raised.traceback)
+    return hooks.Ended(
+        **_of_attempt(message, claim, queue, metadata),
+        outcome="lost" if outcome is None else ENDINGS[type(outcome)],
+        error=error,
+        traceback=None if raised is None else raised.traceback,
+        ran_s=ran_s,
+        next_id=None if following is None else following.message.invocation_id,
+    )
+
+
+def announce_end(
+    claimed: ClaimedDelivery,
+    outcome: Outcome | None,
+    *,
+    raised: Raised | None = None,
+    error: BaseException | None = None,
+    following: Outgoing | None = None,
+) -> None:
+    """Have hooks.ended called beside, for an attempt that could not end by itself."""
+    if hooks.ended:
+        event = end_event(
+            claimed.message,
+            claimed.claim,
+            queue=claimed.queue,
+            metadata={},
+            outcome=outcome,
+            error=error,
+            raised=raised,
+            following=following,
+        )
+        call_beside(hooks.ended, event)
+
+
+def announce_failed_unbegun(message: Message, *, queue: str, reason: Raised) -> None:
+    """Have hooks.failed_unbegun called beside, for an invocation that fails without a run."""
+    if hooks.failed_unbegun:
+        event = hooks.FailedUnbegun(
+            **_of_invocation(message, queue), reason=reason.traceback, headers=message.headers
+        )
+        call_beside(hooks.failed_unbegun, event)
+
+
+def announce_return(
+    delivery: Delivery, resolved: ResolvedDelivery | None, settlement: Settlement
+) -> None:
+    """Have hooks.given_back called beside; `resolved` is None for an unreadable message."""
+    if hooks.given_back:
+        event = hooks.GivenBack(
+            delivery_id=delivery.id,
+            source=delivery.source,
+            reason=settlement.reason,
+            retry_after_s=settlement.retry_after_s,
+            task_name=None if resolved is None else resolved.message.task_name,
+            invocation_id=None if resolved is None else resolved.message.invocation_id,
+        )
+        call_beside(hooks.given_back, event)
+
+
+def _of_attempt(
+    message: Message, claim: Claim, queue: str, metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        **_of_invocation(message, queue),
+        "headers": message.headers,
+        "root_id": message.root_id or message.invocation_id,
+        "attempt": claim.attempt,
+        "n_retries": message.n_retries,
+        "metadata": metadata,
+    }
+
+
+def _of_invocation(message: Message, queue: str) -> dict[str, Any]:
+    return {
+        "task_name": message.task_name,
+        "invocation_id": message.invocation_id,
+        "queue": queue,
+    }
