@@ -6,7 +6,7 @@
 
 import logging
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from .context import TaskContext, current_run
 from .core.redaction import REDACTED, redact, redact_value
@@ -22,6 +22,15 @@ class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
 
 def _prefix(run: TaskContext) -> str:
     return f"[{run.invocation_id}] "
+
+
+LIBRARY_PREFIX: Final = "[%s] "
+"""The prefix of the library's own lines about runs, before their arguments are filled in."""
+
+
+def run_attributes(task_name: str, invocation_id: object, attempt: object) -> dict[str, Any]:
+    """Return the attributes by which a log record names a run."""
+    return {"invocation_id": str(invocation_id), "task_name": task_name, "attempt": attempt}
 
 
 class _Redaction(logging.Filter):
@@ -84,12 +93,20 @@ class TaskContextFilter(_Redaction):
         """Add the attributes to a record. Returns True: no record is dropped."""
         super().filter(record)
         run = current_run.get()
-        if run is None and hasattr(record, "invocation_id"):
-            return True  # the line of a run's end names the run itself
+        if hasattr(record, "invocation_id"):
+            _remove_library_prefix(record)  # the library's line names the run itself
+            return True
         if run is not None and isinstance(record.msg, str):
             # The attribute names the run, so the line itself need not do so again.
             record.msg = record.msg.removeprefix(_prefix(run))
-        record.invocation_id = str(run.invocation_id) if run else ""
-        record.task_name = run.task_name if run else ""
-        record.attempt = run.attempt if run else ""
+        if run is None:
+            vars(record).update(run_attributes("", "", ""))
+        else:
+            vars(record).update(run_attributes(run.task_name, run.invocation_id, run.attempt))
         return True
+
+
+def _remove_library_prefix(record: logging.LogRecord) -> None:
+    args = record.args
+    if str(record.msg).startswith(LIBRARY_PREFIX) and isinstance(args, tuple) and args:
+        record.msg, record.args = record.msg.removeprefix(LIBRARY_PREFIX), args[1:]

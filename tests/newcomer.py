@@ -36,10 +36,10 @@ urlpatterns = [path("orders/", views.place_order), path("async/", views.place_or
 """
 
 
-def blocks() -> dict[str, str]:
-    """What the README shows of each file, one after the other."""
+def blocks(text: str = README) -> dict[str, str]:
+    """What a page, the README by default, shows of each file, one after the other."""
     files: dict[str, str] = {}
-    for block in BLOCK.finditer(README):
+    for block in BLOCK.finditer(text):
         files[block["file"]] = files.get(block["file"], "") + block["code"]
     return files
 

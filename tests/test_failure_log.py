@@ -59,7 +59,8 @@ def test_a_final_failure_is_an_error_with_its_traceback_and_its_run(
     (line,) = _failures(caplog)
     id = str(record_of(message).id)
     assert line.name == "lambda_tasks.task"
-    assert line.getMessage() == f"{tasks.awrite_and_fail.name} {id} failed"
+    ending = rf"\[{id}\] {tasks.awrite_and_fail.name} failed after \d+\.\d\d\d s"
+    assert re.fullmatch(ending, line.getMessage())
     assert line.exc_info is not None
     assert isinstance(line.exc_info[1], ValueError)
     assert line.exc_info[2] is not None
@@ -78,13 +79,17 @@ def test_a_retry_is_a_warning_and_the_last_failure_the_only_error(
     assert _failures(caplog) == []
     (line,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     name = secretive.fail.name
-    what = f"{name} {record_of(first).id} failed with builtins.ConnectionError"
-    assert re.fullmatch(rf"{what} and is retried in \d+ s", line.getMessage())
+    assert re.fullmatch(
+        rf"\[{record_of(first).id}\] {name} failed after \d+\.\d+ s and is retried in \d+ s"
+        r" \(due to builtins\.ConnectionError\)",
+        line.getMessage(),
+    )
     retry = TaskRecord.objects.get(status="QUEUED")
     TaskRecord.objects.update(run_after=Now())
     handle(wake_up(retry.id, name))
     (line,) = _failures(caplog)
-    assert line.getMessage().startswith(f"{name} {retry.id} failed:\nTraceback")
+    ending = rf"\[{retry.id}\] {name} failed after [\d.]+ s:\nTraceback.*"
+    assert re.fullmatch(ending, line.getMessage(), re.DOTALL)
     assert "MaxRetriesExceededError" in line.getMessage()
     assert "a secret token" not in caplog.text
 
@@ -132,7 +137,7 @@ def test_what_another_finds_lost_for_good_is_an_error(
     handle(wake_up(id, tasks.aleave_effect.name))
 
     (line,) = _failures(caplog)
-    assert line.getMessage().startswith(f"{tasks.aleave_effect.name} {id} failed:\n")
+    assert line.getMessage().startswith(f"[{id}] {tasks.aleave_effect.name} failed:\n")
     assert "Its worker died before the task ended." in line.getMessage()
 
 
@@ -199,11 +204,53 @@ def test_the_logging_of_the_readme_tells_each_failure_once_in_every_process(
     output = shop.run_with_errors("manage.py", "lambda_tasks", "worker", "--once")
 
     for id, name in ((fail, "fail"), (afail, "afail")):
-        assert output.count(f"ERROR [{id}] shop.failing.{name} {id} failed\nTraceback") == 1, output
+        failed = rf"ERROR \[{id}\] shop\.failing\.{name} failed after [\d.]+ s\nTraceback"
+        assert len(re.findall(failed, output)) == 1, output
         assert output.count(f"INFO [{id}] looking\n") == 1, output
     assert output.count("LookupError: no order 7") == 2
-    warning = (
-        f"WARNING [{time_out}] shop.failing.time_out {time_out} failed with builtins.TimeoutError"
-    )
-    assert output.count(warning) == 1, output
+    warning = rf"WARNING \[{time_out}\] shop\.failing\.time_out failed after .*TimeoutError\)\n"
+    assert len(re.findall(warning, output)) == 1, output
     assert "3 done, of which 2 failed" in output
+
+
+def test_a_success_is_one_line_with_its_id_and_how_long_it_ran(
+    handle: Handle, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lambda_tasks.task")
+    message = body(tasks.aadd, a=1)
+
+    handle(message)
+
+    (line,) = caplog.records
+    id = str(record_of(message).id)
+    ending = rf"\[{id}\] {tasks.aadd.name} succeeded after \d+\.\d\d\d s"
+    assert re.fullmatch(ending, line.getMessage())
+    run: Any = line
+    assert (run.invocation_id, run.task_name, run.attempt) == (id, tasks.aadd.name, 1)
+
+
+def test_a_duplicate_delivery_is_a_line_with_its_id(
+    handle: Handle, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = body(tasks.aadd, a=1)
+    handle(message)
+    caplog.set_level(logging.INFO, "lambda_tasks")
+
+    handle(message)
+
+    duplicate = f"[{record_of(message).id}] {tasks.aadd.name} is already finished"
+    assert [each for each in caplog.messages if each.startswith(duplicate)]
+
+
+def test_a_dropped_call_names_its_arguments_without_secrets_and_its_queue(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.LAMBDA_TASKS_NOOP_EXECUTION = True
+
+    tasks.add.execute_on_commit(a=7)
+    secretive.fail.execute_on_commit(token=SecretStr("a secret token"), password="swordfish")
+
+    plain, hidden = caplog.messages
+    assert "tests.app.tasks.add({'a': 7" in plain
+    assert "for the queue 'default' is dropped" in plain
+    assert "a secret token" not in hidden

@@ -57,7 +57,7 @@ RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
 NOTHING = dict.fromkeys(
     [
         "args", "backend", "group_key", "secrets", "exception_class",
-        "retry_of", "run_after", "worker_ids", "claim_token", "lease_until", "look_at",
+        "retry_of", "headers", "run_after", "worker_ids", "claim_token", "lease_until", "look_at",
         "cut_off_s",
     ]
 )  # fmt: skip

@@ -90,6 +90,7 @@ OTHER_VALUES: Final[dict[str, Any]] = {
     "priority": -100,
     "root_id": uuid4(),
     "retry_of": uuid4(),
+    "headers": {"tenant": [1, "é"]},
     "enqueued_at": WHEN,
     "run_after": WHEN + HOUR,
 }
@@ -883,6 +884,7 @@ rows_to_insert = st.fixed_dictionaries(
         "priority": st.integers(-100, 100),
         "root_id": st.sampled_from(IDS),
         "retry_of": optional_ids,
+        "headers": st.none() | st.dictionaries(some_text, json_values, max_size=3),
         "enqueued_at": moments,
         "run_after": moments,
         "delay_s": st.none() | st.integers(0, 900),

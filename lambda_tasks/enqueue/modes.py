@@ -84,5 +84,11 @@ class ModeSender:
 
 def _drop(messages: Sequence[Outgoing]) -> None:
     for outgoing in messages:
-        name = outgoing.message.task_name
-        logger.warning("%s is dropped: LAMBDA_TASKS_NOOP_EXECUTION is set.", name)
+        message = outgoing.message
+        arguments = (
+            message.redacted_kwargs if not message.args else (message.args, message.redacted_kwargs)
+        )
+        logger.warning(
+            "[%s] %s(%r) for the queue %r is dropped: LAMBDA_TASKS_NOOP_EXECUTION is set.",
+            message.invocation_id, message.task_name, arguments, outgoing.queue,
+        )  # fmt: skip

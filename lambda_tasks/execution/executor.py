@@ -19,13 +19,12 @@ from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
 from ..conf import Settings
-from ..core.lifecycle import End, Failed
+from ..core.lifecycle import End, Failed, Retried
 from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
-from ..logging import task_logger
 from ..ports import (
     DONE,
     DONE_FAILED,
@@ -52,6 +51,7 @@ from .process_pool import ProcessPool
 from .process_start import ProcessNotStarted
 from .resender import Resender, ReturnedDelivery, SendStored
 from .run import AttemptEnd, Run
+from .run_log import log_start, log_success
 from .starts import Starts, waiting_line_of, with_current_claim
 from .time_budget import FUNCTION_MARGIN_S, NoTimeLeft, TimeBudget, limits_s
 from .turns import Durations, Turns
@@ -254,9 +254,10 @@ class Executor:
         started = batch.started[claimed.delivery.id]
         if ended.wait_s is not None:
             return await self._wait_for_lock(started.claimed, ended.wait_s)
-        return await self._settle_ended(started.claimed, ended)
+        return await self._settle_ended(started, ended)
 
-    async def _settle_ended(self, claimed: ClaimedDelivery, ended: AttemptEnd) -> Settlement:
+    async def _settle_ended(self, started: StartedRun, ended: AttemptEnd) -> Settlement:
+        claimed = started.claimed
         if ended.interrupted:
             logger.info(
                 "%s %s raised KeyboardInterrupt and goes back",
@@ -272,11 +273,17 @@ class Executor:
             return await self._resender.settlement(claimed, await call_database(finish_lost))
         if ended.following is not None:
             await self._send_following(ended.following)
-        outcome = "lease lost" if ended.outcome is None else type(ended.outcome).__name__.lower()
-        task_logger.info("%s %s: %s", claimed.task.name, claimed.message.invocation_id, outcome)
         if ended.outcome is None:
+            logger.warning(
+                "[%s] %s was taken over or cancelled while it ran, and its writes are rolled back",
+                claimed.message.invocation_id, claimed.task.name,
+            )  # fmt: skip
             return replace(RETURNED, reason="lease lost")
-        return DONE_FAILED if isinstance(ended.outcome, Failed) else DONE
+        if isinstance(ended.outcome, Failed):
+            return DONE_FAILED
+        if not isinstance(ended.outcome, Retried):
+            log_success(claimed.message, claimed.claim, ended.outcome, started.ran_s)
+        return DONE
 
     async def _send_following(self, following: Outgoing) -> None:
         """Send the retry or continuation, which is stored: what fails here is left to the relay."""
@@ -298,6 +305,7 @@ class Executor:
         async def start() -> Run:
             started = StartedRun(await self._count_start(claimed, batch, outside_of_lanes))
             batch.started[claimed.delivery.id] = started
+            log_start(claimed.message, started.claimed.claim)
             return self._run_of(started.claimed, metadata, batch.budget)
 
         async def start_attempt() -> Attempt:

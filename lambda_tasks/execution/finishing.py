@@ -42,10 +42,10 @@ from ..ports import (
     Task,
     TaskCall,
 )
-from .failure_log import log_failure, log_lost_attempt, skip_library_frames
 from .hook_events import announce_end
 from .progress import state_as_json
 from .run import AttemptEnd, Run
+from .run_log import log_failure, log_lost_attempt, skip_library_frames
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -98,7 +98,7 @@ class Finisher:
                 task.name, run.message.invocation_id, describe(error, run.message).traceback,
             )  # fmt: skip
             return AttemptEnd(None)
-        log_failure(call, run.message, run.claim, outcome, error)
+        log_failure(call, run.message, run.claim, outcome, error, ran_for=ran_for)
         call.ended(outcome, error)
         return AttemptEnd(outcome, retry)
 

@@ -17,7 +17,6 @@ from ..core.message import Message, decode
 from ..core.signature import verify
 from ..database_errors import is_conflict
 from ..errors import MessageRefused, UnknownTask
-from ..logging import task_logger
 from ..ports import (
     DONE,
     RETURNED,
@@ -329,14 +328,14 @@ def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
         )  # fmt: skip
         return replace(RETURNED, reason=_text_of(refused))
     if refused.is_final:
-        task_logger.info(
-            "%s %s is already %s: its delivery is acknowledged",
-            resolved.task.name, resolved.message.invocation_id, refused.refusal.name.lower(),
+        logger.info(
+            "[%s] %s is already %s: its delivery is acknowledged",
+            resolved.message.invocation_id, resolved.task.name, refused.refusal.name.lower(),
         )  # fmt: skip
         return DONE
     logger.warning(
-        "%s %s goes back to its queue: %s",
-        resolved.task.name, resolved.message.invocation_id, refused.refusal.name.lower(),
+        "[%s] %s goes back to its queue: %s",
+        resolved.message.invocation_id, resolved.task.name, _text_of(refused),
     )  # fmt: skip
     waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE)
     return Settlement(

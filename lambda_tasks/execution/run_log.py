@@ -1,0 +1,98 @@
+"""The log lines of runs: how each ended, and after how long.
+
+They go to the logger `lambda_tasks.task`, so that whatever the project's LOGGING does with errors,
+it does with those of tasks: a file, an e-mail, Sentry. Final failures are errors; what runs again
+is a warning.
+"""
+
+import logging
+import re
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried
+from ..core.message import Message
+from ..logging import run_attributes
+from ..ports import TaskCall
+
+logger = logging.getLogger("lambda_tasks.task")
+
+ESCAPED: Final = re.compile(r"\\(x00|ud[89a-f])")
+"""What a traceback may have in place of characters that nobody can write."""
+
+PACKAGE_DIR: Final = str(Path(__file__).parents[1])
+"""The library's directory; tracebacks leave out its frames."""
+
+
+def log_start(message: Message, claim: Claim) -> None:
+    """Log the start of an attempt, for debugging."""
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug(
+            "[%s] %s starts, attempt %d",
+            message.invocation_id, message.task_name, claim.attempt,
+            extra=run_attributes(message.task_name, message.invocation_id, claim.attempt),
+        )  # fmt: skip
+
+
+def log_success(message: Message, claim: Claim, outcome: Outcome, ran_s: float) -> None:
+    """Log an outcome that is no failure."""
+    verb = "continues in another run" if isinstance(outcome, Continued) else "succeeded"
+    despite = ""
+    if outcome.raised is not None:
+        despite = f", despite {outcome.raised.exception_class}, which the task ignores,"
+    logger.info(
+        "[%s] %s %s%s after %.3f s",
+        message.invocation_id, message.task_name, verb, despite, ran_s,
+        extra=run_attributes(message.task_name, message.invocation_id, claim.attempt),
+    )  # fmt: skip
+
+
+def log_failure(
+    call: TaskCall,
+    message: Message,
+    claim: Claim,
+    outcome: Outcome,
+    error: BaseException | None,
+    *,
+    ran_for: timedelta | None = None,
+) -> None:
+    """Log an outcome that is a failure, or a retry after one. `error` has the traceback, if known.
+
+    An exception may hold secret arguments anywhere, or characters that a log file refuses. Then the
+    line has the text of the record instead, with these redacted and escaped.
+    """
+    extra = run_attributes(message.task_name, message.invocation_id, claim.attempt)
+    name_and_id = message.invocation_id, message.task_name
+    after = "" if ran_for is None else f" after {ran_for.total_seconds():.3f} s"
+    if isinstance(outcome, Retried):
+        logger.warning(
+            "[%s] %s failed%s and is retried in %.0f s (due to %s)",
+            *name_and_id, after, outcome.delay.total_seconds(), outcome.raised.exception_class,
+            extra=extra,
+        )  # fmt: skip
+    elif isinstance(outcome, Failed) and not call.logs_failures:
+        text = outcome.raised.traceback
+        if error is None or message.secret or ESCAPED.search(text):
+            logger.error("[%s] %s failed%s:\n%s", *name_and_id, after, text, extra=extra)
+            return
+        exc_info = type(error), error, skip_library_frames(error)
+        logger.error("[%s] %s failed%s", *name_and_id, after, exc_info=exc_info, extra=extra)
+
+
+def log_lost_attempt(message: Message, claim: Claim, reason: Raised) -> None:
+    """Log an attempt that ended through no fault of the task, and is repeated."""
+    logger.warning(
+        "[%s] %s has lost an attempt and runs again:\n%s",
+        message.invocation_id, message.task_name, reason.traceback,
+        extra=run_attributes(message.task_name, message.invocation_id, claim.attempt),
+    )  # fmt: skip
+
+
+def skip_library_frames(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an error from the task's own code on."""
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(PACKAGE_DIR):
+        step = step.tb_next
+    return step or error.__traceback__
