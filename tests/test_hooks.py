@@ -26,6 +26,7 @@ from lambda_tasks.hooks import beside, calling
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.records.clock import Now
+from lambda_tasks.records.database import all_records
 from tests.app import django_tasks, hooked, secretive, tasks
 from tests.app.hooked import VARIABLE, Notebook
 from tests.app.models import Effect
@@ -561,12 +562,12 @@ def test_cancelled_is_called_after_the_commit_once_for_each(queue: str, connect:
     finished = TaskRecord.objects.create(task_name="x", kwargs={}, status="SUCCESS")
 
     with transaction.atomic():
-        assert TaskRecord.objects.cancel() == 3
+        assert all_records().cancel() == 3
         transaction.set_rollback(True)
     assert beside.flush(AMPLE_S)
     assert cancelled == []
-    assert TaskRecord.objects.cancel() == 3
-    assert TaskRecord.objects.cancel() == 0
+    assert all_records().cancel() == 3
+    assert all_records().cancel() == 0
 
     assert beside.flush(AMPLE_S)
     assert {each.invocation_id for each in cancelled} == ids

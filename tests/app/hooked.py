@@ -112,7 +112,7 @@ RECEIVERS: dict[str, Callable[[Any], object]] = {
 def connect(*, path: str, started: list[str], limit_s: float) -> None:
     """Connect hooks in this worker process."""
     _connect(Notebook(Path(path)), started)
-    vars(attempt)["HOOK_LIMIT_S"] = limit_s
+    attempt.__dict__["HOOK_LIMIT_S"] = limit_s
 
 
 def _connect(notebook: Notebook, started: list[str]) -> None:
@@ -126,7 +126,7 @@ def _connect(notebook: Notebook, started: list[str]) -> None:
 def disconnect(*, limit_s: float) -> None:
     for hook in hooks.ALL:
         hook.receivers = ()
-    vars(attempt)["HOOK_LIMIT_S"] = limit_s
+    attempt.__dict__["HOOK_LIMIT_S"] = limit_s
 
 
 @lambda_task(takes_context=True)
