@@ -158,7 +158,6 @@ def _find_loaded(task_name: str) -> object:
     Reads vars() instead of getattr(): a module's own __getattr__ may import others.
     """
     module_name, _, attribute = task_name.rpartition(".")
-    _check_package(task_name)
     module = sys.modules.get(module_name)
     if module is None or attribute not in vars(module):
         raise UnknownTask(
@@ -171,7 +170,8 @@ def _find_loaded(task_name: str) -> object:
 
 def _import(task_name: str) -> object:
     module_name, _, attribute = task_name.rpartition(".")
-    _check_package(task_name)
+    if module_name not in sys.modules:
+        _check_package(task_name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

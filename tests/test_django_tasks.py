@@ -34,13 +34,19 @@ from lambda_tasks.backends import (
     record_statuses,
 )
 from lambda_tasks.backends import task as task_with_options
-from lambda_tasks.backends.compat import InvalidTask, TaskResultDoesNotExist, task_backends
+from lambda_tasks.backends.compat import (
+    BaseTaskBackend,
+    InvalidTask,
+    TaskResultDoesNotExist,
+    task_backends,
+)
+from lambda_tasks.errors import UnknownTask
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from tests.app import django_tasks, outages
 from tests.app import tasks as lambda_tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, bodies_in, relay
+from tests.conftest import Handle, bodies_in, relay, wake_up
 
 tasks: Any = django_tasks
 
@@ -424,7 +430,44 @@ def test_a_killed_worker_process_is_an_error_and_the_task_runs_again(
     assert {each.exception_class.__name__ for each in result.errors} == {"WorkerProcessDied"}
 
 
-def test_a_failed_task_leaves_nothing_but_its_error(queue: str, work_off: WorkOff) -> None:
+def test_a_task_runs_in_autocommit_as_under_djangos_own_backends(
+    queue: str, work_off: WorkOff
+) -> None:
+    result, plain = tasks.write_durably.enqueue("x"), tasks.atell_transaction.enqueue()
+    work_off(queue)
+
+    result.refresh()
+    plain.refresh()
+    assert (result.status, result.errors[0].exception_class) == ("FAILED", RuntimeError)
+    assert set(Effect.objects.values_list("name", flat=True)) == {"x", "x has failed"}
+    assert plain.return_value is False
+
+
+@pytest.mark.parametrize("is_atomic", [True, False])
+def test_a_backend_may_run_its_tasks_in_a_transaction(
+    queue: str, settings: Any, handle: Handle, is_atomic: bool
+) -> None:
+    settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": {"ATOMIC": is_atomic}}}
+    result = tasks.atell_transaction.enqueue()
+    id = TaskRecord.objects.get().id
+
+    handle(wake_up(id, tasks.atell_transaction.module_path, backend="default"))
+
+    result.refresh()
+    assert result.return_value is is_atomic
+
+
+def test_a_task_that_asks_for_a_transaction_has_one(queue: str, work_off: WorkOff) -> None:
+    result = tasks.tell_transaction.enqueue()
+    work_off(queue)
+
+    result.refresh()
+    assert result.return_value is True
+
+
+def test_a_failed_task_in_a_transaction_leaves_nothing_but_its_error(
+    queue: str, work_off: WorkOff
+) -> None:
     result = tasks.leave_effect_and_fail.enqueue("effect")
     work_off(queue)
 
@@ -895,12 +938,57 @@ def test_validation_is_repeated_on_enqueue(settings: Any) -> None:
         task.enqueue(1)
 
 
-def test_a_module_that_no_worker_imports_is_refused_at_the_call(settings: Any) -> None:
+def test_a_task_of_a_module_that_is_loaded_runs_though_its_package_is_no_app(
+    settings: Any, queue: str, handle: Handle
+) -> None:
     settings.INSTALLED_APPS = [each for each in settings.INSTALLED_APPS if each != "tests.app"]
     settings.LAMBDA_TASKS_MODULES = []
 
-    with pytest.raises(InvalidTask, match=r"tests\.app\.django_tasks\.add is not in a package"):
-        tasks.add.enqueue(1)
+    result = tasks.aadd.enqueue(1)
+    handle(wake_up(TaskRecord.objects.get().id, tasks.aadd.module_path, backend="default"))
+
+    result.refresh()
+    assert result.return_value == 3
+
+
+@pytest.mark.parametrize("backend", ["immediate.ImmediateBackend", "dummy.DummyBackend"])
+def test_a_task_with_options_of_ours_can_be_declared_for_djangos_own_backends(
+    settings: Any, backend: str
+) -> None:
+    module = BaseTaskBackend.__module__.rpartition(".")[0]
+    settings.TASKS = {"default": {"BACKEND": f"{module}.{backend}"}}
+
+    declared = task_with_options(max_attempts=3, soft_timeout=5, hard_timeout=9)(echo)
+
+    first = declared.enqueue("a")
+    second, third = declared.enqueue_many([{"value": "b"}, ["c"]])
+    finished = "READY" if "dummy" in backend else "SUCCESSFUL"
+    assert [each.status for each in (first, second, third)] == [finished] * 3
+    assert async_to_sync(declared.aenqueue_many)([["d"]])[0].status == finished
+
+
+def echo(value: str) -> str:
+    return value
+
+
+def test_a_result_outlives_the_name_of_its_task(queue: str, work_off: WorkOff) -> None:
+    result = tasks.add.enqueue(1)
+    work_off(queue)
+    TaskRecord.objects.update(task_name="shop.tasks.renamed_since")
+
+    found = task_backends["default"].get_result(result.id)
+
+    assert (found.status, found.return_value) == ("SUCCESSFUL", 3)
+    assert found.task.module_path == "shop.tasks.renamed_since"
+    with pytest.raises(UnknownTask, match=r"no task 'shop\.tasks\.renamed_since' any more"):
+        found.task.call(1)
+
+
+def test_a_queue_that_the_settings_lack_is_an_invalid_task(settings: Any) -> None:
+    settings.TASKS = {"default": settings.TASKS["default"] | {"QUEUES": []}}
+
+    with pytest.raises(InvalidTask, match="no queue 'missing' in LAMBDA_TASKS_QUEUES"):
+        tasks.add.using(queue_name="missing").enqueue(1)
 
 
 @pytest.mark.parametrize(

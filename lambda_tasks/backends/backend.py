@@ -1,7 +1,6 @@
 """The backend for TASKS, which turns Django's calls into messages and records into results."""
 
 import difflib
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -19,6 +18,7 @@ from django.utils.asyncio import async_unsafe
 from .. import conf, registry, runtime
 from ..core.arguments import refuse_positional
 from ..core.message import Outgoing
+from ..core.options import TaskOptions
 from ..decorators import LambdaTaskWrapper
 from ..enqueue.announcing import aannounce, announce
 from ..enqueue.prepare import check_run_after, prepare
@@ -38,10 +38,19 @@ from .compat import (
     task_backends,
     task_enqueued,
 )
-from .declaring import Call, LambdaTask, check_attempts, options_of, task_for_wrapper
+from .declaring import (
+    Call,
+    LambdaTask,
+    check_attempts,
+    gone_task,
+    options_of,
+    parameter_names,
+    split_call,
+    task_for_wrapper,
+)
 from .results import result_of
 
-OPTION_NAMES: Final = ("DATABASE", "ENQUEUE_ON_COMMIT")
+OPTION_NAMES: Final = ("ATOMIC", "DATABASE", "ENQUEUE_ON_COMMIT")
 
 PreparedCall = tuple[AnyResult, Outgoing]
 """The result that a call returns, and the message that it sends."""
@@ -52,8 +61,9 @@ class LambdaTasksBackend(BaseTaskBackend):
 
     OPTIONS["ENQUEUE_ON_COMMIT"], True by default, stores the message in the caller's transaction
     and sends it after the commit. With False the message is sent at once, even if the transaction
-    rolls back later. OPTIONS["DATABASE"], "default" by default, is the alias of the database whose
-    transaction is joined.
+    rolls back later. OPTIONS["ATOMIC"], False by default, is for tasks that say nothing themselves:
+    whether each run is in a transaction. OPTIONS["DATABASE"], "default" by default, is the alias of
+    the database whose transaction is joined.
     """
 
     task_class = LambdaTask  # type: ignore[assignment]
@@ -72,13 +82,13 @@ class LambdaTasksBackend(BaseTaskBackend):
             # manage.py check reports them, and has to import this task's module for that.
             return
         super().validate_task(task)
-        options = options_of(task)
+        options = self.options_of(task)
         check_attempts(task)
         _check_run_after(task)
         settings = conf.current()
         queue = settings.queues.get(task.queue_name)
         if queue is None:
-            return  # enqueue() raises, and names the queues that there are.
+            return  # Django lets a task be declared for a queue that a call refuses.
         if task.priority and not queue.is_table:
             raise InvalidTask(
                 f"priority is {task.priority}, but the queue {task.queue_name!r} has no "
@@ -95,9 +105,9 @@ class LambdaTasksBackend(BaseTaskBackend):
     def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AnyResult:
         """Enqueue one call and return its result, which is READY.
 
-        Raises InvalidTask for a task that this backend can't run, TypeError for arguments that are
-        not JSON, ImproperlyConfigured for an unknown queue, MessageTooLarge for too long arguments,
-        and EnqueueError where a direct message was not accepted.
+        Raises InvalidTask for a task that this backend can't run, and for an unknown queue;
+        TypeError for arguments that are not JSON, MessageTooLarge for too long arguments, and
+        EnqueueError where a direct message was not accepted.
         """
         return self._enqueue([self._prepare(task, args, kwargs)])[0]
 
@@ -131,8 +141,16 @@ class LambdaTasksBackend(BaseTaskBackend):
         chain = chain_of(root_id)
         if not chain or chain[0].backend != self.alias:
             raise TaskResultDoesNotExist(result_id)
-        task: Any = registry.resolve(chain[0].task_name, self.alias)
-        return result_of(task.django_task, chain)
+        return result_of(self._task_of(chain[0].task_name), chain)
+
+    def _task_of(self, task_name: str) -> AnyTask:
+        """Return the Task of a name, or a stand-in if there is none of that name any more."""
+        try:
+            task: Any = registry.resolve(task_name, self.alias)
+        except UnknownTask:
+            return gone_task(task_name, backend=self.alias, queues=self.queues)
+        found: AnyTask = task.django_task
+        return found
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
         """Return the mistakes in this backend's entry of TASKS, for manage.py check."""
@@ -140,6 +158,18 @@ class LambdaTasksBackend(BaseTaskBackend):
             Error(f"TASKS[{self.alias!r}]: {problem}", id="lambda_tasks.E003")
             for problem in self._problems()
         ]
+
+    def options_of(self, task: AnyTask) -> TaskOptions:
+        """Return the options with which this backend runs a task.
+
+        Raises InvalidTask for values out of range.
+        """
+        return options_of(task, atomic=self.is_atomic)
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether tasks that say nothing themselves run in a transaction."""
+        return bool(self.options.get("ATOMIC", False))
 
     @property
     def enqueues_on_commit(self) -> bool:
@@ -151,17 +181,13 @@ class LambdaTasksBackend(BaseTaskBackend):
         return str(self.options.get("DATABASE", DEFAULT_DB_ALIAS))
 
     def _prepare_many(self, task: AnyTask, calls: Iterable[Call]) -> list[PreparedCall]:
-        return [self._prepare(task, *_split_call(task, call)) for call in calls]
+        return [self._prepare(task, *split_call(task, call)) for call in calls]
 
     def _prepare(
         self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> PreparedCall:
         self.validate_task(task)
-        if not registry.may_be_imported(task.module_path):
-            raise InvalidTask(
-                f"{task.module_path} is not in a package of INSTALLED_APPS or of "
-                "LAMBDA_TASKS_MODULES, so no worker would import it. Add the package to one."
-            )
+        _check_queue(task)
         positional, named, secret = _encode_arguments(task, args, kwargs)
         now = timezone.now()
         outgoing = prepare(
@@ -169,10 +195,10 @@ class LambdaTasksBackend(BaseTaskBackend):
             named,
             queue=task.queue_name,
             # A task that is declared durable stays durable on a backend that sends at once.
-            durable=self.enqueues_on_commit or bool(options_of(task).durable),
+            durable=self.enqueues_on_commit or bool(self.options_of(task).durable),
             args=positional,
             backend=self.alias,
-            delay_s=options_of(task).delay,
+            delay_s=self.options_of(task).delay,
             run_after=task.run_after,
             priority=int(task.priority),
             secret=secret,
@@ -337,16 +363,14 @@ def _alias_for(queue: str) -> str:
     return next(matching, ours[0])
 
 
-def _split_call(task: AnyTask, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Return the positional and the named arguments of one call of enqueue_many()."""
-    if isinstance(call, Mapping):
-        return (), call
-    if isinstance(call, str | bytes) or not isinstance(call, Sequence):
-        raise TypeError(
-            f"{task.module_path}: {call!r} can't be the arguments of a call. Use a mapping of "
-            "keyword arguments, or a sequence of positional ones."
+def _check_queue(task: AnyTask) -> None:
+    queues = conf.current().queues
+    if task.queue_name not in queues:
+        known = ", ".join(map(repr, queues))
+        raise InvalidTask(
+            f"{task.module_path}: there is no queue {task.queue_name!r} in LAMBDA_TASKS_QUEUES, "
+            f"which has {known}."
         )
-    return call, {}
 
 
 def _check_run_after(task: AnyTask) -> None:
@@ -371,7 +395,7 @@ def _encode_arguments(
     secret = conf.current().redact
     if not secret:
         return positional, named, secret
-    parameters = list(inspect.signature(task.func).parameters)[task.takes_context :]
+    parameters = parameter_names(task)
     for name in parameters[: len(positional)]:
         if name in secret:
             raise TypeError(

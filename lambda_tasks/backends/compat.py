@@ -25,9 +25,16 @@ if TYPE_CHECKING or not NATIVE:
             TaskResult,
             TaskResultStatus,
         )
-        from django_tasks.exceptions import InvalidTaskBackendError as InvalidTaskBackend
-        from django_tasks.exceptions import InvalidTaskError as InvalidTask
         from django_tasks.exceptions import TaskResultDoesNotExist
+
+        try:  # Django's names, which django-tasks has taken over after 0.12
+            from django_tasks.exceptions import (  # type: ignore[attr-defined,unused-ignore]
+                InvalidTask,
+                InvalidTaskBackend,
+            )
+        except ImportError:
+            from django_tasks.exceptions import InvalidTaskBackendError as InvalidTaskBackend
+            from django_tasks.exceptions import InvalidTaskError as InvalidTask
         from django_tasks.signals import task_enqueued, task_finished, task_started
         from django_tasks.utils import normalize_json
     except ModuleNotFoundError as error:

@@ -1,6 +1,8 @@
-"""The options of a task beyond Django's own: attempts, backoff, timeouts and singleton."""
+"""The options of a task beyond Django's own: attempts, backoff, timeouts, singleton, atomic."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Unpack, overload
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 from django.utils.module_loading import import_string
 
 from ..core.options import OptionNames, TaskOptions, parse_options
+from ..errors import UnknownTask
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     DEFAULT_TASK_PRIORITY,
@@ -15,7 +18,6 @@ from .compat import (
     AnyResult,
     AnyTask,
     InvalidTask,
-    task_backends,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +63,12 @@ class LambdaTask(AnyTask):
     """Seconds after which the task is ended. By default the setting decides."""
     singleton: bool = False
     """Whether at most one call of the task runs at a time. The others wait, without an attempt."""
+    atomic: bool | None = None
+    """Whether each run is in a transaction; None means that ATOMIC in the backend's OPTIONS says.
+
+    In a transaction a run does nothing twice. Without one, a run that is repeated because its
+    worker died may do its part again.
+    """
     wrapper: "LambdaTaskWrapper[..., Any] | None" = None
     """The @lambda_task that this Task stands for; None for a function with @task."""
 
@@ -76,16 +84,25 @@ class LambdaTask(AnyTask):
         """Enqueue many calls, all or none, and return their results in order.
 
         Each call is a mapping of keyword arguments, or a sequence of positional ones. They are
-        stored by one INSERT and sent in full batches. Raises what `enqueue()` raises, and
-        InvalidTask where the task's backend is not a LambdaTasksBackend.
+        stored by one INSERT and sent in full batches. Raises what `enqueue()` raises. A backend of
+        another kind, as in a project's tests, enqueues them one by one.
         """
-        results: list[AnyResult] = _backend_of(self).enqueue_many(self, calls)
+        backend = self.get_backend()
+        if not hasattr(backend, "enqueue_many"):
+            return [self.enqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
+        results: list[AnyResult] = backend.enqueue_many(self, calls)
         return results
 
     async def aenqueue_many(self, calls: Iterable[Call]) -> list[AnyResult]:
         """See enqueue_many()."""
-        results: list[AnyResult] = await _backend_of(self).aenqueue_many(self, calls)
+        backend = self.get_backend()
+        if not hasattr(backend, "aenqueue_many"):
+            return [await self.aenqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
+        results: list[AnyResult] = await backend.aenqueue_many(self, calls)
         return results
+
+    def _split(self, calls: Iterable[Call]) -> list[tuple[Sequence[Any], Mapping[str, Any]]]:
+        return [split_call(self, call) for call in calls]
 
 
 @overload
@@ -119,7 +136,8 @@ def task(
     """
 
     def make(function: Callable[..., Any]) -> AnyTask:
-        return task_backends[backend].task_class(
+        # A LambdaTask on any backend: the settings of a project's tests may name another.
+        return LambdaTask(
             func=function,
             priority=priority,
             queue_name=queue_name,
@@ -132,13 +150,14 @@ def task(
     return make if function is None else make(function)
 
 
-def options_of(task: AnyTask) -> TaskOptions:
+def options_of(task: AnyTask, *, atomic: bool) -> TaskOptions:
     """Return a task's options for the executor. Raises InvalidTask for values out of range.
 
-    A Task that was declared for another backend has defaults only.
+    `atomic` is what the backend says, for tasks that say nothing. A Task that was declared for
+    another backend has defaults only.
     """
     if not isinstance(task, LambdaTask):
-        return TaskOptions(queue=task.queue_name)
+        return TaskOptions(queue=task.queue_name, atomic=atomic)
     if task.wrapper is not None:
         return task.wrapper.options
     try:
@@ -148,6 +167,7 @@ def options_of(task: AnyTask) -> TaskOptions:
             soft_timeout=task.soft_timeout,
             hard_timeout=task.hard_timeout,
             singleton=task.singleton,
+            atomic=atomic if task.atomic is None else task.atomic,
         )
     except (TypeError, ValueError) as error:
         raise InvalidTask(str(error)) from None
@@ -182,16 +202,53 @@ def task_for_wrapper(wrapper: "LambdaTaskWrapper[..., Any]", *, backend: str) ->
     return declare(wrapper.__wrapped__)
 
 
+def gone_task(name: str, *, backend: str, queues: Collection[str]) -> AnyTask:
+    """Return a stand-in for a task that was renamed or removed, for its results."""
+
+    def gone(*args: Any, **kwargs: Any) -> None:
+        raise UnknownTask(f"There is no task {name!r} any more.")
+
+    gone.__module__, _, gone.__name__ = name.rpartition(".")
+    gone.__qualname__ = gone.__name__
+    queue = DEFAULT_TASK_QUEUE_NAME
+    if queues and queue not in queues:
+        queue = next(iter(sorted(queues)))
+    return LambdaTask(func=gone, priority=DEFAULT_TASK_PRIORITY, queue_name=queue, backend=backend)
+
+
 def _restore_task(name: str, backend: str, changes: dict[str, Any]) -> AnyTask:
     """Return the copy of a Task that stands for a @lambda_task."""
     return task_for_wrapper(import_string(name), backend=backend).using(**changes)
 
 
-def _backend_of(task: AnyTask) -> Any:
-    backend = task.get_backend()
-    if not hasattr(backend, "enqueue_many"):
-        raise InvalidTask(
-            f"{task.module_path} uses the backend {task.backend!r}, a {type(backend).__name__}, "
-            "which has no enqueue_many(). Use a LambdaTasksBackend, or call enqueue() for each."
+def split_call(task: AnyTask, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the positional and the named arguments of one call of enqueue_many().
+
+    Raises TypeError for a call of another kind.
+    """
+    if isinstance(call, Mapping):
+        return (), call
+    if isinstance(call, str | bytes) or not isinstance(call, Sequence):
+        raise TypeError(
+            f"{task.module_path}: {call!r} can't be the arguments of a call. Use a mapping of "
+            "keyword arguments, or a sequence of positional ones."
         )
-    return backend
+    return call, {}
+
+
+def parameter_names(task: AnyTask) -> list[str]:
+    """Return the names of a task's parameters that callers pass, in their order."""
+    return list(_parameters(task.func))[task.takes_context :]
+
+
+def takes_any_keyword(task: AnyTask) -> bool:
+    """Return whether a task's function has a parameter like `**kwargs`."""
+    return any(each.kind is each.VAR_KEYWORD for each in _parameters(task.func).values())
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    if sys.version_info >= (3, 14):  # annotations may name what only a type checker imports
+        from annotationlib import Format
+
+        return inspect.signature(function, annotation_format=Format.FORWARDREF).parameters
+    return inspect.signature(function).parameters

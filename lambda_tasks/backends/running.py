@@ -17,8 +17,8 @@ from ..decorators import LambdaTaskWrapper
 from ..errors import HardTimeLimitExceeded, Retry
 from ..ports import Task
 from . import compat
-from .backend import django_task, is_direct, lambda_tasks_backend
-from .declaring import LambdaTask, options_of
+from .backend import LambdaTasksBackend, django_task, is_direct, lambda_tasks_backend
+from .declaring import LambdaTask, parameter_names, takes_any_keyword
 from .reporting import ReportedCall, RunningResult
 
 logger = logging.getLogger("lambda_tasks")
@@ -40,22 +40,21 @@ MAX_BACKOFF_S: Final = 365 * 24 * 3600.0
 
 
 class DjangoTaskRunner:
-    """The adapter of a function with Django's @task. See ports.Task."""
+    """The adapter of a function with Django's @task, as one backend runs it. See ports.Task."""
 
-    def __init__(self, task: compat.AnyTask) -> None:
+    def __init__(self, task: compat.AnyTask, backend: LambdaTasksBackend) -> None:
         self.django_task = task
         self.name: str = task.module_path
-        self.options = options_of(task)
+        self.options = backend.options_of(task)
         self.is_async: bool = inspect.iscoroutinefunction(task.func)
 
     @property
     def secret_names(self) -> frozenset[str]:
         """The parameters that LAMBDA_TASKS_REDACT names."""
         redact = conf.current().redact
-        parameters = inspect.signature(self.django_task.func).parameters
-        if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        if takes_any_keyword(self.django_task):
             return redact
-        return redact.intersection(parameters)
+        return redact.intersection(parameter_names(self.django_task))
 
     def is_direct(self, backend: str | None) -> bool:
         """See ports.Task. The backend decides this for all of its tasks."""
@@ -186,17 +185,21 @@ async def _await_result(value: Awaitable[Any]) -> Any:
     return compat.normalize_json(await value)
 
 
-_runners: dict[str, DjangoTaskRunner] = {}
-"""The adapters by dotted name. Each is made once, as checking a task's options takes time."""
+_runners: dict[tuple[str, bool], DjangoTaskRunner] = {}
+"""The adapters by dotted name, and whether the backend runs tasks in a transaction.
+
+Each is made once, as checking a task's options takes time.
+"""
 
 
 def adapt(found: object, backend: str | None) -> Task | None:
     """Return the adapter of a task. See registry.Adapt."""
     if isinstance(found, compat.Task):
-        lambda_tasks_backend(backend or found.backend)
-        runner = _runners.get(found.module_path)
+        runs_it = lambda_tasks_backend(backend or found.backend)
+        key = found.module_path, runs_it.is_atomic
+        runner = _runners.get(key)
         if runner is None or runner.django_task is not found:
-            runner = _runners[found.module_path] = DjangoTaskRunner(found)
+            runner = _runners[key] = DjangoTaskRunner(found, runs_it)
         return runner
     if not isinstance(found, LambdaTaskWrapper):
         return None

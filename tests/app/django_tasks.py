@@ -5,10 +5,13 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import django
+from asgiref.sync import sync_to_async
+from django.db import IntegrityError, connection, transaction
 from django.dispatch import receiver
 from redis.exceptions import LockError
 
@@ -52,11 +55,32 @@ async def aleave_effect(name: str) -> None:
 
 
 @task
+def write_durably(name: str) -> bool:
+    """What tasks of reusable apps do that know only Django's own backends."""
+    with transaction.atomic(durable=True):
+        Effect.objects.create(name=name)
+    with suppress(IntegrityError):
+        Effect.objects.create(id=Effect.objects.get(name=name).id, name="taken")
+    Effect.objects.create(name=f"{name} has failed")
+    raise RuntimeError(name)
+
+
+@task
+async def atell_transaction() -> bool:
+    return await sync_to_async(lambda: connection.in_atomic_block)()
+
+
+@task_with_options(atomic=True)
+def tell_transaction() -> bool:
+    return connection.in_atomic_block
+
+
+@task
 async def afail(name: str) -> None:
     raise ValueError(f"failed for {name}")
 
 
-@task
+@task_with_options(atomic=True)
 def leave_effect_and_fail(name: str) -> None:
     Effect.objects.create(name=name)
     raise RuntimeError(f"no {name}")
@@ -109,7 +133,7 @@ def pay(amount: int, token: str) -> int:
     return amount
 
 
-@task_with_options(max_attempts=3, takes_context=True)
+@task_with_options(max_attempts=3, takes_context=True, atomic=True)
 def fail_until(context: Any, attempt: int) -> Any:
     Effect.objects.create(name=f"attempt {context.attempt}")
     if context.attempt < attempt:
