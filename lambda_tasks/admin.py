@@ -2,21 +2,23 @@
 
 import json
 import uuid
-from typing import Any
+from typing import Any, ClassVar, Final
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models import F, QuerySet
 from django.db.models.expressions import ExpressionWrapper
 from django.db.models.functions import Cast
 from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import ngettext
+from django.utils.translation import gettext, ngettext
 
 from . import runtime
-from .core.lifecycle import Status
+from .core.lifecycle import UNFINISHED, Status
 from .core.message import Outgoing
 from .core.redaction import REDACTED
 from .enqueue.prepare import prepare
@@ -28,14 +30,11 @@ from .records.queries import chain
 from .records.tables import TaskRecord
 from .registry import resolve
 
-COLOURS = {
-    TaskRecord.TaskStatus.QUEUED: "#8a6d00",
-    TaskRecord.TaskStatus.RUNNING: "#1f6fd0",
-    TaskRecord.TaskStatus.SUCCESS: "#1e8a4c",
-    TaskRecord.TaskStatus.FAILED: "#d0342c",
-    TaskRecord.TaskStatus.RETRYING: "#b0651d",
-    TaskRecord.TaskStatus.CANCELLED: "#7a7a7a",
-}
+FIRST_OF_REPLAY: Final = 10
+"""The number of records that the confirmation of a replay names."""
+
+MIN_ID_PREFIX: Final = 8
+"""The fewest hexadecimal digits that count as the beginning of an id: as many as the list shows."""
 
 FIELDSETS = {
     "": ("id", "task_name", "status", "queue", "group_key", "backend", "headers"),
@@ -69,6 +68,9 @@ LOOKUPS = frozenset(
 class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time in 5.2
     """The read-only admin of records. The action replay needs a permission of its own."""
 
+    class Media:
+        css: ClassVar[dict[str, list[str]]] = {"all": ["lambda_tasks/admin.css"]}
+
     list_display = (
         "short_id", "task_name", "coloured_status", "queue", "enqueued_at", "duration_s",
         "n_retries", "short_result",
@@ -94,7 +96,7 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[TaskRecord], search_term: str
     ) -> tuple[QuerySet[TaskRecord], bool]:
-        """Search by id, which has an index; otherwise by task name and argument."""
+        """Search by id, or its beginning, which have an index; and by task name and argument."""
         term = search_term.strip()
         if not term:
             return queryset, False
@@ -104,7 +106,8 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
             text = models.TextField()
             queryset = queryset.annotate(named=Cast("kwargs", text), positional=Cast("args", text))
             return queryset.filter(
-                models.Q(task_name__icontains=term)
+                _has_id_prefix(term)
+                | models.Q(task_name__icontains=term)
                 | models.Q(named__icontains=term)
                 | models.Q(positional__icontains=term)
             ), False
@@ -126,6 +129,16 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
         """Return False: a saved form would overwrite the whole row with the values of the page."""
         return False
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether a record may be deleted. One that is unfinished may still run."""
+        if obj is not None and not Status(obj.status).is_finished:
+            return False
+        return super().has_delete_permission(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> None:
+        """Delete the finished records among the selected ones."""
+        super().delete_queryset(request, queryset.exclude(status__in=UNFINISHED))
+
     def has_replay_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may replay records. See replay()."""
         user: Any = request.user  # Django's User, or a project's own
@@ -144,8 +157,8 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     def coloured_status(self, record: TaskRecord) -> SafeString:
         """Return the status with a dot in its colour."""
         return format_html(
-            '<span style="white-space:nowrap"><span style="color:{}">●</span> {}</span>',
-            COLOURS[TaskRecord.TaskStatus(record.status)],
+            '<span class="lambda-tasks-status lambda-tasks-status-{}">{}</span>',
+            record.status.lower(),
             record.status,
         )
 
@@ -180,11 +193,15 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
         return _preformatted(record.traceback or "none")
 
     @admin.action(description="Replay selected tasks", permissions=("replay",))
-    def replay(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> None:
-        """Enqueue new invocations with the arguments of the selected records.
+    def replay(
+        self, request: HttpRequest, queryset: QuerySet[TaskRecord]
+    ) -> TemplateResponse | None:
+        """Enqueue new invocations with the arguments of the selected records, once confirmed.
 
         The records don't change. The admin's log says who replayed which record.
         """
+        if request.POST.get("confirmed") != "yes":
+            return self._ask_to_confirm(request, list(queryset))
         outgoing = []
         for record in queryset:
             try:
@@ -199,6 +216,27 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
         done = ngettext("%d task was replayed.", "%d tasks were replayed.", len(outgoing))
         if outgoing:
             self.message_user(request, done % len(outgoing), level=messages.SUCCESS)
+        return None
+
+    def _ask_to_confirm(self, request: HttpRequest, records: list[TaskRecord]) -> TemplateResponse:
+        context = self.admin_site.each_context(request) | {
+            "title": gettext("Replay selected tasks"),
+            "opts": self.opts,
+            "records": records,
+            "first_records": records[:FIRST_OF_REPLAY],
+            "n_more": max(len(records) - FIRST_OF_REPLAY, 0),
+            "n_succeeded": sum(record.status == Status.SUCCESS for record in records),
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "lambda_tasks/replay_confirmation.html", context)
+
+
+def _has_id_prefix(term: str) -> models.Q:
+    """Return the condition that an id begins with a term; for other terms, one that is false."""
+    digits = term.replace("-", "").lower()
+    if len(digits) < MIN_ID_PREFIX or not set(digits) <= set("0123456789abcdef"):
+        return models.Q(pk__in=[])
+    return models.Q(id__range=(uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))))
 
 
 def _replay_of(record: TaskRecord) -> Outgoing:
@@ -248,6 +286,4 @@ def _readable_result(record: TaskRecord) -> object:
 
 
 def _preformatted(text: str) -> SafeString:
-    return format_html(
-        '<pre style="margin:0;max-width:100%;overflow-x:auto;white-space:pre-wrap">{}</pre>', text
-    )
+    return format_html('<pre class="lambda-tasks-text">{}</pre>', text)

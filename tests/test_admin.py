@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.contrib.staticfiles.finders import find
 from django.test import Client
 from django.urls import reverse
 from django.utils.timezone import now
@@ -111,11 +112,13 @@ def test_replay_enqueues_a_new_invocation_with_the_same_arguments(
 ) -> None:
     record, unknown = _record(), _record(task_name="tests.app.tasks.gone")
 
-    response = admin.post(
-        LIST,
-        {"action": "replay", "_selected_action": [str(record.id), str(unknown.id)]},
-        follow=True,
-    )
+    chosen = {"action": "replay", "_selected_action": [str(record.id), str(unknown.id)]}
+    asked = admin.post(LIST, chosen).content.decode()
+    assert TaskRecord.objects.count() == 2
+    assert "2 tasks will run once more, with the same arguments." in asked
+    assert "2 of them have succeeded: what they did, they do again." in asked
+    assert f"tests.app.tasks.add {record.id} (SUCCESS)" in asked
+    response = admin.post(LIST, chosen | {"confirmed": "yes"}, follow=True)
 
     (message,) = bodies_in(sqs, queue)
     assert kwargs_of(message) == {"a": 1}
@@ -145,7 +148,8 @@ def test_to_replay_is_a_permission_of_its_own_and_leaves_a_trace(
     record = _record()
 
     page = _page(client)
-    client.post(LIST, {"action": "replay", "_selected_action": [str(record.id)]})
+    chosen = {"action": "replay", "_selected_action": [str(record.id)], "confirmed": "yes"}
+    client.post(LIST, chosen)
 
     may_replay = more == ["replay_taskrecord"]
     sent = bodies_in(sqs, queue)
@@ -182,3 +186,64 @@ def test_a_record_can_not_be_saved(permission: str) -> None:
     assert page.status_code == 200
     assert 'name="_save"' not in page.content.decode()
     assert saved.status_code == 403
+
+
+@pytest.mark.parametrize("status", ["QUEUED", "RUNNING"])
+def test_what_may_still_run_can_not_be_deleted(admin: Client, status: str) -> None:
+    unfinished, finished = _record(status=status, end_time=None), _record()
+    chosen = {
+        "action": "delete_selected",
+        "_selected_action": [str(unfinished.id), str(finished.id)],
+        "post": "yes",
+    }
+
+    page = admin.get(reverse("admin:lambda_tasks_taskrecord_change", args=[unfinished.id]))
+    admin.post(
+        reverse("admin:lambda_tasks_taskrecord_delete", args=[unfinished.id]), {"post": "yes"}
+    )
+    admin.post(LIST, chosen)
+
+    assert "Delete" not in page.content.decode()
+    assert TaskRecord.objects.count() == 2
+    admin.post(LIST, chosen | {"_selected_action": [str(finished.id)]})
+    assert TaskRecord.objects.get().id == unfinished.id
+
+
+def test_the_id_that_the_list_shows_is_found(admin: Client) -> None:
+    record = _record(id=uuid.UUID("deadbeef-cafe-4000-8000-000000000000"))
+    others = [_record(id=uuid.UUID(f"deadbee{end}-cafe-4000-8000-000000000000")) for end in "e0"]
+    named = _record(kwargs={"a": "deadbeef"})
+
+    for term in ("deadbeef", "DEADBEEF-CAFE", "deadbeefcafe4"):
+        page = _page(admin, q=term)
+        assert str(record.id) in page
+        assert not any(str(other.id) in page for other in others)
+    assert str(named.id) in _page(admin, q="deadbeef")
+
+
+def test_the_pages_have_no_inline_styles_for_a_strict_policy(admin: Client) -> None:
+    record = _record(traceback="Traceback")
+    chosen = {"action": "replay", "_selected_action": [str(record.id)]}
+    detail = admin.get(reverse("admin:lambda_tasks_taskrecord_change", args=[record.id]))
+
+    for page in (
+        _page(admin),
+        detail.content.decode(),
+        admin.post(LIST, chosen).content.decode(),
+    ):
+        assert " style=" not in page
+        assert "<style" not in page
+    assert "lambda_tasks/admin.css" in _page(admin)
+    assert find("lambda_tasks/admin.css")
+
+
+def test_a_long_replay_names_the_first_ten(admin: Client) -> None:
+    records = [_record(status="FAILED") for _ in range(12)]
+    chosen = {"action": "replay", "_selected_action": [str(each.id) for each in records]}
+
+    page = admin.post(LIST, chosen).content.decode()
+
+    assert "12 tasks will run once more" in page
+    assert "and 2 more" in page
+    assert page.count("(FAILED)") == 10
+    assert "have succeeded" not in page

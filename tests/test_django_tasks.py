@@ -735,7 +735,7 @@ def test_a_replay_goes_on_under_the_same_id(
 def test_a_replay_keeps_its_priority_and_is_not_made_twice(admin_client: Client) -> None:
     result = tasks.add.using(queue_name="table", priority=50).enqueue(1)
     TaskRecord.objects.update(status="FAILED", end_time=timezone.now())
-    chosen = {"action": "replay", "_selected_action": [result.id]}
+    chosen = {"action": "replay", "_selected_action": [result.id], "confirmed": "yes"}
 
     pages = [
         admin_client.post("/admin/lambda_tasks/taskrecord/", chosen, follow=True) for _ in range(2)

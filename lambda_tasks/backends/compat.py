@@ -26,15 +26,6 @@ if TYPE_CHECKING or not NATIVE:
             TaskResultStatus,
         )
         from django_tasks.exceptions import TaskResultDoesNotExist
-
-        try:  # Django's names, which django-tasks has taken over after 0.12
-            from django_tasks.exceptions import (  # type: ignore[attr-defined,unused-ignore]
-                InvalidTask,
-                InvalidTaskBackend,
-            )
-        except ImportError:
-            from django_tasks.exceptions import InvalidTaskBackendError as InvalidTaskBackend
-            from django_tasks.exceptions import InvalidTaskError as InvalidTask
         from django_tasks.signals import task_enqueued, task_finished, task_started
         from django_tasks.utils import normalize_json
     except ModuleNotFoundError as error:
@@ -58,6 +49,18 @@ else:
     from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
     from django.tasks.signals import task_enqueued, task_finished, task_started
     from django.utils.json import normalize_json
+
+if TYPE_CHECKING:
+    from django_tasks.exceptions import InvalidTaskBackendError as InvalidTaskBackend
+    from django_tasks.exceptions import InvalidTaskError as InvalidTask
+elif not NATIVE:
+    # django-tasks after 0.12 has Django's own names.
+    from django_tasks import exceptions
+
+    InvalidTask = getattr(exceptions, "InvalidTask", None) or exceptions.InvalidTaskError
+    InvalidTaskBackend = (
+        getattr(exceptions, "InvalidTaskBackend", None) or exceptions.InvalidTaskBackendError
+    )
 
 if TYPE_CHECKING:
     AnyTask = Task[..., Any]

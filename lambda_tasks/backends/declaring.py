@@ -87,7 +87,7 @@ class LambdaTask(AnyTask):
         stored by one INSERT and sent in full batches. Raises what `enqueue()` raises. A backend of
         another kind, as in a project's tests, enqueues them one by one.
         """
-        backend = self.get_backend()
+        backend: Any = self.get_backend()
         if not hasattr(backend, "enqueue_many"):
             return [self.enqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
         results: list[AnyResult] = backend.enqueue_many(self, calls)
@@ -95,7 +95,7 @@ class LambdaTask(AnyTask):
 
     async def aenqueue_many(self, calls: Iterable[Call]) -> list[AnyResult]:
         """See enqueue_many()."""
-        backend = self.get_backend()
+        backend: Any = self.get_backend()
         if not hasattr(backend, "aenqueue_many"):
             return [await self.aenqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
         results: list[AnyResult] = await backend.aenqueue_many(self, calls)

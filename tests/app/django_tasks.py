@@ -60,7 +60,7 @@ def write_durably(name: str) -> bool:
     with transaction.atomic(durable=True):
         Effect.objects.create(name=name)
     with suppress(IntegrityError):
-        Effect.objects.create(id=Effect.objects.get(name=name).id, name="taken")
+        Effect.objects.create(id=Effect.objects.get(name=name).pk, name="taken")
     Effect.objects.create(name=f"{name} has failed")
     raise RuntimeError(name)
 
