@@ -22,7 +22,7 @@ from .core.lifecycle import UNFINISHED, Status
 from .core.message import Outgoing
 from .core.redaction import REDACTED
 from .enqueue.prepare import prepare
-from .errors import MessageRefused
+from .errors import UnknownTask
 from .ports import Task
 from .records.encryption import decrypt
 from .records.mapping import ARGS_KEY
@@ -40,7 +40,7 @@ FIELDSETS = {
     "": ("id", "task_name", "status", "queue", "group_key", "backend", "headers"),
     "Arguments and result": ("args", "pretty_kwargs", "pretty_result", "pretty_traceback"),
     "Times": ("enqueued_at", "sent_at", "run_after", "start_time", "end_time", "duration_s"),
-    "Retries": ("n_retries", "n_attempts", "root_id", "retry_of"),
+    "Retries": ("n_retries", "n_attempts", "refused_at", "root_id", "retry_of"),
     "Claim": ("worker_ids", "lease_until"),
 }
 """The titles and fields of a record's page.
@@ -208,7 +208,7 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
                 replay = _replay_of(record)
                 outgoing.append(replay)
                 self.log_change(request, record, f"Replayed as {replay.message.invocation_id}.")
-            except (MessageRefused, ImproperlyConfigured, ValueError) as error:
+            except (UnknownTask, ImproperlyConfigured, ValueError) as error:
                 self.message_user(
                     request, f"{record} can't be replayed: {error}", level=messages.ERROR
                 )
@@ -242,7 +242,7 @@ def _has_id_prefix(term: str) -> models.Q:
 def _replay_of(record: TaskRecord) -> Outgoing:
     """Return the message of a new invocation with a record's arguments.
 
-    Raises ValueError, MessageRefused or ImproperlyConfigured where it can't be replayed.
+    Raises ValueError, UnknownTask or ImproperlyConfigured where it can't be replayed.
     """
     if not Status(record.status).is_finished:
         raise ValueError(f"it is {record.status}, and runs by itself. Replay what has ended")

@@ -18,6 +18,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.signature import MIN_KEY_CHARS, Signer
 from .local_run import ACCOUNT, LocalRun
@@ -33,6 +34,9 @@ ALMOST_PREFIX: Final = re.compile(r"LAMBDA_?TASKS?_?")
 
 MAX_KEEP_SECRETS_S: Final = 10 * 365 * 24 * 3600
 """Ten years. A longer time most likely stands for ever, and databases have no such date."""
+
+MAX_DEPLOYMENT_GRACE_S: Final = 14 * 24 * 3600
+"""Fourteen days, the longest time that SQS keeps a message (Amazon SQS quotas)."""
 
 DIRECT_MESSAGES: Final = ("declared", "signed", "any")
 """The values of LAMBDA_TASKS_DIRECT_MESSAGES: which messages may run without a record.
@@ -78,6 +82,8 @@ class Settings:
     """The number of worker processes for sync tasks."""
     max_attempts: int = 5
     """The most starts of one invocation without an outcome."""
+    deployment_grace: int = DEPLOYMENT_GRACE_S
+    """Seconds for which what this release can't run waits for another release."""
     max_argument_bytes: int = 4 * 2**20
     """The most bytes of the arguments of a durable call, as JSON."""
     modules: tuple[str, ...] = ()
@@ -409,6 +415,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "concurrency": _whole_number(1),
     "processes": _whole_number(1),
     "max_attempts": _whole_number(1),
+    "deployment_grace": _whole_number(0, MAX_DEPLOYMENT_GRACE_S),
     "max_argument_bytes": _whole_number(1),
     "modules": _module_names,
     "signing_keys": _keys,

@@ -27,6 +27,7 @@ from .context import TaskContext
 from .core.arguments import (
     CONTEXT_PARAMETER,
     Arguments,
+    arguments_mismatch,
     check_signature,
     copy_json,
     refuse_positional,
@@ -111,6 +112,10 @@ class LambdaTaskWrapper(Generic[P, R]):
         redact = conf.current().redact
         annotated = self.arguments.secret_names
         return annotated | redact.intersection(self.arguments.names) if redact else annotated
+
+    def unknown_names(self, kwargs: Mapping[str, Any]) -> frozenset[str]:
+        """See ports.Task."""
+        return frozenset(kwargs.keys() - self.arguments.names)
 
     def make_call(self, message: Message, claim: Claim) -> TaskCall:
         """See ports.Task."""
@@ -312,18 +317,23 @@ class FunctionCall:
         """See ports.TaskCall."""
         return False
 
+    def check_arguments(self) -> None:
+        """See ports.TaskCall."""
+        self._typed_arguments()
+
     def started(self) -> None:
         """See ports.TaskCall."""
 
     def call(self, context: TaskContext) -> Any:
-        """See ports.TaskCall.
+        """See ports.TaskCall."""
+        return self.function(self._typed_arguments(), context)
 
-        Raises pydantic.ValidationError or TypeError for invalid arguments.
-        """
+    def _typed_arguments(self) -> dict[str, Any]:
         if self.message.args:
-            refuse_positional(self.message.task_name, self.message.args)
+            problem = f"it has {len(self.message.args)} positional ones"
+            raise arguments_mismatch(self.message.task_name, problem)
         kwargs, hides = copy_json(self.message.kwargs), bool(self.message.secret)
-        return self.function(self.arguments.from_json(kwargs, hides_inputs=hides), context)
+        return self.arguments.from_json(kwargs, hides_inputs=hides)
 
     def has_rule_for(self, error: BaseException) -> bool:
         """See ports.TaskCall."""

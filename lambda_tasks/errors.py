@@ -57,8 +57,26 @@ class MessageRefused(LambdaTasksError):
     """
 
 
-class UnknownTask(MessageRefused):
+class NewerFormat(MessageRefused):
+    """A body has a format version that only a newer release of the library can read.
+
+    It is returned to its queue, with waits that grow.
+    """
+
+
+class Unrunnable(LambdaTasksError):
+    """This release of the project can't run a message; an older or a newer one may.
+
+    The message waits for LAMBDA_TASKS_DEPLOYMENT_GRACE seconds. Then its record is FAILED.
+    """
+
+
+class UnknownTask(Unrunnable):
     """A message names a task that this release does not have."""
+
+
+class ArgumentsMismatch(Unrunnable):
+    """The arguments of a message do not fit the function, as this release declares it."""
 
 
 class TaskFailed(LambdaTasksError):

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from .context import TaskContext
 from .core.batching import BatchLimits
-from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Refused, Release
+from .core.grace import RefusedRecord
+from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, Refused, Release
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
 
@@ -110,6 +111,12 @@ class TaskCall(Protocol):
         """Whether ended() logs a failure, so that nobody else needs to."""
         ...
 
+    def check_arguments(self) -> None:
+        """Raise ArgumentsMismatch where the message's arguments do not fit the function.
+
+        Called before started(), if that notifies anybody. call() raises it, too.
+        """
+
     def started(self) -> None:
         """Notify the listeners that the run starts.
 
@@ -148,6 +155,10 @@ class Task(Protocol):
     @property
     def secret_names(self) -> frozenset[str]:
         """The parameters whose values are secret."""
+        ...
+
+    def unknown_names(self, kwargs: Mapping[str, Any]) -> frozenset[str]:
+        """Return the names of the arguments that the function has no parameter for."""
         ...
 
     def is_direct(self, backend: str | None) -> bool:
@@ -248,6 +259,48 @@ class ResolvedDelivery:
         return self.task.options.on_lost == "rerun"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnrunnableDelivery:
+    """A delivery with its decoded message, which this release can't run."""
+
+    delivery: Delivery
+    message: Message
+    reason: Raised
+    queue: str
+    """The name, in the settings, of the queue that the message was sent to."""
+    look: LookTerms = SQS_TERMS
+    """The look terms of that queue."""
+    carries_call: bool
+    """Whether its body has the call itself, and not only the id of its record."""
+    claimed: "ClaimedDelivery | None" = None
+    """The delivery with its claim, which was released, if the arguments do not fit the task."""
+
+    @property
+    def id(self) -> UUID:
+        """The id of the invocation."""
+        return self.message.invocation_id
+
+    @property
+    def enqueued_at(self) -> datetime | None:
+        """The time when the message entered its queue; None where the queue does not say so."""
+        return self.delivery.enqueued_at
+
+    @property
+    def is_of_table(self) -> bool:
+        """Whether the message comes from the table itself."""
+        return self.delivery.message is not None
+
+    @property
+    def waits_in_row(self) -> bool:
+        """Whether the message waits in its row, until the relay sends it again.
+
+        One that would lose its call or its place waits in its queue. One of the table is left to
+        other workers.
+        """
+        keeps_place = self.delivery.order_key is not None
+        return not (self.carries_call or keeps_place or self.is_of_table)
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """A granted claim, with the message of the record: the call that must run."""
@@ -269,6 +322,12 @@ class ClaimedDelivery(ResolvedDelivery):
     """A delivery whose invocation this worker has claimed."""
 
     claim: Claim
+    carries_call: bool = False
+    """Whether its body has the call itself, and not only the id of its record."""
+
+
+LeftOut = str | UUID
+"""A task, by its name, or an invocation, by its id, that a worker leaves to others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +348,8 @@ class Settlement:
     """Whether the invocation is now FAILED."""
     reason: str = ""
     """The reason why a delivery is returned, for hooks; empty for one that is acknowledged."""
+    left_out: LeftOut | None = None
+    """What a worker of the table leaves to others for a while, as its release can't run it."""
 
 
 DONE: Final = Settlement(is_final=True)
@@ -376,6 +437,22 @@ class Claims(Protocol):
         An invocation whose delivery does not come again by itself is left to the relay.
         """
 
+    def refuse(self, deliveries: Sequence[UnrunnableDelivery]) -> Sequence[Refused | RefusedRecord]:
+        """Note in their records that this release can't run these deliveries.
+
+        A record that nobody has run for the whole grace of a deployment is FAILED. Returns a
+        verdict on each delivery, in order. Refused is for those whose record is missing, finished,
+        another task's, not due, or held by others; nothing is noted in it.
+        """
+        ...
+
+    def fail_direct(self, delivery: UnrunnableDelivery, reason: Raised) -> bool:
+        """Store a direct message that nobody could run as a FAILED record.
+
+        Returns False, and stores nothing, where a record can't keep its secret arguments.
+        """
+        ...
+
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
         """Renew the leases of the claims that still hold."""
 
@@ -440,11 +517,12 @@ class TableQueue(Protocol):
     """The table of records as a queue."""
 
     def lock_due(
-        self, queues: Collection[str], *, limit: int
+        self, queues: Collection[str], *, limit: int, without: Collection[LeftOut] = ()
     ) -> AbstractContextManager[Sequence[Message]]:
         """Lock the messages that are due for the body, so that no other worker receives them.
 
         Yields up to `limit` messages of these queues, by priority, then the longest due first.
+        `without` leaves out tasks and invocations.
         """
         ...
 
@@ -452,4 +530,4 @@ class TableQueue(Protocol):
         """Listen for new records. Returns None where the database has no notifications."""
 
     def postpone(self, invocation_id: UUID) -> None:
-        """Leave a record out for a while, which grows each time: it can't be run here."""
+        """Leave a record out for a while, which grows each time."""

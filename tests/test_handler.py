@@ -261,14 +261,6 @@ def test_a_message_under_an_alias_runs(handle: Handle) -> None:
     assert TaskRecord.objects.get().result == "still found"
 
 
-def test_arguments_that_the_task_no_longer_takes_fail_it(handle: Handle) -> None:
-    handle('{"task_name": "tests.app.tasks.add", "kwargs": {"gone": 1}}')
-
-    record = TaskRecord.objects.get()
-    assert record.status == FAILED
-    assert "gone" in (record.traceback or "")
-
-
 def test_typed_arguments_arrive_as_their_types(handle: Handle) -> None:
     message = body(
         tasks.typed,

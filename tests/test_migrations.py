@@ -58,7 +58,7 @@ NOTHING = dict.fromkeys(
     [
         "args", "backend", "group_key", "secrets", "exception_class",
         "retry_of", "headers", "run_after", "worker_ids", "claim_token", "lease_until", "look_at",
-        "cut_off_s",
+        "refused_at", "cut_off_s",
     ]
 )  # fmt: skip
 ADOPTED_ROWS = [

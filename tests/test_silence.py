@@ -310,7 +310,7 @@ class TableWithDeadListener:
         return self.listener
 
     @contextmanager
-    def lock_due(self, queues: Any, *, limit: int) -> Iterator[list[Message]]:
+    def lock_due(self, queues: Any, *, limit: int, without: Any = ()) -> Iterator[list[Message]]:
         yield []
 
     def postpone(self, invocation_id: UUID) -> None:

@@ -805,6 +805,19 @@ def test_what_is_marked_has_been_sent_now_and_nothing_else_changes(
     assert after[beside] == before[beside]
 
 
+def test_what_a_worker_has_refused_meanwhile_is_not_marked(sql: PortableStatements) -> None:
+    in_its_row = _record(refused_at=Now(), n_waits=1, look_at=Now() + HOUR)
+    in_its_queue = _record(refused_at=Now(), look_at=Now() + HOUR)
+    sent_again = _record(refused_at=Now() - HOUR, n_waits=1, look_at=Now())
+
+    sql.mark_sent([in_its_row, in_its_queue, sent_again], timedelta(0))
+
+    after = _rows()
+    assert after[in_its_row]["sent_at"] is None, "the relay sends it when its wait is over"
+    assert _is_now(after[in_its_queue]["sent_at"])
+    assert _is_now(after[sent_again]["sent_at"])
+
+
 def test_a_record_that_another_has_locked_is_skipped_and_not_waited_for(
     sql: PortableStatements,
 ) -> None:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from lambda_tasks import TaskFailed, handler, testing
 from lambda_tasks.local import LambdaContext
-from lambda_tasks.models import TaskRecord
+from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.testing import (
     CapturedTasks,
     CaptureTasksMixin,
@@ -132,6 +132,14 @@ class Helpers:
         TaskRecord.objects.update(status="RUNNING", lease_until=held_until)
 
         with pytest.raises(AssertionError, match=r"came back to its queue 10 times"):
+            run_enqueued()
+
+    def test_what_no_release_can_run_is_a_failure(self, captured_tasks: CapturedTasks) -> None:
+        payload: dict[str, Any] = own.add.serialize(a=1)
+        payload["message"]["task_name"] = "tests.app.tasks.gone"
+        SQSLambdaTask.model_validate(payload).execute_on_commit()
+
+        with pytest.raises(TaskFailed, match=r"tests\.app\.tasks\.gone"):
             run_enqueued()
 
     def test_eager_mode_is_off_meanwhile(self, settings: Any) -> None:

@@ -270,6 +270,25 @@ def test_what_a_live_lease_holds_at_its_third_receive_is_sent_again_too(
     assert counts["ApproximateNumberOfMessagesDelayed"] == "1", "until the lease is over"
 
 
+def test_a_message_that_is_sent_again_keeps_what_this_release_does_not_know(
+    queue: str, sqs: LocalSqs, handle: Handle
+) -> None:
+    later = {"from_a_later_release": {"amount": 1.5, "text": "\u00e9"}}
+    messages = [json.dumps(json.loads(body(turns.take, seconds=1)) | later) for _ in range(12)]
+
+    assert came_back(received(*messages, times=3), timeout_s=6) == []
+
+    sent = bodies_in(sqs, queue)
+    assert sent
+    for each in sent:
+        assert each == json.loads(record_body(each, messages)) | {"durable": True}
+
+
+def record_body(sent: dict[str, Any], messages: list[str]) -> str:
+    """The message that a copy was made of."""
+    return next(each for each in messages if sent["invocation_id"] in each)
+
+
 def test_on_a_fifo_queue_nothing_is_sent_again_as_a_copy(
     queue: str, sqs: LocalSqs, handle: Handle
 ) -> None:

@@ -87,6 +87,10 @@ class ReportedCall:
         """See ports.TaskCall. Django's own receiver of task_finished does."""
         return True
 
+    def check_arguments(self) -> None:
+        """See ports.TaskCall."""
+        self._call.check_arguments()
+
     def started(self) -> None:
         """Send task_started. Errors of receivers are logged; the task runs all the same."""
         self._started_at = time.monotonic()

@@ -3,13 +3,13 @@
 import inspect
 import logging
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
 from .. import conf
 from ..context import TaskContext
-from ..core.arguments import copy_json
+from ..core.arguments import arguments_mismatch, copy_json
 from ..core.lifecycle import Claim, Outcome
 from ..core.message import Message
 from ..core.retries import RetryRule
@@ -48,6 +48,11 @@ class DjangoTaskRunner:
         self.options = backend.options_of(task)
         self.is_async: bool = inspect.iscoroutinefunction(task.func)
 
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The function's signature, its context included."""
+        return inspect.signature(self.django_task.func)
+
     @property
     def secret_names(self) -> frozenset[str]:
         """The parameters that LAMBDA_TASKS_REDACT names."""
@@ -55,6 +60,12 @@ class DjangoTaskRunner:
         if takes_any_keyword(self.django_task):
             return redact
         return redact.intersection(parameter_names(self.django_task))
+
+    def unknown_names(self, kwargs: Mapping[str, Any]) -> frozenset[str]:
+        """See ports.Task."""
+        if takes_any_keyword(self.django_task):
+            return frozenset()
+        return frozenset(kwargs.keys() - set(parameter_names(self.django_task)))
 
     def is_direct(self, backend: str | None) -> bool:
         """See ports.Task. The backend decides this for all of its tasks."""
@@ -82,6 +93,10 @@ class ReportedTask:
     def secret_names(self) -> frozenset[str]:
         """See ports.Task."""
         return self._wrapper.secret_names
+
+    def unknown_names(self, kwargs: Mapping[str, Any]) -> frozenset[str]:
+        """See ports.Task."""
+        return self._wrapper.unknown_names(kwargs)
 
     @cached_property
     def django_task(self) -> LambdaTask:
@@ -121,6 +136,16 @@ class DjangoTaskCall:
     def logs_failures(self) -> bool:
         """See ports.TaskCall."""
         return False
+
+    def check_arguments(self) -> None:
+        """See ports.TaskCall. Django's tasks have no types, so the parameters decide."""
+        args, kwargs = self._message.args, self._message.kwargs
+        if self._runner.django_task.takes_context:
+            args = [None, *args]
+        try:
+            self._runner.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise arguments_mismatch(self._runner.name, str(error)) from error
 
     def started(self) -> None:
         """See ports.TaskCall."""

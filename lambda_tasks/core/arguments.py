@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_
 import pydantic
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from ..errors import ArgumentsMismatch
 from .message import encode_json
 
 CONTEXT_PARAMETER = "context"
@@ -120,10 +121,13 @@ class Arguments:
     def from_json(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Turn arguments that arrived as JSON values into the annotated types.
 
-        Raises pydantic.ValidationError where they don't fit; see to_json().
+        Raises ArgumentsMismatch, without their values, where they don't fit.
         """
         model = self._model(hides_inputs=hides_inputs)
-        return self._only_passed(model.model_validate_json(json.dumps(kwargs)))
+        try:
+            return self._only_passed(model.model_validate_json(json.dumps(kwargs)))
+        except pydantic.ValidationError as error:
+            raise arguments_mismatch(self._func.__qualname__, _problems(error)) from error
 
     @cached_property
     def secret_names(self) -> frozenset[str]:
@@ -213,6 +217,16 @@ class Arguments:
         for name in self._names:
             _refuse_hidden_secrets(self._func.__qualname__, name, self._hints[name])
         return model
+
+
+def arguments_mismatch(name: str, problems: str) -> ArgumentsMismatch:
+    """Return the error of arguments that a function, as this release has it, can't take."""
+    return ArgumentsMismatch(f"{name} can't take the arguments of this message: {problems}.")
+
+
+def _problems(error: pydantic.ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems)
 
 
 def to_json_values(value: object, *, what: str) -> Any:

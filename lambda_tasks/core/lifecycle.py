@@ -171,6 +171,8 @@ class Release:
     """Seconds before another claim."""
     ran_s: float = 0.0
     """Seconds that the run lasted, if shutdown interrupted it."""
+    is_refused: bool = False
+    """Whether this release can't run it. Then Claims.refuse() counts the wait."""
 
 
 class Refusal(Enum):
@@ -203,6 +205,8 @@ class Refused:
     """Seconds after which another claim may succeed."""
     foreign: frozenset[str] = frozenset()
     """Ids of the deliveries that name another task than the record."""
+    reason: "Raised | None" = None
+    """Why the record is unreadable."""
 
     @property
     def is_final(self) -> bool:

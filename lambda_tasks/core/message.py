@@ -1,7 +1,8 @@
 """The message envelope, encoded as an SQS body and decoded again.
 
 A body is compact JSON. Keys with their default value are left out. Keys of later releases are
-ignored. A body of a later format version is refused, so that it returns to the queue.
+ignored. A body of a later format version waits for a newer release. A key that must not be ignored
+needs a new version.
 """
 
 import json
@@ -12,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from ..errors import MessageRefused, MessageTooLarge
+from ..errors import MessageRefused, MessageTooLarge, NewerFormat
 from .lifecycle import SQS_TERMS, LookTerms
 from .redaction import REDACTED
 
@@ -198,16 +199,17 @@ class Outgoing:
 def decode(body: object, *, fallback_id: UUID) -> Message:
     """Decode a body; use `fallback_id` where an older sender named no invocation id.
 
-    Raises MessageRefused, with the reason and without the body, for a body that can't be decoded.
+    Raises MessageRefused, with the reason and without the body, for a body that can't be decoded;
+    NewerFormat for one of a later format version.
     """
     if not isinstance(body, str):
         raise MessageRefused(f"The body is a {type(body).__name__}, not a JSON text.")
     content = _parse(body)
     version = _read(content, "v", int) or FORMAT_VERSION
     if version > FORMAT_VERSION:
-        raise MessageRefused(
+        raise NewerFormat(
             f"The body has format version {min(version, 999)}, and this release reads versions up "
-            f"to {FORMAT_VERSION}. The message returns to the queue for a newer release."
+            f"to {FORMAT_VERSION}."
         )
     invocation_id = _read_uuid(content, "invocation_id") or fallback_id
     durable = _read(content, "durable", bool) or False
@@ -228,6 +230,15 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
         priority=_read_int(content, "priority", PRIORITIES),
         headers=_read_headers(content),
     )
+
+
+def as_stored(body: str, id: UUID) -> str:
+    """Return the body of a direct message as one that has a record, with this id.
+
+    It keeps all keys: those that this release does not know may be a later release's.
+    """
+    content = json.loads(body) | {"invocation_id": str(id), "durable": True}
+    return encode_json(content, what="the body of a message that is sent again")
 
 
 def _are_same(first: Any, second: Any) -> bool:

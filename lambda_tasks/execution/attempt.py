@@ -24,13 +24,13 @@ from ..core.lifecycle import Failed, Outcome, Raised
 from ..core.message import Message, Outgoing
 from ..core.retries import JITTER_S
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
-from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
+from ..errors import ArgumentsMismatch, Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
 from ..hooks.calling import HOOK_LIMIT_S
 from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
 from ..ports import Lock, Task
 from . import connections
 from .alarm import HARD_MESSAGE
-from .finishing import Finisher, continuation_of, describe, outcome_of
+from .finishing import Finisher, continuation_of, describe, describe_refusal, outcome_of
 from .hook_events import announce_failed_unbegun, end_event, start_event
 from .progress import ProgressRecorder
 from .run import AttemptEnd, Run
@@ -136,6 +136,8 @@ class Attempt:
         if not self._n_conflicts:
             if self.task.options.singleton:
                 self._acquire_lock()
+            if self._call.has_listeners or hooks.started:
+                self._call.check_arguments()
             self._call.started()
 
     def start_event(self) -> hooks.Started | None:
@@ -151,7 +153,8 @@ class Attempt:
 
     def end_event(self, ended: AttemptEnd) -> hooks.Ended | None:
         """Return the event for hooks.ended; None if there is nobody to call, or another does."""
-        is_over = self._is_called and ended.wait_s is None and ended.lost is None
+        has_begun = self._is_called and ended.wait_s is None and ended.refused is None
+        is_over = has_begun and ended.lost is None
         if not hooks.ended or not is_over:
             return None
         run = self.run
@@ -218,6 +221,8 @@ class Attempt:
         if self._prepare_restart(error):
             return AttemptEnd(None, restarts=True)
         self._lock_stack.close()
+        if isinstance(error, ArgumentsMismatch) and not self.run.retry_at_once:
+            return AttemptEnd(None, refused=describe_refusal(error, self.run.message))
         if self._waits_for_lock(error):
             return AttemptEnd(None, wait_s=self._lock_wait_s(error))
         if self._is_lost(error) and not self._is_recorded():

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..core.lifecycle import Claim
-from ..ports import ClaimedDelivery, Delivery, ResolvedDelivery, Settlement
+from ..ports import (
+    ClaimedDelivery,
+    Delivery,
+    ResolvedDelivery,
+    Settlement,
+    UnrunnableDelivery,
+)
 from .resender import ReturnedDelivery
 from .time_budget import TimeBudget
 
@@ -25,8 +31,8 @@ class ClaimedBatch:
     """The refused deliveries that may run later and have a record, or need none."""
     deliveries: Sequence[Delivery] = ()
     """All deliveries, in their order."""
-    resolved: Sequence[ResolvedDelivery] = ()
-    """The deliveries whose message could be read and whose task is known."""
+    readable: Sequence[ResolvedDelivery | UnrunnableDelivery] = ()
+    """The deliveries whose message could be read."""
     started: dict[str, "StartedRun"] = field(default_factory=dict)
     """The runs that have started, by delivery id."""
     waiting_line: dict[str, ClaimedDelivery] = field(default_factory=dict)

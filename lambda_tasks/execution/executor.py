@@ -49,6 +49,7 @@ from .lanes import LaneLost, Lanes
 from .leases import Leases
 from .process_pool import ProcessPool
 from .process_start import ProcessNotStarted
+from .refusals import Refusals
 from .resender import Resender, ReturnedDelivery, SendStored
 from .run import AttemptEnd, Run
 from .run_log import log_start, log_success
@@ -91,6 +92,7 @@ class Executor:
         self._starts = Starts(self._claims, self._turns)
         self._warned_tasks: set[str] = set()
         self._settings = settings
+        self._refusals = Refusals(self._claims, settings)
         self._intake = Intake(self._claims, settings, resolve, self._turns)
         self._leases = Leases(self._claims, settings, lanes)
         self._make_attempt = make_attempt
@@ -158,12 +160,12 @@ class Executor:
         unsettled = {each.delivery.id: each for each in batch.claimed}
 
         deliveries = {each.id: each for each in batch.deliveries}
-        resolved = {each.delivery.id: each for each in batch.resolved}
+        readable = {each.delivery.id: each for each in batch.readable}
 
         def settle(id: str, settlement: Settlement) -> None:
             settlements[id] = settlement
             if settlement.reason:
-                announce_return(deliveries[id], resolved.get(id), settlement)
+                announce_return(deliveries[id], readable.get(id), settlement)
             on_settled(id, settlement)
             if (claimed := unsettled.pop(id, None)) is not None:
                 self._turns.leave(claimed.task)
@@ -254,6 +256,9 @@ class Executor:
         started = batch.started[claimed.delivery.id]
         if ended.wait_s is not None:
             return await self._wait_for_lock(started.claimed, ended.wait_s)
+        if ended.refused is not None:
+            settle = self._refusals.settle_claimed
+            return await call_database(settle, started.claimed, ended.refused)
         return await self._settle_ended(started, ended)
 
     async def _settle_ended(self, started: StartedRun, ended: AttemptEnd) -> Settlement:
@@ -322,7 +327,7 @@ class Executor:
             failure = error.failure if isinstance(error, LaneLost) else error
             ended = await self._fail(batch.started[claimed.delivery.id].claimed, failure)
         started = batch.started[claimed.delivery.id]
-        if ended.wait_s is None:
+        if ended.wait_s is None and ended.refused is None:
             self._durations.add(claimed.task.name, started.ran_s)
         return ended if ended.is_recorded else await self._record(started.claimed, ended)
 

@@ -31,7 +31,13 @@ from ..core.lifecycle import (
 from ..core.message import Message, Outgoing
 from ..core.redaction import redact
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
-from ..errors import Continue, LeaseLost, MaxContinuesExceededError, MaxRetriesExceededError
+from ..errors import (
+    Continue,
+    LeaseLost,
+    MaxContinuesExceededError,
+    MaxRetriesExceededError,
+    Unrunnable,
+)
 from ..ports import (
     DONE_FAILED,
     RETURNED,
@@ -268,6 +274,11 @@ def consequence_of(
 def describe(error: BaseException, message: Message) -> Raised:
     """Describe an error, with the message's secrets redacted."""
     return Raised.from_error(error, redact(_format(error), message.secret_kwargs.values()))
+
+
+def describe_refusal(error: Unrunnable, message: Message) -> Raised:
+    """Describe why a message can't be run, without a traceback and with its secrets redacted."""
+    return Raised.from_error(error, redact(str(error), message.secret_kwargs.values()))
 
 
 def _following_message(

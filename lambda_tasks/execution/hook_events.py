@@ -8,7 +8,13 @@ from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried,
 from ..core.message import Message, Outgoing
 from ..errors import TaskFailed
 from ..hooks.beside import call_beside
-from ..ports import ClaimedDelivery, Delivery, ResolvedDelivery, Settlement
+from ..ports import (
+    ClaimedDelivery,
+    Delivery,
+    ResolvedDelivery,
+    Settlement,
+    UnrunnableDelivery,
+)
 
 ENDINGS: Final[Mapping[type[Outcome], hooks.Ending]] = {
     Succeeded: "succeeded",
@@ -87,17 +93,19 @@ def announce_failed_unbegun(message: Message, *, queue: str, reason: Raised) -> 
 
 
 def announce_return(
-    delivery: Delivery, resolved: ResolvedDelivery | None, settlement: Settlement
+    delivery: Delivery,
+    readable: ResolvedDelivery | UnrunnableDelivery | None,
+    settlement: Settlement,
 ) -> None:
-    """Have hooks.given_back called beside; `resolved` is None for an unreadable message."""
+    """Have hooks.given_back called beside; `readable` is None for an unreadable message."""
     if hooks.given_back:
         event = hooks.GivenBack(
             delivery_id=delivery.id,
             source=delivery.source,
             reason=settlement.reason,
             retry_after_s=settlement.retry_after_s,
-            task_name=None if resolved is None else resolved.message.task_name,
-            invocation_id=None if resolved is None else resolved.message.invocation_id,
+            task_name=None if readable is None else readable.message.task_name,
+            invocation_id=None if readable is None else readable.message.invocation_id,
         )
         call_beside(hooks.given_back, event)
 

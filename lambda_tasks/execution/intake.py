@@ -12,13 +12,12 @@ from uuid import UUID
 from django.db import DatabaseError
 
 from ..conf import Settings
-from ..core.lifecycle import LOCKED, WORKER_DIED, Refusal, Refused, outage_wait_s
+from ..core.lifecycle import WORKER_DIED, Refusal, Refused, outage_wait_s
 from ..core.message import Message, decode
 from ..core.signature import verify
 from ..database_errors import is_conflict
-from ..errors import MessageRefused, UnknownTask
+from ..errors import MessageRefused, NewerFormat, UnknownTask
 from ..ports import (
-    DONE,
     RETURNED,
     ClaimedDelivery,
     Claims,
@@ -30,11 +29,13 @@ from ..ports import (
     ResolvedDelivery,
     Settlement,
     Task,
+    UnrunnableDelivery,
 )
 from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
 from .finishing import notify_failed, release_claim
 from .hook_events import announce_failed_unbegun
+from .refusals import Refusals, reason_of, settle_refused
 from .time_budget import TimeBudget, limits_s
 from .turns import Turns
 
@@ -56,6 +57,7 @@ class Intake:
         self, claims: Claims, settings: Callable[[], Settings], resolve: Resolve, turns: Turns
     ) -> None:
         self._claims = claims
+        self._refusals = Refusals(claims, settings)
         self._settings = settings
         self._resolve = resolve
         self._turns = turns
@@ -69,9 +71,12 @@ class Intake:
         refused: Settlements = {}
         deliveries: Sequence[Delivery] = ()
         resolved: Sequence[ResolvedDelivery] = ()
+        unrunnable: Sequence[UnrunnableDelivery] = ()
         try:
             with arriving as deliveries:
-                resolved = self._resolve_all(deliveries, refused)
+                resolved, unrunnable = self._resolve_all(deliveries, refused)
+                if unrunnable:
+                    self._refuse(unrunnable, refused)
                 claimed = self._claim(resolved, refused, budget) if resolved else []
         except DatabaseError as error:
             if not deliveries or not is_conflict(error):
@@ -80,6 +85,7 @@ class Intake:
             logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
             again = {each.id: RETRY_AT_ONCE for each in deliveries}
             return ClaimedBatch(budget, again, deliveries=deliveries)
+        readable = [*resolved, *unrunnable]
         postponed = [
             (each, settlement)
             for each in resolved
@@ -91,7 +97,7 @@ class Intake:
         blocked = blocked_by_order(deliveries, refused)
         if not blocked:
             return ClaimedBatch(
-                budget, refused, claimed, postponed, deliveries=deliveries, resolved=resolved
+                budget, refused, claimed, postponed, deliveries=deliveries, readable=readable
             )
         for each in claimed:
             if each.delivery.id in blocked:
@@ -100,32 +106,40 @@ class Intake:
                 )
         runnable = [each for each in claimed if each.delivery.id not in blocked]
         return ClaimedBatch(
-            budget, refused, runnable, postponed, deliveries=deliveries, resolved=resolved
+            budget, refused, runnable, postponed, deliveries=deliveries, readable=readable
         )
 
     def _resolve_all(
         self, deliveries: Sequence[Delivery], refused: Settlements
-    ) -> list[ResolvedDelivery]:
+    ) -> tuple[list[ResolvedDelivery], list[UnrunnableDelivery]]:
+        """Return the deliveries with their tasks, and those that this release can't run."""
         resolved: list[ResolvedDelivery] = []
+        unrunnable: list[UnrunnableDelivery] = []
         not_loaded: list[tuple[Delivery, Message]] = []
         for delivery in deliveries:
-            with _settle_on_error(delivery, refused):
+            with self._settle_on_error(delivery, refused):
                 read, message = self._read(delivery)
                 is_record = delivery.message is not None
                 try:
                     resolved.append(self._resolve_one(read, message, may_import=is_record))
-                except UnknownTask:
-                    if is_record or not message.durable:
-                        raise
-                    not_loaded.append((read, message))
+                except MessageRefused:
+                    raise
+                except (Exception, SystemExit) as error:
+                    if isinstance(error, UnknownTask) and message.durable and not is_record:
+                        not_loaded.append((read, message))
+                    else:
+                        unrunnable.append(self._unrunnable(read, message, error))
         if not_loaded:
-            resolved += self._resolve_recorded(not_loaded, refused)
+            resolved += self._resolve_recorded(not_loaded, refused, unrunnable)
             order = {delivery.id: number for number, delivery in enumerate(deliveries)}
             resolved.sort(key=lambda each: order[each.delivery.id])
-        return resolved
+        return resolved, unrunnable
 
     def _resolve_recorded(
-        self, not_loaded: Sequence[tuple[Delivery, Message]], refused: Settlements
+        self,
+        not_loaded: Sequence[tuple[Delivery, Message]],
+        refused: Settlements,
+        unrunnable: list[UnrunnableDelivery],
     ) -> list[ResolvedDelivery]:
         """Resolve messages whose tasks are not loaded, if their records name the same tasks.
 
@@ -144,9 +158,60 @@ class Intake:
         resolved: list[ResolvedDelivery] = []
         for delivery, message in not_loaded:
             is_recorded = names.get(message.invocation_id) == message.task_name
-            with _settle_on_error(delivery, refused):
+            try:
                 resolved.append(self._resolve_one(delivery, message, may_import=is_recorded))
+            except (Exception, SystemExit) as error:
+                unrunnable.append(self._unrunnable(delivery, message, error))
         return resolved
+
+    @contextmanager
+    def _settle_on_error(self, delivery: Delivery, refused: Settlements) -> Iterator[None]:
+        """Catch the errors of the body, and settle the delivery as one that goes back."""
+        try:
+            yield
+        except NewerFormat as reason:
+            refused[delivery.id] = self._refusals.settle_newer(delivery, reason)
+        except MessageRefused as reason:
+            logger.error(
+                "Delivery %s is refused and goes back to its queue: %s", delivery.id, reason
+            )
+            refused[delivery.id] = replace(RETURNED, reason="refused")
+        except Exception:
+            logger.exception("Delivery %s can't be read and goes back to its queue", delivery.id)
+            refused[delivery.id] = replace(RETURNED, reason="can't be read")
+
+    def _unrunnable(
+        self, delivery: Delivery, message: Message, error: BaseException
+    ) -> UnrunnableDelivery:
+        """Return a delivery that this release can't run because of this error."""
+        queue = message.queue or "default"
+        if delivery.message is None:
+            fed = self._settings().queues_fed_by(delivery.source)
+            queue = queue if queue in fed else next(iter(fed), queue)
+            # Nobody here knows which of them are secret.
+            message = replace(message, secret=frozenset(message.kwargs))
+        return UnrunnableDelivery(
+            delivery=delivery,
+            message=message,
+            reason=reason_of(error),
+            queue=queue,
+            look=self._settings().look_terms(queue),
+            carries_call=message.has_arguments,
+        )
+
+    def _refuse(self, unrunnable: Sequence[UnrunnableDelivery], refused: Settlements) -> None:
+        """Settle the deliveries that this release can't run."""
+        try:
+            settlements = self._refusals.settle(unrunnable)
+        except Exception as error:
+            logger.exception("%d messages can't be refused; they go back", len(unrunnable))
+            settlements = [
+                _settle_unclaimed(each.delivery, each.message, error) for each in unrunnable
+            ]
+        refused.update(
+            (each.delivery.id, settlement)
+            for each, settlement in zip(unrunnable, settlements, strict=True)
+        )
 
     def _read(self, delivery: Delivery) -> tuple[Delivery, Message]:
         """Return a delivery without its signature, and its message. Raises MessageRefused."""
@@ -181,11 +246,12 @@ class Intake:
         self, delivery: Delivery, message: Message, *, may_import: bool
     ) -> ResolvedDelivery:
         task = self._resolve(message.task_name, message.backend, may_import=may_import)
-        queue = message.queue
+        queue, secret = message.queue, task.secret_names
         if delivery.message is None:
             self._check_direct(message, task)
             queue = self._queue_of(delivery, message, task)
-        secret = task.secret_names
+            if message.kwargs and (unknown := task.unknown_names(message.kwargs)):
+                secret |= unknown  # another release's, and nobody here knows which are secret
         if queue != message.queue or secret != message.secret:  # copying every message takes time
             message = replace(message, secret=secret, queue=queue)
         look = self._settings().look_terms(queue or task.options.queue)
@@ -268,28 +334,13 @@ class Intake:
                     task=each.task,
                     look=self._settings().look_terms(queue),
                     claim=verdict.claim,
+                    carries_call=each.message.has_arguments,
                 )
             else:
-                refused[each.delivery.id] = _settle_refused(each, verdict)
+                refused[each.delivery.id] = settle_refused(each, verdict)
         for id, each in {each.message.invocation_id: each for each in resolved}.items():
             _notify_lost(each, verdicts[id])
         return list(granted.values())
-
-
-@contextmanager
-def _settle_on_error(delivery: Delivery, refused: Settlements) -> Iterator[None]:
-    """Catch the errors of the body, and settle the delivery as one that goes back."""
-    try:
-        yield
-    except MessageRefused as reason:
-        logger.error("Delivery %s is refused and goes back to its queue: %s", delivery.id, reason)
-        refused[delivery.id] = replace(RETURNED, reason="refused")
-    except (Exception, SystemExit):
-        logger.exception(
-            "Delivery %s goes back to its queue: the module of its task can't be imported",
-            delivery.id,
-        )
-        refused[delivery.id] = replace(RETURNED, reason="its module can't be imported")
 
 
 def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
@@ -316,36 +367,3 @@ def _notify_lost(resolved: ResolvedDelivery, verdict: Granted | Refused) -> None
         notify_failed(lost, verdict.run.claim, WORKER_DIED)
         queue = lost.message.queue or lost.queue
         announce_failed_unbegun(lost.message, queue=queue, reason=WORKER_DIED)
-
-
-def _settle_refused(resolved: ResolvedDelivery, refused: Refused) -> Settlement:
-    if refused.refusal is Refusal.FOREIGN:
-        logger.error(
-            "Delivery %s is refused and goes back to its queue: the record of %s has another task "
-            "or other arguments. The message may have been written by someone outside this "
-            "project.",
-            resolved.delivery.id, resolved.message.invocation_id,
-        )  # fmt: skip
-        return replace(RETURNED, reason=_text_of(refused))
-    if refused.is_final:
-        logger.info(
-            "[%s] %s is already %s: its delivery is acknowledged",
-            resolved.message.invocation_id, resolved.task.name, refused.refusal.name.lower(),
-        )  # fmt: skip
-        return DONE
-    logger.warning(
-        "[%s] %s goes back to its queue: %s",
-        resolved.message.invocation_id, resolved.task.name, _text_of(refused),
-    )  # fmt: skip
-    waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE)
-    return Settlement(
-        is_final=False,
-        retry_after_s=refused.retry_after_s if waits else None,
-        # A locked record may be an INSERT that another transaction has not committed.
-        has_record=waits and refused is not LOCKED,
-        reason=_text_of(refused),
-    )
-
-
-def _text_of(refused: Refused) -> str:
-    return refused.refusal.name.lower().replace("_", " ")

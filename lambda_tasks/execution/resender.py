@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-from ..core.message import Outgoing
+from ..core.message import Outgoing, as_stored
 from ..core.retries import MAX_DELAY_S
 from ..ports import DONE, ResolvedDelivery, Settlement
 
@@ -105,13 +105,8 @@ def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
 
 
 def _copy(resolved: ResolvedDelivery, settlement: Settlement) -> Outgoing:
-    message = resolved.message
-    has_record = message.durable or not settlement.is_outage
-    if has_record and not message.durable:
-        # The copy carries the secrets itself if the record can't keep them.
-        message = replace(message, durable=True, keeps_arguments=bool(message.secret_kwargs))
-    # Without a record, the body is sent unchanged: a later release may have written fields into it
-    # that this one does not know.
-    body = message.encode() if has_record else str(resolved.delivery.body)
+    message, body = resolved.message, str(resolved.delivery.body)
+    if not (message.durable or settlement.is_outage):
+        body = as_stored(body, message.invocation_id)
     delay_s = min(math.ceil(settlement.retry_after_s or 0.0), MAX_DELAY_S)
     return Outgoing(message, body, resolved.queue, delay_s, look=resolved.look, is_follow_up=True)

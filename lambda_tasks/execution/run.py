@@ -52,6 +52,8 @@ class AttemptEnd:
     """The outage of the database that ended the attempt. The executor applies `on_lost`."""
     wait_s: float | None = None
     """Seconds until a singleton that did not get its lock tries again. It has not started."""
+    refused: Raised | None = None
+    """Why this release can't run the message: its arguments don't fit. It has not started."""
     restarts: bool = False
     """Whether the attempt was rolled back after a conflict and restarts at once."""
     is_recorded: bool = True

@@ -90,6 +90,15 @@ def log_lost_attempt(message: Message, claim: Claim, reason: Raised) -> None:
     )  # fmt: skip
 
 
+def log_given_up(message: Message, reason: Raised) -> None:
+    """Log the failure of an invocation that no release could run."""
+    logger.error(
+        "[%s] %s failed:\n%s",
+        message.invocation_id, message.task_name, reason.traceback,
+        extra=run_attributes(message.task_name, message.invocation_id, None),
+    )  # fmt: skip
+
+
 def skip_library_frames(error: BaseException) -> TracebackType | None:
     """Return the traceback of an error from the task's own code on."""
     step = error.__traceback__

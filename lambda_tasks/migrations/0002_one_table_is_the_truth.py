@@ -33,6 +33,7 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "claim_token": models.UUIDField(editable=False, null=True),
     "lease_until": models.DateTimeField(editable=False, null=True),
     "look_at": models.DateTimeField(editable=False, null=True),
+    "refused_at": models.DateTimeField(editable=False, null=True),
     "n_waits": models.PositiveSmallIntegerField(default=0, editable=False),
     "cut_off_s": models.FloatField(editable=False, null=True),
     "args": models.JSONField(editable=False, null=True),

@@ -13,7 +13,16 @@ from ..core.batching import BatchLimits
 from ..core.lifecycle import TABLE_TERMS, LookTerms
 from ..core.message import Message, Outgoing
 from ..database_calls import call_database
-from ..ports import Delivery, Listener, ReceivedBatch, SendFailure, Settlement, Source, TableQueue
+from ..ports import (
+    Delivery,
+    LeftOut,
+    Listener,
+    ReceivedBatch,
+    SendFailure,
+    Settlement,
+    Source,
+    TableQueue,
+)
 from .base import Queue, Wiring
 
 logger = logging.getLogger("lambda_tasks")
@@ -23,6 +32,13 @@ POLL_EVERY_S: Final = 1.0
 
 LISTEN_RETRY_S: Final = 10.0
 """The fewest seconds between two tries to listen for notifications."""
+
+LEFT_OUT_S: Final = 60.0
+"""Seconds for which a worker leaves to others what its release can't run."""
+
+MAX_LEFT_OUT: Final = 100
+"""The most tasks and records that a worker leaves out. Each look names them; further records are
+postponed for all workers."""
 
 LISTEN_FAILED: Final = (
     "Can't listen for notifications of new messages for now; the worker polls instead."
@@ -107,6 +123,8 @@ class DatabaseSource:
         self._listener: Listener | None = None
         self._descriptor = -1
         self._next_listen_at = 0.0
+        self._left_out: dict[LeftOut, float] = {}
+        """What this release can't run, each with the time of its next look in monotonic seconds."""
         self._postponements: set[asyncio.Task[Any]] = set()
 
     async def receive(self, limit: int) -> ReceivedBatch:
@@ -115,7 +133,7 @@ class DatabaseSource:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake_up.wait(), POLL_EVERY_S)
         self._wake_up.clear()
-        return self._due(limit)
+        return self._due(limit, self._still_left_out())
 
     def wake(self) -> None:
         """See Source."""
@@ -124,11 +142,20 @@ class DatabaseSource:
     def settle(self, id: str, settlement: Settlement) -> None:
         """See Source. A finished message needs nothing more, because its row is finished."""
         self.wake()
-        if not settlement.is_final and settlement.retry_after_s is None:
+        left_out = settlement.left_out
+        if left_out is not None and len(self._left_out) < MAX_LEFT_OUT:
+            self._left_out[left_out] = time.monotonic() + LEFT_OUT_S
+        elif not settlement.is_final and settlement.retry_after_s is None:
             postponement = call_database(self._table.postpone, uuid.UUID(id))
             task = asyncio.ensure_future(postponement)
             self._postponements.add(task)
             task.add_done_callback(self._end_postponement)
+
+    def _still_left_out(self) -> Collection[LeftOut]:
+        """Return what this worker leaves to others now, and forget what it has left for long."""
+        now = time.monotonic()
+        self._left_out = {each: until for each, until in self._left_out.items() if until > now}
+        return list(self._left_out)
 
     def _end_postponement(self, task: "asyncio.Task[Any]") -> None:
         self._postponements.discard(task)
@@ -177,8 +204,8 @@ class DatabaseSource:
             listener.close()
 
     @contextmanager
-    def _due(self, limit: int) -> Iterator[Sequence[Delivery]]:
-        with self._table.lock_due(self._queues, limit=limit) as due:
+    def _due(self, limit: int, left_out: Collection[LeftOut]) -> Iterator[Sequence[Delivery]]:
+        with self._table.lock_due(self._queues, limit=limit, without=left_out) as due:
             if due:  # there may be more
                 self._loop.call_soon_threadsafe(self.wake)
             yield [_delivery_of(message) for message in due]

@@ -1,6 +1,7 @@
 """Claims of records, their leases, and the writes of a claim's holder."""
 
 import logging
+import sys
 import time
 import uuid
 from collections import defaultdict
@@ -14,9 +15,10 @@ from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
 from django.db.models import Case, F, Q, When
-from django.db.models.functions import Coalesce, Least
+from django.db.models.functions import Coalesce
 
 from .. import interrupts
+from ..core.grace import RefusedRecord
 from ..core.lifecycle import (
     LOCKED,
     WORKER_DIED,
@@ -24,6 +26,7 @@ from ..core.lifecycle import (
     Continued,
     End,
     Failed,
+    Raised,
     Refusal,
     Refused,
     Release,
@@ -32,8 +35,8 @@ from ..core.lifecycle import (
 )
 from ..core.message import Message, Outgoing
 from ..errors import LeaseLost
-from ..ports import FoundLost, Granted, ResolvedDelivery
-from . import postponing
+from ..ports import FoundLost, Granted, ResolvedDelivery, UnrunnableDelivery
+from . import postponing, refusals
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
@@ -64,6 +67,11 @@ LOCKED_PAUSES_S: Final = (0.02, 0.1, 0.3)
 
 INSERT_LIMIT_S: Final = 2.0
 """Seconds for the INSERT of several rows. If it takes longer, it waits for another transaction."""
+
+NO_SECRETS: Final = Raised(
+    "ValueError", "its secret arguments were not stored, and its message has none"
+)
+"""Why a record can't be run whose message alone had its secrets."""
 
 SINGLE_INSERT_LIMIT_S: Final = 1.0
 """The same for the INSERT of a single row."""
@@ -170,12 +178,53 @@ class RecordClaims:
             "sent_at": Now() if release.is_redelivered else None,
             "look_at": F("look_at") if release.is_redelivered else due_at,
         }
-        if not release.counts:
-            released["n_waits"] = Least(F("n_waits") + 1, postponing.MAX_N_WAITS)
+        if not (release.counts or release.is_refused):
+            released["n_waits"] = postponing.count_wait()
+        if release.counts or release.ran_s:
+            released["refused_at"] = None
         if release.ran_s:
             released["cut_off_s"] = Coalesce(F("cut_off_s"), 0.0) + release.ran_s
         for worker_ids, group in _group_by_earlier_workers(claims, release):
             _held_records(group).update(**released, worker_ids=worker_ids)
+
+    @with_retries
+    def refuse(self, deliveries: Sequence[UnrunnableDelivery]) -> list[Refused | RefusedRecord]:
+        """See ports.Claims."""
+        found = _read_rows({each.message.invocation_id for each in deliveries})
+        verdicts = [_judge_unrunnable(each, found) for each in deliveries]
+        if parked := [
+            each.message.invocation_id
+            for each, verdict in zip(deliveries, verdicts, strict=True)
+            if verdict.refusal is Refusal.PARKED
+        ]:
+            _park(parked)
+        refusable = {
+            each.message.invocation_id: each
+            for each, verdict in zip(deliveries, verdicts, strict=True)
+            if verdict is LOCKED
+        }
+        if not refusable:
+            return list(verdicts)
+        refused = refusals.refuse(
+            {id: each.reason for id, each in refusable.items()},
+            [id for id, each in refusable.items() if each.waits_in_row],
+        )
+        return [
+            refused.get(each.message.invocation_id, LOCKED) if verdict is LOCKED else verdict
+            for each, verdict in zip(deliveries, verdicts, strict=True)
+        ]
+
+    @with_retries
+    def fail_direct(self, delivery: UnrunnableDelivery, reason: Raised) -> bool:
+        """See ports.Claims."""
+        message = delivery.message
+        if message.secret_kwargs and not is_available():
+            return False
+        row = row_of(message, delivery.queue, delivery.look, enqueued_at=delivery.enqueued_at)
+        with transaction.atomic(using=self.alias, savepoint=False):
+            statements().insert_queued([row], is_sent=True)
+            stored = all_records().filter(id=message.invocation_id, status=Status.QUEUED)
+            return bool(finish(stored.order_by(), Failed(reason)))
 
     @with_retries
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
@@ -301,16 +350,11 @@ def _judge_claimed(
     try:
         message = message_of(row)
     except ValueError as error:
-        logger.error("The record %s can't be run: %s", row["id"], error)
-        return Refused(Refusal.UNREADABLE)
+        return Refused(Refusal.UNREADABLE, reason=Raised.from_error(error, str(error)))
     lacks_secrets = row["secrets"] == UNAVAILABLE
     asking = [each for each in wanted if each.message.has_arguments or not lacks_secrets]
     if not asking:
-        logger.error(
-            "The record %s can't be run: its secrets were not stored, and its message has none",
-            row["id"],
-        )
-        return Refused(Refusal.UNREADABLE)
+        return Refused(Refusal.UNREADABLE, reason=NO_SECRETS)
     for each in asking:
         asked_for = _complete(message, row, each.message)
         if each.message.matches_record(asked_for):
@@ -332,9 +376,13 @@ def _complete(message: Message, row: Row, arrived: Message) -> Message:
 
 def _release_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
     """Release records that turned out to be unreadable or foreign after their claim."""
-    if unreadable := _ids_refused(verdicts, Refusal.UNREADABLE):
-        _release(unreadable, terms)
-        postponing.postpone(unreadable)
+    if unreadable := {
+        id: verdict.reason
+        for id, verdict in verdicts.items()
+        if isinstance(verdict, Refused) and verdict.reason is not None
+    }:
+        _release(list(unreadable), terms)
+        refusals.refuse_unreadable(unreadable)
     if foreign := _ids_refused(verdicts, Refusal.FOREIGN):
         _release(foreign, terms)
 
@@ -385,19 +433,37 @@ def _judge_unclaimed(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> 
             run = last if isinstance(last, Granted) else None
             verdicts[id] = FoundLost(Refusal.EXHAUSTED, run=run)
     if parked := _ids_refused(verdicts, Refusal.PARKED):
-        # The relay computes their time to look, and sends them in time.
-        with statements().lock_idle(parked) as free:
-            free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
+        _park(parked)
     return verdicts
 
 
-def _is_for_task_of(delivery: ResolvedDelivery, row: Row) -> bool:
+def _judge_unrunnable(delivery: UnrunnableDelivery, found: Mapping[UUID, Row]) -> Refused:
+    """Return the verdict on a delivery that can't run here; LOCKED if else it could run now."""
+    row = found.get(delivery.message.invocation_id)
+    if row is None:
+        return Refused(Refusal.UNKNOWN)
+    if not _is_for_task_of(delivery, row):
+        return Refused(Refusal.FOREIGN)
+    state = state_of(row, token=uuid.uuid4())
+    # Only its task says whether it may run again, and how often.
+    verdict = judge_claim(state, may_rerun=True, max_attempts=sys.maxsize)
+    assert verdict is not None
+    return verdict
+
+
+def _park(ids: Sequence[UUID]) -> None:
+    """Leave records to the relay, which computes their time to look, and sends them in time."""
+    with statements().lock_idle(ids) as free:
+        free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
+
+
+def _is_for_task_of(delivery: ResolvedDelivery | UnrunnableDelivery, row: Row) -> bool:
     """Return whether a delivery names the task of this record."""
     message = delivery.message
     return (message.task_name, message.backend) == (row["task_name"], row["backend"])
 
 
-def _read_rows(ids: Sequence[UUID]) -> dict[UUID, Row]:
+def _read_rows(ids: Collection[UUID]) -> dict[UUID, Row]:
     records = all_records().filter(id__in=ids).order_by()
     rows = records.annotate(now=Now(), saved=latest_state()).values(*STATE_COLUMNS)
     return {row["id"]: row for row in rows}

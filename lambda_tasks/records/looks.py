@@ -13,6 +13,7 @@ from django.db import connections
 from django.db.models import Q
 
 from ..core.lifecycle import Status
+from ..ports import LeftOut
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
@@ -33,15 +34,21 @@ def levels() -> list[Level]:
     return sorted(found, key=lambda level: -level.priority)
 
 
-def due(level: Level, *, early: timedelta = timedelta(0)) -> RecordQuerySet:
+def due(
+    level: Level, *, early: timedelta = timedelta(0), without: Collection[LeftOut] = ()
+) -> RecordQuerySet:
     """Return the records whose time to look has come, or comes within `early`; longest due first.
 
     They are annotated with `now`, the database's clock. Runs that hold their lease are left out:
     where isolation is strict, a run can't finish its record if others write to it. Records without
-    their secrets are left out, too, because only their delivery can run them.
+    their secrets are left out, too, because only their delivery can run them, and so are the tasks
+    and records in `without`.
     """
+    names = [each for each in without if isinstance(each, str)]
+    ids = [each for each in without if not isinstance(each, str)]
     return (
         all_records()
+        .exclude(Q(task_name__in=names) | Q(id__in=ids))
         .filter(Q(status=Status.QUEUED) | IS_LOST)
         .filter(queue=level.queue, priority=level.priority, look_at__lte=Now() + early)
         .exclude(secrets=UNAVAILABLE)

@@ -1,19 +1,16 @@
 """The mapping between messages or claims and rows of the table, without SQL."""
 
 import json
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from ..core.lifecycle import Claim, LookTerms, RecordState, Status
+from ..core.lifecycle import Claim, LookTerms, Raised, RecordState, Status
 from ..core.message import Message, Outgoing
 from ..core.redaction import REDACTED
 from .encryption import decrypt, encrypt, encrypts_all
-
-logger = logging.getLogger("lambda_tasks")
 
 Row = Mapping[str, Any]
 """The values of a row by column, and a few values that the statement computes columns from.
@@ -169,19 +166,18 @@ def state_of(row: Row, token: UUID) -> RecordState:
 
 
 def read_messages(
-    records: Iterable[Any], unreadable: list[UUID]
+    records: Iterable[Any], unreadable: dict[UUID, Raised]
 ) -> Iterator[tuple[Message, float]]:
     """Yield the messages of records, each with the seconds until it is due.
 
-    The records are annotated with `now`. The ids of those whose secrets can't be decrypted are
-    appended to `unreadable`.
+    The records are annotated with `now`. Those whose secrets can't be decrypted are added to
+    `unreadable`, with the reason.
     """
     for record in records:
         try:
             yield message_of(vars(record)), _seconds_until(record.run_after, record.now)
         except ValueError as error:
-            logger.error("The record %s can't be sent or run: %s", record.id, error)
-            unreadable.append(record.id)
+            unreadable[record.id] = Raised.from_error(error, str(error))
 
 
 def message_of(row: Row) -> Message:

@@ -13,9 +13,9 @@ from django.db.models import Case, DateTimeField, F, When
 from django.db.models.functions import Coalesce, Greatest
 
 from .. import interrupts
-from ..core.lifecycle import LookTerms, Status
+from ..core.lifecycle import LookTerms, Raised, Status
 from ..core.message import Outgoing
-from . import fifo, looks, notify, postponing
+from . import fifo, looks, notify, postponing, refusals
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
@@ -116,13 +116,13 @@ class RecordOutbox:
 
     def _readable(self, records: Sequence[TaskRecord]) -> list[Outgoing]:
         """Return the messages of records; postpone records that can't be decrypted."""
-        unreadable: list[UUID] = []
+        unreadable: dict[UUID, Raised] = {}
         messages = [
             outgoing_of(message, due_in_s, self._look_terms(message.queue or ""))
             for message, due_in_s in read_messages(records, unreadable)
         ]
         if unreadable:
-            postponing.postpone(unreadable)
+            refusals.refuse_unreadable(unreadable)
         return messages
 
 

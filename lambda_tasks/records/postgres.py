@@ -251,6 +251,7 @@ class PostgresStatements(PortableStatements):
             f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
             f" AND NOT (status = %(status)s AND COALESCE(lease_until >= {NOW}, FALSE))"
             f" AND (run_after IS NULL OR run_after <= {NOW} + %(ahead)s)"
+            f" AND (refused_at IS NULL OR n_waits = 0 OR look_at <= {NOW})"
         )
         sql = (
             f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608

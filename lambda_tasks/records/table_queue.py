@@ -10,9 +10,10 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F
 
-from ..core.lifecycle import Status
+from ..core.lifecycle import Raised, Status
 from ..core.message import Message
-from . import looks, notify, postponing
+from ..ports import LeftOut
+from . import looks, notify, postponing, refusals
 from .database import all_records, record_alias
 from .mapping import read_messages
 from .retrying import run_with_retries
@@ -22,7 +23,9 @@ class RecordTableQueue:
     """See ports.TableQueue."""
 
     @contextmanager
-    def lock_due(self, queues: Collection[str], *, limit: int) -> Iterator[list[Message]]:
+    def lock_due(
+        self, queues: Collection[str], *, limit: int, without: Collection[LeftOut] = ()
+    ) -> Iterator[list[Message]]:
         """See ports.TableQueue.
 
         The records stay locked in the body, where the database has SKIP LOCKED, so that no two
@@ -30,7 +33,7 @@ class RecordTableQueue:
         """
         alias = record_alias()
         with ExitStack() as locks:
-            yield run_with_retries(alias, lambda: _lock_due(alias, queues, limit, locks))
+            yield run_with_retries(alias, lambda: _lock_due(alias, queues, limit, without, locks))
 
     def listen(self) -> notify.PostgresListener | None:
         """See ports.TableQueue."""
@@ -41,14 +44,21 @@ class RecordTableQueue:
         postponing.postpone([invocation_id])
 
 
-def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack) -> list[Message]:
+def _lock_due(
+    alias: str,
+    queues: Collection[str],
+    limit: int,
+    without: Collection[LeftOut],
+    locks: ExitStack,
+) -> list[Message]:
     """Return due messages; their records stay locked until `locks` is closed."""
     messages: list[Message] = []
     with ExitStack() as transaction_stack:
         transaction_stack.enter_context(transaction.atomic(using=alias))
         levels = [level for level in looks.levels() if level.queue in queues]
         for _, same_priority in groupby(levels, attrgetter("priority")):
-            messages += _lock_due_of_priority(list(same_priority), limit - len(messages))
+            left = limit - len(messages)
+            messages += _lock_due_of_priority(list(same_priority), left, without)
             if len(messages) >= limit:
                 break
         # Only now the caller holds the transaction: an error above ends it, so that it is retried.
@@ -56,22 +66,28 @@ def _lock_due(alias: str, queues: Collection[str], limit: int, locks: ExitStack)
     return messages
 
 
-def _lock_due_of_priority(levels: Sequence[looks.Level], limit: int) -> list[Message]:
+def _lock_due_of_priority(
+    levels: Sequence[looks.Level], limit: int, without: Collection[LeftOut]
+) -> list[Message]:
     """Return up to `limit` messages of levels with one priority, the longest due first.
 
     Postpones records that can't be decrypted, and looks for others instead.
     """
     while True:
-        due = [each for level in levels for each in looks.lock_unlocked(looks.due(level))[:limit]]
+        due = [
+            each
+            for level in levels
+            for each in looks.lock_unlocked(looks.due(level, without=without))[:limit]
+        ]
         due.sort(key=attrgetter("look_at"))
         early = [each.id for each in due if _is_early(each)]
-        unreadable: list[UUID] = []
+        unreadable: dict[UUID, Raised] = {}
         in_time = [each for each in due[:limit] if not _is_early(each)]
         messages = [message for message, _ in read_messages(in_time, unreadable)]
         if early:
             all_records().filter(id__in=early).update(look_at=F("run_after"))
         if unreadable:
-            postponing.postpone(unreadable)
+            refusals.refuse_unreadable(unreadable)
         if messages or not (early or unreadable):
             return messages
 

@@ -151,6 +151,9 @@ class TaskRecord(models.Model):
     postpones the record, or makes it due; its claim may move it to the end of the lease, and its
     end clears it.
     """
+    refused_at = models.DateTimeField(null=True, editable=False)
+    """The time at which a worker first refused it, because its release can't run it; None for never
+    since its last run. LAMBDA_TASKS_DEPLOYMENT_GRACE counts from here."""
     n_waits = models.PositiveSmallIntegerField(default=0, editable=False)
     """The number of times it was postponed, or released before its turn."""
     cut_off_s = models.FloatField(null=True, editable=False)

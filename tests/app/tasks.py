@@ -55,6 +55,11 @@ def add(*, a: int, b: int = 2) -> int:
     return a + b
 
 
+@lambda_task
+def call_another_badly() -> int:
+    return add(a="one")  # type: ignore[arg-type]
+
+
 @lambda_task(on_lost="fail")
 def add_once(*, a: int, b: int = 2) -> int:
     return a + b
