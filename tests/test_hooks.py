@@ -537,6 +537,29 @@ def test_given_back_has_the_reason_once_a_delivery(handle: Handle, connect: Conn
     assert by_reason["refused"].invocation_id is None
 
 
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize("changes", [{"task_name": "tests.app.tasks.gone"}, {"kwargs": {}}])
+@pytest.mark.parametrize("task", [tasks.add, tasks.aadd])
+def test_what_this_release_can_not_run_is_given_back_and_fails_unbegun(
+    handle: Handle, connect: Connect, task: Task, changes: dict[str, Any]
+) -> None:
+    events: list[tuple[str, Any]] = []
+    for name in ("started", "ended", "given_back", "failed_unbegun"):
+        connect(name, lambda event, name=name: events.append((name, event)))
+    id = task.execute_on_commit(a=1).id
+    TaskRecord.objects.update(**changes)
+    record = TaskRecord.objects.get(id=id)
+
+    handle(wake_up(id, record.task_name))
+    TaskRecord.objects.update(refused_at=Now() - timedelta(hours=1))
+    handle(wake_up(id, record.task_name))
+
+    assert beside.flush(AMPLE_S)
+    assert [name for name, _ in events] == ["given_back", "failed_unbegun"]
+    assert {(each.task_name, each.invocation_id) for _, each in events} == {(record.task_name, id)}
+    assert "LAMBDA_TASKS_DEPLOYMENT_GRACE" in events[1][1].reason
+
+
 def test_failed_unbegun_is_called_for_what_another_finds_lost(
     handle: Handle, queue: str, connect: Connect
 ) -> None:

@@ -85,7 +85,7 @@ class Intake:
             logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
             again = {each.id: RETRY_AT_ONCE for each in deliveries}
             return ClaimedBatch(budget, again, deliveries=deliveries)
-        readable = [*resolved, *unrunnable]
+        readable: list[ResolvedDelivery | UnrunnableDelivery] = [*resolved, *unrunnable]
         postponed = [
             (each, settlement)
             for each in resolved
