@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import (
@@ -20,7 +20,6 @@ from typing import (
 
 from asgiref.sync import markcoroutinefunction
 from django.db import DEFAULT_DB_ALIAS
-from django.utils.asyncio import async_unsafe
 
 from . import conf, registry, runtime
 from .context import TaskContext
@@ -35,6 +34,7 @@ from .core.arguments import (
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing, check_headers
 from .core.options import CommonOptionNames, OptionNames, TaskOptions, parse_options
+from .core.results import ResultType
 from .enqueue.prepare import (
     check_delay,
     check_priority,
@@ -44,9 +44,16 @@ from .enqueue.prepare import (
 from .invocation import Invocation
 from .payload import SQSLambdaTask
 from .ports import TaskCall
+from .twins import sync_form
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+"""What a direct call returns: the function's result, or a coroutine of it."""
+T = TypeVar("T")
+
+ManyCalls = Iterable[Mapping[str, Any]]
+"""The keyword arguments of each of many calls."""
 
 CALL_OPTIONS = {"_delay": "delay", "_queue": "queue"}
 """Keyword arguments of a call that override options, and the overrides that they set."""
@@ -65,7 +72,7 @@ class _Overrides:
     headers: dict[str, Any] = field(default_factory=dict)
 
 
-class LambdaTaskWrapper(Generic[P, R]):
+class LambdaTaskWrapper(Generic[P, R_co]):
     """A function that can be called here, or enqueued to run on Lambda.
 
     Each form that enqueues validates first, and raises before anything is sent:
@@ -74,10 +81,10 @@ class LambdaTaskWrapper(Generic[P, R]):
     of range.
     """
 
-    __wrapped__: Callable[P, R]
+    __wrapped__: Callable[P, R_co]
     __name__: str
 
-    def __init__(self, func: Callable[P, R], options: TaskOptions) -> None:
+    def __init__(self, func: Callable[P, R_co], options: TaskOptions) -> None:
         functools.update_wrapper(self, func)
         self._func = func
         self._overrides = _Overrides()
@@ -85,6 +92,7 @@ class LambdaTaskWrapper(Generic[P, R]):
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
         self.arguments = Arguments(func, takes_context=options.takes_context)
+        self._result_type = ResultType(func)
         self._context_is_positional = takes_context_by_position(func)
         if self.is_async:
             markcoroutinefunction(self)
@@ -92,7 +100,7 @@ class LambdaTaskWrapper(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<LambdaTaskWrapper {self.name}>"
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function directly: without record, queue, transaction and timeout."""
         refuse_positional(self.name, args)
         passed = dict(kwargs)
@@ -125,9 +133,13 @@ class LambdaTaskWrapper(Generic[P, R]):
         """See ports.Task."""
         self.arguments.build()
 
-    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R:
+    def result_from_json(self, value: Any) -> Any:
+        """See ports.Task."""
+        return self._result_type.from_json(value)
+
+    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R_co:
         """Call the function with arguments that have been validated."""
-        func: Callable[..., R] = self._func
+        func: Callable[..., R_co] = self._func
         if not self.options.takes_context:
             return func(**arguments)
         context = context or TaskContext(task_name=self.name)
@@ -135,8 +147,16 @@ class LambdaTaskWrapper(Generic[P, R]):
             return func(context, **arguments)
         return func(**arguments, context=context)
 
-    @async_unsafe("You are in an event loop: use `await task.aexecute_on_commit(...)`.")
-    def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+    @overload
+    def execute_on_commit(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", /, *args: P.args, **kwargs: P.kwargs
+    ) -> Invocation[T]: ...
+
+    @overload
+    def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation[R_co]: ...
+
+    @sync_form("task.aexecute_on_commit(...)")
+    def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation[Any]:
         """Enqueue a call when the current transaction commits, or at once outside of one.
 
         Raises EnqueueError where the task is not durable and its queue did not accept the message.
@@ -145,14 +165,32 @@ class LambdaTaskWrapper(Generic[P, R]):
         runtime.current().enqueuer.enqueue([outgoing], using=self._overrides.using)
         return Invocation(outgoing.message.invocation_id, self.name)
 
-    async def aexecute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+    @overload
+    async def aexecute_on_commit(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", /, *args: P.args, **kwargs: P.kwargs
+    ) -> Invocation[T]: ...
+
+    @overload
+    async def aexecute_on_commit(
+        self, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Invocation[R_co]: ...
+
+    async def aexecute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation[Any]:
         """See execute_on_commit()."""
         outgoing = self._outgoing(args, kwargs)
         await runtime.current().enqueuer.aenqueue([outgoing], using=self._overrides.using)
         return Invocation(outgoing.message.invocation_id, self.name)
 
-    @async_unsafe("You are in an event loop: use `await task.aexecute_many_on_commit(...)`.")
-    def execute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
+    @overload
+    def execute_many_on_commit(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", calls: ManyCalls
+    ) -> list[Invocation[T]]: ...
+
+    @overload
+    def execute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[R_co]]: ...
+
+    @sync_form("task.aexecute_many_on_commit(...)")
+    def execute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[Any]]:
         """Enqueue one call for each mapping of keyword arguments, as execute_on_commit() does.
 
         If any arguments are invalid, no call is enqueued. Returns the invocations in order.
@@ -161,7 +199,15 @@ class LambdaTaskWrapper(Generic[P, R]):
         runtime.current().enqueuer.enqueue(outgoing, using=self._overrides.using)
         return [Invocation(each.message.invocation_id, self.name) for each in outgoing]
 
-    async def aexecute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
+    @overload
+    async def aexecute_many_on_commit(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", calls: ManyCalls
+    ) -> list[Invocation[T]]: ...
+
+    @overload
+    async def aexecute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[R_co]]: ...
+
+    async def aexecute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[Any]]:
         """See execute_many_on_commit()."""
         outgoing = self._outgoing_many(calls)
         await runtime.current().enqueuer.aenqueue(outgoing, using=self._overrides.using)
@@ -243,7 +289,7 @@ class LambdaTaskWrapper(Generic[P, R]):
             secret=self.secret_names,
         )
 
-    def _outgoing_many(self, calls: Iterable[Mapping[str, Any]]) -> list[Outgoing]:
+    def _outgoing_many(self, calls: ManyCalls) -> list[Outgoing]:
         return [self._outgoing((), kwargs) for kwargs in calls]
 
 

@@ -13,7 +13,6 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register  # n
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils import timezone
-from django.utils.asyncio import async_unsafe
 
 from .. import conf, registry, runtime
 from ..core.arguments import refuse_positional
@@ -24,6 +23,7 @@ from ..enqueue.announcing import aannounce, announce
 from ..enqueue.prepare import check_run_after, prepare
 from ..errors import UnknownTask
 from ..queues.base import Queue
+from ..twins import sync_form
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     AnyResult,
@@ -101,7 +101,7 @@ class LambdaTasksBackend(BaseTaskBackend):
                 f"allows {queue.max_timeout_s} s."
             )
 
-    @async_unsafe("You are in an event loop: use `await task.aenqueue(...)`.")
+    @sync_form("task.aenqueue(...)")
     def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AnyResult:
         """Enqueue one call and return its result, which is READY.
 
@@ -117,7 +117,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         """See enqueue()."""
         return (await self._aenqueue([self._prepare(task, args, kwargs)]))[0]
 
-    @async_unsafe("You are in an event loop: use `await task.aenqueue_many(...)`.")
+    @sync_form("task.aenqueue_many(...)")
     def enqueue_many(self, task: AnyTask, calls: Iterable[Call]) -> list[AnyResult]:
         """Enqueue many calls, all or none, and return their results in order. See LambdaTask."""
         return self._enqueue(self._prepare_many(task, calls))

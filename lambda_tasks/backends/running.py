@@ -63,6 +63,10 @@ class DjangoTaskRunner:
     def check(self) -> None:
         """See ports.Task. Nothing is left to check: the declaration has raised every mistake."""
 
+    def result_from_json(self, value: Any) -> Any:
+        """See ports.Task. Django's interface returns results as JSON values."""
+        return value
+
     def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
         result = RunningResult(self.django_task, message, claim)
@@ -97,6 +101,10 @@ class ReportedTask:
     def check(self) -> None:
         """See ports.Task."""
         self._wrapper.check()
+
+    def result_from_json(self, value: Any) -> Any:
+        """See ports.Task."""
+        return self._wrapper.result_from_json(value)
 
     def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import pydantic
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError
 
-from .message import encode_json
+from .hints import resolve_hint
 
 CONTEXT_PARAMETER = "context"
 
@@ -165,7 +165,7 @@ class Arguments:
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
-        return get_type_hints(self._func, include_extras=True)
+        return {name: resolve_hint(self._func, name) for name in self._names}
 
     @cached_property
     def _names_by_field(self) -> dict[str, str]:
@@ -213,25 +213,6 @@ class Arguments:
         for name in self._names:
             _refuse_hidden_secrets(self._func.__qualname__, name, self._hints[name])
         return model
-
-
-def to_json_values(value: object, *, what: str) -> Any:
-    """Return a task's result or state as JSON values.
-
-    `what` starts the error's sentence. Raises TypeError, with the type, for a value that JSON or a
-    database can't hold.
-    """
-    try:
-        values = to_jsonable_python(value)
-        encode_json(values, what=what)
-    except PydanticSerializationError as error:
-        raise TypeError(
-            f"{what} is a {type(value).__name__} that can't be serialized to JSON: {error}. "
-            "Use plain values, dataclasses or pydantic models."
-        ) from error
-    except ValueError as error:
-        raise TypeError(f"{what} is a {type(value).__name__}: {error}") from error
-    return values
 
 
 def copy_json(value: Any) -> Any:

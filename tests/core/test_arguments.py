@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_tasks.context import TaskContext
-from lambda_tasks.core.arguments import Arguments, check_signature, to_json_values
+from lambda_tasks.core.arguments import Arguments, check_signature
+from lambda_tasks.core.results import to_json_values
 
 
 class Size(Enum):
