@@ -32,7 +32,7 @@ MAX_POLL_S: Final = 1.0
 """Seconds between two looks at the record: at first, and at most."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)  # without slots, so that `Invocation[str](id)` works
 class Invocation(Generic[R_co]):
     """The handle on one run that was enqueued, generic in the task's result.
 

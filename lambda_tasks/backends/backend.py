@@ -1,10 +1,10 @@
 """The backend for TASKS, which turns Django's calls into messages and records into results."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -50,6 +50,9 @@ from .declaring import (
 )
 from .results import result_of
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 OPTION_NAMES: Final = ("ATOMIC", "DATABASE", "ENQUEUE_ON_COMMIT")
 
 PreparedCall = tuple[AnyResult, Outgoing]
@@ -66,7 +69,7 @@ class LambdaTasksBackend(BaseTaskBackend):
     the database whose transaction is joined.
     """
 
-    task_class = LambdaTask  # type: ignore[assignment]
+    task_class = LambdaTask
     supports_defer = True
     supports_async_task = True
     supports_get_result = True
@@ -290,7 +293,19 @@ class LambdaTasksBackend(BaseTaskBackend):
                 yield queue
 
 
-def django_task(wrapper: LambdaTaskWrapper[..., Any], *, backend: str | None = None) -> LambdaTask:
+@overload
+def django_task(
+    wrapper: LambdaTaskWrapper[P, Coroutine[Any, Any, R]], *, backend: str | None = ...
+) -> LambdaTask[P, R]: ...
+
+
+@overload
+def django_task(
+    wrapper: LambdaTaskWrapper[P, R], *, backend: str | None = ...
+) -> LambdaTask[P, R]: ...
+
+
+def django_task(wrapper: LambdaTaskWrapper[P, Any], *, backend: str | None = None) -> Any:
     """Return a @lambda_task as a Django Task: `django_task(send_mail).enqueue(user_id=1)`.
 
     `backend` is an alias of TASKS. By default it is the first LambdaTasksBackend that has the

@@ -3,7 +3,7 @@
 All other modules import the tasks framework from here.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import django
 from django.core.exceptions import ImproperlyConfigured
@@ -50,6 +50,9 @@ else:
     from django.tasks.signals import task_enqueued, task_finished, task_started
     from django.utils.json import normalize_json
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 if TYPE_CHECKING:
     from django_tasks.exceptions import InvalidTaskBackendError as InvalidTaskBackend
     from django_tasks.exceptions import InvalidTaskError as InvalidTask
@@ -65,8 +68,17 @@ elif not NATIVE:
 if TYPE_CHECKING:
     AnyTask = Task[..., Any]
     AnyResult = TaskResult[Any]
+    TaskBase = Task[P, R]
 else:
-    AnyTask, AnyResult = Task, TaskResult  # Django's classes are not generic.
+    # Django's classes are not generic.
+    AnyTask, AnyResult = Task, TaskResult
+
+    class TaskBase:
+        """The base class `TaskBase[P, R]`: Django's Task."""
+
+        def __class_getitem__(cls, parameters: Any) -> type[Task]:
+            return Task
+
 
 __all__ = [
     "DEFAULT_TASK_BACKEND_ALIAS",
@@ -79,6 +91,7 @@ __all__ = [
     "InvalidTask",
     "InvalidTaskBackend",
     "Task",
+    "TaskBase",
     "TaskContext",
     "TaskError",
     "TaskResult",

@@ -88,7 +88,7 @@ class ReportedTask:
         return self._wrapper.secret_names
 
     @cached_property
-    def django_task(self) -> LambdaTask:
+    def django_task(self) -> LambdaTask[..., Any]:
         """The Django Task that stands for the @lambda_task."""
         return django_task(self._wrapper)
 
@@ -173,7 +173,7 @@ class DjangoTaskCall:
         n_requested = sum(each.exception_class_path == RETRY_CLASS_PATH for each in result.errors)
         return int(result.attempts) - n_requested
 
-    def _backoff_delay_s(self, task: LambdaTask, error: BaseException) -> float | None:
+    def _backoff_delay_s(self, task: LambdaTask[..., Any], error: BaseException) -> float | None:
         assert task.backoff is not None
         result = self._result.with_error(error)
         try:

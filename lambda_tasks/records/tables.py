@@ -64,29 +64,45 @@ def _announce_cancelled(records: "list[TaskRecord]") -> None:
             headers=record.headers or {},
         )
         call_beside(hooks.cancelled, event)
+
+
 if TYPE_CHECKING:
 
     class RecordManager(models.Manager["TaskRecord"]):
         """The manager, for type checkers: only the mypy plugin of django-stubs can infer it."""
 
-        def filter(self, *args: Any, **kwargs: Any) -> RecordQuerySet: ...
+        def filter(self, *args: Any, **kwargs: Any) -> RecordQuerySet:
+            """See QuerySet."""
+            ...
 
-        def using(self, alias: str | None) -> RecordQuerySet: ...
+        def using(self, alias: str | None) -> RecordQuerySet:
+            """See QuerySet."""
+            ...
 
-        def with_progress(self) -> RecordQuerySet: ...
+        def with_progress(self) -> RecordQuerySet:
+            """See RecordQuerySet."""
+            ...
 else:
     RecordManager = models.Manager.from_queryset(RecordQuerySet)
+
+
+def _choice(status: Status) -> Any:
+    """Return the value of a choice.
+
+    Without django-stubs mypy takes a member for what it is assigned, here Any and not a plain str.
+    """
+    return status.value
 
 
 class TaskStatus(models.TextChoices):
     """The statuses of a record; `core.lifecycle` says which follows which."""
 
-    QUEUED = Status.QUEUED.value
-    RUNNING = Status.RUNNING.value
-    SUCCESS = Status.SUCCESS.value
-    FAILED = Status.FAILED.value
-    RETRYING = Status.RETRYING.value
-    CANCELLED = Status.CANCELLED.value
+    QUEUED = _choice(Status.QUEUED)
+    RUNNING = _choice(Status.RUNNING)
+    SUCCESS = _choice(Status.SUCCESS)
+    FAILED = _choice(Status.FAILED)
+    RETRYING = _choice(Status.RETRYING)
+    CANCELLED = _choice(Status.CANCELLED)
 
 
 Statuses = TaskStatus
