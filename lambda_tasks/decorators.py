@@ -23,14 +23,8 @@ from django.db import DEFAULT_DB_ALIAS
 
 from . import conf, registry, runtime
 from .context import TaskContext
-from .core.arguments import (
-    CONTEXT_PARAMETER,
-    Arguments,
-    check_signature,
-    copy_json,
-    refuse_positional,
-    takes_context_by_position,
-)
+from .core.arguments import Arguments, copy_json, refuse_positional
+from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_position
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing, check_headers
 from .core.options import CommonOptionNames, OptionNames, TaskOptions, parse_options
@@ -328,7 +322,7 @@ def lambda_task(
 
 
 def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]:
-    check_signature(func, takes_context=options.get("takes_context", False))
+    check_function(func, takes_context=options.get("takes_context", False))
     parameters = list(inspect.signature(func).parameters)
     parsed = parse_options(func.__qualname__, options, parameters=parameters)
     task = LambdaTaskWrapper(func, parsed)
