@@ -3,14 +3,18 @@
 import copy
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
+    Final,
     Generic,
     Literal,
+    NoReturn,
     ParamSpec,
     Self,
     TypeVar,
@@ -49,6 +53,14 @@ T = TypeVar("T")
 ManyCalls = Iterable[Mapping[str, Any]]
 """The keyword arguments of each of many calls."""
 
+ENQUEUING: Final = frozenset(
+    {
+        "aenqueue", "apply_async", "defer", "defer_async", "delay", "enqueue", "schedule", "send",
+        "send_async",
+    }
+)  # fmt: skip
+"""The names of what enqueues a task in other libraries."""
+
 CALL_OPTIONS = {"_delay": "delay", "_queue": "queue"}
 """Keyword arguments of a call that override options, and the overrides that they set."""
 
@@ -82,6 +94,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         functools.update_wrapper(self, func)
         self._func = func
         self._overrides = _Overrides()
+        self._is_found = False
         self.options = options
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
@@ -101,6 +114,11 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         context: Any = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
         hides = bool(self.secret_names)
         return self.run(self.arguments.validate(passed, hides_inputs=hides), context)
+
+    if not TYPE_CHECKING:  # where any name would then be right
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(_missing(self.__dict__.get("name"), name), name=name, obj=self)
 
     @property
     def has_overrides(self) -> bool:
@@ -125,6 +143,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     def check(self) -> None:
         """See ports.Task."""
+        self._check_name()
         self.arguments.build()
 
     def result_from_json(self, value: Any) -> Any:
@@ -258,7 +277,25 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         )
         return changed
 
+    def _check_name(self) -> None:
+        """Raise TypeError unless a worker finds this task, or the one it is a copy of, by its name.
+
+        After `send = lambda_task(_send)`, or below another decorator, something else has the name.
+        """
+        found: Any = getattr(sys.modules.get(self.__module__), self.__name__, None)
+        registered = registry.registered(self.name)
+        if registered and found is registered and registered.options == self.options:
+            self._is_found = True
+            return
+        raise TypeError(
+            f"A worker would look for the task {self.name} by this name, and there it finds "
+            f"{found!r}. Write @lambda_task above the definition of {self.__name__}, above all its "
+            "other decorators, and keep the name."
+        )
+
     def _outgoing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Outgoing:
+        if not self._is_found:
+            self._check_name()
         refuse_positional(self.name, args)
         overrides, arguments = self._overrides, kwargs
         if CALL_OPTIONS.keys() & kwargs.keys():
@@ -284,7 +321,20 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         )
 
     def _outgoing_many(self, calls: ManyCalls) -> list[Outgoing]:
-        return [self._outgoing((), kwargs) for kwargs in calls]
+        if isinstance(calls, Mapping):
+            raise TypeError(
+                f"{self.name}: the calls are one mapping, of {list(calls)!r}. Pass a list "
+                "with a mapping for each call, [{...}, {...}]; for one, use execute_on_commit(...)."
+            )
+        return [self._outgoing((), self._check_mapping(kwargs)) for kwargs in calls]
+
+    def _check_mapping(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if isinstance(kwargs, Mapping):
+            return kwargs
+        raise TypeError(
+            f"{self.name}: a {type(kwargs).__name__} can't be the arguments of a call. Pass a "
+            "mapping of keyword arguments for each call, [{...}, {...}]."
+        )
 
 
 @overload
@@ -322,12 +372,25 @@ def lambda_task(
 
 
 def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]:
+    if isinstance(func, LambdaTaskWrapper):
+        raise TypeError(f"{func.name} is a task already. Use one @lambda_task, with all options.")
     check_function(func, takes_context=options.get("takes_context", False))
     parameters = list(inspect.signature(func).parameters)
     parsed = parse_options(func.__qualname__, options, parameters=parameters)
     task = LambdaTaskWrapper(func, parsed)
     registry.register(task)
     return task
+
+
+def _missing(task_name: str | None, name: str) -> str:
+    """Return the error for an attribute that a task does not have."""
+    missing = f"The task {task_name} has no {name!r}."
+    if name in ENQUEUING:
+        return (
+            f"{missing} Enqueue it by `execute_on_commit(...)`, or `await aexecute_on_commit(...)` "
+            "in async code. Delays and queues are options of `using(...)`."
+        )
+    return missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from django.db.models.query_utils import DeferredAttribute
 from .. import hooks
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
 from ..hooks.beside import call_beside
+from ..twins import sync_form
 from .encryption import decrypt_result
 from .finishes import finish
 
@@ -257,6 +258,7 @@ class TaskRecord(models.Model):
             vars(self).pop(name, None)
         super().refresh_from_db(*args, **kwargs)
 
+    @sync_form("record.acancel()")
     def cancel(self) -> bool:
         """Cancel this invocation; return False where it is finished.
 
