@@ -1,4 +1,4 @@
-"""What type checkers know of a project's tasks, with django-stubs and without.
+"""What type checkers know of a project's tasks, with django-stubs and django-tasks, and without.
 
 `typed_project` names the error of each wrong line in a comment. A comment too many is an error too.
 """
@@ -20,7 +20,14 @@ pytest.importorskip("pyright")
 
 PROJECT = Path(__file__).parent / "typed_project"
 STUBS = ("django-stubs", "mypy_django_plugin")
+TASKS = ("django_tasks",)
 LIMIT_S = 600
+
+environments = pytest.mark.parametrize(
+    "without",
+    [(), STUBS, TASKS, STUBS + TASKS],
+    ids=["with all", "without django-stubs", "without django-tasks", "without both"],
+)
 
 
 @pytest.fixture
@@ -30,33 +37,24 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def python_with_stubs(tmp_path: Path) -> Path:
-    return _link_environment(tmp_path / "with", without=())
+def python(tmp_path: Path, without: tuple[str, ...]) -> Path:
+    return _link_environment(tmp_path / "environment", without=without)
 
 
-@pytest.fixture
-def python_without_stubs(tmp_path: Path) -> Path:
-    return _link_environment(tmp_path / "without", without=STUBS)
+@environments
+def test_mypy_agrees_with_every_line(project: Path, python: Path, without: tuple[str, ...]) -> None:
+    if STUBS[0] in without:
+        (project / "shop/wrong_names.py").unlink()
+        options = ["--config-file=", "--strict"]
+    else:
+        options = ["--config-file=mypy.ini"]
+
+    _check(project, "mypy", f"--python-executable={python}", *options)
 
 
-def test_mypy_with_django_stubs(project: Path, python_with_stubs: Path) -> None:
-    _check(project, "mypy", "--config-file=mypy.ini", f"--python-executable={python_with_stubs}")
-
-
-def test_mypy_without_django_stubs(project: Path, python_without_stubs: Path) -> None:
-    (project / "shop/wrong_names.py").unlink()
-
-    _check(
-        project, "mypy", "--config-file=", "--strict", f"--python-executable={python_without_stubs}"
-    )
-
-
-def test_pyright_with_django_stubs(project: Path, python_with_stubs: Path) -> None:
-    _check(project, "pyright", f"--pythonpath={python_with_stubs}")
-
-
-def test_pyright_without_django_stubs(project: Path, python_without_stubs: Path) -> None:
-    _check(project, "pyright", f"--pythonpath={python_without_stubs}")
+@environments
+def test_pyright_agrees_with_every_line(project: Path, python: Path) -> None:
+    _check(project, "pyright", f"--pythonpath={python}")
 
 
 def _link_environment(directory: Path, *, without: tuple[str, ...]) -> Path:

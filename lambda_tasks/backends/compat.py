@@ -3,7 +3,7 @@
 All other modules import the tasks framework from here.
 """
 
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.core.exceptions import ImproperlyConfigured
@@ -50,9 +50,6 @@ else:
     from django.tasks.signals import task_enqueued, task_finished, task_started
     from django.utils.json import normalize_json
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 if TYPE_CHECKING:
     from django_tasks.exceptions import InvalidTaskBackendError as InvalidTaskBackend
     from django_tasks.exceptions import InvalidTaskError as InvalidTask
@@ -66,9 +63,10 @@ elif not NATIVE:
     )
 
 if TYPE_CHECKING:
+    from .typed import TypedTask as TaskBase
+
     AnyTask = Task[..., Any]
     AnyResult = TaskResult[Any]
-    TaskBase = Task[P, R]
 else:
     # Django's classes are not generic.
     AnyTask, AnyResult = Task, TaskResult

@@ -28,20 +28,19 @@ from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     DEFAULT_TASK_PRIORITY,
     DEFAULT_TASK_QUEUE_NAME,
-    AnyResult,
     AnyTask,
     InvalidTask,
     TaskBase,
-    TaskResult,
 )
 
 if TYPE_CHECKING:
     from ..decorators import LambdaTaskWrapper
+    from .typed import TypedResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Backoff = Callable[[BaseException, AnyResult], float | None]
+Backoff = Callable[[BaseException, "TypedResult[Any]"], float | None]
 """A function of the exception and the result so far.
 
 It returns the seconds before the next attempt, or None for no further attempt.
@@ -98,25 +97,27 @@ class LambdaTask(TaskBase[P, R], Generic[P, R]):
         changes = {name: getattr(self, name) for name in ("priority", "queue_name", "run_after")}
         return _restore_task, (self.wrapper.name, self.backend, changes)
 
-    def enqueue_many(self, calls: Iterable[Call]) -> "list[TaskResult[R]]":
+    def enqueue_many(self, calls: Iterable[Call]) -> "list[TypedResult[R]]":
         """Enqueue many calls, all or none, and return their results in order.
 
         Each call is a mapping of keyword arguments, or a sequence of positional ones. They are
         stored by one INSERT and sent in full batches. Raises what `enqueue()` raises. A backend of
         another kind, as in a project's tests, enqueues them one by one.
         """
+        task: Any = self
         backend: Any = self.get_backend()
         if not hasattr(backend, "enqueue_many"):
-            return [self.enqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
-        results: list[TaskResult[R]] = backend.enqueue_many(self, calls)
+            return [task.enqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
+        results: list[TypedResult[R]] = backend.enqueue_many(self, calls)
         return results
 
-    async def aenqueue_many(self, calls: Iterable[Call]) -> "list[TaskResult[R]]":
+    async def aenqueue_many(self, calls: Iterable[Call]) -> "list[TypedResult[R]]":
         """See enqueue_many()."""
+        task: Any = self
         backend: Any = self.get_backend()
         if not hasattr(backend, "aenqueue_many"):
-            return [await self.aenqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
-        results: list[TaskResult[R]] = await backend.aenqueue_many(self, calls)
+            return [await task.aenqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
+        results: list[TypedResult[R]] = await backend.aenqueue_many(self, calls)
         return results
 
     def _split(self, calls: Iterable[Call]) -> list[tuple[Sequence[Any], Mapping[str, Any]]]:

@@ -175,7 +175,7 @@ class DjangoTaskCall:
 
     def _backoff_delay_s(self, task: LambdaTask[..., Any], error: BaseException) -> float | None:
         assert task.backoff is not None
-        result = self._result.with_error(error)
+        result: Any = self._result.with_error(error)
         try:
             delay_s = task.backoff(error, result)
             if delay_s is None:
