@@ -1,11 +1,16 @@
 """The Django app of the library."""
 
 import logging
+import sys
 from importlib.util import find_spec
+from typing import Final
 
 import django
 from django.apps import AppConfig
 from django.conf import settings
+
+SERVERS: Final = frozenset({"django.core.asgi", "django.core.wsgi"})
+"""The modules with which a web server loads the project. Commands of manage.py do not."""
 
 
 class LambdaTasksConfig(AppConfig):
@@ -18,7 +23,7 @@ class LambdaTasksConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks, and the backends where the project sets TASKS.
 
-        Also enables the loggers of the library.
+        Also enables the loggers of the library, and prepares a web server for its first call.
         """
         from . import checks  # noqa: F401
 
@@ -29,3 +34,12 @@ class LambdaTasksConfig(AppConfig):
         framework = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
         if settings.is_overridden("TASKS") and find_spec(framework):  # type: ignore[misc]
             from . import backends  # noqa: F401 - registers the adapter of Django's tasks
+        if not SERVERS.isdisjoint(sys.modules):
+            _warm_up()
+
+
+def _warm_up() -> None:
+    from . import conf, runtime
+
+    if not conf.errors() and conf.current().is_fed_by_aws:
+        runtime.current().warm_up()

@@ -183,15 +183,15 @@ def _check_pool(database: BaseDatabaseWrapper) -> CheckMessage | None:
 
 
 def _problems(task: Task, current: conf.Settings) -> list[str]:
-    problems = []
     try:
         task.check()
     except Exception as error:
-        problems.append(str(error))
+        return [str(error)]  # nothing else of it can be read
+    problems = []
     try:
         queue = current.queue(task.options.queue)
     except ImproperlyConfigured as error:
-        return [*problems, str(error)]
+        return [str(error)]
     if task.secret_names and not task.is_direct(None):
         try:
             check_available(task.name)

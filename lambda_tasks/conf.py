@@ -159,7 +159,7 @@ class Settings:
         """Return the queue of a name. Raises ImproperlyConfigured for an unknown name."""
         try:
             return self.queues[name]
-        except KeyError:
+        except (KeyError, TypeError):  # a list, say, is no key
             raise ImproperlyConfigured(
                 f"There is no queue {name!r} in LAMBDA_TASKS_QUEUES, which has "
                 f"{', '.join(map(repr, self.queues))}.{_did_you_mean(name, self.queues)}"
@@ -314,7 +314,7 @@ def _contradictions(settings: Settings) -> list[str]:
 
 
 def _did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.utils.asyncio import async_unsafe
+
+from .twins import sync_form
 
 
 class Recorder(Protocol):
@@ -74,7 +75,7 @@ class TaskContext:
         """
         return float("inf") if self.deadline is None else self.deadline - time.monotonic()
 
-    @async_unsafe("You are in an event loop: use `await context.asave(...)`.")
+    @sync_form("context.asave(...)")
     def save(self, state: object) -> None:
         """Save a small JSON value, the `state` of the next run if this one is lost or retried.
 
@@ -88,7 +89,7 @@ class TaskContext:
         """See save()."""
         await sync_to_async(self.recorder.save)(state)
 
-    @async_unsafe("You are in an event loop: use `await context.aprogress(...)`.")
+    @sync_form("context.aprogress(...)")
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
         """Write the task's progress while it runs: `done` of `total`, and a text.
 

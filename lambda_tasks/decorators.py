@@ -3,14 +3,18 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
+    Final,
     Generic,
     Literal,
+    NoReturn,
     ParamSpec,
     Self,
     TypeVar,
@@ -20,22 +24,15 @@ from typing import (
 
 from asgiref.sync import markcoroutinefunction
 from django.db import DEFAULT_DB_ALIAS
-from django.utils.asyncio import async_unsafe
 
 from . import conf, registry, runtime
 from .context import TaskContext
-from .core.arguments import (
-    CONTEXT_PARAMETER,
-    Arguments,
-    arguments_mismatch,
-    check_signature,
-    copy_json,
-    refuse_positional,
-    takes_context_by_position,
-)
+from .core.arguments import Arguments, arguments_mismatch, copy_json, refuse_positional
+from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_position
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing, check_headers
 from .core.options import CommonOptionNames, OptionNames, TaskOptions, parse_options
+from .core.results import ResultType
 from .enqueue.prepare import (
     check_delay,
     check_priority,
@@ -45,9 +42,24 @@ from .enqueue.prepare import (
 from .invocation import Invocation
 from .payload import SQSLambdaTask
 from .ports import TaskCall
+from .twins import sync_form
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+"""What a direct call returns: the function's result, or a coroutine of it."""
+T = TypeVar("T")
+
+ManyCalls = Iterable[Mapping[str, Any]]
+"""The keyword arguments of each of many calls."""
+
+ENQUEUING: Final = frozenset(
+    {
+        "aenqueue", "apply_async", "defer", "defer_async", "delay", "enqueue", "schedule", "send",
+        "send_async",
+    }
+)  # fmt: skip
+"""The names of what enqueues a task in other libraries."""
 
 CALL_OPTIONS = {"_delay": "delay", "_queue": "queue"}
 """Keyword arguments of a call that override options, and the overrides that they set."""
@@ -66,7 +78,7 @@ class _Overrides:
     headers: dict[str, Any] = field(default_factory=dict)
 
 
-class LambdaTaskWrapper(Generic[P, R]):
+class LambdaTaskWrapper(Generic[P, R_co]):
     """A function that can be called here, or enqueued to run on Lambda.
 
     Each form that enqueues validates first, and raises before anything is sent:
@@ -75,17 +87,19 @@ class LambdaTaskWrapper(Generic[P, R]):
     of range.
     """
 
-    __wrapped__: Callable[P, R]
+    __wrapped__: Callable[P, R_co]
     __name__: str
 
-    def __init__(self, func: Callable[P, R], options: TaskOptions) -> None:
+    def __init__(self, func: Callable[P, R_co], options: TaskOptions) -> None:
         functools.update_wrapper(self, func)
         self._func = func
         self._overrides = _Overrides()
+        self._is_found = False
         self.options = options
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
         self.arguments = Arguments(func, takes_context=options.takes_context)
+        self._result_type = ResultType(func)
         self._context_is_positional = takes_context_by_position(func)
         if self.is_async:
             markcoroutinefunction(self)
@@ -93,13 +107,18 @@ class LambdaTaskWrapper(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<LambdaTaskWrapper {self.name}>"
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function directly: without record, queue, transaction and timeout."""
         refuse_positional(self.name, args)
         passed = dict(kwargs)
         context: Any = passed.pop(CONTEXT_PARAMETER, None) if self.options.takes_context else None
         hides = bool(self.secret_names)
         return self.run(self.arguments.validate(passed, hides_inputs=hides), context)
+
+    if not TYPE_CHECKING:  # where any name would then be right
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(_missing(self.__dict__.get("name"), name), name=name, obj=self)
 
     @property
     def has_overrides(self) -> bool:
@@ -128,11 +147,16 @@ class LambdaTaskWrapper(Generic[P, R]):
 
     def check(self) -> None:
         """See ports.Task."""
+        self._check_name()
         self.arguments.build()
 
-    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R:
+    def result_from_json(self, value: Any) -> Any:
+        """See ports.Task."""
+        return self._result_type.from_json(value)
+
+    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R_co:
         """Call the function with arguments that have been validated."""
-        func: Callable[..., R] = self._func
+        func: Callable[..., R_co] = self._func
         if not self.options.takes_context:
             return func(**arguments)
         context = context or TaskContext(task_name=self.name)
@@ -140,8 +164,16 @@ class LambdaTaskWrapper(Generic[P, R]):
             return func(context, **arguments)
         return func(**arguments, context=context)
 
-    @async_unsafe("You are in an event loop: use `await task.aexecute_on_commit(...)`.")
-    def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+    @overload
+    def execute_on_commit(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", /, *args: P.args, **kwargs: P.kwargs
+    ) -> Invocation[T]: ...
+
+    @overload
+    def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation[R_co]: ...
+
+    @sync_form("task.aexecute_on_commit(...)")
+    def execute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation[Any]:
         """Enqueue a call when the current transaction commits, or at once outside of one.
 
         Raises EnqueueError where the task is not durable and its queue did not accept the message.
@@ -150,14 +182,32 @@ class LambdaTaskWrapper(Generic[P, R]):
         runtime.current().enqueuer.enqueue([outgoing], using=self._overrides.using)
         return Invocation(outgoing.message.invocation_id, self.name)
 
-    async def aexecute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+    @overload
+    async def aexecute_on_commit(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", /, *args: P.args, **kwargs: P.kwargs
+    ) -> Invocation[T]: ...
+
+    @overload
+    async def aexecute_on_commit(
+        self, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Invocation[R_co]: ...
+
+    async def aexecute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation[Any]:
         """See execute_on_commit()."""
         outgoing = self._outgoing(args, kwargs)
         await runtime.current().enqueuer.aenqueue([outgoing], using=self._overrides.using)
         return Invocation(outgoing.message.invocation_id, self.name)
 
-    @async_unsafe("You are in an event loop: use `await task.aexecute_many_on_commit(...)`.")
-    def execute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
+    @overload
+    def execute_many_on_commit(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", calls: ManyCalls
+    ) -> list[Invocation[T]]: ...
+
+    @overload
+    def execute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[R_co]]: ...
+
+    @sync_form("task.aexecute_many_on_commit(...)")
+    def execute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[Any]]:
         """Enqueue one call for each mapping of keyword arguments, as execute_on_commit() does.
 
         If any arguments are invalid, no call is enqueued. Returns the invocations in order.
@@ -166,7 +216,15 @@ class LambdaTaskWrapper(Generic[P, R]):
         runtime.current().enqueuer.enqueue(outgoing, using=self._overrides.using)
         return [Invocation(each.message.invocation_id, self.name) for each in outgoing]
 
-    async def aexecute_many_on_commit(self, calls: Iterable[Mapping[str, Any]]) -> list[Invocation]:
+    @overload
+    async def aexecute_many_on_commit(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", calls: ManyCalls
+    ) -> list[Invocation[T]]: ...
+
+    @overload
+    async def aexecute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[R_co]]: ...
+
+    async def aexecute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[Any]]:
         """See execute_many_on_commit()."""
         outgoing = self._outgoing_many(calls)
         await runtime.current().enqueuer.aenqueue(outgoing, using=self._overrides.using)
@@ -223,7 +281,25 @@ class LambdaTaskWrapper(Generic[P, R]):
         )
         return changed
 
+    def _check_name(self) -> None:
+        """Raise TypeError unless a worker finds this task, or the one it is a copy of, by its name.
+
+        After `send = lambda_task(_send)`, or below another decorator, something else has the name.
+        """
+        found: Any = getattr(sys.modules.get(self.__module__), self.__name__, None)
+        registered = registry.registered(self.name)
+        if registered and found is registered and registered.options == self.options:
+            self._is_found = True
+            return
+        raise TypeError(
+            f"A worker would look for the task {self.name} by this name, and there it finds "
+            f"{found!r}. Write @lambda_task above the definition of {self.__name__}, above all its "
+            "other decorators, and keep the name."
+        )
+
     def _outgoing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Outgoing:
+        if not self._is_found:
+            self._check_name()
         refuse_positional(self.name, args)
         overrides, arguments = self._overrides, kwargs
         if CALL_OPTIONS.keys() & kwargs.keys():
@@ -248,8 +324,21 @@ class LambdaTaskWrapper(Generic[P, R]):
             secret=self.secret_names,
         )
 
-    def _outgoing_many(self, calls: Iterable[Mapping[str, Any]]) -> list[Outgoing]:
-        return [self._outgoing((), kwargs) for kwargs in calls]
+    def _outgoing_many(self, calls: ManyCalls) -> list[Outgoing]:
+        if isinstance(calls, Mapping):
+            raise TypeError(
+                f"{self.name}: the calls are one mapping, of {list(calls)!r}. Pass a list "
+                "with a mapping for each call, [{...}, {...}]; for one, use execute_on_commit(...)."
+            )
+        return [self._outgoing((), self._check_mapping(kwargs)) for kwargs in calls]
+
+    def _check_mapping(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if isinstance(kwargs, Mapping):
+            return kwargs
+        raise TypeError(
+            f"{self.name}: a {type(kwargs).__name__} can't be the arguments of a call. Pass a "
+            "mapping of keyword arguments for each call, [{...}, {...}]."
+        )
 
 
 @overload
@@ -287,12 +376,25 @@ def lambda_task(
 
 
 def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]:
-    check_signature(func, takes_context=options.get("takes_context", False))
+    if isinstance(func, LambdaTaskWrapper):
+        raise TypeError(f"{func.name} is a task already. Use one @lambda_task, with all options.")
+    check_function(func, takes_context=options.get("takes_context", False))
     parameters = list(inspect.signature(func).parameters)
     parsed = parse_options(func.__qualname__, options, parameters=parameters)
     task = LambdaTaskWrapper(func, parsed)
     registry.register(task)
     return task
+
+
+def _missing(task_name: str | None, name: str) -> str:
+    """Return the error for an attribute that a task does not have."""
+    missing = f"The task {task_name} has no {name!r}."
+    if name in ENQUEUING:
+        return (
+            f"{missing} Enqueue it by `execute_on_commit(...)`, or `await aexecute_on_commit(...)` "
+            "in async code. Delays and queues are options of `using(...)`."
+        )
+    return missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

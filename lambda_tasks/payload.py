@@ -10,6 +10,7 @@ from django.db import DEFAULT_DB_ALIAS
 from . import registry, runtime
 from .core.message import Outgoing, check_headers
 from .enqueue.prepare import check_priority, prepare
+from .twins import sync_form
 
 
 class SQSLambdaTaskMessage(pydantic.BaseModel):
@@ -49,6 +50,7 @@ class SQSLambdaTask(pydantic.BaseModel):
     priority: int | None = None
     """The priority in database queues, from -100 to 100; None means 0."""
 
+    @sync_form("payload.aexecute_on_commit()")
     def execute_on_commit(self) -> None:
         """Enqueue the call when the current transaction commits, or at once outside of one."""
         runtime.current().enqueuer.enqueue([self.outgoing()], using=DEFAULT_DB_ALIAS)

@@ -171,6 +171,12 @@ class Task(Protocol):
     def check(self) -> None:
         """Check the declaration. Raises TypeError where it can't work."""
 
+    def result_from_json(self, value: Any) -> Any:
+        """Return a stored result as the type that a caller gets.
+
+        Raises TypeError where the value can't be converted to it.
+        """
+
     def make_call(self, message: Message, claim: Claim) -> TaskCall:
         """Return the call for a claimed message, without starting it."""
         ...

@@ -44,6 +44,11 @@ def tasks() -> list[Task]:
     return list(_tasks.values())
 
 
+def registered(name: str) -> Task | None:
+    """Return the task that this process has defined under a name, or None."""
+    return _tasks.get(name)
+
+
 def register_interface(adapt: Adapt) -> None:
     """Register an adapter for the tasks of another interface, such as django.tasks."""
     _adapters.append(adapt)

@@ -199,6 +199,15 @@ class Runtime:
 
         return partial(Attempt, finisher=self.finisher, lock=self.locks)
 
+    def warm_up(self) -> None:
+        """Import what the first call to SQS needs, so that no request waits for it.
+
+        Nothing is opened and no thread is started: a server may fork after this.
+        """
+        from .queues.aws import session  # noqa: F401
+
+        _ = self.outbox
+
     # The end
 
     def close(self) -> None:

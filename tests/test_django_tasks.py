@@ -784,7 +784,7 @@ def test_a_lambda_task_can_be_enqueued_through_djangos_interface(
     assert result.task.func is task.func
     assert heard[0][0] == "task_enqueued"
     with pytest.raises(TypeError, match="takes keyword arguments only"):
-        task.enqueue(1)
+        task.enqueue(1)  # type: ignore[call-arg]
 
 
 def test_a_lambda_task_finds_the_backend_that_has_its_queue(settings: Any) -> None:
@@ -927,7 +927,7 @@ def test_what_can_not_work_is_refused_at_decoration(options: Any, problem: str) 
 
 def test_an_unknown_option_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="max_atempts"):
-        task_with_options(max_atempts=2)(tasks.add.func)
+        task_with_options(max_atempts=2)(tasks.add.func)  # type: ignore[call-overload]
 
 
 def test_validation_is_repeated_on_enqueue(settings: Any) -> None:

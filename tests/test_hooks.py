@@ -493,7 +493,11 @@ def test_sent_is_called_once_for_each_accepted_send(
 ) -> None:
     threads: list[str] = []
     sends: list[hooks.Sent] = []
-    connect("sent", lambda _: threads.append(threading.current_thread().name))
+
+    def note_thread(event: object) -> None:
+        threads.append(threading.current_thread().name)
+
+    connect("sent", note_thread)
     connect("sent", sends.append)
     ids = {each.id for each in tasks.add.execute_many_on_commit([{"a": n} for n in range(25)])}
 

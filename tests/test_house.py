@@ -1,6 +1,7 @@
 """The rules of the house, as tests."""
 
 import ast
+import importlib
 import inspect
 import os
 import re
@@ -99,6 +100,32 @@ def test_the_picture_of_the_floors_is_the_contract_that_imports_are_held_to() ->
 def test_the_public_names_are_there() -> None:
     assert sorted(lambda_tasks.__all__) == lambda_tasks.__all__
     assert all(hasattr(lambda_tasks, name) for name in lambda_tasks.__all__)
+
+
+def test_the_pytest_plugin_loads_nothing_before_a_test_uses_it() -> None:
+    # pytest imports it in every project of an environment, with Django or without.
+    code = (
+        "import sys, pytest; before = set(sys.modules); import lambda_tasks.testing.plugin; "
+        "print(sorted(sys.modules.keys() - before))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+
+    assert ast.literal_eval(done.stdout) == [
+        "lambda_tasks", "lambda_tasks.lazy", "lambda_tasks.testing", "lambda_tasks.testing.plugin",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("package", ["lambda_tasks", "lambda_tasks.testing"])
+def test_the_public_names_are_those_of_the_package(package: str) -> None:
+    module = importlib.import_module(package)
+
+    assert set(module.__all__) <= set(dir(module))
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'unknown'"):
+        getattr(module, "unknown")  # noqa: B009
 
 
 def test_importing_the_handler_loads_neither_aws_nor_the_admin() -> None:

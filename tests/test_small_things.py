@@ -80,7 +80,7 @@ def test_a_type_checker_knows_the_arguments_and_the_result() -> None:
 
     assert_type(typed(a=1), float)
     never(await_one)
-    never(lambda: assert_type(typed.execute_on_commit(a=1), Invocation))
+    never(lambda: assert_type(typed.execute_on_commit(a=1), Invocation[float]))
     never(lambda: typed.execute_on_commit(a="1"))  # type: ignore[arg-type]
     never(lambda: typed.execute_on_commit(a=1, c=2))  # type: ignore[call-arg]
     never(lambda: typed.using(delay=3).serialize(a="1"))  # type: ignore[arg-type]

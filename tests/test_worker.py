@@ -21,7 +21,7 @@ from django.utils import timezone
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues import sqs_deliveries as sources
-from lambda_tasks.queues.aws.client import READ_TIMEOUT_S
+from lambda_tasks.queues.aws.session import READ_TIMEOUT_S
 from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S, Task, python_process, wait_for

@@ -1,10 +1,10 @@
 """The backend for TASKS, which turns Django's calls into messages and records into results."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -13,7 +13,6 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register  # n
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils import timezone
-from django.utils.asyncio import async_unsafe
 
 from .. import conf, registry, runtime
 from ..core.arguments import refuse_positional
@@ -24,6 +23,7 @@ from ..enqueue.announcing import aannounce, announce
 from ..enqueue.prepare import check_run_after, prepare
 from ..errors import UnknownTask
 from ..queues.base import Queue
+from ..twins import sync_form
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     AnyResult,
@@ -50,6 +50,9 @@ from .declaring import (
 )
 from .results import result_of
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 OPTION_NAMES: Final = ("ATOMIC", "DATABASE", "ENQUEUE_ON_COMMIT")
 
 PreparedCall = tuple[AnyResult, Outgoing]
@@ -66,7 +69,7 @@ class LambdaTasksBackend(BaseTaskBackend):
     the database whose transaction is joined.
     """
 
-    task_class = LambdaTask  # type: ignore[assignment]
+    task_class = LambdaTask
     supports_defer = True
     supports_async_task = True
     supports_get_result = True
@@ -101,7 +104,7 @@ class LambdaTasksBackend(BaseTaskBackend):
                 f"allows {queue.max_timeout_s} s."
             )
 
-    @async_unsafe("You are in an event loop: use `await task.aenqueue(...)`.")
+    @sync_form("task.aenqueue(...)")
     def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AnyResult:
         """Enqueue one call and return its result, which is READY.
 
@@ -117,7 +120,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         """See enqueue()."""
         return (await self._aenqueue([self._prepare(task, args, kwargs)]))[0]
 
-    @async_unsafe("You are in an event loop: use `await task.aenqueue_many(...)`.")
+    @sync_form("task.aenqueue_many(...)")
     def enqueue_many(self, task: AnyTask, calls: Iterable[Call]) -> list[AnyResult]:
         """Enqueue many calls, all or none, and return their results in order. See LambdaTask."""
         return self._enqueue(self._prepare_many(task, calls))
@@ -290,7 +293,19 @@ class LambdaTasksBackend(BaseTaskBackend):
                 yield queue
 
 
-def django_task(wrapper: LambdaTaskWrapper[..., Any], *, backend: str | None = None) -> LambdaTask:
+@overload
+def django_task(
+    wrapper: LambdaTaskWrapper[P, Coroutine[Any, Any, R]], *, backend: str | None = ...
+) -> LambdaTask[P, R]: ...
+
+
+@overload
+def django_task(
+    wrapper: LambdaTaskWrapper[P, R], *, backend: str | None = ...
+) -> LambdaTask[P, R]: ...
+
+
+def django_task(wrapper: LambdaTaskWrapper[P, Any], *, backend: str | None = None) -> Any:
     """Return a @lambda_task as a Django Task: `django_task(send_mail).enqueue(user_id=1)`.
 
     `backend` is an alias of TASKS. By default it is the first LambdaTasksBackend that has the

@@ -63,10 +63,20 @@ elif not NATIVE:
     )
 
 if TYPE_CHECKING:
+    from .typed import TypedTask as TaskBase
+
     AnyTask = Task[..., Any]
     AnyResult = TaskResult[Any]
 else:
-    AnyTask, AnyResult = Task, TaskResult  # Django's classes are not generic.
+    # Django's classes are not generic.
+    AnyTask, AnyResult = Task, TaskResult
+
+    class TaskBase:
+        """The base class `TaskBase[P, R]`: Django's Task."""
+
+        def __class_getitem__(cls, parameters: Any) -> type[Task]:
+            return Task
+
 
 __all__ = [
     "DEFAULT_TASK_BACKEND_ALIAS",
@@ -79,6 +89,7 @@ __all__ = [
     "InvalidTask",
     "InvalidTaskBackend",
     "Task",
+    "TaskBase",
     "TaskContext",
     "TaskError",
     "TaskResult",

@@ -2,10 +2,23 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from django.utils.module_loading import import_string
 
@@ -15,15 +28,19 @@ from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     DEFAULT_TASK_PRIORITY,
     DEFAULT_TASK_QUEUE_NAME,
-    AnyResult,
     AnyTask,
     InvalidTask,
+    TaskBase,
 )
 
 if TYPE_CHECKING:
     from ..decorators import LambdaTaskWrapper
+    from .typed import TypedResult
 
-Backoff = Callable[[BaseException, AnyResult], float | None]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Backoff = Callable[[BaseException, "TypedResult[Any]"], float | None]
 """A function of the exception and the result so far.
 
 It returns the seconds before the next attempt, or None for no further attempt.
@@ -37,8 +54,8 @@ MAX_ATTEMPTS: Final = 32_767
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LambdaTask(AnyTask):
-    """A django.tasks Task with the options of this backend.
+class LambdaTask(TaskBase[P, R], Generic[P, R]):
+    """A django.tasks Task with the options of this backend, generic in parameters and result.
 
     On Django 6.1 and with django-tasks, Django's own @task accepts these options. On Django 6.0
     only `lambda_tasks.backends.task` does.
@@ -80,74 +97,118 @@ class LambdaTask(AnyTask):
         changes = {name: getattr(self, name) for name in ("priority", "queue_name", "run_after")}
         return _restore_task, (self.wrapper.name, self.backend, changes)
 
-    def enqueue_many(self, calls: Iterable[Call]) -> list[AnyResult]:
+    def enqueue_many(self, calls: Iterable[Call]) -> "list[TypedResult[R]]":
         """Enqueue many calls, all or none, and return their results in order.
 
         Each call is a mapping of keyword arguments, or a sequence of positional ones. They are
         stored by one INSERT and sent in full batches. Raises what `enqueue()` raises. A backend of
         another kind, as in a project's tests, enqueues them one by one.
         """
+        task: Any = self
         backend: Any = self.get_backend()
         if not hasattr(backend, "enqueue_many"):
-            return [self.enqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
-        results: list[AnyResult] = backend.enqueue_many(self, calls)
+            return [task.enqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
+        results: list[TypedResult[R]] = backend.enqueue_many(self, calls)
         return results
 
-    async def aenqueue_many(self, calls: Iterable[Call]) -> list[AnyResult]:
+    async def aenqueue_many(self, calls: Iterable[Call]) -> "list[TypedResult[R]]":
         """See enqueue_many()."""
+        task: Any = self
         backend: Any = self.get_backend()
         if not hasattr(backend, "aenqueue_many"):
-            return [await self.aenqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
-        results: list[AnyResult] = await backend.aenqueue_many(self, calls)
+            return [await task.aenqueue(*args, **kwargs) for args, kwargs in self._split(calls)]
+        results: list[TypedResult[R]] = await backend.aenqueue_many(self, calls)
         return results
 
     def _split(self, calls: Iterable[Call]) -> list[tuple[Sequence[Any], Mapping[str, Any]]]:
         return [split_call(self, call) for call in calls]
 
 
+class DjangoOptionNames(TypedDict, total=False):
+    """The keyword arguments of `@task(...)`, for type checkers, but for takes_context.
+
+    See LambdaTask.
+    """
+
+    priority: int
+    queue_name: str
+    backend: str
+    max_attempts: int
+    backoff: Backoff | None
+    soft_timeout: float | None
+    hard_timeout: float | None
+    singleton: bool
+    atomic: bool | None
+
+
+class _Declare(Protocol):
+    """What `@task(...)` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> LambdaTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> LambdaTask[P, R]: ...
+
+
+class _DeclareWithContext(Protocol):
+    """What `@task(takes_context=True)` returns. The context's class depends on Django's version."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> LambdaTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> LambdaTask[P, R]: ...
+
+
 @overload
-def task(function: Callable[..., Any], /) -> LambdaTask: ...
+def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> LambdaTask[P, R]: ...
+
+
+@overload
+def task(function: Callable[P, R], /) -> LambdaTask[P, R]: ...
 
 
 @overload
 def task(
-    *,
-    priority: int = ...,
-    queue_name: str = ...,
-    backend: str = ...,
-    takes_context: bool = ...,
-    **options: Any,
-) -> Callable[[Callable[..., Any]], LambdaTask]: ...
+    *, takes_context: Literal[True], **options: Unpack[DjangoOptionNames]
+) -> _DeclareWithContext: ...
+
+
+@overload
+def task(
+    *, takes_context: Literal[False] = ..., **options: Unpack[DjangoOptionNames]
+) -> _Declare: ...
 
 
 def task(
     function: Callable[..., Any] | None = None,
     /,
     *,
-    priority: int = DEFAULT_TASK_PRIORITY,
-    queue_name: str = DEFAULT_TASK_QUEUE_NAME,
-    backend: str = DEFAULT_TASK_BACKEND_ALIAS,
     takes_context: bool = False,
-    **options: Any,
+    **options: Unpack[DjangoOptionNames],
 ) -> Any:
     """Declare a task like Django's @task, with the options of LambdaTask on every Django.
 
     Raises InvalidTask for a declaration that can't work.
     """
 
-    def make(function: Callable[..., Any]) -> AnyTask:
-        # A LambdaTask on any backend: the settings of a project's tests may name another.
-        return LambdaTask(
-            func=function,
-            priority=priority,
-            queue_name=queue_name,
-            backend=backend,
-            takes_context=takes_context,
-            run_after=None,
-            **options,
-        )
+    def make(function: Callable[..., Any]) -> Any:
+        return _make(function, {**options, "takes_context": takes_context})
 
     return make if function is None else make(function)
+
+
+def _make(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    defaults = {
+        "priority": DEFAULT_TASK_PRIORITY,
+        "queue_name": DEFAULT_TASK_QUEUE_NAME,
+        "backend": DEFAULT_TASK_BACKEND_ALIAS,
+    }
+    # A LambdaTask on any backend: the settings of a project's tests may name another.
+    return LambdaTask(func=function, run_after=None, **{**defaults, **options})
 
 
 def options_of(task: AnyTask, *, atomic: bool) -> TaskOptions:
@@ -196,10 +257,10 @@ def check_attempts(task: AnyTask) -> None:
         raise InvalidTask(f"{name}: backoff is set and max_attempts is 1. Raise max_attempts.")
 
 
-def task_for_wrapper(wrapper: "LambdaTaskWrapper[..., Any]", *, backend: str) -> LambdaTask:
+def task_for_wrapper(wrapper: "LambdaTaskWrapper[..., Any]", *, backend: str) -> Any:
     """Return the Task of a backend that stands for a @lambda_task."""
-    declare = task(queue_name=wrapper.options.queue, backend=backend, wrapper=wrapper)
-    return declare(wrapper.__wrapped__)
+    options = {"queue_name": wrapper.options.queue, "backend": backend, "wrapper": wrapper}
+    return _make(wrapper.__wrapped__, options)
 
 
 def gone_task(name: str, *, backend: str, queues: Collection[str]) -> AnyTask:
@@ -218,7 +279,8 @@ def gone_task(name: str, *, backend: str, queues: Collection[str]) -> AnyTask:
 
 def _restore_task(name: str, backend: str, changes: dict[str, Any]) -> AnyTask:
     """Return the copy of a Task that stands for a @lambda_task."""
-    return task_for_wrapper(import_string(name), backend=backend).using(**changes)
+    restored: AnyTask = task_for_wrapper(import_string(name), backend=backend)
+    return restored.using(**changes)
 
 
 def split_call(task: AnyTask, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]:

@@ -74,6 +74,10 @@ class DjangoTaskRunner:
     def check(self) -> None:
         """See ports.Task. Nothing is left to check: the declaration has raised every mistake."""
 
+    def result_from_json(self, value: Any) -> Any:
+        """See ports.Task. Django's interface returns results as JSON values."""
+        return value
+
     def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
         result = RunningResult(self.django_task, message, claim)
@@ -99,7 +103,7 @@ class ReportedTask:
         return self._wrapper.unknown_names(kwargs)
 
     @cached_property
-    def django_task(self) -> LambdaTask:
+    def django_task(self) -> LambdaTask[..., Any]:
         """The Django Task that stands for the @lambda_task."""
         return django_task(self._wrapper)
 
@@ -112,6 +116,10 @@ class ReportedTask:
     def check(self) -> None:
         """See ports.Task."""
         self._wrapper.check()
+
+    def result_from_json(self, value: Any) -> Any:
+        """See ports.Task."""
+        return self._wrapper.result_from_json(value)
 
     def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
@@ -190,9 +198,9 @@ class DjangoTaskCall:
         n_requested = sum(each.exception_class_path == RETRY_CLASS_PATH for each in result.errors)
         return int(result.attempts) - n_requested
 
-    def _backoff_delay_s(self, task: LambdaTask, error: BaseException) -> float | None:
+    def _backoff_delay_s(self, task: LambdaTask[..., Any], error: BaseException) -> float | None:
         assert task.backoff is not None
-        result = self._result.with_error(error)
+        result: Any = self._result.with_error(error)
         try:
             delay_s = task.backoff(error, result)
             if delay_s is None:

@@ -6,52 +6,25 @@ same model turns them back into the annotated types.
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import pydantic
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..errors import ArgumentsMismatch
-from .message import encode_json
-
-CONTEXT_PARAMETER = "context"
-
-SECRET_TYPES: Final = (pydantic.SecretStr, pydantic.SecretBytes)
-
-
-def check_signature(func: Callable[..., Any], *, takes_context: bool) -> None:
-    """Raise TypeError, naming function and parameter, unless `func` can be a task."""
-    name = func.__qualname__
-    if "." in name:
-        raise TypeError(
-            f"{name} can't be a task: a worker imports a task by its dotted name. Move it to the "
-            "top level of a module, out of its function or class."
-        )
-    parameters = inspect.signature(func).parameters
-    has_context = takes_context or _is_task_context(func.__annotations__.get(CONTEXT_PARAMETER))
-    for parameter in parameters.values():
-        is_context = has_context and parameter.name == CONTEXT_PARAMETER
-        _check_parameter(name, parameter, func.__annotations__, may_be_positional=is_context)
-    if takes_context and CONTEXT_PARAMETER not in parameters:
-        raise TypeError(
-            f"{name} has takes_context=True but no parameter 'context'. "
-            "Add `context: TaskContext` as its first parameter."
-        )
-    if has_context and not takes_context:
-        raise TypeError(
-            f"{name} has the parameter 'context' and not the option for it. Write "
-            "`@lambda_task(takes_context=True)`."
-        )
-
-
-def takes_context_by_position(func: Callable[..., Any]) -> bool:
-    """Return whether a function's parameter `context` is positional, as in Django's own tasks."""
-    parameter = inspect.signature(func).parameters.get(CONTEXT_PARAMETER)
-    return parameter is not None and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+from .functions import CONTEXT_PARAMETER
+from .hints import resolve_hint
+from .parameter_types import (
+    SECRET_TYPES,
+    UNSERIALIZABLE,
+    check_type,
+    describe_unserializable,
+    is_django_model,
+    is_secret,
+    pass_the_primary_key,
+)
 
 
 def refuse_positional(task_name: str, args: Sequence[Any]) -> None:
@@ -132,7 +105,7 @@ class Arguments:
     @cached_property
     def secret_names(self) -> frozenset[str]:
         """The parameters that are annotated as secrets."""
-        return frozenset(name for name in self._names if _is_secret(self._hints[name]))
+        return frozenset(name for name in self._names if is_secret(self._hints[name]))
 
     def build(self) -> None:
         """Build the model now. Raises TypeError where a task can't have one of the annotations."""
@@ -143,15 +116,15 @@ class Arguments:
     ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
         try:
             model = self._model(hides_inputs=hides_inputs).model_validate(kwargs)
-            values = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        except (pydantic.ValidationError, PydanticSerializationError) as error:
+        except pydantic.ValidationError:
             self._refuse_model_instances(kwargs)
-            if isinstance(error, PydanticSerializationError):
-                raise TypeError(
-                    f"An argument of {self._func.__qualname__} can't be serialized: {error}"
-                ) from error
             raise
-        return model, values
+        try:
+            return model, _dump(model)
+        except UNSERIALIZABLE:
+            self._refuse_model_instances(kwargs)
+            self._refuse_unserializable(model)
+            raise
 
     def _only_passed(self, model: pydantic.BaseModel) -> dict[str, Any]:
         """Return only the arguments that the caller passed; the function has its own defaults."""
@@ -164,12 +137,21 @@ class Arguments:
 
     def _refuse_model_instances(self, kwargs: Mapping[str, Any]) -> None:
         for name, value in kwargs.items():
-            if _is_django_model(type(value)):
-                raise TypeError(_pass_the_primary_key(self._func, name, type(value)))
+            if is_django_model(type(value)):
+                raise TypeError(pass_the_primary_key(self._func.__qualname__, name, type(value)))
+
+    def _refuse_unserializable(self, model: pydantic.BaseModel) -> None:
+        for field, name in self._names_by_field.items():
+            try:
+                _dump(model, include={field})
+            except UNSERIALIZABLE as error:
+                raise TypeError(
+                    describe_unserializable(self._func.__qualname__, name, error)
+                ) from error
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
-        return get_type_hints(self._func, include_extras=True)
+        return {name: resolve_hint(self._func, name) for name in self._names}
 
     @cached_property
     def _names_by_field(self) -> dict[str, str]:
@@ -188,8 +170,7 @@ class Arguments:
         hints = self._hints
         parameters = inspect.signature(self._func).parameters
         for name in self._names:
-            if _is_django_model(hints[name]):
-                raise TypeError(_pass_the_primary_key(self._func, name, hints[name]))
+            check_type(self._func.__qualname__, name, hints[name])
         fields: dict[str, Any] = {
             field: (
                 _with_revealed_secrets(hints[name]),
@@ -197,26 +178,17 @@ class Arguments:
             )
             for field, name in self._names_by_field.items()
         }
-        try:
-            model: type[pydantic.BaseModel] = pydantic.create_model(
-                self._func.__qualname__,
-                __config__=pydantic.ConfigDict(
-                    strict=True,
-                    extra="forbid",
-                    ser_json_inf_nan="constants",
-                    hide_input_in_errors=hides_inputs,
-                ),
-                __module__=self._func.__module__,
-                **fields,
-            )
-        except pydantic.errors.PydanticSchemaGenerationError as error:
-            raise TypeError(
-                f"{self._func.__qualname__} has a parameter of a type that pydantic can't carry "
-                f"through JSON: {error.message.splitlines()[0]}"
-            ) from error
-        for name in self._names:
-            _refuse_hidden_secrets(self._func.__qualname__, name, self._hints[name])
-        return model
+        return pydantic.create_model(
+            self._func.__qualname__,
+            __config__=pydantic.ConfigDict(
+                strict=True,
+                extra="forbid",
+                ser_json_inf_nan="constants",
+                hide_input_in_errors=hides_inputs,
+            ),
+            __module__=self._func.__module__,
+            **fields,
+        )
 
 
 def arguments_mismatch(name: str, problems: str) -> ArgumentsMismatch:
@@ -229,67 +201,11 @@ def _problems(error: pydantic.ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems)
 
 
-def to_json_values(value: object, *, what: str) -> Any:
-    """Return a task's result or state as JSON values.
-
-    `what` starts the error's sentence. Raises TypeError, with the type, for a value that JSON or a
-    database can't hold.
-    """
-    try:
-        values = to_jsonable_python(value)
-        encode_json(values, what=what)
-    except PydanticSerializationError as error:
-        raise TypeError(
-            f"{what} is a {type(value).__name__} that can't be serialized to JSON: {error}. "
-            "Use plain values, dataclasses or pydantic models."
-        ) from error
-    except ValueError as error:
-        raise TypeError(f"{what} is a {type(value).__name__}: {error}") from error
-    return values
-
-
 def copy_json(value: Any) -> Any:
     """Return a deep copy of JSON values, which the caller may change."""
     if isinstance(value, dict):
         return {name: copy_json(each) for name, each in value.items()}
     return [copy_json(each) for each in value] if isinstance(value, list) else value
-
-
-def _check_parameter(
-    name: str,
-    parameter: inspect.Parameter,
-    annotations: Mapping[str, Any],
-    *,
-    may_be_positional: bool,
-) -> None:
-    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-        raise TypeError(
-            f"{name} takes **{parameter.name}. Declare each parameter, so that a call can be "
-            "checked."
-        )
-    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY and not may_be_positional:
-        raise TypeError(
-            f"{name} has the positional parameter {parameter.name!r}. Put a `*` before it: "
-            "a task's parameters are keyword-only."
-        )
-    if parameter.name.startswith("_"):
-        raise TypeError(
-            f"{name} has the parameter {parameter.name!r}. Rename it: names that start with '_' "
-            "are reserved for options of the call, like _delay."
-        )
-    if parameter.name not in annotations:
-        raise TypeError(
-            f"{name} has the parameter {parameter.name!r} without an annotation. Annotate its type."
-        )
-
-
-def _is_task_context(hint: object) -> bool:
-    # By its name: an annotation may be a string, and this room does not import the class.
-    return re.search(r"\bTaskContext\b", str(hint)) is not None
-
-
-def _is_secret(hint: object) -> bool:
-    return hint in SECRET_TYPES or any(_is_secret(part) for part in get_args(hint))
 
 
 def _with_revealed_secrets(hint: Any) -> Any:
@@ -300,7 +216,7 @@ def _with_revealed_secrets(hint: Any) -> Any:
     if hint in SECRET_TYPES:
         return Annotated[hint, pydantic.PlainSerializer(_reveal, when_used="json")]
     parts = get_args(hint)
-    if not _is_secret(hint):
+    if not is_secret(hint):
         return hint
     if get_origin(hint) in (Union, UnionType):
         return Union[tuple(_with_revealed_secrets(part) for part in parts)]  # noqa: UP007 - made at run time
@@ -313,32 +229,12 @@ def _reveal(secret: pydantic.SecretStr | pydantic.SecretBytes | str | bytes) -> 
     return secret if isinstance(secret, str | bytes) else secret.get_secret_value()
 
 
-def _refuse_hidden_secrets(function: str, name: str, hint: Any) -> None:
-    """Raise TypeError for a secret inside a model, which would be redacted before it is sent."""
-    if _is_secret(hint):
-        return
-    try:
-        schema = pydantic.TypeAdapter(hint).json_schema()
-    except (pydantic.errors.PydanticInvalidForJsonSchema, pydantic.errors.PydanticUserError):
-        return
-    if '"writeOnly": true' in json.dumps(schema):
-        raise TypeError(
-            f"{function} has the parameter {name!r}, a model with a secret field, which would "
-            "arrive redacted. Pass the secret as a separate parameter."
-        )
+def _dump(model: pydantic.BaseModel, *, include: set[str] | None = None) -> dict[str, Any]:
+    # A round trip, so that pydantic.Json is sent as the text that it was, and not as its content.
+    return model.model_dump(
+        mode="json", by_alias=True, exclude_unset=True, round_trip=True, include=include
+    )
 
 
 def _field_default(parameter: inspect.Parameter) -> Any:
     return ... if parameter.default is inspect.Parameter.empty else parameter.default
-
-
-def _is_django_model(kind: object) -> bool:
-    # Recognized by its attributes, because the core does not import Django.
-    return isinstance(kind, type) and hasattr(kind, "_meta") and hasattr(kind, "_base_manager")
-
-
-def _pass_the_primary_key(func: Callable[..., Any], name: str, kind: type) -> str:
-    return (
-        f"{func.__qualname__}: {name!r} is the Django model {kind.__name__}. Pass its primary key "
-        "and load it in the task: the row may have changed by the time the task runs."
-    )

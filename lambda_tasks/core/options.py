@@ -1,9 +1,9 @@
 """A task's options: their defaults, and their checks at decoration."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from .retries import MAX_DELAY_S, RetryRule
 
@@ -104,6 +104,7 @@ def parse_options(
     names the function, the option and the fix.
     """
     _check_names(function, options)
+    _check_kinds(function, options)
     parsed = TaskOptions(**options)
     _check_exceptions(function, "retry_on", parsed.retry_on)
     _check_exceptions(function, "ignore_errors", parsed.ignore_errors)
@@ -121,6 +122,13 @@ def _check_names(function: str, options: OptionNames) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(known)}."
             raise TypeError(f"{function}: @lambda_task has no option {name!r}.{hint}")
+
+
+def _check_kinds(function: str, options: OptionNames) -> None:
+    for option, value in options.items():
+        is_right, words = _KINDS.get(option, (None, ""))
+        if is_right is not None and not is_right(value):
+            raise TypeError(f"{function}: {option} is {value!r}. Use {words}.")
 
 
 def _check_exceptions(function: str, option: str, value: Any) -> None:
@@ -200,3 +208,34 @@ def _check_range(function: str, option: str, value: Any, minimum: float, maximum
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(map(_is_name, value))
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+_KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
+    "queue": (_is_name, "the name of one queue, as a str"),
+    "delay": (_is_whole, "whole seconds"),
+    "max_retries": (lambda value: value is None or _is_whole(value), "a whole number"),
+    "singleton": (_is_flag, "True or False"),
+    "singleton_by": (_are_names, "a tuple of names of parameters, like ('order_id',)"),
+    "retry_singleton": (_is_flag, "True or False"),
+    "durable": (lambda value: value is None or _is_flag(value), "True or False"),
+    "atomic": (_is_flag, "True or False"),
+    "aliases": (_are_names, "a tuple of dotted names, like ('shop.old.charge',)"),
+    "takes_context": (_is_flag, "True or False"),
+}
+"""The kinds of the options' values, each as a test and in words."""

@@ -180,6 +180,16 @@ class Enqueuer:
         """Return the messages that are sent now. The others wait in their records for the relay."""
         return [each for each in messages if not (each.waits and self._outbox.can_rebuild(each))]
 
+    def waits_for_commit(self, invocation_id: UUID) -> bool:
+        """Return whether a call waits for the commit of a transaction of this thread."""
+        hooks = [hook for each in connections.all() for _, hook, *_ in each.run_on_commit]
+        return any(
+            outgoing.message.invocation_id == invocation_id
+            for hook in hooks
+            if isinstance(hook, HandOver)
+            for outgoing in hook.messages
+        )
+
     def store(self, messages: Sequence[Outgoing]) -> None:
         """Write the QUEUED records of the durable messages."""
         if durable := [outgoing for outgoing in messages if outgoing.message.durable]:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from ..core.arguments import to_json_values
 from ..core.lifecycle import (
     CUT_OFF,
     Claim,
@@ -30,6 +29,7 @@ from ..core.lifecycle import (
 )
 from ..core.message import Message, Outgoing
 from ..core.redaction import redact
+from ..core.results import to_json_values
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
 from ..errors import (
     Continue,

@@ -10,9 +10,9 @@ from typing import Final
 from django.db import DatabaseError, connections
 
 from .. import interrupts, pools
-from ..core.arguments import to_json_values
 from ..core.lifecycle import Claim
 from ..core.message import encode_json
+from ..core.results import to_json_values
 from ..database_errors import mark_as_library_error
 from ..ports import Claims
 from .connections import OUTAGES, refresh

@@ -16,8 +16,7 @@ def record_alias() -> str:
 
 def all_records() -> RecordQuerySet:
     """Return a query of all records."""
-    # Only the mypy plugin of django-stubs knows the type of what as_manager() returns.
-    return TaskRecord.objects.using(record_alias())  # pyright: ignore[reportReturnType]
+    return TaskRecord.objects.using(record_alias())
 
 
 def statements() -> PortableStatements:

@@ -115,11 +115,14 @@ def encrypt_result(result: Any, *, id: UUID) -> Any:
 def decrypt_result(kept: Any, *, id: UUID) -> Any:
     """Return the result that a record keeps, decrypted if need be.
 
-    Raises ValueError, with the reason, where it can't be decrypted.
+    Raises ValueError, with the record and the reason, where it can't be decrypted.
     """
     if not isinstance(kept, dict) or kept.keys() != {ENCRYPTED_RESULT_KEY}:
         return kept
-    return decrypt(kept[ENCRYPTED_RESULT_KEY], id=id)["result"]
+    try:
+        return decrypt(kept[ENCRYPTED_RESULT_KEY], id=id)["result"]
+    except ValueError as error:
+        raise ValueError(f"The result of the record {id} can't be decrypted: {error}.") from error
 
 
 def _encrypt(key: str, text: str, associated_data: bytes) -> str:

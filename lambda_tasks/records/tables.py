@@ -3,7 +3,7 @@
 import datetime
 import uuid
 from functools import cached_property, partial
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
@@ -13,6 +13,7 @@ from django.db.models.query_utils import DeferredAttribute
 from .. import hooks
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
 from ..hooks.beside import call_beside
+from ..twins import sync_form
 from .encryption import decrypt_result
 from .finishes import finish
 
@@ -66,15 +67,43 @@ def _announce_cancelled(records: "list[TaskRecord]") -> None:
         call_beside(hooks.cancelled, event)
 
 
+if TYPE_CHECKING:
+
+    class RecordManager(models.Manager["TaskRecord"]):
+        """The manager, for type checkers: only the mypy plugin of django-stubs can infer it."""
+
+        def filter(self, *args: Any, **kwargs: Any) -> RecordQuerySet:
+            """See QuerySet."""
+            ...
+
+        def using(self, alias: str | None) -> RecordQuerySet:
+            """See QuerySet."""
+            ...
+
+        def with_progress(self) -> RecordQuerySet:
+            """See RecordQuerySet."""
+            ...
+else:
+    RecordManager = models.Manager.from_queryset(RecordQuerySet)
+
+
+def _choice(status: Status) -> Any:
+    """Return the value of a choice.
+
+    Without django-stubs mypy takes a member for what it is assigned, here Any and not a plain str.
+    """
+    return status.value
+
+
 class TaskStatus(models.TextChoices):
     """The statuses of a record; `core.lifecycle` says which follows which."""
 
-    QUEUED = Status.QUEUED.value
-    RUNNING = Status.RUNNING.value
-    SUCCESS = Status.SUCCESS.value
-    FAILED = Status.FAILED.value
-    RETRYING = Status.RETRYING.value
-    CANCELLED = Status.CANCELLED.value
+    QUEUED = _choice(Status.QUEUED)
+    RUNNING = _choice(Status.RUNNING)
+    SUCCESS = _choice(Status.SUCCESS)
+    FAILED = _choice(Status.FAILED)
+    RETRYING = _choice(Status.RETRYING)
+    CANCELLED = _choice(Status.CANCELLED)
 
 
 Statuses = TaskStatus
@@ -106,60 +135,70 @@ class _ResultField(models.JSONField):
         return model_instance.__dict__.get(self.attname)
 
 
+def _column(field: "models.Field[Any, Any]") -> Any:
+    """Return the field. A record's attributes are annotated with what they hold.
+
+    So they have types without django-stubs, too.
+    """
+    return field
+
+
 class TaskRecord(models.Model):
     """One invocation of a task: its request, its claim, and its result."""
 
     TaskStatus: ClassVar[type[Statuses]] = Statuses
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    task_name = models.CharField(max_length=255, editable=False)
-    args = models.JSONField(null=True, editable=False)
-    kwargs = models.JSONField(editable=False)
-    backend = models.CharField(max_length=255, null=True, editable=False)
-    queue = models.CharField(max_length=255, default="default", editable=False)
-    group_key = models.CharField(max_length=128, null=True, editable=False)
-    priority = models.SmallIntegerField(default=0, editable=False)
-    status = models.CharField(
-        max_length=10, choices=TaskStatus, default=TaskStatus.QUEUED, editable=False
+    id: uuid.UUID = _column(models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False))
+    task_name: str = _column(models.CharField(max_length=255, editable=False))
+    args: list[Any] | None = _column(models.JSONField(null=True, editable=False))
+    kwargs: dict[str, Any] = _column(models.JSONField(editable=False))
+    backend: str | None = _column(models.CharField(max_length=255, null=True, editable=False))
+    queue: str = _column(models.CharField(max_length=255, default="default", editable=False))
+    group_key: str | None = _column(models.CharField(max_length=128, null=True, editable=False))
+    priority: int = _column(models.SmallIntegerField(default=0, editable=False))
+    status: str = _column(
+        models.CharField(
+            max_length=10, choices=TaskStatus, default=TaskStatus.QUEUED, editable=False
+        )
     )
-    secrets = models.TextField(null=True, editable=False)
-    result = _ResultField(null=True, editable=False)
-    exception_class = models.TextField(null=True, editable=False)
-    traceback = models.TextField(null=True, editable=False)
+    secrets: str | None = _column(models.TextField(null=True, editable=False))
+    result: Any = _column(_ResultField(null=True, editable=False))
+    exception_class: str | None = _column(models.TextField(null=True, editable=False))
+    traceback: str | None = _column(models.TextField(null=True, editable=False))
 
-    n_retries = models.PositiveSmallIntegerField(default=0, editable=False)
-    n_continues = models.PositiveSmallIntegerField(default=0, editable=False)
-    n_attempts = models.PositiveSmallIntegerField(default=0, editable=False)
-    root_id = models.UUIDField(null=True, editable=False)
-    retry_of = models.UUIDField(null=True, editable=False)
-    headers = models.JSONField(null=True, editable=False)
+    n_retries: int = _column(models.PositiveSmallIntegerField(default=0, editable=False))
+    n_continues: int = _column(models.PositiveSmallIntegerField(default=0, editable=False))
+    n_attempts: int = _column(models.PositiveSmallIntegerField(default=0, editable=False))
+    root_id: uuid.UUID | None = _column(models.UUIDField(null=True, editable=False))
+    retry_of: uuid.UUID | None = _column(models.UUIDField(null=True, editable=False))
+    headers: dict[str, Any] | None = _column(models.JSONField(null=True, editable=False))
 
-    enqueued_at = models.DateTimeField(null=True, editable=False)
-    sent_at = models.DateTimeField(null=True, editable=False)
-    run_after = models.DateTimeField(null=True, editable=False)
-    start_time = models.DateTimeField(null=True, editable=False)
-    end_time = models.DateTimeField(null=True, editable=False)
+    enqueued_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+    sent_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+    run_after: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+    start_time: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+    end_time: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
 
-    worker_ids = models.TextField(null=True, editable=False)
-    claim_token = models.UUIDField(null=True, editable=False)
-    lease_until = models.DateTimeField(null=True, editable=False)
+    worker_ids: str | None = _column(models.TextField(null=True, editable=False))
+    claim_token: uuid.UUID | None = _column(models.UUIDField(null=True, editable=False))
+    lease_until: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
 
-    look_at = models.DateTimeField(null=True, editable=False)
+    look_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
     """The time at which a worker or the relay must look at the record; None for never.
 
     It is written with the record. Afterwards it moves only where somebody looks too early, or
     postpones the record, or makes it due; its claim may move it to the end of the lease, and its
     end clears it.
     """
-    refused_at = models.DateTimeField(null=True, editable=False)
+    refused_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
     """The time at which a worker first refused it, because its release can't run it; None for never
     since its last run. LAMBDA_TASKS_DEPLOYMENT_GRACE counts from here."""
-    n_waits = models.PositiveSmallIntegerField(default=0, editable=False)
+    n_waits: int = _column(models.PositiveSmallIntegerField(default=0, editable=False))
     """The number of times it was postponed, or released before its turn."""
-    cut_off_s = models.FloatField(null=True, editable=False)
+    cut_off_s: float | None = _column(models.FloatField(null=True, editable=False))
     """Total seconds of attempts that were interrupted by shutdown of their host process."""
 
-    objects = RecordQuerySet.as_manager()
+    objects: ClassVar[RecordManager] = RecordManager()
 
     class Meta:
         ordering: ClassVar[list[str]] = ["-enqueued_at"]
@@ -222,6 +261,7 @@ class TaskRecord(models.Model):
             vars(self).pop(name, None)
         super().refresh_from_db(*args, **kwargs)
 
+    @sync_form("record.acancel()")
     def cancel(self) -> bool:
         """Cancel this invocation; return False where it is finished.
 
@@ -229,7 +269,7 @@ class TaskRecord(models.Model):
         """
         alias = router.db_for_write(TaskRecord)
         this_record = TaskRecord.objects.using(alias).filter(id=self.pk)
-        cancelled = this_record.cancel()  # pyright: ignore[reportAttributeAccessIssue] # see all_records()
+        cancelled = this_record.cancel()
         self.refresh_from_db()
         return bool(cancelled)
 

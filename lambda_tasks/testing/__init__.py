@@ -1,10 +1,18 @@
-"""The helpers for a project's tests: they capture calls and run them through the real handler."""
+"""The helpers for a project's tests: they capture calls and run them through the real handler.
 
-from .assertions import aassert_idempotent, assert_enqueued, assert_idempotent
-from .capturing import CapturedTasks, arun_enqueued, capture_tasks, run_enqueued
-from .events import CapturedTask, lambda_event
-from .faults import simulate
-from .testcase import CaptureTasksMixin
+Each is imported at its first use, because pytest imports this package for its plugin.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .assertions import aassert_idempotent, assert_enqueued, assert_idempotent
+    from .capturing import CapturedTasks, arun_enqueued, capture_tasks, run_enqueued
+    from .events import CapturedTask, lambda_event
+    from .faults import simulate
+    from .testcase import CaptureTasksMixin
 
 __all__ = [
     "CaptureTasksMixin",
@@ -19,3 +27,24 @@ __all__ = [
     "run_enqueued",
     "simulate",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "CaptureTasksMixin": "testcase",
+        "CapturedTask": "events",
+        "CapturedTasks": "capturing",
+        "aassert_idempotent": "assertions",
+        "arun_enqueued": "capturing",
+        "assert_enqueued": "assertions",
+        "assert_idempotent": "assertions",
+        "capture_tasks": "capturing",
+        "lambda_event": "events",
+        "run_enqueued": "capturing",
+        "simulate": "faults",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -11,6 +11,7 @@ from django.db.models import Model
 
 from ..core.arguments import refuse_positional
 from ..decorators import LambdaTaskWrapper
+from ..twins import sync_form
 from .capturing import CapturedTasks, capture_tasks, innermost_capture
 from .events import CapturedTask
 
@@ -37,6 +38,7 @@ def assert_enqueued(task: Any, /, *args: Any, **kwargs: Any) -> CapturedTask:
     raise AssertionError(_near_misses(task, captured, args, kwargs, wanted))
 
 
+@sync_form("aassert_idempotent(...)")
 def assert_idempotent(
     task: Any, /, *args: Any, _ignore: Collection[str] = (), **kwargs: Any
 ) -> None:

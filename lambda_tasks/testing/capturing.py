@@ -13,6 +13,7 @@ from .. import runtime
 from ..core.lifecycle import Status
 from ..core.message import Outgoing
 from ..errors import TaskFailed
+from ..twins import sync_form
 from .events import CapturedTask, event_of
 from .faults import simulated_fault
 from .inline import CapturingRuntime
@@ -65,6 +66,7 @@ class CapturedTasks(Sequence[CapturedTask]):
     def __getitem__(self, index: int | slice) -> CapturedTask | list[CapturedTask]:
         return list(self)[index]
 
+    @sync_form("captured.arun()")
     def run(self, *, raise_failures: bool = True) -> "list[TaskRecord]":
         """Run the calls that have not run yet, and those that they enqueue, as if committed.
 
@@ -179,6 +181,7 @@ def innermost_capture() -> CapturedTasks:
     return _captures[-1]
 
 
+@sync_form("arun_enqueued()")
 def run_enqueued(*, raise_failures: bool = True) -> "list[TaskRecord]":
     """Run the calls of the innermost capture_tasks(). See CapturedTasks.run().
 

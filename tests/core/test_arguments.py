@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_tasks.context import TaskContext
-from lambda_tasks.core.arguments import Arguments, check_signature, to_json_values
+from lambda_tasks.core.arguments import Arguments
+from lambda_tasks.core.functions import check_function
+from lambda_tasks.core.results import to_json_values
 
 
 class Size(Enum):
@@ -112,7 +114,7 @@ def no_context(*, a: int) -> None: ...
 )
 def test_a_signature_that_can_be_no_tasks_is_refused_by_name(func: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words) as refused:
-        check_signature(func, takes_context=False)
+        check_function(func, takes_context=False)
     assert func.__name__ in str(refused.value)
 
 
@@ -120,12 +122,12 @@ def test_a_nested_function_is_refused() -> None:
     def nested(*, a: int) -> None: ...
 
     with pytest.raises(TypeError, match="top level"):
-        check_signature(nested, takes_context=False)
+        check_function(nested, takes_context=False)
 
 
 def test_takes_context_needs_the_parameter() -> None:
     with pytest.raises(TypeError, match="context"):
-        check_signature(no_context, takes_context=True)
+        check_function(no_context, takes_context=True)
 
 
 @pytest.mark.parametrize("value", ["1", 1.5, None, [1], True])
@@ -179,14 +181,14 @@ def a_context_of_its_own(context: str) -> None: ...
 
 
 def test_the_context_may_be_positional_and_nothing_else() -> None:
-    check_signature(positional_context, takes_context=True)
+    check_function(positional_context, takes_context=True)
     with pytest.raises(TypeError, match="the positional parameter 'a'"):
-        check_signature(other_positional, takes_context=True)
+        check_function(other_positional, takes_context=True)
     with pytest.raises(TypeError, match="the positional parameter 'context'"):
-        check_signature(a_context_of_its_own, takes_context=False)
+        check_function(a_context_of_its_own, takes_context=False)
 
 
 @pytest.mark.parametrize("func", [forgotten_option, forgotten_option_by_keyword])
 def test_a_context_without_its_option_is_refused(func: Any) -> None:
     with pytest.raises(TypeError, match=r"Write `@lambda_task\(takes_context=True\)`"):
-        check_signature(func, takes_context=False)
+        check_function(func, takes_context=False)

@@ -96,6 +96,15 @@ def test_a_retrys_id_follows_from_the_first_and_its_claim() -> None:
         ({"delay": 901}, ValueError, "delay"),
         ({"delay": -1}, ValueError, "delay"),
         ({"on_lost": "ignore"}, ValueError, "on_lost"),
+        ({"queue": ["a"]}, TypeError, r"queue is \['a'\]. Use the name of one queue"),
+        ({"queue": ""}, TypeError, "queue is ''"),
+        ({"delay": 1.5}, TypeError, "delay is 1.5. Use whole seconds"),
+        ({"max_retries": "3"}, TypeError, "max_retries is '3'. Use a whole number"),
+        ({"durable": "no"}, TypeError, "durable is 'no'. Use True or False"),
+        ({"atomic": None}, TypeError, "atomic is None"),
+        ({"singleton": True, "singleton_by": "a"}, TypeError, r"like \('order_id',\)"),
+        ({"aliases": "shop.old.f"}, TypeError, "aliases is 'shop.old.f'. Use a tuple"),
+        ({"takes_context": 1}, TypeError, "takes_context is 1"),
     ],
 )
 def test_an_option_that_cant_be_is_refused_by_name(

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from ...core.batching import MAX_IN_FLIGHT
 from ...ports import SendFailure
 from ...threads import in_reserved_thread
 from .lean import LeanOperation
@@ -13,14 +12,8 @@ from .lean import LeanOperation
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
 
-CONNECT_TIMEOUT_S: Final = 2
-READ_TIMEOUT_S: Final = 5
-
 CALL_TIMEOUT_S: Final = 9.0
 """Seconds for one call, including its second attempt and the look-up of the host's name."""
-
-USER_AGENT: Final = "lambda_tasks"
-"""A fixed user agent: botocore would compose one for every request, a seventh of its cost."""
 
 LEAN_OPERATIONS: Final = frozenset({"send_message_batch"})
 """The operations with lean requests: those that web processes send."""
@@ -115,35 +108,14 @@ class AwsClient:
 
     async def _open(self) -> Any:
         # In a thread, because the import and the service's description would block the loop.
-        session = await in_reserved_thread(_new_session, self._service)
-        from aiobotocore.config import AioConfig
-        from aiobotocore.httpsession import AIOHTTPSession
+        session = await in_reserved_thread(_new_session, self._service, self._options)
         from botocore.handlers import add_recursion_detection_header
 
-        from .resolver import TimeLimitedResolver
+        from .session import client_options
 
-        # None, like a missing environment variable, means that botocore chooses.
-        options = {name: value for name, value in self._options.items() if value is not None}
-        if "aws_access_key_id" in options and "aws_secret_access_key" in options:
-            keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-            session.set_credentials(*(options.pop(key, None) for key in keys))
-        config = AioConfig(
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S + self._waits_s,
-            max_pool_connections=MAX_IN_FLIGHT,
-            # The dispatcher retries each entry. This second attempt is only for a connection that
-            # broke while the process was frozen.
-            retries={"total_max_attempts": 2, "mode": "standard"},
-            parameter_validation=False,
-            user_agent=USER_AGENT,
-        )
-        given = options.pop("config", None)
-        if getattr(given, "http_session_cls", AIOHTTPSession) is AIOHTTPSession:
-            config = config.merge(AioConfig(connector_args={"resolver": TimeLimitedResolver()}))
-        if given is not None:
-            config = config.merge(given)
+        options = client_options(self._options, waits_s=self._waits_s)
         client = await self._stack.enter_async_context(
-            session.create_client(self._service, config=config, **options)
+            session.create_client(self._service, **options)
         )
         if not self._has_lineage:
             client.meta.events.unregister("before-call", add_recursion_detection_header)
@@ -186,12 +158,10 @@ class _Limits:
             limit.reschedule(loop.time())
 
 
-def _new_session(service: str) -> Any:
-    from aiobotocore.session import get_session
+def _new_session(service: str, options: Mapping[str, Any]) -> Any:
+    from .session import new_session
 
-    session = get_session()
-    session.get_component("data_loader").load_service_model(service, "service-2")
-    return session
+    return new_session(service, options)
 
 
 def _failure(error: "ClientError | BotoCoreError") -> SendFailure:
