@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -548,8 +549,12 @@ def test_what_this_release_can_not_run_is_given_back_and_fails_unbegun(
     handle: Handle, connect: Connect, task: Task, changes: dict[str, Any]
 ) -> None:
     events: list[tuple[str, Any]] = []
+
+    def note(name: str, event: object) -> None:
+        events.append((name, event))
+
     for name in ("started", "ended", "given_back", "failed_unbegun"):
-        connect(name, lambda event, name=name: events.append((name, event)))
+        connect(name, partial(note, name))
     id = task.execute_on_commit(a=1).id
     TaskRecord.objects.update(**changes)
     record = TaskRecord.objects.get(id=id)

@@ -44,7 +44,7 @@ def _replay(client: Client, record: TaskRecord) -> str:
     client.force_login(User.objects.create_superuser("admin"))
     answer = client.post(
         "/admin/lambda_tasks/taskrecord/",
-        {"action": "replay", "_selected_action": [str(record.id)]},
+        {"action": "replay", "_selected_action": [str(record.id)], "confirmed": "yes"},
         follow=True,
     )
     return answer.content.decode()

@@ -43,13 +43,13 @@ async def aecho(value: str, *, twice: bool) -> list[str]:
     return [value] * (1 + twice)
 
 
-@task
+@task_with_options(atomic=True)
 def leave_effect(name: str) -> int:
     Effect.objects.create(name=name, process=os.getpid())
     return os.getpid()
 
 
-@task
+@task_with_options(atomic=True)
 async def aleave_effect(name: str) -> None:
     await Effect.objects.acreate(name=name, process=os.getpid())
 
