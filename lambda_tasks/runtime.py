@@ -141,15 +141,21 @@ class Runtime:
         service: str,
         options: Mapping[str, Any],
         *,
+        default_endpoint_url: str | None = None,
         waits_s: float = 0,
         has_lineage: bool = True,
     ) -> AwsClient:
         """See queues.base.Wiring."""
         in_order = sorted(options.items(), key=lambda item: item[0])
-        key = f"{service} {waits_s} {has_lineage} {in_order!r}"
+        key = f"{service} {default_endpoint_url} {waits_s} {has_lineage} {in_order!r}"
         if key not in self._clients:
-            client = AwsClient(service, options, waits_s=waits_s, has_lineage=has_lineage)
-            self._clients[key] = client
+            self._clients[key] = AwsClient(
+                service,
+                options,
+                default_endpoint_url=default_endpoint_url,
+                waits_s=waits_s,
+                has_lineage=has_lineage,
+            )
         return self._clients[key]
 
     def is_table(self, queue: str) -> bool:

@@ -84,13 +84,12 @@ def main(arguments: Sequence[str]) -> None:
 
     django.setup()
     from ..conf import current
-    from ..queues.sqs import client_options
 
     queue_urls: Sequence[str] = options.queue_urls
     function = LocalFunction(queue_urls, timeout_s=options.timeout, chaos=options.chaos)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: function.stop())
-    function.run(client_options(queue_urls[0], current().aws))
+    function.run(dict(current().aws))
 
 
 if __name__ == "__main__":

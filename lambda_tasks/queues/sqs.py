@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final, Self
@@ -14,7 +14,8 @@ from ..core.lifecycle import FIFO_TERMS, SQS_TERMS, LookTerms, visibility_timeou
 from ..core.message import Message, Outgoing, check_size
 from ..core.signature import SIGNATURE_BYTES, Signer
 from ..ports import SendFailure, Source
-from .aws.client import AwsClient, RequestFailed
+from .aws.client import AwsClient
+from .aws.errors import RequestFailed, failure_of_entry
 from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, setting_error
 from .sqs_deliveries import LONG_POLL_S, SHORT_POLL_S, SqsSource, is_fifo
 
@@ -131,8 +132,15 @@ class SQSQueue(Queue):
         )
 
     def _client(self, wiring: Wiring, *, waits_s: float = 0, has_lineage: bool = True) -> AwsClient:
-        options = client_options(self.queue_url, wiring.aws_options)
-        return wiring.client("sqs", options, waits_s=waits_s, has_lineage=has_lineage)
+        region = _region(urlsplit(self.queue_url).hostname or "")
+        derived = {} if region is None else {"region_name": region}
+        return wiring.client(
+            "sqs",
+            derived | dict(wiring.aws_options),
+            default_endpoint_url=_endpoint_url(self.queue_url),
+            waits_s=waits_s,
+            has_lineage=has_lineage,
+        )
 
 
 class SQSTransport:
@@ -171,7 +179,7 @@ class SQSTransport:
             return [error.failure] * len(batch)
         # Either list may be missing where it is empty, and some emulators send null.
         failures: dict[str, SendFailure | None] = {
-            entry["Id"]: _entry_failure(entry) for entry in response.get("Failed") or ()
+            entry["Id"]: failure_of_entry(entry) for entry in response.get("Failed") or ()
         }
         failures |= dict.fromkeys(entry["Id"] for entry in response.get("Successful") or ())
         return [failures.get(entry["Id"], _NOT_MENTIONED) for entry in entries]
@@ -211,24 +219,16 @@ def _region(host: str) -> str | None:
     return (match[1] or LEGACY_REGION) if match else None
 
 
-def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the client's options; region and endpoint come from the queue's URL if unset."""
+def _endpoint_url(queue_url: str) -> str | None:
+    """Return the address of a host that botocore does not derive from the region, else None."""
     parts = urlsplit(queue_url)
     host = parts.hostname or ""
-    derived = {}
-    if region := _region(host):
-        derived["region_name"] = region
-    if not (USUAL_HOST_PATTERN.fullmatch(host) or LEGACY_HOST_PATTERN.fullmatch(host)):
-        derived["endpoint_url"] = f"{parts.scheme}://{parts.netloc}"
-    return derived | dict(options)
+    if USUAL_HOST_PATTERN.fullmatch(host) or LEGACY_HOST_PATTERN.fullmatch(host):
+        return None
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 _NOT_MENTIONED = SendFailure("the response does not mention the message", retryable=True)
-
-
-def _entry_failure(entry: Mapping[str, Any]) -> SendFailure:
-    reason = f"{entry.get('Code', 'unknown')}: {entry.get('Message', '')}".rstrip(": ")
-    return SendFailure(reason, retryable=not entry.get("SenderFault", False))
 
 
 def _is_http_url(url: str) -> bool:

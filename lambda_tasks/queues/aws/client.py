@@ -1,17 +1,16 @@
-"""An aiobotocore client that opens at first use, and the meaning of its errors to a sender."""
+"""An aiobotocore client that opens at first use."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ...core.batching import MAX_IN_FLIGHT
 from ...ports import SendFailure
 from ...threads import in_reserved_thread
+from .errors import RequestFailed, failure_of
 from .lean import LeanOperation
-
-if TYPE_CHECKING:
-    from botocore.exceptions import BotoCoreError, ClientError
 
 CONNECT_TIMEOUT_S: Final = 2
 READ_TIMEOUT_S: Final = 5
@@ -25,30 +24,12 @@ USER_AGENT: Final = "lambda_tasks"
 LEAN_OPERATIONS: Final = frozenset({"send_message_batch"})
 """The operations with lean requests: those that web processes send."""
 
-THROTTLING_CODES: Final = frozenset(
-    {
-        "KmsThrottled",
-        "OverLimit",
-        "RequestThrottled",
-        "ServiceUnavailable",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
-
-
-class RequestFailed(Exception):
-    """AWS refused a request, or could not be reached."""
-
-    def __init__(self, failure: SendFailure) -> None:
-        self.failure = failure
-        super().__init__(failure.reason)
-
 
 class AwsClient:
     """A client of one service, which opens at first use, on the event loop of that use.
 
+    `default_endpoint_url` is the address of the service where neither the options nor the
+    environment nor AWS's configuration files name one.
     `waits_s` is the time in seconds that the service itself may wait before it answers a long poll.
     Without `has_lineage`, requests lack the trace header that names their function, so Lambda's
     recursive loop detection ignores them.
@@ -59,10 +40,12 @@ class AwsClient:
         service: str,
         options: Mapping[str, Any],
         *,
+        default_endpoint_url: str | None = None,
         waits_s: float = 0,
         has_lineage: bool = True,
     ) -> None:
         self._service = service
+        self._default_endpoint_url = default_endpoint_url
         self._has_lineage = has_lineage
         self._waits_s = waits_s
         self._options = dict(options)
@@ -78,10 +61,10 @@ class AwsClient:
 
         Raises RequestFailed where AWS refuses the request, can't be reached, or takes too long.
         """
-        perform = self._operations.get(operation) or await self._operation(operation)
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
+            perform = self._operations.get(operation) or await self._operation(operation)
             async with asyncio.timeout(None) as limit:
                 self._limits.add(limit)
                 try:
@@ -91,8 +74,8 @@ class AwsClient:
         except TimeoutError as error:
             reason = f"{self._service} did not answer within {CALL_TIMEOUT_S:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
-        except (BotoCoreError, ClientError) as error:
-            raise RequestFailed(_failure(error)) from error
+        except (BotoCoreError, ClientError, RuntimeError) as error:
+            raise RequestFailed(failure_of(error)) from error
 
     async def aclose(self) -> None:
         """Close the connections. The client opens again at its next use, maybe on another loop."""
@@ -118,6 +101,8 @@ class AwsClient:
         session = await in_reserved_thread(_new_session, self._service)
         from aiobotocore.config import AioConfig
         from aiobotocore.httpsession import AIOHTTPSession
+        from botocore import UNSIGNED
+        from botocore.exceptions import NoCredentialsError
         from botocore.handlers import add_recursion_detection_header
 
         from .resolver import TimeLimitedResolver
@@ -142,12 +127,19 @@ class AwsClient:
             config = config.merge(AioConfig(connector_args={"resolver": TimeLimitedResolver()}))
         if given is not None:
             config = config.merge(given)
+        if self._default_endpoint_url and not await in_reserved_thread(
+            has_configured_endpoint, session, self._service
+        ):
+            options.setdefault("endpoint_url", self._default_endpoint_url)
+        self._credentials = await session.get_credentials()
+        if self._credentials is None and config.signature_version is not UNSIGNED:
+            # A client without credentials never looks for them again. The next use does.
+            raise NoCredentialsError
         client = await self._stack.enter_async_context(
             session.create_client(self._service, config=config, **options)
         )
         if not self._has_lineage:
             client.meta.events.unregister("before-call", add_recursion_detection_header)
-        self._credentials = await session.get_credentials()
         return client
 
 
@@ -194,15 +186,19 @@ def _new_session(service: str) -> Any:
     return session
 
 
-def _failure(error: "ClientError | BotoCoreError") -> SendFailure:
-    from botocore.exceptions import ClientError, HTTPClientError
+def has_configured_endpoint(session: Any, service: str) -> bool:
+    """Return whether the environment or AWS's configuration files name a service's endpoint.
 
-    if not isinstance(error, ClientError):
-        return SendFailure(str(error), retryable=isinstance(error, HTTPClientError))
-    details = error.response.get("Error", {})
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-    code = details.get("Code", "unknown")
-    return SendFailure(
-        f"{code}: {details.get('Message', '')}".rstrip(": "),
-        retryable=status >= 500 or status == 429 or code in THROTTLING_CODES,
+    botocore uses it for a client without the option endpoint_url ("Service-specific endpoints",
+    AWS SDKs and Tools Reference Guide).
+    """
+    if session.get_config_variable("ignore_configured_endpoint_urls"):
+        return False
+    profile = session.get_scoped_config()
+    services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    return bool(
+        os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or services.get(service, {}).get("endpoint_url")
+        or profile.get("endpoint_url")
     )
