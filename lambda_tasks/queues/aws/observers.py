@@ -1,6 +1,7 @@
 """Observers of a botocore client's requests: tracers that wrap its methods, and event hooks."""
 
 from functools import partial
+from operator import is_not
 from types import FunctionType
 from typing import Any, Final
 
@@ -32,18 +33,23 @@ EVENTS: Final = (
 class Observers:
     """The observers of one operation of a client.
 
-    Hooks are compared only when some were added or removed: looking all of them up costs a tenth
-    of a lean request.
+    exist() looks at all of them, at a tenth of the cost of a lean request; have_changed() is cheap.
     """
 
     def __init__(self, client: Any, operation: str) -> None:
-        self._client = client
         self._emitter = getattr(client.meta.events, "_emitter", None)
+        endpoint = getattr(client, "_endpoint", None)
+        http = getattr(endpoint, "http_session", None)
+        self._methods = [
+            *((client, name) for name in CLIENT_METHODS),
+            *((endpoint, name) for name in ENDPOINT_METHODS),
+            (http, "send"),
+        ]
+        self._places = [(type(owner), name) for owner, name in self._methods]
         name = client.meta.method_to_api_mapping[operation]
         service = client.meta.service_model.service_id.hyphenize()
         self._operation = f"{service}.{name}"
-        self._hooks: object = None
-        self._are_wrapped = False
+        self._noted: tuple[object, list[object]] = (None, [])
 
     def event(self, kind: str) -> str:
         """Return the name of an event of the operation."""
@@ -51,34 +57,35 @@ class Observers:
 
     def note(self) -> None:
         """Let have_changed() compare with the present state."""
-        self._hooks, self._are_wrapped = self._current_hooks(), self._has_wrapped_methods()
+        self._noted = self._current_hooks(), self._current_methods()
 
     def have_changed(self) -> bool:
-        """Return whether hooks were added or removed, or methods wrapped, since note()."""
-        if self._current_hooks() is not self._hooks:
-            return True
-        return self._has_wrapped_methods() is not self._are_wrapped
+        """Return whether hooks were added or removed, or methods wrapped, since note().
+
+        Also returns True while a wrapper makes a new object of itself at each access.
+        """
+        hooks, methods = self._noted
+        # By identity: a wrapper may say that it is equal to what it wraps.
+        return self._current_hooks() is not hooks or any(
+            map(is_not, self._current_methods(), methods)
+        )
 
     def exist(self) -> bool:
         """Return whether somebody has wrapped the client's methods, or added hooks."""
-        return self._are_wrapped or any(map(self._has_foreign_hook, EVENTS))
+        return not all(_is_original(owner, name) for owner, name in self._methods) or any(
+            map(self._has_foreign_hook, EVENTS)
+        )
 
     def _current_hooks(self) -> object:
         # The emitter replaces this cache whenever a hook is added or removed.
         return getattr(self._emitter, "_lookup_cache", None)
 
+    def _current_methods(self) -> list[object]:
+        return [getattr(owner, name, None) for owner, name in self._places]
+
     def _has_foreign_hook(self, kind: str) -> bool:
         hooks = getattr(self._emitter, "_handlers", None)
         return hooks is None or not all(map(_is_own, hooks.prefix_search(self.event(kind))))
-
-    def _has_wrapped_methods(self) -> bool:
-        endpoint = getattr(self._client, "_endpoint", None)
-        http = getattr(endpoint, "http_session", None)
-        return not (
-            all(_is_original(self._client, name) for name in CLIENT_METHODS)
-            and all(_is_original(endpoint, name) for name in ENDPOINT_METHODS)
-            and _is_original(http, "send")
-        )
 
 
 def _is_original(owner: object, name: str) -> bool:
