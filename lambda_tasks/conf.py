@@ -24,7 +24,7 @@ from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
 from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, setting_error
 from .queues.database import DatabaseQueue, LocalQueue
-from .queues.sqs import SQSQueue
+from .queues.sqs import MAX_MESSAGE_BYTES, SQSQueue
 
 PREFIX: Final = "LAMBDA_TASKS_"
 
@@ -244,6 +244,7 @@ def _in_local_run(values: dict[str, Any], run: LocalRun) -> Settings:
             name,
             f"{run.endpoint_url}/{ACCOUNT}/{_sqs_name(name)}",
             max_timeout_s=MAX_OTHER_TIMEOUT_S,
+            max_message_bytes=getattr(queue, "max_message_bytes", MAX_MESSAGE_BYTES),
         )
         for name, queue in chosen.items()
     }

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeGuard
 from urllib.parse import urlsplit
 
 from ..core.batching import BatchLimits
@@ -21,6 +21,9 @@ from .sqs_deliveries import LONG_POLL_S, SHORT_POLL_S, SqsSource, is_fifo
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The most bytes of one message, and of a whole request (quotas, Amazon SQS developer guide)."""
+
+MESSAGE_BYTES: Final = range(1024, MAX_MESSAGE_BYTES + 1)
+"""The values of MaximumMessageSize (SetQueueAttributes, Amazon SQS API reference)."""
 
 REGION_PATTERN: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
 USUAL_HOST_PATTERN: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")
@@ -46,6 +49,8 @@ class SQSQueue(Queue):
     queue_url: str
     """The URL of the queue. A name that ends with `.fifo` means a FIFO queue."""
     max_timeout_s: float = field(default=MAX_LAMBDA_TIMEOUT_S, kw_only=True)
+    max_message_bytes: int = field(default=MAX_MESSAGE_BYTES, kw_only=True)
+    """The queue's attribute MaximumMessageSize, from MESSAGE_BYTES."""
 
     @property
     def look_terms(self) -> LookTerms:
@@ -57,15 +62,20 @@ class SQSQueue(Queue):
         """See Queue."""
         match value:
             case str(url):
-                pass
-            case {"queue_url": str(url), **rest} if not rest:
-                pass
+                max_message_bytes: object = MAX_MESSAGE_BYTES
+            case {"queue_url": str(url), **rest} if rest.keys() <= {"max_message_bytes"}:
+                max_message_bytes = rest.get("max_message_bytes", MAX_MESSAGE_BYTES)
             case _:
                 return None
-        if not _is_http_url(url):
-            fix = "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/..."
+        if (fix := _mistake_in_url(url)) is not None:
             raise setting_error(setting, url, fix)
-        return cls(name, url)
+        if not _is_size(max_message_bytes):
+            fix = (
+                "max_message_bytes is the queue's MaximumMessageSize: a whole number from "
+                f"{MESSAGE_BYTES.start:,} to {MAX_MESSAGE_BYTES:,}."
+            )
+            raise setting_error(setting, value, fix)
+        return cls(name, url, max_message_bytes=max_message_bytes)
 
     def make_transport(self, wiring: Wiring) -> "SQSTransport":
         """See Queue."""
@@ -98,7 +108,7 @@ class SQSQueue(Queue):
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
-        limit = MAX_MESSAGE_BYTES - (SIGNATURE_BYTES if is_signed else 0)
+        limit = self.max_message_bytes - (SIGNATURE_BYTES if is_signed else 0)
         check_size(body, task_name=message.task_name, limit_bytes=limit)
 
     @property
@@ -231,9 +241,18 @@ def _endpoint_url(queue_url: str) -> str | None:
 _NOT_MENTIONED = SendFailure("the response does not mention the message", retryable=True)
 
 
-def _is_http_url(url: str) -> bool:
+def _is_size(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value in MESSAGE_BYTES
+
+
+def _mistake_in_url(url: str) -> str | None:
+    """Return the fix of a text that is no queue URL; None for a queue URL."""
+    if url.split() != [url]:
+        # urlsplit() would overlook line breaks, which come from files of environment variables.
+        return "Remove the white space."
     try:
         parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.netloc and parts.path.strip("/"))
     except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc and parts.path.strip("/"))
+        is_url = False
+    return None if is_url else "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/..."
