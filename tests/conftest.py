@@ -246,9 +246,9 @@ def wake_up(
 
 
 def sqs_event(*bodies: Any) -> Event:
-    """An event of the default queue; of any where that is not of SQS."""
-    queue = conf.current().queue("default")
-    arn = queue.arn if isinstance(queue, SQSQueue) else "arn:aws:sqs:us-east-1:000000000000:any"
+    """An event of the default queue."""
+    queue: Any = conf.current().queue("default")
+    arn = queue.arn if isinstance(queue, SQSQueue) else queue.source
     return {
         "Records": [
             {

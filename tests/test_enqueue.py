@@ -370,6 +370,13 @@ def test_an_invocation_waits_for_its_result(queue: str, work_off: Callable[[str]
         ),
         (lambda: tasks.add.using(delay=901), ValueError, "0 to 900"),
         (
+            lambda: SQSLambdaTask.model_validate(
+                tasks.add.serialize(a=1) | {"delay": 901}
+            ).execute_on_commit(),
+            ValueError,
+            "delay is 901. Use whole seconds from 0 to 900; use run_after",
+        ),
+        (
             lambda: tasks.add.execute_on_commit(a=1, _delay=-1),  # type: ignore[call-arg]
             ValueError,
             "0 to 900",
