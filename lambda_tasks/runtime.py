@@ -14,6 +14,9 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
+from django.apps import apps
+from django.conf import ENVIRONMENT_VARIABLE
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from . import conf, interrupts, pools, registry
@@ -52,6 +55,11 @@ class Runtime:
     """The objects of one process, each created once. Queues use it as their Wiring."""
 
     def __init__(self) -> None:
+        if not apps.is_installed(__package__):
+            raise ImproperlyConfigured(
+                f"{__package__!r} is not in INSTALLED_APPS, so the records of tasks have no table. "
+                "Add it there, and run `manage.py migrate`."
+            )
         self.portal = Portal()
         self._clients: dict[str, AwsClient] = {}
         self._by_queue: dict[str, Transport] = {}
@@ -173,11 +181,18 @@ class Runtime:
     ) -> "Executor":
         """Return a new executor for a handler or a worker.
 
-        `concurrency`, the number of lanes, and `processes` default to the settings.
+        `concurrency`, the number of lanes, and `processes` default to the settings. Raises
+        ImproperlyConfigured where worker processes could not load the settings.
         """
         from .execution.lanes import Lanes
         from .execution.process_pool import ProcessPool
 
+        if not os.environ.get(ENVIRONMENT_VARIABLE):
+            raise ImproperlyConfigured(
+                f"The environment has no {ENVIRONMENT_VARIABLE}, from which the processes of sync "
+                "tasks load the settings: what settings.configure() sets stays in this process. "
+                f"Put the settings into a module, and its name into {ENVIRONMENT_VARIABLE}."
+            )
         settings = conf.current()
         return self.make_executor(
             Lanes(concurrency or settings.concurrency),

@@ -21,6 +21,22 @@ CALL_TIMEOUT_S: Final = 9.0
 USER_AGENT: Final = "lambda_tasks"
 """A fixed user agent: botocore would compose one for every request, a seventh of its cost."""
 
+CLIENT_OPTIONS: Final = frozenset(
+    {
+        "api_version",
+        "aws_access_key_id",
+        "aws_account_id",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "config",
+        "endpoint_url",
+        "region_name",
+        "use_ssl",
+        "verify",
+    }
+)
+"""The options of a client: the keyword arguments of create_client() of aiobotocore."""
+
 LEAN_OPERATIONS: Final = frozenset({"send_message_batch"})
 """The operations with lean requests: those that web processes send."""
 
