@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+APP: Final = "lambda_tasks"
+"""The name of the library's app in INSTALLED_APPS."""
+
 MAX_WORKER_ID: Final = 200
 """Longest worker id, in characters."""
 
@@ -55,9 +58,9 @@ class Runtime:
     """The objects of one process, each created once. Queues use it as their Wiring."""
 
     def __init__(self) -> None:
-        if not apps.is_installed(__package__):
+        if not apps.is_installed(APP):
             raise ImproperlyConfigured(
-                f"{__package__!r} is not in INSTALLED_APPS, so the records of tasks have no table. "
+                f"{APP!r} is not in INSTALLED_APPS, so the records of tasks have no table. "
                 "Add it there, and run `manage.py migrate`."
             )
         self.portal = Portal()

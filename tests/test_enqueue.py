@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -411,7 +411,7 @@ def test_an_invocation_waits_for_its_result(queue: str, work_off: Callable[[str]
                 ValueError,
                 r"group_key is .*, which SQS refuses as a MessageGroupId\. Use 1 to 128",
             )
-            for key in ("x" * 129, "", "tenant 7", "Müller", "line\n", 7)
+            for key in cast(list[str], ["x" * 129, "", "tenant 7", "Müller", "line\n", 7])
         ],
     ],
 )

@@ -86,7 +86,7 @@ def test_an_endpoint_of_aws_configuration_is_followed_as_botocore_follows_it(
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
+    keys: dict[str, Any] = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
     theirs = botocore.session.Session().create_client("sqs", "eu-west-1", **keys)
     runtime_of_the_test = Runtime()
     monkeypatch.setattr(Runtime, "aws_options", {"region_name": "eu-west-1", **keys}, raising=False)

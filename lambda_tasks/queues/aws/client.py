@@ -148,7 +148,8 @@ class AwsClient:
         ):
             options.setdefault("endpoint_url", self._default_endpoint_url)
         self._credentials = await session.get_credentials()
-        if self._credentials is None and config.signature_version is not UNSIGNED:
+        is_signed = getattr(config, "signature_version", None) is not UNSIGNED
+        if self._credentials is None and is_signed:
             # A client without credentials never looks for them again. The next use does.
             raise NoCredentialsError
         client = await self._stack.enter_async_context(
