@@ -411,7 +411,7 @@ def test_an_invocation_waits_for_its_result(queue: str, work_off: Callable[[str]
                 ValueError,
                 r"group_key is .*, which SQS refuses as a MessageGroupId\. Use 1 to 128",
             )
-            for key in cast(list[str], ["x" * 129, "", "tenant 7", "Müller", "line\n", 7])
+            for key in cast("list[str]", ["x" * 129, "", "tenant 7", "Müller", "line\n", 7])
         ],
     ],
 )
