@@ -1,6 +1,5 @@
 """Observers of a botocore client's requests: tracers that wrap its methods, and event hooks."""
 
-from functools import partial
 from operator import is_not
 from types import FunctionType
 from typing import Any, Final
@@ -98,9 +97,7 @@ def _is_original(owner: object, name: str) -> bool:
     )
 
 
-def _is_own(hook: Any) -> bool:
-    while isinstance(hook, partial):
-        hook = hook.func
+def _is_own(hook: object) -> bool:
     return _is_library(getattr(hook, "__module__", None) or "")
 
 
