@@ -240,6 +240,7 @@ def test_modules_that_can_not_be_imported_are_told_together(settings: Any) -> No
     registry._state["discovered"] = False
     try:
         found = run_checks(tags=["lambda_tasks"], include_deployment_checks=True)
+        assert run_checks(tags=["lambda_tasks"], include_deployment_checks=True) == found
     finally:
         settings.LAMBDA_TASKS_MODULES = modules[:-2]
         registry.discover()

@@ -194,10 +194,10 @@ class _Answering(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def failure_at(endpoint_url: str) -> SendFailure:
+def failure_at(endpoint_url: str, *, region_name: str | None = "eu-west-1") -> SendFailure:
     """The failure of one request to an endpoint, with an AWS client."""
     keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-    client = AwsClient("sqs", keys | {"region_name": "eu-west-1", "endpoint_url": endpoint_url})
+    client = AwsClient("sqs", keys | {"region_name": region_name, "endpoint_url": endpoint_url})
 
     async def fail() -> SendFailure:
         try:
@@ -274,6 +274,19 @@ def test_a_connection_that_takes_too_long_may_be_faster_later(monkeypatch: Any) 
 
     assert "Connect timeout" in failure.reason
     assert failure.retryable
+
+
+def test_a_region_that_is_nowhere_is_told_with_the_fix(monkeypatch: Any) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+
+    failure = failure_at("http://127.0.0.1:9", region_name=None)
+
+    assert failure.reason == (
+        "You must specify a region. Set AWS_DEFAULT_REGION, or region_name in LAMBDA_TASKS_AWS."
+    )
+    assert not failure.retryable
 
 
 @pytest.mark.parametrize(
