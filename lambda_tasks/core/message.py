@@ -453,7 +453,7 @@ def _read_uuid(content: dict[str, Any], key: str) -> UUID | None:
 
 def _read_headers(content: dict[str, Any]) -> dict[str, Any]:
     headers = _read(content, "headers", dict) or {}
-    if headers and len(_ENCODER.encode(headers)) > MAX_HEADERS_BYTES:
+    if headers and size_bytes(_ENCODER.encode(headers)) > MAX_HEADERS_BYTES:
         raise MessageRefused(f"The body's 'headers' have more than {MAX_HEADERS_BYTES} bytes.")
     return headers
 
@@ -470,9 +470,9 @@ def check_headers(headers: object, *, what: str) -> dict[str, Any]:
         text = encode_json(headers, what=what)
     except TypeError as error:
         raise TypeError(f"{what}: {error}. Use JSON values.") from None
-    if len(text) > MAX_HEADERS_BYTES:
+    if (size := size_bytes(text)) > MAX_HEADERS_BYTES:
         raise ValueError(
-            f"{what} have {len(text)} bytes as JSON, and {MAX_HEADERS_BYTES} are allowed. Pass "
+            f"{what} have {size} bytes as JSON, and {MAX_HEADERS_BYTES} are allowed. Pass "
             "large values as arguments."
         )
     copied: dict[str, Any] = json.loads(text)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from lambda_tasks.core.message import (
     GROUP_KEY_PATTERN,
+    MAX_HEADERS_BYTES,
     Message,
+    check_headers,
     check_size,
     decode,
     group_of,
@@ -103,6 +105,16 @@ def test_a_size_is_that_of_utf_8() -> None:
     check_size(body, task_name="f", limit_bytes=size_bytes(body))
     with pytest.raises(MessageTooLarge, match=f"has {size_bytes(body)} bytes"):
         check_size(body, task_name="f", limit_bytes=size_bytes(body) - 1)
+
+
+def test_headers_are_counted_in_utf_8_by_who_sends_and_who_receives() -> None:
+    headers = {"tenant": "漢" * (MAX_HEADERS_BYTES // 3)}
+
+    with pytest.raises(ValueError, match=f"have {MAX_HEADERS_BYTES + 12} bytes as JSON"):
+        check_headers(headers, what="The headers")
+    body = Message(task_name="f", kwargs={}, invocation_id=ID, headers=headers).encode()
+    with pytest.raises(MessageRefused, match="'headers' have more than"):
+        decode(body, fallback_id=ID)
 
 
 def test_the_group_of_a_task_is_one_that_sqs_takes() -> None:
