@@ -1,5 +1,6 @@
 """The system checks of the library: settings, tasks, databases and deployment."""
 
+import traceback
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from .records.encryption import check_available
 
 MAX_SHOWN_TASKS: Final = 3
 """Names of tasks in one warning."""
+
+QUEUES: Final = "LAMBDA_TASKS_QUEUES"
 
 BUILT_IN_PREFIX: Final = "lambda_tasks."
 """The prefix of the built-in tasks.
@@ -51,14 +54,90 @@ def check_time_zones(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
 
 @register("lambda_tasks")
 def check_tasks(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Report each task with invalid annotations, queue or timeouts (E002)."""
+    """Report each task with invalid annotations, queue or timeouts (E002).
+
+    Also reports each module of tasks that can't be imported (E006).
+    """
     if conf.errors():
         return []
-    registry.discover()
+    failures = registry.import_errors()
     return [
-        Error(f"{task.name}: {problem}", id="lambda_tasks.E002")
-        for task in registry.tasks()
-        for problem in _problems(task, conf.current())
+        *(
+            Error(_describe_import_error(module, error), id="lambda_tasks.E006")
+            for module, error in failures.items()
+        ),
+        *(
+            Error(f"{task.name}: {problem}", id="lambda_tasks.E002")
+            for task in registry.tasks()
+            for problem in _problems(task, conf.current())
+        ),
+    ]
+
+
+def _describe_import_error(module: str, error: BaseException) -> str:
+    packages = conf.current().modules
+    is_named = module in packages or module.removesuffix(".tasks") in packages
+    of_setting = ", of LAMBDA_TASKS_MODULES," if is_named else ""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return (
+        f"The module {module!r}{of_setting} can't be imported, so its tasks don't run: "
+        f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+    )
+
+
+@register("lambda_tasks")
+def check_redacted_names(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report names of LAMBDA_TASKS_REDACT that no task has as a parameter (W008).
+
+    Not where Django's tasks may run: nobody lists those.
+    """
+    if conf.errors() or registry.has_other_interfaces():
+        return []
+    hidden = {name for task in _loaded_tasks() for name in task.secret_names}
+    return [
+        Warning(
+            f"LAMBDA_TASKS_REDACT has {name!r}, but no task has a parameter of this name, so it "
+            "hides nothing.",
+            hint="Correct the name, or remove it.",
+            id="lambda_tasks.W008",
+        )
+        for name in sorted(conf.current().redact - hidden)
+    ]
+
+
+@register("lambda_tasks", Tags.security, deploy=True)
+def check_secrets_keys(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report, with --deploy, secrets that are encrypted with a key from SECRET_KEY (W009)."""
+    if conf.errors() or conf.current().runs_without_queues or conf.current().secrets_keys:
+        return []
+    if not conf.current().encrypt_arguments and not any(map(_stores_secrets, _loaded_tasks())):
+        return []
+    return [
+        Warning(
+            "LAMBDA_TASKS_SECRETS_KEYS is not set, so secret arguments are encrypted with a key "
+            "that follows from SECRET_KEY: whoever knows that can read them, and when it changes "
+            "they can't be read any more, unless it is in SECRET_KEY_FALLBACKS.",
+            hint="Set LAMBDA_TASKS_SECRETS_KEYS = [...] to a key of secrets.token_urlsafe(32).",
+            id="lambda_tasks.W009",
+        )
+    ]
+
+
+@register("lambda_tasks", deploy=True)
+def check_queues(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report, with --deploy, that no queues are named (W010)."""
+    if conf.errors() or conf.current().runs_without_queues or hasattr(settings, QUEUES):
+        return []
+    return [
+        Warning(
+            f"{QUEUES} is not set, so tasks wait in the table of the records. Only "
+            "`manage.py lambda_tasks worker` runs them; a Lambda function gets none.",
+            hint=(
+                f'Name the queue: {QUEUES} = {{"default": "https://sqs..."}}. If workers run the '
+                f'tasks, say so: {QUEUES} = {{"default": {{"database": True}}}}.'
+            ),
+            id="lambda_tasks.W010",
+        )
     ]
 
 
@@ -100,8 +179,7 @@ def check_direct_messages(app_configs: Sequence[Any] | None, **kwargs: Any) -> l
     if conf.current().direct_messages == "any":
         runnable = "every task"
     else:
-        registry.discover()
-        direct = sorted(each.name for each in registry.tasks() if _is_direct(each))
+        direct = sorted(each.name for each in _loaded_tasks() if _is_direct(each))
         is_cut = len(direct) > MAX_SHOWN_TASKS
         runnable = ", ".join(direct[:MAX_SHOWN_TASKS] + ["..."] * is_cut)
     if not runnable:
@@ -114,6 +192,16 @@ def check_direct_messages(app_configs: Sequence[Any] | None, **kwargs: Any) -> l
             id="lambda_tasks.W006",
         )
     ]
+
+
+def _loaded_tasks() -> list[Task]:
+    """Return the tasks of all modules that can be imported; E006 reports the others."""
+    registry.import_errors()
+    return registry.tasks()
+
+
+def _stores_secrets(task: Task) -> bool:
+    return bool(task.secret_names) and not task.is_direct(None)
 
 
 def _is_direct(task: Task) -> bool:
@@ -187,12 +275,12 @@ def _problems(task: Task, current: conf.Settings) -> list[str]:
         task.check()
     except Exception as error:
         return [str(error)]  # nothing else of it can be read
-    problems = []
+    problems: list[str] = []
     try:
         queue = current.queue(task.options.queue)
     except ImproperlyConfigured as error:
         return [str(error)]
-    if task.secret_names and not task.is_direct(None):
+    if _stores_secrets(task):
         try:
             check_available(task.name)
         except ImproperlyConfigured as error:

@@ -9,7 +9,7 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any, Final
@@ -23,14 +23,17 @@ from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.signature import MIN_KEY_CHARS, Signer
 from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
+from .queues.aws.client import CLIENT_OPTIONS
 from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, setting_error
 from .queues.database import DatabaseQueue, LocalQueue
-from .queues.sqs import SQSQueue
+from .queues.sqs import MAX_MESSAGE_BYTES, SQSQueue
 
 PREFIX: Final = "LAMBDA_TASKS_"
 
 ALMOST_PREFIX: Final = re.compile(r"LAMBDA_?TASKS?_?")
 """What somebody may write in place of the prefix. LAMBDA_TASK_ROOT, which is AWS's, is not ours."""
+
+ENDPOINT_PATTERN: Final = re.compile(r"https?://\S+")
 
 MAX_KEEP_SECRETS_S: Final = 10 * 365 * 24 * 3600
 """Ten years. A longer time most likely stands for ever, and databases have no such date."""
@@ -143,6 +146,11 @@ class Settings:
         """
         return self.direct_messages != "declared" or self.eager or self.noop_execution
 
+    @property
+    def runs_without_queues(self) -> bool:
+        """Whether a mode runs or drops all tasks in another way than by their queues."""
+        return self.noop_execution or self.eager or self.local_workers > 0
+
     @cached_property
     def is_fed_by_aws(self) -> bool:
         """Whether any queue is in AWS."""
@@ -250,6 +258,7 @@ def _in_local_run(values: dict[str, Any], run: LocalRun) -> Settings:
             name,
             f"{run.endpoint_url}/{ACCOUNT}/{_sqs_name(name)}",
             max_timeout_s=MAX_OTHER_TIMEOUT_S,
+            max_message_bytes=getattr(queue, "max_message_bytes", MAX_MESSAGE_BYTES),
         )
         for name, queue in chosen.items()
     }
@@ -313,7 +322,7 @@ def _contradictions(settings: Settings) -> list[str]:
     return problems
 
 
-def _did_you_mean(word: str, known: Any) -> str:
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -333,12 +342,6 @@ def _whole_number(minimum: int, maximum: float = math.inf) -> Callable[[str, obj
         return value
 
     return parse
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise setting_error(name, value, "Use a name.")
-    return value
 
 
 def _one_of(*choices: str) -> Callable[[str, object], str]:
@@ -383,12 +386,48 @@ def _keys(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _cache_alias(name: str, value: object) -> str:
+    caches = django_settings.CACHES
+    if not isinstance(value, str) or value not in caches:
+        known = ", ".join(map(repr, caches))
+        hint = _did_you_mean(value, caches) if isinstance(value, str) else ""
+        raise setting_error(name, value, f"Use the name of a cache in CACHES: {known}.{hint}")
+    return value
+
+
 def _client_options(name: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise setting_error(
-            name, value, "Use a dict of keyword arguments of an AWS client, like region_name."
+    # The messages leave values out: some are secret.
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(
+            f"{name} is a {type(value).__name__}. Use a dict of keyword arguments of an AWS "
+            "client, like region_name."
         )
+    if problems := list(_mistakes_in_client_options(value)):
+        raise ImproperlyConfigured(f"{name}: {' '.join(problems)}")
     return dict(value)
+
+
+def _mistakes_in_client_options(options: Mapping[Any, Any]) -> Iterator[str]:
+    for option in options:
+        if option not in CLIENT_OPTIONS:
+            yield f"{option!r} is not an option of an AWS client.{_hint_for_option(str(option))}"
+    keys = [options.get(each) for each in ("aws_access_key_id", "aws_secret_access_key")]
+    if keys.count(None) == 1:
+        yield "Set aws_access_key_id and aws_secret_access_key together."
+    if isinstance(options.get("config"), Mapping):
+        yield "'config' is a dict. Use aiobotocore.config.AioConfig(...)."
+    endpoint_url = options.get("endpoint_url")
+    if endpoint_url is not None and not ENDPOINT_PATTERN.fullmatch(str(endpoint_url)):
+        yield f"'endpoint_url' is {endpoint_url!r}. Use a URL like https://HOST or http://HOST:PORT."
+
+
+def _hint_for_option(option: str) -> str:
+    if option in ("profile", "profile_name"):
+        return " Name the profile in the environment variable AWS_PROFILE."
+    return _did_you_mean(option, CLIENT_OPTIONS) or (
+        " Use those of create_client() of aiobotocore; timeouts, retries and proxies go into "
+        "'config', an aiobotocore.config.AioConfig."
+    )
 
 
 def _queues(name: str, value: object) -> Mapping[str, Queue]:
@@ -410,7 +449,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "noop_execution": _boolean,
     "max_retries": _whole_number(0),
     "max_continues": _whole_number(0),
-    "singleton_cache": _text,
+    "singleton_cache": _cache_alias,
     "durable": _boolean,
     "concurrency": _whole_number(1),
     "processes": _whole_number(1),
@@ -429,7 +468,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
 
 
 def _on_change(*, setting: str, **_: object) -> None:
-    if ALMOST_PREFIX.match(setting) or setting == "DEBUG":
+    if ALMOST_PREFIX.match(setting) or setting in ("CACHES", "DEBUG"):
         forget()
 
 

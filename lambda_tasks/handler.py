@@ -7,6 +7,7 @@ database connections are kept from one event to the next.
 import asyncio
 import contextvars
 import gc
+import logging
 import os
 import random
 import sys
@@ -70,6 +71,7 @@ class LambdaHandler:
             self._executor.prepare()
         if IN_LAMBDA:
             _register_snapshot_hooks(self)
+            _warn_without_queue()
 
     def handle(self, event: Any, context: Any) -> dict[str, Any]:
         """Answer one event."""
@@ -153,6 +155,17 @@ def pids() -> list[int]:
 def _memory_mib() -> int:
     size = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
     return int(size) if size.isdecimal() else 0
+
+
+def _warn_without_queue() -> None:
+    from . import conf
+
+    if not conf.current().is_fed_by_aws:
+        logging.getLogger("lambda_tasks").warning(
+            "LAMBDA_TASKS_QUEUES has no queue of SQS, so this function runs no task: tasks wait in "
+            "the table of the records for `manage.py lambda_tasks worker`. Name the queue's URL "
+            "there, on the function and wherever tasks are called."
+        )
 
 
 def _register_snapshot_hooks(warm: LambdaHandler) -> None:

@@ -85,6 +85,8 @@ class LocalRun:
         if self.keys is None:
             return {"region_name": REGION}
         return {
+            # Named here, so that AWS_ENDPOINT_URL leads no message of the run elsewhere.
+            "endpoint_url": self.endpoint_url,
             "region_name": REGION,
             "aws_access_key_id": self.keys.access_key,
             "aws_secret_access_key": self.keys.secret_key,

@@ -37,8 +37,8 @@ class SQSLambdaTask(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="ignore")
 
     message: SQSLambdaTaskMessage
-    delay: int = pydantic.Field(default=0, ge=0, le=900)
-    """Seconds before the task runs, from 0 to 900."""
+    delay: int = 0
+    """Seconds before the task runs. Enqueueing checks them, as for a call."""
     queue: str = "default"
     """The name of the queue in LAMBDA_TASKS_QUEUES."""
     run_after: pydantic.AwareDatetime | None = None

@@ -99,17 +99,27 @@ def discover() -> None:
     Imports all modules even if one fails, and then raises the first failure. The next call tries
     again.
     """
+    for error in import_errors().values():
+        raise error
+
+
+def import_errors() -> dict[str, BaseException]:
+    """Import the modules that declare tasks, once, and return the error of each that failed."""
     # Other threads wait, so that no task is unknown only because its module is not loaded yet. An
     # RLock, as a module may resolve tasks while it is imported here.
     with _discovery_lock:
         if _state["discovered"]:
-            return
+            return {}
         _state["discovered"] = True
-        errors = [_import_error(name) for name in _task_modules()]
-        failures = [error for error in errors if error is not None]
-        if failures:
-            _state["discovered"] = False
-            raise failures[0]
+        errors = {name: _import_error(name) for name in _task_modules()}
+        failures = {name: error for name, error in errors.items() if error is not None}
+        _state["discovered"] = not failures
+        return failures
+
+
+def has_other_interfaces() -> bool:
+    """Return whether tasks of other interfaces may run, which tasks() does not list."""
+    return bool(_adapters)
 
 
 def _task_modules() -> Iterator[str]:

@@ -14,6 +14,9 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
+from django.apps import apps
+from django.conf import ENVIRONMENT_VARIABLE
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from . import conf, interrupts, pools, registry
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+APP: Final = "lambda_tasks"
+"""The name of the library's app in INSTALLED_APPS."""
+
 MAX_WORKER_ID: Final = 200
 """Longest worker id, in characters."""
 
@@ -52,6 +58,11 @@ class Runtime:
     """The objects of one process, each created once. Queues use it as their Wiring."""
 
     def __init__(self) -> None:
+        if not apps.is_installed(APP):
+            raise ImproperlyConfigured(
+                f"{APP!r} is not in INSTALLED_APPS, so the records of tasks have no table. "
+                "Add it there, and run `manage.py migrate`."
+            )
         self.portal = Portal()
         self._clients: dict[str, AwsClient] = {}
         self._by_queue: dict[str, Transport] = {}
@@ -141,15 +152,21 @@ class Runtime:
         service: str,
         options: Mapping[str, Any],
         *,
+        default_endpoint_url: str | None = None,
         waits_s: float = 0,
         has_lineage: bool = True,
     ) -> AwsClient:
         """See queues.base.Wiring."""
         in_order = sorted(options.items(), key=lambda item: item[0])
-        key = f"{service} {waits_s} {has_lineage} {in_order!r}"
+        key = f"{service} {default_endpoint_url} {waits_s} {has_lineage} {in_order!r}"
         if key not in self._clients:
-            client = AwsClient(service, options, waits_s=waits_s, has_lineage=has_lineage)
-            self._clients[key] = client
+            self._clients[key] = AwsClient(
+                service,
+                options,
+                default_endpoint_url=default_endpoint_url,
+                waits_s=waits_s,
+                has_lineage=has_lineage,
+            )
         return self._clients[key]
 
     def is_table(self, queue: str) -> bool:
@@ -167,11 +184,18 @@ class Runtime:
     ) -> "Executor":
         """Return a new executor for a handler or a worker.
 
-        `concurrency`, the number of lanes, and `processes` default to the settings.
+        `concurrency`, the number of lanes, and `processes` default to the settings. Raises
+        ImproperlyConfigured where worker processes could not load the settings.
         """
         from .execution.lanes import Lanes
         from .execution.process_pool import ProcessPool
 
+        if not os.environ.get(ENVIRONMENT_VARIABLE):
+            raise ImproperlyConfigured(
+                f"The environment has no {ENVIRONMENT_VARIABLE}, from which the processes of sync "
+                "tasks load the settings: what settings.configure() sets stays in this process. "
+                f"Put the settings into a module, and its name into {ENVIRONMENT_VARIABLE}."
+            )
         settings = conf.current()
         return self.make_executor(
             Lanes(concurrency or settings.concurrency),

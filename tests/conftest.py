@@ -1,11 +1,13 @@
 """What tests share: a queue of their own, a warm handler, and helpers that build events."""
 
 import asyncio
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -58,7 +60,7 @@ def _no_blocking_call_on_an_event_loop() -> Iterator[None]:
             )
         # Once for each client: certificates, credentials, endpoint rules.
         for function in blockbuster.functions.values():
-            function.can_block_in("aiobotocore/session.py", {"_create_client"})
+            function.can_block_in("aiobotocore/session.py", {"_create_client", "get_credentials"})
         yield
 
 
@@ -244,9 +246,9 @@ def wake_up(
 
 
 def sqs_event(*bodies: Any) -> Event:
-    """An event of the default queue; of any where that is not of SQS."""
-    queue = conf.current().queue("default")
-    arn = queue.arn if isinstance(queue, SQSQueue) else "arn:aws:sqs:us-east-1:000000000000:any"
+    """An event of the default queue."""
+    queue: Any = conf.current().queue("default")
+    arn = queue.arn if isinstance(queue, SQSQueue) else queue.source
     return {
         "Records": [
             {
@@ -298,3 +300,16 @@ def bodies_in(sqs: LocalSqs, queue_url: str) -> list[dict[str, Any]]:
     ).get("Messages", []):
         found.extend(json.loads(message["Body"]) for message in messages)
     return found
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve HTTP on loopback; the value is the address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -154,6 +154,19 @@ def test_messages_of_a_queue_that_is_not_in_the_settings_are_refused(
     assert f"It came from {source!r}, which is not a queue of LAMBDA_TASKS_QUEUES" in caplog.text
 
 
+def test_a_function_without_an_sqs_queue_refuses_the_messages_of_any(
+    handle: Handle, settings: Any, caplog: Any
+) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}}
+    event = sqs_event(body(tasks.add_direct, a=1))
+    event["Records"][0]["eventSourceARN"] = "arn:aws:sqs:eu-central-1:123456789012:jobs"
+
+    assert brought_back(event) == 1
+
+    assert "not a queue of LAMBDA_TASKS_QUEUES. Name the queue's URL there" in caplog.text
+    assert not TaskRecord.objects.filter(status="SUCCESS").exists()
+
+
 @pytest.mark.parametrize("backend", ["nowhere", "immediate"])
 @pytest.mark.parametrize("task", ["tests.app.django_tasks.add", "tests.app.tasks.add"])
 def test_messages_of_a_backend_that_is_not_ours_are_refused(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -370,6 +370,13 @@ def test_an_invocation_waits_for_its_result(queue: str, work_off: Callable[[str]
         ),
         (lambda: tasks.add.using(delay=901), ValueError, "0 to 900"),
         (
+            lambda: SQSLambdaTask.model_validate(
+                tasks.add.serialize(a=1) | {"delay": 901}
+            ).execute_on_commit(),
+            ValueError,
+            "delay is 901. Use whole seconds from 0 to 900; use run_after",
+        ),
+        (
             lambda: tasks.add.execute_on_commit(a=1, _delay=-1),  # type: ignore[call-arg]
             ValueError,
             "0 to 900",
@@ -394,10 +401,18 @@ def test_an_invocation_waits_for_its_result(queue: str, work_off: Callable[[str]
             "LAMBDA_TASKS_MAX_ARGUMENT_BYTES allows 4194304",
         ),
         (
-            lambda: tasks.add.using(group_key="x" * 129).execute_on_commit(a=1),
-            ValueError,
-            "group_key",
+            lambda: tasks.leave_effect_direct.execute_on_commit(name="漢" * 350_000),
+            MessageTooLarge,
+            r"10501\d\d bytes and the queue takes 1048576",
         ),
+        *[
+            (
+                lambda key=key: tasks.add.using(group_key=key).execute_on_commit(a=1),
+                ValueError,
+                r"group_key is .*, which SQS refuses as a MessageGroupId\. Use 1 to 128",
+            )
+            for key in cast("list[str]", ["x" * 129, "", "tenant 7", "Müller", "line\n", 7])
+        ],
     ],
 )
 def test_what_can_be_known_at_the_call_is_raised_at_the_call(
@@ -424,6 +439,31 @@ def test_a_sync_form_in_an_event_loop_names_its_async_twin(form: str) -> None:
 
     with pytest.raises(SynchronousOnlyOperation, match=f"a{form}"):
         asyncio.run(call())
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # with the escapes of the request
+def test_texts_in_other_scripts_count_as_sqs_counts_them(
+    proxy: FaultySqs, sqs: LocalSqs, queue: str
+) -> None:
+    # 240,000 bytes each: the local queue takes 262,144, and four of them fit into a request.
+    names = [character * 80_000 for character in "東西南北中"]
+
+    tasks.leave_effect_direct.execute_many_on_commit({"name": name} for name in names)
+
+    assert sorted(len(batch) for batch in proxy.requests.batches) == [1, 4]
+    assert {each["kwargs"]["name"] for each in bodies_in(sqs, queue)} == set(names)
+
+
+def test_a_queue_may_take_less_than_sqs_does(sqs: LocalSqs, queue: str, settings: Any) -> None:
+    limited = {"queue_url": queue, "max_message_bytes": 262_144}
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | {"default": limited}
+
+    with pytest.raises(MessageTooLarge, match="and the queue takes 262144"):
+        tasks.leave_effect_direct.execute_on_commit(name="x" * 262_144)
+    tasks.leave_effect_direct.execute_on_commit(name="x" * 262_000)
+    tasks.leave_effect.execute_on_commit(name="x" * 262_144)
+
+    assert len(bodies_in(sqs, queue)) == 2
 
 
 # --- what networks and AWS do ---------------------------------------------------------------

@@ -1,13 +1,21 @@
 """The event source mapping is as strict as Lambda's with ReportBatchItemFailures."""
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
+from lambda_tasks import handler
 from lambda_tasks.local import EventSourceMapping, LambdaContext, LocalSqs
+from lambda_tasks.local import function as local_function
+from lambda_tasks.local.chaos import Chaos
 from lambda_tasks.local.event_source import failed_ids
+from lambda_tasks.local.function import LocalFunction
+from tests.conftest import wait_for
+from tests.servers.faulty_sqs import Fault, FaultySqs
 
 Event = dict[str, Any]
 Deliver = Callable[..., int]
@@ -292,3 +300,46 @@ def test_the_remaining_time_runs_down_to_nothing(monkeypatch: pytest.MonkeyPatch
 
 def test_each_context_has_a_request_id_of_its_own() -> None:
     assert LambdaContext().aws_request_id != LambdaContext().aws_request_id
+
+
+@pytest.fixture
+def function(queue_url: str, monkeypatch: Any) -> Iterator[tuple[LocalFunction, list[Event]]]:
+    """A local function that notes its events and runs nothing."""
+    events: list[Event] = []
+    monkeypatch.setattr(LocalFunction, "_handle", lambda self, event: events.append(event))
+    monkeypatch.setattr(handler, "close", lambda: None)
+    function = LocalFunction([queue_url], timeout_s=20, chaos=Chaos())
+    yield function, events
+    function.stop()
+
+
+def test_a_function_outlives_an_sqs_that_is_away_for_a_while(
+    sqs: LocalSqs, queue_url: str, function: tuple[LocalFunction, list[Event]]
+) -> None:
+    local, events = function
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        options = sqs.client_options | {"endpoint_url": proxy.endpoint_url}
+        thread = threading.Thread(target=local.run, args=(options,), daemon=True)
+        thread.start()
+        proxy.requests.wait_for("ReceiveMessage", timeout_s=60)
+        proxy.inject(Fault(action="ReceiveMessage", status=400, error="InternalFailure", times=2))
+        proxy.requests.wait_for(
+            "ReceiveMessage", proxy.requests["ReceiveMessage"] + 3, timeout_s=60
+        )
+        sqs.client.send_message(QueueUrl=queue_url, MessageBody="after the outage")
+
+        wait_for(lambda: any("Records" in each for each in events))
+        local.stop()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_function_ends_with_the_error_of_an_sqs_that_does_not_come_back(
+    sqs: LocalSqs, function: tuple[LocalFunction, list[Event]], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(local_function, "OUTAGE_S", 0.2)
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        proxy.inject(Fault(action="ReceiveMessage", status=400, error="Away", times=None))
+
+        with pytest.raises(ClientError, match="Away"):
+            function[0].run(sqs.client_options | {"endpoint_url": proxy.endpoint_url})

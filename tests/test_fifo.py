@@ -264,6 +264,25 @@ def test_a_key_that_is_a_tasks_name_makes_one_group_with_that_task(
     assert arrived(sqs, fifo) == ["0", "1"]
 
 
+def test_a_task_whose_name_sqs_does_not_take_has_a_group_all_the_same(
+    sqs: LocalSqs, fifo: str, proxy: FaultySqs
+) -> None:
+    task = tasks.größe.using(queue="ordered")
+    proxy.inject(Fault(times=None, refuse=named("0"), sender_fault=True))
+    task.execute_on_commit(name="0")
+    assert relay() == 0
+    # Of a process that knows nothing of the group, and ended before it could send.
+    ended = task.execute_on_commit(name="1")
+    TaskRecord.objects.filter(id=ended.id).update(look_at=Now() - timedelta(minutes=1))
+    proxy.clear()
+
+    assert relay() == 0
+
+    let_pass(timedelta(minutes=8))
+    assert relay() == 2
+    assert arrived(sqs, fifo) == ["0", "1"]
+
+
 def test_a_direct_message_fails_with_what_it_would_overtake(
     sqs: LocalSqs, fifo: str, proxy: FaultySqs
 ) -> None:

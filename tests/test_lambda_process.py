@@ -90,6 +90,19 @@ def test_an_error_of_the_handler_leaves_the_process_working(function: LambdaProc
     assert "django" in function.invoke({"lambda_tasks": "ping"})
 
 
+def test_a_function_without_a_queue_says_that_it_runs_nothing(
+    transactional_db: None, tmp_path: Path, function: LambdaProcess
+) -> None:
+    forgetful = "from tests.settings import *\ndel LAMBDA_TASKS_QUEUES\n"
+    (tmp_path / "forgetful.py").write_text(forgetful)
+    path = os.pathsep.join([str(tmp_path), str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    with LambdaProcess(DJANGO_SETTINGS_MODULE="forgetful", PYTHONPATH=path) as process:
+        process.invoke({"lambda_tasks": "ping"})
+        wait_for(lambda: "LAMBDA_TASKS_QUEUES has no queue of SQS" in process.output)
+
+    assert "has no queue of SQS" not in function.output
+
+
 def test_worker_processes_end_with_a_function_that_is_killed() -> None:
     message = body(tasks.process_id)
     with LambdaProcess() as process:

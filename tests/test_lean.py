@@ -1,29 +1,35 @@
 """SendMessageBatch on the wire: botocore's way the first time, then the lean way, and back to
 botocore's wherever anything is unusual."""
 
+import functools
 import http.server
 import json
-import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
-import aiobotocore.client
 import botocore
 import pytest
+import wrapt
+from aiobotocore.client import AioBaseClient
 from aiobotocore.config import AioConfig
+from aiobotocore.endpoint import AioEndpoint
 from aiobotocore.httpsession import AIOHTTPSession
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.client import BaseClient
 from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_tasks import EnqueueError, runtime
 from lambda_tasks.local import LocalSqs
+from lambda_tasks.queues.aws import lean
 from lambda_tasks.queues.aws.sigv4 import Signer
 from tests.app import tasks
-from tests.conftest import bodies_in
+from tests.conftest import bodies_in, serving
 from tests.servers.faulty_sqs import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -135,12 +141,42 @@ def test_an_error_is_told_in_botocores_words(proxy: FaultySqs, sqs: LocalSqs, qu
     assert ways(proxy) == ["botocore", "lean", "botocore"]
 
 
-def test_after_a_refused_signature_it_is_never_tried_again(proxy: FaultySqs) -> None:
+def test_a_refused_request_casts_doubt_on_its_own_queue_alone_and_for_a_while(
+    proxy: FaultySqs, monkeypatch: Any
+) -> None:
     send()
     proxy.inject(Fault(status=403))
     send(2)
+    tasks.add_direct.using(queue="other").execute_on_commit(a=1)
 
-    assert ways(proxy) == ["botocore", "lean", "botocore", "botocore"]
+    assert ways(proxy) == ["botocore", "lean", "botocore", "botocore", "lean"]
+
+    later = time.monotonic() + lean.DISTRUST_S
+    monkeypatch.setattr(lean, "time", SimpleNamespace(monotonic=lambda: later, time=time.time))
+    send()
+
+    assert ways(proxy)[5:] == ["lean"]
+
+
+def test_a_refusal_that_botocore_meets_too_casts_no_doubt(proxy: FaultySqs) -> None:
+    send()
+    proxy.inject(Fault(status=403, when=lambda content: content["QueueUrl"].endswith("-other")))
+    proxy.inject(Fault(status=403, when=lambda content: content["QueueUrl"].endswith("-other")))
+    with pytest.raises(EnqueueError, match="AccessDenied"):
+        tasks.add_direct.using(queue="other").execute_on_commit(a=1)
+    tasks.add_direct.using(queue="other").execute_on_commit(a=1)
+    send()
+
+    assert ways(proxy) == ["botocore", "lean", "botocore", "lean", "lean"]
+
+
+@pytest.mark.parametrize("error", ["RequestThrottled", "com.amazonaws.sqs#KmsThrottled"])
+def test_throttling_casts_no_doubt(proxy: FaultySqs, error: str) -> None:
+    send()
+    proxy.inject(Fault(status=403, error=error))
+    send(2)
+
+    assert ways(proxy) == ["botocore", "lean", "botocore", "lean"]
 
 
 def test_who_waited_for_an_answer_in_vain_waits_once(
@@ -193,29 +229,131 @@ def test_a_client_that_is_made_in_another_way_goes_botocores_way(
     assert ways(proxy) == ["botocore"] * 2
 
 
-def test_who_traces_botocores_calls_sees_each(proxy: FaultySqs, monkeypatch: Any) -> None:
-    seen = []
+class Seen(list[str]):
+    """What a tracer has seen."""
 
-    class Tracing:
-        """As wrapt's function wrappers, which tracers use, are no functions either."""
+    def wrap(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        """Trace a call, as a function wrapper of wrapt."""
+        self.append(wrapped.__name__)
+        return wrapped(*args, **kwargs)
 
-        def __init__(self, wrapped: Any) -> None:
-            self.wrapped = wrapped
+    def hook(self, **kwargs: Any) -> None:
+        """Trace a call, as a hook of botocore's events."""
+        self.append(kwargs["event_name"])
 
-        def __get__(self, instance: Any, owner: Any) -> Any:
-            return self if instance is None else lambda *args: self(instance, *args)
 
-        def __call__(self, *args: Any) -> Any:
-            seen.append(args[1])
-            return self.wrapped(*args)
+METHODS = [
+    (AioBaseClient, "_make_api_call"),
+    (AioBaseClient, "_make_request"),
+    (AioEndpoint, "create_request"),
+    (AioEndpoint, "prepare_request"),
+    (AioEndpoint, "_send_request"),
+    (AIOHTTPSession, "send"),
+]
 
-    owner = aiobotocore.client.AioBaseClient
-    monkeypatch.setattr(owner, "_make_api_call", Tracing(owner._make_api_call))
+
+@pytest.mark.parametrize(("owner", "name"), METHODS)
+@pytest.mark.parametrize("n_before", [0, 2])
+def test_a_tracer_that_wraps_botocores_methods_sees_each_call(
+    proxy: FaultySqs, monkeypatch: Any, owner: type, name: str, n_before: int
+) -> None:
+    send(n_before)
+    with monkeypatch.context() as patch:
+        seen = Seen()
+        patch.setattr(owner, name, getattr(owner, name))  # which is restored at the end
+        wrapt.wrap_function_wrapper(owner.__module__, f"{owner.__name__}.{name}", seen.wrap)
+        send(3)
+    assert seen == [name] * 3
+
+    send(2)
+
+    assert len(seen) == 3
+    assert ways(proxy)[n_before:] == ["botocore"] * 4 + ["lean"]
+
+
+def test_a_plain_function_in_the_place_of_botocores_sees_each_call(
+    proxy: FaultySqs, monkeypatch: Any
+) -> None:
+    seen: list[str] = []
+    original: Any = AioBaseClient._make_api_call
+
+    @functools.wraps(original)
+    async def trace(self: Any, operation: str, parameters: Any) -> Any:
+        seen.append(operation)
+        return await original(self, operation, parameters)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", trace)
 
     send(3)
 
     assert seen == ["SendMessageBatch"] * 3
+
+
+@pytest.mark.parametrize("event", ["before-call.sqs", "request-created", "after-call.*.*"])
+def test_a_hook_that_is_given_to_each_client_sees_each_call(
+    proxy: FaultySqs, monkeypatch: Any, event: str
+) -> None:
+    seen = Seen()
+    initialize = BaseClient.__init__
+
+    def trace(self: Any, *args: Any, **kwargs: Any) -> None:
+        initialize(self, *args, **kwargs)
+        self.meta.events.register(event, functools.partial(seen.hook, of="the test"))
+
+    monkeypatch.setattr(BaseClient, "__init__", trace)
+
+    send(3)
+
+    assert len(seen) == 3
     assert ways(proxy) == ["botocore"] * 3
+
+
+def test_a_hook_that_comes_later_sees_each_call_from_then_on(
+    proxy: FaultySqs, monkeypatch: Any
+) -> None:
+    clients: list[Any] = []
+    initialize = BaseClient.__init__
+
+    def collect(self: Any, *args: Any, **kwargs: Any) -> None:
+        initialize(self, *args, **kwargs)
+        clients.append(self)
+
+    monkeypatch.setattr(BaseClient, "__init__", collect)
+    seen = Seen()
+    send(2)
+
+    clients[0].meta.events.register("before-send.sqs", seen.hook)
+    send(2)
+    clients[0].meta.events.unregister("before-send.sqs", seen.hook)
+    send(2)
+
+    assert seen == ["before-send.sqs.SendMessageBatch"] * 2
+    assert ways(proxy) == ["botocore", "lean", *["botocore"] * 3, "lean"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://sqs.eu-west-1.amazonaws.com",
+        "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com:443",
+        "http://Queue.test:80",
+        "http://queue.test:443",
+        "https://queue.test:8443",
+        "http://[::1]:80",
+        "http://[::1]:4566",
+    ],
+)
+def test_a_request_is_signed_for_the_host_that_it_names(url: str) -> None:
+    credentials = Credentials("AKID", "secret")
+    request = AWSRequest("POST", f"{url}/", {"X-Amz-Target": "AmazonSQS.X"}, b"{}")
+    SigV4Auth(credentials, "sqs", "eu-west-1").add_auth(request)
+    timestamp = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ")
+
+    template = lean.Template.from_request(request.prepare())
+
+    assert template is not None
+    signed = template.signer.sign(b"{}", credentials, at=timestamp.replace(tzinfo=UTC).timestamp())
+    assert signed["authorization"] == request.headers["Authorization"]
 
 
 def test_lambda_sees_a_function_that_enqueues_for_itself(
@@ -255,25 +393,21 @@ class _ExpiringCredentials(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_credentials_are_refreshed(
-    proxy: FaultySqs, settings: Any, monkeypatch: Any, sqs: LocalSqs
-) -> None:
+@pytest.fixture
+def no_credentials(proxy: FaultySqs, settings: Any, monkeypatch: Any, sqs: LocalSqs) -> None:
+    """Let neither settings nor environment nor files have credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     proxy.added_headers = credential_of(sqs)  # the client's change, and are none of the server's
-    settings.LAMBDA_TASKS_AWS = {
-        "region_name": "us-east-1",
-        "endpoint_url": proxy.endpoint_url,
-    }
-    with http.server.HTTPServer(("127.0.0.1", 0), _ExpiringCredentials) as server:
-        url = f"http://127.0.0.1:{server.server_port}/"
+    settings.LAMBDA_TASKS_AWS = {"region_name": "us-east-1", "endpoint_url": proxy.endpoint_url}
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_credentials_are_refreshed(proxy: FaultySqs, monkeypatch: Any) -> None:
+    with serving(_ExpiringCredentials) as url:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
         send(3)
-        server.shutdown()
-        thread.join()
 
     tokens = [headers["x-amz-security-token"] for headers, _ in proxy.requests.raw]
     assert ways(proxy) == ["botocore", "lean", "lean"]
@@ -281,3 +415,56 @@ def test_credentials_are_refreshed(
     for headers, _ in proxy.requests.raw:
         number = headers["x-amz-security-token"].removeprefix("token-")
         assert f"Credential=AKID{number}/" in headers["authorization"]
+
+
+class _MetadataService(http.server.BaseHTTPRequestHandler):
+    """EC2's metadata service, which is away for its first `n_away` requests."""
+
+    n_away = 1
+
+    def do_PUT(self) -> None:
+        self._answer(b"a token")
+
+    def do_GET(self) -> None:
+        content = {
+            "Code": "Success",
+            "AccessKeyId": "AKID",
+            "SecretAccessKey": "test",
+            "Token": "token",
+            "Expiration": f"{datetime.now(UTC) + timedelta(hours=6):%Y-%m-%dT%H:%M:%SZ}",
+        }
+        is_list = self.path.endswith("/security-credentials/")
+        self._answer(b"a-role" if is_list else json.dumps(content).encode())
+
+    def _answer(self, body: bytes) -> None:
+        is_away = type(self).n_away > 0
+        type(self).n_away -= is_away
+        self.send_response(503 if is_away else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("no_credentials")
+@pytest.mark.parametrize("n_away", [0, 1, 2])
+def test_credentials_that_were_not_found_are_looked_for_again(
+    proxy: FaultySqs, monkeypatch: Any, n_away: int
+) -> None:
+    monkeypatch.setattr(_MetadataService, "n_away", n_away)
+    with serving(_MetadataService) as url:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", url)
+        send(2)
+
+    assert ways(proxy) == ["botocore", "lean"]
+    assert _MetadataService.n_away == 0
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_missing_credentials_are_told_with_the_fix(monkeypatch: Any) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    with pytest.raises(EnqueueError, match=r"locate credentials\. Give this process a role"):
+        send()

@@ -43,6 +43,7 @@ def test_a_process_of_a_run_sends_to_its_sqs_with_its_keys(
     assert current.queue("default").queue_url == f"{ADDRESS}/000000000000/default"  # type: ignore[attr-defined]
     assert current.queue("table").is_table
     assert current.aws == {
+        "endpoint_url": ADDRESS,
         "region_name": "us-east-1",
         "aws_access_key_id": KEYS.access_key,
         "aws_secret_access_key": KEYS.secret_key,

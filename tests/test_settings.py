@@ -1,15 +1,23 @@
 """Settings: every error names the setting, the value and the fix, and `check` reports them all."""
 
+import inspect
+import os
+import re
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
+from aiobotocore.session import AioSession
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections
 from django.db.utils import ConnectionHandler
 
 from lambda_tasks import checks, conf, lambda_task, registry
+from lambda_tasks.queues.aws.client import CLIENT_OPTIONS
 from lambda_tasks.queues.base import Queue
 from lambda_tasks.queues.batch import BatchQueue
 from lambda_tasks.queues.database import DatabaseQueue
@@ -71,7 +79,11 @@ def test_a_queue_is_written_in_each_of_its_forms(settings: Any, value: Any, queu
         ("QUEUES", {}, "default"),
         ("QUEUES", "url", "dict"),
         ("QUEUES", {"other": URL}, "'default'"),
-        ("QUEUES", {"default": "not a url"}, "https://sqs.REGION.amazonaws.com/"),
+        ("QUEUES", {"default": "not-a-url"}, "https://sqs.REGION.amazonaws.com/"),
+        ("QUEUES", {"default": f"{URL}\n"}, "Remove the white space"),
+        ("QUEUES", {"default": {"queue_url": f" {URL}"}}, "Remove the white space"),
+        ("QUEUES", {"default": {"queue_url": URL, "max_message_bytes": 256}}, "1,024 to 1,048,576"),
+        ("QUEUES", {"default": {"queue_url": URL, "max_message_bytes": "256"}}, "whole number"),
         ("KEEP_SECRETS", 10**12, "from 0 to 315,360,000"),
         ("DEPLOYMENT_GRACE", -1, "from 0 to 1,209,600"),
         ("DEPLOYMENT_GRACE", 15 * 24 * 3600, "from 0 to 1,209,600"),
@@ -96,9 +108,19 @@ def test_a_queue_is_written_in_each_of_its_forms(settings: Any, value: Any, queu
         ("MAX_ATTEMPTS", 0, "from 1 up"),
         ("CONCURRENCY", 0, "from 1 up"),
         ("PROCESSES", True, "whole number"),
-        ("SINGLETON_CACHE", "", "name"),
+        ("SINGLETON_CACHE", "", "Use the name of a cache in CACHES: 'default'"),
+        ("SINGLETON_CACHE", "defualt", "Did you mean 'default'"),
+        ("SINGLETON_CACHE", None, "Use the name of a cache"),
         ("MODULES", "tests", "list"),
         ("AWS", [], "dict"),
+        ("AWS", {"region": "eu-west-1"}, "'region' is not an option .* Did you mean 'region_name'"),
+        ("AWS", {"profile_name": "mine"}, "'profile_name' is not .* variable AWS_PROFILE"),
+        ("AWS", {"read_timeout": 3}, "'read_timeout' is not .* into 'config'"),
+        ("AWS", {1: 2}, "1 is not an option"),
+        ("AWS", {"service_name": "sqs"}, "'service_name' is not an option"),
+        ("AWS", {"config": {"retries": 1}}, "'config' is a dict. Use .*AioConfig"),
+        ("AWS", {"endpoint_url": "localhost:4566"}, "Use a URL like https://HOST"),
+        ("AWS", {"aws_access_key_id": "AKID"}, "aws_secret_access_key together"),
         ("CONCURENCY", 3, "Did you mean 'LAMBDA_TASKS_CONCURRENCY'"),
     ],
 )
@@ -111,7 +133,7 @@ def test_an_error_names_the_setting_the_value_and_the_fix(
         conf.current()
 
     assert f"LAMBDA_TASKS_{name}" in str(error.value)
-    assert any(words in each.msg for each in run_checks(tags=["lambda_tasks"]))
+    assert any(re.search(words, each.msg) for each in run_checks(tags=["lambda_tasks"]))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +177,37 @@ def test_all_errors_are_reported_at_once(settings: Any) -> None:
     assert len(run_checks(tags=["lambda_tasks"])) == 2
 
 
+def test_a_value_of_the_aws_options_is_not_shown(settings: Any) -> None:
+    settings.LAMBDA_TASKS_AWS = {
+        "aws_secret_access_key": "hidden-key",
+        "region_nmae": "hidden-region",
+    }
+
+    (found,) = run_checks(tags=["lambda_tasks"])
+
+    assert "Did you mean 'region_name'" in found.msg
+    assert "Set aws_access_key_id and" in found.msg
+    assert "hidden" not in found.msg
+
+
+def test_the_aws_options_are_those_of_a_client_of_aiobotocore(settings: Any) -> None:
+    taken = inspect.signature(AioSession._create_client).parameters.keys()
+
+    assert taken - {"self", "service_name"} <= CLIENT_OPTIONS
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
+    settings.LAMBDA_TASKS_AWS = dict.fromkeys(CLIENT_OPTIONS) | keys
+    assert conf.current().aws
+
+
+def test_the_singleton_cache_is_looked_up_in_the_caches_of_the_moment(settings: Any) -> None:
+    settings.LAMBDA_TASKS_SINGLETON_CACHE = "locks"
+    assert conf.errors()
+
+    settings.CACHES = settings.CACHES | {"locks": settings.CACHES["default"]}
+
+    assert not conf.errors()
+
+
 def test_the_test_projects_tasks_pass_the_checks() -> None:
     assert run_checks(tags=["lambda_tasks"]) == []
 
@@ -185,6 +238,129 @@ def test_a_task_with_secrets_on_a_queue_of_batch_is_an_error(
     finally:
         registry._tasks.pop(task.name)
     assert "secret arguments (a), but the queue 'other' is an AWS Batch queue" in found.msg
+
+
+def test_modules_that_can_not_be_imported_are_told_together(settings: Any) -> None:
+    modules = [*settings.LAMBDA_TASKS_MODULES, "nowhere.at_all", "tests.app.broken"]
+    settings.LAMBDA_TASKS_MODULES = modules
+    registry._state["discovered"] = False
+    try:
+        found = run_checks(tags=["lambda_tasks"], include_deployment_checks=True)
+        assert run_checks(tags=["lambda_tasks"], include_deployment_checks=True) == found
+    finally:
+        settings.LAMBDA_TASKS_MODULES = modules[:-2]
+        registry.discover()
+
+    told = [each.msg for each in found if each.id == "lambda_tasks.E006"]
+    assert len(told) == 2
+    assert re.search(
+        "'nowhere.at_all', of LAMBDA_TASKS_MODULES, can't .* ModuleNotFoundError: No module",
+        told[0],
+    )
+    assert re.search("'tests.app.broken'.* ZeroDivisionError: .*broken.py, line [0-9]", told[1])
+
+
+def test_a_redacted_name_that_no_task_has_is_warned_of(settings: Any, monkeypatch: Any) -> None:
+    settings.LAMBDA_TASKS_REDACT = ["a", "pasword"]
+    monkeypatch.setattr(registry, "_adapters", [])
+
+    (warning,) = run_checks(tags=["lambda_tasks"])
+
+    assert warning.id == "lambda_tasks.W008"
+    assert "LAMBDA_TASKS_REDACT has 'pasword', but no task has" in warning.msg
+
+
+def test_a_redacted_name_may_be_one_of_djangos_tasks(settings: Any) -> None:
+    settings.LAMBDA_TASKS_REDACT = ["of_some_django_task"]
+
+    assert run_checks(tags=["lambda_tasks"]) == []
+
+
+def test_secrets_under_the_secret_key_are_a_deployment_warning(settings: Any) -> None:
+    settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32]
+    secretive = lambda_task(durable=True)(keep_a_secret)
+    try:
+        assert deployment_ids() == ["lambda_tasks.W009"]
+        settings.LAMBDA_TASKS_SECRETS_KEYS = ["k" * 32]
+        assert deployment_ids() == []
+    finally:
+        registry._tasks.pop(secretive.name)
+
+
+def test_a_deployment_without_named_queues_is_warned_of(settings: Any) -> None:
+    settings.LAMBDA_TASKS_SECRETS_KEYS = settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32]
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}}
+    assert "lambda_tasks.W010" not in deployment_ids()
+
+    del settings.LAMBDA_TASKS_QUEUES
+    conf.forget()
+
+    assert "lambda_tasks.W010" in deployment_ids()
+    assert "lambda_tasks.W010" not in [each.id for each in run_checks(tags=["lambda_tasks"])]
+    settings.LAMBDA_TASKS_EAGER = True
+    assert "lambda_tasks.W010" not in deployment_ids()
+
+
+def deployment_ids() -> list[str | None]:
+    return [each.id for each in run_checks(tags=["lambda_tasks"], include_deployment_checks=True)]
+
+
+def test_without_its_app_a_call_says_what_is_missing(tmp_path: Path) -> None:
+    output = run_script(
+        tmp_path,
+        "settings.configure(DATABASES=DATABASES, USE_TZ=True)",
+        "django.setup()",
+        "task.execute_on_commit(a=1)",
+    )
+
+    assert "'lambda_tasks' is not in INSTALLED_APPS" in output
+
+
+def test_a_worker_without_a_settings_module_says_what_is_missing(tmp_path: Path) -> None:
+    output = run_script(
+        tmp_path,
+        "settings.configure(DATABASES=DATABASES, USE_TZ=True, INSTALLED_APPS=['lambda_tasks'])",
+        "django.setup()",
+        "call_command('migrate', verbosity=0)",
+        "call_command('lambda_tasks', 'worker', '--once')",
+    )
+
+    assert "The environment has no DJANGO_SETTINGS_MODULE" in output
+
+
+def run_script(directory: Path, *lines: str) -> str:
+    """Run a script that configures Django by itself; return its output."""
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(directory / "db")}
+    script = [
+        "import django",
+        "from django.conf import settings",
+        "from django.core.management import call_command",
+        "from lambda_tasks import lambda_task",
+        "@lambda_task",
+        "def task(*, a: int) -> None: ...",
+        f"DATABASES = {{'default': {database!r}}}",
+        *lines,
+    ]
+    (directory / "script.py").write_text("\n".join(script))
+    environment = {
+        name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"
+    }
+    root = str(Path(__file__).parent.parent)
+    process = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=directory,
+        env=environment | {"PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode != 0
+    return process.stdout.decode()
+
+
+def keep_a_secret(*, password: pydantic.SecretStr) -> None:
+    pass
 
 
 def add_on_batch(*, a: int) -> int:

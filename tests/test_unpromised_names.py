@@ -67,8 +67,30 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("_endpoint", "http_session", "_proxy_config", "_get_session"): (
         "tests/test_lean.py::test_a_lean_request_differs_from_botocores_in_nothing_that_matters"
     ),
-    ("_make_api_call",): "tests/test_lean.py::test_who_traces_botocores_calls_sees_each",
-    ("method_to_api_mapping", "register_last"): (
+    (
+        "_make_api_call",
+        "_make_request",
+        "_endpoint",
+        "http_session",
+        "make_request",
+        "_send_request",
+        "create_request",
+        "prepare_request",
+    ): "tests/test_lean.py::test_a_tracer_that_wraps_botocores_methods_sees_each_call",
+    ("_emitter", "_handlers", "prefix_search"): (
+        "tests/test_lean.py::test_a_hook_that_is_given_to_each_client_sees_each_call"
+    ),
+    ("_lookup_cache",): (
+        "tests/test_lean.py::test_a_hook_that_comes_later_sees_each_call_from_then_on"
+    ),
+    ("get_config_variable", "get_scoped_config", "full_config"): (
+        "tests/test_sqs_transport.py"
+        "::test_an_endpoint_of_aws_configuration_is_followed_as_botocore_follows_it"
+    ),
+    ("register_last",): (
+        "tests/test_lean.py::test_a_lean_request_differs_from_botocores_in_nothing_that_matters"
+    ),
+    ("method_to_api_mapping",): (
         "tests/test_lean.py::test_a_lean_request_differs_from_botocores_in_nothing_that_matters"
     ),
     ("add_recursion_detection_header",): (

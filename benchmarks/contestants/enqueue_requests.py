@@ -16,7 +16,7 @@ from benchmarks.contestants.bodies import batches
 from benchmarks.contestants.enqueue_by_hand import CONFIGS, REQUESTS_AT_A_TIME
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.queues.aws.client import AwsClient
-from lambda_tasks.queues.sqs import SQSTransport, client_options
+from lambda_tasks.queues.sqs import SQSTransport
 
 QUEUE_URL = os.environ["BENCHMARK_QUEUE_URL"]
 
@@ -43,7 +43,7 @@ async def _measure(requests: int, runs: int) -> dict[str, list[float]]:
                 get_session().create_client("sqs", config=config)
             )
             forms[form] = partial(client.send_message_batch, QueueUrl=QUEUE_URL, Entries=entries)
-        own = AwsClient("sqs", client_options(QUEUE_URL, {}))
+        own = AwsClient("sqs", {})
         stack.push_async_callback(own.aclose)
         forms["lambda_tasks"] = partial(SQSTransport(QUEUE_URL, own).send, outgoing)
         for send in forms.values():

@@ -5,8 +5,10 @@ ignored. A body of a later format version waits for a newer release. A key that 
 needs a new version.
 """
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +29,9 @@ MAX_BACKEND: Final = 255
 
 MAX_GROUP_KEY: Final = 128
 """The most characters of a MessageGroupId (SendMessage, Amazon SQS API reference)."""
+
+GROUP_KEY_PATTERN: Final = re.compile(rf"[!-~]{{1,{MAX_GROUP_KEY}}}")
+"""What SQS takes for a MessageGroupId: ASCII letters, digits and punctuation."""
 
 PRIORITIES: Final = range(-100, 101)
 """The priorities from low to high, for queues that have them: the range of django.tasks."""
@@ -56,7 +61,10 @@ OPTIONAL_KEYS: Final = (
 """The keys of a body that are left out where they hold their default."""
 
 # One encoder for all calls: json.dumps() creates a new one for each call with special options.
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+_NOT_IN_SQS: Final = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
+"""Characters that SQS refuses in a body and JSON leaves as they are, with their escapes."""
 
 T = TypeVar("T")
 
@@ -268,7 +276,15 @@ def _are_close(first: float, second: float) -> bool:
 
 def group_of(group_key: str | None, task_name: str) -> str:
     """Return the MessageGroupId of a message with this group key and task."""
-    return group_key or task_name[:MAX_GROUP_KEY]
+    if group_key or task_name.isascii():
+        return group_key or task_name[:MAX_GROUP_KEY]
+    # SQS takes no other letters, which a Python name may have.
+    return f"task-{hashlib.sha256(task_name.encode()).hexdigest()}"
+
+
+def size_bytes(text: str) -> int:
+    """Return the size of a text in UTF-8, which is what SQS counts."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def invocation_id_of(delivery_id: str) -> UUID:
@@ -280,7 +296,7 @@ def invocation_id_of(delivery_id: str) -> UUID:
 
 
 def encode_json(value: object, *, what: str) -> str:
-    """Encode a value as compact ASCII JSON that SQS and every database accept.
+    """Encode a value as compact JSON that SQS and every database accept.
 
     `what` starts the error's sentence. Raises ValueError for NaN and infinities (not in JSON), NUL
     (PostgreSQL refuses it), lone surrogates (not in UTF-8), and values that are nested too deeply.
@@ -291,9 +307,10 @@ def encode_json(value: object, *, what: str) -> str:
         raise ValueError(f"{what}: nested too deeply for JSON.") from None
     except ValueError as error:
         raise ValueError(f"{what}: {error}. JSON has no NaN and no infinities.") from None
-    # ASCII JSON escapes NUL and surrogates, so most messages skip the walk through all strings.
-    if "\\u" in text:
+    # JSON escapes NUL, and no surrogate is ASCII: most messages skip the walk through all strings.
+    if "\\u" in text or not text.isascii():
         check_text(value, what=what)
+        text = text.translate(_NOT_IN_SQS)
     if _may_be_deep(text) and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"{what}: nested more than {MAX_DEPTH} levels deep.")
     return text
@@ -326,17 +343,17 @@ def check_text(value: object, *, what: str) -> None:
 
 
 def check_size(body: str, *, task_name: str, limit_bytes: int) -> None:
-    """Raise MessageTooLarge where an (ASCII) body is over its queue's limit."""
-    if len(body) > limit_bytes:
-        raise MessageTooLarge(task_name=task_name, size_bytes=len(body), limit_bytes=limit_bytes)
+    """Raise MessageTooLarge where a body is over its queue's limit."""
+    if (size := size_bytes(body)) > limit_bytes:
+        raise MessageTooLarge(task_name=task_name, size_bytes=size, limit_bytes=limit_bytes)
 
 
 def check_arguments(arguments: str, *, task_name: str, limit_bytes: int) -> None:
-    """Raise MessageTooLarge where arguments, as ASCII JSON, are over the limit of a record."""
-    if len(arguments) > limit_bytes:
+    """Raise MessageTooLarge where arguments, as JSON, are over the limit of a record."""
+    if (size := size_bytes(arguments)) > limit_bytes:
         raise MessageTooLarge(
             task_name=task_name,
-            size_bytes=len(arguments),
+            size_bytes=size,
             limit_bytes=limit_bytes,
             limited_by="LAMBDA_TASKS_MAX_ARGUMENT_BYTES allows",
         )
@@ -447,7 +464,7 @@ def _read_uuid(content: dict[str, Any], key: str) -> UUID | None:
 
 def _read_headers(content: dict[str, Any]) -> dict[str, Any]:
     headers = _read(content, "headers", dict) or {}
-    if headers and len(_ENCODER.encode(headers)) > MAX_HEADERS_BYTES:
+    if headers and size_bytes(_ENCODER.encode(headers)) > MAX_HEADERS_BYTES:
         raise MessageRefused(f"The body's 'headers' have more than {MAX_HEADERS_BYTES} bytes.")
     return headers
 
@@ -464,9 +481,9 @@ def check_headers(headers: object, *, what: str) -> dict[str, Any]:
         text = encode_json(headers, what=what)
     except TypeError as error:
         raise TypeError(f"{what}: {error}. Use JSON values.") from None
-    if len(text) > MAX_HEADERS_BYTES:
+    if (size := size_bytes(text)) > MAX_HEADERS_BYTES:
         raise ValueError(
-            f"{what} have {len(text)} bytes as JSON, and {MAX_HEADERS_BYTES} are allowed. Pass "
+            f"{what} have {size} bytes as JSON, and {MAX_HEADERS_BYTES} are allowed. Pass "
             "large values as arguments."
         )
     copied: dict[str, Any] = json.loads(text)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from .. import hooks
 from ..core.batching import Backlog, pop_batch
-from ..core.message import Outgoing
+from ..core.message import Outgoing, size_bytes
 from ..hooks.beside import call_beside
 from ..ports import SendFailure, Transport
 from .blocked_groups import BlockedGroups, none_unsent
@@ -421,7 +421,7 @@ def _sent_event(outgoing: Outgoing) -> hooks.Sent:
 
 
 def _size_bytes(entry: _Entry) -> int:
-    return len(entry.outgoing.body)
+    return size_bytes(entry.outgoing.body)
 
 
 def _is_follow_up(entry: _Entry) -> bool:

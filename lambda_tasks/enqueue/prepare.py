@@ -4,6 +4,7 @@ Every error that can be known at the call is raised here, so that the caller's t
 back.
 """
 
+import reprlib
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from uuid import UUID
 from .. import conf
 from ..core.lifecycle import LookTerms
 from ..core.message import (
+    GROUP_KEY_PATTERN,
     MAX_GROUP_KEY,
     PRIORITIES,
     YEARS,
@@ -162,9 +164,12 @@ def _check_year(moment: datetime) -> datetime:
     return moment
 
 
-def _check_group_key(key: str) -> None:
-    if not 0 < len(key) <= MAX_GROUP_KEY:
-        raise ValueError(f"group_key has {len(key)} characters. Use 1 to {MAX_GROUP_KEY}.")
+def _check_group_key(key: object) -> None:
+    if not isinstance(key, str) or GROUP_KEY_PATTERN.fullmatch(key) is None:
+        raise ValueError(
+            f"group_key is {reprlib.repr(key)}, which SQS refuses as a MessageGroupId. Use 1 to "
+            f"{MAX_GROUP_KEY} ASCII letters, digits and punctuation marks, such as an id or a hash."
+        )
 
 
 def _seconds_until(moment: datetime) -> float:

@@ -219,12 +219,13 @@ class Intake:
             return delivery, delivery.message
         settings = self._settings()
         queues = settings.queues_fed_by(delivery.source)
-        if not queues and settings.is_fed_by_aws:
+        if not queues:
             raise MessageRefused(
-                f"It came from {delivery.source!r}, which is not a queue of LAMBDA_TASKS_QUEUES."
+                f"It came from {delivery.source!r}, which is not a queue of LAMBDA_TASKS_QUEUES. "
+                "Name the queue's URL there, or disconnect the queue from this function."
             )
         audiences = list(dict.fromkeys(each.audience for each in queues.values()))
-        body = self._verify(delivery, audiences or [delivery.source])
+        body = self._verify(delivery, audiences)
         if body is not delivery.body:
             delivery = replace(delivery, body=body)
         return delivery, decode(body, fallback_id=delivery.fallback_id)

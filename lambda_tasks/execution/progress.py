@@ -11,7 +11,7 @@ from django.db import DatabaseError, connections
 
 from .. import interrupts, pools
 from ..core.lifecycle import Claim
-from ..core.message import encode_json
+from ..core.message import encode_json, size_bytes
 from ..core.results import to_json_values
 from ..database_errors import mark_as_library_error
 from ..ports import Claims
@@ -95,7 +95,7 @@ def state_as_json(state: object, *, task_name: str) -> object:
     """
     what = f"the state of {task_name}"
     value = to_json_values(state, what=what)
-    size = len(encode_json(value, what=what))
+    size = size_bytes(encode_json(value, what=what))
     if size > MAX_STATE_BYTES:
         raise ValueError(
             f"{what} has {size} bytes and may have {MAX_STATE_BYTES}. Store the data in one of "

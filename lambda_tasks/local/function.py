@@ -5,6 +5,7 @@ SIGTERM and Ctrl-C end it after the invocation that runs.
 """
 
 import argparse
+import logging
 import signal
 import sys
 import time
@@ -22,6 +23,15 @@ TICK: Final = {"lambda_tasks": "tick"}
 """The event that lets the handler run its relay."""
 
 
+OUTAGE_S: Final = 30.0
+"""Seconds without an answer of the local SQS after which the process ends with its error."""
+
+RETRY_S: Final = 0.5
+"""Seconds before a local SQS is asked again that did not answer."""
+
+logger = logging.getLogger("lambda_tasks")
+
+
 class LocalFunction:
     """The function with an event source mapping for each queue. One invocation runs at a time."""
 
@@ -31,6 +41,7 @@ class LocalFunction:
         self._chaos = chaos
         self._stopping = False
         self._ticked_at = 0.0
+        self._answered_at = time.monotonic()
 
     def stop(self) -> None:
         """Let run() return after the current invocation."""
@@ -53,13 +64,31 @@ class LocalFunction:
                 )
                 for url in self._queue_urls
             ]
-            # Queues are polled in turn, so a long poll of one would delay the others.
-            wait_s = 1 if len(mappings) == 1 else 0
             while not self._stopping:
                 self._tick_if_due()
-                if not sum(mapping.poll_once(wait_s) for mapping in mappings) and not wait_s:
-                    time.sleep(0.2)
+                self._poll(mappings)
         handler.close()
+
+    def _poll(self, mappings: Sequence[EventSourceMapping]) -> None:
+        """Poll each queue once.
+
+        Raises what the client raises once the local SQS has answered nothing for OUTAGE_S.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        # Queues are polled in turn, so a long poll of one would delay the others.
+        wait_s = 1 if len(mappings) == 1 else 0
+        try:
+            n_messages = sum(mapping.poll_once(wait_s) for mapping in mappings)
+        except (BotoCoreError, ClientError) as error:
+            if time.monotonic() - self._answered_at > OUTAGE_S:
+                raise
+            logger.warning("The local SQS does not answer; it is asked again: %s", error)
+            time.sleep(RETRY_S)
+            return
+        self._answered_at = time.monotonic()
+        if not n_messages and not wait_s:
+            time.sleep(0.2)
 
     def _handle(self, event: Any) -> Any:
         from ..handler import handler
@@ -84,13 +113,12 @@ def main(arguments: Sequence[str]) -> None:
 
     django.setup()
     from ..conf import current
-    from ..queues.sqs import client_options
 
     queue_urls: Sequence[str] = options.queue_urls
     function = LocalFunction(queue_urls, timeout_s=options.timeout, chaos=options.chaos)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: function.stop())
-    function.run(client_options(queue_urls[0], current().aws))
+    function.run(dict(current().aws))
 
 
 if __name__ == "__main__":

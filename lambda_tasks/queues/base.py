@@ -41,6 +41,7 @@ class Wiring(Protocol):
         service: str,
         options: Mapping[str, Any],
         *,
+        default_endpoint_url: str | None = None,
         waits_s: float = 0,
         has_lineage: bool = True,
     ) -> AwsClient:

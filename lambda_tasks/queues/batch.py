@@ -21,7 +21,8 @@ from ..core.message import Message, Outgoing, check_size, invocation_id_of
 from ..core.signature import Signer
 from ..errors import Retry
 from ..ports import Delivery, SendFailure, Source, Task, Transport
-from .aws.client import AwsClient, RequestFailed
+from .aws.client import AwsClient
+from .aws.errors import RequestFailed
 from .base import Queue, Wiring, setting_error
 
 MESSAGE_VARIABLE: Final = "LAMBDA_TASKS_MESSAGE"

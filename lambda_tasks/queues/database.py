@@ -56,6 +56,15 @@ class DatabaseQueue(Queue):
         """See Queue."""
         return TABLE_TERMS
 
+    @property
+    def source(self) -> str:
+        """The source of its deliveries, a name that no queue in AWS can have."""
+        return f"table/{self.name}"
+
+    def is_fed_by(self, source: str) -> bool:
+        """See Queue."""
+        return source == self.source
+
     @classmethod
     def parse(cls, setting: str, name: str, value: object) -> Self | None:
         """See Queue."""
@@ -95,6 +104,15 @@ class LocalQueue(DatabaseQueue):
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
         self.stands_for.check_message(message, body, is_signed=is_signed)
+
+    @property
+    def audience(self) -> str:
+        """See Queue."""
+        return self.stands_for.audience
+
+    def is_fed_by(self, source: str) -> bool:
+        """See Queue."""
+        return source == self.source or self.stands_for.is_fed_by(source)
 
 
 class DatabaseTransport:

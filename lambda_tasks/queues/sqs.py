@@ -3,10 +3,10 @@
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeGuard
 from urllib.parse import urlsplit
 
 from ..core.batching import BatchLimits
@@ -14,12 +14,16 @@ from ..core.lifecycle import FIFO_TERMS, SQS_TERMS, LookTerms, visibility_timeou
 from ..core.message import Message, Outgoing, check_size
 from ..core.signature import SIGNATURE_BYTES, Signer
 from ..ports import SendFailure, Source
-from .aws.client import AwsClient, RequestFailed
+from .aws.client import AwsClient
+from .aws.errors import RequestFailed, failure_of_entry
 from .base import MAX_LAMBDA_TIMEOUT_S, Queue, Wiring, setting_error
 from .sqs_deliveries import LONG_POLL_S, SHORT_POLL_S, SqsSource, is_fifo
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The most bytes of one message, and of a whole request (quotas, Amazon SQS developer guide)."""
+
+MESSAGE_BYTES: Final = range(1024, MAX_MESSAGE_BYTES + 1)
+"""The values of MaximumMessageSize (SetQueueAttributes, Amazon SQS API reference)."""
 
 REGION_PATTERN: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\.")
 USUAL_HOST_PATTERN: Final = re.compile(r"sqs\.[^.]+\.amazonaws\.com(\.cn)?")
@@ -45,6 +49,8 @@ class SQSQueue(Queue):
     queue_url: str
     """The URL of the queue. A name that ends with `.fifo` means a FIFO queue."""
     max_timeout_s: float = field(default=MAX_LAMBDA_TIMEOUT_S, kw_only=True)
+    max_message_bytes: int = field(default=MAX_MESSAGE_BYTES, kw_only=True)
+    """The queue's attribute MaximumMessageSize, from MESSAGE_BYTES."""
 
     @property
     def look_terms(self) -> LookTerms:
@@ -56,15 +62,20 @@ class SQSQueue(Queue):
         """See Queue."""
         match value:
             case str(url):
-                pass
-            case {"queue_url": str(url), **rest} if not rest:
-                pass
+                max_message_bytes: object = MAX_MESSAGE_BYTES
+            case {"queue_url": str(url), **rest} if rest.keys() <= {"max_message_bytes"}:
+                max_message_bytes = rest.get("max_message_bytes", MAX_MESSAGE_BYTES)
             case _:
                 return None
-        if not _is_http_url(url):
-            fix = "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/..."
+        if (fix := _mistake_in_url(url)) is not None:
             raise setting_error(setting, url, fix)
-        return cls(name, url)
+        if not _is_size(max_message_bytes):
+            fix = (
+                "max_message_bytes is the queue's MaximumMessageSize: a whole number from "
+                f"{MESSAGE_BYTES.start:,} to {MAX_MESSAGE_BYTES:,}."
+            )
+            raise setting_error(setting, value, fix)
+        return cls(name, url, max_message_bytes=max_message_bytes)
 
     def make_transport(self, wiring: Wiring) -> "SQSTransport":
         """See Queue."""
@@ -97,7 +108,7 @@ class SQSQueue(Queue):
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
-        limit = MAX_MESSAGE_BYTES - (SIGNATURE_BYTES if is_signed else 0)
+        limit = self.max_message_bytes - (SIGNATURE_BYTES if is_signed else 0)
         check_size(body, task_name=message.task_name, limit_bytes=limit)
 
     @property
@@ -131,8 +142,15 @@ class SQSQueue(Queue):
         )
 
     def _client(self, wiring: Wiring, *, waits_s: float = 0, has_lineage: bool = True) -> AwsClient:
-        options = client_options(self.queue_url, wiring.aws_options)
-        return wiring.client("sqs", options, waits_s=waits_s, has_lineage=has_lineage)
+        region = _region(urlsplit(self.queue_url).hostname or "")
+        derived = {} if region is None else {"region_name": region}
+        return wiring.client(
+            "sqs",
+            derived | dict(wiring.aws_options),
+            default_endpoint_url=_endpoint_url(self.queue_url),
+            waits_s=waits_s,
+            has_lineage=has_lineage,
+        )
 
 
 class SQSTransport:
@@ -171,7 +189,7 @@ class SQSTransport:
             return [error.failure] * len(batch)
         # Either list may be missing where it is empty, and some emulators send null.
         failures: dict[str, SendFailure | None] = {
-            entry["Id"]: _entry_failure(entry) for entry in response.get("Failed") or ()
+            entry["Id"]: failure_of_entry(entry) for entry in response.get("Failed") or ()
         }
         failures |= dict.fromkeys(entry["Id"] for entry in response.get("Successful") or ())
         return [failures.get(entry["Id"], _NOT_MENTIONED) for entry in entries]
@@ -211,29 +229,30 @@ def _region(host: str) -> str | None:
     return (match[1] or LEGACY_REGION) if match else None
 
 
-def client_options(queue_url: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the client's options; region and endpoint come from the queue's URL if unset."""
+def _endpoint_url(queue_url: str) -> str | None:
+    """Return the address of a host that botocore does not derive from the region, else None."""
     parts = urlsplit(queue_url)
     host = parts.hostname or ""
-    derived = {}
-    if region := _region(host):
-        derived["region_name"] = region
-    if not (USUAL_HOST_PATTERN.fullmatch(host) or LEGACY_HOST_PATTERN.fullmatch(host)):
-        derived["endpoint_url"] = f"{parts.scheme}://{parts.netloc}"
-    return derived | dict(options)
+    if USUAL_HOST_PATTERN.fullmatch(host) or LEGACY_HOST_PATTERN.fullmatch(host):
+        return None
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 _NOT_MENTIONED = SendFailure("the response does not mention the message", retryable=True)
 
 
-def _entry_failure(entry: Mapping[str, Any]) -> SendFailure:
-    reason = f"{entry.get('Code', 'unknown')}: {entry.get('Message', '')}".rstrip(": ")
-    return SendFailure(reason, retryable=not entry.get("SenderFault", False))
+def _is_size(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value in MESSAGE_BYTES
 
 
-def _is_http_url(url: str) -> bool:
+def _mistake_in_url(url: str) -> str | None:
+    """Return the fix of a text that is no queue URL; None for a queue URL."""
+    if url.split() != [url]:
+        # urlsplit() would overlook line breaks, which come from files of environment variables.
+        return "Remove the white space."
     try:
         parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.netloc and parts.path.strip("/"))
     except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc and parts.path.strip("/"))
+        is_url = False
+    return None if is_url else "An SQS queue URL looks like https://sqs.REGION.amazonaws.com/..."

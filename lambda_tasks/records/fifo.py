@@ -60,7 +60,7 @@ def _postponed_by_group(level: looks.Level, records: Sequence[Any]) -> Mapping[s
     """Return the times of the postponed records in the groups of these records, by group."""
     groups = {_group(each) for each in records}
     # A message without a key is in the group of its task's name, or of the beginning of a long one.
-    is_named = Q(task_name__in=groups)
+    is_named = Q(task_name__in=groups | {each.task_name for each in records})
     for group in groups:
         if len(group) == MAX_GROUP_KEY:
             is_named |= Q(task_name__startswith=group)

@@ -4,15 +4,13 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from .. import conf, runtime
 from ..core.message import Outgoing
 from ..payload import SQSLambdaTask
+from ..queues.database import DatabaseQueue
 from ..queues.sqs import SQSQueue
-
-PLACEHOLDER_QUEUE: Final = "test"
-"""The name of the queue in the events of a project without an SQS queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +95,16 @@ def _store_and_encode(call: CapturedTask | Mapping[str, Any] | str) -> str:
 
 
 def _source_queue() -> tuple[str, str]:
-    """Return the ARN of an SQS queue of the settings, and the audience of its signatures."""
-    for queue in conf.current().queues.values():
+    """Return the source of messages to a queue of the settings, and the audience of signatures.
+
+    The source is the ARN of an SQS queue, if there is one.
+    """
+    queues = conf.current().queues.values()
+    for queue in queues:
         if isinstance(queue, SQSQueue):
             return queue.arn, queue.audience
-    return f"arn:aws:sqs:us-east-1:000000000000:{PLACEHOLDER_QUEUE}", PLACEHOLDER_QUEUE
+    table = next(queue for queue in queues if isinstance(queue, DatabaseQueue))
+    return table.source, table.audience
 
 
 def _make_record(body: str) -> dict[str, Any]:

@@ -142,6 +142,11 @@ async def aleave_effect(*, name: str) -> int:
 
 
 @lambda_task
+def größe(*, name: str) -> int:  # noqa: PLC2401 - a name that Python takes, and SQS does not
+    return len(name)
+
+
+@lambda_task
 def typed(
     *,
     moment: datetime,

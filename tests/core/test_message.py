@@ -1,6 +1,7 @@
 """The envelope: there and back, and every format that was ever released."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_tasks.core.message import Message, check_size, decode
+from lambda_tasks.core.message import (
+    GROUP_KEY_PATTERN,
+    MAX_HEADERS_BYTES,
+    Message,
+    check_headers,
+    check_size,
+    decode,
+    group_of,
+    size_bytes,
+)
 from lambda_tasks.errors import MessageRefused, MessageTooLarge
 
 ID = UUID("12345678-1234-4234-8234-123456789abc")
@@ -42,6 +52,10 @@ messages = st.builds(
 )
 
 
+TAKEN_BY_SQS = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
+"""The characters of a body (SendMessage, Amazon SQS API reference)."""
+
+
 @given(messages)
 def test_every_message_is_read_back_as_it_was_written(message: Message) -> None:
     body = message.encode()
@@ -54,8 +68,7 @@ def test_every_message_is_read_back_as_it_was_written(message: Message) -> None:
     else:
         assert read == replace(message, root_id=None, retry_of=None), "its links are its record's"
         assert read.has_arguments
-    assert body.isascii()
-    assert body.isprintable(), "SQS takes no control characters"
+    assert TAKEN_BY_SQS.fullmatch(body)
 
 
 @given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")) | json_values.map(json.dumps))
@@ -73,6 +86,43 @@ def test_keys_that_hold_their_default_are_left_out() -> None:
         '{"task_name":"app.tasks.f","kwargs":{},"n_retries":0,'
         '"invocation_id":"12345678-1234-4234-8234-123456789abc"}'
     )
+
+
+@pytest.mark.parametrize("text", ["\ufffe", "\uffff", "漢\uffff", "\x7f\x85\u2028"])
+def test_what_sqs_refuses_and_json_holds_is_escaped(text: str) -> None:
+    message = Message(task_name="f", kwargs={"a": text, text: 1}, invocation_id=ID)
+
+    body = message.encode()
+
+    assert TAKEN_BY_SQS.fullmatch(body)
+    assert decode(body, fallback_id=ID) == message
+
+
+def test_a_size_is_that_of_utf_8() -> None:
+    body = Message(task_name="f", kwargs={"a": "漢" * 1000}, invocation_id=ID).encode()
+
+    assert size_bytes(body) == len(body.encode()) < 3200
+    check_size(body, task_name="f", limit_bytes=size_bytes(body))
+    with pytest.raises(MessageTooLarge, match=f"has {size_bytes(body)} bytes"):
+        check_size(body, task_name="f", limit_bytes=size_bytes(body) - 1)
+
+
+def test_headers_are_counted_in_utf_8_by_who_sends_and_who_receives() -> None:
+    headers = {"tenant": "漢" * (MAX_HEADERS_BYTES // 3)}
+
+    with pytest.raises(ValueError, match=f"have {MAX_HEADERS_BYTES + 12} bytes as JSON"):
+        check_headers(headers, what="The headers")
+    body = Message(task_name="f", kwargs={}, invocation_id=ID, headers=headers).encode()
+    with pytest.raises(MessageRefused, match="'headers' have more than"):
+        decode(body, fallback_id=ID)
+
+
+def test_the_group_of_a_task_is_one_that_sqs_takes() -> None:
+    groups = [group_of(None, f"app.tasks.{name}") for name in ("größe", "große", "x" * 200)]
+
+    assert all(GROUP_KEY_PATTERN.fullmatch(group) for group in groups)
+    assert len(set(groups)) == 3
+    assert group_of("tenant", "app.tasks.größe") == "tenant"
 
 
 GOLDEN: dict[str, tuple[str, Message]] = {

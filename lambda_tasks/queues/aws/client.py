@@ -1,47 +1,43 @@
-"""An aiobotocore client that opens at first use, and the meaning of its errors to a sender."""
+"""An aiobotocore client that opens at first use."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ...ports import SendFailure
 from ...threads import in_reserved_thread
+from .errors import RequestFailed, failure_of
 from .lean import LeanOperation
-
-if TYPE_CHECKING:
-    from botocore.exceptions import BotoCoreError, ClientError
 
 CALL_TIMEOUT_S: Final = 9.0
 """Seconds for one call, including its second attempt and the look-up of the host's name."""
 
-LEAN_OPERATIONS: Final = frozenset({"send_message_batch"})
-"""The operations with lean requests: those that web processes send."""
-
-THROTTLING_CODES: Final = frozenset(
+CLIENT_OPTIONS: Final = frozenset(
     {
-        "KmsThrottled",
-        "OverLimit",
-        "RequestThrottled",
-        "ServiceUnavailable",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
+        "api_version",
+        "aws_access_key_id",
+        "aws_account_id",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "config",
+        "endpoint_url",
+        "region_name",
+        "use_ssl",
+        "verify",
     }
 )
+"""The options of a client: the keyword arguments of create_client() of aiobotocore."""
 
-
-class RequestFailed(Exception):
-    """AWS refused a request, or could not be reached."""
-
-    def __init__(self, failure: SendFailure) -> None:
-        self.failure = failure
-        super().__init__(failure.reason)
+LEAN_OPERATIONS: Final = frozenset({"send_message_batch"})
+"""The operations with lean requests: those that web processes send."""
 
 
 class AwsClient:
     """A client of one service, which opens at first use, on the event loop of that use.
 
+    `default_endpoint_url` is the address of the service where neither the options nor the
+    environment nor AWS's configuration files name one.
     `waits_s` is the time in seconds that the service itself may wait before it answers a long poll.
     Without `has_lineage`, requests lack the trace header that names their function, so Lambda's
     recursive loop detection ignores them.
@@ -52,10 +48,12 @@ class AwsClient:
         service: str,
         options: Mapping[str, Any],
         *,
+        default_endpoint_url: str | None = None,
         waits_s: float = 0,
         has_lineage: bool = True,
     ) -> None:
         self._service = service
+        self._default_endpoint_url = default_endpoint_url
         self._has_lineage = has_lineage
         self._waits_s = waits_s
         self._options = dict(options)
@@ -71,10 +69,10 @@ class AwsClient:
 
         Raises RequestFailed where AWS refuses the request, can't be reached, or takes too long.
         """
-        perform = self._operations.get(operation) or await self._operation(operation)
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
+            perform = self._operations.get(operation) or await self._operation(operation)
             async with asyncio.timeout(None) as limit:
                 self._limits.add(limit)
                 try:
@@ -84,8 +82,8 @@ class AwsClient:
         except TimeoutError as error:
             reason = f"{self._service} did not answer within {CALL_TIMEOUT_S:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
-        except (BotoCoreError, ClientError) as error:
-            raise RequestFailed(_failure(error)) from error
+        except (BotoCoreError, ClientError, RuntimeError) as error:
+            raise RequestFailed(failure_of(error)) from error
 
     async def aclose(self) -> None:
         """Close the connections. The client opens again at its next use, maybe on another loop."""
@@ -109,17 +107,27 @@ class AwsClient:
     async def _open(self) -> Any:
         # In a thread, because the import and the service's description would block the loop.
         session = await in_reserved_thread(_new_session, self._service, self._options)
+        from botocore import UNSIGNED
+        from botocore.exceptions import NoCredentialsError
         from botocore.handlers import add_recursion_detection_header
 
-        from .session import client_options
+        from .session import client_options, has_configured_endpoint
 
         options = client_options(self._options, waits_s=self._waits_s)
+        if self._default_endpoint_url and not await in_reserved_thread(
+            has_configured_endpoint, session, self._service
+        ):
+            options.setdefault("endpoint_url", self._default_endpoint_url)
+        self._credentials = await session.get_credentials()
+        is_signed = getattr(options["config"], "signature_version", None) is not UNSIGNED
+        if self._credentials is None and is_signed:
+            # A client without credentials never looks for them again. The next use does.
+            raise NoCredentialsError
         client = await self._stack.enter_async_context(
             session.create_client(self._service, **options)
         )
         if not self._has_lineage:
             client.meta.events.unregister("before-call", add_recursion_detection_header)
-        self._credentials = await session.get_credentials()
         return client
 
 
@@ -162,17 +170,3 @@ def _new_session(service: str, options: Mapping[str, Any]) -> Any:
     from .session import new_session
 
     return new_session(service, options)
-
-
-def _failure(error: "ClientError | BotoCoreError") -> SendFailure:
-    from botocore.exceptions import ClientError, HTTPClientError
-
-    if not isinstance(error, ClientError):
-        return SendFailure(str(error), retryable=isinstance(error, HTTPClientError))
-    details = error.response.get("Error", {})
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-    code = details.get("Code", "unknown")
-    return SendFailure(
-        f"{code}: {details.get('Message', '')}".rstrip(": "),
-        retryable=status >= 500 or status == 429 or code in THROTTLING_CODES,
-    )

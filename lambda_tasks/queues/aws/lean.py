@@ -3,7 +3,7 @@
 botocore sends the first request, and the operation inspects it. If it is plain signed JSON, as SQS
 accepts it, the operation builds the next requests like it, and sends them over the same HTTP
 session with the same credentials. If such a request does not succeed, botocore sends it again, so
-retries and errors are botocore's.
+retries and errors are botocore's. Where somebody observes botocore's requests, botocore sends all.
 """
 
 import json
@@ -11,11 +11,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from .sigv4 import ALGORITHM, Signer
+from .errors import is_transient
+from .observers import Observers
+from .sigv4 import ALGORITHM, Signer, host_of
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -38,6 +39,9 @@ REQUEST_HEADERS: Final = frozenset(
     }
 )
 """The headers that differ between requests. The last two only number a client's attempts."""
+
+DISTRUST_S: Final = 60.0
+"""Seconds for which a queue's requests go botocore's way after a lean one was refused."""
 
 AUTHORIZATION_PATTERN: Final = re.compile(
     rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/(?P<region>[^/,]+)/(?P<service>[^/,]+)/aws4_request, "
@@ -70,7 +74,7 @@ class Template:
             return None
         shared = {name: headers[name] for name in headers.keys() & SHARED_HEADERS}
         signer = Signer(
-            host=url.netloc,
+            host=host_of(request.url),
             region=authorization["region"],
             service=authorization["service"],
             headers={name: shared[name] for name in signed & SHARED_HEADERS},
@@ -79,7 +83,11 @@ class Template:
 
 
 class LeanOperation:
-    """A replacement for the client's method of the same name. `credentials` are the client's."""
+    """A replacement for the client's method of the same name. `credentials` are the client's.
+
+    It leaves a request to botocore while others observe botocore's requests, and for a while where
+    AWS refused a lean request to the same queue and accepted botocore's.
+    """
 
     def __init__(
         self, client: Any, operation: str, credentials: Any, *, has_lineage: bool = True
@@ -90,29 +98,49 @@ class LeanOperation:
         self._call_botocore: Callable[..., Awaitable[Any]] = getattr(client, operation)
         self._template: Template | None = None
         self._http: ClientSession | None = None
-        if credentials is not None and not _is_instrumented(client):
-            name = client.meta.method_to_api_mapping[operation]
-            service = client.meta.service_model.service_id.hyphenize()
-            self._event = f"before-send.{service}.{name}"
-            # Last, because other handlers may still change the request before it is sent.
-            client.meta.events.register_last(self._event, self._inspect, unique_id=self._event)
+        self._distrusted_until: dict[object, float] = {}
+        self._observers = Observers(client, operation)
+        self._event = self._observers.event("before-send")
+        self._inspect_next()
 
     async def __call__(self, **parameters: Any) -> Any:
         """Send one request, and return its response; raise what the client's method raises."""
-        if self._template is not None:
-            answer = await self._send(self._template, parameters)
-            if answer is not None:
-                return answer
-        return await self._call_botocore(**parameters)
+        if self._observers.have_changed():
+            self._template = None
+            self._inspect_next()
+        queue_url = parameters.get("QueueUrl")
+        if self._template is None or self._is_distrusted(queue_url):
+            return await self._call_botocore(**parameters)
+        try:
+            return await self._send(self._template, parameters)
+        except _NotSent as reason:
+            response = await self._call_botocore(**parameters)
+            if reason.is_refused:
+                self._distrusted_until[queue_url] = time.monotonic() + DISTRUST_S
+            return response
+
+    def _is_distrusted(self, queue_url: object) -> bool:
+        until = self._distrusted_until.get(queue_url)
+        return until is not None and time.monotonic() < until
+
+    def _inspect_next(self) -> None:
+        """Let botocore's next request become the template."""
+        if self._credentials is not None:
+            # Last, because other handlers may still change the request before it is sent.
+            self._client.meta.events.register_last(
+                self._event, self._inspect, unique_id=self._event
+            )
+            self._observers.note()
 
     async def _inspect(self, request: Any, **kwargs: Any) -> None:
         self._client.meta.events.unregister(self._event, unique_id=self._event)
+        self._observers.note()
         self._http = await _http_session(self._client, request.url)
-        if self._http is not None:
+        if self._http is not None and not self._observers.exist():
             self._template = Template.from_request(request)
 
     async def _send(self, template: Template, parameters: Mapping[str, Any]) -> Any:
-        """Return the response to a lean request; None where it failed, so botocore must send it."""
+        """Return the response to a lean request. Raises _NotSent where botocore must send it."""
         import aiohttp
 
         assert self._http is not None
@@ -125,17 +153,34 @@ class LeanOperation:
             async with self._http.post(
                 template.url, data=body, headers=headers, allow_redirects=False
             ) as response:
-                if response.status == 403:
-                    # The signature may be the reason, so botocore sends all further requests.
-                    self._template = None
-                return json.loads(await response.read()) if response.status == 200 else None
+                content = await response.read()
+                if response.status != 200:
+                    raise _NotSent(is_refused=_is_refused(response.status, content))
+                return json.loads(content)
         except TimeoutError as error:
             # Raised, and not sent again by botocore: each of its attempts would wait as long again.
             raise _timeout_error(template.url, error) from error
-        except (aiohttp.ClientError, OSError, ValueError):
-            return None
-        except RuntimeError:  # the session was closed meanwhile
-            return None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _NotSent from error
+        except RuntimeError as error:  # the session was closed meanwhile
+            raise _NotSent from error
+
+
+class _NotSent(Exception):
+    """A lean request did not succeed. `is_refused` says that its signature may be the reason."""
+
+    def __init__(self, *, is_refused: bool = False) -> None:
+        self.is_refused = is_refused
+
+
+def _is_refused(status: int, content: bytes) -> bool:
+    if status != 403:
+        return False
+    try:
+        code = str(json.loads(content)["__type"])
+    except (ValueError, TypeError, KeyError):
+        return True
+    return not is_transient(code.rpartition("#")[2])
 
 
 def _timeout_error(url: str, error: TimeoutError) -> Exception:
@@ -156,14 +201,6 @@ async def _http_session(client: Any, url: str) -> "ClientSession | None":
     except (AttributeError, TypeError):
         pass
     return None
-
-
-def _is_instrumented(client: Any) -> bool:
-    """Return whether somebody wrapped the client's calls, for example a tracer.
-
-    A lean request would not pass through the wrapper.
-    """
-    return not isinstance(getattr(type(client), "_make_api_call", None), FunctionType)
 
 
 def _add_trace(headers: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """The session and the configuration of a client. Importing this takes a quarter of a second."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -52,3 +53,21 @@ def _make_config(given: Any, waits_s: float) -> Any:
     if getattr(given, "http_session_cls", AIOHTTPSession) is AIOHTTPSession:
         config = config.merge(AioConfig(connector_args={"resolver": TimeLimitedResolver()}))
     return config if given is None else config.merge(given)
+
+
+def has_configured_endpoint(session: Any, service: str) -> bool:
+    """Return whether the environment or AWS's configuration files name a service's endpoint.
+
+    botocore uses it for a client without the option endpoint_url ("Service-specific endpoints",
+    AWS SDKs and Tools Reference Guide).
+    """
+    if session.get_config_variable("ignore_configured_endpoint_urls"):
+        return False
+    profile = session.get_scoped_config()
+    services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    return bool(
+        os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or services.get(service, {}).get("endpoint_url")
+        or profile.get("endpoint_url")
+    )

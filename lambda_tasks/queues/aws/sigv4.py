@@ -9,8 +9,23 @@ import hmac
 import time
 from collections.abc import Mapping
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
+
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def host_of(url: str) -> str:
+    """Return the Host header of requests to a URL, which names no default port."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    if parts.port is None or parts.port == DEFAULT_PORTS.get(parts.scheme):
+        return host
+    return f"{host}:{parts.port}"
 
 
 class Credentials(Protocol):
