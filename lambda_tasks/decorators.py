@@ -29,6 +29,7 @@ from . import conf, registry, runtime
 from .context import TaskContext
 from .core.arguments import Arguments, arguments_mismatch, copy_json, refuse_positional
 from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_position
+from .core.hints import parameters_of
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing, check_headers
 from .core.options import CommonOptionNames, OptionNames, TaskOptions, parse_options
@@ -379,7 +380,7 @@ def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]
     if isinstance(func, LambdaTaskWrapper):
         raise TypeError(f"{func.name} is a task already. Use one @lambda_task, with all options.")
     check_function(func, takes_context=options.get("takes_context", False))
-    parameters = list(inspect.signature(func).parameters)
+    parameters = list(parameters_of(func))
     parsed = parse_options(func.__qualname__, options, parameters=parameters)
     task = LambdaTaskWrapper(func, parsed)
     registry.register(task)

@@ -1,7 +1,5 @@
 """The options of a task beyond Django's own: attempts, backoff, timeouts, singleton, atomic."""
 
-import inspect
-import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +20,7 @@ from typing import (
 
 from django.utils.module_loading import import_string
 
+from ..core.hints import parameters_of
 from ..core.options import OptionNames, TaskOptions, parse_options
 from ..errors import UnknownTask
 from .compat import (
@@ -300,17 +299,9 @@ def split_call(task: AnyTask, call: Call) -> tuple[Sequence[Any], Mapping[str, A
 
 def parameter_names(task: AnyTask) -> list[str]:
     """Return the names of a task's parameters that callers pass, in their order."""
-    return list(_parameters(task.func))[task.takes_context :]
+    return list(parameters_of(task.func))[task.takes_context :]
 
 
 def takes_any_keyword(task: AnyTask) -> bool:
     """Return whether a task's function has a parameter like `**kwargs`."""
-    return any(each.kind is each.VAR_KEYWORD for each in _parameters(task.func).values())
-
-
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    if sys.version_info >= (3, 14):  # annotations may name what only a type checker imports
-        from annotationlib import Format
-
-        return inspect.signature(function, annotation_format=Format.FORWARDREF).parameters
-    return inspect.signature(function).parameters
+    return any(each.kind is each.VAR_KEYWORD for each in parameters_of(task.func).values())

@@ -15,7 +15,7 @@ import pydantic
 
 from ..errors import ArgumentsMismatch
 from .functions import CONTEXT_PARAMETER
-from .hints import resolve_hint
+from .hints import parameters_of, resolve_hint
 from .parameter_types import (
     SECRET_TYPES,
     UNSERIALIZABLE,
@@ -48,7 +48,7 @@ class Arguments:
         self._models: dict[bool, type[pydantic.BaseModel]] = {}
         self._names = [
             name
-            for name in inspect.signature(func).parameters
+            for name in parameters_of(func)
             if not (takes_context and name == CONTEXT_PARAMETER)
         ]
 
@@ -168,7 +168,7 @@ class Arguments:
         # Fields have neutral names, with the parameters' names as aliases, because a parameter may
         # have the name of an attribute of pydantic's models, like `json` or `copy`.
         hints = self._hints
-        parameters = inspect.signature(self._func).parameters
+        parameters = parameters_of(self._func)
         for name in self._names:
             check_type(self._func.__qualname__, name, hints[name])
         fields: dict[str, Any] = {

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .hints import annotations_of, parameters_of
+
 CONTEXT_PARAMETER = "context"
 
 
@@ -13,12 +15,12 @@ def check_function(func: Callable[..., Any], *, takes_context: bool) -> None:
     """Raise TypeError, naming function and parameter, unless `func` can be a task."""
     _check_kind(func)
     name = func.__qualname__
-    parameters = inspect.signature(func).parameters
+    parameters, annotations = parameters_of(func), annotations_of(func)
     for parameter in parameters.values():
         is_context = takes_context and parameter.name == CONTEXT_PARAMETER
         if not is_context:
-            _refuse_context(name, parameter, func.__annotations__.get(parameter.name))
-        _check_parameter(name, parameter, func.__annotations__, may_be_positional=is_context)
+            _refuse_context(name, parameter, annotations.get(parameter.name))
+        _check_parameter(name, parameter, annotations, may_be_positional=is_context)
     if takes_context and CONTEXT_PARAMETER not in parameters:
         raise TypeError(
             f"{name} has takes_context=True but no parameter 'context'. "
@@ -28,7 +30,7 @@ def check_function(func: Callable[..., Any], *, takes_context: bool) -> None:
 
 def takes_context_by_position(func: Callable[..., Any]) -> bool:
     """Return whether a function's parameter `context` is positional, as in Django's own tasks."""
-    parameter = inspect.signature(func).parameters.get(CONTEXT_PARAMETER)
+    parameter = parameters_of(func).get(CONTEXT_PARAMETER)
     return parameter is not None and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
 
 
@@ -64,7 +66,7 @@ def _check_kind(func: Any) -> None:
 
 
 def _has_names(func: Any) -> bool:
-    return hasattr(func, "__qualname__") and hasattr(func, "__annotations__")
+    return hasattr(func, "__qualname__") and not inspect.isbuiltin(func)
 
 
 def _refuse_context(function: str, parameter: inspect.Parameter, annotation: object) -> None:

@@ -5,9 +5,28 @@ import is under TYPE_CHECKING. They must not stand in the way of the others.
 """
 
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, get_type_hints
+
+
+def annotations_of(func: Callable[..., Any]) -> Mapping[str, Any]:
+    """Return a function's annotations as they stand there, resolved or not."""
+    if sys.version_info >= (3, 14):  # they may name what only a type checker imports
+        from annotationlib import Format, get_annotations
+
+        return get_annotations(func, format=Format.FORWARDREF)
+    return func.__annotations__
+
+
+def parameters_of(func: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return a function's parameters, by their names and in their order."""
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        return inspect.signature(func, annotation_format=Format.FORWARDREF).parameters
+    return inspect.signature(func).parameters
 
 
 def resolve_hint(func: Callable[..., Any], name: str) -> Any:
@@ -16,7 +35,7 @@ def resolve_hint(func: Callable[..., Any], name: str) -> Any:
     Raises TypeError where a name in it is not there at run time.
     """
     function: Any = inspect.unwrap(func)
-    annotation = function.__annotations__[name]
+    annotation = annotations_of(function)[name]
     holder = SimpleNamespace(
         __annotations__={name: annotation},
         __type_params__=getattr(function, "__type_params__", ()),

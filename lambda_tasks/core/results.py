@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from .hints import resolve_hint
+from .hints import annotations_of, resolve_hint
 from .message import encode_json
 
 
@@ -53,6 +53,6 @@ class ResultType:
 
     @cached_property
     def _adapter(self) -> "pydantic.TypeAdapter[Any] | None":
-        if "return" not in self._func.__annotations__:
+        if "return" not in annotations_of(self._func):
             return None
         return pydantic.TypeAdapter(resolve_hint(self._func, "return"))

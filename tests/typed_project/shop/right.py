@@ -41,6 +41,7 @@ def use() -> None:
     assert_type(later.execute_on_commit(a=1, b=3), Invocation[int])
     assert_type(tasks.name_of.using(delay=30).execute_on_commit(id=1), Invocation[str])
     tasks.resume.using(run_after=timedelta(days=1), using="other").execute_on_commit(page=1)
+    tasks.add.using(headers={"language": "de", "tenant": 7}).execute_on_commit(a=1)
     tasks.add.using(run_after=datetime.now(UTC), group_key="tenant-7").execute_on_commit(a=1)
     payload = tasks.add.serialize(a=1)
     assert_type(payload, dict[str, Any])

@@ -82,7 +82,7 @@ async def print_later(id: int) -> str:
     return str(id)
 
 
-@task(takes_context=True, soft_timeout=5, hard_timeout=9, singleton=True, backend="default")
+@task(takes_context=True, soft_timeout=5, hard_timeout=9, singleton=True, atomic=True)
 def print_page(context: object, *, page: int) -> int:
     return page
 
