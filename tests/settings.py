@@ -92,7 +92,7 @@ LAMBDA_TASKS_MODULES = [
     f"tests.app.{name}"
     for name in (
         "django_tasks", "everywhere", "ledger", "outages", "places", "pooling", "resuming",
-        "secretive", "stubborn", "turns", "waiting",
+        "secretive", "sessions", "stubborn", "turns", "waiting",
     )
 ]  # fmt: skip
 TASKS = {
