@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from lambda_tasks import handler
-from tests.app import sessions, tasks
+from tests.app import outages, sessions, tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, body, record_of
 
@@ -151,3 +151,24 @@ def test_a_task_that_closes_its_connections_and_fails_is_rolled_back(one_by_one:
 
     assert "ZeroDivisionError" in (record_of(message).traceback or "")
     assert names() == []
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="its administrator cuts connections")
+@pytest.mark.parametrize("where", sessions.ELSEWHERE)
+@pytest.mark.parametrize("task", [sessions.write_elsewhere, sessions.awrite_elsewhere])
+def test_connections_of_other_threads_are_replaced_after_they_were_cut(
+    one_by_one: Handle, request: pytest.FixtureRequest, task: Task, where: str
+) -> None:
+    """At the latest by the run after the one that has noticed it."""
+    request.addfinalizer(sessions.close_elsewhere)
+    before, noticing, after = [
+        body(task, where=where, name=name) for name in ("before", "noticing", "after")
+    ]
+    assert one_by_one(before) == []
+
+    outages.cut_connections()
+    one_by_one(noticing)
+
+    assert one_by_one(after) == []
+    assert record_of(before).status == record_of(after).status == "SUCCESS", record_of(after)
+    assert {"before", "after"} <= set(names())

@@ -86,6 +86,10 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("_sock",): (
         "tests/test_silence.py::test_a_task_whose_connection_falls_silent_has_its_hard_timeout"
     ),
+    ("server_status",): (
+        "tests/test_sessions.py"
+        "::test_a_task_may_commit_by_hand_and_leaves_no_connection_without_autocommit"
+    ),
     ("ministack.app",): "tests/test_local_sqs.py::test_a_message_that_is_sent_can_be_received",
     (
         "collect_sql", "deferred_sql", "introspection", "get_constraints", "get_table_description",
@@ -258,6 +262,39 @@ def _a_connection_has_the_drivers() -> None:
         assert connection().connection.info.transaction_status == 0
     connection().close()
     assert connection().connection is None
+
+
+@needed("execute_wrappers")
+def _the_first_wrapper_sees_each_statement() -> None:
+    seen = []
+
+    def see(execute: Any, sql: str, *args: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *args)
+
+    connection().execute_wrappers.insert(0, see)
+    try:
+        with connection().cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        connection().execute_wrappers.remove(see)
+    assert seen == ["SELECT 1"]
+
+
+@needed("autocommit", "health_check_enabled", "health_check_done")
+def _a_connection_in_doubt_is_checked_before_its_next_use() -> None:
+    connection().ensure_connection()
+    assert connection().autocommit is True
+    asked: list[bool] = []
+    connection().is_usable = lambda: bool(asked.append(True))
+    try:
+        connection().health_check_enabled, connection().health_check_done = True, False
+        for _ in range(2):
+            with connection().cursor():
+                assert connection().health_check_done is True
+    finally:
+        del connection().is_usable
+    assert asked == [True]
 
 
 @needed("errors_occurred")

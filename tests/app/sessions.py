@@ -1,6 +1,8 @@
 """Tasks that leave something on their connection: a transaction, or a session that is another."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections, connection, connections, transaction
@@ -145,3 +147,36 @@ async def aclose_in_autocommit(*, how: str) -> None:
 def close_and_fail() -> None:
     _close("connections.close_all")
     raise ZeroDivisionError
+
+
+_pool = ThreadPoolExecutor(1)
+
+
+def _write_in_a_pool(name: str) -> None:
+    _pool.submit(Effect.objects.create, name=name).result()
+
+
+def _write_in_a_loop(name: str) -> None:
+    asyncio.run(Effect.objects.acreate(name=name))
+
+
+def close_elsewhere() -> None:
+    """Close this process's connections of the threads on which these tasks write."""
+    _pool.submit(connections.close_all).result()
+    asyncio.run(sync_to_async(connections.close_all)())
+
+
+ELSEWHERE: dict[str, Callable[[str], None]] = {
+    "a pool": _write_in_a_pool,
+    "asyncio.run": _write_in_a_loop,
+}
+
+
+@lambda_task(on_lost="fail")
+def write_elsewhere(*, where: str, name: str) -> None:
+    ELSEWHERE[where](name)
+
+
+@lambda_task(on_lost="fail")
+async def awrite_elsewhere(*, where: str, name: str) -> None:
+    await asyncio.to_thread(ELSEWHERE[where], name)
