@@ -77,7 +77,7 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("_cache", "get_client"): (
         "tests/test_handler.py::test_where_the_cache_is_redis_it_holds_the_singletons_lock"
     ),
-    ("atomic_blocks", "_from_testcase"): (
+    ("_from_testcase",): (
         "tests/test_enqueue.py::test_it_works_under_capture_on_commit_callbacks"
     ),
     ("_read_timeout",): (
@@ -244,6 +244,14 @@ def _each_savepoint_has_an_id() -> None:
         with transaction.atomic():
             assert len(set(connection().savepoint_ids)) == len(outside) + 1
         assert connection().savepoint_ids == outside
+
+
+@needed("atomic_blocks")
+def _a_connection_has_a_list_of_its_blocks() -> None:
+    assert connection().atomic_blocks == []
+    with transaction.atomic(), transaction.atomic(savepoint=False):
+        assert len(connection().atomic_blocks) == 2
+    assert connection().atomic_blocks == []
 
 
 @needed("in_atomic_block")
