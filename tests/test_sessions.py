@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.backends.signals import connection_created
 
 from lambda_tasks import handler
 from tests.app import outages, sessions, tasks
@@ -172,3 +173,118 @@ def test_connections_of_other_threads_are_replaced_after_they_were_cut(
     assert one_by_one(after) == []
     assert record_of(before).status == record_of(after).status == "SUCCESS", record_of(after)
     assert {"before", "after"} <= set(names())
+
+
+CHANGES = {
+    "postgresql": [
+        "SET search_path TO elsewhere",
+        "set role nobody",
+        "SELECT set_config('search_path', 'elsewhere', false)",
+        "SELECT pg_advisory_lock(7)",
+        "SELECT pg_try_advisory_lock_shared(7)",
+        "CREATE TEMPORARY TABLE left_behind (id int)",
+        "SELECT 1 AS id INTO TEMP left_behind",
+        "-- first\n/* second */ SET statement_timeout = 12345",
+        "SELECT 1; SET statement_timeout = 12345",
+        "LISTEN something",
+    ],
+    "mysql": [
+        "SET SESSION sql_mode = ''",
+        "SELECT GET_LOCK('something', 0)",
+        "CREATE TEMPORARY TABLE left_behind (id int)",
+        "USE information_schema",
+    ],
+    "sqlite": ["PRAGMA busy_timeout = 1000", "CREATE TEMP TABLE left_behind (id int)"],
+}[connection.vendor]
+
+HARMLESS = {
+    "postgresql": [
+        "SET LOCAL statement_timeout = 12345",
+        "SELECT set_config('search_path', 'public', true)",
+        "SELECT pg_advisory_xact_lock(7)",
+        "SELECT 'SET search_path TO elsewhere; -- temporary'",
+        "SAVEPOINT here; ROLLBACK TO SAVEPOINT here",
+        "SET CONSTRAINTS ALL IMMEDIATE",
+    ],
+    "mysql": ["SELECT 'SET SESSION'", "SELECT RELEASE_LOCK('something')"],
+    "sqlite": ["SELECT 'PRAGMA x = 1'", "PRAGMA table_info(app_effect)"],
+}[connection.vendor]
+
+EXECUTING = [
+    sessions.execute_each,
+    sessions.aexecute_each,
+    sessions.execute_each_in_autocommit,
+    sessions.aexecute_each_in_autocommit,
+]
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """A role of PostgreSQL that may do nothing."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE nobody")
+        yield
+        cursor.execute("DROP ROLE nobody")
+
+
+def numbers_of(handle: Handle, *messages: str) -> list[int]:
+    """The numbers of the connections on which these tasks ran, one after the other."""
+    for message in messages:
+        assert handle(message) == []
+    records = [record_of(message) for message in messages]
+    assert [each.traceback for each in records] == [None] * len(messages)
+    return [each.result for each in records]
+
+
+@pytest.mark.parametrize("sql", CHANGES)
+@pytest.mark.parametrize("task", EXECUTING)
+def test_no_task_runs_in_a_session_that_another_has_changed(
+    one_by_one: Handle, nobody: None, task: Task, sql: str
+) -> None:
+    before, changing, after = (body(task, statements=each) for each in ([], [sql], []))
+
+    numbers = numbers_of(one_by_one, before, changing, after)
+
+    assert numbers[0] == numbers[1] != numbers[2]
+
+
+def test_a_failed_tasks_session_is_closed_too(one_by_one: Handle) -> None:
+    before, after = (body(sessions.execute_each, statements=[]) for _ in range(2))
+    changing = body(sessions.execute_and_fail, statements=CHANGES[:1])
+
+    (number,) = numbers_of(one_by_one, before)
+    one_by_one(changing)
+
+    assert f"ZeroDivisionError: {number}" in (record_of(changing).traceback or "")
+    assert numbers_of(one_by_one, after) != [number]
+
+
+@pytest.mark.parametrize("sql", HARMLESS)
+def test_a_connection_whose_session_is_as_before_is_kept(one_by_one: Handle, sql: str) -> None:
+    statements = [[], [sql], []]
+    messages = [body(sessions.execute_each, statements=each) for each in statements]
+
+    numbers = numbers_of(one_by_one, *messages)
+
+    assert len(set(numbers)) == 1
+
+
+def test_what_a_project_does_to_each_new_session_is_no_change_of_it(
+    handle: Handle, settings: Any, request: pytest.FixtureRequest
+) -> None:
+    settings.LAMBDA_TASKS_CONCURRENCY = 1
+    handler.close()
+
+    def change_session(connection: Any, **_: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(CHANGES[-1] if connection.vendor == "postgresql" else CHANGES[0])
+
+    connection_created.connect(change_session)
+    request.addfinalizer(lambda: connection_created.disconnect(change_session))
+    request.addfinalizer(handler.close)
+    messages = [body(sessions.aexecute_each, statements=[]) for _ in range(3)]
+
+    assert len(set(numbers_of(handle, *messages))) == 1

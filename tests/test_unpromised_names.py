@@ -272,8 +272,14 @@ def _a_connection_has_the_drivers() -> None:
     assert connection().connection is None
 
 
-@needed("execute_wrappers")
-def _the_first_wrapper_sees_each_statement() -> None:
+@needed("connect", "execute_wrappers")
+def _a_connection_is_opened_by_its_method_and_shows_its_statements() -> None:
+    opened: list[str] = []
+    connection().close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection(), "connect", lambda: opened.append("now"))
+        connection().ensure_connection()
+    assert opened == ["now"]
     seen = []
 
     def see(execute: Any, sql: str, *args: Any) -> Any:
@@ -286,23 +292,21 @@ def _the_first_wrapper_sees_each_statement() -> None:
             cursor.execute("SELECT 1")
     finally:
         connection().execute_wrappers.remove(see)
-    assert seen == ["SELECT 1"]
+    assert seen[-1:] == ["SELECT 1"]
 
 
 @needed("autocommit", "health_check_enabled", "health_check_done")
 def _a_connection_in_doubt_is_checked_before_its_next_use() -> None:
     connection().ensure_connection()
     assert connection().autocommit is True
-    asked: list[bool] = []
-    connection().is_usable = lambda: bool(asked.append(True))
-    try:
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection(), "is_usable", lambda: asked.append("now"))
         connection().health_check_enabled, connection().health_check_done = True, False
         for _ in range(2):
             with connection().cursor():
                 assert connection().health_check_done is True
-    finally:
-        del connection().is_usable
-    assert asked == [True]
+    assert asked == ["now"]
 
 
 @needed("errors_occurred")

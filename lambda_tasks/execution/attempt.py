@@ -343,9 +343,11 @@ class Attempt:
 
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
+        alias = self.finisher.claims.alias
         if self._transaction is None:
             self._clean_up()
-        alias = self.finisher.claims.alias
+        elif self._guard is not None:
+            self._guard.restore(django_connections[alias])
         limit_s = interrupts.statement_limit_s(
             django_connections[alias], interrupts.LIBRARY_STATEMENT_LIMIT_S
         )

@@ -8,6 +8,7 @@ Threads that tasks start, by asyncio.to_thread() for example, may outlive their 
 connections can be used there only, so Django is told to check them itself before their next use.
 """
 
+import os
 import threading
 import time
 import weakref
@@ -123,8 +124,29 @@ def _doubt_foreign(now: float) -> None:
         _LastDoubt.at = now
     with _foreign_lock:
         foreign = list(_foreign)
+    connection: Any  # the stubs lack some of these attributes
     for connection in foreign:
         is_free = connection.autocommit and not connection.in_atomic_block
         if is_free and (is_due or connection.errors_occurred):
             # What Django does at the start of a request where CONN_HEALTH_CHECKS is set.
             connection.health_check_enabled, connection.health_check_done = True, False
+
+
+def forget_in_children() -> None:
+    """Let the processes that this one forks open connections of their own.
+
+    A task may fork in its transaction. A child that used or closed the connection would send its
+    own bytes to the server in between.
+    """
+    os.register_at_fork(after_in_child=_forget_inherited)
+
+
+_inherited: Final[list[BaseDatabaseWrapper]] = []
+"""The parent's connections, kept alive in a child: when collected, they might be closed."""
+
+
+def _forget_inherited() -> None:
+    for connection in connections.all(initialized_only=True):
+        _inherited.append(connection)
+        del connections[connection.alias]
+    interrupts.forget_connections()

@@ -54,6 +54,8 @@ class AttemptEnd:
     """Seconds until a singleton that did not get its lock tries again. It has not started."""
     restarts: bool = False
     """Whether the attempt was rolled back after a conflict and restarts at once."""
+    replaces_process: bool = False
+    """Whether the worker process is to be replaced, with all processes that the task started."""
     is_recorded: bool = True
     """False if the caller has to write the outcome, as there was nothing else to commit."""
     ran_for: timedelta | None = None

@@ -5,57 +5,25 @@ are statements that pass through Django's cursors; others, on the driver's own, 
 """
 
 import logging
-import re
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
 from django.db.transaction import TransactionManagementError
 
 from .. import interrupts, pools
 from ..context import current_run
+from ..core.sql_effects import begins_or_ends_transaction, changes_session, shown
 
 logger = logging.getLogger("lambda_tasks")
 
-_TRANSACTION_STATEMENT: Final = re.compile(
-    r"""
-    (?: [\s(;] | --[^\n]*\n | /\*.*?\*/ )*
-    (?: (?P<begin> begin | start \s+ transaction )
-      | commit | end | abort | prepare \s+ transaction
-      | rollback (?! (?:\s+work|\s+transaction)? \s+to\b ) )\b
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-"""A statement, in lower case, that begins or ends a transaction; not one about a savepoint."""
+READ: Final = "SELECT current_setting('search_path'), current_setting('role')"
 
-_SESSION_STATEMENT: Final = re.compile(
-    r"""
-    (?: [\s(;] | --[^\n]*\n | /\*.*?\*/ )*
-    (?: set \s+ (?! (?:local|constraints|transaction)\b )
-      | (?: reset | discard | listen | load | prepare (?! \s+transaction) | use | attach ) \s
-      | lock \s+ tables? \s .* \b (?:read|write) \b
-      | declare \s .* \b with \s+ hold \b
-      | create \s+ (?:or\s+replace\s+)? (?:global\s+|local\s+)? temp (?! .* \b on\s+commit\s+drop)
-      | select \s .* \b into \s+ temp
-      | pragma \s [^(]* = )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-"""A statement, in lower case, whose effect on the session outlives the transaction."""
+RESTORE: Final = "SELECT set_config('search_path', %s, true), set_config('role', %s, true)"
 
-_SESSION_FUNCTION: Final = re.compile(
-    r"""
-    \b (?: pg_(?:try_)?advisory_lock(?:_shared)? | get_lock ) \s* \(
-    | \b set_config \s* \( (?! [^()]* , \s* (?:true|'t(?:rue)?') \s* \) )
-    """,
-    re.VERBOSE,
-)
-"""The call, in lower case, of a function whose effect on the session outlives the transaction."""
-
-MAX_SHOWN_CHARS: Final = 60
-"""The most characters of a statement in a message."""
+PQTRANS_INERROR: Final = 3
+"""libpq's PQTRANS_INERROR (PQtransactionStatus): the transaction has met an error."""
 
 PQTRANS_UNKNOWN: Final = 4
 """libpq's PQTRANS_UNKNOWN (PQtransactionStatus): the connection is broken."""
@@ -89,9 +57,9 @@ class RunGuard:
     """The guard of one run on its thread's connections, from the run's begin on."""
 
     def __init__(self) -> None:
-        # A TestCase, and a caller in eager mode, may be in blocks of their own.
-        self._guards = [(each, len(each.connection.atomic_blocks)) for each in _of_this_thread()]
-        for guard, _ in self._guards:
+        # In a TestCase, and in eager mode, a connection may be in a transaction of somebody else.
+        self._guards = [each for each in _of_this_thread() if each.is_free()]
+        for guard in self._guards:
             guard.has_executed = False
 
     def check(self, task_name: str, own: BaseDatabaseWrapper | None) -> None:
@@ -99,21 +67,25 @@ class RunGuard:
 
         `own` is the connection of the transaction that the library began for the run, or None.
         """
-        for guard, n_outer in self._guards:
+        for guard in self._guards:
             is_own = guard.connection is own
-            problem = guard.find_left_open(n_outer + is_own)
-            if not problem and is_own and not n_outer:
-                problem = guard.find_ended()
+            problem = guard.find_left_open(int(is_own)) or (guard.find_ended() if is_own else "")
             if problem:
                 raise TransactionManagementError(f"{task_name} {problem}")
+
+    def restore(self, own: BaseDatabaseWrapper) -> None:
+        """Undo, for the rest of the library's own transaction, what hides the records in it."""
+        for guard in self._guards:
+            if guard.connection is own:
+                guard.restore()
 
     def clean_up(self) -> None:
         """Close the connections on which the run left a transaction open or changed the session.
 
         Call it after the run's own transaction. The server rolls back with the connection.
         """
-        for guard, n_outer in self._guards:
-            if not n_outer and (guard.is_changed() or guard.find_left_open(0)):
+        for guard in self._guards:
+            if guard.changed_by or not guard.is_free() or guard.find_left_open(0):
                 guard.drop()
 
 
@@ -126,12 +98,21 @@ class ConnectionGuard:
         """Whether the current run has executed a statement."""
         self.changed_by = ""
         """The statement that has changed the session; empty for none."""
+        self._settings_before: Any = None
+        """PostgreSQL's search_path and role before that statement."""
         self._has_begun = False
         """Whether the last statement about transactions began one."""
-        self._close = connection.close
+        self._connect, self._close = connection.connect, connection.close
+        connection.connect = self.connect  # type: ignore[method-assign]
         connection.close = self.close  # type: ignore[method-assign]
         # As the first one: who adds a wrapper for the body of a `with` removes the last one.
         connection.execute_wrappers.insert(0, self.execute)
+
+    def connect(self) -> None:
+        """Open the connection. What the project does to each new session is no change of it."""
+        self._connect()
+        self.has_executed = False
+        self._forget_session()
 
     def close(self) -> None:
         """Close the connection, unless a task calls this within a transaction.
@@ -150,13 +131,18 @@ class ConnectionGuard:
 
     def drop(self) -> None:
         """Close the connection in whatever state it is. Its next use opens a new one."""
+        if self.changed_by:
+            logger.info(
+                "A task has changed its session on the database %r (%s): the connection is closed.",
+                self.connection.alias, self.changed_by,
+            )  # fmt: skip
         self.connection.in_atomic_block = False  # or Django would keep the closed connection
         pools.discard(self.connection)
-        self.forget()
+        self._forget_session()
 
-    def forget(self) -> None:
-        """Forget what was done to the session: the connection has a new one."""
+    def _forget_session(self) -> None:
         self.changed_by = ""
+        self._settings_before = None
         self._has_begun = False
 
     def execute(
@@ -168,22 +154,43 @@ class ConnectionGuard:
         """
         self.has_executed = True
         text = self._text_of(sql).lower()
-        if met := _TRANSACTION_STATEMENT.match(text):
+        begins = begins_or_ends_transaction(text)
+        if begins is not None:
             self._refuse_in_block(text)
-            self._has_begun = met["begin"] is not None
-        elif not self.changed_by and _changes_session(text):
-            self.changed_by = _shown(text)
+            self._has_begun = begins
+        elif not self.changed_by and changes_session(text):
+            self._settings_before = self._read_settings()
+            self.changed_by = shown(text)
         return execute(sql, params, many, context)
 
-    def is_changed(self) -> bool:
-        """Return whether the session is no longer as it was when the connection was opened."""
-        connection = self.connection
-        if connection.connection is None or connection.in_atomic_block:
-            return False
-        return bool(self.changed_by) or not connection.get_autocommit()
+    def restore(self) -> None:
+        """Let the rest of the transaction find the records again, if the session has changed."""
+        if not self.changed_by:
+            return
+        raw: Any = self.connection.connection
+        with self.connection.wrap_database_errors:
+            if self.connection.vendor == "mysql":
+                raw.select_db(self.connection.settings_dict["NAME"])
+            elif self._settings_before is not None:
+                with raw.cursor() as cursor:
+                    cursor.execute(RESTORE, self._settings_before)
+
+    def _read_settings(self) -> Any:
+        raw = self.connection.connection
+        if self.connection.vendor != "postgresql" or raw.info.transaction_status == PQTRANS_INERROR:
+            return None
+        with self.connection.wrap_database_errors, raw.cursor() as cursor:
+            cursor.execute(READ)
+            return cursor.fetchone()
+
+    def is_free(self) -> bool:
+        """Return whether the connection is closed, or open with autocommit and in no block."""
+        if self.connection.connection is None:
+            return True
+        return not self.connection.in_atomic_block and self.connection.get_autocommit()
 
     def find_left_open(self, n_blocks: int) -> str:
-        """Return what holds a transaction open, besides `n_blocks` atomic blocks; or nothing."""
+        """Return what holds a transaction open besides `n_blocks` atomic blocks, or nothing."""
         connection, alias = self.connection, self.connection.alias
         if connection.connection is None:
             return ""
@@ -219,7 +226,7 @@ class ConnectionGuard:
         run = current_run.get()
         if run is not None and self.connection.in_atomic_block:
             raise TransactionManagementError(
-                f"{run.task_name} executes {_shown(text)!r} in an atomic block, whose transaction "
+                f"{run.task_name} executes {shown(text)!r} in an atomic block, whose transaction "
                 "this would end. Leave it to the block, or declare the task with atomic=False."
             )
 
@@ -231,42 +238,13 @@ class ConnectionGuard:
         return str(sql.as_string(self.connection.connection))  # psycopg's Composable
 
 
-def _changes_session(text: str) -> bool:
-    statements = text.split(";") if ";" in text else [text]
-    for each in statements:
-        if _SESSION_STATEMENT.match(each):
-            return True
-    # The regular expression would take some time on each long statement.
-    return ("_lock" in text or "set_config" in text) and bool(_SESSION_FUNCTION.search(text))
-
-
-def _shown(text: str) -> str:
-    """Return the start of a statement, for a message."""
-    shown = " ".join(text.split())
-    return shown if len(shown) <= MAX_SHOWN_CHARS else f"{shown[:MAX_SHOWN_CHARS]}..."
-
-
 _thread_state = threading.local()
 
 
-def _of_this_thread() -> Collection[ConnectionGuard]:
+def _of_this_thread() -> list[ConnectionGuard]:
     """Return the guards of this thread's connections, which are made at the first call."""
-    return _guards_by_connection().values()
-
-
-def _guards_by_connection() -> dict[BaseDatabaseWrapper, ConnectionGuard]:
     if not hasattr(_thread_state, "guards"):
         connections = interrupts.connections_of_this_thread()
-        _thread_state.guards = {each: ConnectionGuard(each) for each in connections}
-    found: dict[BaseDatabaseWrapper, ConnectionGuard] = _thread_state.guards
+        _thread_state.guards = [ConnectionGuard(each) for each in connections]
+    found: list[ConnectionGuard] = _thread_state.guards
     return found
-
-
-def _forget_session(connection: BaseDatabaseWrapper, **_: object) -> None:
-    """Forget the session before, and what has set the new one up."""
-    guard = getattr(_thread_state, "guards", {}).get(connection)
-    if guard is not None:
-        guard.forget()
-
-
-connection_created.connect(_forget_session)

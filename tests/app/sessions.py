@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections, connection, connections, transaction
@@ -180,3 +181,43 @@ def write_elsewhere(*, where: str, name: str) -> None:
 @lambda_task(on_lost="fail")
 async def awrite_elsewhere(*, where: str, name: str) -> None:
     await asyncio.to_thread(ELSEWHERE[where], name)
+
+
+_seen: list[Any] = []
+"""Every driver's connection that these tasks have had in this process."""
+
+
+def _execute_each(statements: list[str]) -> int:
+    """Return the number of this thread's connection in this process."""
+    for sql in statements:
+        execute(sql)
+    connection.ensure_connection()
+    raw = connection.connection
+    if not any(raw is each for each in _seen):
+        _seen.append(raw)
+    return next(number for number, each in enumerate(_seen) if each is raw)
+
+
+@lambda_task
+def execute_each(*, statements: list[str]) -> int:
+    return _execute_each(statements)
+
+
+@lambda_task(atomic=False)
+def execute_each_in_autocommit(*, statements: list[str]) -> int:
+    return _execute_each(statements)
+
+
+@lambda_task
+async def aexecute_each(*, statements: list[str]) -> int:
+    return await sync_to_async(_execute_each)(statements)
+
+
+@lambda_task(atomic=False)
+async def aexecute_each_in_autocommit(*, statements: list[str]) -> int:
+    return await sync_to_async(_execute_each)(statements)
+
+
+@lambda_task
+def execute_and_fail(*, statements: list[str]) -> int:
+    raise ZeroDivisionError(_execute_each(statements))
