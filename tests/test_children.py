@@ -34,7 +34,7 @@ def one_process(handle: Handle, settings: Any) -> Iterator[Handle]:
     ],
 )
 def test_a_sync_task_may_start_processes(
-    one_process: Handle, task: Task, options: dict[str, str]
+    one_process: Handle, task: Task, options: dict[str, Any]
 ) -> None:
     message = body(task, numbers=[1, 2, 3], **options)
 

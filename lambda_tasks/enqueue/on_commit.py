@@ -6,7 +6,7 @@ are sent together, and the stored ones that the queue has accepted are marked as
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -28,13 +28,31 @@ logger = logging.getLogger("lambda_tasks")
 Hook = Callable[[], None]
 
 
+class TasksFailed(Exception):
+    """Tasks have failed that a sender has run itself. `errors` has theirs, by invocation id."""
+
+    def __init__(self, errors: Mapping[UUID, BaseException]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+    def raise_for(self, messages: Sequence[Outgoing]) -> None:
+        """Raise the error of the one of these messages that has failed, or a group of several."""
+        ids = [each.message.invocation_id for each in messages]
+        errors = [self.errors[id] for id in ids if id in self.errors]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup(f"{len(errors)} tasks have failed", errors)
+
+
 class Sender(Protocol):
     """The way of messages to their queues."""
 
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """Send messages, in a thread without an event loop.
 
-        Returns the reason for each message that was not accepted, by invocation id.
+        Returns the reason for each message that was not accepted, by invocation id. Raises
+        TasksFailed in eager mode, if the settings ask for it.
         """
         ...
 
@@ -115,6 +133,9 @@ class Enqueuer:
         try:
             to_send = await sync_to_async(self._join_or_store)(callers, key[2])
             failures = await self.asend_stored(to_send) if to_send else {}
+        except TasksFailed as failed:
+            for caller in callers:
+                caller.finish({}, failed)
         except BaseException as error:
             for caller in callers:
                 caller.fail(error)
@@ -154,7 +175,15 @@ class Enqueuer:
         Raises EnqueueError for direct messages that were not accepted.
         """
         sendable = self.select_sendable(messages)
-        failures = self._sender.send(sendable)
+        failed: TasksFailed | None = None
+        failures: dict[UUID, str] = {}
+        try:
+            failures = self._sender.send(sendable)
+        except TasksFailed as error:
+            failed = error
+        if failed is not None:  # outside of the except block, which would add its own context
+            failed.raise_for(sendable)
+            return
         with interrupt_after(LIBRARY_STATEMENT_LIMIT_S):
             self._mark_sent(sendable, failures)
         if failures:
@@ -162,7 +191,15 @@ class Enqueuer:
 
     async def asend_now(self, messages: Sequence[Outgoing]) -> None:
         """See send_now()."""
-        _raise_for_direct(messages, await self.asend_stored(messages))
+        failed: TasksFailed | None = None
+        failures: dict[UUID, str] = {}
+        try:
+            failures = await self.asend_stored(messages)
+        except TasksFailed as error:
+            failed = error
+        if failed is not None:
+            failed.raise_for(messages)
+        _raise_for_direct(messages, failures)
 
     async def asend_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """Send messages and mark the stored ones as sent.
@@ -255,12 +292,14 @@ class _Caller:
         except Exception as error:
             self._hook_error = error
 
-    def finish(self, failures: dict[UUID, str]) -> None:
+    def finish(self, failures: dict[UUID, str], failed: TasksFailed | None = None) -> None:
         try:
             _raise_for_direct(self.messages, failures)
             if self._hook_error is not None:
                 raise self._hook_error
-        except Exception as error:
+            if failed is not None:
+                failed.raise_for(self.messages)
+        except BaseException as error:
             self.fail(error)
         else:
             if not self.done.done():

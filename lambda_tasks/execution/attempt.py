@@ -22,7 +22,7 @@ from ..context import TaskContext
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
 from ..core.message import Message, Outgoing
-from ..core.retries import JITTER_S
+from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
 from ..hooks.calling import HOOK_LIMIT_S
@@ -213,6 +213,7 @@ class Attempt:
 
         Raises the database's errors. The outcome is unknown then, and the delivery must come back.
         """
+        error = as_retry(error)
         if isinstance(error, Continue):
             try:
                 self._check_transactions()
