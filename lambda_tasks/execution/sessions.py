@@ -244,7 +244,10 @@ _thread_state = threading.local()
 def _of_this_thread() -> list[ConnectionGuard]:
     """Return the guards of this thread's connections, which are made at the first call."""
     if not hasattr(_thread_state, "guards"):
-        connections = interrupts.connections_of_this_thread()
-        _thread_state.guards = [ConnectionGuard(each) for each in connections]
+        _thread_state.guards = [
+            ConnectionGuard(each)
+            for each in interrupts.connections_of_this_thread()
+            if each.settings_dict["AUTOCOMMIT"]  # without, the project commits by hand
+        ]
     found: list[ConnectionGuard] = _thread_state.guards
     return found
