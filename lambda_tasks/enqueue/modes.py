@@ -9,7 +9,7 @@ from asgiref.sync import sync_to_async
 from ..conf import current
 from ..core.message import Outgoing
 from .dispatcher import Dispatcher
-from .on_commit import TasksFailed
+from .failed_tasks import TasksFailed
 from .portal import Portal
 
 logger = logging.getLogger("lambda_tasks")

@@ -6,7 +6,7 @@ are sent together, and the stored ones that the queue has accepted are marked as
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -21,28 +21,12 @@ from ..errors import EnqueueError
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..ports import Outbox
 from .announcing import aannounce, announce
+from .failed_tasks import TasksFailed
 
 logger = logging.getLogger("lambda_tasks")
 
 
 Hook = Callable[[], None]
-
-
-class TasksFailed(Exception):
-    """Tasks have failed that a sender has run itself. `errors` has theirs, by invocation id."""
-
-    def __init__(self, errors: Mapping[UUID, BaseException]) -> None:
-        super().__init__(errors)
-        self.errors = errors
-
-    def raise_for(self, messages: Sequence[Outgoing]) -> None:
-        """Raise the error of the one of these messages that has failed, or a group of several."""
-        ids = [each.message.invocation_id for each in messages]
-        errors = [self.errors[id] for id in ids if id in self.errors]
-        if len(errors) == 1:
-            raise errors[0]
-        if errors:
-            raise BaseExceptionGroup(f"{len(errors)} tasks have failed", errors)
 
 
 class Sender(Protocol):
