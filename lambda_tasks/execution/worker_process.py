@@ -83,4 +83,5 @@ def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:
         return AttemptEnd(None, interrupted=True)
     except Exception as error:
         return LambdaTasksError(f"The record could not be written: {error!r}")
-    return replace(ended, replaces_process=isinstance(attempt.error, HardTimeLimitExceeded))
+    was_timed_out = isinstance(attempt.error, HardTimeLimitExceeded) and ended.outcome is not None
+    return replace(ended, replaces_process=was_timed_out)
