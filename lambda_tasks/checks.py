@@ -4,11 +4,13 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Final
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
 
 from . import conf, pools, registry
 from .ports import Task
@@ -18,6 +20,9 @@ MAX_SHOWN_TASKS: Final = 3
 """Names of tasks in one warning."""
 
 QUEUES: Final = "LAMBDA_TASKS_QUEUES"
+
+NOT_OF_PROJECT: Final = ("lambda_tasks.", "django.contrib.")
+"""Prefixes of the modules of models that tasks of the project seldom write."""
 
 BUILT_IN_PREFIX: Final = "lambda_tasks."
 """The prefix of the built-in tasks.
@@ -50,6 +55,45 @@ def check_time_zones(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
             "database holds the task records, whose times are UTC. Remove it."
         )
     return [Error(problem, id="lambda_tasks.E004")] if problem else []
+
+
+@register("lambda_tasks")
+def check_transactions(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report a database of the records whose transactions are not those of tasks (E007, W011)."""
+    from .records.tables import TaskRecord
+
+    alias = router.db_for_write(TaskRecord)
+    if not connections[alias].settings_dict["AUTOCOMMIT"]:
+        return [
+            Error(
+                f"DATABASES[{alias!r}]['AUTOCOMMIT'] is False, so Django commits no transaction: "
+                "what tasks write is lost, and so are their records.",
+                hint="Remove it.",
+                id="lambda_tasks.E007",
+            )
+        ]
+    models = [each for each in apps.get_models() if _is_of_project(each)]
+    elsewhere = {router.db_for_write(each): each._meta.label for each in models}
+    if not elsewhere or alias in elsewhere:
+        return []
+    shown = ", ".join(f"{label} in {other!r}" for other, label in sorted(elsewhere.items()))
+    return [
+        Warning(
+            f"The task records are in the database {alias!r}, and the project's models are not: "
+            f"{shown}. A task's transaction is in the records' database, so what a failed task "
+            "has written elsewhere is not rolled back.",
+            hint=(
+                "Let the router keep the models of lambda_tasks in the database of the models that "
+                "tasks write, or use transaction.atomic(using=...) in the tasks."
+            ),
+            id="lambda_tasks.W011",
+        )
+    ]
+
+
+def _is_of_project(model: type[Model]) -> bool:
+    """Return whether a model is neither of this library nor of Django itself."""
+    return model._meta.managed and not model.__module__.startswith(NOT_OF_PROJECT)
 
 
 @register("lambda_tasks")

@@ -323,6 +323,11 @@ def connections_of_this_thread() -> list[BaseDatabaseWrapper]:
     return found
 
 
+def forget_connections() -> None:
+    """Find the connections of this thread anew: it has others now."""
+    vars(_thread_state).pop("connections", None)
+
+
 def _works_of_this_thread() -> list[Work]:
     if not hasattr(_thread_state, "works"):
         _thread_state.works = []

@@ -91,8 +91,8 @@ LAMBDA_TASKS_QUEUES = {
 LAMBDA_TASKS_MODULES = [
     f"tests.app.{name}"
     for name in (
-        "django_tasks", "everywhere", "ledger", "outages", "places", "pooling", "resuming",
-        "secretive", "stubborn", "turns", "waiting",
+        "django_tasks", "everywhere", "ledger", "outages", "places", "pooling", "processes",
+        "resuming", "secretive", "sessions", "stubborn", "turns", "waiting",
     )
 ]  # fmt: skip
 TASKS = {

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models import Model
 
 from lambda_tasks.models import TaskRecord
 from tests.app import resuming, tasks
@@ -35,6 +37,23 @@ def test_a_queued_task_that_is_cancelled_never_runs(
     assert deliveries == 1, "acknowledged at once"
     assert record.status == "CANCELLED"
     assert not Effect.objects.exists()
+
+
+class ReadsElsewhere:
+    """A router that sends reads to a replica, which has nothing yet."""
+
+    def db_for_read(self, model: type[Model], **hints: object) -> str:
+        return "replica"
+
+
+def test_a_task_can_be_cancelled_where_reads_go_to_a_replica(queue: str, settings: Any) -> None:
+    record = tasks.add.execute_on_commit(a=1).record()
+    assert record is not None
+    settings.DATABASE_ROUTERS = [ReadsElsewhere()]
+
+    assert record.cancel()
+
+    assert record.status == "CANCELLED"
 
 
 def test_a_finished_task_can_not_be_cancelled(handle: Handle) -> None:

@@ -1,5 +1,6 @@
 """Failures are heard: by the project's own logging, whatever declared the task and ran it."""
 
+import asyncio
 import logging
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 from pydantic import SecretStr
 
+from lambda_tasks import Invocation
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.records.clock import Now
 from tests.app import django_tasks, secretive, tasks
@@ -168,6 +170,24 @@ def test_an_eager_call_raises_what_its_task_has_raised_where_the_settings_say_so
             task.execute_on_commit(name="x")
 
     assert TaskRecord.objects.get().status == "FAILED"
+
+
+def test_an_eager_call_raises_nothing_of_the_calls_beside_it(settings: Any) -> None:
+    settings.LAMBDA_TASKS_EAGER = settings.LAMBDA_TASKS_EAGER_RAISES = True
+
+    async def call_together() -> list[Any]:
+        calls = [
+            tasks.awrite_and_fail.aexecute_on_commit(name="x"),
+            tasks.aleave_effect.aexecute_on_commit(name="y"),
+            tasks.awrite_and_fail.aexecute_on_commit(name="z"),
+        ]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, second, third = async_to_sync(call_together)()
+
+    assert str(first) == "failed after writing x"
+    assert isinstance(second, Invocation)
+    assert str(third) == "failed after writing z"
 
 
 def test_all_eager_tasks_of_a_transaction_run_before_it_raises(settings: Any) -> None:

@@ -395,6 +395,38 @@ def test_the_last_retry_fails_with_the_limit_and_the_error(handle: Handle, queue
     assert TaskRecord.objects.count() == 1
 
 
+@pytest.mark.parametrize("delays", [[7], [None, 7, 3]])
+def test_a_task_may_ask_for_a_retry_in_a_task_group(
+    handle: Handle, queue: str, delays: list[float | None]
+) -> None:
+    message = body(tasks.ask_for_a_retry_in_a_group, delays=delays)
+
+    assert handle(message) == []
+
+    record = record_of(message)
+    assert (record.status, record.exception_class) == ("RETRYING", "lambda_tasks.errors.Retry")
+    assert "from a group" in (record.traceback or "")
+    assert TaskRecord.objects.get(retry_of=record.id).status == "QUEUED"
+
+
+def test_a_group_of_errors_with_another_one_beside_a_retry_is_a_failure(handle: Handle) -> None:
+    message = body(tasks.ask_for_a_retry_in_a_group, delays=[7], fails=True)
+
+    assert handle(message) == []
+
+    assert record_of(message).status == "FAILED"
+    assert not TaskRecord.objects.filter(status="QUEUED").exists()
+
+
+def test_continue_in_a_task_group_fails_with_the_fix(handle: Handle) -> None:
+    message = body(tasks.go_on_in_a_group)
+
+    assert handle(message) == []
+
+    assert record_of(message).status == "FAILED"
+    assert "Raise it in the task itself, after the group." in (record_of(message).traceback or "")
+
+
 def test_a_task_may_ask_for_a_retry_by_hand(handle: Handle, queue: str) -> None:
     message = body(tasks.ask_for_a_retry, name="x")
 

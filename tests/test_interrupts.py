@@ -107,7 +107,13 @@ def test_a_wait_for_a_lock_is_cut_off_by_the_hard_timeout_of_its_task(
 
 
 @pytest.mark.parametrize(
-    "task", [waiting.clean_up_after_a_statement, waiting.sync_clean_up_after_a_statement]
+    "task",
+    [
+        waiting.clean_up_after_a_statement,
+        waiting.sync_clean_up_after_a_statement,
+        waiting.clean_up_after_a_savepoint,
+        waiting.sync_clean_up_after_a_savepoint,
+    ],
 )
 def test_a_statement_ends_with_the_soft_timeout_so_that_the_task_can_clean_up(
     one_lane: Handle, task: Task

@@ -14,6 +14,7 @@ from aiobotocore.session import AioSession
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections
+from django.db.models import Model
 from django.db.utils import ConnectionHandler
 
 from lambda_tasks import checks, conf, lambda_task, registry
@@ -37,6 +38,30 @@ def test_times_without_a_zone_are_an_error_of_the_checks(settings: Any) -> None:
     settings.USE_TZ = False
 
     assert [each.id for each in run_checks() if "USE_TZ" in each.msg] == ["lambda_tasks.E004"]
+
+
+class ModelsElsewhere:
+    """A router that keeps the models of the project in a database without the task records."""
+
+    def db_for_write(self, model: type[Model], **hints: object) -> str | None:
+        return "shop" if model._meta.app_label == "app" else None
+
+
+def test_records_in_another_database_than_the_models_are_warned_of(settings: Any) -> None:
+    assert not [each for each in run_checks() if each.id == "lambda_tasks.W011"]
+
+    settings.DATABASE_ROUTERS = [ModelsElsewhere()]
+
+    (warning,) = [each for each in run_checks() if each.id == "lambda_tasks.W011"]
+    assert "in the database 'default', and the project's models are not: app." in warning.msg
+    assert "in 'shop'" in warning.msg
+
+
+def test_a_database_without_autocommit_is_an_error_of_the_checks(monkeypatch: Any) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "AUTOCOMMIT", False)
+
+    (error,) = [each for each in run_checks() if each.id == "lambda_tasks.E007"]
+    assert "DATABASES['default']['AUTOCOMMIT'] is False" in error.msg
 
 
 def test_without_settings_there_is_a_database_queue_and_the_documented_defaults(

@@ -99,7 +99,7 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("_cache", "get_client"): (
         "tests/test_handler.py::test_where_the_cache_is_redis_it_holds_the_singletons_lock"
     ),
-    ("atomic_blocks", "_from_testcase"): (
+    ("_from_testcase",): (
         "tests/test_enqueue.py::test_it_works_under_capture_on_commit_callbacks"
     ),
     ("_read_timeout",): (
@@ -107,6 +107,10 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ),
     ("_sock",): (
         "tests/test_silence.py::test_a_task_whose_connection_falls_silent_has_its_hard_timeout"
+    ),
+    ("server_status",): (
+        "tests/test_sessions.py"
+        "::test_a_task_may_commit_by_hand_and_leaves_no_connection_without_autocommit"
     ),
     ("ministack.app",): "tests/test_local_sqs.py::test_a_message_that_is_sent_can_be_received",
     (
@@ -264,6 +268,14 @@ def _each_savepoint_has_an_id() -> None:
         assert connection().savepoint_ids == outside
 
 
+@needed("atomic_blocks")
+def _a_connection_has_a_list_of_its_blocks() -> None:
+    assert connection().atomic_blocks == []
+    with transaction.atomic(), transaction.atomic(savepoint=False):
+        assert len(connection().atomic_blocks) == 2
+    assert connection().atomic_blocks == []
+
+
 @needed("in_atomic_block")
 def _a_connection_knows_its_transaction() -> None:
     assert connection().in_atomic_block is False
@@ -280,6 +292,43 @@ def _a_connection_has_the_drivers() -> None:
         assert connection().connection.info.transaction_status == 0
     connection().close()
     assert connection().connection is None
+
+
+@needed("connect", "execute_wrappers")
+def _a_connection_is_opened_by_its_method_and_shows_its_statements() -> None:
+    opened: list[str] = []
+    connection().close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection(), "connect", lambda: opened.append("now"))
+        connection().ensure_connection()
+    assert opened == ["now"]
+    seen = []
+
+    def see(execute: Any, sql: str, *args: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *args)
+
+    connection().execute_wrappers.insert(0, see)
+    try:
+        with connection().cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        connection().execute_wrappers.remove(see)
+    assert seen[-1:] == ["SELECT 1"]
+
+
+@needed("autocommit", "health_check_enabled", "health_check_done")
+def _a_connection_in_doubt_is_checked_before_its_next_use() -> None:
+    connection().ensure_connection()
+    assert connection().autocommit is True
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection(), "is_usable", lambda: asked.append("now"))
+        connection().health_check_enabled, connection().health_check_done = True, False
+        for _ in range(2):
+            with connection().cursor():
+                assert connection().health_check_done is True
+    assert asked == ["now"]
 
 
 @needed("errors_occurred")

@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 from ..conf import current
 from ..core.message import Outgoing
 from .dispatcher import Dispatcher
+from .failed_tasks import TasksFailed
 from .portal import Portal
 
 logger = logging.getLogger("lambda_tasks")
@@ -72,14 +73,12 @@ class ModeSender:
         return None
 
     def _run_all(self, messages: Sequence[Outgoing]) -> None:
-        """Run messages here. Raises what their tasks have raised, if the settings ask for it."""
+        """Run messages here. Raises TasksFailed if tasks fail and the settings ask for it."""
         # All run before anything is raised: nobody else would run the others.
-        errors = [error for each in messages if (error := self._run_now(each)) is not None]
-        if not errors or not current().eager_raises:
-            return
-        if len(errors) == 1:
-            raise errors[0]
-        raise BaseExceptionGroup(f"{len(errors)} tasks have failed", errors)
+        errors = {each.message.invocation_id: self._run_now(each) for each in messages}
+        failures = {id: error for id, error in errors.items() if error is not None}
+        if failures and current().eager_raises:
+            raise TasksFailed(failures)
 
 
 def _drop(messages: Sequence[Outgoing]) -> None:

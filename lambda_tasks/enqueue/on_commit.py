@@ -21,6 +21,7 @@ from ..errors import EnqueueError
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..ports import Outbox
 from .announcing import aannounce, announce
+from .failed_tasks import TasksFailed
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -34,7 +35,8 @@ class Sender(Protocol):
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """Send messages, in a thread without an event loop.
 
-        Returns the reason for each message that was not accepted, by invocation id.
+        Returns the reason for each message that was not accepted, by invocation id. Raises
+        TasksFailed in eager mode, if the settings ask for it.
         """
         ...
 
@@ -115,6 +117,9 @@ class Enqueuer:
         try:
             to_send = await sync_to_async(self._join_or_store)(callers, key[2])
             failures = await self.asend_stored(to_send) if to_send else {}
+        except TasksFailed as failed:
+            for caller in callers:
+                caller.finish({}, failed)
         except BaseException as error:
             for caller in callers:
                 caller.fail(error)
@@ -154,7 +159,15 @@ class Enqueuer:
         Raises EnqueueError for direct messages that were not accepted.
         """
         sendable = self.select_sendable(messages)
-        failures = self._sender.send(sendable)
+        failed: TasksFailed | None = None
+        failures: dict[UUID, str] = {}
+        try:
+            failures = self._sender.send(sendable)
+        except TasksFailed as error:
+            failed = error
+        if failed is not None:  # outside of the except block, which would add its own context
+            failed.raise_for(sendable)
+            return
         with interrupt_after(LIBRARY_STATEMENT_LIMIT_S):
             self._mark_sent(sendable, failures)
         if failures:
@@ -162,7 +175,15 @@ class Enqueuer:
 
     async def asend_now(self, messages: Sequence[Outgoing]) -> None:
         """See send_now()."""
-        _raise_for_direct(messages, await self.asend_stored(messages))
+        failed: TasksFailed | None = None
+        failures: dict[UUID, str] = {}
+        try:
+            failures = await self.asend_stored(messages)
+        except TasksFailed as error:
+            failed = error
+        if failed is not None:
+            failed.raise_for(messages)
+        _raise_for_direct(messages, failures)
 
     async def asend_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """Send messages and mark the stored ones as sent.
@@ -265,12 +286,14 @@ class _Caller:
         except Exception as error:
             self._hook_error = error
 
-    def finish(self, failures: dict[UUID, str]) -> None:
+    def finish(self, failures: dict[UUID, str], failed: TasksFailed | None = None) -> None:
         try:
             _raise_for_direct(self.messages, failures)
             if self._hook_error is not None:
                 raise self._hook_error
-        except Exception as error:
+            if failed is not None:
+                failed.raise_for(self.messages)
+        except BaseException as error:
             self.fail(error)
         else:
             if not self.done.done():

@@ -22,7 +22,7 @@ from ..context import TaskContext
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
 from ..core.message import Message, Outgoing
-from ..core.retries import JITTER_S
+from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import ArgumentsMismatch, Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
 from ..hooks.calling import HOOK_LIMIT_S
@@ -34,6 +34,7 @@ from .finishing import Finisher, continuation_of, describe, describe_refusal, ou
 from .hook_events import announce_failed_unbegun, end_event, start_event
 from .progress import ProgressRecorder
 from .run import AttemptEnd, Run
+from .sessions import RunGuard
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -74,6 +75,7 @@ class Attempt:
         self._lock = lock
         self._lock_stack = ExitStack()
         self._transaction: AbstractContextManager[Any] | None = None
+        self._guard: RunGuard | None = None
         self._began_at = time.monotonic()
         self._n_conflicts = 0
         self._has_waited = False
@@ -132,6 +134,7 @@ class Attempt:
         can't be asked, and PoolExhausted if no connection came free in time.
         """
         connections.refresh()
+        self._guard = RunGuard()
         self._acquire_connection()
         if not self._n_conflicts:
             if self.task.options.singleton:
@@ -183,9 +186,10 @@ class Attempt:
         """Write SUCCESS within the task's transaction and commit both together.
 
         If there is nothing else to commit and `may_leave_record`, the caller writes the record.
-        Raises TypeError for a result that is not JSON, LeaseLost if the claim no longer holds, and
-        the database's errors.
+        Raises TypeError for a result that is not JSON, TransactionManagementError if the task has
+        left a transaction open, LeaseLost if the claim no longer holds, and the database's errors.
         """
+        self._check_transactions()
         outcome = outcome_of(result, self.task)
         if self._transaction is None or not connections.is_untouched(self.finisher.claims.alias):
             return self._commit(outcome)
@@ -212,8 +216,10 @@ class Attempt:
 
         Raises the database's errors. The outcome is unknown then, and the delivery must come back.
         """
+        error = as_retry(error)
         if isinstance(error, Continue):
             try:
+                self._check_transactions()
                 return self._commit(*continuation_of(error, self.run, self.task))
             except Exception as failure:
                 error = failure
@@ -344,6 +350,10 @@ class Attempt:
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         alias = self.finisher.claims.alias
+        if self._transaction is None:
+            self._clean_up()
+        elif self._guard is not None:
+            self._guard.restore(django_connections[alias])
         limit_s = interrupts.statement_limit_s(
             django_connections[alias], interrupts.LIBRARY_STATEMENT_LIMIT_S
         )
@@ -360,18 +370,32 @@ class Attempt:
     def _ran_for(self) -> timedelta:
         return timedelta(seconds=time.monotonic() - self._began_at)
 
+    def _check_transactions(self) -> None:
+        """Raise TransactionManagementError if the task left a transaction open, or ended ours."""
+        if self._guard is not None:
+            alias = self.finisher.claims.alias
+            own = None if self._transaction is None else django_connections[alias]
+            self._guard.check(self.task.name, own)
+
     def _end_transaction(self, error: BaseException | None) -> None:
+        """End the transaction, by a rollback if there is an error, and clean the connections up."""
         current, self._transaction = self._transaction, None
-        if current is None:
-            return
-        if error is None:
-            current.__exit__(None, None, None)
-            return
         try:
-            current.__exit__(type(error), error, error.__traceback__)
+            if current is not None and error is None:
+                current.__exit__(None, None, None)
+            elif current is not None and error is not None:
+                current.__exit__(type(error), error, error.__traceback__)
         except Exception:
+            if error is None:
+                raise
             # The connection is gone, and its transaction with it.
             logger.warning("%s: the rollback failed", self.task.name, exc_info=True)
+        finally:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        if self._guard is not None:
+            self._guard.clean_up()
 
     def _lock_key(self) -> str:
         values = [

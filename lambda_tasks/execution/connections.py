@@ -1,10 +1,15 @@
-"""Keeps a thread's database connections open between attempts, and replaces dead ones.
+"""Keeps database connections open between attempts, and replaces dead ones.
 
 Django closes connections at the end of each request, by their age. Done between tasks, that would
 open a new connection for each task. Instead, a connection is checked after it was idle, after an
 error, and when its server has sent something unasked.
+
+Threads that tasks start, by asyncio.to_thread() for example, may outlive their tasks. Their
+connections can be used there only, so Django is told to check them itself before their next use.
 """
 
+import os
+import threading
 import time
 import weakref
 from contextlib import AbstractContextManager
@@ -12,6 +17,7 @@ from typing import Any, Final
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 from .. import interrupts, pools
 from ..interrupts import MAX_UNCHECKED_IDLE_S, PQTRANS_IDLE, has_unexpected_input
@@ -25,16 +31,33 @@ A database that refuses a value raises others.
 _last_used: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, float]" = weakref.WeakKeyDictionary()
 
 
+_foreign: "weakref.WeakSet[BaseDatabaseWrapper]" = weakref.WeakSet()
+"""The connections of threads that never call refresh()."""
+
+_foreign_lock = threading.Lock()
+
+
+class _LastDoubt:
+    at: float = 0.0
+
+
 def refresh() -> None:
-    """Close this thread's unusable connections. Django opens them again when they are used."""
+    """Close this thread's unusable connections. Django opens them again when they are used.
+
+    The connections of threads that tasks have started are checked when they are used.
+    """
     now = time.time()
     for connection in connections.all(initialized_only=True):
+        if connection not in _last_used:
+            _last_used[connection] = now
+            with _foreign_lock:
+                _foreign.discard(connection)
         if connection.in_atomic_block:
             continue
         if connection.connection is None:
             connection.errors_occurred = False
             continue
-        idled_s = now - _last_used.get(connection, now)
+        idled_s = now - _last_used[connection]
         if (
             connection.errors_occurred
             or idled_s > MAX_UNCHECKED_IDLE_S
@@ -42,6 +65,8 @@ def refresh() -> None:
         ):
             _close_if_unusable(connection)
         _last_used[connection] = now
+    if _foreign:
+        _doubt_foreign(now)
 
 
 def open_transaction(alias: str) -> AbstractContextManager[Any]:
@@ -78,3 +103,50 @@ def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:
         connection.errors_occurred = False
     else:
         pools.renew(connection)
+
+
+def _add_foreign(connection: BaseDatabaseWrapper, **_: object) -> None:
+    if connection not in _last_used:
+        with _foreign_lock:
+            _foreign.add(connection)
+
+
+connection_created.connect(_add_foreign)
+
+
+def _doubt_foreign(now: float) -> None:
+    """Let Django check the connections of other threads, each once and before its next use.
+
+    Outside of transactions only: a check would fail in one that has met an error.
+    """
+    is_due = now - _LastDoubt.at > MAX_UNCHECKED_IDLE_S
+    if is_due:
+        _LastDoubt.at = now
+    with _foreign_lock:
+        foreign = list(_foreign)
+    connection: Any  # the stubs lack some of these attributes
+    for connection in foreign:
+        is_free = connection.autocommit and not connection.in_atomic_block
+        if is_free and (is_due or connection.errors_occurred):
+            # What Django does at the start of a request where CONN_HEALTH_CHECKS is set.
+            connection.health_check_enabled, connection.health_check_done = True, False
+
+
+def forget_in_children() -> None:
+    """Let the processes that this one forks open connections of their own.
+
+    A task may fork in its transaction. A child that used or closed the connection would send its
+    own bytes to the server in between.
+    """
+    os.register_at_fork(after_in_child=_forget_inherited)
+
+
+_inherited: Final[list[BaseDatabaseWrapper]] = []
+"""The parent's connections, kept alive in a child: when collected, they might be closed."""
+
+
+def _forget_inherited() -> None:
+    for connection in connections.all(initialized_only=True):
+        _inherited.append(connection)
+        del connections[connection.alias]
+    interrupts.forget_connections()

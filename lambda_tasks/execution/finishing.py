@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from ..core.lifecycle import (
@@ -30,7 +31,7 @@ from ..core.lifecycle import (
 from ..core.message import Message, Outgoing
 from ..core.redaction import redact
 from ..core.results import to_json_values
-from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, retry_id
+from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, errors_in, retry_id
 from ..errors import (
     Continue,
     LeaseLost,
@@ -54,6 +55,11 @@ from .run import AttemptEnd, Run
 from .run_log import log_failure, log_lost_attempt, skip_library_frames
 
 logger = logging.getLogger("lambda_tasks")
+
+CONTINUE_IN_GROUP: Final = (
+    "Continue keeps the writes of its run, and a TaskGroup that it leaves cancels the other tasks. "
+    "Raise it in the task itself, after the group."
+)
 
 
 class Finisher:
@@ -252,6 +258,10 @@ def consequence_of(
 ) -> tuple[Outcome, Outgoing | None]:
     """Return the outcome of a run that raised an error, and the message of its retry or None."""
     n_retries = run.message.n_retries
+    if isinstance(error, BaseExceptionGroup) and any(
+        isinstance(each, Continue) for each in errors_in(error)
+    ):
+        error.add_note(CONTINUE_IN_GROUP)
     raised = describe(error, run.message)
     if call.ignores(error):
         return Succeeded(raised=raised), None

@@ -108,12 +108,17 @@ class _Slot:
             reply = await _receive(process)
         except BaseException:
             # A cancelled run, too, ends the process: the next run must not get its answer.
-            self.interrupt()
-            await in_reserved_thread(self._end)
+            await self._kill()
             raise
         if isinstance(reply, LambdaTasksError):
             raise reply
+        if reply.replaces_process:
+            await self._kill()
         return reply
+
+    async def _kill(self) -> None:
+        self.interrupt()
+        await in_reserved_thread(self._end)
 
     def interrupt(self) -> None:
         """Kill the process or give up its start, without waiting."""

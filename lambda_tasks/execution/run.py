@@ -56,6 +56,8 @@ class AttemptEnd:
     """Why this release can't run the message: its arguments don't fit. It has not started."""
     restarts: bool = False
     """Whether the attempt was rolled back after a conflict and restarts at once."""
+    replaces_process: bool = False
+    """Whether the worker process is to be replaced, with all processes that the task started."""
     is_recorded: bool = True
     """False if the caller has to write the outcome, as there was nothing else to commit."""
     ran_for: timedelta | None = None

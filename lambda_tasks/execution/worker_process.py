@@ -4,9 +4,11 @@ The fork server imports this module before it forks, so every child starts with 
 """
 
 import gc
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 
 import django
@@ -14,9 +16,10 @@ from django.apps import apps
 from django.db import connections
 
 from .. import interrupts, pools, registry
-from ..errors import LambdaTasksError
+from ..errors import HardTimeLimitExceeded, LambdaTasksError
 from . import worker_pipe
 from .attempt import MakeAttempt
+from .connections import forget_in_children
 from .inline import run_inline
 from .run import AttemptEnd, Run
 
@@ -36,13 +39,17 @@ def prepare() -> None:
 
 
 def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
-    """Run tasks until the other end closes. `wire` is called once the project is loaded."""
+    """Run tasks until the other end closes. `wire` is called once the project is loaded.
+
+    Then it ends, with all processes that its tasks have started and that have not left its group.
+    """
     # A process group for this process and all that its tasks start: the parent kills the group.
     os.setpgid(0, 0)
     # Ctrl+C at a terminal reaches all processes. The parent handles it, and ends its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prepare()
+    _allow_children()
     make_attempt = wire()
     reply = pools.returning_connections(_reply)
     interrupts.limit_connecting()
@@ -51,16 +58,30 @@ def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
         try:
             run: Run = worker_pipe.receive(pipe)
         except EOFError:
+            os.killpg(0, signal.SIGKILL)
             return
         worker_pipe.send(pipe, reply(run, make_attempt))
+
+
+def _allow_children() -> None:
+    """Let tasks use multiprocessing as in any other process."""
+    # Python lets no daemonic process have children. For its parent this one stays daemonic, so that
+    # the parent's exit does not wait for it.
+    multiprocessing.current_process().daemon = False
+    # A process of a fork server has the start method of its parent, instead of the platform's.
+    multiprocessing.set_start_method(None, force=True)
+    multiprocessing.set_forkserver_preload([f"{__package__}.preload"])
+    forget_in_children()
 
 
 def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:
     try:
         task = registry.resolve(run.message.task_name, run.message.backend)
         attempt = make_attempt(run, task)
-        return run_inline(attempt, with_limits=True, may_leave_record=True)
+        ended = run_inline(attempt, with_limits=True, may_leave_record=True)
     except KeyboardInterrupt:
         return AttemptEnd(None, interrupted=True)
     except Exception as error:
         return LambdaTasksError(f"The record could not be written: {error!r}")
+    was_timed_out = isinstance(attempt.error, HardTimeLimitExceeded) and ended.outcome is not None
+    return replace(ended, replaces_process=was_timed_out)

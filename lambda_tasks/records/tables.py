@@ -270,7 +270,7 @@ class TaskRecord(models.Model):
         alias = router.db_for_write(TaskRecord)
         this_record = TaskRecord.objects.using(alias).filter(id=self.pk)
         cancelled = this_record.cancel()
-        self.refresh_from_db()
+        self.refresh_from_db(using=alias)  # a replica may not have it yet
         return bool(cancelled)
 
     async def acancel(self) -> bool:

@@ -16,7 +16,14 @@ import pydantic
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
-from lambda_tasks import Retry, SoftTimeLimitExceeded, TaskContext, lambda_task, task_logger
+from lambda_tasks import (
+    Continue,
+    Retry,
+    SoftTimeLimitExceeded,
+    TaskContext,
+    lambda_task,
+    task_logger,
+)
 from lambda_tasks.models import SingletonLock, TaskRecord
 from lambda_tasks.records.clock import Now
 from tests.app.models import Effect, Seat
@@ -229,6 +236,30 @@ def limited_to_one_run() -> None:
 @lambda_task
 async def ask_for_a_retry(*, name: str) -> None:
     raise Retry(name, delay=7)
+
+
+@lambda_task
+async def ask_for_a_retry_in_a_group(*, delays: list[float | None], fails: bool = False) -> None:
+    async def ask(delay: float | None) -> None:
+        raise Retry("from a group", delay=delay)
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async with asyncio.TaskGroup() as group:
+        for delay in delays:
+            group.create_task(ask(delay))
+        if fails:
+            group.create_task(fail())
+
+
+@lambda_task
+async def go_on_in_a_group() -> None:
+    async def go_on() -> None:
+        raise Continue(1)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(go_on())
 
 
 @lambda_task

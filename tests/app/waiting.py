@@ -105,6 +105,26 @@ def sync_clean_up_after_a_statement() -> str:
     return "not interrupted"
 
 
+@lambda_task(soft_timeout=2, hard_timeout=60)
+async def clean_up_after_a_savepoint() -> str:
+    try:
+        await sync_to_async(wait_under_a_savepoint)()
+    except SoftTimeLimitExceeded:
+        await Effect.objects.acreate(name="cleaned up")
+        return "cleaned up"
+    return "not interrupted"
+
+
+@lambda_task(soft_timeout=2, hard_timeout=60)
+def sync_clean_up_after_a_savepoint() -> str:
+    try:
+        wait_under_a_savepoint()
+    except SoftTimeLimitExceeded:
+        Effect.objects.create(name="cleaned up")
+        return "cleaned up"
+    return "not interrupted"
+
+
 @lambda_task(soft_timeout=1.5, hard_timeout=2)
 async def commit_and_wait() -> str:
     await Effect.objects.acreate(name="committed")
@@ -218,8 +238,9 @@ async def atake_two_seats(*, there: Path) -> None:
 
 
 def _be_impatient() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA busy_timeout = 50")
+    # Beside Django, where nobody sees that the session has changed, and closes the connection.
+    connection.ensure_connection()
+    connection.connection.execute("PRAGMA busy_timeout = 50")
 
 
 @lambda_task(atomic=False)

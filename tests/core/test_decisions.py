@@ -11,7 +11,7 @@ from redis.exceptions import LockError, RedisError
 
 from lambda_tasks.core.batching import BatchLimits, pop_batch
 from lambda_tasks.core.options import parse_options
-from lambda_tasks.core.retries import RetryRule, continuation_id, retry_id
+from lambda_tasks.core.retries import RetryRule, as_retry, continuation_id, retry_id
 from lambda_tasks.errors import Continue, Retry
 
 sizes = st.lists(st.integers(1, 30), max_size=60)
@@ -61,6 +61,30 @@ def test_a_retry_by_hand_names_its_own_delay() -> None:
     assert rule.delay_s(Retry(delay=40), n_retries=0, jitter_s=2) == 42
     assert rule.delay_s(Retry(), n_retries=0, jitter_s=2) == 12
     assert rule.delay_s(Retry(delay=0), n_retries=0, jitter_s=2) == 2
+
+
+def test_an_exception_group_is_retried_or_ignored_if_each_error_in_it_is() -> None:
+    rule = RetryRule(retry_on=(OSError,), ignore_errors=(KeyError,))
+    nested = ExceptionGroup("outer", [TimeoutError(), ExceptionGroup("inner", [Retry()])])
+
+    assert rule.retries(nested)
+    assert rule.ignores(ExceptionGroup("", [KeyError(), KeyError()]))
+    for mixed in (OSError(), KeyError()), (OSError(), ValueError()), (KeyError(), ValueError()):
+        group = ExceptionGroup("", mixed)
+        assert not rule.retries(group)
+        assert not rule.ignores(group)
+    assert RetryRule(retry_on=(ExceptionGroup,)).retries(ExceptionGroup("", [ValueError()]))
+
+
+def test_a_group_of_retries_is_one_with_the_longest_delay() -> None:
+    group = ExceptionGroup("", [Retry(delay=5), Retry("the last", delay=40), Retry()])
+
+    retry = as_retry(group)
+
+    assert isinstance(retry, Retry)
+    assert (str(retry), retry.delay, retry.__cause__) == ("the last", 40, group)
+    for other in Retry(), ExceptionGroup("", [Retry(), ValueError()]):
+        assert as_retry(other) is other
 
 
 def test_a_retrys_id_follows_from_the_first_and_its_claim() -> None:
