@@ -27,6 +27,7 @@ from .. import runtime as runtimes
 from ..execution.batch import ClaimedBatch
 from ..execution.executor import Executor
 from ..execution.interruptible_thread import InterruptibleThread
+from ..logging import log_error
 from ..ports import Settlement, Source
 from ..queues.kinds import make_sources
 from .ending import CLOSE_LIMIT_S, DRAIN_MARGIN_S
@@ -215,8 +216,10 @@ class Worker:
             return (
                 ClaimedBatch() if arriving is None else await self._executor.claim_batch(arriving)
             )
-        except Exception:
-            logger.exception("A queue can't be read; the next try is in %g s", ERROR_PAUSE_S)
+        except Exception as error:
+            log_error(
+                logger, error, "A queue can't be read; the next try is in %g s", ERROR_PAUSE_S
+            )
             await self._unless_stopped(asyncio.sleep(ERROR_PAUSE_S))
             return ClaimedBatch()
 
@@ -322,9 +325,9 @@ async def _keep_relaying(relay: Relay, every_s: float) -> None:
         wait_s = every_s
         try:
             await relay()
-        except Exception:
+        except Exception as error:
             wait_s = RELAY_EVERY_S
-            logger.exception("The relay failed; it runs again in %g s.", wait_s)
+            log_error(logger, error, "The relay failed; it runs again in %g s", wait_s)
         await asyncio.sleep(wait_s)
 
 
