@@ -33,7 +33,7 @@ class LambdaTasksConfig(AppConfig):
         # before. In a worker process or a function ours are, and failures would be silent.
         for name in ("lambda_tasks", "lambda_tasks.task"):
             logging.getLogger(name).disabled = False
-        console.show_task_lines_if_told()
+        console.show_lines_if_told()
         framework = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
         if settings.is_overridden("TASKS") and find_spec(framework):  # type: ignore[misc]
             from . import backends  # noqa: F401 - registers the adapter of Django's tasks

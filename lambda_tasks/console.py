@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .records.tables import TaskRecord
 
 LINES_VARIABLE: Final = "LAMBDA_TASKS_CONSOLE"
-"""The environment variable that tells a process that another one prints the ends of its runs."""
+"""The environment variable of a process of which another one prints the ends of runs.
+
+Its value is the verbosity.
+"""
 
 FRAME: Final = re.compile(r'^ *(?:\| )*File "(?P<file>[^"]+)", line (?P<line>[0-9]+)', re.MULTILINE)
 
@@ -40,6 +43,8 @@ MAX_NAMES: Final = 10
 """The most tasks that are named; of more, only the number is told."""
 
 PACKAGE: Final = Path(__file__).parent
+
+LOGGER: Final = logging.getLogger("lambda_tasks")
 
 TASK_LOGGER: Final = logging.getLogger("lambda_tasks.task")
 
@@ -111,27 +116,30 @@ def logs_failures() -> bool:
     )
 
 
-def show_task_lines() -> None:
+def show_lines(verbosity: int) -> None:
     """Show what tasks log with `task_logger`, unless the project's LOGGING says what to show.
 
-    The library's own lines about runs are left out: somebody prints their ends.
+    Of the library's own lines, it shows warnings and errors; with a verbosity of 2, also the starts
+    of runs and what else is logged. Those about ends are left out, which the caller prints.
     """
     if TASK_LOGGER.hasHandlers():
         return
     handler = logging.StreamHandler()
-    handler.addFilter(_is_of_task)
-    TASK_LOGGER.addHandler(handler)
-    TASK_LOGGER.setLevel(logging.INFO)
+    handler.addFilter(_is_for_console)
+    LOGGER.addHandler(handler)
+    TASK_LOGGER.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    LOGGER.setLevel(logging.INFO if verbosity > 1 else logging.WARNING)
 
 
-def show_task_lines_if_told() -> None:
-    """Do so in a process whose runs another process prints."""
-    if LINES_VARIABLE in os.environ:
-        show_task_lines()
+def show_lines_if_told() -> None:
+    """Do so in a process of which another one prints the ends of runs."""
+    if verbosity := os.environ.get(LINES_VARIABLE):
+        show_lines(int(verbosity))
 
 
-def _is_of_task(record: logging.LogRecord) -> bool:
-    return not Path(record.pathname).is_relative_to(PACKAGE)
+def _is_for_console(record: logging.LogRecord) -> bool:
+    is_about_end = record.name == TASK_LOGGER.name and record.levelno > logging.DEBUG
+    return not (is_about_end and Path(record.pathname).is_relative_to(PACKAGE))
 
 
 def _handlers(logger: logging.Logger) -> Iterator[logging.Handler]:

@@ -61,6 +61,9 @@ from .write_batcher import WriteBatcher
 
 logger = logging.getLogger("lambda_tasks")
 
+CLAIM_S: Final = 1.0
+"""Seconds of an event that may pass before its first task starts."""
+
 CANCEL_GRACE_S: Final = 0.3
 """Seconds for a run that was cancelled at the deadline to end. The executor waits no longer."""
 
@@ -354,8 +357,8 @@ class Executor:
 
     def _warn_if_too_short(self, task: Task, budget: TimeBudget) -> None:
         hard_s = limits_s(task, self._settings())[1]
-        # Rounded, as the event has used a little of the time that the function has for it.
-        if hard_s <= round(budget.longest_s) or task.name in self._warned_tasks:
+        # The event has used a little of the time that the function has for it.
+        if hard_s <= budget.longest_s + CLAIM_S or task.name in self._warned_tasks:
             return
         self._warned_tasks.add(task.name)
         logger.warning(

@@ -39,6 +39,9 @@ POLL_EVERY_S: Final = 0.5
 STOP_POLL_S: Final = 0.05
 """Seconds between two looks at the parts while they stop."""
 
+HURRY_EVERY_S: Final = 0.5
+"""Seconds between two signals to the parts after a second Ctrl-C."""
+
 JOIN_LIMIT_S: Final = 2.0
 """Seconds for the last look at the records, after which the rest is not reported."""
 
@@ -133,7 +136,9 @@ class Dev:
             if self.chaos:
                 raise
             self._inform(f"{missing} Without it the table is the queue.")
-        environment = _make_run(sqs).environment() | {console.LINES_VARIABLE: "1"}
+        environment = _make_run(sqs).environment()
+        if self.verbosity:
+            environment[console.LINES_VARIABLE] = str(self.verbosity)
         for name, value in environment.items():
             os.environ[name] = value
             stack.callback(os.environ.pop, name)
@@ -252,21 +257,22 @@ class Dev:
     def _announce_stop(self) -> None:
         if self._n_running:
             self._inform(
-                f"Stopping: {self._n_running} running, with {DRAIN_S:g} s to end; Ctrl-C once more "
-                "gives them back to their queues."
+                f"Finishing {self._n_running} (up to {DRAIN_S:g} s); Ctrl-C once more gives them "
+                "back."
             )
 
     def _stop_parts(self) -> None:
         """Stop all parts at the same time. Those that don't end in time are killed."""
-        n_stops = self._n_stops
         for part in self._parts:
             part.stop()
+        hurry_at = time.monotonic() + HURRY_EVERY_S
         while any(part.exit_code() is None for part in self._parts):
-            if n_stops < self._n_stops:
-                n_stops = self._n_stops
+            time.sleep(STOP_POLL_S)
+            if self._n_stops > 1 and time.monotonic() > hurry_at:
+                # Again and again: of two signals at a time, a busy process sees one.
+                hurry_at += HURRY_EVERY_S
                 for part in self._parts:
                     part.stop()
-            time.sleep(STOP_POLL_S)
         for part in self._parts:
             part.kill()
 
