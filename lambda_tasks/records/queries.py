@@ -68,7 +68,7 @@ def check_migrated() -> None:
 def ended_since(moment: datetime) -> list[tuple[UUID, datetime]]:
     """Return the id and end of each record that ended at a moment or later, in this order."""
     ended = all_records().filter(end_time__gte=moment).order_by("end_time", "id")
-    return list(ended.values_list("id", "end_time"))
+    return [(id, at) for id, at in ended.values_list("id", "end_time") if at is not None]
 
 
 @with_retries

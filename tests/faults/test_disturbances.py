@@ -52,8 +52,8 @@ def scene(
 ) -> Iterator[Scene]:
     directory: Path = tmp_path_factory.mktemp("faults")
     disturbances: Any = request.cls
-    engine = disturbances.engine
-    with starting("mariadb" if engine == "mysql" else engine):
+    engine: Engine = disturbances.engine
+    with starting(engine):
         with (
             open_site(
                 engine, directory, processes=2, function_timeout_s=FUNCTION_TIMEOUT_S
