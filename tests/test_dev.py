@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -308,8 +308,7 @@ def test_two_side_by_side_count_what_is_their_own(newcomer: Newcomer) -> None:
     newcomer.write("shop/views.py", "\nplace_order.csrf_exempt = True\n", add=True)
     other = Newcomer(newcomer.directory)
     with newcomer.developing(), other.developing():
-        for each in (newcomer, other):
-            wait_for(lambda each=each: listening(each))
+        wait_for(lambda: listening(newcomer) and listening(other))
         posted(other, "Kindred")
         wait_for(lambda: finished(other, "shop.tasks.print_invoice"))
     assert not finished(newcomer, "shop.tasks.print_invoice")
@@ -371,7 +370,8 @@ def test_code_has_changed_where_a_file_is_written_added_or_removed(
     assert not code.has_changed(), "only loaded"
 
     new = tmp_path / "watched_by_dev/inner/new.py"
-    for change in (new.touch, lambda: os.utime(new, (1, 1)), new.unlink):
+    changes: list[Callable[[], None]] = [new.touch, lambda: os.utime(new, (1, 1)), new.unlink]
+    for change in changes:
         change()
         assert code.has_changed()
         assert not code.has_changed()
