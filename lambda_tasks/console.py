@@ -63,7 +63,7 @@ def describe_end(record: "TaskRecord", *, with_traceback: bool = True) -> str:
         text += f" after {record.duration.total_seconds():.3f} s"
     trace = (record.traceback or "").strip()
     if trace:
-        text += f"{_place(trace)}{consequence}: {trace.splitlines()[-1].strip()}"
+        text += f"{_place(trace)}{consequence}: {_error(trace)}"
     if trace and with_traceback and record.status == Status.FAILED:
         text += "\n" + indent(trace, "    ")
     return text
@@ -147,6 +147,12 @@ def _handlers(logger: logging.Logger) -> Iterator[logging.Handler]:
     while current is not None:
         yield from current.handlers
         current = current.parent if current.propagate else None
+
+
+def _error(trace: str) -> str:
+    """Return the last line with a word, as below a group of exceptions there are lines without."""
+    lines = trace.splitlines()
+    return next((line for line in reversed(lines) if re.search(r"\w", line)), trace).strip(" |")
 
 
 def _place(trace: str) -> str:

@@ -21,6 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
 
 from .. import conf, console, registry, runtime
+from ..errors import NotMigrated
 from ..interrupts import interrupt_after
 from ..local_run import LocalRun, RunKeys
 from ..queues.base import MAX_LAMBDA_TIMEOUT_S
@@ -83,7 +84,7 @@ class Dev:
     chaos: str = ""
     """The faults, as Chaos.parse() reads them."""
     verbosity: int = 1
-    """How much it prints: 0 for errors only, 1 for the ends of runs too, 2 for their results."""
+    """How much it prints: 0 for errors only, 1 also for ends of runs, 2 also for their starts."""
     _n_stops: int = 0
     _parts: list[Part] = field(default_factory=list)
     _n_running: int = 0
@@ -202,7 +203,7 @@ class Dev:
                 relay(grace=RELAY_GRACE)
                 self._show_counts()
                 last_error = ""
-            except DatabaseError as error:
+            except (DatabaseError, NotMigrated) as error:
                 text = str(error).strip()
                 if text != last_error:
                     self._say(f"The database can't be read or written for now: {text}")
@@ -219,7 +220,8 @@ class Dev:
 
     def _report(self, ends: Ends) -> None:
         for record in ends.new():
-            self._inform(console.describe_end(record))
+            with_traceback = not console.logs_failures()
+            self._inform(console.describe_end(record, with_traceback=with_traceback))
 
     def _show_counts(self) -> None:
         self._n_running = sum(map(self._is_own, queries.running_workers()))
