@@ -9,6 +9,8 @@ import django
 from django.apps import AppConfig
 from django.conf import settings
 
+from . import console
+
 SERVERS: Final = frozenset({"django.core.asgi", "django.core.wsgi"})
 """The modules with which a web server loads the project. Commands of manage.py do not."""
 
@@ -31,6 +33,7 @@ class LambdaTasksConfig(AppConfig):
         # before. In a worker process or a function ours are, and failures would be silent.
         for name in ("lambda_tasks", "lambda_tasks.task"):
             logging.getLogger(name).disabled = False
+        console.show_lines_if_told()
         framework = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
         if settings.is_overridden("TASKS") and find_spec(framework):  # type: ignore[misc]
             from . import backends  # noqa: F401 - registers the adapter of Django's tasks

@@ -3,6 +3,7 @@
 After an outage nobody knows whether the statement took effect.
 """
 
+import re
 from enum import Enum, auto
 from typing import Final
 
@@ -65,6 +66,18 @@ OUTAGE_CODES: Final = frozenset(
 )
 """The codes of outages, in addition to PostgreSQL's class 08, connection_exception."""
 
+MISSING_SCHEMA_CODES: Final = frozenset(
+    {
+        "42P01",  # undefined_table
+        "42703",  # undefined_column
+        "mysql 1054",  # ER_BAD_FIELD_ERROR
+        "mysql 1146",  # ER_NO_SUCH_TABLE
+    }
+)
+"""The codes of errors about a table or column that does not exist."""
+
+MISSING_IN_SQLITE: Final = re.compile(r"no such (table|column)|has no column named")
+"""The texts of such errors of SQLite, which has one code for all errors in SQL."""
 
 LIBRARY_MARK: Final = "_met_by_lambda_tasks"
 """The attribute of an error that a statement of the library has raised."""
@@ -102,6 +115,14 @@ def is_conflict(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(is_conflict(each) for each in error.exceptions)
     return isinstance(error, Error) and code_of(error) in CONFLICT_CODES
+
+
+def lacks_schema(error: BaseException) -> bool:
+    """Return whether an error says that a table or column does not exist."""
+    code = code_of(error)
+    if code == "sqlite 1":
+        return MISSING_IN_SQLITE.search(str(error)) is not None
+    return code in MISSING_SCHEMA_CODES
 
 
 def judge(code: str | None, *, may_be_outage: bool, is_gone: bool) -> Meaning:

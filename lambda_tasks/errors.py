@@ -13,6 +13,17 @@ class LambdaTasksError(Exception):
     """The root of the library's own errors."""
 
 
+class NotMigrated(LambdaTasksError):
+    """A table or column of the library is missing in the database."""
+
+    def __init__(self, *, alias: str) -> None:
+        option = "" if alias == "default" else f" --database {alias}"
+        super().__init__(
+            f"The database {alias!r} lacks a table or column of lambda_tasks. "
+            f"Run `manage.py migrate{option}`."
+        )
+
+
 class EnqueueError(LambdaTasksError):
     """Some messages were not accepted by their queue.
 

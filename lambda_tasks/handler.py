@@ -83,6 +83,10 @@ class LambdaHandler:
             self._flush_hooks(HOOKS_FLUSH_S)  # the function freezes once it has answered
             self._database_thread.interrupt()  # a statement that still runs, which nobody awaits
 
+    def interrupt(self) -> None:
+        """Interrupt the runs of the current event. A signal handler may call it."""
+        self._runner.get_loop().call_soon_threadsafe(self._events.interrupt)
+
     def pids(self) -> list[int]:
         """Return the process ids of the worker processes."""
         return self._executor.pids()
@@ -144,6 +148,16 @@ def close() -> None:
     if warm is not None:
         warm.close()
         gc.unfreeze()
+
+
+def interrupt() -> None:
+    """Interrupt the runs of the current event, which go back to their queues.
+
+    For a local function that is stopped: Lambda itself stops none in the middle of an event.
+    """
+    warm = _handlers.get(str(os.getpid()))
+    if warm is not None:
+        warm.interrupt()
 
 
 def pids() -> list[int]:

@@ -10,6 +10,15 @@ from typing import Any, Final
 
 from .context import TaskContext, current_run
 from .core.redaction import REDACTED, redact, redact_value
+from .errors import NotMigrated
+
+
+def log_error(logger: logging.Logger, error: BaseException, message: str, *args: object) -> None:
+    """Log a caught error: with its traceback, or in one line if its text names the fix."""
+    if isinstance(error, NotMigrated):
+        logger.error(f"{message}: %s", *args, error)
+    else:
+        logger.error(message, *args, exc_info=error)
 
 
 class _TaskLogger(logging.LoggerAdapter[logging.Logger]):

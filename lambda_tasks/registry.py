@@ -49,6 +49,20 @@ def registered(name: str) -> Task | None:
     return _tasks.get(name)
 
 
+def names() -> list[str]:
+    """Return the sorted names of the tasks that the loaded task modules declare or import.
+
+    Those of other interfaces are among them.
+    """
+    found = set(_tasks)
+    for module in filter(None, map(sys.modules.get, list(_task_modules()))):
+        for each in list(vars(module).values()):
+            with suppress(UnknownTask):
+                task = _adapt(each, None)
+                found |= set() if task is None else {task.name}
+    return sorted(found)
+
+
 def register_interface(adapt: Adapt) -> None:
     """Register an adapter for the tasks of another interface, such as django.tasks."""
     _adapters.append(adapt)

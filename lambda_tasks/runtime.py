@@ -304,14 +304,14 @@ def replace_current(other: Runtime) -> Iterator[None]:
         _Process.runtime = before
 
 
-def worker_id() -> str:
-    """Return the id of this process, by which its logs can be found.
+def worker_id(pid: int | None = None) -> str:
+    """Return the id of this process, or of another one here, by which its logs can be found.
 
     In Lambda it is the name of the log stream, one for each execution environment; elsewhere it is
     HOST:PID.
     """
     log_stream = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
-    return (log_stream or f"{socket.gethostname()}:{os.getpid()}")[:MAX_WORKER_ID]
+    return (log_stream or f"{socket.gethostname()}:{pid or os.getpid()}")[:MAX_WORKER_ID]
 
 
 async def _ask_on_reserved_thread(ask: Callable[[], T]) -> T:

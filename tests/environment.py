@@ -1,7 +1,8 @@
 """The servers that the whole run needs, started before Django reads its settings.
 
 LAMBDA_TASKS_TEST_ENGINE chooses the database: postgresql (the default), sqlite or mysql. Where its
-server can't be had the run goes on with SQLite and says so; with CI set it fails instead.
+server can't be had the run fails and says why. LAMBDA_TASKS_TEST_WITHOUT names other servers,
+separated by commas, whose tests are skipped where they can't be had.
 """
 
 import json
@@ -40,14 +41,21 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     try:
         databases = _running.enter_context(_databases(engine))
     except ServerUnavailable as reason:
-        if os.environ.get("CI"):
-            raise
-        _header.append(f"database: SQLite, as there is no {engine}: {reason}")
-    else:
-        _header.append(f"database: {engine}")
-        if databases:
-            os.environ["LAMBDA_TASKS_TEST_DATABASES"] = json.dumps(databases)
+        _running.close()
+        raise pytest.UsageError(
+            f"There is no {engine}: {reason}\nTo run the tests without it: "
+            "LAMBDA_TASKS_TEST_ENGINE=sqlite"
+        ) from None
+    _header.append(f"database: {engine}")
+    if databases:
+        os.environ["LAMBDA_TASKS_TEST_DATABASES"] = json.dumps(databases)
     return (yield)
+
+
+def go_without() -> list[str]:
+    """The names of the servers that may be missing."""
+    default = "" if os.environ.get("CI") else "mariadb"
+    return os.environ.get("LAMBDA_TASKS_TEST_WITHOUT", default).split(",")
 
 
 def _only_hands_out(config: pytest.Config) -> bool:

@@ -118,6 +118,14 @@ class Newcomer:
     @contextmanager
     def running(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
         """A command of manage.py, until the body ends; it is waited for."""
+        with self.ending(*command) as process:
+            yield process
+            assert process.poll() is None, "".join(self.lines)
+            process.send_signal(signal.SIGINT)
+
+    @contextmanager
+    def ending(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
+        """A command of manage.py that the body ends; it is waited for."""
         process = subprocess.Popen(
             [sys.executable, "manage.py", *command],
             cwd=self.directory,
@@ -133,9 +141,10 @@ class Newcomer:
         reader.start()
         try:
             yield process
-            assert process.poll() is None, "".join(self.lines)
-        finally:
+        except BaseException:
             process.send_signal(signal.SIGINT)
+            raise
+        finally:
             process.wait(timeout=PATIENCE_S)
             reader.join()
             process.stdout.close()

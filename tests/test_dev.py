@@ -2,14 +2,18 @@
 
 Each in a project made by startproject, with what the README says and nothing else."""
 
+import importlib
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -17,18 +21,41 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
+from django.utils import timezone
 
 from lambda_tasks.core.signature import Signer
 from lambda_tasks.local import EventSourceMapping, LocalSqs
 from lambda_tasks.local.chaos import Chaos
+from lambda_tasks.local.code_watch import CodeWatch
+from lambda_tasks.local.ends import Ends
 from lambda_tasks.local.sqs_server import make_client
 from lambda_tasks.local_run import KEYS_VARIABLE, SQS_VARIABLE, LocalRun, RunKeys
+from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues.sqs import SQSQueue
 from tests.conftest import PATIENCE_S, sqs_event, wait_for
 from tests.newcomer import Newcomer
 from tests.servers import LambdaProcess, Moto
-from tests.servers.process import is_alive
+from tests.servers.process import free_port, is_alive
 from tests.test_batch import run_container
+
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+FAIL = """
+from pydantic import SecretStr
+
+@lambda_task
+def fail(*, number: int, token: SecretStr) -> None:
+    raise ValueError(f"told {number} {token.get_secret_value()}"[:6])
+"""
+
+SLEEP = """
+import time
+
+@lambda_task(atomic=False)
+def sleep(*, seconds: float) -> None:
+    task_logger.info("it sleeps")
+    time.sleep(seconds)
+"""
 
 NO_MINISTACK = "import sys\nsys.modules['ministack'] = None\n"
 
@@ -106,8 +133,8 @@ def done(newcomer: Newcomer) -> None:
     newcomer.shell(DONE)
 
 
-def finished(newcomer: Newcomer, task: str, status: str = "SUCCESS") -> bool:
-    return any(line.startswith(status) and task in line for line in newcomer.lines)
+def finished(newcomer: Newcomer, task: str, how: str = "succeeded") -> bool:
+    return any(f"{task}(" in line and f") {how} after" in line for line in newcomer.lines)
 
 
 def posted(newcomer: Newcomer, title: str) -> None:
@@ -125,6 +152,7 @@ def test_dev_serves_the_site_runs_its_tasks_and_follows_the_code(
         wait_for(lambda: listening(newcomer))
         posted(newcomer, "Kindred")
         wait_for(lambda: finished(newcomer, "shop.tasks.print_invoice"))
+        assert not any("code has changed" in line for line in newcomer.lines)
 
         broken = "\n\n@lambda_task\ndef shout(*, text: str) -> str:\n    return text.upper()\n"
         newcomer.write("shop/tasks.py", broken, add=True)
@@ -135,6 +163,10 @@ def test_dev_serves_the_site_runs_its_tasks_and_follows_the_code(
     text = "".join(newcomer.lines)
     assert "Traceback" not in text
     assert ("Without it the table is the queue" in text) is bool(without)
+    assert f"site      {newcomer.url}/" in text
+    assert ("SQS       http://127.0.0.1:" in text) is not bool(without)
+    assert f"queues    default ({'the table' if without else 'SQS'})" in text
+    assert "tasks     2: shop.tasks.print_invoice, shop.tasks.send_confirmation" in text
     assert "2 SUCCESS" in newcomer.lines[-1]
 
 
@@ -203,12 +235,14 @@ def test_dev_is_for_laptops(newcomer: Newcomer) -> None:
 def test_dev_tells_of_a_task_that_fails_and_of_code_that_can_not_be_loaded(
     newcomer: Newcomer,
 ) -> None:
-    fail = "\n\n@lambda_task\ndef fail() -> None:\n    raise ValueError('told')\n"
-    newcomer.write("shop/tasks.py", fail, add=True)
+    newcomer.write("shop/tasks.py", FAIL, add=True)
     good = (newcomer.directory / "shop/tasks.py").read_text()
+    line = good[: good.index("raise ValueError")].count("\n") + 1
     with newcomer.developing():
-        newcomer.shell("from shop import tasks\ntasks.fail.execute_on_commit()")
-        wait_for(lambda: finished(newcomer, "shop.tasks.fail  ValueError: told", "FAILED"))
+        call = "tasks.fail.execute_on_commit(number=7, token='hunter22')"
+        newcomer.shell(f"from shop import tasks\nprint({call}.id)")
+        wait_for(lambda: finished(newcomer, "shop.tasks.fail", "failed"))
+        wait_for(lambda: any("waits" not in each and "told 7" in each for each in newcomer.lines))
         newcomer.write("shop/models.py", "\nthis is no Python\n", add=True)
         wait_for(lambda: any("waits for a change" in line for line in newcomer.lines))
         models = (newcomer.directory / "shop/models.py").read_text()
@@ -216,6 +250,131 @@ def test_dev_tells_of_a_task_that_fails_and_of_code_that_can_not_be_loaded(
         newcomer.write("shop/tasks.py", good)
         called(newcomer)
         wait_for(lambda: finished(newcomer, "shop.tasks.print_invoice"))
+    text = "".join(newcomer.lines)
+    told = rf"\[{UUID}\] shop\.tasks\.fail\(number=7, token='\*+'\) failed after [0-9.]+ s"
+    assert re.search(rf"{told} at shop/tasks\.py:{line}: ValueError: told 7", text)
+    assert text.count("    raise ValueError(f") == 1
+    assert "hunter22" not in text
+
+
+PHASES = {
+    "at its start": "lambda_tasks dev",
+    "when it listens": "Quit the server",
+    "in mid-task": "it sleeps",
+}
+
+
+@pytest.mark.parametrize(
+    ("phase", "signals"),
+    [
+        ("at its start", [signal.SIGINT]),
+        ("when it listens", [signal.SIGINT]),
+        ("in mid-task", [signal.SIGINT]),
+        ("in mid-task", [signal.SIGINT, signal.SIGINT]),
+        ("in mid-task", [signal.SIGTERM]),
+    ],
+)
+def test_what_stops_dev_ends_all_that_it_has_started(
+    newcomer: Newcomer, phase: str, signals: list[signal.Signals]
+) -> None:
+    psutil: Any = pytest.importorskip("psutil")
+    newcomer.write("shop/tasks.py", SLEEP, add=True)
+
+    def says(words: str) -> bool:
+        return any(words in line for line in newcomer.lines)
+
+    if phase == "in mid-task":
+        newcomer.shell("from shop.tasks import sleep; sleep.execute_on_commit(seconds=600)")
+    with newcomer.ending("lambda_tasks", "dev", f"127.0.0.1:{free_port()}") as process:
+        wait_for(lambda: says(PHASES[phase]))
+        dev = psutil.Process(process.pid)
+        wait_for(lambda: phase == "at its start" or says("running, ") or len(dev.children()) >= 3)
+        started = [dev, *dev.children(recursive=True)]
+        for each in signals:
+            time.sleep(1)
+            process.send_signal(each)
+
+    assert process.returncode == 0
+    assert "All has ended." in newcomer.lines[-1]
+    assert not [each for each in started if is_alive(each.pid)]
+    if phase == "in mid-task":
+        assert says("Finishing 1 (up to 5 s); Ctrl-C once more gives them back.")
+        record = "(r.status, r.n_attempts) for r in TaskRecord.objects.all()"
+        seen = newcomer.shell(f"from lambda_tasks.models import TaskRecord\nprint([{record}])")
+        assert "[('QUEUED', 0)]" in seen
+
+
+def test_two_side_by_side_count_what_is_their_own(newcomer: Newcomer) -> None:
+    newcomer.write("shop/views.py", "\nplace_order.csrf_exempt = True\n", add=True)
+    other = Newcomer(newcomer.directory)
+    with newcomer.developing(), other.developing():
+        wait_for(lambda: listening(newcomer) and listening(other))
+        posted(other, "Kindred")
+        wait_for(lambda: finished(other, "shop.tasks.print_invoice"))
+    assert not finished(newcomer, "shop.tasks.print_invoice")
+    assert "Runs since the start: none." in newcomer.lines[-1]
+    assert "Runs since the start: 1 SUCCESS." in other.lines[-1]
+
+
+def test_dev_ends_when_nobody_reads_it(newcomer: Newcomer) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "lambda_tasks", "dev", f"127.0.0.1:{free_port()}"],
+        cwd=newcomer.directory,
+        env=newcomer.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    called(newcomer)
+
+    assert process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_ends_at_one_moment_are_found_each_once() -> None:
+    ends, moment = Ends(lambda worker_id: worker_id == "mine"), timezone.now()
+
+    def end(worker_ids: str) -> uuid.UUID:
+        record = TaskRecord.objects.create(
+            task_name="shop.tasks.f", kwargs={}, status="SUCCESS", end_time=moment,
+            worker_ids=worker_ids,
+        )  # fmt: skip
+        return record.pk
+
+    first = end("mine\n")
+    assert [each.pk for each in ends.new()] == [first]
+    second, _ = end("another\nmine\n"), end("mine\nanother\n")
+    assert [each.pk for each in ends.new()] == [second]
+    moment -= timedelta(seconds=5)  # of a commit that took longer
+    third = end("mine\n")
+    assert [each.pk for each in ends.new()] == [third]
+    assert ends.new() == []
+    assert ends.counts == {"SUCCESS": 3}
+
+
+def test_code_has_changed_where_a_file_is_written_added_or_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("watched_by_dev", "watched_by_dev/inner", "unloaded_by_dev"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    importlib.import_module("watched_by_dev")
+    code = CodeWatch()
+    assert not code.has_changed()
+
+    importlib.import_module("unloaded_by_dev")
+    assert not code.has_changed(), "only loaded"
+
+    new = tmp_path / "watched_by_dev/inner/new.py"
+    changes: list[Callable[[], None]] = [new.touch, lambda: os.utime(new, (1, 1)), new.unlink]
+    for change in changes:
+        change()
+        assert code.has_changed()
+        assert not code.has_changed()
 
 
 def test_chaos_loses_nothing_and_doubles_nothing(newcomer: Newcomer) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,8 @@ def test_an_eager_call_raises_what_its_task_has_raised_where_the_settings_say_so
 def test_an_eager_call_raises_nothing_of_the_calls_beside_it(settings: Any) -> None:
     settings.LAMBDA_TASKS_EAGER = settings.LAMBDA_TASKS_EAGER_RAISES = True
 
-    async def call_together() -> list[Any]:
-        calls = [
+    async def call_together() -> Sequence[object]:
+        calls: list[Coroutine[Any, Any, object]] = [
             tasks.awrite_and_fail.aexecute_on_commit(name="x"),
             tasks.aleave_effect.aexecute_on_commit(name="y"),
             tasks.awrite_and_fail.aexecute_on_commit(name="z"),

@@ -41,7 +41,6 @@ from django.db.transaction import mark_for_rollback_on_error
 from django.db.utils import ConnectionHandler
 from django.utils import timezone
 from django.utils.asyncio import async_unsafe
-from django.utils.autoreload import StatReloader
 from django.utils.module_loading import module_has_submodule
 
 import lambda_tasks
@@ -469,12 +468,6 @@ def _an_error_can_mark_a_transaction() -> None:
 
 
 # Django's other parts
-
-
-@needed("StatReloader", "snapshot_files")
-def _the_reloader_tells_when_files_were_changed() -> None:
-    module = Path(inspect.getfile(TaskRecord)).resolve()
-    assert dict(StatReloader().snapshot_files())[module] == module.stat().st_mtime
 
 
 @needed("module_has_submodule")

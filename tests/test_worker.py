@@ -1,6 +1,10 @@
 """`manage.py lambda_tasks worker`: real processes on real queues."""
 
+import json
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -25,6 +29,7 @@ from lambda_tasks.queues.aws.session import READ_TIMEOUT_S
 from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S, Task, python_process, wait_for
+from tests.newcomer import Newcomer
 from tests.servers import Fault, FaultySqs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -407,3 +412,132 @@ def test_a_process_that_has_enqueued_may_be_the_worker_too(queue: str) -> None:
         call_command("lambda_tasks", "worker", "--queue", "default", "--once")
 
     assert statuses() == ["SUCCESS"] * 2
+
+
+def on_terminal(queue_url: str, *arguments: str, until: dict[str, str]) -> tuple[int, str]:
+    """A worker on a terminal of its own: its exit code and what it has printed.
+
+    `until` has what to type when it has printed certain words.
+    """
+    process, terminal = pty.fork()
+    if process == 0:
+        os.environ["LAMBDA_TASKS_TEST_QUEUE"] = queue_url
+        command = [sys.executable, "-m", "django", "lambda_tasks", "worker", *arguments]
+        os.execv(sys.executable, command)
+    printed, waiting, give_up_at = "", dict(until), time.monotonic() + PATIENCE_S
+    while select.select([terminal], [], [], max(give_up_at - time.monotonic(), 0))[0]:
+        try:
+            printed += os.read(terminal, 65536).decode()
+        except OSError:  # the other end is closed
+            break
+        if waiting and (words := next(iter(waiting))) in printed:
+            os.write(terminal, waiting.pop(words).encode())
+    else:
+        os.kill(process, signal.SIGKILL)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status), printed
+
+
+CTRL_C = "\x03"
+
+
+def test_on_a_terminal_it_says_what_it_does_and_what_has_ended(queue: str) -> None:
+    added = tasks.add.using(queue="table").execute_on_commit(a=1)
+    failed = tasks.write_and_fail.using(queue="table").execute_on_commit(name="never")
+
+    code, printed = on_terminal(queue, "--queue", "table", "--once", until={})
+
+    assert code == 0, printed
+    assert "queues       table (the table)" in printed
+    assert re.search(r"concurrency  [0-9]+ async", printed)
+    assert re.search(r"processes    [0-9]+ for sync", printed)
+    assert re.search(r"tasks        [0-9]+: tests\.app\.", printed)
+    assert "database     " in printed
+    assert re.search(
+        rf"\[{added.id}\] tests\.app\.tasks\.add\(a=1.*\) succeeded after [0-9.]+ s", printed
+    )
+    how = (
+        rf"\[{failed.id}\] tests\.app\.tasks\.write_and_fail\(name='never'\) failed after [0-9.]+ s"
+    )
+    assert re.search(rf"{how} at tests/app/tasks\.py:[0-9]+: ", printed)
+    assert printed.count("Traceback (most recent call last)") == 1
+    assert "2 done, of which 1 failed" in printed
+
+
+def test_ctrl_c_tells_what_is_finished_and_once_more_gives_it_back(queue: str) -> None:
+    resuming.leave_effect_and_wait.using(queue="table").execute_many_on_commit(
+        [{"seconds": 600}, {"seconds": 600}]
+    )
+
+    code, printed = on_terminal(
+        queue,
+        "--queue",
+        "table",
+        until={"2 running": CTRL_C, "Finishing 2 (up to 25 s)": CTRL_C},
+    )
+
+    assert code == 3, printed
+    assert "Ctrl-C once more gives them back." in printed
+    assert "Giving 2 back to their queues." in printed
+    assert statuses() == ["QUEUED"] * 2
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "says"),
+    [("0", []), ("1", ["Running tasks of", "1 done"]), ("2", ["Running", "succeeded after", "1 "])],
+)
+def test_elsewhere_it_prints_lines_of_json_as_its_verbosity_says(
+    queue: str, verbosity: str, says: list[str]
+) -> None:
+    tasks.aadd.using(queue="table").execute_on_commit(a=1)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "django", "lambda_tasks", "worker", "--once"),
+            *("--queue", "table", "-v", verbosity, "--no-color", "--traceback", "--skip-checks"),
+            *("--settings", os.environ["DJANGO_SETTINGS_MODULE"], "--pythonpath", "."),
+        ],
+        env=os.environ | {"LAMBDA_TASKS_TEST_QUEUE": queue},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
+    )
+
+    messages = [json.loads(line)["message"] for line in done.stdout.splitlines()]
+    assert len(messages) == len(says), messages
+    assert all(words in message for words, message in zip(says, messages, strict=True))
+    assert ("aadd starts, attempt 1" in done.stderr) is (verbosity == "2")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["worker", "--once"], ["dev"], ["invoke", "event.json"]],
+    ids=["worker", "dev", "invoke"],
+)
+def test_without_migrate_it_says_so_in_a_line(tmp_path: Path, command: list[str]) -> None:
+    newcomer = Newcomer.with_first_task(tmp_path)
+    (tmp_path / "db.sqlite3").unlink()
+    newcomer.write("event.json", '{"lambda_tasks": "tick"}')
+
+    printed = newcomer.fail(*command)
+
+    assert printed.strip().splitlines() == [
+        "CommandError: The database 'default' lacks a table or column of lambda_tasks. "
+        "Run `manage.py migrate`."
+    ]
+
+
+def test_a_column_that_goes_missing_is_told_in_a_line_each_time(queue: str) -> None:
+    with worker(queue, "--queue", "table", logs=True) as process:
+        wait_until_it_says(process, "Running tasks")
+        with connection.schema_editor() as editor:
+            editor.execute("ALTER TABLE lambda_tasks_taskrecord RENAME TO taskrecord_away")
+        try:
+            wait_until_it_says(process, "lacks a table or column of lambda_tasks")
+        finally:
+            with connection.schema_editor() as editor:
+                editor.execute("ALTER TABLE taskrecord_away RENAME TO lambda_tasks_taskrecord")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert "Traceback" not in output

@@ -21,6 +21,7 @@ from ..database_calls import call_database
 from ..execution import connections
 from ..execution.executor import Executor
 from ..hooks.beside import call_beside
+from ..logging import log_error
 from ..ports import Delivery, Settlement
 from ..queues.sqs_deliveries import delivery_of
 from ..runtime import Runtime
@@ -38,6 +39,9 @@ RETURN_FRACTION: Final = 0.4
 
 POSTPONE_FRACTION: Final = 0.35
 """The fraction of the margin for changing visibility timeouts in SQS. This is best effort."""
+
+MAX_POSTPONE_S: Final = 5.0
+"""The most seconds for changing visibility timeouts, if the event ends long before its deadline."""
 
 RELAY_EVERY_S: Final = 60.0
 """Seconds between two relays after events."""
@@ -64,6 +68,12 @@ class EventHandler:
         self._executor = executor
         self.relayed_at = time.monotonic()
         self._versions = _versions()
+        self._shutdown: asyncio.Future[None] | None = None
+
+    def interrupt(self) -> None:
+        """Interrupt the runs of the current event, which go back to their queues."""
+        if self._shutdown is not None and not self._shutdown.done():
+            self._shutdown.set_result(None)
 
     async def handle(self, event: Any, context: Any) -> dict[str, Any]:
         """Answer one event.
@@ -92,19 +102,19 @@ class EventHandler:
             if settlement.is_final:
                 open_ids[id] -= 1
 
+        self._shutdown = asyncio.get_running_loop().create_future()
         running = asyncio.ensure_future(
             self._executor.run(
                 [_delivery(record) for record in of_sqs],
                 deadline=deadline,
                 metadata=_metadata(context),
                 on_settled=on_settled,
+                shutdown=self._shutdown,
             )
         )
         settlements = await _result_before(answer_by, running)
         if any(each.retry_after_s is not None for each in settlements.values()):
-            await self._postpone(
-                of_sqs, settlements, limit_s=answer_by.margin_s * POSTPONE_FRACTION
-            )
+            await self._postpone(of_sqs, settlements, limit_s=answer_by.postpone_limit_s)
         await self._relay_if_due(deadline)
         if any(settlement.stops_worker for settlement in settlements.values()):
             raise KeyboardInterrupt
@@ -159,8 +169,8 @@ class EventHandler:
         self.relayed_at = now
         try:
             await self._relay(deadline)
-        except Exception:
-            logger.exception("The relay failed; it runs again with a later event.")
+        except Exception as error:
+            log_error(logger, error, "The relay failed; it runs again with a later event")
 
     async def _tick(self, deadline: float | None) -> dict[str, Any]:
         n_relayed = await self._relay(deadline)
@@ -195,6 +205,14 @@ class _AnswerBy:
     """The time by which all must be settled, in `time.monotonic()` seconds; None for no limit."""
     margin_s: float = RESPONSE_MARGIN_S
     """Seconds between the deadline and Lambda's timeout."""
+
+    @property
+    def postpone_limit_s(self) -> float:
+        """The seconds for changing visibility timeouts from now on."""
+        if self.deadline is None:
+            return MAX_POSTPONE_S
+        left_s = max(self.deadline - time.monotonic(), 0.0)
+        return min(left_s + self.margin_s * POSTPONE_FRACTION, MAX_POSTPONE_S)
 
     @classmethod
     def of(cls, context: Any) -> Self:

@@ -36,8 +36,8 @@ async def serve() -> None:
             loop.call_later(FINISH_S, worker.stop)
 
         loop.add_reader(sys.stdin.fileno(), on_word_from_parent)
-        with worker.stopped_by_signals():
-            await worker.run()
+        worker.stop_on_signals()
+        await worker.run()
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterator,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from asgiref.sync import ThreadSensitiveContext
 
@@ -27,6 +27,7 @@ from .. import runtime as runtimes
 from ..execution.batch import ClaimedBatch
 from ..execution.executor import Executor
 from ..execution.interruptible_thread import InterruptibleThread
+from ..logging import log_error
 from ..ports import Settlement, Source
 from ..queues.kinds import make_sources
 from .ending import CLOSE_LIMIT_S, DRAIN_MARGIN_S
@@ -67,6 +68,19 @@ PeriodicRelay = tuple[Relay, float]
 """A relay, and the seconds between its calls."""
 
 
+class Listener:
+    """What a worker reports, on its event loop. Override what you want to know."""
+
+    def ended(self, invocation_id: UUID) -> None:
+        """Note that a run of this worker has ended, and its record is written."""
+
+    def stopping(self, n_running: int, limit_s: float) -> None:
+        """Note that the worker receives no more. What runs has `limit_s` seconds to end."""
+
+    def interrupting(self, n_running: int) -> None:
+        """Note that what still runs goes back to its queue."""
+
+
 @asynccontextmanager
 async def worker_of(
     runtime: runtimes.Runtime,
@@ -77,6 +91,7 @@ async def worker_of(
     concurrency: int | None = None,
     processes: int | None = None,
     end_within: EndWithin = lambda seconds: None,
+    listener: Listener | None = None,
 ) -> "AsyncIterator[Worker]":
     """Provide a worker of these queues in the body; close the runtime after it.
 
@@ -105,6 +120,7 @@ async def worker_of(
                 drain_s=drain_s,
                 once=once,
                 end_within=end_within,
+                listener=listener,
             )
         finally:
             end_within(CLOSE_LIMIT_S)
@@ -131,6 +147,7 @@ class Worker:
         drain_s: float,
         once: bool = False,
         end_within: EndWithin = lambda seconds: None,
+        listener: Listener | None = None,
     ) -> None:
         self.in_work = 0
         self.done = 0
@@ -146,21 +163,19 @@ class Worker:
         self._drain_s = drain_s
         self._drain_until: float | None = None
         self._end_within = end_within
+        self._listener = listener or Listener()
         self._stopping = asyncio.Event()
         self._shutdown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._batches: set[asyncio.Task[None]] = set()
 
-    @contextmanager
-    def stopped_by_signals(self) -> Iterator[None]:
-        """Stop the worker on SIGTERM and SIGINT in the body. Call it on the main thread."""
+    def stop_on_signals(self) -> None:
+        """Stop the worker on SIGTERM and SIGINT, until its event loop is closed.
+
+        Call it on the main thread.
+        """
         loop = asyncio.get_running_loop()
         for each in SIGNALS:
             loop.add_signal_handler(each, self.stop)
-        try:
-            yield
-        finally:
-            for each in SIGNALS:
-                loop.remove_signal_handler(each)
 
     def wake(self) -> None:
         """Make the sources look again at once: the table has new records."""
@@ -178,8 +193,10 @@ class Worker:
             logger.info("The worker stops; its running tasks have %g s to end.", self._drain_s)
             self._drain_until = time.monotonic() + self._drain_s
             self._stopping.set()
+            self._listener.stopping(self.in_work, self._drain_s)
             self._end_within(self._drain_s + DRAIN_MARGIN_S)
         elif not self._shutdown.done():
+            self._listener.interrupting(self.in_work)
             self._end_within(DRAIN_MARGIN_S)
             self._shutdown.set_result(None)
 
@@ -215,8 +232,10 @@ class Worker:
             return (
                 ClaimedBatch() if arriving is None else await self._executor.claim_batch(arriving)
             )
-        except Exception:
-            logger.exception("A queue can't be read; the next try is in %g s", ERROR_PAUSE_S)
+        except Exception as error:
+            log_error(
+                logger, error, "A queue can't be read; the next try is in %g s", ERROR_PAUSE_S
+            )
             await self._unless_stopped(asyncio.sleep(ERROR_PAUSE_S))
             return ClaimedBatch()
 
@@ -259,6 +278,7 @@ class Worker:
 
     async def _run_batch(self, source: Source, batch: ClaimedBatch) -> None:
         n_unsettled = len(batch)
+        claimed_ids = {each.delivery.id: each.message.invocation_id for each in batch.claimed}
 
         def on_settled(id: str, settlement: Settlement) -> None:
             nonlocal n_unsettled
@@ -268,6 +288,8 @@ class Worker:
             self.cut_off += self._shutdown.done() and not settlement.is_final
             source.settle(id, settlement)
             self._free_slots(1)
+            if settlement.is_final and id in claimed_ids:
+                self._listener.ended(claimed_ids[id])
             if settlement.stops_worker:
                 self.stop()
 
@@ -304,6 +326,7 @@ class Worker:
             logger.warning(
                 "Tasks that still run after %g s go back to their queues.", self._drain_s
             )
+            self._listener.interrupting(self.in_work)
             self._shutdown.set_result(None)
         await finishing
 
@@ -322,9 +345,9 @@ async def _keep_relaying(relay: Relay, every_s: float) -> None:
         wait_s = every_s
         try:
             await relay()
-        except Exception:
+        except Exception as error:
             wait_s = RELAY_EVERY_S
-            logger.exception("The relay failed; it runs again in %g s.", wait_s)
+            log_error(logger, error, "The relay failed; it runs again in %g s", wait_s)
         await asyncio.sleep(wait_s)
 
 

@@ -61,6 +61,9 @@ from .write_batcher import WriteBatcher
 
 logger = logging.getLogger("lambda_tasks")
 
+CLAIM_S: Final = 1.0
+"""Seconds of an event that may pass before its first task starts."""
+
 CANCEL_GRACE_S: Final = 0.3
 """Seconds for a run that was cancelled at the deadline to end. The executor waits no longer."""
 
@@ -108,15 +111,19 @@ class Executor:
         deadline: float | None,
         metadata: Mapping[str, Any],
         on_settled: OnSettled,
+        shutdown: "asyncio.Future[None] | None" = None,
     ) -> dict[str, Settlement]:
         """Run the deliveries that can be run, and return the settlement of each by its id.
 
         `deadline`, in `time.monotonic()` seconds, is the time by which all must be settled.
         `metadata` goes into the tasks' context. `on_settled` is called for each delivery as soon as
-        its outcome is durable. A task that fails raises nothing here.
+        its outcome is durable. `shutdown` is as in run_batch(). A task that fails raises nothing
+        here.
         """
         batch = await self.claim_batch(nullcontext(deliveries), deadline=deadline)
-        return await self.run_batch(batch, metadata=metadata, on_settled=on_settled)
+        return await self.run_batch(
+            batch, metadata=metadata, on_settled=on_settled, shutdown=shutdown
+        )
 
     async def claim_batch(
         self, arriving: ReceivedBatch, *, deadline: float | None = None
@@ -350,7 +357,8 @@ class Executor:
 
     def _warn_if_too_short(self, task: Task, budget: TimeBudget) -> None:
         hard_s = limits_s(task, self._settings())[1]
-        if hard_s <= budget.longest_s or task.name in self._warned_tasks:
+        # The event has used a little of the time that the function has for it.
+        if hard_s <= budget.longest_s + CLAIM_S or task.name in self._warned_tasks:
             return
         self._warned_tasks.add(task.name)
         logger.warning(

@@ -16,7 +16,8 @@ from ..core.lifecycle import WORKER_DIED, Refusal, Refused, outage_wait_s
 from ..core.message import Message, decode
 from ..core.signature import verify
 from ..database_errors import is_conflict
-from ..errors import MessageRefused, NewerFormat, UnknownTask
+from ..errors import MessageRefused, NewerFormat, NotMigrated, UnknownTask
+from ..logging import log_error
 from ..ports import (
     RETURNED,
     ClaimedDelivery,
@@ -42,6 +43,9 @@ from .turns import Turns
 logger = logging.getLogger("lambda_tasks")
 
 Settlements = dict[str, Settlement]
+
+UNAVAILABLE: Final = (*kept_connections.OUTAGES, NotMigrated)
+"""The errors of a database in which nothing can be claimed, for now."""
 
 RETRY_AT_ONCE: Final = Settlement(is_final=False, retry_after_s=0.0, reason="conflict")
 """The settlement of a delivery that goes back and may be received again at once."""
@@ -148,8 +152,11 @@ class Intake:
         try:
             names = self._claims.task_names({message.invocation_id for _, message in not_loaded})
         except Exception as error:
-            logger.exception(
-                "The records of %d messages can't be read; they go back", len(not_loaded)
+            log_error(
+                logger,
+                error,
+                "The records of %d messages can't be read; they go back",
+                len(not_loaded),
             )
             refused.update(
                 (each.id, _settle_unclaimed(each, message, error)) for each, message in not_loaded
@@ -299,12 +306,12 @@ class Intake:
                 logger.info("%d messages could not be claimed for now: %s", len(resolved), error)
                 refused.update((each.delivery.id, RETRY_AT_ONCE) for each in resolved)
                 return []
-            if len(resolved) > 1 and not isinstance(error, kept_connections.OUTAGES):
+            if len(resolved) > 1 and not isinstance(error, UNAVAILABLE):
                 # One message that the database refuses fails the statement for all. Claimed one by
                 # one, the others still run.
                 alone = [self._claim([each], refused, budget) for each in resolved]
                 return [claimed for each in alone for claimed in each]
-            logger.exception("%d messages could not be claimed and go back", len(resolved))
+            log_error(logger, error, "%d messages could not be claimed and go back", len(resolved))
             refused.update(
                 (each.delivery.id, _settle_unclaimed(each.delivery, each.message, error))
                 for each in resolved
@@ -345,7 +352,7 @@ class Intake:
 
 
 def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:
-    if not isinstance(error, kept_connections.OUTAGES):
+    if not isinstance(error, UNAVAILABLE):
         return replace(RETURNED, reason="can't be claimed")
     is_copied = delivery.may_be_copied and not delivery.provides_id_of(message)
     wait_s = outage_wait_s(delivery.receives, is_copied=is_copied)

@@ -1,40 +1,50 @@
 """The parent of `dev`: Django's development server, an SQS on loopback, and the real handler.
 
 Each part is a process. The parent restarts a part when the project's code changes or when it was
-killed, sends stored messages, and prints a line for each finished task.
+killed, sends stored messages, and prints the end of each run.
 """
 
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
+from threading import Thread
 from typing import Any, Final
 
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.utils import timezone
-from django.utils.autoreload import StatReloader
+from django.db import DatabaseError, connections
 
-from .. import conf, registry, runtime
+from .. import conf, console, registry, runtime
+from ..errors import NotMigrated
+from ..interrupts import interrupt_after
 from ..local_run import LocalRun, RunKeys
+from ..queues.base import MAX_LAMBDA_TIMEOUT_S
 from ..queues.sqs import SQSQueue
 from ..records import queries
+from ..records.database import record_alias
 from ..records.outbox import forget_sent
+from .code_watch import CodeWatch
+from .ends import Ends
+from .part import DRAIN_S, Part
 from .sqs_server import LocalSqs
 
 POLL_EVERY_S: Final = 0.5
 """Seconds between two looks at the records, the parts and the code."""
 
-STOP_LIMIT_S: Final = 10.0
-"""Seconds for a part to stop, after which it is killed."""
+STOP_POLL_S: Final = 0.05
+"""Seconds between two looks at the parts while they stop."""
+
+HURRY_EVERY_S: Final = 0.5
+"""Seconds between two signals to the parts after a second Ctrl-C."""
+
+JOIN_LIMIT_S: Final = 2.0
+"""Seconds for the last look at the records, after which the rest is not reported."""
 
 RELAY_GRACE: Final = timedelta(seconds=1)
 """The age at which the parent sends the messages of other processes.
@@ -48,58 +58,15 @@ MAX_RECEIVE_COUNT: Final = 20
 It is high because chaos causes many deliveries, and those that arrive too early count too.
 """
 
+TIMEOUT_MARGIN_S: Final = 3.0
+"""Seconds by which the function's timeout exceeds the longest hard timeout."""
+
 VISIBILITY_MARGIN_S: Final = 5.0
 """Seconds by which the visibility timeout of the queues exceeds the function's timeout."""
 
 
 class ServerEnded(Exception):
     """The error that ends `dev`: the development server could not start, or exited."""
-
-
-@dataclass(slots=True)
-class Part:
-    """One process of `dev`."""
-
-    name: str
-    arguments: list[str]
-    """The arguments of the Python interpreter."""
-    reloads: bool = True
-    """Whether the parent restarts it when the code changes. The server reloads itself."""
-    starts: int = 0
-    """The number of times that it was started."""
-    process: "subprocess.Popen[bytes] | None" = None
-
-    def start(self) -> None:
-        """Start the process."""
-        self.starts += 1
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        self.process = subprocess.Popen(
-            [sys.executable, *self.arguments],
-            # Unbuffered, so that its lines appear at once even if `dev` writes into a pipe.
-            env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-            # Ctrl+C at a terminal would reach every part. The parent stops them in order instead.
-            start_new_session=True,
-        )
-
-    def stop(self) -> None:
-        """Stop the process with SIGTERM; kill its group if it runs after STOP_LIMIT_S."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            signal_group(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.process = None
-
-
-def signal_group(pid: int, signal_number: int) -> None:
-    """Send a signal to a process and the processes that it has started."""
-    try:
-        os.killpg(pid, signal_number)
-    except ProcessLookupError:
-        return
 
 
 @dataclass(slots=True)
@@ -112,22 +79,25 @@ class Dev:
     """Shows the number of running and waiting tasks; the next call replaces it."""
     address: str
     """The development server's HOST:PORT."""
-    timeout_s: float
-    """The function's timeout, in seconds."""
+    timeout_s: float | None = None
+    """The function's timeout, in seconds; by default that of the longest task, and a margin."""
     chaos: str = ""
     """The faults, as Chaos.parse() reads them."""
-    _stopping: bool = False
-    _waits_for_change: set[str] = field(default_factory=set)
+    verbosity: int = 1
+    """How much it prints: 0 for errors only, 1 also for ends of runs, 2 also for their starts."""
+    _n_stops: int = 0
+    _parts: list[Part] = field(default_factory=list)
+    _n_running: int = 0
 
     def stop(self) -> None:
-        """Let run() stop all parts in order and return."""
-        self._stopping = True
+        """Let run() stop all parts and return. A second call interrupts the runs at once."""
+        self._n_stops += 1
 
     def run(self) -> dict[str, int]:
-        """Run until stop(); return the number of records in each status.
+        """Run until stop(); return the number of runs that have ended, by status.
 
-        Raises ServerEnded where the server exits, ImproperlyConfigured where DEBUG is off, and
-        ModuleNotFoundError for chaos without MiniStack.
+        Raises ServerEnded where the server exits, ImproperlyConfigured where DEBUG is off,
+        NotMigrated where a table is missing, and ModuleNotFoundError for chaos without MiniStack.
         """
         if not settings.DEBUG:
             raise ImproperlyConfigured(
@@ -135,17 +105,29 @@ class Dev:
                 "that where DEBUG is False. Set DEBUG = True in the settings, or use `manage.py "
                 "lambda_tasks worker`."
             )
+        queries.check_migrated()
         with ExitStack() as stack:
             sqs = self._start_sqs(stack)
-            parts = self._parts(sqs)
+            # Loads all task modules: the code of the project is what is loaded.
+            tasks = console.describe_tasks()
+            self._make_parts(sqs)
+            self._inform(self._banner(sqs, tasks))
             # The queues of the last `dev` are gone, and with them the messages that they held.
             forget_sent()
-            for part in parts:
-                stack.callback(part.stop)
+            ends = Ends(self._is_own)
+            stack.callback(self._stop_parts)
+            for part in self._parts:
                 part.start()
-            self._watch(parts)
-            runtime.close()
-        return queries.count_by_status()
+            watching = Thread(target=self._watch_records, args=(ends,), daemon=True)
+            watching.start()
+            self._watch_code()
+            self._announce_stop()
+        watching.join(JOIN_LIMIT_S)
+        if not watching.is_alive():
+            with suppress(DatabaseError), interrupt_after(JOIN_LIMIT_S):
+                self._report(ends)
+        runtime.close()
+        return dict(ends.counts)
 
     def _start_sqs(self, stack: ExitStack) -> LocalSqs | None:
         sqs: LocalSqs | None = None
@@ -154,82 +136,163 @@ class Dev:
         except ModuleNotFoundError as missing:
             if self.chaos:
                 raise
-            self.say(f"{missing} Without it the table is the queue.")
-        for name, value in _make_run(sqs).environment().items():
+            self._inform(f"{missing} Without it the table is the queue.")
+        environment = _make_run(sqs).environment()
+        if self.verbosity:
+            environment[console.LINES_VARIABLE] = str(self.verbosity)
+        for name, value in environment.items():
             os.environ[name] = value
             stack.callback(os.environ.pop, name)
         conf.forget()
         stack.callback(conf.forget)
         return sqs
 
-    def _parts(self, sqs: LocalSqs | None) -> list[Part]:
-        parts = [Part("server", ["-m", "django", "runserver", self.address], reloads=False)]
+    def _make_parts(self, sqs: LocalSqs | None) -> None:
+        self._parts.append(
+            Part("server", ["-m", "django", "runserver", self.address], reloads=False)
+        )
         queues = conf.current().queues.values()
         urls = {queue.queue_url for queue in queues if isinstance(queue, SQSQueue)}
         if sqs is not None and urls:
+            timeout_s = self._function_timeout_s()
             for url in urls:
                 sqs.create_queue(
                     url.rpartition("/")[2],
-                    visibility_timeout_s=round(self.timeout_s + VISIBILITY_MARGIN_S),
+                    visibility_timeout_s=round(timeout_s + VISIBILITY_MARGIN_S),
                     max_receive_count=MAX_RECEIVE_COUNT,
                 )
-            options = ["--timeout", str(self.timeout_s), "--chaos", self.chaos]
+            options = ["--timeout", str(timeout_s), "--chaos", self.chaos]
             module = f"{__package__}.function"
-            parts.append(Part("function", ["-m", module, *options, *sorted(urls)]))
+            self._parts.append(Part("function", ["-m", module, *options, *sorted(urls)]))
         tables = [queue.name for queue in queues if queue.is_table]
         if tables:
             names = [option for name in tables for option in ("--queue", name)]
-            parts.append(Part("worker", ["-m", "django", "lambda_tasks", "worker", *names]))
-        return parts
+            options = ["--verbosity", "0", "--drain", str(DRAIN_S), *names]
+            self._parts.append(Part("worker", ["-m", "django", "lambda_tasks", "worker", *options]))
 
-    def _watch(self, parts: list[Part]) -> None:
-        # All task modules have to be loaded: only the files of loaded modules are watched.
-        registry.discover()
+    def _function_timeout_s(self) -> float:
+        if self.timeout_s is not None:
+            return self.timeout_s
+        limits_s = [task.options.hard_timeout or 0 for task in registry.tasks()]
+        longest_s = max(conf.current().default_hard_timeout, *limits_s)
+        return min(longest_s + TIMEOUT_MARGIN_S, MAX_LAMBDA_TIMEOUT_S)
+
+    def _banner(self, sqs: LocalSqs | None, tasks: str) -> str:
+        address = f"127.0.0.1:{self.address}" if self.address.isdigit() else self.address
+        names = [part.name for part in self._parts]
+        lines = {"site": f"http://{address}/"}
+        if sqs is not None:
+            lines["SQS"] = f"{sqs.endpoint_url}, for this run only; nothing is sent to AWS"
+        if "function" in names:
+            lines["function"] = f"the real handler, {self._function_timeout_s():g} s for an event"
+        if "worker" in names:
+            lines["worker"] = "runs the tasks of the table"
+        lines["queues"] = console.describe_queues(conf.current().queues.values())
+        lines["tasks"] = tasks
+        lines["database"] = console.describe_database(record_alias())
+        return console.banner("lambda_tasks dev (Ctrl-C ends all of it)", **lines)
+
+    def _watch_records(self, ends: Ends) -> None:
+        """Report ends and send messages, on a thread of its own: the database may be locked."""
         relay = async_to_sync(runtime.current().relay.run_once)
-        modified, reported_until = _modification_times(), timezone.now()
-        while not self._stopping:
+        last_error = ""
+        while not self._n_stops:
             time.sleep(POLL_EVERY_S)
-            reported_until = self._report_finished(reported_until)
-            relay(grace=RELAY_GRACE)
-            counts = queries.count_by_status()
-            running, waiting = counts.get("RUNNING", 0), counts.get("QUEUED", 0)
-            self.show(f"{running} running, {waiting} waiting" if running or waiting else "")
-            now = _modification_times()
-            changed, modified = now != modified, now
-            for part in parts:
-                self._restart_if_needed(part, changed=changed)
+            try:
+                self._report(ends)
+                relay(grace=RELAY_GRACE)
+                self._show_counts()
+                last_error = ""
+            except (DatabaseError, NotMigrated) as error:
+                text = str(error).strip()
+                if text != last_error:
+                    self._say(f"The database can't be read or written for now: {text}")
+                last_error = text
+        connections.close_all()
 
-    def _restart_if_needed(self, part: Part, *, changed: bool) -> None:
-        exit_code = part.process.poll() if part.process is not None else None
-        if part.reloads and changed:
-            self.say(f"The code has changed: restarting the {part.name}.")
-            self._waits_for_change.discard(part.name)
+    def _watch_code(self) -> None:
+        code = CodeWatch()
+        while not self._n_stops:
+            time.sleep(POLL_EVERY_S)
+            has_changed = code.has_changed()
+            for part in self._parts:
+                self._restart_if_needed(part, has_changed=has_changed)
+
+    def _report(self, ends: Ends) -> None:
+        for record in ends.new():
+            with_traceback = not console.logs_failures()
+            self._inform(console.describe_end(record, with_traceback=with_traceback))
+
+    def _show_counts(self) -> None:
+        self._n_running = sum(map(self._is_own, queries.running_workers()))
+        n_waiting = queries.count_waiting()
+        is_idle = not (self._n_running or n_waiting)
+        text = "" if is_idle else f"{self._n_running} running, {n_waiting} waiting"
+        with self._until_output_is_gone():
+            self.show(text)
+
+    def _is_own(self, worker_id: str) -> bool:
+        return any(worker_id == runtime.worker_id(pid) for part in self._parts for pid in part.pids)
+
+    def _restart_if_needed(self, part: Part, *, has_changed: bool) -> None:
+        if part.reloads and has_changed and not part.is_stopping:
+            self._inform(f"The code has changed: restarting the {part.name}.")
             part.stop()
+        exit_code = part.exit_code()
+        if exit_code is None or self._n_stops:
+            return
+        if part.is_stopping:
             part.start()
-        elif exit_code is not None and not part.reloads:
-            raise ServerEnded(f"The {part.name} ended with {exit_code}.")
-        elif exit_code is not None and part.name not in self._waits_for_change:
-            if exit_code < 0:
-                cause = signal.Signals(-exit_code).name
-                self.say(f"The {part.name} was killed ({cause}) and is restarted.")
-                part.start()
-            else:
-                # A restart would only fail again until the code is changed.
-                self.say(
-                    f"The {part.name} ended with {exit_code} and waits for a change of the code."
-                )
-                self._waits_for_change.add(part.name)
-
-    def _report_finished(self, since: datetime) -> datetime:
-        for record in queries.finished_since(since):
-            took = record.duration
-            seconds = f"{took.total_seconds():7.3f} s" if took is not None else " " * 9
-            self.say(
-                f"{record.status:9} {seconds}  {record.task_name}{_last_line(record.traceback)}"
+        elif not part.reloads:
+            raise ServerEnded(
+                f"The {part.name} ended with {exit_code}. If another process uses {self.address}, "
+                "name another address: `manage.py lambda_tasks dev 127.0.0.1:8001`."
             )
-            assert record.end_time is not None
-            since = max(since, record.end_time)
-        return since
+        elif exit_code < 0:
+            cause = signal.Signals(-exit_code).name
+            self._say(f"The {part.name} was killed ({cause}) and is restarted.")
+            part.start()
+        elif not part.waits_for_change:
+            self._say(f"The {part.name} ended with {exit_code} and waits for a change of the code.")
+            part.waits_for_change = True
+
+    def _announce_stop(self) -> None:
+        if self._n_running:
+            self._inform(
+                f"Finishing {self._n_running} (up to {DRAIN_S:g} s); Ctrl-C once more gives them "
+                "back."
+            )
+
+    def _stop_parts(self) -> None:
+        """Stop all parts at the same time. Those that don't end in time are killed."""
+        for part in self._parts:
+            part.stop()
+        hurry_at = time.monotonic() + HURRY_EVERY_S
+        while any(part.exit_code() is None for part in self._parts):
+            time.sleep(STOP_POLL_S)
+            if self._n_stops > 1 and time.monotonic() > hurry_at:
+                # Again and again: of two signals at a time, a busy process sees one.
+                hurry_at += HURRY_EVERY_S
+                for part in self._parts:
+                    part.stop()
+        for part in self._parts:
+            part.kill()
+
+    def _inform(self, text: str) -> None:
+        if self.verbosity:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        with self._until_output_is_gone():
+            self.say(text)
+
+    @contextmanager
+    def _until_output_is_gone(self) -> Iterator[None]:
+        """Stop where the body can't print: the terminal is closed, or the pipe has no reader."""
+        try:
+            yield
+        except OSError:
+            self.stop()
 
 
 def _make_run(sqs: LocalSqs | None) -> LocalRun:
@@ -242,15 +305,6 @@ def _make_run(sqs: LocalSqs | None) -> LocalRun:
         signing_key=secrets.token_urlsafe(),
     )
     return LocalRun(sqs.endpoint_url, keys)
-
-
-def _last_line(traceback: str | None) -> str:
-    return f"  {traceback.strip().splitlines()[-1]}" if traceback else ""
-
-
-def _modification_times() -> dict[Path, float]:
-    """Return the modification time of each file of the loaded code."""
-    return dict(StatReloader().snapshot_files())
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """The process of a Lambda function on a laptop.
 
 It feeds the real handler from queues of a local SQS, and ticks like a schedule of EventBridge.
-SIGTERM and Ctrl-C end it after the invocation that runs.
+SIGTERM ends it after the current invocation, whose runs have DRAIN_S to end; a second one
+interrupts them at once.
 """
 
 import argparse
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 from .chaos import Chaos, ChaoticFunction
 from .event_source import EventSourceMapping, LambdaContext
+from .part import DRAIN_S
 
 TICK_EVERY_S: Final = 10.0
 """Seconds between two ticks."""
@@ -44,8 +47,16 @@ class LocalFunction:
         self._answered_at = time.monotonic()
 
     def stop(self) -> None:
-        """Let run() return after the current invocation."""
-        self._stopping = True
+        """Let run() return after the current invocation. A second call interrupts its runs."""
+        from .. import handler
+
+        if self._stopping:
+            handler.interrupt()
+        else:
+            self._stopping = True
+            interrupting = threading.Timer(DRAIN_S, handler.interrupt)
+            interrupting.daemon = True
+            interrupting.start()
 
     def run(self, client_options: dict[str, Any]) -> None:
         """Invoke the handler with messages and ticks until stop()."""

@@ -88,10 +88,12 @@ class RecordClaims:
         """See ports.Claims."""
         return record_alias()
 
+    @with_retries
     def check(self) -> None:
         """See ports.Claims."""
         all_records().order_by().values_list("id")[:1].exists()
 
+    @with_retries
     def task_names(self, ids: Collection[UUID]) -> Mapping[UUID, str]:
         """See ports.Claims."""
         return dict(all_records().filter(id__in=ids).order_by().values_list("id", "task_name"))

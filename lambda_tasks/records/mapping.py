@@ -225,6 +225,11 @@ def join_worker_ids(worker_ids: Iterable[str]) -> str:
     return "".join(f"{worker_id}\n" for worker_id in worker_ids)
 
 
+def last_worker_id(worker_ids: str | None) -> str:
+    """Return the id of the worker that started a record last, "" for none."""
+    return (worker_ids or "").rstrip("\n").rpartition("\n")[2]
+
+
 def _seconds_until(moment: datetime | None, now: datetime) -> float:
     wait = moment - now if moment is not None else timedelta(0)
     return wait.total_seconds()

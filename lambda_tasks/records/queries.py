@@ -1,18 +1,20 @@
 """Queries of the records for users' code, the backend of django.tasks, `dev` and clean-up."""
 
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID, uuid5
 
-from django.db.models import Count
+from django.db.models import Q
 
 from ..core.lifecycle import SQS_TERMS, Claim, Status
 from ..core.message import Message
 from ..core.retries import continuation_id, retry_id
-from .database import all_records
-from .mapping import join_worker_ids, row_of
+from .clock import Now
+from .database import all_records, record_alias
+from .mapping import join_worker_ids, last_worker_id, row_of
 from .portable import record_of
 from .retrying import with_retries
-from .tables import TaskRecord
+from .tables import RunProgress, RunState, SingletonLock, TaskRecord
 
 
 @with_retries
@@ -55,15 +57,40 @@ def claimed(message: Message, claim: Claim) -> TaskRecord:
     )
 
 
-def finished_since(moment: datetime) -> list[TaskRecord]:
-    """Return the records that ended after a moment, in the order of their ends."""
-    return list(all_records().filter(end_time__gt=moment).order_by("end_time"))
+@with_retries
+def check_migrated() -> None:
+    """Raise NotMigrated unless the database has every table and column of the library."""
+    for model in (TaskRecord, RunState, RunProgress, SingletonLock):
+        model._base_manager.using(record_alias()).order_by().first()
 
 
-def count_by_status() -> dict[str, int]:
-    """Return the number of records in each status."""
-    counts = all_records().order_by().values_list("status").annotate(Count("id"))
-    return dict(counts)
+@with_retries
+def ended_since(moment: datetime) -> list[tuple[UUID, datetime]]:
+    """Return the id and end of each record that ended at a moment or later, in this order."""
+    ended = all_records().filter(end_time__gte=moment).order_by("end_time", "id")
+    return [(id, at) for id, at in ended.values_list("id", "end_time") if at is not None]
+
+
+@with_retries
+def find_many(ids: Collection[UUID]) -> list[TaskRecord]:
+    """Return the records of these invocations, in the order of their ends."""
+    return list(all_records().filter(id__in=ids).order_by("end_time", "id"))
+
+
+@with_retries
+def running_workers() -> list[str]:
+    """Return the worker id of each run that has started and holds its lease."""
+    running = all_records().filter(
+        status=Status.RUNNING, start_time__isnull=False, lease_until__gt=Now()
+    )
+    return [last_worker_id(each) for each in running.values_list("worker_ids", flat=True)]
+
+
+@with_retries
+def count_waiting() -> int:
+    """Return the number of queued records that are due."""
+    is_due = Q(run_after=None) | Q(run_after__lte=Now())
+    return all_records().filter(is_due, status=Status.QUEUED).count()
 
 
 @with_retries

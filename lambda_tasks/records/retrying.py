@@ -13,7 +13,8 @@ from typing import Final, ParamSpec, TypeVar
 from django.db import Error, connections
 
 from .. import interrupts
-from ..database_errors import Meaning, close_failed_connections, meaning_of
+from ..database_errors import Meaning, close_failed_connections, lacks_schema, meaning_of
+from ..errors import NotMigrated
 from ..pools import acquire, add_remedy, is_exhausted
 from .database import record_alias
 
@@ -43,10 +44,18 @@ def run_with_retries(alias: str, statements: Callable[[], T]) -> T:
     """Call a function, and retry it after a conflict or a lost connection.
 
     It is called up to MAX_TRIES times, and in a transaction once: a conflict there undoes the
-    statements of the caller, and only the caller can repeat those.
+    statements of the caller, and only the caller can repeat those. Raises NotMigrated where a table
+    or column is missing.
     """
-    if is_in_transaction(alias):
-        return statements()
+    try:
+        return statements() if is_in_transaction(alias) else _try(alias, statements)
+    except Error as error:
+        if lacks_schema(error):
+            raise NotMigrated(alias=alias) from None
+        raise
+
+
+def _try(alias: str, statements: Callable[[], T]) -> T:
     started_at, had_outage = time.monotonic(), False
     for n_tries in itertools.count(1):
         try:

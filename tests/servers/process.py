@@ -128,9 +128,13 @@ class ServerProcess:
     def _answers(self) -> bool:
         raise NotImplementedError
 
-    def _make_directory(self) -> Path:
-        """A temporary one for what the server writes; it goes with the server."""
-        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_server_"))
+    def _make_directory(self, *, for_others: bool = False) -> Path:
+        """A temporary one for what the server writes; it goes with the server.
+
+        With `for_others`, other users can come as far as to it: TMPDIR may be in root's home.
+        """
+        parent = _open_directory() if for_others else None
+        self._directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_server_", dir=parent))
         return self._directory
 
     def _spawn(self, command: Sequence[object], *, as_user: tuple[str, int] | None = None) -> None:
@@ -168,6 +172,15 @@ class ServerProcess:
                 self._log.seek(0)
                 raise ServerUnavailable(f"{self!r} did not start. It wrote: {self._log.read()}")
             time.sleep(0.02)
+
+
+def _open_directory() -> str:
+    """A directory for temporary files that every user can enter."""
+    choices = [Path(tempfile.gettempdir()), *map(Path, ("/tmp", "/var/tmp", "/dev/shm"))]
+    for choice in filter(Path.is_dir, choices):
+        if all(each.stat().st_mode & 0o001 for each in (choice, *choice.resolve().parents)):
+            return str(choice)
+    raise ServerUnavailable("Other users can enter none of " + ", ".join(map(str, choices)))
 
 
 def is_root() -> bool:

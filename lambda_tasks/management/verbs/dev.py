@@ -1,24 +1,23 @@
 """Django's development server, an SQS on loopback and the real Lambda handler, on a laptop.
 
 The handler gets messages as on AWS, with visibility timeouts, partial batch failures and dead
-letters. When the code changes, the processes that run tasks are restarted. Each finished task is
-printed. Nothing is sent to AWS, whatever the settings say. Ctrl-C ends it. Exit codes: 0, or 1 for
-a mistake in the settings or the options.
+letters. When the code changes, the processes that run tasks are restarted. The end of each
+run is printed. Nothing is sent to AWS, whatever the settings say. Ctrl-C ends all of it: what runs
+has 5 seconds to end, a second Ctrl-C gives it back at once. With -v 0 only errors are printed. Exit
+codes: 0, or 1 for a mistake in the settings or the options, or without `migrate`.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import suppress
 from typing import Any, Final
 
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks.local.chaos import Chaos
 from lambda_tasks.local.dev import Dev, ServerEnded, stopped_by_signals
+from lambda_tasks.management.screen import Screen
 
 HELP: Final = "Runs the project with its tasks on a laptop."
-
-TIMEOUT_S: Final = 60.0
-"""The function's timeout, in seconds."""
 
 CHAOTIC_TIMEOUT_S: Final = 10.0
 """The function's timeout with --chaos, in seconds.
@@ -39,46 +38,38 @@ def add_arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=float, metavar="SECONDS",
-        help="the timeout of the function (default: 60, or 10 with --chaos)",
+        help="the timeout of the function (default: 3 more than the longest hard timeout, "
+        "or 10 with --chaos)",
     )  # fmt: skip
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Run the project until a signal stops it, print the number of records, and return 0.
 
-    Raises CommandError for a mistake in the settings, DEBUG = False included; for chaos without
-    MiniStack; and where the development server exits.
+    Raises ImproperlyConfigured for a mistake in the settings, DEBUG = False included; NotMigrated
+    where a table is missing; and CommandError for chaos without MiniStack, and where the
+    development server exits.
     """
-    timeout_s = options["timeout"] or (CHAOTIC_TIMEOUT_S if options["chaos"] else TIMEOUT_S)
-    screen = _Screen(stdout)
-    dev = Dev(screen.say, screen.show, options["address"], timeout_s, options["chaos"])
+    timeout_s = options["timeout"] or (CHAOTIC_TIMEOUT_S if options["chaos"] else None)
+    screen = Screen(stdout)
+    dev = Dev(
+        say=screen.say,
+        show=screen.show,
+        address=options["address"],
+        timeout_s=timeout_s,
+        chaos=options["chaos"],
+        verbosity=options["verbosity"],
+    )
     try:
         with stopped_by_signals(dev):
             counts = dev.run()
-    except (ImproperlyConfigured, ModuleNotFoundError, ServerEnded) as error:
+    except (ModuleNotFoundError, ServerEnded) as error:
         raise CommandError(str(error)) from None
-    screen.say(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    if options["verbosity"]:
+        ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        with suppress(OSError):
+            screen.say(f"All has ended. Runs since the start: {ended or 'none'}.")
     return 0
-
-
-class _Screen:
-    """The output: lines and, on a terminal, one changing line below them."""
-
-    def __init__(self, stdout: OutputWrapper) -> None:
-        self._stdout = stdout
-        self._clear = "\r\x1b[K" if stdout.isatty() else ""
-        self._shown = ""
-
-    def say(self, text: str) -> None:
-        self._stdout.write(self._clear + text)
-        self._stdout.flush()
-        self._shown = ""
-
-    def show(self, text: str) -> None:
-        if self._clear and text != self._shown:
-            self._stdout.write(self._clear + text, ending="")
-            self._stdout.flush()
-            self._shown = text
 
 
 def _chaos(text: str) -> str:

@@ -13,6 +13,10 @@ from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks import conf, handler
 from lambda_tasks.local import LambdaContext
+from lambda_tasks.records import queries
+
+PING: Final = {"lambda_tasks": "ping"}
+"""The event that needs no database."""
 
 HELP: Final = "Runs the real Lambda handler on one event."
 
@@ -31,10 +35,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Invoke the handler once, print its answer, and return 0.
 
-    Raises CommandError where the file is not JSON or not an event that the handler accepts, and
-    whatever else the handler raises.
+    Raises CommandError where the file is not JSON or not an event that the handler accepts,
+    NotMigrated where a table is missing, and whatever else the handler raises.
     """
     event = _read(options["event"])
+    if event != PING:
+        queries.check_migrated()
     if not conf.current().is_fed_by_aws:
         _let_come_from_the_table(event)
     try:

@@ -1,21 +1,31 @@
 """A worker that runs tasks from SQS and database queues until SIGTERM or Ctrl-C.
 
-Then it receives no more and finishes the tasks that run. Exit codes: 0 if all received tasks are
+Then it receives no more and finishes the tasks that run; a second signal gives them back to their
+queues. On a terminal it prints the end of each run. -v 0 prints nothing but the log, -v 2 also the
+starts of runs, and the ends wherever the output goes. Exit codes: 0 if all received tasks are
 finished, 3 if some were returned to their queue unfinished or the process hung, 1 for a mistake in
-the settings.
+the settings or without `migrate`.
 """
 
 import asyncio
 import gc
 import json
+import os
+import time
 from argparse import ArgumentParser
 from typing import Any, Final
+from uuid import UUID
 
 from django.core.management.base import OutputWrapper
+from django.db import DatabaseError
 
-from lambda_tasks import conf, runtime
+from lambda_tasks import conf, console, runtime
+from lambda_tasks.database_calls import call_database
 from lambda_tasks.entrypoints.ending import EXIT_UNFINISHED, process_end, run_process
-from lambda_tasks.entrypoints.worker import Worker, worker_of
+from lambda_tasks.entrypoints.worker import Listener, Worker, worker_of
+from lambda_tasks.management.screen import Screen
+from lambda_tasks.records import queries
+from lambda_tasks.records.database import record_alias
 
 HELP: Final = "Runs tasks outside of Lambda, from SQS and database queues."
 
@@ -54,62 +64,128 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Run tasks until a signal, `--once` or `--max-tasks` ends the worker; return the exit code.
 
-    Raises ImproperlyConfigured for a mistake in the settings.
+    Raises ImproperlyConfigured for a mistake in the settings, and NotMigrated where a table is
+    missing.
     """
-    # Loaded modules stay until the end, so that the collector need not look at them.
-    gc.freeze()
+    queries.check_migrated()
     # What this process has sent before went out on another event loop.
     runtime.close()
-    return run_process(_Session(stdout).work(options))
+    session = _Session(stdout, options)
+    session.prepare()
+    # Loaded modules stay until the end, so that the collector need not look at them.
+    gc.freeze()
+    return run_process(session.work())
 
 
-class _Session:
-    """One run of a worker, with its output."""
+class _Session(Listener):
+    """One run of a worker, with its output: text on a terminal, lines of JSON elsewhere."""
 
-    def __init__(self, stdout: OutputWrapper) -> None:
-        self._stdout = stdout
-
-    async def work(self, options: dict[str, Any]) -> int:
-        names = options["queue"] or [
+    def __init__(self, stdout: OutputWrapper, options: dict[str, Any]) -> None:
+        self._options = options
+        self._screen = Screen(stdout)
+        self._is_terminal = stdout.isatty()
+        self._is_quiet = options["verbosity"] == 0
+        self._shows_ends = not self._is_quiet and (self._is_terminal or options["verbosity"] > 1)
+        self._with_traceback = not console.logs_failures()
+        self._ended: list[UUID] = []
+        self._queues = options["queue"] or [
             name for name, queue in conf.current().queues.items() if queue.has_workers
         ]
+
+    def prepare(self) -> None:
+        """Print what the worker will do, and let its processes leave the ends of runs to it."""
+        settings = conf.current()
+        concurrency = self._options["concurrency"] or settings.concurrency
+        processes = self._options["processes"] or settings.processes
+        self._start = {
+            "queues": console.describe_queues(settings.queue(name) for name in self._queues),
+            "concurrency": f"{concurrency} async tasks at a time",
+            "processes": f"{processes} for sync tasks",
+            "tasks": console.describe_tasks(),
+            "database": console.describe_database(record_alias()),
+        }
+        if self._shows_ends:
+            os.environ[console.LINES_VARIABLE] = str(self._options["verbosity"])
+            console.show_lines_if_told()
+
+    async def work(self) -> int:
+        """Run the worker, and return the exit code."""
         worker_context = worker_of(
             runtime.current(),
-            names,
-            once=options["once"],
-            drain_s=options["drain"],
-            concurrency=options["concurrency"],
-            processes=options["processes"],
+            self._queues,
+            once=self._options["once"],
+            drain_s=self._options["drain"],
+            concurrency=self._options["concurrency"],
+            processes=self._options["processes"],
             end_within=process_end.within,
+            listener=self,
         )
         async with worker_context as worker:
             reporting = asyncio.ensure_future(self._report(worker))
-            self._say(f"Running tasks of {', '.join(names)}.")
+            self._say_start()
             try:
-                with worker.stopped_by_signals():
-                    await worker.run(max_tasks=options["max_tasks"])
+                worker.stop_on_signals()
+                await worker.run(max_tasks=self._options["max_tasks"])
             finally:
                 reporting.cancel()
+            await self._say_ends()
         self._say(
             f"{worker.done} done, of which {worker.failed} failed; "
             f"{worker.cut_off} returned to the queue unfinished."
         )
         return EXIT_UNFINISHED if worker.cut_off else 0
 
-    async def _report(self, worker: Worker) -> None:
-        """Print the progress: one changing line on a terminal, else a line of JSON at times."""
-        while True:
-            if self._stdout.isatty():
-                counts = f"{worker.in_work} running, {worker.done} done, {worker.failed} failed "
-                self._stdout.write(f"\r{counts}", ending="")
-                self._stdout.flush()
-                await asyncio.sleep(REFRESH_EVERY_S)
-            else:
-                await asyncio.sleep(LOG_EVERY_S)
-                self._stdout.write(json.dumps(_counts(worker)))
+    def ended(self, invocation_id: UUID) -> None:
+        """See Listener."""
+        if self._shows_ends:
+            self._ended.append(invocation_id)
 
-    def _say(self, text: str) -> None:
-        self._stdout.write(text if self._stdout.isatty() else json.dumps({"message": text}))
+    def stopping(self, n_running: int, limit_s: float) -> None:
+        """See Listener."""
+        if n_running:
+            self._say(
+                f"Finishing {n_running} (up to {limit_s:g} s); Ctrl-C once more gives them back."
+            )
+
+    def interrupting(self, n_running: int) -> None:
+        """See Listener."""
+        if n_running:
+            self._say(f"Giving {n_running} back to their queues.")
+
+    async def _report(self, worker: Worker) -> None:
+        """Print ends and the progress: a changing line on a terminal, else JSON at times."""
+        next_counts_at = time.monotonic() + LOG_EVERY_S
+        while not self._is_quiet:
+            await asyncio.sleep(REFRESH_EVERY_S)
+            await self._say_ends()
+            if self._is_terminal:
+                counts = f"{worker.in_work} running, {worker.done} done, {worker.failed} failed"
+                self._screen.show(counts)
+            elif time.monotonic() >= next_counts_at:
+                self._screen.say(json.dumps(_counts(worker)))
+                next_counts_at += LOG_EVERY_S
+
+    async def _say_ends(self) -> None:
+        ids, self._ended = self._ended, []
+        if not ids:
+            return
+        try:
+            records = await call_database(queries.find_many, ids)
+        except DatabaseError:
+            self._ended = ids + self._ended
+            return
+        for record in records:
+            self._say(console.describe_end(record, with_traceback=self._with_traceback))
+
+    def _say_start(self) -> None:
+        if self._is_terminal:
+            self._say(console.banner("lambda_tasks worker (Ctrl-C stops it)", **self._start))
+        else:
+            self._say(f"Running tasks of {', '.join(self._queues)}.", **self._start)
+
+    def _say(self, text: str, **more: str) -> None:
+        if not self._is_quiet:
+            self._screen.say(text if self._is_terminal else json.dumps({"message": text} | more))
 
 
 def _counts(worker: Worker) -> dict[str, int]:
