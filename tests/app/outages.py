@@ -143,12 +143,12 @@ def write_in_autocommit(*, names: Any) -> int:
     return _write(names)
 
 
-@django_task
+@django_task(atomic=True)
 def djangos_write(names: list[str]) -> int:
     return _write(names)
 
 
-@django_task
+@django_task(atomic=True)
 async def djangos_awrite(names: list[str]) -> int:
     return await _awrite(names)
 
