@@ -721,7 +721,7 @@ def test_a_replay_goes_on_under_the_same_id(
     result = tasks.leave_effect_and_fail.enqueue("effect")
     work_off(queue)
     record = TaskRecord.objects.get()
-    chosen = {"action": "replay", "_selected_action": [str(record.id)]}
+    chosen = {"action": "replay", "_selected_action": [str(record.id)], "confirmed": "yes"}
 
     admin_client.post("/admin/lambda_tasks/taskrecord/", chosen)
 

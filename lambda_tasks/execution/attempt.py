@@ -175,6 +175,8 @@ class Attempt:
     def open_transaction(self) -> None:
         """Open the transaction of an atomic task."""
         if self.task.options.atomic:
+            if self._guard is not None:
+                self._guard.begin_transaction()
             self._transaction = connections.open_transaction(self.finisher.claims.alias)
 
     def call(self) -> Any:

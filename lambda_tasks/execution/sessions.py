@@ -59,6 +59,9 @@ class RunGuard:
     def __init__(self) -> None:
         # In a TestCase, and in eager mode, a connection may be in a transaction of somebody else.
         self._guards = [each for each in _of_this_thread() if each.is_free()]
+
+    def begin_transaction(self) -> None:
+        """Forget the statements before the library's own transaction: listeners', and a lock's."""
         for guard in self._guards:
             guard.has_executed = False
 
@@ -95,7 +98,7 @@ class ConnectionGuard:
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
         self.has_executed = False
-        """Whether the current run has executed a statement."""
+        """Whether the current run has executed a statement since its transaction began."""
         self.changed_by = ""
         """The statement that has changed the session; empty for none."""
         self._settings_before: Any = None
