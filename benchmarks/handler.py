@@ -21,6 +21,7 @@ TITLE: Final = "Handling"
 
 OURS: Final = "lambda_tasks"
 DURABLE: Final = "lambda_tasks, durable"
+HOOKED: Final = "lambda_tasks, hooks"
 PEER: Final = "django-lambda-tasks"
 POWERTOOLS: Final = "Powertools, no records"
 BY_HAND: Final = "by hand in Django"
@@ -72,6 +73,8 @@ def entries(wait_s: float) -> list[Entry]:
         Entry(PEER, many, "sync", "tasks.trivial", size=MANY),
         Entry(OURS, many, "sync", "tasks.trivial", size=MANY),
         Entry(OURS, many, "async", "async_tasks.trivial", size=MANY),
+        Entry(HOOKED, many, "sync", "tasks.trivial", size=MANY),
+        Entry(HOOKED, many, "async", "async_tasks.trivial", size=MANY),
         Entry(BY_HAND, write, "async", "async_tasks.write", size=MANY),
         Entry(OURS, write, "async", "async_tasks.write", size=MANY),
         Entry(DURABLE, write, "async", "async_tasks.write", size=MANY),
@@ -136,12 +139,15 @@ def bench() -> Iterator[Bench]:
         for library, module, python in [
             (OURS, "handle_events", here),
             (DURABLE, "handle_events", here),
+            (HOOKED, "handle_events", here),
             (PEER, "handle_events", environments.django_lambda_tasks()),
             (BY_HAND, "handle_by_hand", here),
         ]:
             database = postgres.django_database(library.replace(" ", "_"))
             environment = contest.django(database, durable=library == DURABLE)
             environment["BENCHMARK_QUEUE_URL"] = sqs.queue_url
+            if library == HOOKED:
+                environment["BENCHMARK_HOOKS"] = "1"
             contestants[library] = Contestant(module, python, environment)
         contestants[POWERTOOLS] = Contestant("handle_powertools", environments.powertools(), {})
         for contestant in contestants.values():

@@ -33,6 +33,8 @@ LAMBDA_TASKS_MODULES = [
     "benchmarks.contestants.work.async_tasks",
     "benchmarks.contestants.work.orders",
 ]
+if "BENCHMARK_HOOKS" in os.environ:
+    LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.hooked")
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ
 
 if "BENCHMARK_LOGBOOK" in os.environ:  # the mixed load
