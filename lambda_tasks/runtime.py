@@ -58,7 +58,8 @@ class Runtime:
     """The objects of one process, each created once. Queues use it as their Wiring."""
 
     def __init__(self) -> None:
-        if not apps.is_installed(APP):
+        # A TransactionTestCase may hide the app (`available_apps`), but not its models.
+        if not apps.is_installed(APP) and not apps.all_models.get(APP):
             raise ImproperlyConfigured(
                 f"{APP!r} is not in INSTALLED_APPS, so the records of tasks have no table. "
                 "Add it there, and run `manage.py migrate`."

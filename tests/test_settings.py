@@ -301,9 +301,12 @@ def test_a_redacted_name_may_be_one_of_djangos_tasks(settings: Any) -> None:
     assert run_checks(tags=["lambda_tasks"]) == []
 
 
-def test_secrets_under_the_secret_key_are_a_deployment_warning(settings: Any) -> None:
+def test_secrets_under_the_secret_key_are_a_deployment_warning(
+    settings: Any, monkeypatch: Any
+) -> None:
     settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32]
     secretive = lambda_task(durable=True)(keep_a_secret)
+    monkeypatch.setattr(sys.modules[__name__], "keep_a_secret", secretive)
     try:
         assert deployment_ids() == ["lambda_tasks.W009"]
         settings.LAMBDA_TASKS_SECRETS_KEYS = ["k" * 32]

@@ -18,7 +18,7 @@ from lambda_tasks import runtime
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.ports import SendFailure
-from lambda_tasks.queues.aws import client as client_module
+from lambda_tasks.queues.aws import session as session_module
 from lambda_tasks.queues.aws.client import AwsClient
 from lambda_tasks.queues.aws.errors import RequestFailed
 from lambda_tasks.queues.sqs import SQSQueue, SQSTransport
@@ -264,7 +264,7 @@ def test_a_host_that_is_not_there_may_be_there_later(host: str) -> None:
 
 
 def test_a_connection_that_takes_too_long_may_be_faster_later(monkeypatch: Any) -> None:
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(session_module, "CONNECT_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0), backlog=1) as full, ExitStack() as open_sockets:
         for _ in range(3):  # more than its queue holds, so that no other gets an answer
             each = open_sockets.enter_context(socket.socket())

@@ -85,7 +85,7 @@ def at_once(error: BaseException, result: Any) -> float:
     return 0
 
 
-@task(max_attempts=2, backoff=at_once, takes_context=True)
+@task(max_attempts=2, backoff=at_once, takes_context=True, atomic=True)
 def djangos(context: Any, a: int) -> int:
     Effect.objects.create(name="djangos")
     if context.attempt == 1:

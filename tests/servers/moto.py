@@ -16,8 +16,13 @@ class Moto:
 
     def __enter__(self) -> Self:
         # Here, because it takes a second to import.
+        from botocore.handlers import BUILTIN_HANDLERS
+        from moto.core.models import botocore_stubber
         from moto.server import ThreadedMotoServer
 
+        # A server needs no hook in the clients of this process, and a lean client steps aside for
+        # whoever has one.
+        BUILTIN_HANDLERS[:] = [each for each in BUILTIN_HANDLERS if each[1] is not botocore_stubber]
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._server.start()
         host, port = self._server.get_host_and_port()
