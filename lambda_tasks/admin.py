@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, models
+from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models import F, QuerySet
 from django.db.models.expressions import ExpressionWrapper
 from django.db.models.functions import Cast
@@ -35,6 +35,12 @@ FIRST_OF_REPLAY: Final = 10
 
 MIN_ID_PREFIX: Final = 8
 """The fewest hexadecimal digits that count as the beginning of an id: as many as the list shows."""
+
+UUID_DIGITS: Final = 32
+"""The hexadecimal digits of a whole id."""
+
+HYPHEN_POSITIONS: Final = (8, 12, 16, 20)
+"""The number of digits before each hyphen of an id."""
 
 FIELDSETS = {
     "": ("id", "task_name", "status", "queue", "group_key", "backend", "headers"),
@@ -104,9 +110,13 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
             id = uuid.UUID(term)
         except ValueError:
             text = models.TextField()
-            queryset = queryset.annotate(named=Cast("kwargs", text), positional=Cast("args", text))
+            queryset = queryset.annotate(
+                named=Cast("kwargs", text),
+                positional=Cast("args", text),
+                id_text=Cast("id", models.CharField(max_length=36)),
+            )
             return queryset.filter(
-                _has_id_prefix(term)
+                _has_id_prefix(term, connections[queryset.db].vendor)
                 | models.Q(task_name__icontains=term)
                 | models.Q(named__icontains=term)
                 | models.Q(positional__icontains=term)
@@ -231,12 +241,19 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
         return TemplateResponse(request, "lambda_tasks/replay_confirmation.html", context)
 
 
-def _has_id_prefix(term: str) -> models.Q:
+def _has_id_prefix(term: str, vendor: str) -> models.Q:
     """Return the condition that an id begins with a term; for other terms, one that is false."""
     digits = term.replace("-", "").lower()
-    if len(digits) < MIN_ID_PREFIX or not set(digits) <= set("0123456789abcdef"):
+    is_hex = set(digits) <= set("0123456789abcdef")
+    if not is_hex or not MIN_ID_PREFIX <= len(digits) <= UUID_DIGITS:
         return models.Q(pk__in=[])
-    return models.Q(id__range=(uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))))
+    first, last = (uuid.UUID(digits.ljust(UUID_DIGITS, filler)) for filler in "0f")
+    if vendor != "mysql":
+        return models.Q(id__range=(first, last))
+    # MariaDB orders UUIDs by other digits first. MySQL has them as text without hyphens.
+    n_hyphens = sum(len(digits) > position for position in HYPHEN_POSITIONS)
+    hyphened = str(first)[: len(digits) + n_hyphens]
+    return models.Q(id_text__startswith=hyphened) | models.Q(id_text__startswith=digits)
 
 
 def _replay_of(record: TaskRecord) -> Outgoing:

@@ -953,12 +953,13 @@ def test_a_task_of_a_module_that_is_loaded_runs_though_its_package_is_no_app(
 
 @pytest.mark.parametrize("backend", ["immediate.ImmediateBackend", "dummy.DummyBackend"])
 def test_a_task_with_options_of_ours_can_be_declared_for_djangos_own_backends(
-    settings: Any, backend: str
+    settings: Any, monkeypatch: Any, backend: str
 ) -> None:
     module = BaseTaskBackend.__module__.rpartition(".")[0]
     settings.TASKS = {"default": {"BACKEND": f"{module}.{backend}"}}
 
     declared = task_with_options(max_attempts=3, soft_timeout=5, hard_timeout=9)(echo)
+    monkeypatch.setattr(sys.modules[__name__], "echo", declared)  # Django looks it up by its name
 
     first = declared.enqueue("a")
     second, third = declared.enqueue_many([{"value": "b"}, ["c"]])

@@ -35,7 +35,7 @@ async def afail(*, order_id: int) -> None:
     task_logger.info("looking")
     raise LookupError(f"no order {order_id}")
 
-@lambda_task(retry_on=(TimeoutError,), max_retries=1)
+@lambda_task(retry_on=(TimeoutError,), max_retries=1, retry_delay=600)
 async def time_out(*, order_id: int) -> None:
     raise TimeoutError(f"no answer about {order_id}")
 """
