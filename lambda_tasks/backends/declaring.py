@@ -273,7 +273,13 @@ def gone_task(name: str, *, backend: str, queues: Collection[str]) -> AnyTask:
     queue = DEFAULT_TASK_QUEUE_NAME
     if queues and queue not in queues:
         queue = next(iter(sorted(queues)))
-    return LambdaTask(func=gone, priority=DEFAULT_TASK_PRIORITY, queue_name=queue, backend=backend)
+    return LambdaTask(
+        func=gone,
+        priority=DEFAULT_TASK_PRIORITY,
+        queue_name=queue,
+        backend=backend,
+        run_after=None,
+    )
 
 
 def _restore_task(name: str, backend: str, changes: dict[str, Any]) -> AnyTask:

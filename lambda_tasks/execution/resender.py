@@ -106,7 +106,7 @@ def _may_be_copied(resolved: ResolvedDelivery, settlement: Settlement) -> bool:
 
 def _copy(resolved: ResolvedDelivery, settlement: Settlement) -> Outgoing:
     message, body = resolved.message, str(resolved.delivery.body)
-    if not (message.durable or settlement.is_outage):
+    if not settlement.is_outage:  # it has a record, whatever its body says
         body = as_stored(body, message.invocation_id)
     delay_s = min(math.ceil(settlement.retry_after_s or 0.0), MAX_DELAY_S)
     return Outgoing(message, body, resolved.queue, delay_s, look=resolved.look, is_follow_up=True)
