@@ -22,7 +22,8 @@ from django.db import connections
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from lambda_tasks import LambdaTaskWrapper, conf, handler, runtime
+from lambda_tasks import LambdaTaskWrapper, conf, handler, registry, runtime
+from lambda_tasks.errors import UnknownTask
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.local.event_source import EventSourceMapping
 from lambda_tasks.models import TaskRecord
@@ -62,6 +63,21 @@ def _no_blocking_call_on_an_event_loop() -> Iterator[None]:
         for function in blockbuster.functions.values():
             function.can_block_in("aiobotocore/session.py", {"_create_client", "get_credentials"})
         yield
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_tasks_of_a_test() -> Iterator[None]:
+    """Unregister tasks that no loaded module has, so that no other test's checks tell of them."""
+    yield
+    for name, task in registry._tasks.copy().items():
+        try:
+            is_loaded = registry._find_loaded(name) is task
+        except UnknownTask:
+            is_loaded = False
+        if not is_loaded:
+            del registry._tasks[name]
+            for alias in task.options.aliases:
+                registry._aliases.pop(alias, None)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 from uuid import uuid4
@@ -49,9 +49,8 @@ Declare = Callable[[str], ModuleType]
 
 
 @pytest.fixture
-def declare(monkeypatch: Any) -> Iterator[Declare]:
-    """Make a module of this source. Its tasks are forgotten after the test."""
-    before = dict(registry._tasks)
+def declare(monkeypatch: Any) -> Declare:
+    """Make a module of this source."""
 
     def make(source: str) -> ModuleType:
         module = ModuleType(MODULE)
@@ -59,9 +58,7 @@ def declare(monkeypatch: Any) -> Iterator[Declare]:
         exec(HEAD + source, vars(module))
         return module
 
-    yield make
-    registry._tasks.clear()
-    registry._tasks.update(before)
+    return make
 
 
 @pytest.mark.parametrize(

@@ -258,10 +258,7 @@ def test_a_task_with_secrets_on_a_queue_of_batch_is_an_error(
     assert run_checks(tags=["lambda_tasks"]) == [], "none of these is on it"
     task = lambda_task(queue="other")(add_on_batch)
     monkeypatch.setattr(sys.modules[__name__], "add_on_batch", task)
-    try:
-        (found,) = run_checks(tags=["lambda_tasks"])
-    finally:
-        registry._tasks.pop(task.name)
+    (found,) = run_checks(tags=["lambda_tasks"])
     assert "secret arguments (a), but the queue 'other' is an AWS Batch queue" in found.msg
 
 
@@ -307,12 +304,9 @@ def test_secrets_under_the_secret_key_are_a_deployment_warning(
     settings.LAMBDA_TASKS_SIGNING_KEYS = ["k" * 32]
     secretive = lambda_task(durable=True)(keep_a_secret)
     monkeypatch.setattr(sys.modules[__name__], "keep_a_secret", secretive)
-    try:
-        assert deployment_ids() == ["lambda_tasks.W009"]
-        settings.LAMBDA_TASKS_SECRETS_KEYS = ["k" * 32]
-        assert deployment_ids() == []
-    finally:
-        registry._tasks.pop(secretive.name)
+    assert deployment_ids() == ["lambda_tasks.W009"]
+    settings.LAMBDA_TASKS_SECRETS_KEYS = ["k" * 32]
+    assert deployment_ids() == []
 
 
 def test_a_deployment_without_named_queues_is_warned_of(settings: Any) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -17,9 +17,18 @@ from tests.app import tasks
 from tests.conftest import Handle, body, record_of
 
 
+@pytest.fixture
+def _filtered(caplog: Any) -> Iterator[None]:
+    """Give each line to the filter first. All tests share caplog's handler."""
+    its_filter = TaskContextFilter()
+    caplog.handler.addFilter(its_filter)
+    yield
+    caplog.handler.removeFilter(its_filter)
+
+
+@pytest.mark.usefixtures("_filtered")
 def test_a_tasks_lines_carry_its_invocation(handle: Handle, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
-    caplog.handler.addFilter(TaskContextFilter())
     message = body(tasks.log_a_line, text="a line of its own")
 
     handle(message)
@@ -30,9 +39,8 @@ def test_a_tasks_lines_carry_its_invocation(handle: Handle, caplog: Any) -> None
     assert (line.invocation_id, line.task_name, line.attempt) == (id, tasks.log_a_line.name, 1)
 
 
+@pytest.mark.usefixtures("_filtered")
 def test_lines_outside_of_a_task_carry_nothing(caplog: Any) -> None:
-    caplog.handler.addFilter(TaskContextFilter())
-
     task_logger.warning("outside")
 
     (line,) = caplog.records
