@@ -10,10 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -26,6 +28,7 @@ from lambda_tasks.execution import attempt as attempts
 from lambda_tasks.hooks import beside, calling
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.ports import Delivery
 from lambda_tasks.records.clock import Now
 from lambda_tasks.records.database import all_records
 from tests.app import django_tasks, hooked, secretive, tasks
@@ -542,6 +545,34 @@ def test_given_back_has_the_reason_once_a_delivery(handle: Handle, connect: Conn
     assert by_reason["refused"].invocation_id is None
 
 
+@pytest.mark.usefixtures("transactional_db")
+def test_given_back_has_what_returns_before_any_of_its_batch_begins(connect: Connect) -> None:
+    """As in a worker that stops while it receives."""
+    back: list[hooks.GivenBack] = []
+    connect("given_back", back.append)
+    message = body(tasks.aadd, a=1)
+    arriving = [
+        Delivery(id=id, source="default", fallback_id=uuid4(), body=each)
+        for id, each in (("1", message), ("2", "no JSON"))
+    ]
+
+    async def claim_and_return() -> None:
+        here = runtime.Runtime()
+        executor = here.executor(concurrency=1, processes=1)
+        try:
+            batch = await executor.claim_batch(nullcontext(arriving))
+            await executor.return_batch(batch, on_settled=lambda *_: None)
+        finally:
+            await executor.aclose()
+            await runtime.aclose(here)
+
+    asyncio.run(claim_and_return())
+
+    assert beside.flush(AMPLE_S)
+    assert {each.delivery_id: each.reason for each in back} == {"1": "not started", "2": "refused"}
+    assert record_of(message).status == "QUEUED"
+
+
 @pytest.mark.usefixtures("queue")
 @pytest.mark.parametrize("changes", [{"task_name": "tests.app.tasks.gone"}, {"kwargs": {}}])
 @pytest.mark.parametrize("task", [tasks.add, tasks.aadd])
@@ -663,6 +694,8 @@ def test_a_hook_that_hangs_beside_holds_up_only_itself(
         assert [each.n_due for each in seen] == [0, 1, 2]
         assert len(calls) == 1
         assert caplog.text.count("has not returned for 0.1 s") == 1
+        assert f"dropped: {__name__}.{hang.__qualname__} has not returned." in caplog.text
+        assert "too slow" not in caplog.text
     finally:
         go_on.set()
     wait_for(lambda: not beside._Process.beside.stuck)
@@ -681,8 +714,8 @@ def test_what_no_hook_can_keep_up_with_is_dropped_and_counted(
     for _ in range(10):
         beside.call_beside(hooks.relayed, hooks.Relayed(0, 0))
 
-    assert beside._Process.beside.n_dropped >= 7
-    assert "calls of hooks were dropped" in caplog.text
+    assert beside._Process.beside.dropped["hooks are too slow"].n_calls >= 7
+    assert "calls of hooks were dropped: hooks are too slow." in caplog.text
     go_on.set()
 
 

@@ -165,15 +165,11 @@ class Executor:
         """
         settlements: dict[str, Settlement] = {}
         unsettled = {each.delivery.id: each for each in batch.claimed}
-
-        deliveries = {each.id: each for each in batch.deliveries}
-        readable = {each.delivery.id: each for each in batch.readable}
+        announce_and_settle = _announcing_returns(batch, on_settled)
 
         def settle(id: str, settlement: Settlement) -> None:
             settlements[id] = settlement
-            if settlement.reason:
-                announce_return(deliveries[id], readable.get(id), settlement)
-            on_settled(id, settlement)
+            announce_and_settle(id, settlement)
             if (claimed := unsettled.pop(id, None)) is not None:
                 self._turns.leave(claimed.task)
 
@@ -196,12 +192,13 @@ class Executor:
 
     async def return_batch(self, batch: ClaimedBatch, *, on_settled: OnSettled) -> None:
         """Return a claimed batch to its queue. None of its tasks has started."""
+        settle = _announcing_returns(batch, on_settled)
         for id, settlement in batch.refused.items():
-            on_settled(id, settlement)
+            settle(id, settlement)
         unstarted = [with_current_claim(each, batch) for each in batch.claimed]
         back = await call_database(release_unstarted, self._claims, unstarted)
         for id, settlement in await self._resender.settlements(back):
-            on_settled(id, settlement)
+            settle(id, settlement)
 
     def pids(self) -> list[int]:
         """Return the process ids of the worker processes."""
@@ -467,6 +464,19 @@ class Executor:
             budget_s=math.inf if budget is None else budget.left_s,
             metadata=dict(metadata or {}),
         )
+
+
+def _announcing_returns(batch: ClaimedBatch, on_settled: OnSettled) -> OnSettled:
+    """Return `on_settled`, preceded by the hook of deliveries that go back to their queue."""
+    deliveries = {each.id: each for each in batch.deliveries}
+    readable = {each.delivery.id: each for each in batch.readable}
+
+    def settle(id: str, settlement: Settlement) -> None:
+        if settlement.reason:
+            announce_return(deliveries[id], readable.get(id), settlement)
+        on_settled(id, settlement)
+
+    return settle
 
 
 async def _run_until(

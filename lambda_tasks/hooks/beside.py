@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -26,7 +27,7 @@ MAX_WAITING: Final = 10_000
 """The most calls that wait. More are dropped, and the log says how many."""
 
 REPORT_DROPPED_EVERY_S: Final = 60.0
-"""Seconds between two log lines about dropped calls."""
+"""Seconds between two log lines about calls that were dropped for one reason."""
 
 EXIT_FLUSH_S: Final = 2.0
 """Seconds for waiting calls at the end of the process."""
@@ -57,6 +58,14 @@ class _Caller:
 
 
 @dataclass(slots=True, eq=False)
+class _Dropped:
+    """The calls that were dropped for one reason."""
+
+    n_calls: int = 0
+    reported_at: float = float("-inf")
+
+
+@dataclass(slots=True, eq=False)
 class _Beside:
     """The waiting calls of one process, and the thread that makes them."""
 
@@ -65,14 +74,14 @@ class _Beside:
     caller: _Caller | None = None
     stuck: dict[_Caller, Receiver[Any]] = field(default_factory=dict)
     """The functions that hang, each on a thread of its own."""
-    n_dropped: int = 0
-    reported_at: float = float("-inf")
+    dropped: defaultdict[str, _Dropped] = field(default_factory=lambda: defaultdict(_Dropped))
+    """The dropped calls, by their reason."""
 
     def put(self, call: _Call) -> None:
         try:
             self.waiting.put_nowait(call)
         except queue.Full:
-            self._drop()
+            self._drop("hooks are too slow")
         self.keep_calling()
 
     def keep_calling(self) -> None:
@@ -116,16 +125,16 @@ class _Beside:
 
     def _make(self, call: _Call) -> None:
         if call.receiver in list(self.stuck.values()):
-            self._drop()
+            self._drop(f"{name_of(call.receiver)} has not returned")
         else:
             call_receiver(call.receiver, call.event)
 
-    def _drop(self) -> None:
-        self.n_dropped += 1
-        now = time.monotonic()
-        if now - self.reported_at > REPORT_DROPPED_EVERY_S:
-            self.reported_at = now
-            logger.error("%d calls of hooks were dropped: hooks are too slow.", self.n_dropped)
+    def _drop(self, reason: str) -> None:
+        dropped, now = self.dropped[reason], time.monotonic()
+        dropped.n_calls += 1
+        if now - dropped.reported_at > REPORT_DROPPED_EVERY_S:
+            dropped.reported_at = now
+            logger.error("%d calls of hooks were dropped: %s.", dropped.n_calls, reason)
 
 
 class _Process:
