@@ -269,13 +269,17 @@ def test_what_is_interrupted_by_shutdown_ends_as_lost(handle: Handle, connect: C
     connect("given_back", back.append)
     message = body(tasks.wait, seconds=600)
 
-    handle(message, timeout_s=3)
+    def is_interrupted() -> bool:  # on a busy machine, some events end before it has begun
+        handle(message, timeout_s=3)
+        assert beside.flush(AMPLE_S)
+        return bool(ends)
 
-    assert beside.flush(AMPLE_S)
+    wait_for(is_interrupted)
+
     (end,) = ends
     assert (end.invocation_id, end.outcome, end.attempt) == (record_of(message).id, "lost", 1)
-    (returned,) = back
-    assert returned.reason == "interrupted by shutdown"
+    assert back[-1].reason == "interrupted by shutdown"
+    assert {each.reason for each in back[:-1]} <= {"not started"}
 
 
 def test_a_hook_gets_no_secret_of_a_task(handle: Handle, queue: str, connect: Connect) -> None:
