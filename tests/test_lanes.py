@@ -98,6 +98,30 @@ def test_what_could_not_begin_lets_no_call_through_until_it_can() -> None:
     assert happened == ["tried", "tried", "tried", "call"]
 
 
+def test_a_call_that_waits_when_its_run_ends_neither_begins_nor_runs() -> None:
+    happened: list[str] = []
+
+    async def scene(thread: LaneThread) -> None:
+        is_free, run = threading.Event(), TaskContext(task_name="first")
+        busy = asyncio.ensure_future(thread.call(is_free.wait))
+        await asyncio.sleep(0)
+        thread.call_first(lambda: happened.append("begun"))
+        with thread.serving(run):
+            token = current_run.set(run)
+            waiting = asyncio.ensure_future(sync_to_async(happened.append)("too late"))
+            current_run.reset(token)
+            await asyncio.sleep(0)
+        is_free.set()
+        await busy
+        with pytest.raises(RuntimeError, match=r"first .* has ended"):
+            await waiting
+        await thread.call(thread.after_failure, happened.append, "failed")
+
+    in_a_lane(scene)
+
+    assert happened == ["failed"]
+
+
 def test_what_a_run_leaves_behind_does_not_begin_the_next_one() -> None:
     happened: list[str] = []
 
@@ -137,6 +161,15 @@ def test_what_a_failed_task_leaves_running_writes_nothing_and_harms_no_other(
     assert sorted(Effect.objects.values_list("name", flat=True)) == ["0", "1", "2"]
     ended = TaskRecord.objects.values_list("task_name", "status")
     assert Counter(status for _, status in ended) == {"FAILED": 3, "SUCCESS": 6}
+
+
+def test_a_call_that_waits_for_the_thread_when_its_task_fails_writes_nothing(
+    handle: Handle,
+) -> None:
+    assert handle(*(body(tasks.afail_beside_a_call) for _ in range(30))) == []
+
+    connections.close_all()
+    assert not Effect.objects.exists()
 
 
 def test_what_a_task_sets_in_a_context_variable_is_not_seen_by_the_next_one_on_its_lane(

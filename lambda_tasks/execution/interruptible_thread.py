@@ -49,9 +49,12 @@ class InterruptibleThread(Executor):
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """See Executor."""
+        return self._put(partial(fn, *args, **kwargs))
+
+    def _put(self, function: Callable[[], T]) -> "Future[T]":
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        call = _Call(partial(fn, *args, **kwargs))
+        call = _Call(function)
         self._calls.put(call)
         self._start()
         return call.future
@@ -70,7 +73,7 @@ class InterruptibleThread(Executor):
         patience = asyncio.timeout(limit_s + STUCK_AFTER_S)
         try:
             async with patience:
-                return await loop.run_in_executor(self, function, *args)
+                return await asyncio.wrap_future(self._put(partial(function, *args)))
         except TimeoutError:
             if patience.expired():
                 raise ThreadStuck from None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -10,6 +11,7 @@ from asgiref.sync import sync_to_async
 from ..context import TaskContext, current_run
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 from ..pools import returning_connections
+from . import connections
 from .interruptible_thread import InterruptibleThread
 
 T = TypeVar("T")
@@ -30,7 +32,7 @@ class LaneThread(InterruptibleThread):
 
     @contextmanager
     def serving(self, run: TaskContext) -> Iterator[None]:
-        """Accept the calls of this run in the body; submit() refuses those of any other run.
+        """Accept the calls of this run in the body, and refuse those of any other run.
 
         Code that a task left running would otherwise use the transaction of the next task, or
         none.
@@ -42,36 +44,27 @@ class LaneThread(InterruptibleThread):
             self._served_run = None
 
     def call_first(self, first: Callable[[], None]) -> None:
-        """Run `first` on the thread before the next call.
+        """Run `first` on the thread before the next call of the run.
 
         If it raises, that call raises the error, and the call after it runs `first` again.
         """
         self._first = first
         self._has_no_call = True
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the function of call_first() was called and has not raised."""
-        return self._first is None and not self._has_no_call
-
     def cancel_begin(self) -> bool:
-        """Forget the function of call_first(); return whether no call has come since."""
-        self._first = None
+        """Return whether no call has come since call_first(), and forget its function if so."""
+        if self._has_no_call:
+            self._first = None
         return self._has_no_call
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """See Executor. Raises RuntimeError if the caller's run has ended."""
         # submit() runs in the context of the calling code, so this is the run that the code belongs
-        # to, even if that run has ended. The lane's own calls belong to none.
+        # to, even if that run has ended.
         run = current_run.get()
-        if run is not None and run is not self._served_run:
-            raise RuntimeError(
-                f"{run.task_name} ({run.invocation_id}) has ended, and with it its transaction. "
-                "Code that it left running can't use the database. Await that code within the "
-                "task, for example in an asyncio.TaskGroup."
-            )
+        self._refuse_ended(run)
         self._has_no_call = False
-        return super().submit(self._call_after_first, fn, args, kwargs)
+        return self._put(partial(self._call_of_run, run, partial(fn, *args, **kwargs)))
 
     async def call_last(
         self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
@@ -79,13 +72,33 @@ class LaneThread(InterruptibleThread):
         """Make the last call of a run, and return its connections to their pools. See call()."""
         return await self.call(returning_connections(function), *args, limit_s=limit_s)
 
-    def _call_after_first(
-        self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> T:
+    def after_begin(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function on this thread, after that of call_first()."""
         if self._first is not None:
             self._first()
             self._first = None
-        return function(*args, **kwargs)
+        return function(*args)
+
+    def after_failure(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function on this thread, with usable connections if the run has not begun."""
+        if self._first is not None:
+            self._first = None
+            connections.refresh()
+        return function(*args)
+
+    def _call_of_run(self, run: TaskContext | None, function: Callable[[], T]) -> T:
+        # Once more, as the run may have ended while the call waited for the thread. Its
+        # transaction is over then, or never began.
+        self._refuse_ended(run)
+        return self.after_begin(function)
+
+    def _refuse_ended(self, run: TaskContext | None) -> None:
+        if run is not None and run is not self._served_run:
+            raise RuntimeError(
+                f"{run.task_name} ({run.invocation_id}) has ended, and with it its transaction. "
+                "Code that it left running can't use the database. Await that code within the "
+                "task, for example in an asyncio.TaskGroup."
+            )
 
 
 class AnyThread:
@@ -104,6 +117,12 @@ class AnyThread:
     def cancel_begin(self) -> bool:
         """Return False: a run begins here before its task is called."""
         return False
+
+    def after_begin(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function: the run has begun."""
+        return function(*args)
+
+    after_failure = after_begin
 
     async def call(
         self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S

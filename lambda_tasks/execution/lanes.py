@@ -20,7 +20,6 @@ from ..context import current_run
 from ..core.lifecycle import Claim
 from ..errors import HardTimeLimitExceeded
 from ..hooks.calling import acall as acall_hook
-from . import connections as connections_of_this_thread
 from .attempt import Attempt
 from .coroutine_limits import LimitedCoroutine
 from .interruptible_thread import ThreadStuck
@@ -221,8 +220,8 @@ async def _run_to_success(
         result = await _call_in_new_task(lane_run, attempt, thread)
     if thread.cancel_begin():
         return attempt.succeed_without_begin(result)
-    succeed = functools.partial(attempt.succeed, may_leave_record=True)
-    return await thread.call_last(succeed, result, limit_s=attempt.commit_limit_s)
+    succeed = functools.partial(attempt.succeed, result, may_leave_record=True)
+    return await thread.call_last(thread.after_begin, succeed, limit_s=attempt.commit_limit_s)
 
 
 async def _call_hooks(
@@ -247,12 +246,10 @@ async def _call_hooks(
 async def _fail(
     attempt: Attempt, thread: LaneThread | AnyThread, failure: BaseException
 ) -> AttemptEnd:
-    if isinstance(thread, LaneThread) and not thread.has_begun:
-        thread.call_first(connections_of_this_thread.refresh)
     try:
         if thread.is_busy:  # a call that the task did not await is still running
             await thread.call(_do_nothing, limit_s=attempt.left_s)
-        return await thread.call_last(attempt.fail, failure)
+        return await thread.call_last(thread.after_failure, attempt.fail, failure)
     except ThreadStuck:
         raise LaneLost(failure) from None
 

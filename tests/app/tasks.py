@@ -95,6 +95,18 @@ async def afail_beside_others() -> None:
     await asyncio.gather(write_on_and_on(), write_on_and_on(), fail())
 
 
+_left_running: set["asyncio.Task[Effect]"] = set()
+
+
+@lambda_task
+async def afail_beside_a_call() -> None:
+    call = asyncio.create_task(Effect.objects.acreate(name="of a task that has ended"))
+    _left_running.add(call)
+    call.add_done_callback(lambda done: (_left_running.discard(done), done.exception()))
+    await asyncio.sleep(0)  # the call is on its way to the thread
+    raise ZeroDivisionError
+
+
 @lambda_task
 async def await_a_little() -> None:
     await asyncio.sleep(0.01)
