@@ -102,7 +102,8 @@ _left_running: set["asyncio.Task[Effect]"] = set()
 async def afail_beside_a_call() -> None:
     call = asyncio.create_task(Effect.objects.acreate(name="of a task that has ended"))
     _left_running.add(call)
-    call.add_done_callback(lambda done: (_left_running.discard(done), done.exception()))
+    call.add_done_callback(_left_running.discard)
+    call.add_done_callback(asyncio.Task.exception)
     await asyncio.sleep(0)  # the call is on its way to the thread
     raise ZeroDivisionError
 
