@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from django.apps import apps
@@ -35,6 +36,26 @@ W006 leaves them out: a message that one of them passes on is checked where it a
 def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Report each error of a LAMBDA_TASKS_* setting (E010)."""
     return [Error(problem, id="lambda_tasks.E010") for problem in conf.errors()]
+
+
+@register("lambda_tasks")
+def check_installation(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report django-lambda-tasks beside this library (E011): they have files of the same names."""
+    try:
+        installed = version("django-lambda-tasks")
+    except PackageNotFoundError:
+        return []
+    return [
+        Error(
+            f"django-lambda-tasks {installed} is installed, too, and its package is lambda_tasks as"
+            " well: installing or uninstalling it replaces or removes files of lambda-tasks.",
+            hint=(
+                "Uninstall django-lambda-tasks, and then install lambda-tasks again: "
+                "pip install --force-reinstall --no-deps lambda-tasks"
+            ),
+            id="lambda_tasks.E011",
+        )
+    ]
 
 
 @register("lambda_tasks")

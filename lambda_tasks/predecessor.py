@@ -9,7 +9,9 @@ from typing import Any, Final, Self
 
 from django.utils.module_loading import import_string
 
-from . import cold_start, conf
+from . import conf
+from .cold_start.environment_loader import load_environment
+from .cold_start.secret_loader import load_secrets
 from .core.retries import MAX_DELAY_S
 from .execution.alarm import Alarm
 from .queues.base import MAX_LAMBDA_TIMEOUT_S
@@ -19,8 +21,8 @@ MAX_TIMEOUT: Final = MAX_LAMBDA_TIMEOUT_S
 MAX_BATCH_TIMEOUT: Final = 3600
 """The longest hard timeout that 0.8.1 had for tasks of AWS Batch, in seconds."""
 
-resolve_environment = cold_start.load_environment
-resolve_secrets_into_env = cold_start.load_secrets
+resolve_environment = load_environment
+resolve_secrets_into_env = load_secrets
 
 
 class LambdaTasksSettings:

@@ -522,10 +522,11 @@ def _rows() -> list[dict[str, Any]]:
 
 def _as_expected(row: Any) -> dict[str, Any]:
     """The row, with START for the time at which a migration has ended a run."""
-    if row["traceback"] != NO_END["traceback"]:
-        return dict(row)
-    assert row["end_time"]
-    return row | {"end_time": START}
+    expected = dict(row)
+    if row["traceback"] == NO_END["traceback"]:
+        assert row["end_time"]
+        expected["end_time"] = START
+    return expected
 
 
 def _rows_of_this_release() -> list[dict[str, Any]]:

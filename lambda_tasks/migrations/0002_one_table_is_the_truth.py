@@ -70,6 +70,8 @@ def adopt(apps: Any, schema_editor: Any) -> None:
             root_id=F("id"),
             n_attempts=1,
         )
+        # An end that was written since an earlier try.
+        rows.filter(status__in=RENAMED).update(status=_renamed())
 
 
 def end_old_runs(apps: Any, schema_editor: Any) -> None:
