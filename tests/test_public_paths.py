@@ -155,7 +155,7 @@ def test_the_predecessors_time_limits_end_a_block(settings: Any) -> None:
 def test_a_task_tells_its_options_as_the_predecessors_do(settings: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(registry, "_tasks", {})
     settings.LAMBDA_TASKS_DEFAULT_SOFT_TIMEOUT = 5
-    options = {"queue": "q", "retry_on": (OSError,), "retry_delay": 3, "singleton": True}
+    options: Any = {"queue": "q", "retry_on": (OSError,), "retry_delay": 3, "singleton": True}
 
     task = LambdaTaskWrapper(_nothing, hard_timeout=9, retry_singleton=False, **options)
 
