@@ -90,6 +90,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     __wrapped__: Callable[P, R_co]
     __name__: str
+    name: str
 
     def __init__(self, func: Callable[P, R_co], **options: Unpack[OptionNames]) -> None:
         if isinstance(func, LambdaTaskWrapper):
