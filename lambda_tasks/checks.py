@@ -34,13 +34,13 @@ W006 leaves them out: a message that one of them passes on is checked where it a
 
 @register("lambda_tasks")
 def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Report each error of a LAMBDA_TASKS_* setting (E010)."""
-    return [Error(problem, id="lambda_tasks.E010") for problem in conf.errors()]
+    """Report each error of a LAMBDA_TASKS_* setting (E008)."""
+    return [Error(problem, id="lambda_tasks.E008") for problem in conf.errors()]
 
 
 @register("lambda_tasks")
 def check_installation(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Report django-lambda-tasks beside this library (E011): they have files of the same names."""
+    """Report django-lambda-tasks beside this library (E009): they have files of the same names."""
     try:
         installed = version("django-lambda-tasks")
     except PackageNotFoundError:
@@ -53,7 +53,7 @@ def check_installation(app_configs: Sequence[Any] | None, **kwargs: Any) -> list
                 "Uninstall django-lambda-tasks, and then install lambda-tasks again: "
                 "pip install --force-reinstall --no-deps lambda-tasks"
             ),
-            id="lambda_tasks.E011",
+            id="lambda_tasks.E009",
         )
     ]
 

@@ -181,13 +181,13 @@ def _nothing() -> None:
 def test_where_the_predecessor_is_installed_too_the_check_says_so(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    assert "lambda_tasks.E011" not in [each.id for each in run_checks()]
+    assert "lambda_tasks.E009" not in [each.id for each in run_checks()]
     (tmp_path / "django_lambda_tasks-0.8.1.dist-info").mkdir()
     metadata = tmp_path / "django_lambda_tasks-0.8.1.dist-info" / "METADATA"
     metadata.write_text("Metadata-Version: 2.1\nName: django-lambda-tasks\nVersion: 0.8.1\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    [found] = [each for each in run_checks() if each.id == "lambda_tasks.E011"]
+    [found] = [each for each in run_checks() if each.id == "lambda_tasks.E009"]
 
     assert found.msg.startswith("django-lambda-tasks 0.8.1 is installed, too")
 

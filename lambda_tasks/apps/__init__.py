@@ -21,8 +21,6 @@ if not hasattr(sys.modules["lambda_tasks"], "__all__"):
         "install lambda-tasks again: pip install --force-reinstall --no-deps lambda-tasks"
     )
 
-from . import console
-
 SERVERS: Final = frozenset({"django.core.asgi", "django.core.wsgi"})
 """The modules with which a web server loads the project. Commands of manage.py do not."""
 
@@ -39,7 +37,7 @@ class LambdaTasksConfig(AppConfig):
 
         Also enables the loggers of the library, and prepares a web server for its first call.
         """
-        from .. import checks  # noqa: F401
+        from .. import checks, console  # noqa: F401
 
         # LOGGING without "disable_existing_loggers": False disables every logger that was made
         # before. In a worker process or a function ours are, and failures would be silent.
