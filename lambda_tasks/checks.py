@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from django.apps import apps
@@ -33,8 +34,28 @@ W006 leaves them out: a message that one of them passes on is checked where it a
 
 @register("lambda_tasks")
 def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Report each error of a LAMBDA_TASKS_* setting (E001)."""
-    return [Error(problem, id="lambda_tasks.E001") for problem in conf.errors()]
+    """Report each error of a LAMBDA_TASKS_* setting (E008)."""
+    return [Error(problem, id="lambda_tasks.E008") for problem in conf.errors()]
+
+
+@register("lambda_tasks")
+def check_installation(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report django-lambda-tasks beside this library (E009): they have files of the same names."""
+    try:
+        installed = version("django-lambda-tasks")
+    except PackageNotFoundError:
+        return []
+    return [
+        Error(
+            f"django-lambda-tasks {installed} is installed, too, and its package is lambda_tasks as"
+            " well: installing or uninstalling it replaces or removes files of lambda-tasks.",
+            hint=(
+                "Uninstall django-lambda-tasks, and then install lambda-tasks again: "
+                "pip install --force-reinstall --no-deps lambda-tasks"
+            ),
+            id="lambda_tasks.E009",
+        )
+    ]
 
 
 @register("lambda_tasks")
@@ -187,7 +208,7 @@ def check_queues(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
 
 @register("lambda_tasks", Tags.security, deploy=True)
 def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Report, with --deploy, the modes that are not for production (W001, W002, W004)."""
+    """Report, with --deploy, the modes that are not for production (W001, W002, W003)."""
     if conf.errors():
         return []
     current = conf.current()
@@ -205,7 +226,7 @@ def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
         (
             current.local_workers > 0,
             "LAMBDA_TASKS_LOCAL_WORKERS is set: tasks run in children of the web process.",
-            "lambda_tasks.W004",
+            "lambda_tasks.W003",
         ),
     ]
     return [
@@ -254,7 +275,7 @@ def _is_direct(task: Task) -> bool:
 
 @register("lambda_tasks")
 def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Report SQLite in its default transaction mode, where concurrent tasks fail (W003)."""
+    """Report SQLite in its default transaction mode, where concurrent tasks fail (W004)."""
     if conf.errors() or conf.current().eager or conf.current().noop_execution:
         return []
     from .records.tables import TaskRecord
@@ -273,7 +294,7 @@ def check_sqlite(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
                 f"DATABASES[{database.alias!r}]['OPTIONS'] = "
                 "{'transaction_mode': 'IMMEDIATE', 'timeout': 30}"
             ),
-            id="lambda_tasks.W003",
+            id="lambda_tasks.W004",
         )
     ]
 

@@ -90,20 +90,29 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     __wrapped__: Callable[P, R_co]
     __name__: str
+    name: str
 
-    def __init__(self, func: Callable[P, R_co], options: TaskOptions) -> None:
+    def __init__(self, func: Callable[P, R_co], **options: Unpack[OptionNames]) -> None:
+        if isinstance(func, LambdaTaskWrapper):
+            raise TypeError(
+                f"{func.name} is a task already. Use one @lambda_task, with all options."
+            )
+        check_function(func, takes_context=options.get("takes_context", False))
+        self.options: TaskOptions = parse_options(
+            func.__qualname__, options, parameters=list(parameters_of(func))
+        )
         functools.update_wrapper(self, func)
         self._func = func
         self._overrides = _Overrides()
         self._is_found = False
-        self.options = options
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
-        self.arguments = Arguments(func, takes_context=options.takes_context)
+        self.arguments = Arguments(func, takes_context=self.options.takes_context)
         self._result_type = ResultType(func)
         self._context_is_positional = takes_context_by_position(func)
         if self.is_async:
             markcoroutinefunction(self)
+        registry.register(self)
 
     def __repr__(self) -> str:
         return f"<LambdaTaskWrapper {self.name}>"
@@ -120,6 +129,42 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
         def __getattr__(self, name: str) -> NoReturn:
             raise AttributeError(_missing(self.__dict__.get("name"), name), name=name, obj=self)
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that the task declares."""
+        return self.options.queue
+
+    @property
+    def retry_on(self) -> tuple[type[BaseException], ...]:
+        """The exceptions after which a new invocation repeats the task."""
+        return self.options.retry_on
+
+    @property
+    def retry_delay(self) -> float:
+        """Seconds before a retry, without jitter."""
+        return self.options.retry_delay
+
+    @property
+    def singleton(self) -> bool:
+        """Whether a lock lets only one run of the task execute at a time."""
+        return self.options.singleton
+
+    @property
+    def retry_singleton(self) -> bool:
+        """Whether a run that can't get the lock is retried."""
+        return self.options.retry_singleton
+
+    @property
+    def resolved_timeouts(self) -> tuple[float, float]:
+        """The soft and the hard timeout in seconds, of the task or else of the settings.
+
+        Both are the same for a task whose hard timeout alone is shorter than the soft one of the
+        settings: it has no soft one.
+        """
+        from .execution.time_budget import limits_s
+
+        return limits_s(self, conf.current())
 
     @property
     def has_overrides(self) -> bool:
@@ -372,19 +417,8 @@ def lambda_task(
     """
     given: OptionNames = {**options, "takes_context": takes_context}
     if func is None:
-        return functools.partial(_make, options=given)
-    return _make(func, given)
-
-
-def _make(func: Callable[P, R], options: OptionNames) -> LambdaTaskWrapper[P, R]:
-    if isinstance(func, LambdaTaskWrapper):
-        raise TypeError(f"{func.name} is a task already. Use one @lambda_task, with all options.")
-    check_function(func, takes_context=options.get("takes_context", False))
-    parameters = list(parameters_of(func))
-    parsed = parse_options(func.__qualname__, options, parameters=parameters)
-    task = LambdaTaskWrapper(func, parsed)
-    registry.register(task)
-    return task
+        return functools.partial(LambdaTaskWrapper, **given)
+    return LambdaTaskWrapper(func, **given)
 
 
 def _missing(task_name: str | None, name: str) -> str:

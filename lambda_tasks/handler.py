@@ -43,6 +43,13 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
     return _warm_handler().handle(event, context)
 
 
+def main() -> int:
+    """Run the message of an AWS Batch job, as its entry point, and return the exit code."""
+    from .entrypoints.batch_job import run_job
+
+    return run_job()
+
+
 class LambdaHandler:
     """The objects that a function keeps from one event to the next."""
 
@@ -205,9 +212,7 @@ def _is_the_function() -> bool:
 
 
 if __name__ == "__main__":
-    from .entrypoints.batch_job import run_job
-
-    sys.exit(run_job())
+    sys.exit(main())
 elif _is_the_function():
     # At import, in Lambda's init phase: that one has a full CPU, and SnapStart's snapshot follows.
     _warm_handler()

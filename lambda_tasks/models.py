@@ -1,13 +1,16 @@
 """The models of the Django app, and the payload of a stored call."""
 
+from .errors import MaxRetriesExceededError
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
-from .records.tables import RunProgress, RunState, SingletonLock, TaskRecord
+from .records.tables import RunProgress, RunState, SingletonLock, TaskRecord, TaskStatus
 
 __all__ = [
+    "MaxRetriesExceededError",
     "RunProgress",
     "RunState",
     "SQSLambdaTask",
     "SQSLambdaTaskMessage",
     "SingletonLock",
     "TaskRecord",
+    "TaskStatus",
 ]

@@ -66,9 +66,11 @@ def _no_blocking_call_on_an_event_loop() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _forget_the_tasks_of_a_test() -> Iterator[None]:
-    """Unregister tasks that no loaded module has, so that no other test's checks tell of them."""
-    yield
+def _forget_the_tasks_of_earlier_tests() -> None:
+    """Unregister tasks that no loaded module has, so that no check tells of them.
+
+    At the end of their own test, monkeypatch may not have taken them out of their modules yet.
+    """
     for name, task in registry._tasks.copy().items():
         try:
             is_loaded = registry._find_loaded(name) is task

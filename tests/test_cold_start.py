@@ -125,13 +125,15 @@ def test_a_malformed_reference_is_named(monkeypatch: Any, reference: str, reason
         cold_start.set_up()
 
 
-@pytest.mark.parametrize("reference", ["nonsense", ARN, f"{ARN}:", f"{ARN}:KEY::v1"])
+@pytest.mark.parametrize(
+    "reference", ["nonsense", ARN, f"{ARN}:", f"{ARN}:STAGE:", f"{ARN}:KEY::v1"]
+)
 def test_a_malformed_reference_of_the_environment_is_named(
     monkeypatch: Any, reference: str
 ) -> None:
     monkeypatch.setenv(ENVIRONMENT, reference)
 
-    with pytest.raises(ValueError, match=f"{ENVIRONMENT} is not <arn>:<version-id>"):
+    with pytest.raises(ValueError, match=f"{ENVIRONMENT} is neither <arn>:<version-id> nor"):
         cold_start.set_up()
 
 
@@ -165,6 +167,54 @@ def test_a_secret_that_is_no_environment_sets_nothing(
 
     assert VALUE not in str(error.value)
     assert dict(os.environ) == before
+
+
+def test_an_environment_of_one_version_and_stage_is_loaded(moto: Moto, monkeypatch: Any) -> None:
+    arn, version = moto.create_secret(f"staged-{uuid.uuid4().hex}", '{"COLD_STAGED": "yes"}')
+    monkeypatch.setenv(ENVIRONMENT, f"{arn}:AWSCURRENT:{version}")
+    monkeypatch.setenv("COLD_STAGED", "no")
+
+    cold_start.set_up()
+
+    assert os.environ["COLD_STAGED"] == "yes"
+
+
+def test_all_that_is_wrong_with_an_environment_is_named(moto: Moto, monkeypatch: Any) -> None:
+    text = '{"PORT": 5432, "GOOD": "x", "DEBUG": true, "A=B": "x"}'
+    arn, version = moto.create_secret(f"bad-{uuid.uuid4().hex}", text)
+    monkeypatch.setenv(ENVIRONMENT, f"{arn}:{version}")
+
+    with pytest.raises(ValueError, match=ENVIRONMENT) as error:
+        cold_start.set_up()
+
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert all(word in str(error.value) for word in ("'PORT'", "'DEBUG'", "a key of the secret"))
+
+
+def test_all_references_that_are_wrong_are_named_at_once(secret: Any, monkeypatch: Any) -> None:
+    good = f"{secret[0]}:KEY::"
+    for name, reference in {"A": "nonsense", "B": f"{ARN}:::v1", "C": good, "D": good}.items():
+        monkeypatch.setenv(f"LAMBDA_TASKS_SECRET_COLD_{name}", reference)
+    monkeypatch.setenv("COLD_C", "here first")
+    monkeypatch.setenv("COLD_D", "here first")
+
+    with pytest.raises(ValueError, match="LAMBDA_TASKS_SECRET_COLD_A is neither") as error:
+        cold_start.set_up()
+
+    named = [line.split()[0].rstrip(":") for line in sorted(str(error.value).splitlines())]
+    assert named == [f"LAMBDA_TASKS_SECRET_COLD_{name}" for name in "ABCD"]
+
+
+def test_all_keys_that_are_missing_are_named_at_once(secret: Any, monkeypatch: Any) -> None:
+    for name in ("FIRST", "SECOND"):
+        reference = f"{secret[0]}:{name}::{secret[1]}"
+        monkeypatch.setenv(f"LAMBDA_TASKS_SECRET_COLD_{name}", reference)
+
+    with pytest.raises(ValueError, match="no key 'FIRST'") as error:
+        cold_start.set_up()
+
+    assert "no key 'SECOND'" in str(error.value)
 
 
 def test_what_is_set_already_is_not_overwritten(secret: Any, monkeypatch: Any) -> None:

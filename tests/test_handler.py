@@ -687,15 +687,21 @@ def test_a_singleton_that_fails_lets_go_of_its_lock(handle: Handle) -> None:
 def test_where_the_cache_is_redis_it_holds_the_singletons_lock(
     handle: Handle, redis: RedisServer, settings: Any, backend: str
 ) -> None:
-    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.location}}
+    cache = {"BACKEND": backend, "LOCATION": redis.location, "KEY_PREFIX": "shop", "VERSION": 7}
+    settings.CACHES = {"default": cache}
     with Redis.from_url(redis.location) as client:
-        held = client.lock(f"lambda_tasks.singleton_lock.{tasks.aalone.name}.key='a'", timeout=60)
+        key = f"lambda_tasks.singleton_lock.{tasks.aalone.name}.key='a'"
+        held, of_another_project = (
+            client.lock(f"{prefix}:7:{key}", timeout=60) for prefix in ("shop", "blog")
+        )
         held.acquire()
+        of_another_project.acquire()
         taken, other, later = (body(tasks.aalone, key=key) for key in "aba")
 
         handle(taken, other)
         held.release()
         handle(later)
+        of_another_project.release()
 
         results = [(record_of(each).status, record_of(each).result) for each in (other, later)]
         assert results == [(SUCCESS, "b"), (SUCCESS, "a")]

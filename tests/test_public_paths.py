@@ -2,28 +2,61 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.checks import run_checks
 
+import lambda_tasks
+from lambda_tasks import LambdaTaskWrapper, registry
+from tests.conftest import PATIENCE_S
 from tests.newcomer import ROOT, blocks
 
 PREDECESSORS = [
     ("lambda_tasks.decorators", "lambda_task"),
     ("lambda_tasks.handler", "handler"),
     ("lambda_tasks.logging", "task_logger"),
+    ("lambda_tasks.handler", "main"),
+    ("lambda_tasks.models", "MaxRetriesExceededError"),
     ("lambda_tasks.models", "SQSLambdaTask"),
     ("lambda_tasks.models", "SQSLambdaTaskMessage"),
     ("lambda_tasks.models", "TaskRecord"),
+    ("lambda_tasks.models", "TaskStatus"),
     ("lambda_tasks.tasks", "cleanup_task_records"),
     ("lambda_tasks.tasks", "submit_batch_job"),
     ("lambda_tasks.timeouts", "HardTimeLimitExceeded"),
     ("lambda_tasks.timeouts", "SoftTimeLimitExceeded"),
 ]
 """What users of django-lambda-tasks 0.8.1 import."""
+
+DEPRECATED = [
+    ("lambda_tasks.environment_loader", "resolve_environment"),
+    ("lambda_tasks.secret_loader", "resolve_secrets_into_env"),
+    ("lambda_tasks.settings", "LambdaTasksSettings"),
+    ("lambda_tasks.settings", "MAX_BATCH_TIMEOUT"),
+    ("lambda_tasks.settings", "MAX_DELAY"),
+    ("lambda_tasks.settings", "MAX_TIMEOUT"),
+    ("lambda_tasks.timeouts", "TimeoutContext"),
+]
+"""What they import, and is private by now."""
+
+FILES_OF_THE_PREDECESSOR = [
+    "__init__.py", "admin.py", "apps.py", "checks.py", "decorators.py", "environment_loader.py",
+    "handler.py", "local_executor.py", "logging.py", "migrations/__init__.py",
+    "migrations/0001_initial.py", "migrations/0002_alter_taskrecord_status.py",
+    "migrations/0003_taskrecord_taskrecord_kwargs_trgm.py",
+    "migrations/0004_remove_taskrecord_taskrecord_kwargs_trgm_and_more.py", "models.py",
+    "secret_loader.py", "settings.py", "tasks.py", "timeouts.py",
+]  # fmt: skip
+"""The files of the package in 0.8.1."""
+
+PACKAGE = Path(lambda_tasks.__file__).parent
 
 
 def _shown_in_the_readme() -> list[tuple[str, str]]:
@@ -60,18 +93,140 @@ def test_what_users_of_the_predecessor_import_is_there(module: str, name: str) -
     assert hasattr(import_module(module), name)
 
 
-@pytest.mark.parametrize("status", ["SUCCESS", "FAILED", "RETRYING", "RUNNING"])
-def test_a_status_is_named_as_the_predecessor_names_it(status: str) -> None:
+@pytest.mark.parametrize(("module", "name"), DEPRECATED)
+def test_what_is_private_by_now_is_there_with_a_warning(module: str, name: str) -> None:
+    with pytest.deprecated_call(match=f"{module}.{name} is a name of django-lambda-tasks"):
+        assert getattr(import_module(module), name)
+
+
+def test_other_names_are_missing_from_these_modules() -> None:
+    for module, _ in DEPRECATED:
+        with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'nothing'"):
+            _ = import_module(module).nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("RUNNING", "RUNNING"),
+        ("SUCCEEDED", "SUCCESS"),
+        ("FAILED", "FAILED"),
+        ("RETRIED", "RETRYING"),
+    ],
+)
+def test_a_status_is_named_as_the_predecessor_names_it(name: str, status: str) -> None:
     from lambda_tasks.models import TaskRecord
 
-    named = getattr(TaskRecord.TaskStatus, status)
+    named = getattr(TaskRecord.TaskStatus, name)
 
     assert named == status
     assert TaskRecord(status=named).status == status
+    assert [value for value, _ in TaskRecord.TaskStatus.choices].count(status) == 1
+
+
+def test_the_predecessors_settings_are_read_as_they_are(settings: Any) -> None:
+    with pytest.deprecated_call():
+        from lambda_tasks.settings import LambdaTasksSettings
+    found = LambdaTasksSettings()
+
+    settings.LAMBDA_TASKS_MAX_RETRIES = 7
+
+    assert (found.MAX_RETRIES, found.EAGER, found.SINGLETON_CACHE) == (7, False, "default")
+    assert found.queue_max_timeout(queue="default") == 900
+    assert "default" in found.QUEUES
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = found.NOTHING
+    with pytest.raises(AttributeError, match="no attribute 'eager'"):
+        _ = found.eager
+
+
+def test_the_predecessors_time_limits_end_a_block(settings: Any) -> None:
+    with pytest.deprecated_call():
+        from lambda_tasks.timeouts import HardTimeLimitExceeded, TimeoutContext
+
+    with pytest.raises(HardTimeLimitExceeded), TimeoutContext(soft_timeout=1, hard_timeout=1):
+        time.sleep(PATIENCE_S)
+
+    settings.LAMBDA_TASKS_EAGER = True
+    with TimeoutContext(soft_timeout=1, hard_timeout=1):
+        time.sleep(1.1)
+
+
+def test_a_task_tells_its_options_as_the_predecessors_do(settings: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(registry, "_tasks", {})
+    settings.LAMBDA_TASKS_DEFAULT_SOFT_TIMEOUT = 5
+    options: Any = {"queue": "q", "retry_on": (OSError,), "retry_delay": 3, "singleton": True}
+
+    task = LambdaTaskWrapper(_nothing, hard_timeout=9, retry_singleton=False, **options)
+
+    assert {name: getattr(task, name) for name in options} == options
+    assert task.retry_singleton is False
+    assert task.resolved_timeouts == (5, 9)
+    assert registry.tasks() == [task]
+    with pytest.raises(AttributeError):
+        task.queue = "other"  # type: ignore[misc]
+
+
+def test_a_task_that_is_made_by_hand_is_checked_as_by_the_decorator() -> None:
+    with pytest.raises(TypeError, match="no option 'retry_no'"):
+        LambdaTaskWrapper(_nothing, retry_no=(OSError,))  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="soft_timeout"):
+        LambdaTaskWrapper(_nothing, soft_timeout=9, hard_timeout=9)
+
+
+def _nothing() -> None:
+    """A task's function."""
+
+
+def test_where_the_predecessor_is_installed_too_the_check_says_so(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    assert "lambda_tasks.E009" not in [each.id for each in run_checks()]
+    (tmp_path / "django_lambda_tasks-0.8.1.dist-info").mkdir()
+    metadata = tmp_path / "django_lambda_tasks-0.8.1.dist-info" / "METADATA"
+    metadata.write_text("Metadata-Version: 2.1\nName: django-lambda-tasks\nVersion: 0.8.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    [found] = [each for each in run_checks() if each.id == "lambda_tasks.E009"]
+
+    assert found.msg.startswith("django-lambda-tasks 0.8.1 is installed, too")
+
+
+@pytest.mark.parametrize("left", ["nothing", "the predecessor's files"])
+def test_half_a_package_says_what_to_do(tmp_path: Path, left: str) -> None:
+    """As `pip` leaves it, which removes or replaces files without asking whose they are."""
+    package = tmp_path / "lambda_tasks"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES_OF_THE_PREDECESSOR:
+        (package / name).unlink(missing_ok=True)
+        if left != "nothing":
+            (package / name).touch()
+    (tmp_path / "conf.py").write_text("INSTALLED_APPS = ['lambda_tasks']\nSECRET_KEY = 'x'\n")
+    env = os.environ | {"DJANGO_SETTINGS_MODULE": "conf"}
+    # A whole package anywhere would be found before a directory without __init__.py.
+    check = f"""
+import os, sys
+sys.path[:] = [each for each in sys.path if not os.path.isdir(os.path.join(each, "lambda_tasks"))]
+sys.path.insert(0, {str(tmp_path)!r})
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", "check"])
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "ImproperlyConfigured: The package lambda_tasks is not whole" in done.stderr
+    assert "pip install --force-reinstall --no-deps lambda-tasks" in done.stderr
 
 
 def test_time_limits_are_the_same_exceptions_everywhere() -> None:
-    import lambda_tasks
     from lambda_tasks import timeouts
 
     assert timeouts.SoftTimeLimitExceeded is lambda_tasks.SoftTimeLimitExceeded

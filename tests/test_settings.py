@@ -396,7 +396,7 @@ def test_sqlite_is_warned_of_in_the_mode_in_which_tasks_lock_one_another_out(
     monkeypatch.setattr(checks, "connections", default)
 
     (warning,) = run_checks(tags=["lambda_tasks"])
-    assert warning.id == "lambda_tasks.W003"
+    assert warning.id == "lambda_tasks.W004"
     assert "'transaction_mode': 'IMMEDIATE'" in str(warning.hint)
 
     settings.LAMBDA_TASKS_EAGER = True
@@ -408,7 +408,7 @@ def test_sqlite_is_warned_of_in_the_mode_in_which_tasks_lock_one_another_out(
     [
         ("NOOP_EXECUTION", True, "lambda_tasks.W001"),
         ("EAGER", True, "lambda_tasks.W002"),
-        ("LOCAL_WORKERS", 2, "lambda_tasks.W004"),
+        ("LOCAL_WORKERS", 2, "lambda_tasks.W003"),
     ],
 )
 def test_a_mode_that_is_not_for_production_is_a_deployment_warning(

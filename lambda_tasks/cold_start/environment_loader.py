@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from .secret_loader import VARIABLE_PREFIX as SECRET_PREFIX
-from .secrets_manager import ARN_SEGMENTS, SecretVersion, fetch, parse_object
+from .secrets_manager import ARN_SEGMENTS, SecretVersion, apply_to_all, fetch, parse_object
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -43,30 +43,35 @@ names, not prefixes, as projects have settings like LD_SDK_KEY.
 def load_environment() -> None:
     """Copy the secret's variables into os.environ, over existing ones.
 
-    LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN names the secret as `<arn>:<version-id>`. Without
-    it nothing happens. Variables that decide which code runs are copied too, with a warning.
+    LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN names the secret as `<arn>:<version-id>`, or as
+    `<arn>:<version-stage>:<version-id>`. Without it nothing happens. Variables that decide which
+    code runs are copied too, with a warning.
 
-    Raises ValueError for a malformed reference, and for a secret that is not a flat JSON object of
-    strings; SecretUnavailable where AWS does not return it. No error contains a secret's value.
+    Raises ValueError for a malformed reference, and, with all reasons, for a secret that is not a
+    flat JSON object of strings; SecretUnavailable where AWS does not return it. No error contains a
+    secret's value.
     """
     reference = os.environ.get(ARN_VARIABLE, "")
     if not reference:
         return
     version = _parse(reference)
     content = parse_object(fetch({version: ARN_VARIABLE})[version], variable=ARN_VARIABLE)
-    for name, value in content.items():
-        if not name or "=" in name or "\0" in name:
-            raise ValueError(
-                f"{ARN_VARIABLE}: a key of the secret can't be the name of a variable. Names are "
-                "not empty and have no '=' and no NUL character."
-            )
-        if not isinstance(value, str) or "\0" in value:
-            raise ValueError(
-                f"{ARN_VARIABLE}: the value of {name!r} in the secret is not a string without NUL "
-                "characters."
-            )
+    apply_to_all(_check_variable, content.items())
     _warn_about_code_variables(content)
     os.environ.update(content)
+
+
+def _check_variable(name: str, value: object) -> None:
+    if not name or "=" in name or "\0" in name:
+        raise ValueError(
+            f"{ARN_VARIABLE}: a key of the secret can't be the name of a variable. Names are "
+            "not empty and have no '=' and no NUL character."
+        )
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(
+            f"{ARN_VARIABLE}: the value of {name!r} in the secret is not a string without NUL "
+            "characters."
+        )
 
 
 def _warn_about_code_variables(names: Iterable[str]) -> None:
@@ -82,12 +87,18 @@ def _warn_about_code_variables(names: Iterable[str]) -> None:
 
 
 def _parse(reference: str) -> SecretVersion:
-    *arn, version_id = reference.split(":")
+    segments = reference.split(":")
+    arn, version = segments[:ARN_SEGMENTS], segments[ARN_SEGMENTS:]
     try:
-        if len(arn) != ARN_SEGMENTS or not version_id:
+        if len(version) not in (1, 2) or not version[-1]:
             raise ValueError(
-                f"it has {len(arn) + 1} segments instead of {ARN_SEGMENTS + 1}, or no version id"
+                f"it has {len(segments)} segments instead of {ARN_SEGMENTS + 1} or "
+                f"{ARN_SEGMENTS + 2}, or no version id"
             )
-        return SecretVersion.from_arn(arn, version_id=version_id)
+        stage = version[0] if len(version) == 2 else ""
+        return SecretVersion.from_arn(arn, version_id=version[-1], version_stage=stage)
     except ValueError as reason:
-        raise ValueError(f"{ARN_VARIABLE} is not <arn>:<version-id>: {reason}.") from None
+        raise ValueError(
+            f"{ARN_VARIABLE} is neither <arn>:<version-id> nor <arn>:<version-stage>:<version-id>: "
+            f"{reason}."
+        ) from None

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .secrets_manager import ARN_SEGMENTS, SecretVersion, fetch, parse_object
+from .secrets_manager import ARN_SEGMENTS, SecretVersion, apply_to_all, fetch, parse_object
 
 VARIABLE_PREFIX: Final = "LAMBDA_TASKS_SECRET_"
 
@@ -30,21 +30,17 @@ class _Reference:
 def load_secrets() -> None:
     """Set <NAME> to the secret value of each LAMBDA_TASKS_SECRET_<NAME>, all of them or none.
 
-    Raises ValueError for a malformed reference, a missing or nested key, a secret that is not a
-    JSON object, and a <NAME> that is set already; SecretUnavailable where AWS does not return the
-    secret. No error contains a secret's value.
+    Raises ValueError, with all reasons, for malformed references, missing or nested keys, secrets
+    that are not JSON objects, and each <NAME> that is set already; SecretUnavailable where AWS does
+    not return the secret. No error contains a secret's value.
     """
-    references = [
-        _parse(variable, value) for variable, value in os.environ.items() if _is_reference(variable)
-    ]
+    found = [item for item in os.environ.items() if item[0].startswith(VARIABLE_PREFIX)]
+    references = apply_to_all(_parse, found)
     texts = fetch({reference.version: reference.variable for reference in references})
-    values = {each.name: _resolve_value(each, texts[each.version]) for each in references}
+    resolved = apply_to_all(_resolve_value, [(each, texts[each.version]) for each in references])
+    values = {each.name: value for each, value in zip(references, resolved, strict=True)}
     os.environ.update(values)
     _loaded.update(values)
-
-
-def _is_reference(variable: str) -> bool:
-    return variable.startswith(VARIABLE_PREFIX)
 
 
 def _parse(variable: str, value: str) -> _Reference:

@@ -1,12 +1,15 @@
 """The client for AWS Secrets Manager: versions of secrets, many of which are fetched at once."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar, TypeVarTuple
 
 from ..errors import SecretUnavailable
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 ARN_SEGMENTS: Final = 7
 """The segments of arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME. A name has no colon."""
@@ -73,6 +76,22 @@ def fetch(wanted: Mapping[SecretVersion, str]) -> dict[SecretVersion, str]:
     with ThreadPoolExecutor(max_workers=min(len(wanted), MAX_CONCURRENT_REQUESTS)) as threads:
         texts = threads.map(lambda item: _fetch_one(clients[item[0].region], *item), wanted.items())
         return dict(zip(wanted, texts, strict=True))
+
+
+def apply_to_all(function: Callable[[*Ts], R], arguments: Iterable[tuple[*Ts]]) -> list[R]:
+    """Return the results of a function. Raises ValueError with the reasons of all its ValueErrors.
+
+    Each cold start takes a deployment: whoever has several mistakes should see all of them.
+    """
+    results, reasons = [], []
+    for each in arguments:
+        try:
+            results.append(function(*each))
+        except ValueError as reason:
+            reasons.append(str(reason))
+    if reasons:
+        raise ValueError("\n".join(reasons))
+    return results
 
 
 def parse_object(text: str, *, variable: str) -> dict[str, Any]:

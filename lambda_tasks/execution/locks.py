@@ -41,9 +41,14 @@ class SingletonLocks:
         Raises SingletonLockError, a redis.exceptions.LockError, if another run holds the lock, and
         SingletonLockUnknown if Redis can't be asked.
         """
-        client = _redis_client(caches[self._cache_alias()])
-        lock = _in_redis(client, key, timeout_s) if client else self._in_database(key, timeout_s)
-        with lock:
+        cache = caches[self._cache_alias()]
+        client = _redis_client(cache)
+        with (
+            # With the cache's prefix and version, as projects may share a Redis.
+            _in_redis(client, cache.make_key(key), timeout_s)
+            if client
+            else self._in_database(key, timeout_s)
+        ):
             yield
 
     @contextlib.contextmanager

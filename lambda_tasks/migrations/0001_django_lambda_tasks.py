@@ -1,6 +1,8 @@
-"""The table as django-lambda-tasks 0.8.1 left it, without what needs PostgreSQL.
+"""The table as django-lambda-tasks 0.3 to 0.8 left it, without what needs PostgreSQL.
 
-Where its four migrations have been applied, this one counts as applied.
+Where the first of their migrations has been applied, this one counts as applied. Their others
+change statuses and indexes, which 0002 brings to one state. A release that lacks some of them is
+no obstacle that way, while Django refuses a migration that replaces applied and other ones.
 """
 
 from django.db import migrations, models
@@ -9,12 +11,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     initial = True
 
-    replaces = [  # noqa: RUF012 - Django's own form
-        ("lambda_tasks", "0001_initial"),
-        ("lambda_tasks", "0002_alter_taskrecord_status"),
-        ("lambda_tasks", "0003_taskrecord_taskrecord_kwargs_trgm"),
-        ("lambda_tasks", "0004_remove_taskrecord_taskrecord_kwargs_trgm_and_more"),
-    ]
+    replaces = [("lambda_tasks", "0001_initial")]  # noqa: RUF012 - Django's own form
     dependencies = []  # noqa: RUF012
 
     operations = [  # noqa: RUF012

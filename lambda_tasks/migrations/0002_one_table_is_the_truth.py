@@ -4,18 +4,23 @@ If it is cut off, `migrate` goes on where it was, forwards and backwards: see `_
 """
 
 import uuid
-from datetime import timedelta
 from typing import Any
 
-from django.db import migrations, models, transaction
+from django.db import migrations, models
+from django.db.migrations.exceptions import IrreversibleError
 from django.db.models import Case, F, Value, When
+from django.utils import timezone
 
 from . import _repeatable as repeatable
 
 RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
 STATUSES = ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "RETRYING", "CANCELLED"]
-# Words that django-lambda-tasks does not have.
-OURS_ALONE = ["QUEUED", "CANCELLED"]
+
+NO_END = (
+    "django-lambda-tasks has not recorded the end of this run before the move to lambda_tasks. The"
+    " run may have done all of its work, some, or none. It does not run again by itself. Replay"
+    " it, in the admin, if its work has to be done."
+)
 
 ADDED: dict[str, "models.Field[Any, Any]"] = {
     "queue": models.CharField(default="default", editable=False, max_length=255),
@@ -54,27 +59,44 @@ INDEXES = [
 ]
 
 
-def what_becomes_of_old_runs() -> dict[str, Any]:
-    """What django-lambda-tasks left RUNNING has a lease, after which it is run again."""
-    lease_until = F("start_time") + timedelta(minutes=15)
-    return {"lease_until": lease_until, "look_at": lease_until}
-
-
 def adopt(apps: Any, schema_editor: Any) -> None:
     """Bring the rows of django-lambda-tasks along, each once."""
-    renamed = [When(status=old, then=Value(new)) for old, new in RENAMED.items()]
     for rows in repeatable.chunks(_records(apps, schema_editor)):
-        with transaction.atomic(using=schema_editor.connection.alias):
-            # All that is written since has a root.
-            old = rows.filter(root_id=None)
-            old.filter(status="RUNNING").update(**what_becomes_of_old_runs())
-            old.update(
-                status=Case(*renamed, default=F("status")),
-                enqueued_at=F("start_time"),
-                sent_at=F("start_time"),
-                root_id=F("id"),
-                n_attempts=1,
-            )
+        # All that is written since has a root.
+        rows.filter(root_id=None).update(
+            status=_renamed(),
+            enqueued_at=F("start_time"),
+            sent_at=F("start_time"),
+            root_id=F("id"),
+            n_attempts=1,
+        )
+        # An end that was written since an earlier try.
+        rows.filter(status__in=RENAMED).update(status=_renamed())
+
+
+def end_old_runs(apps: Any, schema_editor: Any) -> None:
+    """End what django-lambda-tasks has left RUNNING, as FAILED.
+
+    Its processes may have ended runs after `adopt`, in their own words. Since the check of the
+    status they can't, and since `adopt` they can't begin any.
+    """
+    records = _records(apps, schema_editor)
+    records.filter(status__in=RENAMED).update(status=_renamed())
+    # Runs of this release have a token.
+    records.filter(status="RUNNING", claim_token=None).update(
+        status="FAILED", end_time=timezone.now(), traceback=NO_END
+    )
+
+
+def refuse_unfinished(apps: Any, schema_editor: Any) -> None:
+    """Refuse the way back while records wait or run, before anything is changed."""
+    unfinished = ["QUEUED", "RUNNING"]
+    if left := _records(apps, schema_editor).filter(status__in=unfinished).count():
+        raise IrreversibleError(
+            f"{left} record(s) are QUEUED or RUNNING, and django-lambda-tasks can't run them. Let"
+            " them end, or cancel them:"
+            f" TaskRecord.objects.filter(status__in={unfinished}).cancel()"
+        )
 
 
 def give_back(apps: Any, schema_editor: Any) -> None:
@@ -88,7 +110,12 @@ def give_back(apps: Any, schema_editor: Any) -> None:
             rows.filter(status=new).update(status=old)
     table = schema_editor.quote_name(records.model._meta.db_table)
     with connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM {table} WHERE status IN (%s, %s)", OURS_ALONE)  # noqa: S608
+        cursor.execute(f"DELETE FROM {table} WHERE status = 'CANCELLED'")  # noqa: S608
+
+
+def _renamed() -> Case:
+    renamed = [When(status=old, then=Value(new)) for old, new in RENAMED.items()]
+    return Case(*renamed, default=F("status"))
 
 
 def _records(apps: Any, schema_editor: Any) -> "models.QuerySet[Any]":
@@ -106,7 +133,7 @@ class Migration(migrations.Migration):
     dependencies = [("lambda_tasks", "0001_django_lambda_tasks")]  # noqa: RUF012
 
     operations = [  # noqa: RUF012
-        repeatable.RemoveCheck("taskrecord", "taskrecord_status_valid", word="SUCCEEDED"),
+        repeatable.RemoveCheck("taskrecord", "taskrecord_status_valid", word="QUEUED"),
         repeatable.RemoveIndex("taskrecord", "lambda_task_task_na_f00cb7_idx"),
         repeatable.RemoveIndex("taskrecord", "lambda_task_status_6901ee_idx"),
         repeatable.RemoveIndex("taskrecord", "lambda_task_start_t_9caffc_idx"),
@@ -205,6 +232,9 @@ class Migration(migrations.Migration):
             ),
             word="QUEUED",
         ),
+        migrations.RunPython(
+            end_old_runs, migrations.RunPython.noop, hints={"model_name": "taskrecord"}
+        ),
         repeatable.ValidateCheck("taskrecord", "taskrecord_status_valid"),
         repeatable.CreateTable(
             "SingletonLock",
@@ -223,4 +253,7 @@ class Migration(migrations.Migration):
         # note that it was sent. With room on its page that costs a fifth: no index has to learn
         # of it.
         repeatable.FillFactor("taskrecord", percent=50),
+        migrations.RunPython(
+            migrations.RunPython.noop, refuse_unfinished, hints={"model_name": "taskrecord"}
+        ),
     ]

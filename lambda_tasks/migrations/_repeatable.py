@@ -172,14 +172,15 @@ class AddIndex(LooksFirst, migrations.AddIndex):
 
 
 class RemoveCheck(LooksFirst, migrations.RemoveConstraint):
-    """`word` is one that this constraint has and its successor of the same name has not."""
+    """`word` is one that the constraint's successor of the same name has, and it has not."""
 
     def __init__(self, model_name: str, name: str, word: str) -> None:
         super().__init__(model_name=model_name, name=name)
         self.word = word
 
     def is_done(self, editor: Editor, model: Model) -> bool:
-        return self.word not in _check(editor, model, self.name)
+        check = _check(editor, model, self.name)
+        return not check or self.word in check
 
 
 class AddCheck(LooksFirst, migrations.AddConstraint):

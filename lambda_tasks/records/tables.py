@@ -105,6 +105,14 @@ class TaskStatus(models.TextChoices):
     RETRYING = _choice(Status.RETRYING)
     CANCELLED = _choice(Status.CANCELLED)
 
+    # The names of two of them in django-lambda-tasks 0.8.
+    SUCCEEDED: ClassVar["TaskStatus"]
+    RETRIED: ClassVar["TaskStatus"]
+
+
+# Not in its body: Django's choices have no aliases.
+TaskStatus.SUCCEEDED = TaskStatus.SUCCESS
+TaskStatus.RETRIED = TaskStatus.RETRYING
 
 Statuses = TaskStatus
 """Another name of TaskStatus, which TaskRecord's attribute of that name hides in its body."""

@@ -4,5 +4,5 @@ from lambda_tasks.models import TaskRecord
 
 
 def read_record(record: TaskRecord) -> None:
-    print(TaskRecord.TaskStatus.SUCCEEDED)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownArgumentType, reportUnknownMemberType]
+    print(TaskRecord.TaskStatus.SUCCESSFUL)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownArgumentType, reportUnknownMemberType]
     print(record.state_of)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownArgumentType, reportUnknownMemberType]

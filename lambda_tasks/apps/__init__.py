@@ -1,4 +1,8 @@
-"""The Django app of the library."""
+"""The Django app of the library.
+
+It is a package, because django-lambda-tasks has files of the same names as the library, and
+uninstalling it removes these. This one stays. Django imports it first, and it says what is missing.
+"""
 
 import logging
 import sys
@@ -8,8 +12,14 @@ from typing import Final
 import django
 from django.apps import AppConfig
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
-from . import console
+if not hasattr(sys.modules["lambda_tasks"], "__all__"):
+    raise ImproperlyConfigured(
+        "The package lambda_tasks is not whole: installing or uninstalling django-lambda-tasks has "
+        "replaced or removed files of lambda-tasks. Uninstall django-lambda-tasks, and then "
+        "install lambda-tasks again: pip install --force-reinstall --no-deps lambda-tasks"
+    )
 
 SERVERS: Final = frozenset({"django.core.asgi", "django.core.wsgi"})
 """The modules with which a web server loads the project. Commands of manage.py do not."""
@@ -27,7 +37,7 @@ class LambdaTasksConfig(AppConfig):
 
         Also enables the loggers of the library, and prepares a web server for its first call.
         """
-        from . import checks  # noqa: F401
+        from .. import checks, console  # noqa: F401
 
         # LOGGING without "disable_existing_loggers": False disables every logger that was made
         # before. In a worker process or a function ours are, and failures would be silent.
@@ -36,13 +46,13 @@ class LambdaTasksConfig(AppConfig):
         console.show_lines_if_told()
         framework = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
         if settings.is_overridden("TASKS") and find_spec(framework):  # type: ignore[misc]
-            from . import backends  # noqa: F401 - registers the adapter of Django's tasks
+            from .. import backends  # noqa: F401 - registers the adapter of Django's tasks
         if not SERVERS.isdisjoint(sys.modules):
             _warm_up()
 
 
 def _warm_up() -> None:
-    from . import conf, runtime
+    from .. import conf, runtime
 
     if not conf.errors() and conf.current().is_fed_by_aws:
         runtime.current().warm_up()
