@@ -18,13 +18,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connection, transaction
 from pydantic import SecretStr
 
 from lambda_tasks import handler, hooks, runtime
 from lambda_tasks.core.message import MAX_HEADERS_BYTES
 from lambda_tasks.execution import attempt as attempts
+from lambda_tasks.execution import lane_thread
 from lambda_tasks.hooks import beside, calling
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.models import TaskRecord
@@ -72,6 +73,21 @@ def connect_in_worker_process(handle: Handle, notebook: Notebook) -> Iterator[Ca
 
     yield connect_all
     handle(body(hooked.disconnect, limit_s=calling.HOOK_LIMIT_S))
+
+
+NOTE_SENDS = """
+import asyncio
+from lambda_tasks import hooks
+
+@hooks.sent.connect
+async def note(message: hooks.Sent) -> None:
+    await asyncio.sleep(0.1)
+    print("noted")
+"""
+CALL_AND_EXIT = """
+from shop.tasks import print_invoice
+print_invoice.execute_many_on_commit({"order_id": id} for id in range(3))
+"""
 
 
 def _outcomes(notes: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -178,6 +194,79 @@ def test_what_a_hook_raises_is_logged_and_the_task_goes_on(
         for name in ("started", "ended")
     ]
     assert all(line.exc_info for line in lines)
+
+
+@pytest.mark.parametrize("receiver", [hooked.stop, hooked.cancel, hooked.acancel, hooked.exit])
+def test_what_a_hook_raises_is_logged_even_if_it_is_no_exception(
+    handle: Handle,
+    connect: Connect,
+    connect_in_worker_process: Any,
+    notebook: Notebook,
+    caplog: pytest.LogCaptureFixture,
+    receiver: Any,
+) -> None:
+    connect_in_worker_process(receiver.__name__)
+    for name in ("started", "ended"):
+        connect(name, receiver)
+        connect(name, notebook.writer(name))
+    messages = [body(hooked.see), body(hooked.asee)]
+
+    assert handle(*messages) == []
+
+    for message in messages:
+        record = record_of(message)
+        assert (record.status, record.n_attempts) == ("SUCCESS", 1)
+        mine = [note for note in notebook.read() if note["id"] == str(record.id)]
+        assert _outcomes(mine) == [("started", None), ("ended", "succeeded")]
+    id = record_of(messages[1]).id
+    for name in ("started", "ended"):
+        what = f"tests.app.hooked.{receiver.__name__}, connected to hooks.{name}, failed ({id})"
+        assert caplog.text.count(what) == 1
+
+
+@pytest.mark.parametrize("receiver", [hooked.leave_open, hooked.leave_autocommit_off])
+@pytest.mark.parametrize("hook", ["started", "ended"])
+def test_a_transaction_that_a_hook_leaves_open_is_rolled_back_and_the_task_goes_on(
+    handle: Handle,
+    connect: Connect,
+    connect_in_worker_process: Any,
+    caplog: pytest.LogCaptureFixture,
+    hook: str,
+    receiver: Any,
+) -> None:
+    if hook == "started":
+        connect_in_worker_process(receiver.__name__)
+    connect(hook, receiver)
+    messages = [body(tasks.leave_effect, name="first"), body(tasks.aleave_effect, name="second")]
+
+    assert handle(*messages) == []
+
+    assert [record_of(message).status for message in messages] == ["SUCCESS"] * 2
+    assert set(Effect.objects.values_list("name", flat=True)) == {"first", "second"}
+    what = f"A function that is called when {tasks.aleave_effect.name} {hook[:-2]}s"
+    assert what in caplog.text
+
+
+def test_a_hook_that_blocks_the_thread_of_a_task_that_has_ended_changes_nothing(
+    handle: Handle, connect: Connect, notebook: Notebook, monkeypatch: Any
+) -> None:
+    may_end = threading.Event()
+
+    async def block(event: object) -> None:
+        await sync_to_async(may_end.wait)(AMPLE_S)
+
+    monkeypatch.setattr(attempts, "HOOK_LIMIT_S", 0.2)
+    monkeypatch.setattr(lane_thread, "LIBRARY_STATEMENT_LIMIT_S", 0.2)
+    connect("ended", notebook.writer("ended"))
+    connect("ended", block)
+    messages = [body(tasks.aadd, a=1), body(tasks.aleave_effect, name="x")]
+
+    assert handle(*messages) == []
+
+    may_end.set()
+    assert [record_of(message).status for message in messages] == ["SUCCESS"] * 2
+    assert beside.flush(AMPLE_S)
+    assert _outcomes(notebook.read()) == [("ended", "succeeded")] * 2
 
 
 @pytest.mark.parametrize("receiver", [hooked.hang, hooked.ahang])
@@ -481,6 +570,35 @@ def test_a_body_with_too_large_headers_is_refused(
     assert "'headers' have more than 4096 bytes" in caplog.text
 
 
+def test_what_a_hook_changes_within_headers_stays_with_its_call(
+    queue: str, connect: Connect
+) -> None:
+    def add_page(call: hooks.Enqueued) -> None:
+        call.headers["trace"]["pages"].append(len(call.headers["trace"]["pages"]) + 1)
+
+    connect("enqueued", add_page)
+    task = tasks.add.using(headers={"trace": {"pages": []}})
+
+    for _ in range(2):
+        task.execute_on_commit(a=1)
+
+    assert [each.headers for each in TaskRecord.objects.all()] == [{"trace": {"pages": [1]}}] * 2
+
+
+def test_what_a_hook_changes_in_the_headers_of_an_event_does_not_travel(
+    handle: Handle, queue: str, connect: Connect
+) -> None:
+    def add_span(run: hooks.Started) -> None:
+        run.headers["span"] = object()  # type: ignore[index]
+
+    connect("started", add_span)
+    id = hooked.retry_once.using(headers={"tenant": 7}).execute_on_commit().id
+
+    handle(wake_up(id, hooked.retry_once.name))
+
+    assert TaskRecord.objects.get(retry_of=id).headers == {"tenant": 7}
+
+
 def test_what_an_enqueued_hook_raises_is_logged_and_the_call_goes_on(
     queue: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -721,6 +839,16 @@ def test_what_no_hook_can_keep_up_with_is_dropped_and_counted(
     assert beside._Process.beside.dropped["hooks are too slow"].n_calls >= 7
     assert "calls of hooks were dropped: hooks are too slow." in caplog.text
     go_on.set()
+
+
+def test_async_hooks_are_called_beside_before_a_script_ends(tmp_path: Path) -> None:
+    newcomer = Newcomer.with_first_task(tmp_path)
+    newcomer.write("shop/tasks.py", NOTE_SENDS, add=True)
+
+    noted = newcomer.run_with_errors("manage.py", "shell", "-c", CALL_AND_EXIT)
+
+    assert "RuntimeError" not in noted
+    assert noted.count("noted") == 3
 
 
 def test_a_forked_child_makes_no_call_of_its_parent(connect: Connect) -> None:

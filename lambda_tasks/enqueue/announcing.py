@@ -9,8 +9,9 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from .. import hooks
 from ..conf import current
 from ..context import current_run
+from ..core.arguments import copy_json
 from ..core.message import Outgoing, check_headers
-from ..hooks.calling import FAILURES, acall_receiver, call_receiver, report
+from ..hooks.calling import Reporting, acall_receiver, call_receiver
 from ..hooks.hook import Receiver
 
 EnqueuedReceiver = Receiver[hooks.Enqueued]
@@ -39,22 +40,18 @@ def _announce_all(receiver: EnqueuedReceiver, messages: Sequence[Outgoing]) -> l
 
 def _announce(receiver: EnqueuedReceiver, outgoing: Outgoing) -> Outgoing:
     event = _event_of(outgoing)
-    try:
+    with Reporting(hooks.enqueued, receiver, event):
         call_receiver(receiver, event)
         return _with_headers(outgoing, event.headers)
-    except FAILURES as error:
-        report(hooks.enqueued, receiver, event, error)
-        return outgoing
+    return outgoing
 
 
 async def _aannounce(receiver: EnqueuedReceiver, outgoing: Outgoing) -> Outgoing:
     event = _event_of(outgoing)
-    try:
+    with Reporting(hooks.enqueued, receiver, event):
         await acall_receiver(receiver, event)
         return _with_headers(outgoing, event.headers)
-    except FAILURES as error:
-        report(hooks.enqueued, receiver, event, error)
-        return outgoing
+    return outgoing
 
 
 def _event_of(outgoing: Outgoing) -> hooks.Enqueued:
@@ -62,7 +59,7 @@ def _event_of(outgoing: Outgoing) -> hooks.Enqueued:
         task_name=outgoing.message.task_name,
         invocation_id=outgoing.message.invocation_id,
         queue=outgoing.queue,
-        headers=dict(outgoing.message.headers),
+        headers=copy_json(outgoing.message.headers),
         parent=current_run.get(),
     )
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from .. import hooks
+from ..core.arguments import copy_json
 from ..core.batching import Backlog, pop_batch
 from ..core.message import Outgoing, size_bytes
 from ..hooks.beside import call_beside
@@ -416,7 +417,7 @@ def _sent_event(outgoing: Outgoing) -> hooks.Sent:
         task_name=outgoing.message.task_name,
         invocation_id=outgoing.message.invocation_id,
         queue=outgoing.queue,
-        headers=outgoing.message.headers,
+        headers=copy_json(outgoing.message.headers),
     )
 
 

@@ -172,8 +172,16 @@ class Attempt:
             ran_s=self._ran_for().total_seconds(),
         )
 
+    def clean_up_after_hooks(self) -> None:
+        """Close the connections on which hooks.ended left a transaction open."""
+        if self._guard is not None:
+            self._guard.close_left_open(f"A function that is called when {self.task.name} ends")
+            self._clean_up()
+
     def open_transaction(self) -> None:
-        """Open the transaction of an atomic task."""
+        """Open the transaction of an atomic task, after what was called at the start."""
+        if self._guard is not None and self.has_listeners:
+            self._guard.close_left_open(f"A function that is called when {self.task.name} starts")
         if self.task.options.atomic:
             if self._guard is not None:
                 self._guard.begin_transaction()

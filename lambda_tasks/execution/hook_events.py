@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import hooks
+from ..core.arguments import copy_json
 from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried, Succeeded
 from ..core.message import Message, Outgoing
 from ..errors import TaskFailed
@@ -86,9 +87,7 @@ def announce_end(
 def announce_failed_unbegun(message: Message, *, queue: str, reason: Raised) -> None:
     """Have hooks.failed_unbegun called beside, for an invocation that fails without a run."""
     if hooks.failed_unbegun:
-        event = hooks.FailedUnbegun(
-            **_of_invocation(message, queue), reason=reason.traceback, headers=message.headers
-        )
+        event = hooks.FailedUnbegun(**_of_invocation(message, queue), reason=reason.traceback)
         call_beside(hooks.failed_unbegun, event)
 
 
@@ -115,7 +114,6 @@ def _of_attempt(
 ) -> dict[str, Any]:
     return {
         **_of_invocation(message, queue),
-        "headers": message.headers,
         "root_id": message.root_id or message.invocation_id,
         "attempt": claim.attempt,
         "n_retries": message.n_retries,
@@ -128,4 +126,6 @@ def _of_invocation(message: Message, queue: str) -> dict[str, Any]:
         "task_name": message.task_name,
         "invocation_id": message.invocation_id,
         "queue": queue,
+        # A copy: what a hook changes in it must not reach the retry.
+        "headers": copy_json(message.headers),
     }

@@ -31,7 +31,9 @@ def run_inline(
     ended = run()
     while ended.restarts:
         ended = run()
-    context.run(_call_hooks, hooks.ended, attempt.end_event(ended), attempt, with_limits)
+    if (event := attempt.end_event(ended)) is not None:
+        context.run(_call_hooks, hooks.ended, event, attempt, with_limits)
+        attempt.clean_up_after_hooks()
     return ended
 
 
@@ -40,7 +42,8 @@ def _run_once(
 ) -> AttemptEnd:
     try:
         attempt.acquire()
-        context.run(_call_hooks, hooks.started, attempt.start_event(), attempt, with_limits)
+        if (event := attempt.start_event()) is not None:
+            context.run(_call_hooks, hooks.started, event, attempt, with_limits)
         attempt.open_transaction()
         result = context.run(_call, attempt, with_limits)
         with interrupts.interrupt_after(attempt.commit_limit_s if with_limits else math.inf):
@@ -57,9 +60,7 @@ def _run_once(
 
 
 def _call_hooks(hook: hooks.Hook[Any], event: object, attempt: Attempt, with_limits: bool) -> None:
-    """Call a hook in the task's context. `event` is None if there is nobody to call."""
-    if event is None:
-        return
+    """Call a hook in the task's context."""
     current_run.set(attempt.context)
     limit_s = attempt.hooks_limit_s
     call_hook(hook, event, limited=partial(Alarm, limit_s, limit_s) if with_limits else nullcontext)

@@ -139,6 +139,8 @@ class Lanes:
             ended = await _run(lane_run, thread)
             if not lane_run.ended.done():
                 lane_run.ended.set_result(ended)
+            if thread.is_busy:
+                raise LaneLost(ThreadStuck())
         except Exception as error:
             if not lane_run.ended.done():
                 lane_run.ended.set_exception(error)
@@ -181,7 +183,8 @@ async def _run(lane_run: _LaneRun, thread: LaneThread | AnyThread) -> AttemptEnd
         ended = await _run_once(lane_run, attempt, thread)
     if (event := attempt.end_event(ended)) is not None:
         await _call_hooks(hooks.ended, event, lane_run, attempt, thread)
-        await thread.call_last(_do_nothing)  # hooks may have used the database
+        with suppress(ThreadStuck):  # the attempt has ended; its lane is replaced
+            await thread.call_last(attempt.clean_up_after_hooks)
     return ended
 
 

@@ -65,6 +65,13 @@ class RunGuard:
         for guard in self._guards:
             guard.has_executed = False
 
+    def close_left_open(self, who: str) -> None:
+        """Close the connections on which hooks left a transaction open, and log that."""
+        for guard in self._guards:
+            if problem := guard.find_left_open(0):
+                logger.error("%s %s", who, problem)
+                guard.drop()
+
     def check(self, task_name: str, own: BaseDatabaseWrapper | None) -> None:
         """Raise TransactionManagementError if the run left a transaction open, or ended its own.
 

@@ -35,7 +35,7 @@ back.
 """
 
 sent: Hook[Sent] = Hook("sent")
-"""Called once for each send that a queue in AWS has accepted. Beside."""
+"""Called once for each send that a queue has accepted. Beside."""
 
 started: Hook[Started] = Hook("started")
 """Called once for each attempt, when the task starts: in its process, thread and context.

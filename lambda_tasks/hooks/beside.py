@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from django.db import connections
 
-from .calling import FAILURES, HOOK_LIMIT_S, call_receiver, report
+from .calling import HOOK_LIMIT_S, Reporting, call_receiver
 from .hook import Hook, Receiver, name_of
 
 logger = logging.getLogger("lambda_tasks")
@@ -112,10 +112,8 @@ class _Beside:
             call = self.waiting.get()
             caller.since = time.monotonic()
             caller.current = call
-            try:
+            with Reporting(call.hook, call.receiver, call.event):
                 self._make(call)
-            except FAILURES as error:
-                report(call.hook, call.receiver, call.event, error)
             if self.waiting.empty():
                 connections.close_all()  # those that hooks have opened on this thread
             with self.lock:

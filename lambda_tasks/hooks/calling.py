@@ -1,10 +1,13 @@
 """Calls hooks where the event happens: in the caller's or the task's thread and context."""
 
+import asyncio
 import inspect
 import logging
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from asgiref.sync import async_to_sync
@@ -19,9 +22,6 @@ E = TypeVar("E")
 HOOK_LIMIT_S: Final = 5.0
 """Seconds that a function of a project has for one event, where the library can interrupt it."""
 
-FAILURES: Final = (Exception, HardTimeLimitExceeded, SystemExit)
-"""The errors of a hook that are logged. KeyboardInterrupt and cancellation are not its own."""
-
 
 def call(
     hook: Hook[E],
@@ -31,11 +31,8 @@ def call(
 ) -> None:
     """Call the hook's functions on this thread, each within `limited`."""
     for receiver in hook.receivers:
-        try:
-            with limited():
-                call_receiver(receiver, event)
-        except FAILURES as error:
-            report(hook, receiver, event, error)
+        with Reporting(hook, receiver, event), limited():
+            call_receiver(receiver, event)
 
 
 async def acall(
@@ -46,17 +43,19 @@ async def acall(
 ) -> None:
     """Call the hook's functions in this asyncio task, each within `limited`."""
     for receiver in hook.receivers:
-        try:
+        with Reporting(hook, receiver, event):
             await limited(acall_receiver(receiver, event))
-        except FAILURES as error:
-            report(hook, receiver, event, error)
 
 
 def call_receiver(receiver: Receiver[E], event: E) -> None:
     """Call a function, and run what it returns if that is awaitable."""
     returned = receiver(event)
-    if inspect.isawaitable(returned):
+    if not inspect.isawaitable(returned):
+        return
+    if threading.main_thread().is_alive():
         async_to_sync(_await)(returned)
+    else:  # the process exits, and asgiref's executors accept no more calls
+        asyncio.run(_await(returned))
 
 
 async def acall_receiver(receiver: Receiver[E], event: E) -> None:
@@ -66,20 +65,52 @@ async def acall_receiver(receiver: Receiver[E], event: E) -> None:
         await returned
 
 
-def report(hook: Hook[E], receiver: Receiver[E], event: E, error: BaseException) -> None:
-    """Log the failure of a function."""
-    subject = getattr(event, "invocation_id", None) or event
-    if isinstance(error, HardTimeLimitExceeded):
-        where = "".join(traceback.format_tb(error.__traceback__))
+@dataclass(slots=True)
+class Reporting:
+    """A context manager that logs what a function raises in its body, and goes on after it."""
+
+    hook: Hook[Any]
+    receiver: Receiver[Any]
+    event: object
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, type_: object, error: BaseException | None, traceback_: object) -> bool:
+        if error is None or not _is_of_receiver(error):
+            return False
+        self._report(error)
+        return True
+
+    def _report(self, error: BaseException) -> None:
+        subject = getattr(self.event, "invocation_id", None) or self.event
+        if isinstance(error, HardTimeLimitExceeded):
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error(
+                "%s, connected to hooks.%s, was interrupted after %g s (%s):\n%s",
+                name_of(self.receiver), self.hook.name, HOOK_LIMIT_S, subject, where,
+            )  # fmt: skip
+            return
         logger.error(
-            "%s, connected to hooks.%s, was interrupted after %g s (%s):\n%s",
-            name_of(receiver), hook.name, HOOK_LIMIT_S, subject, where,
+            "%s, connected to hooks.%s, failed (%s)",
+            name_of(self.receiver), self.hook.name, subject, exc_info=error,
         )  # fmt: skip
-        return
-    logger.error(
-        "%s, connected to hooks.%s, failed (%s)",
-        name_of(receiver), hook.name, subject, exc_info=error,
-    )  # fmt: skip
+
+
+def _is_of_receiver(error: BaseException) -> bool:
+    """Return whether a function raised the error, and nobody who stops the code that calls it."""
+    if isinstance(error, asyncio.CancelledError):
+        return not _is_cancelled()
+    return not isinstance(error, (KeyboardInterrupt, GeneratorExit))
+
+
+def _is_cancelled() -> bool:
+    """Return whether the current asyncio task, if any, was asked to end."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 async def _await(awaitable: Awaitable[object]) -> None:

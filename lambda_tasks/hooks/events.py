@@ -31,7 +31,7 @@ class Enqueued(_OfInvocation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent(_OfInvocation):
-    """A queue in AWS has accepted a message. See hooks.sent."""
+    """A queue has accepted a message. See hooks.sent."""
 
     headers: Mapping[str, Any]
 

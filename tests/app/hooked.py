@@ -11,7 +11,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from django.db import connection
+from asgiref.sync import sync_to_async
+from django.db import connection, transaction
 
 from lambda_tasks import Continue, Retry, TaskContext, hooks, lambda_task
 from lambda_tasks.execution import attempt
@@ -90,6 +91,46 @@ def fail(event: object) -> None:
     raise LookupError("a hook has failed")
 
 
+class Stop(BaseException):
+    """An error that is no Exception, as gevent's and pytest's are."""
+
+
+def stop(event: object) -> None:
+    raise Stop("a hook has failed")
+
+
+def cancel(event: object) -> None:
+    raise asyncio.CancelledError("a hook has failed")
+
+
+async def acancel(event: object) -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+def exit(event: object) -> None:
+    raise SystemExit("a hook has failed")
+
+
+def _enter_transaction() -> None:
+    transaction.atomic().__enter__()
+    Effect.objects.create(name="of a hook")
+
+
+async def leave_open(event: object) -> None:
+    await sync_to_async(_enter_transaction)()
+
+
+def _turn_autocommit_off() -> None:
+    connection.set_autocommit(False)
+    Effect.objects.create(name="of a hook")
+
+
+async def leave_autocommit_off(event: object) -> None:
+    await sync_to_async(_turn_autocommit_off)()
+
+
 def hang(event: object) -> None:
     until = time.monotonic() + 600
     while time.monotonic() < until:
@@ -103,7 +144,8 @@ async def ahang(event: object) -> None:
 RECEIVERS: dict[str, Callable[[Any], object]] = {
     each.__name__: each
     for each in (
-        set_variable, set_variable_later, leave_effect, aleave_effect, fail, hang, ahang
+        set_variable, set_variable_later, leave_effect, aleave_effect, fail, stop, cancel, acancel,
+        exit, leave_open, leave_autocommit_off, hang, ahang
     )
 }  # fmt: skip
 
