@@ -41,6 +41,8 @@ class InterruptibleThread(Executor):
         self._work: interrupts.Work | None = None
         self._is_shut_down = False
         self._lock = threading.Lock()
+        self.is_stuck = False
+        """Whether a call has raised ThreadStuck since the thread was given up last."""
 
     @property
     def is_busy(self) -> bool:
@@ -76,6 +78,7 @@ class InterruptibleThread(Executor):
                 return await asyncio.wrap_future(self._put(partial(function, *args)))
         except TimeoutError:
             if patience.expired():
+                self.is_stuck = True
                 raise ThreadStuck from None
             raise
         finally:
@@ -90,6 +93,7 @@ class InterruptibleThread(Executor):
     def give_up(self) -> None:
         """Give up the thread to its current call. The following calls get a new thread."""
         self._thread = self._work = None
+        self.is_stuck = False
         if not self._calls.empty():
             self._start()
 

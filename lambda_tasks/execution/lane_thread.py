@@ -109,6 +109,8 @@ class AnyThread:
 
     is_busy = False
     """Always False: asgiref does not show it."""
+    is_stuck = False
+    """Always False, for the same reason."""
 
     def serving(self, run: TaskContext) -> AbstractContextManager[None]:
         """Return a context that accepts all calls."""

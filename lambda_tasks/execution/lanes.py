@@ -139,7 +139,7 @@ class Lanes:
             ended = await _run(lane_run, thread)
             if not lane_run.ended.done():
                 lane_run.ended.set_result(ended)
-            if thread.is_busy:
+            if thread.is_stuck:
                 raise LaneLost(ThreadStuck())
         except Exception as error:
             if not lane_run.ended.done():

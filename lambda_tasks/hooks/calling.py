@@ -52,10 +52,10 @@ def call_receiver(receiver: Receiver[E], event: E) -> None:
     returned = receiver(event)
     if not inspect.isawaitable(returned):
         return
-    if threading.main_thread().is_alive():
-        async_to_sync(_await)(returned)
-    else:  # the process exits, and asgiref's executors accept no more calls
+    if _is_exiting():
         asyncio.run(_await(returned))
+    else:
+        async_to_sync(_await)(returned)
 
 
 async def acall_receiver(receiver: Receiver[E], event: E) -> None:
@@ -115,3 +115,10 @@ def _is_cancelled() -> bool:
 
 async def _await(awaitable: Awaitable[object]) -> None:
     await awaitable
+
+
+def _is_exiting() -> bool:
+    """Return whether the process exits, so that asgiref's executors accept no more calls."""
+    # Executors refuse calls from the begin of the shutdown, and the main thread lives a little
+    # longer: until the running calls have ended.
+    return getattr(threading, "_SHUTTING_DOWN", False) or not threading.main_thread().is_alive()
