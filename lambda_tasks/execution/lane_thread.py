@@ -52,10 +52,11 @@ class LaneThread(InterruptibleThread):
         self._has_no_call = True
 
     def cancel_begin(self) -> bool:
-        """Return whether no call has come since call_first(), and forget its function if so."""
-        if self._has_no_call:
+        """Forget the function of call_first(), if no call has come since; return whether so."""
+        is_unbegun = self._first is not None and self._has_no_call
+        if is_unbegun:
             self._first = None
-        return self._has_no_call
+        return is_unbegun
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """See Executor. Raises RuntimeError if the caller's run has ended."""

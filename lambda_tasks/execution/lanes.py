@@ -266,7 +266,7 @@ async def _abandon(attempt: Attempt, thread: LaneThread | AnyThread) -> None:
         thread.interrupt()
         # If begin() failed or the thread is stuck, the database rolls back with the connection.
         with suppress(DatabaseError, InterfaceError, ThreadStuck):
-            await thread.call_last(attempt.abandon, limit_s=ABANDON_LIMIT_S)
+            await thread.call_last(thread.after_failure, attempt.abandon, limit_s=ABANDON_LIMIT_S)
 
 
 async def _call_in_new_task(
