@@ -269,20 +269,22 @@ def test_a_hook_that_blocks_the_thread_of_a_task_that_has_ended_changes_nothing(
     assert _outcomes(notebook.read()) == [("ended", "succeeded")] * 2
 
 
+@pytest.mark.parametrize("hook", ["started", "ended"])
 def test_the_end_of_a_run_with_hooks_is_committed_after_one_without(
-    handle: Handle, connect: Connect, settings: Any
+    handle: Handle, connect: Connect, settings: Any, caplog: pytest.LogCaptureFixture, hook: str
 ) -> None:
     settings.LAMBDA_TASKS_CONCURRENCY = 1
     handler.close()
     before, *after = map(body, (tasks.await_a_little, tasks.await_a_little, hooked.ignore))
     try:
         handle(before)
-        connect("ended", lambda event: None)
+        connect(hook, lambda event: None)
         for message in after:
             handle(message)
             assert record_of(message).status == "SUCCESS"
     finally:
         handler.close()
+    assert [each for each in caplog.records if each.levelno == logging.ERROR] == []
 
 
 @pytest.mark.parametrize("receiver", [hooked.hang, hooked.ahang])
