@@ -36,32 +36,36 @@ class _BeginKeeper:
     """The wrapper of a connection's statements that keeps BEGIN back."""
 
     def __init__(self) -> None:
-        self._begin: str | None = None
-        self._has_begun = False
+        self._begin = ""
+        """The statement that is kept back."""
+        self.has_begun = False
         self.has_failed = False
 
     def __call__(
         self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any
     ) -> Any:
-        if self._has_begun:
+        if self.has_begun:
             return execute(sql, params, many, context)
-        if self._begin is None and sql.startswith("BEGIN"):
+        if not self._begin and sql.startswith("BEGIN"):
             self._begin = sql
             return None
         if not sql.lstrip().upper().startswith("SELECT"):
-            self._has_begun = True
-            if self._begin is not None:
-                self._send_begin(self._begin, context["connection"])
+            self._send_begin(context["connection"])
         return execute(sql, params, many, context)
 
-    def _send_begin(self, begin: str, connection: BaseDatabaseWrapper) -> None:
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(begin)
-        except BaseException:
-            self._has_begun = False  # the task may catch the error, and write again
-            self.has_failed = True
-            raise
+    def _send_begin(self, connection: Any) -> None:
+        """Begin, by the driver: the task's own BEGIN is refused by its text."""
+        self.has_failed = True
+        if self._begin:
+            with connection.wrap_database_errors:
+                connection.connection.execute(self._begin).close()
+        self.has_begun, self.has_failed = True, False
+
+
+def is_kept_back(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the BEGIN of a connection's atomic block has not been sent yet."""
+    wrappers = connection.execute_wrappers
+    return any(isinstance(each, _BeginKeeper) and not each.has_begun for each in wrappers)
 
 
 def is_writer(connection: BaseDatabaseWrapper) -> bool:

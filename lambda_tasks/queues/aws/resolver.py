@@ -7,11 +7,13 @@ system's resolver does not answer, a send would take longer than all of the clie
 import asyncio
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from functools import cache
 from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from ...threads import make_executor
 
 N_THREADS: Final = 4
 
@@ -59,8 +61,8 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(N_THREADS, thread_name_prefix="lambda_tasks-resolver")
+def _threads() -> Executor:
+    return make_executor(N_THREADS, "lambda_tasks-resolver")
 
 
 # A forked child has none of its parent's threads, so it needs a new pool.
