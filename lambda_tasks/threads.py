@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, Final, Protocol, TypeVar
 
@@ -53,8 +53,8 @@ def make_thread(target: Callable[..., object], *args: Any, name: str) -> Thread:
     return threading.Thread(target=target, args=args, name=name, daemon=True)
 
 
-def make_executor(max_threads: int, name: str) -> Executor:
-    """Return an executor of daemon threads of the operating system.
+def make_executor(max_threads: int, name: str) -> ThreadPoolExecutor:
+    """Return an executor of threads of the operating system.
 
     Under gevent each call has a new thread, and nothing limits their number.
     """
@@ -131,8 +131,12 @@ class _NativeThread:
             get_hub().destroy(destroy_loop=True)  # else its descriptors stay open
 
 
-class _NativeExecutor(Executor):
-    """An executor under gevent, whose own one returns futures that asyncio does not take."""
+class _NativeExecutor(ThreadPoolExecutor):
+    """An executor under gevent, whose own one returns futures that asyncio does not take.
+
+    An event loop has only a ThreadPoolExecutor for its default. This one never starts a thread of
+    `threading`, which Python would join as the process ends: a greenlet of another thread.
+    """
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         future: Future[T] = Future()
@@ -150,7 +154,7 @@ class _NativeExecutor(Executor):
 
 
 @cache
-def _threads() -> Executor:
+def _threads() -> ThreadPoolExecutor:
     return make_executor(RESERVED_THREADS, "lambda_tasks-reserved")
 
 

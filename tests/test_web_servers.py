@@ -103,6 +103,18 @@ except ImproperlyConfigured as error:
     print(error)
 """
 
+THREADS_UNDER_GEVENT = f"""
+{PATCHED_FIRST}
+import os, threading, django
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from shop.tasks import print_invoice
+
+print_invoice.execute_on_commit(order_id=1)
+print(*(each.name for each in threading.enumerate() if each is not threading.main_thread()))
+"""
+
 UWSGI_PROGRAM = Path(sys.executable).with_name("uwsgi")
 needs_uwsgi = pytest.mark.skipif(
     not UWSGI_PROGRAM.exists(), reason="needs a compiler: uv sync --group uwsgi"
@@ -249,6 +261,10 @@ def test_a_coroutine_that_enqueues_under_gevent_is_told_what_to_do(site: Newcome
             running.post("/enqueue/")
 
         assert "Call execute_on_commit() in a sync view" in running.log.read_text()
+
+
+def test_no_thread_of_the_library_is_a_greenlet(site: Newcomer) -> None:
+    assert site.run("-c", THREADS_UNDER_GEVENT).strip() == ""
 
 
 @needs_uwsgi

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..threads import Thread, are_greenlets, make_thread, wait_for
+from ..threads import RESERVED_THREADS, Thread, are_greenlets, make_executor, make_thread, wait_for
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Portal:
     def _start_thread(self) -> asyncio.AbstractEventLoop:
         started: Future[asyncio.AbstractEventLoop] = Future()
         if not are_greenlets():
-            started.set_result(asyncio.new_event_loop())  # so that no coroutine has to wait
+            started.set_result(_new_loop())  # so that no coroutine has to wait
         self._thread = make_thread(_run_loop, started, name="lambda_tasks-portal")
         self._thread_pid = os.getpid()
         self._thread.start()
@@ -92,10 +92,17 @@ def _run_loop(started: "Future[asyncio.AbstractEventLoop]") -> None:
     if not started.done():
         # gevent's selectors belong to the thread that makes them.
         try:
-            started.set_result(asyncio.new_event_loop())
+            started.set_result(_new_loop())
         except BaseException as error:
             started.set_exception(error)
             return
     loop = started.result()
     loop.run_forever()
     loop.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    # Under gevent the loop would make an executor of greenlets, for which Python waits at its end.
+    loop.set_default_executor(make_executor(RESERVED_THREADS, "lambda_tasks-portal"))
+    return loop

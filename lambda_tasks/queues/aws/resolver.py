@@ -7,7 +7,7 @@ system's resolver does not answer, a send would take longer than all of the clie
 import asyncio
 import os
 import socket
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Final
 
@@ -61,7 +61,7 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
 
 
 @cache
-def _threads() -> Executor:
+def _threads() -> ThreadPoolExecutor:
     return make_executor(N_THREADS, "lambda_tasks-resolver")
 
 
