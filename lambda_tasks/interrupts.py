@@ -24,6 +24,8 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from .threads import Thread, make_thread
+
 logger = logging.getLogger("lambda_tasks")
 
 LIBRARY_STATEMENT_LIMIT_S: Final = 10.0
@@ -76,7 +78,7 @@ class Work:
         self._connections = [*connections_of_this_thread(), *extra_connections]
         self.lock = threading.Lock()
         self._is_over = False
-        self._cancellers: list[tuple[threading.Thread, Any]] = []
+        self._cancellers: list[tuple[Thread, Any]] = []
         _works_of_this_thread().append(self)
         if limit_s < math.inf:
             _Watch.of_this_process.add(self)
@@ -273,7 +275,7 @@ class _Watch:
         self._condition = threading.Condition()
         self._is_idle = True
         self._is_urgent = False
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
 
     def add(self, watched: Watched, *, is_urgent: bool = False) -> None:
         self._watched.add(watched)
@@ -282,9 +284,7 @@ class _Watch:
                 self._is_idle = False
                 self._is_urgent |= is_urgent
                 if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="lambda_tasks-watch", daemon=True
-                    )
+                    self._thread = make_thread(self._run, name="lambda_tasks-watch")
                     self._thread.start()
                 self._condition.notify()
 
@@ -356,13 +356,13 @@ def block_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_canceller(connection: BaseDatabaseWrapper, raw: Any) -> threading.Thread:
+def _start_canceller(connection: BaseDatabaseWrapper, raw: Any) -> Thread:
     """Start a thread that cancels a connection's statement.
 
     A thread for each, as the cancel opens a connection of its own, which may wait too.
     """
     name = f"lambda_tasks-cancel-{next(_canceller_numbers)}"
-    thread = threading.Thread(target=_cancel, args=(connection, raw), name=name, daemon=True)
+    thread = make_thread(_cancel, connection, raw, name=name)
     thread.start()
     return thread
 

@@ -23,6 +23,7 @@ from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import interrupts
+from .threads import make_thread
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -344,9 +345,7 @@ def _replace_pool(connection: BaseDatabaseWrapper, pool: Any) -> None:
     if connection._connection_pools.get(connection.alias) is pool:  # type: ignore[attr-defined]
         _forget_pool(connection)
         _failures[connection.alias] = 0
-    closer = threading.Thread(
-        target=pool.close, args=(CLOSE_TIMEOUT_S,), name="lambda_tasks-close-pool", daemon=True
-    )
+    closer = make_thread(pool.close, CLOSE_TIMEOUT_S, name="lambda_tasks-close-pool")
     with interrupts.block_signals():
         closer.start()
 

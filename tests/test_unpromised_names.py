@@ -355,6 +355,16 @@ def _connections_can_be_closed_together() -> None:
     assert connection().connection is None
 
 
+@needed("single_thread_executor", "dec_thread_sharing")
+def _coroutines_use_the_connections_of_one_thread() -> None:
+    there = SyncToAsync.single_thread_executor.submit(threading.get_ident).result()
+    assert asyncio.run(sync_to_async(threading.get_ident)()) == there
+
+    connection().inc_thread_sharing()
+    connection().dec_thread_sharing()
+    assert not connection().allow_thread_sharing
+
+
 @needed("copy", "inc_thread_sharing")
 def _a_copy_of_a_connection_can_be_used_on_another_thread() -> None:
     other = connection().copy()

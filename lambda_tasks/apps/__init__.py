@@ -36,9 +36,12 @@ class LambdaTasksConfig(AppConfig):
         """Register the system checks, and the backends where the project sets TASKS.
 
         Also enables the loggers of the library, and prepares a web server for its first call.
+        Raises ImproperlyConfigured under eventlet.
         """
         from .. import checks, console  # noqa: F401
+        from ..threads import check_server
 
+        check_server()
         # LOGGING without "disable_existing_loggers": False disables every logger that was made
         # before. In a worker process or a function ours are, and failures would be silent.
         for name in ("lambda_tasks", "lambda_tasks.task"):

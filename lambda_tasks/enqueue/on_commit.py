@@ -20,6 +20,7 @@ from ..database_calls import call_database
 from ..errors import EnqueueError
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..ports import Outbox
+from ..threads import check_event_loops
 from .announcing import aannounce, announce
 from .failed_tasks import TasksFailed
 
@@ -95,8 +96,10 @@ class Enqueuer:
     ) -> None:
         """See enqueue().
 
-        Calls that arrive during a hop to the connection's thread share the next hop.
+        Calls that arrive during a hop to the connection's thread share the next hop. Raises
+        ImproperlyConfigured under gevent.
         """
+        check_event_loops()
         if hooks.enqueued:
             messages = await aannounce(messages)
         # Concurrent calls share a hop and an INSERT, instead of queueing for the thread singly.

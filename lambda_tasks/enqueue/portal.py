@@ -5,11 +5,23 @@ instead, because Lambda freezes background threads between invocations.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ..threads import RESERVED_THREADS, Thread, are_greenlets, make_executor, make_thread, wait_for
 
 T = TypeVar("T")
+
+FORKED: Final = (
+    "This process is a fork of one that had enqueued tasks, and the server that forked it has not "
+    "told Python. For uWSGI set `py-call-uwsgi-fork-hooks = true`, or `lazy-apps = true`."
+)
+"""The error in a fork without its hooks, which has the parent's event loop and not its thread."""
 
 
 class Portal:
@@ -18,7 +30,8 @@ class Portal:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
+        self._thread_pid: int | None = None
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """Use a loop that the caller runs, unless the portal has a loop already."""
@@ -31,7 +44,7 @@ class Portal:
 
         Raises what the coroutine raises.
         """
-        return asyncio.run_coroutine_threadsafe(func(*args), self._ensure_loop()).result()
+        return wait_for(asyncio.run_coroutine_threadsafe(func(*args), self._ensure_loop()))
 
     async def acall(self, func: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """See call(). Cancelling the caller does not cancel the coroutine on the loop."""
@@ -49,14 +62,15 @@ class Portal:
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-            loop.close()
 
     @property
     def has_thread(self) -> bool:
         """Whether the portal runs a loop of its own, which may still have work."""
-        return self._thread is not None
+        return self._thread is not None and self._thread_pid == os.getpid()
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
+        if self._thread is not None and self._thread_pid != os.getpid():
+            raise ImproperlyConfigured(FORKED)
         if self._loop is None:
             with self._lock:
                 if self._loop is None:
@@ -64,9 +78,31 @@ class Portal:
         return self._loop
 
     def _start_thread(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=loop.run_forever, name="lambda_tasks-portal", daemon=True
-        )
+        started: Future[asyncio.AbstractEventLoop] = Future()
+        if not are_greenlets():
+            started.set_result(_new_loop())  # so that no coroutine has to wait
+        self._thread = make_thread(_run_loop, started, name="lambda_tasks-portal")
+        self._thread_pid = os.getpid()
         self._thread.start()
-        return loop
+        return wait_for(started)
+
+
+def _run_loop(started: "Future[asyncio.AbstractEventLoop]") -> None:
+    """Run an event loop until it is stopped, and close it."""
+    if not started.done():
+        # gevent's selectors belong to the thread that makes them.
+        try:
+            started.set_result(_new_loop())
+        except BaseException as error:
+            started.set_exception(error)
+            return
+    loop = started.result()
+    loop.run_forever()
+    loop.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    # Under gevent the loop would make an executor of greenlets, for which Python waits at its end.
+    loop.set_default_executor(make_executor(RESERVED_THREADS, "lambda_tasks-portal"))
+    return loop

@@ -185,7 +185,10 @@ class Attempt:
         if self.task.options.atomic:
             if self._guard is not None:
                 self._guard.begin_transaction()
-            self._transaction = connections.open_transaction(self.finisher.claims.alias)
+            # After a conflict it holds what it reads: it would meet the next conflict, too.
+            self._transaction = connections.open_transaction(
+                self.finisher.claims.alias, may_be_late=not self._n_conflicts
+            )
 
     def call(self) -> Any:
         """Call the task's function; for an async task, return its coroutine."""

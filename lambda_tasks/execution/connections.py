@@ -21,6 +21,7 @@ from django.db.backends.signals import connection_created
 
 from .. import interrupts, pools
 from ..interrupts import MAX_UNCHECKED_IDLE_S, PQTRANS_IDLE, has_unexpected_input
+from .late_begin import late_atomic
 
 OUTAGES: Final = (OperationalError, InterfaceError)
 """The errors of a failing connection or server. The victim of a deadlock gets one of them too.
@@ -69,8 +70,15 @@ def refresh() -> None:
         _doubt_foreign(now)
 
 
-def open_transaction(alias: str) -> AbstractContextManager[Any]:
-    """Enter an atomic block and return it, on a new connection if the old one is unusable."""
+def open_transaction(alias: str, *, may_be_late: bool) -> AbstractContextManager[Any]:
+    """Enter an atomic block and return it, on a new connection if the old one is unusable.
+
+    On SQLite it begins with its first write, if it `may_be_late`.
+    """
+    if may_be_late and connections[alias].vendor == "sqlite":
+        late = late_atomic(connections[alias])
+        late.__enter__()
+        return late
     # On MySQL this sends a statement, which a silent connection would never answer.
     limit_s = interrupts.statement_limit_s(connections[alias], interrupts.ANSWER_TIMEOUT_S)
     block: AbstractContextManager[Any] = transaction.atomic(using=alias)

@@ -17,6 +17,7 @@ from ..database_errors import mark_as_library_error
 from ..ports import Claims
 from .connections import OUTAGES, refresh
 from .interruptible_thread import InterruptibleThread
+from .late_begin import is_writer
 
 MAX_STATE_BYTES: Final = 64 * 1024
 """Largest size of a saved state, as JSON."""
@@ -56,11 +57,12 @@ class ProgressRecorder:
     def show(self, done: float, total: float | None, text: str) -> None:
         """Write the progress on another connection, so that it is visible before the commit.
 
-        SQLite allows one writer at a time, so there it is written in the run's transaction.
+        SQLite allows one writer at a time: once the run has written, it is written there in the
+        run's transaction.
         """
         progress = {"done": done, "total": total, "text": text}
         connection = connections[self.claims.alias]
-        if connection.vendor == "sqlite" or not connection.in_atomic_block:
+        if is_writer(connection) or not connection.in_atomic_block:
             self.claims.show_progress(self.claim, progress)
         else:
             self._show_on_progress_thread(progress)

@@ -15,6 +15,7 @@ from django.db.transaction import TransactionManagementError
 from .. import interrupts, pools
 from ..context import current_run
 from ..core.sql_effects import begins_or_ends_transaction, changes_session, shown
+from .late_begin import is_kept_back
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -215,6 +216,8 @@ class ConnectionGuard:
         # MySQL says that there is a transaction only once a statement has used a table.
         is_known = self.connection.vendor in ("postgresql", "sqlite")
         if not is_known or not self.has_executed or self._is_in_transaction() is not False:
+            return ""
+        if is_kept_back(self.connection):
             return ""
         return ENDED.format(self.connection.alias)
 

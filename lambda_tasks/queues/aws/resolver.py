@@ -13,6 +13,8 @@ from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from ...threads import make_executor
+
 N_THREADS: Final = 4
 
 LOOKUP_TIMEOUT_S: Final = 3.0
@@ -60,7 +62,7 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(N_THREADS, thread_name_prefix="lambda_tasks-resolver")
+    return make_executor(N_THREADS, "lambda_tasks-resolver")
 
 
 # A forked child has none of its parent's threads, so it needs a new pool.
