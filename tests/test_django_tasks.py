@@ -715,6 +715,20 @@ def test_eager_mode_runs_it_at_once(settings: Any, heard: Signals) -> None:
     assert [name for name, *_ in heard][:3] == ["task_enqueued", "task_started", "task_finished"]
 
 
+def test_a_call_in_eager_mode_sends_no_statement_before_the_commit(
+    settings: Any, django_assert_num_queries: Any
+) -> None:
+    settings.LAMBDA_TASKS_EAGER = True
+    with transaction.atomic():
+        connection.ensure_connection()
+        with django_assert_num_queries(0):
+            result = tasks.add.enqueue(1)
+        assert result.status == "READY"
+
+    result.refresh()
+    assert result.return_value == 3
+
+
 def test_a_replay_goes_on_under_the_same_id(
     queue: str, work_off: WorkOff, admin_client: Client
 ) -> None:

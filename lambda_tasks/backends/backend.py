@@ -233,7 +233,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             enqueuer.send_now(announce(messages))
             send_signals()
         if conf.current().eager:
-            self._refresh_all(results)
+            self._refresh_all(results, messages)
         return results
 
     async def _aenqueue(self, ready: Sequence[PreparedCall]) -> list[AnyResult]:
@@ -245,7 +245,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             await enqueuer.asend_now(await aannounce(messages))
             await sync_to_async(send_signals)()
         if conf.current().eager:
-            await sync_to_async(self._refresh_all)(results)
+            await sync_to_async(self._refresh_all)(results, messages)
         return results
 
     def _waits_for_commit(self, messages: Sequence[Outgoing]) -> bool:
@@ -256,8 +256,10 @@ class LambdaTasksBackend(BaseTaskBackend):
         for result in results:
             task_enqueued.send(sender=type(self), task_result=result)
 
-    def _refresh_all(self, results: Sequence[AnyResult]) -> None:
-        """Refresh the results of calls that have run by now: in eager mode, without transaction."""
+    def _refresh_all(self, results: Sequence[AnyResult], messages: Sequence[Outgoing]) -> None:
+        """Refresh the results in eager mode, unless the calls wait for the commit."""
+        if self._waits_for_commit(messages) and connections[self._database].in_atomic_block:
+            return
         for result in results:
             with suppress(TaskResultDoesNotExist):
                 result.refresh()
