@@ -1,14 +1,17 @@
 """The payload of `serialize()`, which can be stored and enqueued later."""
 
+import json
 import uuid
 from typing import Any, Self
 from uuid import UUID
 
 import pydantic
 from django.db import DEFAULT_DB_ALIAS
+from pydantic_core import to_jsonable_python
 
 from . import registry, runtime
 from .core.message import Outgoing, check_headers
+from .core.parameter_types import SECRET_TYPES, UNSERIALIZABLE
 from .enqueue.prepare import check_priority, prepare
 from .twins import sync_form
 
@@ -21,7 +24,7 @@ class SQSLambdaTaskMessage(pydantic.BaseModel):
     task_name: str
     """The dotted name of the task."""
     kwargs: dict[str, Any] = pydantic.Field(repr=False)
-    """The keyword arguments, as JSON values."""
+    """The keyword arguments, as JSON values or as what pydantic makes JSON of."""
     n_retries: int = pydantic.Field(default=0, ge=0)
     """The number of retries before this run."""
     invocation_id: UUID = pydantic.Field(default_factory=uuid.uuid4)
@@ -83,7 +86,7 @@ class SQSLambdaTask(pydantic.BaseModel):
         task = registry.find_task(self.message.task_name)
         return prepare(
             self.message.task_name,
-            self.message.kwargs,
+            json.loads(json.dumps(self.message.kwargs, default=_to_json)),
             queue=self.queue,
             durable=None if task is None else task.options.durable,
             invocation_id=self.message.invocation_id,
@@ -96,3 +99,17 @@ class SQSLambdaTask(pydantic.BaseModel):
             priority=0 if self.priority is None else check_priority(self.priority),
             secret=registry.secret_names(self.message.task_name),
         )
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, SECRET_TYPES):
+        raise TypeError(
+            f"A payload has a {type(value).__name__}, which JSON would show as asterisks. Make the "
+            "payload by the task's serialize(), or put the secret's value into it."
+        )
+    try:
+        return to_jsonable_python(value)
+    except UNSERIALIZABLE as error:
+        raise TypeError(
+            f"A payload has a {type(value).__name__}, which is not JSON: {error}"
+        ) from error

@@ -106,6 +106,19 @@ def test_every_form_of_a_reference_is_read(moto: Moto, secret: Any, monkeypatch:
     }
 
 
+def test_what_is_loaded_stays_as_the_project_has_changed_it(moto: Moto, monkeypatch: Any) -> None:
+    arn, version = moto.create_secret(f"env-{uuid.uuid4().hex}", json.dumps({"COLD_A": VALUE}))
+    monkeypatch.setenv(ENVIRONMENT, f"{arn}:{version}")
+    monkeypatch.setenv("LAMBDA_TASKS_SECRET_COLD_B", f"{arn}:COLD_A::{version}")
+    cold_start.set_up()
+    os.environ["COLD_A"] = os.environ["COLD_B"] = "by the project"
+    moto.secrets.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
+
+    cold_start.set_up()
+
+    assert (os.environ["COLD_A"], os.environ["COLD_B"]) == ("by the project", "by the project")
+
+
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [
@@ -189,7 +202,7 @@ def test_all_that_is_wrong_with_an_environment_is_named(moto: Moto, monkeypatch:
 
     lines = str(error.value).splitlines()
     assert len(lines) == 3
-    assert all(word in str(error.value) for word in ("'PORT'", "'DEBUG'", "a key of the secret"))
+    assert all(word in str(error.value) for word in ("'PORT'", "'DEBUG'", "key 'A=B'"))
 
 
 def test_all_references_that_are_wrong_are_named_at_once(secret: Any, monkeypatch: Any) -> None:

@@ -4,12 +4,15 @@ import asyncio
 import json
 import os
 import unittest
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import pydantic
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
@@ -21,7 +24,7 @@ from django.utils.timezone import now
 from lambda_tasks import EnqueueError, MessageTooLarge, conf, runtime
 from lambda_tasks.core.message import decode
 from lambda_tasks.local import LocalSqs
-from lambda_tasks.models import SQSLambdaTask, TaskRecord
+from lambda_tasks.models import SQSLambdaTask, SQSLambdaTaskMessage, TaskRecord
 from tests.app import resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, bodies_in, body, carries, kwargs_of, relay
@@ -340,6 +343,39 @@ def test_a_payload_of_the_predecessor_is_accepted(
     work_off(queue)
 
     assert Effect.objects.get().name == "old"
+
+
+def _payload_of(**kwargs: Any) -> SQSLambdaTask:
+    message = SQSLambdaTaskMessage(task_name="tests.app.tasks.leave_effect", kwargs=kwargs)
+    return SQSLambdaTask(message=message)
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_payload_may_have_what_pydantic_makes_json_of() -> None:
+    moment, key = datetime(2026, 1, 2, tzinfo=UTC), uuid.UUID(int=1)
+
+    _payload_of(moments=[moment], key=key, amount=Decimal("1.50")).execute_on_commit()
+
+    assert TaskRecord.objects.get().kwargs == {
+        "moments": ["2026-01-02T00:00:00Z"],
+        "key": str(key),
+        "amount": "1.50",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (object(), "A payload has a object, which is not JSON"),
+        (b"\xff", "A payload has a bytes, which is not JSON"),
+        (pydantic.SecretStr("hunter2"), "a SecretStr, which JSON would show as asterisks"),
+    ],
+)
+def test_a_payload_with_anything_else_is_refused_by_name(value: object, reason: str) -> None:
+    with pytest.raises(TypeError, match=reason):
+        _payload_of(value=value).execute_on_commit()
+
+    assert not TaskRecord.objects.exists()
 
 
 def test_an_invocation_waits_for_its_result(queue: str, work_off: Callable[[str], int]) -> None:

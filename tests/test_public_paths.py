@@ -152,6 +152,26 @@ def test_the_predecessors_time_limits_end_a_block(settings: Any) -> None:
         time.sleep(1.1)
 
 
+def test_the_predecessors_time_limits_may_be_nested_as_in_a_task() -> None:
+    with pytest.deprecated_call():
+        from lambda_tasks.timeouts import SoftTimeLimitExceeded, TimeoutContext
+
+    with (
+        pytest.raises(SoftTimeLimitExceeded, match="soft_timeout of 1 s"),
+        TimeoutContext(soft_timeout=1, hard_timeout=60),
+    ):
+        with TimeoutContext(soft_timeout=30, hard_timeout=60):
+            pass
+        time.sleep(PATIENCE_S)
+    with (
+        pytest.raises(SoftTimeLimitExceeded, match="soft_timeout of 1 s"),
+        TimeoutContext(soft_timeout=1, hard_timeout=60),
+    ):
+        with TimeoutContext(soft_timeout=30, hard_timeout=60):
+            time.sleep(1.5)
+        time.sleep(PATIENCE_S)
+
+
 def test_a_task_tells_its_options_as_the_predecessors_do(settings: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(registry, "_tasks", {})
     settings.LAMBDA_TASKS_DEFAULT_SOFT_TIMEOUT = 5

@@ -39,32 +39,36 @@ Whoever may write the secret can run code by them in each process that starts la
 names, not prefixes, as projects have settings like LD_SDK_KEY.
 """
 
+_loaded: set[str] = set()
+"""The reference that this process has loaded. A cold start that is tried again skips it."""
+
 
 def load_environment() -> None:
     """Copy the secret's variables into os.environ, over existing ones.
 
     LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN names the secret as `<arn>:<version-id>`, or as
-    `<arn>:<version-stage>:<version-id>`. Without it nothing happens. Variables that decide which
-    code runs are copied too, with a warning.
+    `<arn>:<version-stage>:<version-id>`. Without it, and the second time, nothing happens.
+    Variables that decide which code runs are copied too, with a warning.
 
     Raises ValueError for a malformed reference, and, with all reasons, for a secret that is not a
     flat JSON object of strings; SecretUnavailable where AWS does not return it. No error contains a
     secret's value.
     """
     reference = os.environ.get(ARN_VARIABLE, "")
-    if not reference:
+    if not reference or reference in _loaded:
         return
     version = _parse(reference)
     content = parse_object(fetch({version: ARN_VARIABLE})[version], variable=ARN_VARIABLE)
     apply_to_all(_check_variable, content.items())
     _warn_about_code_variables(content)
     os.environ.update(content)
+    _loaded.add(reference)
 
 
 def _check_variable(name: str, value: object) -> None:
     if not name or "=" in name or "\0" in name:
         raise ValueError(
-            f"{ARN_VARIABLE}: a key of the secret can't be the name of a variable. Names are "
+            f"{ARN_VARIABLE}: the secret's key {name!r} can't be the name of a variable. Names are "
             "not empty and have no '=' and no NUL character."
         )
     if not isinstance(value, str) or "\0" in value:

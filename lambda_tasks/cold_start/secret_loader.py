@@ -12,8 +12,8 @@ VARIABLE_PREFIX: Final = "LAMBDA_TASKS_SECRET_"
 REFERENCE_SEGMENTS: Final = 10
 """The segments of <arn>:<json-key>:<version-stage>:<version-id>, which ECS uses too."""
 
-_loaded: set[str] = set()
-"""The variables that this process has set. A cold start that is tried again may set them again."""
+_loaded: set[tuple[str, str]] = set()
+"""The references that this process has loaded. A cold start that is tried again skips them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +30,25 @@ class _Reference:
 def load_secrets() -> None:
     """Set <NAME> to the secret value of each LAMBDA_TASKS_SECRET_<NAME>, all of them or none.
 
+    References that are loaded already are skipped.
     Raises ValueError, with all reasons, for malformed references, missing or nested keys, secrets
     that are not JSON objects, and each <NAME> that is set already; SecretUnavailable where AWS does
     not return the secret. No error contains a secret's value.
     """
-    found = [item for item in os.environ.items() if item[0].startswith(VARIABLE_PREFIX)]
-    references = apply_to_all(_parse, found)
+    found = {item for item in os.environ.items() if item[0].startswith(VARIABLE_PREFIX)} - _loaded
+    references = apply_to_all(_parse, sorted(found))
     texts = fetch({reference.version: reference.variable for reference in references})
     resolved = apply_to_all(_resolve_value, [(each, texts[each.version]) for each in references])
     values = {each.name: value for each, value in zip(references, resolved, strict=True)}
     os.environ.update(values)
-    _loaded.update(values)
+    _loaded.update(found)
 
 
 def _parse(variable: str, value: str) -> _Reference:
     name = variable.removeprefix(VARIABLE_PREFIX)
     if not name:
         raise ValueError(f"{variable} names no variable. Append the name of the one to set.")
-    if name in os.environ and name not in _loaded:
+    if name in os.environ:
         raise ValueError(f"{variable}: {name} is set already. Remove one of the two.")
     segments = value.split(":")
     try:

@@ -29,6 +29,7 @@ class Alarm:
 
     The body runs on the main thread. It gets SoftTimeLimitExceeded first, and
     HardTimeLimitExceeded if it goes on. If both limits are the same, it gets the second alone.
+    After the body, an alarm that was set before it is set again.
     """
 
     def __init__(self, soft_s: float, hard_s: float) -> None:
@@ -44,8 +45,12 @@ class Alarm:
         self._patience_until = 0.0
         self._wrapped = wrap_statements(self.execute)
         self._previous_handler: Any = None
+        self._previous_alarm_at: float | None = None
 
     def __enter__(self) -> None:
+        previous_s, _ = signal.getitimer(signal.ITIMER_REAL)
+        if previous_s:
+            self._previous_alarm_at = time.monotonic() + previous_s
         self._previous_handler = signal.signal(signal.SIGALRM, self.ring)
         try:
             self._wrapped.__enter__()
@@ -61,17 +66,19 @@ class Alarm:
         unwatch(self)
         self._wrapped.__exit__(None, None, None)
         signal.signal(signal.SIGALRM, self._previous_handler)
+        if self._previous_alarm_at is not None:
+            _set_timer(self._previous_alarm_at)
 
     def arm(self) -> None:
         """Set the timer for the next limit."""
-        left_s = 0.0  # no timer
         if self._pending:
-            left_s = max(self._pending[0][0] - time.monotonic(), TIMER_TOLERANCE_S)
-        signal.setitimer(signal.ITIMER_REAL, left_s)
+            _set_timer(self._pending[0][0])
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def ring(self, signum: int, frame: FrameType | None) -> None:
         """Handle SIGALRM: raise what is due now, or when the current statement ends."""
-        if frame is not None and frame.f_code is Alarm.__exit__.__code__:
+        if frame and frame.f_code is Alarm.__exit__.__code__ and frame.f_locals["self"] is self:
             return  # the body has just ended: raised here, the limit would skip the cleanup
         now = time.monotonic()
         self.look(now)
@@ -114,3 +121,7 @@ class Alarm:
             )
             self.arm()
             raise error
+
+
+def _set_timer(at: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, max(at - time.monotonic(), TIMER_TOLERANCE_S))
