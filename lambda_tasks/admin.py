@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db import DEFAULT_DB_ALIAS, connections, models, router
 from django.db.models import F, QuerySet
 from django.db.models.expressions import ExpressionWrapper
 from django.db.models.functions import Cast
@@ -92,12 +92,15 @@ class TaskRecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TaskRecord]:
-        """Return the records with their duration, so that the list can be ordered by it."""
+        """Return the records with their duration, so that the list can be ordered by it.
+
+        They are those of the database that is written to: a replica may lag.
+        """
         ran_for = ExpressionWrapper(
             F("end_time") - F("start_time"), output_field=models.DurationField()
         )
         queryset: QuerySet[TaskRecord] = super().get_queryset(request)
-        return queryset.annotate(ran_for=ran_for)
+        return queryset.using(router.db_for_write(TaskRecord)).annotate(ran_for=ran_for)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[TaskRecord], search_term: str

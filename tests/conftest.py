@@ -107,7 +107,7 @@ def queue(sqs: LocalSqs, settings: Any) -> Iterator[str]:
 def starting(name: str) -> Iterator[None]:
     """Fail where the server can't be had; skip where LAMBDA_TASKS_TEST_WITHOUT names it.
 
-    By default it names MariaDB, which is no wheel, except in CI.
+    By default it names MariaDB and PgBouncer, which are no wheels, except in CI.
     """
     try:
         yield

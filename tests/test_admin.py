@@ -8,6 +8,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.contrib.staticfiles.finders import find
+from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 from django.utils.timezone import now
@@ -57,6 +58,21 @@ def test_the_list_shows_what_ran_and_how(admin: Client) -> None:
 
     for words in ("tests.app.tasks.add", "SUCCESS", "FAILED", "1.5", "ValueError: what was wrong"):
         assert words in page
+
+
+class ReadsRecordsElsewhere:
+    """A router that sends reads of records to a replica, which has nothing yet."""
+
+    def db_for_read(self, model: type[Model], **hints: object) -> str | None:
+        return "replica" if model is TaskRecord else None
+
+
+def test_the_pages_read_no_replica(admin: Client, settings: Any) -> None:
+    record = _record()
+    settings.DATABASE_ROUTERS = [ReadsRecordsElsewhere()]
+
+    assert "tests.app.tasks.add" in _page(admin)
+    assert admin.get(f"{LIST}{record.pk}/change/").status_code == 200
 
 
 @pytest.mark.parametrize(

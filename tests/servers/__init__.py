@@ -12,6 +12,7 @@ from tests.servers.lambda_runtime import (
 )
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.moto import Moto
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import ServerUnavailable
 from tests.servers.redis_server import RedisServer
@@ -29,6 +30,7 @@ __all__ = [
     "LambdaProcess",
     "MariaDBServer",
     "Moto",
+    "PgBouncer",
     "PostgresServer",
     "RedisServer",
     "RuntimeExited",
