@@ -98,6 +98,9 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("_cache", "get_client"): (
         "tests/test_handler.py::test_where_the_cache_is_redis_it_holds_the_singletons_lock"
     ),
+    ("_SHUTTING_DOWN",): (
+        "tests/test_hooks.py::test_async_hooks_are_called_beside_before_a_script_ends"
+    ),
     ("_from_testcase",): (
         "tests/test_enqueue.py::test_it_works_under_capture_on_commit_callbacks"
     ),
