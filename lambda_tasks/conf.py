@@ -53,7 +53,7 @@ LOCAL_WORKERS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_WORKERS_CHILD"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings, validated, with their defaults. The README has a table of them."""
+    """All settings, validated, with their defaults. docs/settings.md lists them."""
 
     queues: Mapping[str, Queue] = field(
         default_factory=lambda: {"default": DatabaseQueue(name="default")}

@@ -1,4 +1,4 @@
-"""A project as a newcomer makes it: startproject, startapp, and what the README shows."""
+"""A project as a newcomer makes it: startproject, startapp, and a first task."""
 
 import atexit
 import os
@@ -19,25 +19,81 @@ from tests.conftest import PATIENCE_S, wait_for
 from tests.servers.process import free_port, listens
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(r"^```python\n# (?P<file>[^\n]+)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^```python\n# (?P<file>[\w/]+\.py(?: shell)?)(?P<remark>, [^\n]+)?\n(?P<code>.*?)^```",
+    re.DOTALL | re.MULTILINE,
+)
+"""A block of Python, which names its file and perhaps the place in it."""
 
-MODELS = """
-from django.db import models
 
-class Order(models.Model):
-    title = models.CharField(max_length=200)
-"""
-URLS = """
+def _pages() -> dict[str, str]:
+    """The README and the documentation's pages, by their names, in their order for a reader."""
+    index = (ROOT / "docs" / "index.md").read_text()
+    names = [
+        f"docs/{name}.md" for name in ("index", *re.findall(r"^[a-z-]+$", index, re.MULTILINE))
+    ]
+    return {name: (ROOT / name).read_text() for name in ("README.md", *names)}
+
+
+PAGES = _pages()
+
+SHOP = {
+    "mysite/settings.py": """
+INSTALLED_APPS += ["lambda_tasks", "shop"]
+DATABASES["default"]["OPTIONS"] = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 30,
+    "init_command": "PRAGMA journal_mode=WAL;",
+}
+""",
+    "mysite/urls.py": """
 from django.urls import path
 from shop import views
 
 urlpatterns = [path("orders/", views.place_order), path("async/", views.place_order_async)]
-"""
+""",
+    "shop/models.py": """
+from django.db import models
+
+class Order(models.Model):
+    title = models.CharField(max_length=200)
+""",
+    "shop/tasks.py": """
+from lambda_tasks import lambda_task, task_logger
+from shop.models import Order
+
+@lambda_task
+def print_invoice(*, order_id: int, copies: int = 1) -> str:
+    return f"{copies} x {Order.objects.get(pk=order_id).title}"
+
+@lambda_task(soft_timeout=25, hard_timeout=30)
+async def confirm(*, order_id: int) -> None:
+    order = await Order.objects.aget(pk=order_id)
+    task_logger.info("confirming %s", order.title)
+""",
+    "shop/views.py": """
+from django.db import transaction
+from django.http import HttpRequest, JsonResponse
+from shop.models import Order
+from shop.tasks import confirm, print_invoice
+
+def place_order(request: HttpRequest) -> JsonResponse:
+    with transaction.atomic():
+        order = Order.objects.create(title=request.POST["title"])
+        invocation = print_invoice.execute_on_commit(order_id=order.pk)
+    return JsonResponse({"invocation": invocation.id}, status=202)
+
+async def place_order_async(request: HttpRequest) -> JsonResponse:
+    order = await Order.objects.acreate(title=request.POST["title"])
+    invocation = await confirm.aexecute_on_commit(order_id=order.pk)
+    return JsonResponse({"invocation": invocation.id}, status=202)
+""",
+}
+"""A shop with one task of each kind, and a view for each."""
 
 
-def blocks(text: str = README) -> dict[str, str]:
-    """What a page, the README by default, shows of each file, one after the other."""
+def blocks(text: str) -> dict[str, str]:
+    """What a page shows of each file, one after the other."""
     files: dict[str, str] = {}
     for block in BLOCK.finditer(text):
         files[block["file"]] = files.get(block["file"], "") + block["code"]
@@ -53,7 +109,7 @@ class Newcomer:
 
     @classmethod
     def with_first_task(cls, directory: Path, *, settings: str = "") -> Self:
-        """As far as the README's first task, and these settings."""
+        """A shop that has begun, and these settings."""
         shutil.copytree(_first_task(), directory, dirs_exist_ok=True)
         newcomer = cls(directory)
         newcomer.write("mysite/settings.py", f"\n{settings}\n", add=True)
@@ -63,8 +119,6 @@ class Newcomer:
         """A project and an app."""
         self.run("-m", "django", "startproject", "mysite", ".")
         self.run("manage.py", "startapp", "shop")
-        self.write("shop/models.py", MODELS)
-        self.write("mysite/urls.py", URLS)
 
     def migrate(self) -> None:
         """Make and run the migrations."""
@@ -113,6 +167,7 @@ class Newcomer:
 
     def write(self, file: str, text: str, *, add: bool = False) -> None:
         path = self.directory / file
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((path.read_text() if add else "") + text)
 
     @contextmanager
@@ -175,12 +230,7 @@ def _first_task() -> Path:
     atexit.register(shutil.rmtree, directory)
     newcomer = Newcomer(directory)
     newcomer.begin()
-    first: dict[str, str] = {}
-    for block in BLOCK.finditer(README):
-        first.setdefault(block["file"], block["code"])
-    settings = "INSTALLED_APPS += ['shop']\n" + first["mysite/settings.py"]
-    newcomer.write("mysite/settings.py", settings, add=True)
-    for file in ("shop/tasks.py", "shop/views.py"):
-        newcomer.write(file, first[file])
+    for file, code in SHOP.items():
+        newcomer.write(file, code, add=file == "mysite/settings.py")
     newcomer.migrate()
     return directory

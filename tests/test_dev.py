@@ -1,6 +1,6 @@
 """`manage.py lambda_tasks dev` and `invoke`, and a newcomer's first task in every other mode.
 
-Each in a project made by startproject, with what the README says and nothing else."""
+Each in a project made by startproject, with a first task and nothing else."""
 
 import importlib
 import json
@@ -61,11 +61,11 @@ NO_MINISTACK = "import sys\nsys.modules['ministack'] = None\n"
 
 CALLS = """
 from shop.models import Order
-from shop.tasks import print_invoice, send_confirmation
+from shop.tasks import confirm, print_invoice
 
 order = Order.objects.create(title="Emma")
 print_invoice{using}.execute_on_commit(order_id=order.pk)
-send_confirmation{using}.execute_on_commit(order_id=order.pk)
+confirm{using}.execute_on_commit(order_id=order.pk)
 """
 DONE = """
 from lambda_tasks.models import TaskRecord
@@ -73,8 +73,8 @@ from lambda_tasks.models import TaskRecord
 records = TaskRecord.objects.filter(task_name__startswith="shop.").order_by("task_name")
 seen = [(record.task_name, record.status, record.result) for record in records]
 assert seen == [
+    ("shop.tasks.confirm", "SUCCESS", None),
     ("shop.tasks.print_invoice", "SUCCESS", "1 x Emma"),
-    ("shop.tasks.send_confirmation", "SUCCESS", None),
 ], seen
 """
 NUMBERED = """
@@ -166,7 +166,7 @@ def test_dev_serves_the_site_runs_its_tasks_and_follows_the_code(
     assert f"site      {newcomer.url}/" in text
     assert ("SQS       http://127.0.0.1:" in text) is not bool(without)
     assert f"queues    default ({'the table' if without else 'SQS'})" in text
-    assert "tasks     2: shop.tasks.print_invoice, shop.tasks.send_confirmation" in text
+    assert "tasks     2: shop.tasks.confirm, shop.tasks.print_invoice" in text
     assert "2 SUCCESS" in newcomer.lines[-1]
 
 

@@ -18,7 +18,7 @@ from lambda_tasks.records.clock import Now
 from tests.app import django_tasks, secretive, tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, body, record_of, wake_up
-from tests.newcomer import Newcomer, blocks
+from tests.newcomer import PAGES, Newcomer, blocks
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -208,10 +208,10 @@ def test_all_eager_tasks_of_a_transaction_run_before_it_raises(settings: Any) ->
 
 
 @pytest.mark.parametrize("disables", [True, False])
-def test_the_logging_of_the_readme_tells_each_failure_once_in_every_process(
+def test_the_logging_of_the_documentation_tells_each_failure_once_in_every_process(
     tmp_path: Path, disables: bool
 ) -> None:
-    shown = blocks()["mysite/settings.py"]
+    shown = blocks(PAGES["docs/records.md"])["mysite/settings.py"]
     logging_block = shown[shown.index("LOGGING = {") :]
     logging_block = logging_block[: logging_block.index("\n}\n") + 3]
     assert '"disable_existing_loggers": False' in logging_block

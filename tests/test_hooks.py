@@ -939,7 +939,7 @@ from django.utils import translation
 from shop import calls, inheriting, seeing
 from lambda_tasks.models import TaskRecord
 
-assert calls.per_tenant.name == "shop.tasks.send_confirmation"
+assert calls.per_tenant.name == "shop.tasks.confirm"
 with translation.override("de"):
     seeing.call_see.using(headers={"tenant": 7}).execute_on_commit()
 """

@@ -8,6 +8,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from django.core.checks import run_checks
 import lambda_tasks
 from lambda_tasks import LambdaTaskWrapper, registry
 from tests.conftest import PATIENCE_S
-from tests.newcomer import ROOT, blocks
+from tests.newcomer import PAGES, ROOT, blocks
 
 PREDECESSORS = [
     ("lambda_tasks.decorators", "lambda_task"),
@@ -59,11 +60,11 @@ FILES_OF_THE_PREDECESSOR = [
 PACKAGE = Path(lambda_tasks.__file__).parent
 
 
-def _shown_in_the_readme() -> list[tuple[str, str]]:
-    """Modules of the package and names from them, as its blocks of Python import them."""
+def _shown_in_the_pages() -> list[tuple[str, str]]:
+    """Modules of the package and names from them, as the blocks of Python import them."""
     statements = (
-        node for code in blocks().values() for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.ImportFrom)
+        node for text in PAGES.values() for code in blocks(text).values()
+        for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)
     )  # fmt: skip
     return sorted(
         {
@@ -75,17 +76,17 @@ def _shown_in_the_readme() -> list[tuple[str, str]]:
     )
 
 
-def test_the_readme_shows_imports() -> None:
-    assert ("lambda_tasks", "lambda_task") in _shown_in_the_readme()
-    assert len({module for module, _ in _shown_in_the_readme()}) >= 5
+def test_the_pages_show_imports() -> None:
+    assert ("lambda_tasks", "lambda_task") in _shown_in_the_pages()
+    assert len({module for module, _ in _shown_in_the_pages()}) >= 5
 
 
-@pytest.mark.parametrize(("module", "name"), _shown_in_the_readme())
-def test_what_the_readme_imports_is_there_and_meant_for_users(module: str, name: str) -> None:
+@pytest.mark.parametrize(("module", "name"), _shown_in_the_pages())
+def test_what_the_pages_import_is_there_and_meant_for_users(module: str, name: str) -> None:
     found = import_module(module)
 
     assert hasattr(found, name)
-    assert name in getattr(found, "__all__", [name])
+    assert name in getattr(found, "__all__", [name]) or isinstance(getattr(found, name), ModuleType)
 
 
 @pytest.mark.parametrize(("module", "name"), PREDECESSORS)
