@@ -1,5 +1,6 @@
 """The system checks of the library: settings, tasks, databases and deployment."""
 
+import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -134,9 +135,15 @@ def check_tasks(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
         *(
             Error(f"{task.name}: {problem}", id="lambda_tasks.E002")
             for task in registry.tasks()
+            if not failures or _is_loaded(task)
             for problem in _problems(task, conf.current())
         ),
     ]
+
+
+def _is_loaded(task: Task) -> bool:
+    """Return whether the module that declares a task is there; Python drops one that fails."""
+    return task.name.rpartition(".")[0] in sys.modules
 
 
 def _describe_import_error(module: str, error: BaseException) -> str:

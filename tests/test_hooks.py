@@ -655,6 +655,29 @@ def test_sent_is_called_once_for_each_accepted_send(
     assert {each.invocation_id for each in sends} == ids
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_hook_that_enqueues_is_not_called_for_its_own_calls(
+    queue: str, connect: Connect, is_async: bool
+) -> None:
+    others: list[str] = []
+
+    def audit(call: hooks.Enqueued) -> None:
+        tasks.leave_effect.execute_on_commit(name=call.task_name)
+
+    async def aaudit(call: hooks.Enqueued) -> None:
+        await tasks.leave_effect.aexecute_on_commit(name=call.task_name)
+
+    connect("enqueued", aaudit if is_async else audit)
+    connect("enqueued", lambda call: others.append(call.task_name))
+
+    tasks.add.execute_on_commit(a=1)
+    async_to_sync(tasks.add.aexecute_on_commit)(a=2)
+
+    names = list(TaskRecord.objects.order_by("task_name").values_list("task_name", flat=True))
+    assert names == [tasks.add.name] * 2 + [tasks.leave_effect.name] * 2
+    assert sorted(others) == names
+
+
 def test_sent_is_not_called_for_what_no_queue_has_accepted(settings: Any, connect: Connect) -> None:
     settings.LAMBDA_TASKS_QUEUES = {"default": "http://127.0.0.1:9/000000000000/none"}
     sends: list[hooks.Sent] = []

@@ -1,6 +1,8 @@
 """Announces calls to hooks.enqueued, whose functions may add headers to them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,9 @@ from ..hooks.calling import Reporting, acall_receiver, call_receiver
 from ..hooks.hook import Receiver
 
 EnqueuedReceiver = Receiver[hooks.Enqueued]
+
+_under_way: ContextVar[tuple[EnqueuedReceiver, ...]] = ContextVar("under_way", default=())
+"""The functions that are being called here. One that enqueues is not called for its own calls."""
 
 
 def announce(messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
@@ -39,19 +44,32 @@ def _announce_all(receiver: EnqueuedReceiver, messages: Sequence[Outgoing]) -> l
 
 
 def _announce(receiver: EnqueuedReceiver, outgoing: Outgoing) -> Outgoing:
+    if receiver in _under_way.get():
+        return outgoing
     event = _event_of(outgoing)
-    with Reporting(hooks.enqueued, receiver, event):
+    with Reporting(hooks.enqueued, receiver, event), _calling(receiver):
         call_receiver(receiver, event)
         return _with_headers(outgoing, event.headers)
     return outgoing
 
 
 async def _aannounce(receiver: EnqueuedReceiver, outgoing: Outgoing) -> Outgoing:
+    if receiver in _under_way.get():
+        return outgoing
     event = _event_of(outgoing)
-    with Reporting(hooks.enqueued, receiver, event):
+    with Reporting(hooks.enqueued, receiver, event), _calling(receiver):
         await acall_receiver(receiver, event)
         return _with_headers(outgoing, event.headers)
     return outgoing
+
+
+@contextmanager
+def _calling(receiver: EnqueuedReceiver) -> Iterator[None]:
+    token = _under_way.set((*_under_way.get(), receiver))
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
 
 
 def _event_of(outgoing: Outgoing) -> hooks.Enqueued:
