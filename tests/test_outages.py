@@ -34,7 +34,7 @@ on_postgresql = pytest.mark.skipif(
 
 Hook = Callable[[], object]
 
-LOCKS = "lambda_tasks.*"
+LOCKS = "*lambda_tasks.*"
 
 
 def effects() -> set[str]:

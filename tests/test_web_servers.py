@@ -36,7 +36,7 @@ from django.db import transaction
 from django.http import JsonResponse
 from lambda_tasks.models import TaskRecord
 from shop.models import Order
-from shop.tasks import print_invoice, send_confirmation
+from shop.tasks import print_invoice, confirm
 
 
 def place_order(request):
@@ -49,13 +49,13 @@ def place_order(request):
 
 async def place_order_async(request):
     order = await Order.objects.acreate(title=request.POST["title"])
-    task = send_confirmation.using(queue=request.POST["queue"])
+    task = confirm.using(queue=request.POST["queue"])
     invocation = await task.aexecute_on_commit(order_id=order.pk)
     return JsonResponse({"id": invocation.id}, status=202)
 
 
 async def enqueue(request):
-    await send_confirmation.aexecute_on_commit(order_id=1)
+    await confirm.aexecute_on_commit(order_id=1)
 
 
 def ended(request):
