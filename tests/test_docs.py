@@ -50,6 +50,7 @@ for call in (
     tasks.charge.execute_on_commit(order_id=1, cents=250),
     tasks.tell.execute_on_commit(order_id=1),
     tasks.reprice_all.execute_on_commit(percent=5),
+    tasks.tidy_up.execute_on_commit(),
 ):
     call.result(timeout=180)
 due = TaskRecord.objects.filter(run_after=None)
@@ -299,5 +300,4 @@ def _anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     slugs = {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
     named = set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
-    numbered = {re.sub(r"^\d+-", "", each) for each in slugs}
-    return slugs | named | numbered
+    return slugs | named
