@@ -156,6 +156,23 @@ def unwatch(watched: Watched) -> None:
 
 
 @contextmanager
+def wrapping_statements(
+    connection: BaseDatabaseWrapper, wrapper: Callable[..., Any]
+) -> Iterator[None]:
+    """Have a connection's statements wrapped in the body.
+
+    Django's execute_wrapper() would remove the last wrapper at the end, which may be another one: a
+    tracer's, say, that came within the body to stay.
+    """
+    connection.execute_wrappers.append(wrapper)
+    try:
+        yield
+    finally:
+        if wrapper in connection.execute_wrappers:
+            connection.execute_wrappers.remove(wrapper)
+
+
+@contextmanager
 def wrap_statements(wrapper: Callable[..., Any]) -> Iterator[None]:
     """Pass each statement of this thread through a wrapper, in the body of a `with`.
 
@@ -163,7 +180,7 @@ def wrap_statements(wrapper: Callable[..., Any]) -> Iterator[None]:
     """
     with ExitStack() as wrapped:
         for each in connections_of_this_thread():
-            wrapped.enter_context(each.execute_wrapper(wrapper))
+            wrapped.enter_context(wrapping_statements(each, wrapper))
         yield
 
 

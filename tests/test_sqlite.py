@@ -10,7 +10,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from django.db import transaction
+from django.db import connection, transaction
 from lambda_tasks import TaskContext, lambda_task
 from lambda_tasks.models import TaskRecord
 from shop.models import Order
@@ -46,6 +46,19 @@ def show(context: TaskContext, *, order_id: int) -> None:
     context.progress(1, 2, "reads")
     wait_for("gate", f"{Order.objects.get(pk=order_id).title}.started")
     context.progress(2, 2, "has read")
+
+
+def trace(execute, sql, params, many, context):
+    return execute(sql, params, many, context)
+
+
+@lambda_task
+def write_and_be_traced() -> list[bool]:
+    was_traced = trace in connection.execute_wrappers
+    if not was_traced:
+        connection.execute_wrappers.append(trace)
+    Order.objects.create(title="traced")
+    return [was_traced]
 
 
 @lambda_task
@@ -213,6 +226,22 @@ def test_the_site_writes_while_tasks_that_have_read_take_long(tmp_path: Path) ->
         newcomer.shell(THE_SITE_WRITES)
         (tmp_path / "gate").touch()
         newcomer.shell(ALL_DONE)
+
+
+def test_a_tracer_that_comes_within_a_task_stays(tmp_path: Path) -> None:
+    newcomer = with_tasks(tmp_path)
+    newcomer.shell(
+        "from shop.tasks import write_and_be_traced as task\n"
+        "for _ in range(2): task.execute_on_commit()"
+    )
+
+    newcomer.command("worker", "--once", "--processes", "1")
+
+    newcomer.shell(
+        "from lambda_tasks.models import TaskRecord\n"
+        "results = [record.result for record in TaskRecord.objects.all()]\n"
+        "assert sorted(results) == [[False], [True]], results"
+    )
 
 
 def test_a_task_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ..interrupts import wrapping_statements
+
 
 @contextmanager
 def late_atomic(connection: BaseDatabaseWrapper) -> Iterator[None]:
@@ -22,8 +24,9 @@ def late_atomic(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """
     connection.ensure_connection()
     keeper = _BeginKeeper()
+    wrapped = wrapping_statements(connection, keeper)
     try:
-        with connection.execute_wrapper(keeper), transaction.atomic(using=connection.alias):
+        with wrapped, transaction.atomic(using=connection.alias):
             yield
     finally:
         if keeper.has_failed:
