@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -163,6 +164,8 @@ def test_the_first_task_of_the_readme_can_be_typed(
 
     lines: list[str] = []
     with typist.dev() as process:
+        out_of_patience = threading.Timer(2 * PATIENCE_S, process.kill)
+        out_of_patience.start()
         try:
             wait_for(lambda: _answers(f"{typist.url}/order/?title=Solaris"))
             assert process.stdout is not None
@@ -171,6 +174,7 @@ def test_the_first_task_of_the_readme_can_be_typed(
                 if "shop.tasks.confirm(order_id=" in line:
                     break
         finally:
+            out_of_patience.cancel()
             process.send_signal(signal.SIGINT)
             lines += process.communicate(timeout=PATIENCE_S)[0].splitlines(keepends=True)
             if is_postgres:

@@ -94,6 +94,15 @@ def _outcomes(notes: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(note["hook"], note["outcome"]) for note in notes]
 
 
+def _assert_undisturbed(messages: Sequence[Any], notebook: Notebook) -> None:
+    """Assert that each task has succeeded at once, and that the other hooks were called."""
+    for message in messages:
+        record = record_of(message)
+        assert (record.status, record.n_attempts) == ("SUCCESS", 1)
+        mine = [note for note in notebook.read() if note["id"] == str(record.id)]
+        assert _outcomes(mine) == [("started", None), ("ended", "succeeded")]
+
+
 # started and ended
 
 
@@ -182,11 +191,7 @@ def test_what_a_hook_raises_is_logged_and_the_task_goes_on(
 
     assert handle(*messages) == []
 
-    for message in messages:
-        record = record_of(message)
-        assert (record.status, record.n_attempts) == ("SUCCESS", 1)
-        mine = [note for note in notebook.read() if note["id"] == str(record.id)]
-        assert _outcomes(mine) == [("started", None), ("ended", "succeeded")]
+    _assert_undisturbed(messages, notebook)
     lines = [each for each in caplog.records if each.levelno == logging.ERROR]
     id = record_of(messages[1]).id
     assert [each.getMessage() for each in lines] == [
@@ -213,11 +218,7 @@ def test_what_a_hook_raises_is_logged_even_if_it_is_no_exception(
 
     assert handle(*messages) == []
 
-    for message in messages:
-        record = record_of(message)
-        assert (record.status, record.n_attempts) == ("SUCCESS", 1)
-        mine = [note for note in notebook.read() if note["id"] == str(record.id)]
-        assert _outcomes(mine) == [("started", None), ("ended", "succeeded")]
+    _assert_undisturbed(messages, notebook)
     id = record_of(messages[1]).id
     for name in ("started", "ended"):
         what = f"tests.app.hooked.{receiver.__name__}, connected to hooks.{name}, failed ({id})"
