@@ -22,6 +22,7 @@ from lambda_tasks.models import TaskRecord
 from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.clock import Now
+from lambda_tasks.tasks import cleanup_task_records
 from tests.app import tasks
 from tests.conftest import Handle, Task, bodies_in, body
 
@@ -429,35 +430,43 @@ def test_what_is_due_later_than_its_queue_can_delay_it_waits_in_its_row(
 
 
 @needs_postgres
-def test_to_mark_a_message_as_sent_touches_no_index(queue: str) -> None:
+@pytest.mark.parametrize("step", ["mark as sent", "claim"])
+def test_a_step_between_the_call_and_the_end_touches_no_index(queue: str, step: str) -> None:
     # In a page of its own, with room.
     tasks.add.execute_many_on_commit([{"a": number} for number in range(5)])
     with connection.cursor() as cursor:
         cursor.execute("VACUUM FULL lambda_tasks_taskrecord")
-    sent = [_outgoing_of(each) for each in TaskRecord.objects.all()]
-
-    def updates() -> tuple[int, int]:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_stat_get_xact_tuples_updated(t), pg_stat_get_xact_tuples_hot_updated(t)"
-                " FROM (SELECT 'lambda_tasks_taskrecord'::regclass::oid AS t) AS tables"
-            )
-            row: tuple[int, int] = cursor.fetchone()
-            return row
+    records = list(TaskRecord.objects.all())
 
     with transaction.atomic():
-        updated, in_place = updates()
-        runtime.current().outbox.mark_sent(sent)
-        assert updates() == (updated + 5, in_place + 5)
+        updated, in_place = _updates()
+        if step == "claim":
+            for record in records:
+                claimed(record.id)
+        else:
+            runtime.current().outbox.mark_sent([_outgoing_of(each) for each in records])
+        assert _updates() == (updated + 5, in_place + 5)
+
+
+def _updates() -> tuple[int, int]:
+    """How many records this transaction has updated, and how many of these without an index."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_stat_get_xact_tuples_updated(t), pg_stat_get_xact_tuples_hot_updated(t)"
+            " FROM (SELECT 'lambda_tasks_taskrecord'::regclass::oid AS t) AS tables"
+        )
+        row: tuple[int, int] = cursor.fetchone()
+        return row
 
 
 FILL: Final = """
 INSERT INTO lambda_tasks_taskrecord (
     id, task_name, kwargs, queue, priority, status, n_retries, n_continues, n_attempts, n_waits,
-    enqueued_at, run_after, look_at
+    enqueued_at, run_after, look_at, end_time
 ) SELECT
     gen_random_uuid(), 'x', '{}', %(queue)s, %(priority)s, %(status)s, 0, 0, 0, 0,
-    now(), now() + interval '1 h' * number, now() + %(later)s::interval * number
+    now(), now() + interval '1 h' * number, now() + %(later)s::interval * number,
+    CASE WHEN %(status)s = 'SUCCESS' THEN now() END
 FROM generate_series(1, 20000) AS number
 """
 
@@ -490,6 +499,24 @@ def test_a_look_reads_what_is_due_and_neither_what_is_finished_nor_what_waits(
 
     assert sorted(found) == sorted(due)
     assert sum(pages) < 150, "of thousands"
+
+
+@needs_postgres
+def test_a_cleanup_reads_what_it_deletes_and_not_what_is_kept() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            FILL, {"status": "SUCCESS", "later": None, "queue": "default", "priority": 0}
+        )
+    old = stored(status="SUCCESS", look_at=None, end_time=Now() - timedelta(days=8))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE lambda_tasks_taskrecord")
+    pages: list[int] = []
+
+    with connection.execute_wrapper(_count_pages(pages)):
+        assert cleanup_task_records(retention_days=7) == 1
+
+    assert not TaskRecord.objects.filter(id=old).exists()
+    assert sum(pages) < 50, "of hundreds"
 
 
 def _count_pages(pages: list[int]) -> Any:

@@ -53,7 +53,11 @@ INDEXES = [
         condition=models.Q(look_at__isnull=False),
         name="taskrecord_look_at",
     ),
-    models.Index(fields=["status", "-enqueued_at"], name="taskrecord_by_status"),
+    models.Index(
+        fields=["end_time"],
+        condition=models.Q(end_time__isnull=False),
+        name="taskrecord_end_time",
+    ),
     models.Index(fields=["task_name", "enqueued_at"], name="taskrecord_task_name"),
     models.Index(fields=["root_id"], name="taskrecord_root"),
 ]
