@@ -22,6 +22,8 @@ SERVERS: Final[dict[str, type[PostgresServer] | type[MariaDBServer]]] = {
     "MariaDB": MariaDBServer,
 }
 
+DATABASES: Final = ["PostgreSQL", "MariaDB", "SQLite"]
+
 LOOKS: Final = {
     "relay": "the relay's look",
     "worker": "a worker's look for ten due records",
@@ -60,11 +62,12 @@ def _databases(stack: ExitStack, names: list[str]) -> dict[str, Mapping[str, Any
     sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(directory / "rows.sqlite3")}
     databases: dict[str, Mapping[str, Any]] = {}
     for name in names:
-        if name == "SQLite":
-            databases[name] = sqlite
+        if name == "PostgreSQL":
+            databases[name] = stack.enter_context(PostgresServer()).django_database("rows")
+        elif name == "MariaDB":
+            databases[name] = stack.enter_context(MariaDBServer()).django_database("rows")
         else:
-            server = stack.enter_context(SERVERS[name]())
-            databases[name] = server.django_database("rows")
+            databases[name] = sqlite
     return databases
 
 
@@ -107,7 +110,7 @@ def _life(contestant: Contestant) -> dict[str, float]:
 
 def _options() -> argparse.Namespace:
     parser = options.parser(__doc__, messages=1_000_000)
-    parser.add_argument("--databases", nargs="+", default=[*SERVERS, "SQLite"], metavar="NAME")
+    parser.add_argument("--databases", nargs="+", default=DATABASES, metavar="NAME")
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.messages = min(chosen.messages, 20_000)
