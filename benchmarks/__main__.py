@@ -7,7 +7,17 @@ import subprocess
 import sys
 from typing import Final
 
-SUITE: Final = ("enqueue", "latency", "growth", "rows", "handler", "worker", "coldstart")
+SUITE: Final = (
+    "enqueue",
+    "latency",
+    "growth",
+    "rows",
+    "handler",
+    "worker",
+    "coldstart",
+    "memory",
+    "cost",
+)
 
 
 def main() -> None:

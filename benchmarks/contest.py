@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self, TypeVar
 
+import psutil
+
 K = TypeVar("K")
 
 RUN: Final = Path(__file__).parent / "contestants" / "__main__.py"
@@ -77,6 +79,13 @@ class Contestant:
         """SIGKILL, in whatever it does; who asked it hears of it."""
         assert self._process is not None
         self._process.kill()
+
+    def memory_mib(self) -> float:
+        """Its memory and that of its children; pages that they share count once."""
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        family = [process, *process.children(recursive=True)]
+        return float(sum(each.memory_full_info().pss for each in family)) / 2**20
 
     def versions(self, *distributions: str) -> dict[str, str | None]:
         """What its environment has installed."""

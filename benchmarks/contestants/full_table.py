@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from asgiref.sync import async_to_sync
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from benchmarks.contestants.database import migrate, postgres_version
 from benchmarks.contestants.work.tasks import trivial
@@ -127,13 +128,16 @@ def close() -> None:
 
 
 def life(*, tasks: int) -> dict[str, float]:
-    """Microseconds of the server, and bytes of WAL, for the statements of one task's life."""
+    """Statements, microseconds of the server, and bytes of WAL for one task, call to end."""
     with connection.cursor() as cursor:
         cursor.execute("SET synchronous_commit TO off")  # else it is the disk that is measured
     active_before, wal_before = _active_ms(), _wal_bytes()
     for _ in range(0, tasks, BATCH):
         _live()
+    with CaptureQueriesContext(connection) as statements:
+        _live()
     return {
+        "statements": len(statements) / BATCH,
         "us": 1000 * (_active_ms() - active_before) / tasks,
         "wal": (_wal_bytes() - wal_before) / tasks,
     }
