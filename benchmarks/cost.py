@@ -82,7 +82,8 @@ def main() -> None:
     head = ["Tasks", "ms per event", "Lambda, s", "Lambda, $", "SQS, $", "Both, $"]
     text = (
         f"{report.conditions(versions)} Medians of {chosen.runs} interleaved runs. Prices of "
-        f"{PRICES}, without free tiers, for a function with {MEMORY_MB:,} MB, which has one CPU.\n\n"
+        f"{PRICES}, without free tiers, for a function with {MEMORY_MB:,} MB, which has one CPU."
+        "\n\n"
         f"{report.table(head, rows)}\n\n{_database()}"
     )
     print(text)
