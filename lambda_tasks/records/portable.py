@@ -19,6 +19,7 @@ from django.db.models import (
     DateTimeField,
     DurationField,
     F,
+    FloatField,
     Q,
     QuerySet,
     TextField,
@@ -33,7 +34,7 @@ from .clock import Now
 from .encryption import secrets_retention
 from .mapping import GRANTED_COLUMNS, Row, rows_of
 from .statements import Composed, Placeholder, Statements, execute, insert, pad, update
-from .tables import RunProgress, RunState, TaskRecord
+from .tables import RelayShift, RunProgress, RunState, TaskRecord
 
 MAX_INSERT_CHARS: Final = 4 * 2**20
 """The most characters of arguments in one INSERT on MySQL, which by default refuses packets over
@@ -44,6 +45,12 @@ EARLY_DELIVERY: Final = timedelta(seconds=1)
 
 IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
 """The condition of a lost run: its lease has run out, because its worker died or hangs."""
+
+RELAY_SHIFT: Final = "relay"
+"""The name of the only row of RelayShift."""
+
+SHIFT_COLUMNS: Final = ("token", "n_asked", "n_asked_before", "next_at", "now")
+"""The columns that answer who asks for the relay's shift; `now` is the database's clock."""
 
 LEASE: Final = Placeholder("lease", DurationField())
 RAN_FOR: Final = Placeholder("ran_for", DurationField())
@@ -76,6 +83,8 @@ class PortableStatements:
 
     claim_returning = ""
     """The RETURNING clause of the claim's UPDATE, where the database has one."""
+    shift_returning = ""
+    """That of take_shift(): SHIFT_COLUMNS."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -284,6 +293,32 @@ class PortableStatements:
                 lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
             )
 
+    def take_shift(
+        self, token: UUID, *, lasts: timedelta, weight: float, always: bool
+    ) -> tuple[Any, ...]:
+        """Take the relay's shift if it is free, or `always`; count who asks.
+
+        Returns SHIFT_COLUMNS of the row, whose token tells who has the shift.
+        """
+        values = {"token": token, "lasts": lasts, "weight": weight}
+        changed, rows = self._statements.execute(
+            self.connection,
+            ("shift", always),
+            lambda: update(self._shifts, _shift_taken(always)),
+            values,
+            returning=self.shift_returning,
+        )
+        if not changed:
+            self._shifts.bulk_create(
+                [RelayShift(name=RELAY_SHIFT, next_at=Now())], ignore_conflicts=True
+            )
+            return self.take_shift(token, lasts=lasts, weight=weight, always=always)
+        return rows[0] if rows else self._shifts.annotate(now=Now()).values_list(*SHIFT_COLUMNS)[0]
+
+    @property
+    def _shifts(self) -> "QuerySet[RelayShift]":
+        return RelayShift.objects.using(self.alias).filter(name=RELAY_SHIFT)
+
     def levels(self) -> list[tuple[str, int]]:
         """Return the queues and priorities of the records that somebody must look at.
 
@@ -437,6 +472,27 @@ def _distinct_values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[A
     while value is not None:
         yield value
         value = values.filter(**{f"{column}__gt": value}).first()
+
+
+def _shift_taken(always: bool) -> dict[str, Any]:
+    """Return the columns of a shift that somebody asks for, and gets if it is free or `always`."""
+    weight = Placeholder("weight", FloatField())
+    token = Placeholder("token", RelayShift._meta.get_field("token"))
+    lasts = Placeholder("lasts", DurationField())
+
+    # In this order: MySQL assigns columns from left to right, and each expression sees the values
+    # that were assigned before it.
+    taken = {
+        "n_asked_before": F("n_asked"), "n_asked": weight, "token": token, "next_at": Now() + lasts,
+    }  # fmt: skip
+    if always:
+        return taken
+    left = {name: F(name) for name in taken} | {"n_asked": F("n_asked") + weight}
+    is_free = Q(next_at__lte=Now())
+    return {
+        name: Case(When(is_free, then=taken[name]), default=otherwise)
+        for name, otherwise in left.items()
+    }
 
 
 def _look_at_claimed(from_table: bool) -> Any:
