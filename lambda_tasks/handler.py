@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import sys
-import time
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -106,9 +105,9 @@ class LambdaHandler:
         self._runner.run(self._disconnect())
 
     def after_restore(self) -> None:
-        """Reset the random seed and the relay's clock, which all copies would share."""
+        """Reset the random seed and the time of the next relay, which all copies would share."""
         random.seed()
-        self._events.relayed_at = time.monotonic()
+        self._runtime.relay_shifts.start_over()
 
     def close(self) -> None:
         """End the lanes and worker processes, and close the connections."""

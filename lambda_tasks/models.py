@@ -2,10 +2,18 @@
 
 from .errors import MaxRetriesExceededError
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
-from .records.tables import RunProgress, RunState, SingletonLock, TaskRecord, TaskStatus
+from .records.tables import (
+    RelayShift,
+    RunProgress,
+    RunState,
+    SingletonLock,
+    TaskRecord,
+    TaskStatus,
+)
 
 __all__ = [
     "MaxRetriesExceededError",
+    "RelayShift",
     "RunProgress",
     "RunState",
     "SQSLambdaTask",

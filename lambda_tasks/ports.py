@@ -95,6 +95,29 @@ class Outbox(Protocol):
         """Leave these out for a while, which grows each time: their queue does not take them."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShiftAnswer:
+    """The answer to a process that has asked whether it may relay."""
+
+    is_granted: bool
+    left_s: float
+    """Seconds until the next process may have the shift."""
+    n_asking: float
+    """About how many processes ask, however rarely each does."""
+
+
+class ShiftTable(Protocol):
+    """The shift of the relay: the turn of one process, for a time in which others need not."""
+
+    def ask(self, *, lasts: timedelta, weight: float, always: bool = False) -> ShiftAnswer:
+        """Take the shift for so long if it is free, with `always` in any case.
+
+        `weight` is for how many processes this one counts: a process that asks once in three shifts
+        counts as three.
+        """
+        ...
+
+
 # The way in
 
 

@@ -28,6 +28,7 @@ from .enqueue.modes import ModeSender
 from .enqueue.on_commit import Enqueuer, Sender
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
+from .enqueue.relay_shifts import RelayShifts
 from .ports import Transport
 from .queues.aws.client import AwsClient
 from .threads import in_reserved_thread
@@ -112,6 +113,13 @@ class Runtime:
     def relay(self) -> Relay:
         """The relay, which sends stored messages that no queue has accepted yet."""
         return Relay(self.outbox, self.sender.asend_patiently)
+
+    @cached_property
+    def relay_shifts(self) -> RelayShifts:
+        """The shifts of the relay, as this process knows them."""
+        from .records.relay_shifts import RecordRelayShifts
+
+        return RelayShifts(RecordRelayShifts())
 
     @cached_property
     def finisher(self) -> "Finisher":

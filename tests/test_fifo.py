@@ -436,7 +436,7 @@ def test_a_worker_of_the_queue_sends_what_falls_due_within_seconds(
     fifo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its look each second: the other one comes once, and too early."""
-    monkeypatch.setattr("lambda_tasks.entrypoints.worker.RELAY_EVERY_S", 3600)
+    monkeypatch.setattr("lambda_tasks.enqueue.relay_shifts.SHIFT_S", 3600)
     of_group("a").using(delay=2).execute_on_commit(name="later")
 
     with worker(queues=["ordered"]):

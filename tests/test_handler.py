@@ -10,21 +10,19 @@ import sys
 import threading
 import uuid
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync
 from django.core.cache import caches
-from django.db import connection, connections
-from django.utils.timezone import now
+from django.db import connection
 from redis import Redis
 
 from lambda_tasks import handler, runtime
-from lambda_tasks.entrypoints.lambda_events import RELAY_EVERY_S, EventHandler
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import SingletonLock, TaskRecord
 from tests.app import gated, tasks
@@ -708,53 +706,6 @@ def test_where_the_cache_is_redis_it_holds_the_singletons_lock(
         assert "LockError" in (record_of(taken).traceback or "")
         assert client.keys() == [], "each has released its own"
     caches["default"].close()
-
-
-def _answer(*, idle_for_s: float, timeout_s: float = 60, times: int = 1) -> None:
-    """Events for a handler that has not relayed for so long."""
-    here = runtime.Runtime()
-    executor = here.executor()
-    events = EventHandler(here, executor)
-    events.relayed_at -= idle_for_s
-
-    async def answer() -> None:
-        await sync_to_async(connections.close_all)()  # another test may have cut them
-        for number in range(times):
-            await sync_to_async(_leave_unsent)(f"before event {number}")
-            event = sqs_event(body(tasks.aadd_direct, a=number))
-            await events.handle(event, LambdaContext(timeout_s=timeout_s))
-        await executor.aclose()
-        await runtime.aclose(here)
-
-    asyncio.run(answer())
-
-
-def _leave_unsent(name: str) -> None:
-    long_ago = now() - timedelta(hours=1)
-    TaskRecord.objects.create(
-        task_name=tasks.leave_effect.name, kwargs={"name": name}, look_at=long_ago
-    )
-
-
-def _relayed() -> list[str]:
-    return [each.kwargs["name"] for each in TaskRecord.objects.exclude(sent_at=None)]
-
-
-@pytest.mark.django_db(transaction=True)
-def test_an_event_sends_what_was_left_once_a_minute(queue: str) -> None:
-    _answer(idle_for_s=RELAY_EVERY_S, times=2)
-
-    assert _relayed() == ["before event 0"]
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(("idle_for_s", "timeout_s"), [(0, 60), (3600, 11)])
-def test_an_event_that_comes_soon_or_has_no_time_leaves_it_to_another(
-    queue: str, idle_for_s: float, timeout_s: float
-) -> None:
-    _answer(idle_for_s=idle_for_s, timeout_s=timeout_s)
-
-    assert _relayed() == []
 
 
 def test_a_ping_is_answered_with_versions() -> None:

@@ -43,11 +43,8 @@ POSTPONE_FRACTION: Final = 0.35
 MAX_POSTPONE_S: Final = 5.0
 """The most seconds for changing visibility timeouts, if the event ends long before its deadline."""
 
-RELAY_EVERY_S: Final = 60.0
-"""Seconds between two relays after events."""
-
 RELAY_NEEDS_S: Final = 10.0
-"""Seconds before the deadline that a relay after an event needs."""
+"""Seconds before the deadline that a relay after an event needs, and the question for its shift."""
 
 WHOLE_BATCH: Final = ""
 """An empty identifier, which makes Lambda return all records to the queue.
@@ -66,7 +63,7 @@ class EventHandler:
     def __init__(self, runtime: Runtime, executor: Executor) -> None:
         self._runtime = runtime
         self._executor = executor
-        self.relayed_at = time.monotonic()
+        self._shifts = runtime.relay_shifts
         self._versions = _versions()
         self._shutdown: asyncio.Future[None] | None = None
 
@@ -162,28 +159,27 @@ class EventHandler:
             )  # fmt: skip
 
     async def _relay_if_due(self, deadline: float | None) -> None:
-        now = time.monotonic()
-        hurried = deadline is not None and deadline - now < RELAY_NEEDS_S
-        if hurried or now - self.relayed_at < RELAY_EVERY_S:
+        hurried = deadline is not None and deadline - time.monotonic() < RELAY_NEEDS_S
+        if hurried or self._shifts.due_in_s:
             return
-        self.relayed_at = now
         try:
             await self._relay(deadline)
         except Exception as error:
             log_error(logger, error, "The relay failed; it runs again with a later event")
 
     async def _tick(self, deadline: float | None) -> dict[str, Any]:
-        n_relayed = await self._relay(deadline)
+        n_relayed = await self._relay(deadline, always=True)
         if hooks.ticked:
             call_beside(hooks.ticked, hooks.Ticked(n_relayed))
         return {"relayed": n_relayed}
 
-    async def _relay(self, deadline: float | None) -> int:
+    async def _relay(self, deadline: float | None, *, always: bool = False) -> int:
         """Relay the messages that were left, and return how many were sent.
 
-        Raises TimeoutError at the deadline.
+        Does nothing if another process has the shift, unless `always`. Raises TimeoutError at the
+        deadline.
         """
-        relaying = asyncio.ensure_future(self._refresh_and_relay())
+        relaying = asyncio.ensure_future(self._relay_in_shift(always=always))
         left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         # Not wait_for(), which would wait for the cancelled relay to end: it may hang.
         done, _ = await asyncio.wait([relaying], timeout=left_s)
@@ -192,9 +188,10 @@ class EventHandler:
         relaying.cancel()
         raise TimeoutError("The relay did not end before the function's deadline.")
 
-    async def _refresh_and_relay(self) -> int:
+    async def _relay_in_shift(self, *, always: bool) -> int:
         await call_database(connections.refresh)
-        return await self._runtime.relay.run_once()
+        is_ours = await self._shifts.take(always=always)
+        return await self._runtime.relay.run_once() if is_ours else 0
 
 
 @dataclass(frozen=True, slots=True)

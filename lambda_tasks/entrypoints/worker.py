@@ -42,13 +42,14 @@ BATCH_SIZE: Final = 10
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """The signals that stop a worker."""
 
-RELAY_EVERY_S: Final = 60.0
-"""Seconds between two relays."""
+RELAY_AGAIN_S: Final = 60.0
+"""Seconds before a relay that failed runs again."""
 
 RELAY_IN_ORDER_EVERY_S: Final = 1.0
 """Seconds between two relays of queues that keep an order.
 
-In those queues a message with a delay waits in its record, and so depends on the relay.
+In those queues a message with a delay waits in its record, and so depends on the relay. Each worker
+looks: a look that finds nothing costs less than the question whether another worker does.
 """
 
 ERROR_PAUSE_S: Final = 5.0
@@ -64,8 +65,8 @@ EndWithin = Callable[[float], None]
 Relay = Callable[[], Awaitable[int]]
 """A function that sends the messages that were left, and returns how many."""
 
-PeriodicRelay = tuple[Relay, float]
-"""A relay, and the seconds between its calls."""
+PeriodicRelay = tuple[Relay, Callable[[], float]]
+"""A relay, and a function that returns the seconds until its next call."""
 
 
 class Listener:
@@ -115,7 +116,7 @@ async def worker_of(
             yield Worker(
                 sources,
                 executor,
-                relays=_relays(runtime, in_order),
+                relays=_relays(runtime, in_order, always=once),
                 capacity=concurrency + processes,
                 drain_s=drain_s,
                 once=once,
@@ -331,22 +332,31 @@ class Worker:
         await finishing
 
 
-def _relays(runtime: runtimes.Runtime, in_order: Sequence[str]) -> list[PeriodicRelay]:
-    """Return a relay for all queues, and a more frequent one for queues that keep an order."""
-    relay = runtime.relay.run_once
-    relays: list[PeriodicRelay] = [(relay, RELAY_EVERY_S)]
+def _relays(
+    runtime: runtimes.Runtime, in_order: Sequence[str], *, always: bool
+) -> list[PeriodicRelay]:
+    """Return a relay for all queues, and a more frequent one for queues that keep an order.
+
+    The first relays while this process has the shift, or `always`.
+    """
+    relay, shifts = runtime.relay.run_once, runtime.relay_shifts
+
+    async def relay_in_shift() -> int:
+        return await relay() if await shifts.take(always=always) else 0
+
+    relays: list[PeriodicRelay] = [(relay_in_shift, lambda: shifts.due_in_s)]
     if in_order:
-        relays.append((partial(relay, queues=in_order), RELAY_IN_ORDER_EVERY_S))
+        relays.append((partial(relay, queues=in_order), lambda: RELAY_IN_ORDER_EVERY_S))
     return relays
 
 
-async def _keep_relaying(relay: Relay, every_s: float) -> None:
+async def _keep_relaying(relay: Relay, seconds_to_next: Callable[[], float]) -> None:
     while True:
-        wait_s = every_s
         try:
             await relay()
+            wait_s = seconds_to_next()
         except Exception as error:
-            wait_s = RELAY_EVERY_S
+            wait_s = RELAY_AGAIN_S
             log_error(logger, error, "The relay failed; it runs again in %g s", wait_s)
         await asyncio.sleep(wait_s)
 

@@ -195,11 +195,14 @@ class Dev:
     def _watch_records(self, ends: Ends) -> None:
         """Report ends and send messages, on a thread of its own: the database may be locked."""
         relay = async_to_sync(runtime.current().relay.run_once)
+        shifts = runtime.current().relay_shifts
         last_error = ""
         while not self._n_stops:
             time.sleep(POLL_EVERY_S)
             try:
                 self._report(ends)
+                if not shifts.due_in_s:  # so that its function and worker leave it to this thread
+                    async_to_sync(shifts.take)(always=True)
                 relay(grace=RELAY_GRACE)
                 self._show_counts()
                 last_error = ""

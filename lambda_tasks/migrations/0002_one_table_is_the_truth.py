@@ -253,6 +253,21 @@ class Migration(migrations.Migration):
                 ("held_until", models.DateTimeField(editable=False)),
             ],
         ),
+        repeatable.CreateTable(
+            "RelayShift",
+            [
+                (
+                    "name",
+                    models.CharField(
+                        editable=False, max_length=64, primary_key=True, serialize=False
+                    ),
+                ),
+                ("token", models.UUIDField(editable=False, null=True)),
+                ("next_at", models.DateTimeField(editable=False)),
+                ("n_asked", models.FloatField(default=0, editable=False)),
+                ("n_asked_before", models.FloatField(default=0, editable=False)),
+            ],
+        ),
         # A record is written four times in its life, and the second time soon after the first, to
         # note that it was sent. With room on its page that costs a fifth: no index has to learn
         # of it.

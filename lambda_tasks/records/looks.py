@@ -4,21 +4,26 @@ An index sorts them by queue, priority and that time. So a look reads only the s
 the index for each queue and priority, however many records are finished or due later.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from ..core.lifecycle import Status
 from ..ports import LeftOut
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
-from .portable import IS_LOST
-from .tables import RecordQuerySet
+from .mapping import MESSAGE_COLUMNS, Row
+from .portable import IS_LOST, placeholder
+from .statements import Placeholder, pad, padded_size
+from .tables import RecordQuerySet, TaskRecord
+
+DUE_COLUMNS: Final = ("id", *MESSAGE_COLUMNS, "status", "look_at", "now")
+"""The columns of records that are due; `now` is the database's clock."""
 
 
 class Level(NamedTuple):
@@ -44,17 +49,60 @@ def due(
     their secrets are left out, too, because only their delivery can run them, and so are the tasks
     and records in `without`.
     """
-    names = [each for each in without if isinstance(each, str)]
-    ids = [each for each in without if not isinstance(each, str)]
+    names, ids = _split(without)
+    return _due(level.queue, level.priority, early=early, names=names, ids=ids)
+
+
+def lock_due(level: Level, *, limit: int, without: Collection[LeftOut] = ()) -> list[Row]:
+    """Lock up to `limit` due records that nobody else has locked; return DUE_COLUMNS of each.
+
+    A database without SKIP LOCKED locks none. See due().
+    """
+    names, ids = _split(without)
+    given_names = {f"name{number}": name for number, name in enumerate(pad(names))}
+    given_ids = {f"id{number}": id for number, id in enumerate(pad(ids))}
+    # Each limit has a statement of its own, so few limits should occur.
+    composed_limit = padded_size(limit)
+
+    def compose() -> "QuerySet[TaskRecord, Any]":
+        records = _due(
+            placeholder("queue"),
+            placeholder("priority"),
+            early=timedelta(0),
+            names=[placeholder("task_name", name) for name in given_names],
+            ids=[placeholder("id", name) for name in given_ids],
+        )
+        return lock_unlocked(records).values_list(*DUE_COLUMNS)[:composed_limit]
+
+    key = ("due", composed_limit, len(given_names), len(given_ids))
+    values = {**given_names, **given_ids, "queue": level.queue, "priority": level.priority}
+    rows = statements().fetch(key, compose, values)
+    return [dict(zip(DUE_COLUMNS, row, strict=True)) for row in rows[:limit]]
+
+
+def _due(
+    queue: str | Placeholder,
+    priority: int | Placeholder,
+    *,
+    early: timedelta,
+    names: Sequence[str | Placeholder],
+    ids: Sequence[UUID | Placeholder],
+) -> RecordQuerySet:
     return (
         all_records()
         .exclude(Q(task_name__in=names) | Q(id__in=ids))
         .filter(Q(status=Status.QUEUED) | IS_LOST)
-        .filter(queue=level.queue, priority=level.priority, look_at__lte=Now() + early)
+        .filter(queue=queue, priority=priority, look_at__lte=Now() + early)
         .exclude(secrets=UNAVAILABLE)
         .annotate(now=Now())
         .order_by("look_at")
     )
+
+
+def _split(without: Collection[LeftOut]) -> tuple[list[str], list[UUID]]:
+    """Return the names of tasks and the ids of records that are left out."""
+    names = [each for each in without if isinstance(each, str)]
+    return names, [each for each in without if not isinstance(each, str)]
 
 
 def kept_secrets_due(level: Level) -> RecordQuerySet:

@@ -166,18 +166,18 @@ def state_of(row: Row, token: UUID) -> RecordState:
 
 
 def read_messages(
-    records: Iterable[Any], unreadable: dict[UUID, Raised]
+    rows: Iterable[Row], unreadable: dict[UUID, Raised]
 ) -> Iterator[tuple[Message, float]]:
-    """Yield the messages of records, each with the seconds until it is due.
+    """Yield the messages of rows with MESSAGE_COLUMNS, each with the seconds until it is due.
 
-    The records are annotated with `now`. Those whose secrets can't be decrypted are added to
-    `unreadable`, with the reason.
+    The rows have the database's clock as `now`. Those whose secrets can't be decrypted are added
+    to `unreadable`, with the reason.
     """
-    for record in records:
+    for row in rows:
         try:
-            yield message_of(vars(record)), _seconds_until(record.run_after, record.now)
+            yield message_of(row), _seconds_until(row["run_after"], row["now"])
         except ValueError as error:
-            unreadable[record.id] = Raised.from_error(error, str(error))
+            unreadable[row["id"]] = Raised.from_error(error, str(error))
 
 
 def message_of(row: Row) -> Message:

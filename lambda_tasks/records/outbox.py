@@ -119,7 +119,7 @@ class RecordOutbox:
         unreadable: dict[UUID, Raised] = {}
         messages = [
             outgoing_of(message, due_in_s, self._look_terms(message.queue or ""))
-            for message, due_in_s in read_messages(records, unreadable)
+            for message, due_in_s in read_messages(map(vars, records), unreadable)
         ]
         if unreadable:
             refusals.refuse_unreadable(unreadable)

@@ -5,10 +5,11 @@ every task are composed only once (`statements`).
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from django.db.models import (
     DateTimeField,
     DurationField,
     F,
+    FloatField,
     Q,
     QuerySet,
     TextField,
@@ -32,8 +34,8 @@ from . import finishes
 from .clock import Now
 from .encryption import secrets_retention
 from .mapping import GRANTED_COLUMNS, Row, rows_of
-from .statements import Composed, Placeholder, Statements, execute, insert, pad, update
-from .tables import RunProgress, RunState, TaskRecord
+from .statements import Composed, Placeholder, Rows, Statements, execute, insert, pad, update
+from .tables import RelayShift, RunProgress, RunState, TaskRecord
 
 MAX_INSERT_CHARS: Final = 4 * 2**20
 """The most characters of arguments in one INSERT on MySQL, which by default refuses packets over
@@ -44,6 +46,12 @@ EARLY_DELIVERY: Final = timedelta(seconds=1)
 
 IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
 """The condition of a lost run: its lease has run out, because its worker died or hangs."""
+
+RELAY_SHIFT: Final = "relay"
+"""The name of the only row of RelayShift."""
+
+SHIFT_COLUMNS: Final = ("token", "n_asked", "n_asked_before", "next_at", "now")
+"""The columns that answer who asks for the relay's shift; `now` is the database's clock."""
 
 LEASE: Final = Placeholder("lease", DurationField())
 RAN_FOR: Final = Placeholder("ran_for", DurationField())
@@ -76,6 +84,8 @@ class PortableStatements:
 
     claim_returning = ""
     """The RETURNING clause of the claim's UPDATE, where the database has one."""
+    shift_returning = ""
+    """That of take_shift(): SHIFT_COLUMNS."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -134,16 +144,16 @@ class PortableStatements:
 
         def compose() -> Composed:
             is_due = Q(run_after=None) | Q(run_after__lte=Now() + EARLY_DELIVERY)
-            is_rerun = Q(task_name__in=[_placeholder("task_name", name) for name in reruns])
+            is_rerun = Q(task_name__in=[placeholder("task_name", name) for name in reruns])
             is_lost = IS_LOST & (is_rerun | Q(start_time=None))
             records = self._records.filter(
                 Q(status=Status.QUEUED) & is_due | is_lost,
-                id__in=[_placeholder("id", name) for name in claimable],
-                n_attempts__lt=_placeholder("n_attempts", "max_attempts"),
-            ).exclude(claim_token=_placeholder("claim_token"))
+                id__in=[placeholder("id", name) for name in claimable],
+                n_attempts__lt=placeholder("n_attempts", "max_attempts"),
+            ).exclude(claim_token=placeholder("claim_token"))
             claimed = {
                 "status": Status.RUNNING,
-                "claim_token": _placeholder("claim_token"),
+                "claim_token": placeholder("claim_token"),
                 "lease_until": Now() + LEASE,
                 "look_at": _look_at_claimed(terms.from_table),
                 **_start_columns(_starts_later(waiting, terms)),
@@ -205,8 +215,8 @@ class PortableStatements:
 
         def compose() -> Composed:
             held = self._records.filter(
-                id__in=[_placeholder("id", name) for name in ids],
-                claim_token__in=[_placeholder("claim_token", name) for name in tokens],
+                id__in=[placeholder("id", name) for name in ids],
+                claim_token__in=[placeholder("claim_token", name) for name in tokens],
                 status=Status.RUNNING,
                 start_time=None,
             )
@@ -225,11 +235,11 @@ class PortableStatements:
         def compose() -> Composed:
             started = {} if end.ran_for is None else {"start_time": Now() - RAN_FOR}
             held = self._records.filter(
-                id=_placeholder("id"),
-                claim_token=_placeholder("claim_token"),
+                id=placeholder("id"),
+                claim_token=placeholder("claim_token"),
                 status=Status.RUNNING,
             )
-            ended = {name: _placeholder(name) for name in columns}
+            ended = {name: placeholder(name) for name in columns}
             return update(held, {**ended, **started, **common})
 
         values = {
@@ -284,20 +294,73 @@ class PortableStatements:
                 lease_until=Case(When(lease_until__lt=Now(), then=Now()), default=F("lease_until")),
             )
 
+    def take_shift(
+        self, token: UUID, *, lasts: timedelta, weight: float, always: bool
+    ) -> tuple[Any, ...]:
+        """Take the relay's shift if it is free, or `always`; count who asks.
+
+        Returns SHIFT_COLUMNS of the row, whose token tells who has the shift.
+        """
+        values = {"token": token, "lasts": lasts, "weight": weight}
+        changed, rows = self._statements.execute(
+            self.connection,
+            ("shift", always),
+            lambda: update(self._shifts, _shift_taken(always)),
+            values,
+            returning=self.shift_returning,
+        )
+        if not changed:
+            self._shifts.bulk_create(
+                [RelayShift(name=RELAY_SHIFT, next_at=Now())], ignore_conflicts=True
+            )
+            return self.take_shift(token, lasts=lasts, weight=weight, always=always)
+        return rows[0] if rows else self._shifts.annotate(now=Now()).values_list(*SHIFT_COLUMNS)[0]
+
+    @property
+    def _shifts(self) -> "QuerySet[RelayShift]":
+        return RelayShift.objects.using(self.alias).filter(name=RELAY_SHIFT)
+
+    def fetch(
+        self,
+        key: Hashable,
+        compose: "Callable[[], QuerySet[Any, Any]]",
+        values: Mapping[str, Any],
+    ) -> Rows:
+        """Return the rows of a query that is composed once. See Statements."""
+        return self._statements.fetch(self.connection, key, compose, values)
+
     def levels(self) -> list[tuple[str, int]]:
         """Return the queues and priorities of the records that somebody must look at.
 
         Where the index has finished records, too, those of finished ones are included: excluding
         them would mean to read all finished records.
         """
-        records = self._records.order_by()
-        if self.connection.features.supports_partial_indexes:
-            records = records.filter(look_at__isnull=False)
         return [
             (queue, priority)
-            for queue in _distinct_values(records, "queue")
-            for priority in _distinct_values(records.filter(queue=queue), "priority")
+            for queue in self._distinct_values("queue")
+            for priority in self._distinct_values("priority", queue=queue)
         ]
+
+    def _distinct_values(self, column: str, **others: Any) -> Iterator[Any]:
+        """Yield the distinct values of a column, with one query each; DISTINCT would read all rows.
+
+        `others` are the values of the columns before it in the index.
+        """
+
+        def compose(**given: Placeholder) -> "QuerySet[TaskRecord, Any]":
+            records = self._records.filter(**given).order_by(column)
+            if self.connection.features.supports_partial_indexes:
+                records = records.filter(look_at__isnull=False)
+            return records.values_list(column)[:1]
+
+        given = {name: placeholder(name) for name in others}
+        rows = self.fetch(("first", column), partial(compose, **given), others)
+        while rows:
+            ((value,),) = rows
+            yield value
+            beyond = given | {f"{column}__gt": placeholder(column)}
+            values = others | {column: value}
+            rows = self.fetch(("next", column), partial(compose, **beyond), values)
 
     @contextmanager
     def lock_idle(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":
@@ -398,7 +461,7 @@ def _starts_later(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
 
     `waiting` are the names of the placeholders of their ids.
     """
-    waits = Q(id__in=[_placeholder("id", name) for name in waiting]) if waiting else None
+    waits = Q(id__in=[placeholder("id", name) for name in waiting]) if waiting else None
     if not terms.possible_poison_waits:
         return waits
     may_be_poison = Q(n_attempts__gt=0)
@@ -407,7 +470,7 @@ def _starts_later(waiting: Iterable[str], terms: ClaimTerms) -> Q | None:
 
 def _start_columns(waits: Q | None) -> dict[str, Any]:
     """Return the columns that count a start, unchanged for the records that wait."""
-    worker_ids = Concat("worker_ids", _placeholder("worker_ids"), output_field=TextField())
+    worker_ids = Concat("worker_ids", placeholder("worker_ids"), output_field=TextField())
     if waits is None:
         started = {"start_time": Now(), "worker_ids": worker_ids}
         return {**started, "n_attempts": F("n_attempts") + 1}
@@ -430,13 +493,25 @@ def _first_look_at(run_after: Any, grace_s: float, ahead_s: float) -> Any:
     )
 
 
-def _distinct_values(records: "QuerySet[TaskRecord]", column: str) -> Iterator[Any]:
-    """Yield the distinct values of a column, with one query each; DISTINCT would read all rows."""
-    values = records.order_by(column).values_list(column, flat=True)
-    value = values.first()
-    while value is not None:
-        yield value
-        value = values.filter(**{f"{column}__gt": value}).first()
+def _shift_taken(always: bool) -> dict[str, Any]:
+    """Return the columns of a shift that somebody asks for, and gets if it is free or `always`."""
+    weight = Placeholder("weight", FloatField())
+    token = Placeholder("token", RelayShift._meta.get_field("token"))
+    lasts = Placeholder("lasts", DurationField())
+
+    # In this order: MySQL assigns columns from left to right, and each expression sees the values
+    # that were assigned before it.
+    taken = {
+        "n_asked_before": F("n_asked"), "n_asked": weight, "token": token, "next_at": Now() + lasts,
+    }  # fmt: skip
+    if always:
+        return taken
+    left = {name: F(name) for name in taken} | {"n_asked": F("n_asked") + weight}
+    is_free = Q(next_at__lte=Now())
+    return {
+        name: Case(When(is_free, then=taken[name]), default=otherwise)
+        for name, otherwise in left.items()
+    }
 
 
 def _look_at_claimed(from_table: bool) -> Any:
@@ -451,5 +526,6 @@ def _look_at_claimed(from_table: bool) -> Any:
     return Case(When(look_at__gt=lease_until, then=lease_until), default=F("look_at"))
 
 
-def _placeholder(column: str, name: str = "") -> Placeholder:
+def placeholder(column: str, name: str = "") -> Placeholder:
+    """Return a placeholder for a value of a column; its name defaults to the column's."""
     return Placeholder(name or column, TaskRecord._meta.get_field(column))

@@ -132,6 +132,7 @@ class PostgresStatements(PortableStatements):
     """See PortableStatements."""
 
     claim_returning = _returning(GRANTED_COLUMNS, saved=SAVED_STATE)
+    shift_returning = " RETURNING token, n_asked, n_asked_before, next_at, STATEMENT_TIMESTAMP()"
 
     def insert_queued(self, rows: Sequence[Row], *, is_sent: bool = False) -> None:
         """See PortableStatements."""

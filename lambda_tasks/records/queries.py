@@ -14,7 +14,14 @@ from .database import all_records, record_alias
 from .mapping import join_worker_ids, last_worker_id, row_of
 from .portable import record_of
 from .retrying import with_retries
-from .tables import RecordQuerySet, RunProgress, RunState, SingletonLock, TaskRecord
+from .tables import (
+    RecordQuerySet,
+    RelayShift,
+    RunProgress,
+    RunState,
+    SingletonLock,
+    TaskRecord,
+)
 
 
 @with_retries
@@ -60,7 +67,7 @@ def claimed(message: Message, claim: Claim) -> TaskRecord:
 @with_retries
 def check_migrated() -> None:
     """Raise NotMigrated unless the database has every table and column of the library."""
-    for model in (TaskRecord, RunState, RunProgress, SingletonLock):
+    for model in (TaskRecord, RunState, RunProgress, SingletonLock, RelayShift):
         model._base_manager.using(record_alias()).order_by().first()
 
 

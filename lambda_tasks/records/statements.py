@@ -17,6 +17,9 @@ MAX_COMPOSED: Final = 256
 Composed = tuple[str, Sequence[Any]]
 """SQL and its parameters, with Placeholders among them."""
 
+Converters = Sequence[tuple[int, Sequence[Callable[..., Any]], Any]]
+"""Django's converters of a query's columns: number, functions and expression of each column."""
+
 Rows = list[tuple[Any, ...]]
 
 MAX_EXACT_SIZE: Final = 10
@@ -45,7 +48,7 @@ class Statements:
     """The composed statements of one database."""
 
     def __init__(self) -> None:
-        self._composed: dict[Hashable, Composed] = {}
+        self._composed: dict[Hashable, Any] = {}
 
     def execute(
         self,
@@ -60,17 +63,35 @@ class Statements:
 
         `compose` is called once for each key. Its statement has Placeholders for the `values`.
         """
-        composed = self._composed.get(key)
+        sql, params = self._composed_once(key, compose)
+        return execute(connection, sql, _bound(params, values, connection), returning=returning)
+
+    def fetch(
+        self,
+        connection: BaseDatabaseWrapper,
+        key: Hashable,
+        compose: "Callable[[], QuerySet[Any, Any]]",
+        values: Mapping[str, Any],
+    ) -> Rows:
+        """Return the rows of a query by values_list(), as the ORM returns them.
+
+        `compose` is called once for each key. Its query has Placeholders for the `values`.
+        """
+        (sql, params), converters = self._composed_once(key, lambda: select(compose()))
+        bound = _bound(params, values, connection)
+        with mark_for_rollback_on_error(connection.alias), connection.cursor() as cursor:
+            cursor.execute(sql, bound)
+            rows: Rows = cursor.fetchall()
+        return [_converted(row, converters, connection) for row in rows] if converters else rows
+
+    def _composed_once(self, key: Hashable, compose: Callable[[], T]) -> T:
+        composed: T | None = self._composed.get(key)
         if composed is None:
+            composed = compose()
             if len(self._composed) >= MAX_COMPOSED:
                 self._composed.clear()
-            composed = self._composed[key] = compose()
-        sql, params = composed
-        bound = [
-            each.bind(values[each.name], connection) if isinstance(each, Placeholder) else each
-            for each in params
-        ]
-        return execute(connection, sql, bound, returning=returning)
+            self._composed[key] = composed
+        return composed
 
 
 def execute(
@@ -95,10 +116,13 @@ def pad(items: Sequence[T]) -> Sequence[T]:
     Lists of up to MAX_EXACT_SIZE items stay as they are. Each length needs its own statement, and
     composing one for a thousand items takes longer than executing it. So few lengths should occur.
     """
-    n_items = len(items)
-    if n_items <= MAX_EXACT_SIZE:
-        return items
-    return [*items, *[items[-1]] * (2 ** (n_items - 1).bit_length() - n_items)]
+    missing = padded_size(len(items)) - len(items)
+    return [*items, *[items[-1]] * missing] if missing else items
+
+
+def padded_size(size: int) -> int:
+    """Return the length of a list of this size after pad()."""
+    return size if size <= MAX_EXACT_SIZE else 2 ** (size - 1).bit_length()
 
 
 def insert(records: Sequence[Model], alias: str) -> Composed:
@@ -117,3 +141,30 @@ def update(records: "QuerySet[Any]", values: Mapping[str, Any]) -> Composed:
     query.clear_ordering(force=True)
     sql, params = query.get_compiler(records.db).as_sql()
     return sql, params
+
+
+def select(query: "QuerySet[Any, Any]") -> tuple[Composed, Converters]:
+    """Compose the SELECT of a query by values_list(), without executing it."""
+    compiler: Any = query.query.get_compiler(query.db)
+    composed = compiler.as_sql()
+    converters = compiler.get_converters([column for column, _, _ in compiler.select])
+    return composed, [(number, *each) for number, each in converters.items()]
+
+
+def _bound(
+    params: Sequence[Any], values: Mapping[str, Any], connection: BaseDatabaseWrapper
+) -> list[Any]:
+    return [
+        each.bind(values[each.name], connection) if isinstance(each, Placeholder) else each
+        for each in params
+    ]
+
+
+def _converted(
+    row: Sequence[Any], converters: Converters, connection: BaseDatabaseWrapper
+) -> tuple[Any, ...]:
+    values = list(row)
+    for number, functions, expression in converters:
+        for convert in functions:
+            values[number] = convert(values[number], expression, connection)
+    return tuple(values)

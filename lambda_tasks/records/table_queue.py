@@ -3,8 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
-from operator import attrgetter
-from typing import Any
+from operator import attrgetter, itemgetter
 from uuid import UUID
 
 from django.db import transaction
@@ -15,7 +14,7 @@ from ..core.message import Message
 from ..ports import LeftOut
 from . import looks, notify, postponing, refusals
 from .database import all_records, record_alias
-from .mapping import read_messages
+from .mapping import Row, read_messages
 from .retrying import run_with_retries
 
 
@@ -75,14 +74,12 @@ def _lock_due_of_priority(
     """
     while True:
         due = [
-            each
-            for level in levels
-            for each in looks.lock_unlocked(looks.due(level, without=without))[:limit]
+            row for level in levels for row in looks.lock_due(level, limit=limit, without=without)
         ]
-        due.sort(key=attrgetter("look_at"))
-        early = [each.id for each in due if _is_early(each)]
+        due.sort(key=itemgetter("look_at"))
+        early = [row["id"] for row in due if _is_early(row)]
         unreadable: dict[UUID, Raised] = {}
-        in_time = [each for each in due[:limit] if not _is_early(each)]
+        in_time = [row for row in due[:limit] if not _is_early(row)]
         messages = [message for message, _ in read_messages(in_time, unreadable)]
         if early:
             all_records().filter(id__in=early).update(look_at=F("run_after"))
@@ -92,10 +89,10 @@ def _lock_due_of_priority(
             return messages
 
 
-def _is_early(record: Any) -> bool:
+def _is_early(row: Row) -> bool:
     """Return whether a record is due later than its time to look.
 
     That happens where the queue was of another kind when the record was stored, for example.
     """
-    is_later = record.run_after is not None and record.run_after > record.now
-    return is_later and record.status == Status.QUEUED
+    is_later = row["run_after"] is not None and row["run_after"] > row["now"]
+    return is_later and row["status"] == Status.QUEUED

@@ -355,3 +355,21 @@ class SingletonLock(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class RelayShift(models.Model):
+    """Whose turn it is to relay, for all processes of the system: a single row."""
+
+    name = models.CharField(max_length=64, primary_key=True, editable=False)
+    token = models.UUIDField(null=True, editable=False)
+    """The request that has taken the shift."""
+    next_at = models.DateTimeField(editable=False)
+    """The time from which the next process may take it."""
+    n_asked = models.FloatField(default=0, editable=False)
+    """The processes that have asked since it was taken. One that asks every other shift counts as
+    two, so this estimates how many there are."""
+    n_asked_before = models.FloatField(default=0, editable=False)
+    """`n_asked` at the end of the shift before."""
+
+    def __str__(self) -> str:
+        return self.name
