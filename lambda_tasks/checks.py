@@ -14,7 +14,7 @@ from django.db import connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 
-from . import conf, pools, registry
+from . import conf, declared_schedules, pools, registry
 from .ports import Task
 from .records.encryption import check_available
 
@@ -155,6 +155,24 @@ def _describe_import_error(module: str, error: BaseException) -> str:
         f"The module {module!r}{of_setting} can't be imported, so its tasks don't run: "
         f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
     )
+
+
+@register("lambda_tasks")
+def check_schedules(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report schedules with a mistake (E010), and those that can be misread (W012)."""
+    if conf.errors() or registry.import_errors():
+        return []
+    return [
+        *(Error(each, id="lambda_tasks.E010") for each in declared_schedules.problems()),
+        *(
+            Warning(
+                each,
+                hint="Use two schedules, or test the day in the task, where you mean it otherwise.",
+                id="lambda_tasks.W012",
+            )
+            for each in declared_schedules.misreadings()
+        ),
+    ]
 
 
 @register("lambda_tasks")

@@ -18,8 +18,10 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from . import schedules
 from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
+from .core.schedules import MAX_SCHEDULE_NAME, Schedule
 from .core.signature import MIN_KEY_CHARS, Signer
 from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
@@ -49,6 +51,16 @@ Those of tasks with `durable=False`, also those that are signed, or any message.
 
 LOCAL_WORKERS_VARIABLE: Final = "LAMBDA_TASKS_LOCAL_WORKERS_CHILD"
 """The variable with the number of local workers. It overrides the setting in their processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSetting:
+    """An entry of LAMBDA_TASKS_SCHEDULES."""
+
+    task_name: str
+    schedule: Schedule
+    backend: str | None = None
+    """The alias in TASKS for a task of django.tasks; None for its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +113,8 @@ class Settings:
     """Whether all arguments and results are encrypted at rest."""
     keep_secrets: int = KEEP_SECRETS_S
     """Seconds for which a FAILED record keeps its secrets; with 0 they are removed at once."""
+    schedules: Mapping[str, "ScheduleSetting"] = field(default_factory=dict)
+    """The schedules by name, in addition to those that tasks declare."""
     redact: frozenset[str] = frozenset()
     """Names of parameters whose values are secret."""
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -361,6 +375,32 @@ def _module_names(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _schedules(name: str, value: object) -> Mapping[str, ScheduleSetting]:
+    if not isinstance(value, Mapping):
+        example = '{"nightly": {"task": "shop.tasks.report", "cron": "30 2 * * *"}}'
+        raise setting_error(name, value, f"Use a dict like {example}.")
+    return {key: _schedule(f"{name}[{key!r}]", key, given) for key, given in value.items()}
+
+
+def _schedule(where: str, name: object, given: object) -> ScheduleSetting:
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_SCHEDULE_NAME:
+        raise setting_error(where, name, f"Use a name of 1 to {MAX_SCHEDULE_NAME} characters.")
+    if not isinstance(given, Mapping):
+        raise setting_error(where, given, 'Use a dict with "task" and "cron", "every" or "at".')
+    rest = dict(given)
+    task_name, backend = rest.pop("task", None), rest.pop("backend", None)
+    if not isinstance(task_name, str):
+        raise setting_error(where, given, 'Add the dotted name of a task as "task".')
+    kinds = [kind for kind in ("cron", "every", "at") if kind in rest]
+    if len(kinds) != 1:
+        raise setting_error(where, given, 'Use one of "cron", "every" and "at".')
+    make = getattr(schedules, kinds[0])
+    try:
+        return ScheduleSetting(task_name, make(rest.pop(kinds[0]), name=name, **rest), backend)
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"{where}: {error}") from None
+
+
 def _parameter_names(name: str, value: object) -> frozenset[str]:
     if not isinstance(value, list | tuple | set | frozenset) or not all(
         isinstance(item, str) and item.isidentifier() for item in value
@@ -462,6 +502,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "secrets_keys": _keys,
     "encrypt_arguments": _boolean,
     "keep_secrets": _whole_number(0, MAX_KEEP_SECRETS_S),
+    "schedules": _schedules,
     "redact": _parameter_names,
     "aws": _client_options,
 }

@@ -5,12 +5,23 @@ import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
 from .twins import sync_form
+
+SCHEDULE_HEADER: Final = "lambda_tasks.schedule"
+"""The header with the name of the schedule whose run a call is."""
+
+SCHEDULED_FOR_HEADER: Final = "lambda_tasks.scheduled_for"
+"""The header with the due time of a schedule's run, in ISO format."""
+
+
+OVERLAP_HEADER: Final = "lambda_tasks.overlap"
+"""The header with what a schedule's run does while the one before it runs: "skip" or "queue"."""
 
 
 class Recorder(Protocol):
@@ -66,6 +77,12 @@ class TaskContext:
         Pass it to APIs outside the database, so that they do nothing twice.
         """
         return self.root_id or self.invocation_id
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The due time of a schedule's run, in UTC; None for other calls."""
+        due = self.headers.get(SCHEDULED_FOR_HEADER)
+        return None if due is None else datetime.fromisoformat(due)
 
     def remaining(self) -> float:
         """Return the seconds before the soft timeout; infinity where there are no timeouts.

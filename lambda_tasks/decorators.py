@@ -191,6 +191,13 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             options=self.options,
         )
 
+    backend: Final = None
+    """See ports.Task."""
+
+    def arguments_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """See ports.Task."""
+        return self.arguments.to_json(kwargs, hides_inputs=bool(self.secret_names))
+
     def check(self) -> None:
         """See ports.Task."""
         self._check_name()
@@ -358,7 +365,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         queue = options.queue if overrides.queue is None else overrides.queue
         return prepare(
             self.name,
-            self.arguments.to_json(arguments, hides_inputs=bool(self.secret_names)),
+            self.arguments_to_json(arguments),
             queue=queue,
             task_queue=options.queue,
             durable=options.durable,

@@ -86,6 +86,10 @@ class UnknownTask(Unrunnable):
     """A message names a task that this release does not have."""
 
 
+class UnknownSchedule(LambdaTasksError):
+    """A name is that of no schedule of this release."""
+
+
 class ArgumentsMismatch(Unrunnable):
     """The arguments of a message do not fit the function, as this release declares it."""
 

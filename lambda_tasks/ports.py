@@ -1,10 +1,10 @@
 """Protocols for what the two wings need from outside. `runtime` wires the implementations."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from .context import TaskContext
@@ -13,6 +13,7 @@ from .core.grace import RefusedRecord
 from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, Refused, Release
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
+from .core.schedules import Schedule
 
 # The way out
 
@@ -118,6 +119,64 @@ class ShiftTable(Protocol):
         ...
 
 
+class RoundResult(NamedTuple):
+    """What a round of the scheduler and the relay has done."""
+
+    scheduled: int = 0
+    """Runs of schedules that were enqueued."""
+    relayed: int = 0
+    """Messages that were left, and that queues have accepted now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRun:
+    """One due time of a schedule, and the id of its run, which is always the same."""
+
+    name: str
+    due: datetime
+    id: UUID
+
+
+class ScheduleTable(Protocol):
+    """How far each schedule is, and whether it is switched on."""
+
+    @property
+    def alias(self) -> str:
+        """The database that holds the records."""
+        ...
+
+    def advance(
+        self,
+        declared: Mapping[str, tuple[str, Schedule]],
+        enqueue: Callable[[Mapping[str, Sequence[ScheduledRun]]], Collection[str]],
+        *,
+        now: datetime | None = None,
+    ) -> int:
+        """Enqueue the runs that are due soon, each due time once; return how many.
+
+        `declared` has the task's name and the schedule of each name. `enqueue` is called in the
+        transaction that notes the due times, and returns the names whose runs it could not enqueue:
+        these stay due. `now` is the database's clock by default.
+        """
+        ...
+
+    def note(self, declared: Mapping[str, tuple[str, Schedule]]) -> None:
+        """Note the schedules that are new, and the rules that have changed. Both start now."""
+
+    def switch(self, name: str, schedule: Schedule, *, on: bool, by: str, reason: str) -> bool:
+        """Switch a schedule on or off; return False where it is so already, or was never noted.
+
+        Runs that were enqueued ahead and have not begun are cancelled. Switched on, it starts now.
+        """
+        ...
+
+    def runs_between(
+        self, name: str, schedule: Schedule, start: datetime, end: datetime
+    ) -> Sequence[ScheduledRun]:
+        """Return the runs of the due times from `start` to `end`; none if it was never noted."""
+        ...
+
+
 # The way in
 
 
@@ -188,6 +247,18 @@ class Task(Protocol):
         """Return whether a call may travel as a direct message, without a record before it runs.
 
         `backend` is the alias in TASKS through which it was enqueued, None for a @lambda_task.
+        """
+        ...
+
+    @property
+    def backend(self) -> str | None:
+        """The alias in TASKS through which a schedule enqueues it, None for a @lambda_task."""
+        ...
+
+    def arguments_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the arguments of a call, and return them as JSON values.
+
+        Raises TypeError or ValueError for arguments that the task refuses.
         """
         ...
 

@@ -22,6 +22,7 @@ from django.db import connections
 from . import conf, interrupts, pools, registry
 from .core.message import Outgoing
 from .core.signature import Signer
+from .declared_schedules import declared
 from .enqueue.dispatcher import Dispatcher
 from .enqueue.local_workers import LocalWorkers
 from .enqueue.modes import ModeSender
@@ -29,6 +30,8 @@ from .enqueue.on_commit import Enqueuer, Sender
 from .enqueue.portal import Portal
 from .enqueue.relay import Relay
 from .enqueue.relay_shifts import RelayShifts
+from .enqueue.rounds import Round
+from .enqueue.scheduler import Scheduler
 from .ports import Transport
 from .queues.aws.client import AwsClient
 from .threads import in_reserved_thread
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from .execution.process_pool import ProcessPool
     from .records.claims import RecordClaims
     from .records.outbox import RecordOutbox
+    from .records.schedules import RecordSchedules
     from .records.table_queue import RecordTableQueue
 
 T = TypeVar("T")
@@ -120,6 +124,23 @@ class Runtime:
         from .records.relay_shifts import RecordRelayShifts
 
         return RelayShifts(RecordRelayShifts())
+
+    @cached_property
+    def scheduler(self) -> Scheduler:
+        """The scheduler, which enqueues what is due soon."""
+        return Scheduler(self.schedule_table, self.enqueuer.enqueue, declared)
+
+    @cached_property
+    def schedule_table(self) -> "RecordSchedules":
+        """The rows of schedules."""
+        from .records.schedules import RecordSchedules
+
+        return RecordSchedules()
+
+    @cached_property
+    def round(self) -> Round:
+        """What one process of the system does once a minute."""
+        return Round(self.scheduler.tick, self.relay.run_once)
 
     @cached_property
     def finisher(self) -> "Finisher":

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -71,6 +71,21 @@ class DjangoTaskRunner:
         """See ports.Task. The backend decides this for all of its tasks."""
         return is_direct(backend or self.django_task.backend)
 
+    @property
+    def backend(self) -> str:
+        """See ports.Task."""
+        return str(self.django_task.backend)
+
+    def arguments_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """See ports.Task."""
+        self.bind((), kwargs)
+        named: dict[str, Any] = compat.normalize_json(dict(kwargs))
+        return named
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError for arguments that do not fit the function's parameters."""
+        self.signature.bind(*([None] if self.django_task.takes_context else []), *args, **kwargs)
+
     def check(self) -> None:
         """See ports.Task. Nothing is left to check: the declaration has raised every mistake."""
 
@@ -113,6 +128,15 @@ class ReportedTask:
             return self._wrapper.is_direct(None)
         return is_direct(backend)
 
+    @property
+    def backend(self) -> str | None:
+        """See ports.Task."""
+        return self._wrapper.backend
+
+    def arguments_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """See ports.Task."""
+        return self._wrapper.arguments_to_json(kwargs)
+
     def check(self) -> None:
         """See ports.Task."""
         self._wrapper.check()
@@ -147,11 +171,8 @@ class DjangoTaskCall:
 
     def check_arguments(self) -> None:
         """See ports.TaskCall. Django's tasks have no types, so the parameters decide."""
-        args, kwargs = self._message.args, self._message.kwargs
-        if self._runner.django_task.takes_context:
-            args = [None, *args]
         try:
-            self._runner.signature.bind(*args, **kwargs)
+            self._runner.bind(self._message.args, self._message.kwargs)
         except TypeError as error:
             raise arguments_mismatch(self._runner.name, str(error)) from error
 

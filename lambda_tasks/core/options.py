@@ -1,11 +1,12 @@
 """A task's options: their defaults, and their checks at decoration."""
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypedDict
 
 from .retries import MAX_DELAY_S, RetryRule
+from .schedules import Schedule, make_cron
 
 ExceptionTypes = tuple[type[BaseException], ...]
 
@@ -32,6 +33,7 @@ class CommonOptionNames(TypedDict, total=False):
     atomic: bool
     on_lost: Literal["rerun", "fail"]
     aliases: tuple[str, ...]
+    schedule: "str | Schedule | Sequence[Schedule]"
 
 
 class OptionNames(CommonOptionNames, total=False):
@@ -76,8 +78,17 @@ class TaskOptions:
     """The consequence of a worker's death: the task runs again, or fails."""
     aliases: tuple[str, ...] = ()
     """Dotted names under which messages of older releases still arrive."""
+    schedule: str | Schedule | Sequence[Schedule] = ()
+    """A cron expression, or what lambda_tasks.schedules makes, or several of these."""
     takes_context: bool = False
     """Whether the function gets `context: TaskContext`, too."""
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The schedules of the task."""
+        if isinstance(self.schedule, str):
+            return (Schedule(rule=make_cron(self.schedule, "")),)
+        return (self.schedule,) if isinstance(self.schedule, Schedule) else tuple(self.schedule)
 
     @property
     def retry_rule(self) -> RetryRule:
@@ -112,6 +123,7 @@ def parse_options(
     _check_singleton(function, parsed, parameters)
     _check_timeouts(function, parsed)
     _check_delay_and_on_lost(function, parsed)
+    _check_schedule(function, parsed)
     return parsed
 
 
@@ -199,6 +211,25 @@ def _check_delay_and_on_lost(function: str, options: TaskOptions) -> None:
     _check_range(function, "delay", options.delay, 0, MAX_DELAY_S)
     if options.on_lost not in ("rerun", "fail"):
         raise ValueError(f"{function}: on_lost is {options.on_lost!r}. Use 'rerun' or 'fail'.")
+
+
+def _check_schedule(function: str, options: TaskOptions) -> None:
+    given = options.schedule
+    several = given if isinstance(given, list | tuple) else [given]
+    if not isinstance(given, str) and not all(isinstance(each, Schedule) for each in several):
+        raise TypeError(
+            f"{function}: schedule is {given!r}. Use a cron expression, or cron(), every() or at() "
+            "of lambda_tasks.schedules, or a list of these."
+        )
+    try:
+        names = [each.name for each in options.schedules]
+    except ValueError as error:
+        raise ValueError(f"{function}: schedule: {error}") from None
+    if len(names) != len(set(names)):
+        raise ValueError(
+            f"{function}: {len(names)} schedules have the names {names!r}. Give each a name of its "
+            "own."
+        )
 
 
 def _check_range(function: str, option: str, value: Any, minimum: float, maximum: float) -> None:

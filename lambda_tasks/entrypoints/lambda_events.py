@@ -22,7 +22,7 @@ from ..execution import connections
 from ..execution.executor import Executor
 from ..hooks.beside import call_beside
 from ..logging import log_error
-from ..ports import Delivery, Settlement
+from ..ports import Delivery, RoundResult, Settlement
 from ..queues.sqs_deliveries import delivery_of
 from ..runtime import Runtime
 
@@ -163,35 +163,35 @@ class EventHandler:
         if hurried or self._shifts.due_in_s:
             return
         try:
-            await self._relay(deadline)
+            await self._run_round(deadline)
         except Exception as error:
             log_error(logger, error, "The relay failed; it runs again with a later event")
 
     async def _tick(self, deadline: float | None) -> dict[str, Any]:
-        n_relayed = await self._relay(deadline, always=True)
+        done = await self._run_round(deadline, always=True)
         if hooks.ticked:
-            call_beside(hooks.ticked, hooks.Ticked(n_relayed))
-        return {"relayed": n_relayed}
+            call_beside(hooks.ticked, hooks.Ticked(done.relayed, done.scheduled))
+        return {"relayed": done.relayed, "scheduled": done.scheduled}
 
-    async def _relay(self, deadline: float | None, *, always: bool = False) -> int:
-        """Relay the messages that were left, and return how many were sent.
+    async def _run_round(self, deadline: float | None, *, always: bool = False) -> RoundResult:
+        """Enqueue what schedules have due, relay the messages that were left, and count both.
 
         Does nothing if another process has the shift, unless `always`. Raises TimeoutError at the
         deadline.
         """
-        relaying = asyncio.ensure_future(self._relay_in_shift(always=always))
+        running = asyncio.ensure_future(self._run_round_in_shift(always=always))
         left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         # Not wait_for(), which would wait for the cancelled relay to end: it may hang.
-        done, _ = await asyncio.wait([relaying], timeout=left_s)
+        done, _ = await asyncio.wait([running], timeout=left_s)
         if done:
-            return relaying.result()
-        relaying.cancel()
+            return running.result()
+        running.cancel()
         raise TimeoutError("The relay did not end before the function's deadline.")
 
-    async def _relay_in_shift(self, *, always: bool) -> int:
+    async def _run_round_in_shift(self, *, always: bool) -> RoundResult:
         await call_database(connections.refresh)
         is_ours = await self._shifts.take(always=always)
-        return await self._runtime.relay.run_once() if is_ours else 0
+        return await self._runtime.round.run() if is_ours else RoundResult()
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,8 @@ OUTAGE_CHECK_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 EndWithin = Callable[[float], None]
 """A function that makes the process end after so many seconds."""
 
-Relay = Callable[[], Awaitable[int]]
-"""A function that sends the messages that were left, and returns how many."""
+Relay = Callable[[], Awaitable[object]]
+"""A function that sends the messages that were left."""
 
 PeriodicRelay = tuple[Relay, Callable[[], float]]
 """A relay, and a function that returns the seconds until its next call."""
@@ -335,16 +335,16 @@ class Worker:
 def _relays(
     runtime: runtimes.Runtime, in_order: Sequence[str], *, always: bool
 ) -> list[PeriodicRelay]:
-    """Return a relay for all queues, and a more frequent one for queues that keep an order.
+    """Return a round for all queues, and a more frequent relay for queues that keep an order.
 
-    The first relays while this process has the shift, or `always`.
+    The first runs while this process has the shift, or `always`.
     """
     relay, shifts = runtime.relay.run_once, runtime.relay_shifts
 
-    async def relay_in_shift() -> int:
-        return await relay() if await shifts.take(always=always) else 0
+    async def run_round_in_shift() -> object:
+        return await runtime.round.run() if await shifts.take(always=always) else None
 
-    relays: list[PeriodicRelay] = [(relay_in_shift, lambda: shifts.due_in_s)]
+    relays: list[PeriodicRelay] = [(run_round_in_shift, lambda: shifts.due_in_s)]
     if in_order:
         relays.append((partial(relay, queues=in_order), lambda: RELAY_IN_ORDER_EVERY_S))
     return relays

@@ -18,7 +18,7 @@ from django.db import connections as django_connections
 from django.utils.crypto import salted_hmac
 
 from .. import hooks, interrupts
-from ..context import TaskContext
+from ..context import OVERLAP_HEADER, SCHEDULE_HEADER, TaskContext
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
 from ..core.message import Message, Outgoing
@@ -100,7 +100,7 @@ class Attempt:
     @property
     def may_defer_begin(self) -> bool:
         """Whether begin() may wait until the task uses the database for the first time."""
-        return not self.task.options.singleton and not self.has_listeners
+        return not self._lock_keys() and not self.has_listeners
 
     @property
     def has_listeners(self) -> bool:
@@ -137,8 +137,8 @@ class Attempt:
         self._guard = RunGuard()
         self._acquire_connection()
         if not self._n_conflicts:
-            if self.task.options.singleton:
-                self._acquire_lock()
+            for key in self._lock_keys():
+                self._acquire_lock(key)
             if self._call.has_listeners or hooks.started:
                 self._call.check_arguments()
             self._call.started()
@@ -256,6 +256,7 @@ class Attempt:
             error,
             self._ran_for(),
             may_retry=error is not self._lock_error,
+            is_ignored=error is self._lock_error and self._skips_overlap,
         )
         if not self._is_called and isinstance(ended.outcome, Failed):
             message, reason = self.run.message, ended.outcome.raised
@@ -278,8 +279,7 @@ class Attempt:
         self._end_transaction(InterruptedError())
         self._lock_stack.close()
 
-    def _acquire_lock(self) -> None:
-        key = self._lock_key()
+    def _acquire_lock(self, key: str) -> None:
         try:
             self._lock_stack.enter_context(self._lock.hold(key, timeout_s=self.run.hard_s))
         except DatabaseErrors:
@@ -290,7 +290,7 @@ class Attempt:
 
     def _waits_for_lock(self, error: BaseException) -> bool:
         """Return whether another run holds the lock and this one may wait for it once more."""
-        if error is not self._lock_error or self._call.ignores(error):
+        if error is not self._lock_error or self._call.ignores(error) or self._skips_overlap:
             return False
         return self.run.claim.n_waits < self.run.max_retries
 
@@ -410,12 +410,23 @@ class Attempt:
         if self._guard is not None:
             self._guard.clean_up()
 
-    def _lock_key(self) -> str:
-        values = [
-            f"{name}={_lock_text(self.run.message, name)}"
-            for name in self.task.options.singleton_by
-        ]
-        return ".".join(["lambda_tasks.singleton_lock", self.task.name, *values])
+    @property
+    def _skips_overlap(self) -> bool:
+        """Whether a run of a schedule ends if the one before it still runs."""
+        return self.run.message.headers.get(OVERLAP_HEADER) == "skip"
+
+    def _lock_keys(self) -> list[str]:
+        """Return the keys of a singleton, and of a schedule whose runs must not overlap."""
+        headers, keys = self.run.message.headers, []
+        if self.task.options.singleton:
+            values = [
+                f"{name}={_lock_text(self.run.message, name)}"
+                for name in self.task.options.singleton_by
+            ]
+            keys.append(".".join(["lambda_tasks.singleton_lock", self.task.name, *values]))
+        if OVERLAP_HEADER in headers:
+            keys.append(f"lambda_tasks.schedule_lock.{headers.get(SCHEDULE_HEADER)}")
+        return keys
 
 
 def _lock_text(message: Message, name: str) -> str:

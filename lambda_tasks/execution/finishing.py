@@ -92,15 +92,18 @@ class Finisher:
         ran_for: timedelta | None,
         *,
         may_retry: bool = True,
+        is_ignored: bool = False,
     ) -> AttemptEnd:
-        """Record what follows from an error: a failure, a retry, or SUCCESS if the task ignores it.
+        """Record what follows from an error: a failure, a retry, or SUCCESS if it is ignored.
 
         Call it after the task's transaction. Raises the database's errors; the outcome is unknown
         then, and the delivery must come back.
         """
         if isinstance(error, LeaseLost):
             return AttemptEnd(None)
-        outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
+        outcome, retry = consequence_of(
+            error, run, call, may_retry=may_retry, is_ignored=is_ignored
+        )
         try:
             self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
@@ -254,7 +257,12 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
 
 
 def consequence_of(
-    error: BaseException, run: Run, call: TaskCall, *, may_retry: bool = True
+    error: BaseException,
+    run: Run,
+    call: TaskCall,
+    *,
+    may_retry: bool = True,
+    is_ignored: bool = False,
 ) -> tuple[Outcome, Outgoing | None]:
     """Return the outcome of a run that raised an error, and the message of its retry or None."""
     n_retries = run.message.n_retries
@@ -263,7 +271,7 @@ def consequence_of(
     ):
         error.add_note(CONTINUE_IN_GROUP)
     raised = describe(error, run.message)
-    if call.ignores(error):
+    if is_ignored or call.ignores(error):
         return Succeeded(raised=raised), None
     jitter_s = random.uniform(*JITTER_S)
     delay_s = call.retry_delay_s(error, jitter_s=jitter_s) if may_retry else None

@@ -122,3 +122,5 @@ class Ticked:
 
     n_relayed: int
     """The number of stored messages that were sent."""
+    n_scheduled: int = 0
+    """The number of runs of schedules that were enqueued."""

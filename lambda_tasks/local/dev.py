@@ -196,6 +196,7 @@ class Dev:
         """Report ends and send messages, on a thread of its own: the database may be locked."""
         relay = async_to_sync(runtime.current().relay.run_once)
         shifts = runtime.current().relay_shifts
+        schedule = async_to_sync(runtime.current().scheduler.tick)
         last_error = ""
         while not self._n_stops:
             time.sleep(POLL_EVERY_S)
@@ -203,6 +204,7 @@ class Dev:
                 self._report(ends)
                 if not shifts.due_in_s:  # so that its function and worker leave it to this thread
                     async_to_sync(shifts.take)(always=True)
+                    schedule()
                 relay(grace=RELAY_GRACE)
                 self._show_counts()
                 last_error = ""

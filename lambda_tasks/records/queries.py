@@ -19,6 +19,7 @@ from .tables import (
     RelayShift,
     RunProgress,
     RunState,
+    ScheduleState,
     SingletonLock,
     TaskRecord,
 )
@@ -67,7 +68,7 @@ def claimed(message: Message, claim: Claim) -> TaskRecord:
 @with_retries
 def check_migrated() -> None:
     """Raise NotMigrated unless the database has every table and column of the library."""
-    for model in (TaskRecord, RunState, RunProgress, SingletonLock, RelayShift):
+    for model in (TaskRecord, RunState, RunProgress, SingletonLock, RelayShift, ScheduleState):
         model._base_manager.using(record_alias()).order_by().first()
 
 

@@ -12,6 +12,7 @@ from django.db.models.query_utils import DeferredAttribute
 
 from .. import hooks
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
+from ..core.schedules import MAX_SCHEDULE_NAME
 from ..hooks.beside import call_beside
 from ..twins import sync_form
 from .encryption import decrypt_result
@@ -344,6 +345,42 @@ def latest_state() -> models.Subquery:
 def _progress_column(column: str) -> models.Subquery:
     shown = RunProgress.objects.filter(record_id=models.OuterRef("id"))
     return models.Subquery(shown.values(column))
+
+
+class ScheduleState(models.Model):
+    """What is known of a schedule besides its declaration: how far it is, and whether it is on."""
+
+    name: str = _column(
+        models.CharField(max_length=MAX_SCHEDULE_NAME, primary_key=True, editable=False)
+    )
+    task_name: str = _column(models.CharField(max_length=255, editable=False))
+    rule: str = _column(models.TextField(editable=False))
+    """The rule in words, as the release had it that wrote it last."""
+    rule_at: datetime.datetime = _column(models.DateTimeField(editable=False))
+    """The time at which the rule was written."""
+    token: uuid.UUID = _column(models.UUIDField(default=uuid.uuid4, editable=False))
+    """The ids of the runs derive from it, so that nobody who knows the name can guess them."""
+    last_due: datetime.datetime = _column(models.DateTimeField(editable=False))
+    """The time up to which due times are decided. It never goes back."""
+    next_due: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+    """The first due time after that; None where there is none."""
+    is_enabled: bool = _column(models.BooleanField(default=True, editable=False))
+    changed_by: str = _column(models.CharField(max_length=255, default="", editable=False))
+    """Who has switched it on or off last."""
+    reason: str = _column(models.TextField(default="", editable=False))
+    changed_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+
+    class Meta:
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["next_due"], name="schedulestate_next_due"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def run_id(self, due: datetime.datetime) -> uuid.UUID:
+        """Return the id of the run of a due time in UTC, which is always the same."""
+        return uuid.uuid5(self.token, due.isoformat())
 
 
 class SingletonLock(models.Model):

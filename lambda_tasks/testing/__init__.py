@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .events import CapturedTask, lambda_event
     from .faults import simulate
     from .testcase import CaptureTasksMixin
+    from .ticking import atick, tick
 
 __all__ = [
     "CaptureTasksMixin",
@@ -22,10 +23,12 @@ __all__ = [
     "arun_enqueued",
     "assert_enqueued",
     "assert_idempotent",
+    "atick",
     "capture_tasks",
     "lambda_event",
     "run_enqueued",
     "simulate",
+    "tick",
 ]
 
 __getattr__ = lazy_names(
@@ -38,10 +41,12 @@ __getattr__ = lazy_names(
         "arun_enqueued": "capturing",
         "assert_enqueued": "assertions",
         "assert_idempotent": "assertions",
+        "atick": "ticking",
         "capture_tasks": "capturing",
         "lambda_event": "events",
         "run_enqueued": "capturing",
         "simulate": "faults",
+        "tick": "ticking",
     },
 )
 

@@ -474,3 +474,9 @@ def tell_own_look(context: TaskContext) -> dict[str, float]:
 @lambda_task(durable=False, takes_context=True)
 def tell_own_look_direct(context: TaskContext) -> dict[str, float]:
     return _look_and_lease(context.invocation_id)
+
+
+@lambda_task(takes_context=True)
+def tell_schedule(context: TaskContext) -> str:
+    assert context.scheduled_for is not None
+    return context.scheduled_for.isoformat()

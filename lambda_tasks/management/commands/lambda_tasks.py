@@ -9,9 +9,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from lambda_tasks.errors import NotMigrated
-from lambda_tasks.management.verbs import dev, invoke, worker
+from lambda_tasks.management.verbs import dev, invoke, schedules, tick, worker
 
-VERBS: Final[dict[str, ModuleType]] = {"dev": dev, "worker": worker, "invoke": invoke}
+VERBS: Final[dict[str, ModuleType]] = {
+    "dev": dev,
+    "worker": worker,
+    "invoke": invoke,
+    "tick": tick,
+    "schedules": schedules,
+}
 
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C that came before a verb could handle it, as shells have it."""

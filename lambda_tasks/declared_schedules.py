@@ -1,0 +1,71 @@
+"""The schedules of this release: those that tasks declare, and those of the settings."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.conf import settings as django_settings
+
+from . import conf, registry
+from .core.schedules import Schedule, ambiguity, resolved
+from .errors import UnknownTask
+from .ports import Task
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredSchedule:
+    """A schedule with the name of its task, and a backend of TASKS if the settings name one."""
+
+    schedule: Schedule
+    task_name: str
+    backend: str | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task. Raises UnknownTask where there is none."""
+        return registry.resolve(self.task_name, self.backend)
+
+
+def declared() -> dict[str, DeclaredSchedule]:
+    """Return the schedules by name. Of two with one name, the first counts."""
+    found: dict[str, DeclaredSchedule] = {}
+    for each in _all():
+        found.setdefault(each.schedule.name, each)
+    return found
+
+
+def problems() -> list[str]:
+    """Return every mistake in the schedules, one text each, for the system check."""
+    found: list[str] = []
+    counts = Counter(each.schedule.name for each in _all())
+    for each in declared().values():
+        name = each.schedule.name
+        if counts[name] > 1:
+            found.append(f"{counts[name]} schedules have the name {name!r}. Give each its own.")
+        try:
+            each.task.arguments_to_json(each.schedule.kwargs)
+        except (TypeError, ValueError, UnknownTask) as error:
+            found.append(f"The schedule {name!r}: {error}")
+    return found
+
+
+def misreadings() -> list[str]:
+    """Return the cron expressions that other libraries read differently, one text each."""
+    return [
+        f"The schedule {name!r} ({each.schedule.rule}) can be misread: {told}."
+        for name, each in declared().items()
+        if (told := ambiguity(each.schedule.rule))
+    ]
+
+
+def _all() -> Iterator[DeclaredSchedule]:
+    """Yield the schedules of all tasks, then those of the settings."""
+    zone = django_settings.TIME_ZONE
+    registry.discover()
+    for task in registry.tasks():
+        for schedule in task.options.schedules:
+            named = resolved(schedule, name=task.name, timezone=zone)
+            yield DeclaredSchedule(named, task.name, task.backend)
+    for name, setting in conf.current().schedules.items():
+        named = resolved(setting.schedule, name=name, timezone=zone)
+        yield DeclaredSchedule(named, setting.task_name, setting.backend)

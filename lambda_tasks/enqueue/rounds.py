@@ -1,0 +1,28 @@
+"""What one process does for the whole system, about once a minute: schedules, then the relay."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from ..logging import log_error
+from ..ports import RoundResult
+
+logger = logging.getLogger("lambda_tasks")
+
+
+class Round:
+    """A round of the scheduler and the relay. Several at a time are safe."""
+
+    def __init__(
+        self, tick: Callable[[], Awaitable[int]], relay: Callable[[], Awaitable[int]]
+    ) -> None:
+        self._tick = tick
+        self._relay = relay
+
+    async def run(self) -> RoundResult:
+        """Run a round. Raises the relay's errors; those of the scheduler are logged."""
+        scheduled = 0
+        try:
+            scheduled = await self._tick()
+        except Exception as error:
+            log_error(logger, error, "The schedules could not be read; the next round tries again")
+        return RoundResult(scheduled, await self._relay())

@@ -1,0 +1,127 @@
+"""The scheduler, which enqueues the runs of schedules shortly before they are due."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from ..context import OVERLAP_HEADER, SCHEDULE_HEADER, SCHEDULED_FOR_HEADER
+from ..core.message import Outgoing
+from ..core.schedules import Schedule
+from ..database_calls import call_database
+from ..logging import log_error
+from ..ports import ScheduledRun, ScheduleTable, Task
+from .prepare import prepare
+
+logger = logging.getLogger("lambda_tasks")
+
+TICK_LIMIT_S: Final = 30.0
+"""Seconds for the database to advance all schedules."""
+
+
+class Enqueue(Protocol):
+    """The entry point of calls. See on_commit.Enqueuer.enqueue()."""
+
+    def __call__(self, messages: Sequence[Outgoing], *, using: str) -> None:
+        """Send messages once the transaction on the database `using` commits."""
+
+
+class Declared(Protocol):
+    """A schedule of this release, with its task."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule itself."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """The task that it runs. Raises UnknownTask where there is none."""
+        ...
+
+    @property
+    def task_name(self) -> str:
+        """The dotted name of the task."""
+        ...
+
+
+class Scheduler:
+    """The scheduler of one process. Any number may tick at once: each due time runs once."""
+
+    def __init__(
+        self,
+        table: ScheduleTable,
+        enqueue: Enqueue,
+        declared: Callable[[], Mapping[str, Declared]],
+    ) -> None:
+        self._table = table
+        self._enqueue_now = enqueue
+        self._declared = declared
+
+    async def tick(self, now: datetime | None = None) -> int:
+        """Enqueue what is due until about two minutes from now; return how many runs.
+
+        `now` is for tests; by default the database's clock counts.
+        """
+        return await call_database(self._tick, now, limit_s=TICK_LIMIT_S)
+
+    def _tick(self, now: datetime | None) -> int:
+        declared = self._declared()
+        if not declared:
+            return 0
+
+        def enqueue(runs: Mapping[str, Sequence[ScheduledRun]]) -> Collection[str]:
+            return self._enqueue(declared, runs)
+
+        return self._table.advance(
+            {name: (each.task_name, each.schedule) for name, each in declared.items()},
+            enqueue,
+            now=now,
+        )
+
+    def _enqueue(
+        self, declared: Mapping[str, Declared], runs: Mapping[str, Sequence[ScheduledRun]]
+    ) -> Collection[str]:
+        """Enqueue runs, and return the names of the schedules whose runs can't be enqueued."""
+        messages: list[Outgoing] = []
+        failed: list[str] = []
+        for name, due in runs.items():
+            try:
+                messages += [message_of(declared[name], each) for each in due]
+            except Exception as error:
+                failed.append(name)
+                log_error(logger, error, "The schedule %r can't run; it stays due", name)
+        if messages:
+            self._enqueue_now(messages, using=self._table.alias)
+        return failed
+
+
+def message_of(declared: Declared, run: ScheduledRun) -> Outgoing:
+    """Return the message of a schedule's run.
+
+    Raises UnknownTask, TypeError and ValueError where the task or its arguments do not fit.
+    """
+    schedule, task = declared.schedule, declared.task
+    return prepare(
+        task.name,
+        task.arguments_to_json(schedule.kwargs),
+        queue=task.options.queue,
+        task_queue=task.options.queue,
+        durable=True,
+        backend=task.backend,
+        invocation_id=run.id,
+        run_after=run.due + schedule.spread * _share(run.name),
+        headers=_headers(schedule, run.due),
+        secret=task.secret_names,
+    )
+
+
+def _headers(schedule: Schedule, due: datetime) -> dict[str, Any]:
+    headers = {SCHEDULE_HEADER: schedule.name, SCHEDULED_FOR_HEADER: due.isoformat()}
+    return headers if schedule.overlap == "allow" else headers | {OVERLAP_HEADER: schedule.overlap}
+
+
+def _share(name: str) -> float:
+    """Return a number from 0 to 1 that is always the same for a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48

@@ -1,0 +1,180 @@
+"""Schedules at run time: how each stands, on and off, a run now, and runs of past times."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Final
+
+from asgiref.sync import sync_to_async
+
+from . import runtime
+from .core.schedules import MAX_COUNTED
+from .declared_schedules import DeclaredSchedule, declared
+from .enqueue.scheduler import message_of
+from .errors import UnknownSchedule
+from .invocation import Invocation
+from .models import ScheduleState, TaskRecord
+from .ports import ScheduledRun
+from .twins import sync_form
+
+N_NEXT: Final = 3
+"""The due times that a status names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleStatus:
+    """How a schedule stands."""
+
+    name: str
+    task_name: str
+    rule: str
+    """The rule in words, as the code has it; for one that vanished from the code, as it had it."""
+    is_declared: bool
+    """Whether the code still declares it. Otherwise it does not run."""
+    is_enabled: bool
+    changed_by: str
+    """Who has switched it on or off last; empty for nobody."""
+    reason: str
+    next_due: tuple[datetime, ...]
+    """The next due times."""
+    last_status: str | None
+    """The status of the record of the last due time that has one; None for none."""
+
+
+@sync_form("alist_schedules()")
+def list_schedules() -> list[ScheduleStatus]:
+    """Return how each schedule stands, by name: those of the code, and those that vanished."""
+    schedules = declared()
+    states = {state.name: state for state in runtime.current().schedule_table.states()}
+    names = sorted(schedules.keys() | states.keys())
+    return [_status(name, schedules.get(name), states.get(name)) for name in names]
+
+
+async def alist_schedules() -> list[ScheduleStatus]:
+    """See list_schedules()."""
+    return await sync_to_async(list_schedules)()
+
+
+@sync_form("adisable_schedule(...)")
+def disable_schedule(name: str, *, by: str, reason: str = "") -> bool:
+    """Switch a schedule off, and cancel what was enqueued ahead; return False if it is off already.
+
+    Raises UnknownSchedule, with the names that there are.
+    """
+    return _switch(name, on=False, by=by, reason=reason)
+
+
+async def adisable_schedule(name: str, *, by: str, reason: str = "") -> bool:
+    """See disable_schedule()."""
+    return await sync_to_async(disable_schedule)(name, by=by, reason=reason)
+
+
+@sync_form("aenable_schedule(...)")
+def enable_schedule(name: str, *, by: str, reason: str = "") -> bool:
+    """Switch a schedule on; return False if it is on already. What was due meanwhile does not run.
+
+    Raises UnknownSchedule, with the names that there are.
+    """
+    return _switch(name, on=True, by=by, reason=reason)
+
+
+async def aenable_schedule(name: str, *, by: str, reason: str = "") -> bool:
+    """See enable_schedule()."""
+    return await sync_to_async(enable_schedule)(name, by=by, reason=reason)
+
+
+@sync_form("arun_schedule(...)")
+def run_schedule(name: str) -> Invocation[object]:
+    """Enqueue a run of a schedule now, whether it is on or off.
+
+    Raises UnknownSchedule, with the names that there are.
+    """
+    run = ScheduledRun(name, datetime.now(UTC), uuid.uuid4())
+    return _enqueue(_find(name), [run])[0]
+
+
+async def arun_schedule(name: str) -> Invocation[object]:
+    """See run_schedule()."""
+    return await sync_to_async(run_schedule)(name)
+
+
+@sync_form("abackfill_schedule(...)")
+def backfill_schedule(
+    name: str, start: datetime, end: datetime, *, dry_run: bool = False
+) -> list[datetime]:
+    """Enqueue the runs of the due times from `start` to `end`; return these times.
+
+    A due time that has a record already is left out, so it runs once however often you call this.
+    With `dry_run`, nothing is enqueued. At most 1,000 due times count. Raises UnknownSchedule, with
+    the names that there are, and ValueError for a datetime without a time zone.
+    """
+    if start.tzinfo is None or end.tzinfo is None:
+        raise ValueError(f"start is {start!r} and end is {end!r}. Use datetimes with a time zone.")
+    found = _find(name)
+    runtime.current().schedule_table.note({name: (found.task_name, found.schedule)})
+    runs = runtime.current().schedule_table.runs_between(name, found.schedule, start, end)
+    done = set(
+        TaskRecord.objects.filter(id__in=[run.id for run in runs]).values_list("id", flat=True)
+    )
+    missing = [run for run in islice(runs, MAX_COUNTED) if run.id not in done]
+    if missing and not dry_run:
+        _enqueue(found, missing)
+    return [run.due for run in missing]
+
+
+async def abackfill_schedule(
+    name: str, start: datetime, end: datetime, *, dry_run: bool = False
+) -> list[datetime]:
+    """See backfill_schedule()."""
+    return await sync_to_async(backfill_schedule)(name, start, end, dry_run=dry_run)
+
+
+def _find(name: str) -> DeclaredSchedule:
+    schedules = declared()
+    if name not in schedules:
+        known = ", ".join(map(repr, sorted(schedules))) or "none"
+        raise UnknownSchedule(f"There is no schedule {name!r}. The code declares {known}.")
+    return schedules[name]
+
+
+def _switch(name: str, *, on: bool, by: str, reason: str) -> bool:
+    found, table = _find(name), runtime.current().schedule_table
+    table.note({name: (found.task_name, found.schedule)})
+    return table.switch(name, found.schedule, on=on, by=by, reason=reason)
+
+
+def _enqueue(found: DeclaredSchedule, runs: Sequence[ScheduledRun]) -> list[Invocation[object]]:
+    here = runtime.current()
+    messages = [message_of(found, run) for run in runs]
+    here.enqueuer.enqueue(messages, using=here.schedule_table.alias)
+    return [Invocation(each.message.invocation_id, found.task_name) for each in messages]
+
+
+def _status(
+    name: str, found: DeclaredSchedule | None, state: ScheduleState | None
+) -> ScheduleStatus:
+    is_enabled = state is None or state.is_enabled
+    next_due: tuple[datetime, ...] = ()
+    if found is not None and is_enabled:
+        next_due = tuple(islice(found.schedule.rule.after(datetime.now(UTC)), N_NEXT))
+    return ScheduleStatus(
+        name=name,
+        task_name=found.task_name if found else state.task_name if state else "",
+        rule=str(found.schedule.rule) if found else state.rule if state else "",
+        is_declared=found is not None,
+        is_enabled=is_enabled,
+        changed_by=state.changed_by if state else "",
+        reason=state.reason if state else "",
+        next_due=next_due,
+        last_status=_last_status(found, state),
+    )
+
+
+def _last_status(found: DeclaredSchedule | None, state: ScheduleState | None) -> str | None:
+    if found is None or state is None:
+        return None
+    due = next(found.schedule.rule.until(datetime.now(UTC)), None)
+    record = TaskRecord.objects.filter(id=state.run_id(due)).first() if due else None
+    return record.status if record else None

@@ -1,0 +1,485 @@
+"""Schedules through the real tick: each due time once, whoever ticks, whatever is down."""
+
+import io
+import json
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import CommandError, SystemCheckError
+from django.db import connection, connections
+from django.test import override_settings
+
+from lambda_tasks import handler, runtime, scheduling
+from lambda_tasks.core.schedules import Schedule
+from lambda_tasks.declared_schedules import declared
+from lambda_tasks.decorators import lambda_task
+from lambda_tasks.local import LambdaContext
+from lambda_tasks.models import ScheduleState, TaskRecord
+from lambda_tasks.records import schedules as rows
+from lambda_tasks.schedules import at, cron, every
+from tests.app import tasks
+from tests.conftest import Handle, record_of, wake_up
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+
+
+class Clock:
+    """The database's clock, which the test moves."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self, alias: str) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    moved = Clock()
+    monkeypatch.setattr(rows, "read_clock", moved)
+    return moved
+
+
+def scheduled(**schedules: Any) -> Any:
+    """Settings with these schedules of the task `add`."""
+    entries = {
+        name: {"task": tasks.add.name, "kwargs": {"a": 1}, **entry}
+        for name, entry in schedules.items()
+    }
+    return override_settings(LAMBDA_TASKS_SCHEDULES=entries)
+
+
+def tick() -> int:
+    return async_to_sync(runtime.current().scheduler.tick)()
+
+
+def due_times(name: str | None = None) -> list[datetime]:
+    """The due times of all runs that were enqueued."""
+    headers: list[Any] = list(TaskRecord.objects.values_list("headers", flat=True))
+    return sorted(
+        datetime.fromisoformat(each["lambda_tasks.scheduled_for"])
+        for each in headers
+        if name is None or each["lambda_tasks.schedule"] == name
+    )
+
+
+def minutes(*numbers: int) -> list[datetime]:
+    return [NOON + number * MINUTE for number in numbers]
+
+
+# Each due time once
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_new_schedule_starts_now_and_is_enqueued_before_it_is_due(clock: Clock) -> None:
+    with scheduled(minutely={"cron": "* * * * *"}):
+        assert tick() == 2
+        assert tick() == 0
+
+    assert due_times() == minutes(1, 2)
+    record = TaskRecord.objects.order_by("run_after").first()
+    assert record is not None
+    assert record.run_after == NOON + MINUTE
+
+
+@pytest.mark.usefixtures("queue")
+def test_ticks_a_minute_apart_enqueue_each_due_time_once(clock: Clock) -> None:
+    with scheduled(minutely={"cron": "* * * * *"}, often={"every": 20}):
+        for _ in range(10):
+            tick()
+            clock.now += MINUTE
+
+    assert due_times("minutely") == minutes(*range(1, 12))
+    assert due_times("often") == [NOON + 20 * SECOND * n for n in range(1, 34)]
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="one writer at a time")
+def test_many_that_tick_at_once_enqueue_each_due_time_once(clock: Clock) -> None:
+    schedules = {f"every {n}": {"every": 10 + n} for n in range(40)}
+    with scheduled(**schedules):
+        tick()
+        for _ in range(3):
+            clock.now += MINUTE
+            _tick_in_threads(5)
+            tick()
+
+        found = due_times()
+
+        with scheduled(**schedules):
+            expected = sum(
+                len([d for d in _multiples(10 + n) if NOON < d <= clock.now + 130 * SECOND])
+                for n in range(40)
+            )
+    assert len(found) == expected
+
+
+def _multiples(seconds: int) -> list[datetime]:
+    epoch = datetime.fromtimestamp(0, UTC)
+    first = (NOON - epoch) // timedelta(seconds=seconds)
+    return [epoch + timedelta(seconds=seconds) * (first + n) for n in range(60)]
+
+
+def _tick_in_threads(count: int) -> None:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            tick()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_tick_that_dies_before_its_commit_is_repeated_by_the_next(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scheduled(minutely={"cron": "* * * * *"}):
+        with monkeypatch.context() as patch:
+            patch.setattr("django.db.models.query.QuerySet.bulk_update", _die)
+            with pytest.raises(RuntimeError, match="killed"):
+                tick()
+        assert due_times() == []
+
+        assert tick() == 2
+
+    assert due_times() == minutes(1, 2)
+
+
+def _die(*args: Any, **kwargs: Any) -> None:
+    raise RuntimeError("killed")
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_due_time_does_not_run_again_after_its_record_was_cleaned_up(clock: Clock) -> None:
+    with scheduled(minutely={"cron": "* * * * *"}):
+        tick()
+        TaskRecord.objects.all().delete()
+
+        assert tick() == 0
+
+
+# What was missed
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
+    ("missed", "late"), [("once", [58]), ("all", list(range(3, 59))), ("skip", [])]
+)
+def test_after_an_outage_what_was_missed_runs_as_the_schedule_says(
+    clock: Clock, missed: str, late: list[int]
+) -> None:
+    with scheduled(minutely={"cron": "* * * * *", "missed": missed}):
+        tick()
+        clock.now += 59 * MINUTE + 30 * SECOND
+        tick()
+
+    assert due_times() == minutes(1, 2, *late, 59, 60, 61)
+
+
+@pytest.mark.usefixtures("queue")
+def test_what_is_older_than_the_grace_does_not_run_and_the_log_says_so(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with scheduled(daily={"cron": "0 0 * * *", "grace": 3600}):
+        tick()
+        clock.now += timedelta(days=2)
+        tick()
+
+    assert due_times() == []
+    assert "'daily' has missed 2 due times" in caplog.text
+
+
+# Changes
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_changed_expression_starts_now_and_sends_nothing_of_the_past(clock: Clock) -> None:
+    with scheduled(report={"cron": "0 18 * * *"}):
+        tick()
+        clock.now += HOUR
+        tick()
+    clock.now += 10 * MINUTE
+    with scheduled(report={"cron": "30 * * * *", "missed": "all"}):
+        tick()
+        clock.now += 20 * MINUTE
+        tick()
+
+    assert due_times() == [NOON + HOUR + 30 * MINUTE]
+
+
+@pytest.mark.usefixtures("queue")
+def test_two_releases_side_by_side_do_not_rewrite_each_other_at_each_tick(clock: Clock) -> None:
+    old, new = scheduled(report={"cron": "0 * * * *"}), scheduled(report={"cron": "30 * * * *"})
+    with old:
+        tick()
+    written = set()
+    for _ in range(4):
+        clock.now += MINUTE
+        for release in (new, old):
+            with release:
+                tick()
+            written.add(ScheduleState.objects.get().rule)
+
+    assert written == {f"0 * * * * {settings.TIME_ZONE}"}
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_schedule_that_vanished_from_the_code_does_not_run(clock: Clock) -> None:
+    with scheduled(minutely={"cron": "* * * * *"}):
+        tick()
+    with override_settings(LAMBDA_TASKS_SCHEDULES={}):
+        assert tick() == 0
+
+    assert ScheduleState.objects.filter(name="minutely").exists()
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_schedule_that_can_not_run_holds_up_no_other_and_stays_due(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = {"cron": "* * * * *", "kwargs": {"a": "no number"}}
+    with scheduled(broken=broken, good={"cron": "* * * * *"}):
+        assert tick() == 2
+        assert "The schedule 'broken' can't run" in caplog.text
+    with scheduled(broken={"cron": "* * * * *"}, good={"cron": "* * * * *"}):
+        assert tick() == 2
+
+    assert due_times("broken") == minutes(1, 2)
+
+
+# On, off, by hand
+
+
+@pytest.mark.usefixtures("queue")
+def test_switched_off_it_does_not_run_what_was_enqueued_ahead(clock: Clock) -> None:
+    with scheduled(minutely={"cron": "* * * * *"}):
+        tick()
+        table, schedule = runtime.current().schedule_table, Schedule(rule=_rule("minutely"))
+        assert table.switch("minutely", schedule, on=False, by="ann", reason="too loud")
+        assert not table.switch("minutely", schedule, on=False, by="ann", reason="again")
+        clock.now += HOUR
+        assert tick() == 0
+        assert table.switch("minutely", schedule, on=True, by="bob", reason="")
+        assert tick() == 2
+
+    assert set(TaskRecord.objects.values_list("status", flat=True)[2:]) == {"CANCELLED"}
+    assert due_times()[2:] == minutes(61, 62)
+    state = ScheduleState.objects.get()
+    assert (state.changed_by, state.is_enabled) == ("bob", True)
+
+
+def _rule(name: str) -> Any:
+    return declared()[name].schedule.rule
+
+
+# Runs
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_run_knows_what_it_is_scheduled_for(handle: Handle, clock: Clock) -> None:
+    task: Any = tasks.tell_schedule
+    entry = {"moment": {"task": task.name, "kwargs": {}, "at": NOON + 2 * SECOND}}
+    with override_settings(LAMBDA_TASKS_SCHEDULES=entry):
+        tick()
+        message = wake_up(TaskRecord.objects.get().id, task.name)
+        assert handle(message) == []
+
+    assert record_of(message).result == (NOON + 2 * SECOND).isoformat()
+
+
+def _do() -> None:
+    """Do nothing, as a task."""
+
+
+@pytest.mark.usefixtures("queue")
+def test_the_decorator_takes_a_cron_expression_or_several_schedules(clock: Clock) -> None:
+    lambda_task(schedule="0 * * * *")(_do)
+    one = declared()[f"{__name__}._do"]
+    lambda_task(schedule=[every(30, name="often"), cron("0 4 * * *", name="nightly")])(_do)
+
+    assert str(one.schedule.rule) == f"0 * * * * {settings.TIME_ZONE}"
+    assert {"often", "nightly"} <= declared().keys()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: "no cron", "schedule: 'no cron' has 2 fields"),
+        (lambda: 5, "schedule is 5. Use a cron expression"),
+        (lambda: [every(5), every(6)], "Give each a name"),
+    ],
+)
+def test_a_wrong_schedule_is_refused_at_the_decoration(make: Any, words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        lambda_task(schedule=make())(_do)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: every(5, missed="never"), "missed is 'never'"),  # type: ignore[arg-type]
+        (lambda: every(5, overlaps="skip"), "no 'overlaps'"),  # type: ignore[call-arg]
+        (lambda: at(datetime(2026, 1, 1)), "time zone"),
+        (lambda: every(5, spread=-1), "spread is"),
+        (lambda: every(5, pause_after_failures=0), "pause_after_failures is 0"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_the_fix(call: Any, words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
+
+
+def test_the_check_reports_all_mistakes_at_once() -> None:
+    schedules: Mapping[str, Any] = {
+        "unknown": {"task": "tests.app.tasks.nothing", "cron": "* * * * *"},
+        "refused": {"task": tasks.add.name, "cron": "* * * * *", "kwargs": {"b": 1}},
+        "odd": {"task": tasks.add.name, "cron": "0 0 1 * 1", "kwargs": {"a": 1}},
+    }
+    with (
+        override_settings(LAMBDA_TASKS_SCHEDULES=schedules),
+        pytest.raises(SystemCheckError) as raised,
+    ):
+        call_command("check", "--tag", "lambda_tasks", "--fail-level", "WARNING")
+
+    text = str(raised.value)
+    assert "E010" in text
+    assert "W012" in text
+    assert all(name in text for name in schedules)
+
+
+@pytest.mark.usefixtures("queue", "_warm_handler")
+def test_a_tick_event_runs_the_schedules() -> None:
+    with scheduled(often={"every": 5}):
+        answer = handler.handler({"lambda_tasks": "tick"}, LambdaContext())
+
+    assert answer["scheduled"] > 20
+
+
+# The policies
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
+    ("overlap", "status"), [("skip", "SUCCESS"), ("queue", "QUEUED"), ("allow", "SUCCESS")]
+)
+def test_a_run_meets_the_one_before_it(
+    handle: Handle, clock: Clock, overlap: str, status: str
+) -> None:
+    task: Any = tasks.tell_schedule
+    entry = {"each": {"task": task.name, "every": 60, "overlap": overlap}}
+    with override_settings(LAMBDA_TASKS_SCHEDULES=entry):
+        tick()
+    message = wake_up(TaskRecord.objects.earliest("run_after").id, task.name)
+    TaskRecord.objects.update(run_after=None)
+    key = "lambda_tasks.schedule_lock.each"
+
+    with runtime.current().locks.hold(key, timeout_s=60):
+        handle(message)
+
+    record = record_of(message)
+    assert record.status == status
+    assert ("SingletonLockError" in (record.traceback or "")) == (overlap == "skip")
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_schedule_whose_runs_fail_is_switched_off_and_the_log_says_so(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with scheduled(flaky={"cron": "* * * * *", "pause_after_failures": 3}):
+        tick()
+        clock.now += 2 * MINUTE
+        tick()
+        TaskRecord.objects.update(status="FAILED", look_at=None)
+        clock.now += 90 * SECOND
+        assert tick() == 0
+        state = ScheduleState.objects.get()
+        assert (state.is_enabled, state.changed_by) == (False, "lambda_tasks")
+        assert "'flaky' is switched off: its last 3 runs have failed" in caplog.text
+
+        scheduling.enable_schedule("flaky", by="ann")
+        assert tick() == 1, "failures from before count no more"
+
+
+@pytest.mark.usefixtures("queue")
+def test_spread_puts_runs_off_by_the_same_share_each_time(clock: Clock) -> None:
+    with scheduled(**{f"s{n}": {"cron": "* * * * *", "spread": 40} for n in range(20)}):
+        tick()
+
+    offsets: dict[str, set[float]] = {}
+    for record in TaskRecord.objects.all():
+        assert record.headers is not None
+        assert record.run_after is not None
+        due = datetime.fromisoformat(record.headers["lambda_tasks.scheduled_for"])
+        seconds = (record.run_after - due).total_seconds()
+        offsets.setdefault(record.headers["lambda_tasks.schedule"], set()).add(seconds)
+    assert all(len(each) == 1 for each in offsets.values())
+    assert len({min(each) for each in offsets.values()}) > 15
+    assert all(0 <= min(each) < 40 for each in offsets.values())
+
+
+# By hand
+
+
+def command(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command("lambda_tasks", *arguments, stdout=out)
+    return out.getvalue()
+
+
+@pytest.mark.usefixtures("queue")
+def test_the_command_lists_switches_runs_and_backfills(clock: Clock) -> None:
+    with scheduled(hourly={"cron": "0 * * * *"}):
+        assert "hourly: 0 * * * *" in command("schedules")
+        assert "is off." in command("schedules", "disable", "hourly", "--by", "ann")
+        assert "off, by ann" in command("schedules")
+        assert "is off already." in command("schedules", "disable", "hourly")
+        assert "is on." in command("schedules", "enable", "hourly")
+        assert "Enqueued as" in command("schedules", "run", "hourly")
+        span = ["2026-05-01T00:00", "2026-05-01T05:00"]
+        assert "6 runs would be" in command("schedules", "backfill", "hourly", *span, "--dry-run")
+        assert "6 runs enqueued" in command("schedules", "backfill", "hourly", *span)
+        assert "0 runs enqueued" in command("schedules", "backfill", "hourly", *span)
+        listed = json.loads(command("schedules", "list", "--json"))
+        with pytest.raises(
+            CommandError, match=r"'weekly'\. The code declares 'hourly'"
+        ):
+            command("schedules", "run", "weekly")
+
+    assert (listed["name"], listed["is_enabled"], len(listed["next_due"])) == ("hourly", True, 3)
+    assert TaskRecord.objects.count() == 7
+
+
+@pytest.mark.usefixtures("queue")
+def test_the_command_ticks() -> None:
+    with scheduled(often={"every": 10}):
+        assert "13 runs of schedules" in command("tick")
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_django_task_can_be_scheduled(clock: Clock) -> None:
+    entry = {"task": "tests.app.django_tasks.add", "every": 60, "kwargs": {"a": 1, "b": 2}}
+    with override_settings(LAMBDA_TASKS_SCHEDULES={"django's": entry}):
+        assert tick() == 2
+
+    assert set(TaskRecord.objects.values_list("backend", flat=True)) == {"default"}
