@@ -318,6 +318,11 @@ class Delivery:
     """
 
     @property
+    def is_of_table(self) -> bool:
+        """Whether the message comes from the table itself, and may stay there unclaimed."""
+        return self.message is not None
+
+    @property
     def may_be_copied(self) -> bool:
         """Whether a copy can be sent in place of the message.
 
@@ -386,11 +391,6 @@ class UnrunnableDelivery:
         return self.delivery.enqueued_at
 
     @property
-    def is_of_table(self) -> bool:
-        """Whether the message comes from the table itself."""
-        return self.delivery.message is not None
-
-    @property
     def waits_in_row(self) -> bool:
         """Whether the message waits in its row, until the relay sends it again.
 
@@ -398,7 +398,7 @@ class UnrunnableDelivery:
         other workers.
         """
         keeps_place = self.delivery.order_key is not None
-        return not (self.carries_call or keeps_place or self.is_of_table)
+        return not (self.carries_call or keeps_place or self.delivery.is_of_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +467,16 @@ ReceivedBatch = AbstractContextManager[Sequence[Delivery]]
 
 class Source(Protocol):
     """The queues that a worker consumes."""
+
+    @property
+    def max_batch(self) -> int:
+        """The most deliveries that it receives at once."""
+        ...
+
+    @property
+    def holds_received(self) -> bool:
+        """Whether what is received, and has to wait, is kept from other workers meanwhile."""
+        ...
 
     async def receive(self, limit: int) -> ReceivedBatch:
         """Receive up to `limit` deliveries, waiting a while for the first. May return none."""

@@ -22,6 +22,7 @@ from lambda_tasks.models import TaskRecord
 from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.clock import Now
+from lambda_tasks.records.postgres import LEVELS_QUERY
 from lambda_tasks.tasks import cleanup_task_records
 from tests.app import tasks
 from tests.conftest import Handle, Task, bodies_in, body
@@ -499,6 +500,23 @@ def test_a_look_reads_what_is_due_and_neither_what_is_finished_nor_what_waits(
 
     assert sorted(found) == sorted(due)
     assert sum(pages) < 150, "of thousands"
+
+
+@needs_postgres
+def test_a_look_that_finds_nothing_is_one_statement_whatever_waits_for_later(
+    queue: str, statements: Any
+) -> None:
+    for name in ("default", "other", "table"):
+        for priority in (0, 5):
+            stored(name, priority=priority, look_at=Now() + HOUR)
+            stored(name, priority=priority, status="SUCCESS", look_at=None)
+
+    with statements() as counted:
+        assert look() == 0
+        assert due_in_table() == []
+
+    assert [each for each in counted if each not in ("BEGIN", "COMMIT")] == [LEVELS_QUERY] * 2
+    assert counted.count("COMMIT") <= 1, "that of the worker's look"
 
 
 @needs_postgres

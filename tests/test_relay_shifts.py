@@ -310,6 +310,7 @@ def test_a_worker_that_runs_once_sends_what_was_left_whoever_has_the_shift(
     queue: str, tmp_path: Path
 ) -> None:
     assert take()
+    RelayShift.objects.update(next_at=Now() + timedelta(days=1))
     leave_unsent("before the worker")
     gate = tmp_path / "gate"
     gated.await_gate.using(queue="table").execute_on_commit(gate=gate)

@@ -849,22 +849,23 @@ def test_a_record_that_another_has_locked_is_skipped_and_not_waited_for(
 # levels
 
 
-def test_the_levels_are_those_of_what_is_to_be_looked_at(sql: PortableStatements) -> None:
-    assert sql.levels() == []
+def test_the_levels_are_those_with_something_to_look_at_now_or_soon(
+    sql: PortableStatements,
+) -> None:
+    assert sql.levels(HOUR) == []
     for queue in ("b", "a"):
         for priority in (0, 7, -3, 0):
-            _record(queue=queue, priority=priority, look_at=WHEN)
+            _record(queue=queue, priority=priority, look_at=Now() + HOUR / 2)
             _record(queue=queue, priority=priority, look_at=Now() + DAY)
+        _record(queue=queue, priority=7, look_at=Now() - DAY)
     _record(queue="a", priority=99)
+    _record(queue="a", priority=5, look_at=Now() + DAY)
     _record(queue="c")
+    _record(queue="d", look_at=Now() - DAY)
 
-    found = sql.levels()
-
-    wanted = {(queue, priority) for queue in "ab" for priority in (0, 7, -3)}
-    if not connection.features.supports_partial_indexes:
-        wanted |= {("a", 99), ("c", 0)}
-    assert len(found) == len(set(found))
-    assert set(found) == wanted
+    assert sorted(sql.levels(timedelta(0))) == [("a", 7), ("b", 7), ("d", 0)]
+    soon = [(queue, priority) for queue in "ab" for priority in (-3, 0, 7)]
+    assert sorted(sql.levels(HOUR)) == [*soon, ("d", 0)]
 
 
 # The same, to the last column

@@ -55,11 +55,13 @@ def test_who_waits_behind_short_runs_begins_as_good_as_at_once() -> None:
 
 def test_what_is_in_work_has_its_place_until_it_leaves() -> None:
     here = turns_of(Durations())
-    here.enter([SYNC, SYNC])
+    first, second = resolved(SYNC), resolved(SYNC)
+    here.enter([first, second])
+    here.begin(first)
     batch = [resolved(SYNC)]
 
     assert places(batch, here.waiting_ids(batch)) == [0]
-    here.leave(SYNC)
+    here.leave(first)
     assert places(batch, here.waiting_ids(batch)) == []
 
 

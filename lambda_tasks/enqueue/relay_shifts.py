@@ -31,7 +31,13 @@ MAX_ASKING: Final = 20
 died."""
 
 MAX_WAIT_S: Final = 3600.0
-"""The most seconds after the end of a shift before a process asks again, about."""
+"""The most seconds after the end of a shift before a process asks again.
+
+It may wait for so long in vain, if thousands of processes have become a few.
+"""
+
+JITTER: Final = 0.5
+"""The fraction by which waits differ, so that copies of a process don't ask all at once."""
 
 ASK_LIMIT_S: Final = 2.0
 """Seconds for the database to answer who asks. It takes longer only if the row is locked."""
@@ -86,6 +92,7 @@ class RelayShifts:
     def _wait(self, answer: ShiftAnswer) -> None:
         """Set the time to ask again. Whoever has a shift asks for the next one when it ends."""
         n_shifts = 1.0 if answer.is_granted else max(answer.n_asking / MAX_ASKING, 1.0)
-        extra_s = min((n_shifts - 1.0) * SHIFT_S, MAX_WAIT_S)
+        extra_s = min((n_shifts - 1.0) * SHIFT_S, MAX_WAIT_S / (1.0 + JITTER))
         self._n_shifts = 1.0 + extra_s / SHIFT_S
-        self._due_at = self._clock() + answer.left_s + extra_s * random.uniform(0.5, 1.5)
+        extra_s *= random.uniform(1.0 - JITTER, 1.0 + JITTER)
+        self._due_at = self._clock() + answer.left_s + extra_s

@@ -28,7 +28,7 @@ from ..execution.batch import ClaimedBatch
 from ..execution.executor import Executor
 from ..execution.interruptible_thread import InterruptibleThread
 from ..logging import log_error
-from ..ports import Settlement, Source
+from ..ports import Settlement, Source, Task
 from ..queues.kinds import make_sources
 from .ending import CLOSE_LIMIT_S, DRAIN_MARGIN_S
 
@@ -36,8 +36,14 @@ logger = logging.getLogger("lambda_tasks")
 
 T = TypeVar("T")
 
-BATCH_SIZE: Final = 10
-"""Largest number of deliveries that are received and claimed together."""
+FIRST_BATCH: Final = 10
+"""Largest number of deliveries that are received and claimed together at first."""
+
+LOOK_AHEAD_S: Final = 0.05
+"""Seconds before a lane or worker process is free when the next batch is claimed.
+
+Less than `turns.STARTS_SOON_S`, so that each claim is of more than a few.
+"""
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """The signals that stop a worker."""
@@ -135,7 +141,8 @@ class Worker:
 
     `in_work` counts the deliveries that are not settled, `done` those that are finished, `failed`
     the FAILED among these, and `cut_off` those that were interrupted by shutdown. The worker
-    receives nothing while `capacity` deliveries or more are in work.
+    receives nothing from a source that holds what it has received while `capacity` deliveries or
+    more of such sources are in work. What waits in the table stays there until its turn comes soon.
     """
 
     def __init__(
@@ -160,6 +167,11 @@ class Worker:
         self._capacity = capacity
         self._once = once
         self._n_received = 0
+        self._n_held = 0
+        """The deliveries in work of sources that hold what they have received."""
+        self._awaited: dict[Source, Collection[Task]] = {}
+        """The tasks that are known to wait in a source for their turn."""
+        self._is_wake_due = False
         self._has_room = asyncio.Event()
         self._drain_s = drain_s
         self._drain_until: float | None = None
@@ -213,13 +225,17 @@ class Worker:
             await source.aclose()
 
     async def _consume(self, source: Source, max_tasks: float) -> None:
+        size = BatchSize(source.max_batch)
         while not self._stopping.is_set():
-            if self.in_work >= self._capacity:
+            if source.holds_received and self._n_held >= self._capacity:
                 self._has_room.clear()
                 await self._unless_stopped(self._has_room.wait())
                 continue
-            batch = await self._receive(source, int(min(BATCH_SIZE, max_tasks - self._n_received)))
+            limit = int(min(size.limit, max_tasks - self._n_received))
+            batch = await self._receive(source, limit)
             self._start_batch(source, batch)
+            size.note(limit, batch)
+            self._await_turns(source, limit, batch)
             if batch.meets_outage:
                 await self._unless_stopped(self._wait_for_database())
             if self._n_received >= max_tasks:
@@ -272,6 +288,7 @@ class Worker:
         if batch:
             self._n_received += len(batch)
             self.in_work += len(batch)
+            self._n_held += len(batch) if source.holds_received else 0
             run = self._return_batch if self._stopping.is_set() else self._run_batch
             running = asyncio.ensure_future(run(source, batch))
             self._batches.add(running)
@@ -288,7 +305,7 @@ class Worker:
             self.failed += settlement.has_failed
             self.cut_off += self._shutdown.done() and not settlement.is_final
             source.settle(id, settlement)
-            self._free_slots(1)
+            self._free_slots(source, 1)
             if settlement.is_final and id in claimed_ids:
                 self._listener.ended(claimed_ids[id])
             if settlement.stops_worker:
@@ -300,20 +317,41 @@ class Worker:
             )
         except Exception:
             logger.exception("A batch failed; its %d open deliveries come back", n_unsettled)
-            self._free_slots(n_unsettled)
+            self._free_slots(source, n_unsettled)
 
     async def _return_batch(self, source: Source, batch: ClaimedBatch) -> None:
         """Return a batch to its queue that was received while the worker was being stopped."""
 
         def on_settled(id: str, settlement: Settlement) -> None:
             source.settle(id, settlement)
-            self._free_slots(1)
+            self._free_slots(source, 1)
 
         await self._executor.return_batch(batch, on_settled=on_settled)
 
-    def _free_slots(self, count: int) -> None:
+    def _free_slots(self, source: Source, count: int) -> None:
         self.in_work -= count
+        self._n_held -= count if source.holds_received else 0
         self._has_room.set()
+        if not self._is_wake_due:  # once for all that are settled together
+            self._is_wake_due = True
+            asyncio.get_running_loop().call_soon(self._wake_if_turn)
+
+    def _await_turns(self, source: Source, limit: int, batch: ClaimedBatch) -> None:
+        """Look again at once if there may be more that can start soon, or when its turn comes."""
+        is_full = len(batch) + len(batch.staying) >= limit
+        self._awaited.pop(source, None)
+        if batch.staying or (is_full and batch):
+            self._awaited[source] = [each.task for each in (*batch.claimed, *batch.staying)]
+            self._wake_if_turn()
+
+    def _wake_if_turn(self) -> None:
+        """Wake the sources of which something may start soon, and all if nothing is in work."""
+        self._is_wake_due = False
+        for source in self._sources:
+            tasks = self._awaited.get(source)
+            starts_soon = tasks and self._executor.turn_wait_s(tasks) <= LOOK_AHEAD_S
+            if starts_soon or not self.in_work:
+                source.wake()
 
     async def _drain(self) -> None:
         finishing = asyncio.ensure_future(_all_done(self._batches))
@@ -330,6 +368,21 @@ class Worker:
             self._listener.interrupting(self.in_work)
             self._shutdown.set_result(None)
         await finishing
+
+
+class BatchSize:
+    """The number of deliveries to receive next: more while all that come start soon."""
+
+    def __init__(self, most: int) -> None:
+        self.limit = min(FIRST_BATCH, most)
+        self._most = most
+
+    def note(self, asked: int, batch: ClaimedBatch) -> None:
+        """Note what came of the last limit."""
+        if batch.staying:
+            self.limit = min(max(len(batch), FIRST_BATCH), self._most)
+        elif len(batch) >= asked:
+            self.limit = min(2 * asked, self._most)
 
 
 def _relays(

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..core.lifecycle import Claim
 from ..ports import (
@@ -33,8 +34,12 @@ class ClaimedBatch:
     """All deliveries, in their order."""
     readable: Sequence[ResolvedDelivery | UnrunnableDelivery] = ()
     """The deliveries whose message could be read."""
+    staying: Sequence[ResolvedDelivery] = ()
+    """The messages that stay in the table unclaimed, because they would have to wait here."""
     started: dict[str, "StartedRun"] = field(default_factory=dict)
     """The runs that have started, by delivery id."""
+    unbegun: "dict[str, asyncio.Task[Any] | None]" = field(default_factory=dict)
+    """The asyncio tasks that wait for a lane or worker process, by delivery id."""
     waiting_line: dict[str, ClaimedDelivery] = field(default_factory=dict)
     """The deliveries that wait for their turn, by delivery id. See starts.waiting_line_of()."""
     starting: "dict[str, asyncio.Future[Claim | None]]" = field(default_factory=dict)

@@ -8,7 +8,7 @@ import contextvars
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -63,6 +63,13 @@ logger = logging.getLogger("lambda_tasks")
 
 CLAIM_S: Final = 1.0
 """Seconds of an event that may pass before its first task starts."""
+
+HELD_FOR_S: Final = 2.0
+"""Seconds after which messages of the table are released that still wait for others to end.
+
+They were claimed as their turn was to come soon. Behind runs that take longer than others they
+would wait here, while other workers have time for them.
+"""
 
 CANCEL_GRACE_S: Final = 0.3
 """Seconds for a run that was cancelled at the deadline to end. The executor waits no longer."""
@@ -136,7 +143,13 @@ class Executor:
             if deadline is None
             else min(LIBRARY_STATEMENT_LIMIT_S, deadline - time.monotonic())
         )
-        return await call_database(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
+        batch = await call_database(self._intake.claim_batch, arriving, budget, limit_s=limit_s)
+        self._turns.enter(batch.claimed)
+        return batch
+
+    def turn_wait_s(self, tasks: Iterable[Task]) -> float:
+        """Return the seconds until the next run of one of these tasks may start."""
+        return self._turns.wait_s({task.is_async for task in tasks})
 
     async def can_claim(self) -> bool:
         """Return whether the database answers."""
@@ -171,28 +184,35 @@ class Executor:
             settlements[id] = settlement
             announce_and_settle(id, settlement)
             if (claimed := unsettled.pop(id, None)) is not None:
-                self._turns.leave(claimed.task)
+                self._turns.leave(claimed)
 
         batch.waiting_line.update(waiting_line_of(batch.claimed))
-        self._turns.enter([each.task for each in batch.claimed])
+        recalling = asyncio.ensure_future(self._recall(batch, unsettled, settle))
         try:
             with self._leases.keep(batch, settlements), watchdog.stay_armed():
                 # Refused deliveries are settled while the first group runs: sending their copies
                 # takes time.
                 refusing = [self._settle_refused(batch, settle)]
                 for chains in schedule(batch.claimed):
-                    running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
+                    running = [
+                        self._run_in_order(each, batch, metadata, settle)
+                        for each in chains
+                        if each[0].delivery.id in unsettled
+                    ]
                     await _run_until(batch.budget, shutdown, refusing + running)
                     refusing = []
             await self._end_unfinished(batch, list(unsettled.values()), settle, shutdown)
         finally:
+            recalling.cancel()
             for claimed in unsettled.values():
-                self._turns.leave(claimed.task)
+                self._turns.leave(claimed)
         return settlements
 
     async def return_batch(self, batch: ClaimedBatch, *, on_settled: OnSettled) -> None:
         """Return a claimed batch to its queue. None of its tasks has started."""
         settle = _announcing_returns(batch, on_settled)
+        for claimed in batch.claimed:
+            self._turns.leave(claimed)
         for id, settlement in batch.refused.items():
             settle(id, settlement)
         unstarted = [with_current_claim(each, batch) for each in batch.claimed]
@@ -215,6 +235,32 @@ class Executor:
         await call_database(django_connections.close_all)
         await self._processes.aclose()
 
+    async def _recall(
+        self,
+        batch: ClaimedBatch,
+        unsettled: Mapping[str, ClaimedDelivery],
+        settle: OnSettled,
+    ) -> None:
+        """Leave messages of the table to other workers that could not begin within HELD_FOR_S."""
+        while True:
+            await asyncio.sleep(HELD_FOR_S)
+            held = [
+                each
+                for id, each in unsettled.items()
+                if each.delivery.is_of_table
+                and id not in batch.started
+                and self._turns.is_occupied(each.task)
+            ]
+            for each in held:
+                if (waiting := batch.unbegun.pop(each.delivery.id, None)) is not None:
+                    waiting.cancel()
+            if held:
+                logger.info("%d messages have not begun and are left to other workers", len(held))
+                unstarted = [with_current_claim(each, batch) for each in held]
+                back = await call_database(release_unstarted, self._claims, unstarted)
+                for each, settlement in back:
+                    settle(each.delivery.id, settlement)
+
     async def _settle_refused(self, batch: ClaimedBatch, settle: OnSettled) -> None:
         postponed = {resolved.delivery.id for resolved, _ in batch.postponed}
         for id, settlement in batch.refused.items():
@@ -230,6 +276,7 @@ class Executor:
         goes_on = True
         for claimed in chain:
             if goes_on:
+                batch.unbegun[claimed.delivery.id] = asyncio.current_task()
                 settlement = await self._run_one(claimed, batch, metadata)
             else:
                 settlement = await self._return_delivery(claimed, batch)
@@ -314,6 +361,8 @@ class Executor:
         async def start() -> Run:
             started = StartedRun(await self._count_start(claimed, batch, outside_of_lanes))
             batch.started[claimed.delivery.id] = started
+            self._turns.begin(claimed)
+            batch.unbegun.pop(claimed.delivery.id, None)
             log_start(claimed.message, started.claimed.claim)
             return self._run_of(started.claimed, metadata, batch.budget)
 

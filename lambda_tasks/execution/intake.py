@@ -76,9 +76,11 @@ class Intake:
         deliveries: Sequence[Delivery] = ()
         resolved: Sequence[ResolvedDelivery] = ()
         unrunnable: Sequence[UnrunnableDelivery] = ()
+        staying: Sequence[ResolvedDelivery] = ()
         try:
             with arriving as deliveries:
                 resolved, unrunnable = self._resolve_all(deliveries, refused)
+                resolved, staying = self._turns.starting_soon(resolved)
                 if unrunnable:
                     self._refuse(unrunnable, refused)
                 claimed = self._claim(resolved, refused, budget) if resolved else []
@@ -101,7 +103,13 @@ class Intake:
         blocked = blocked_by_order(deliveries, refused)
         if not blocked:
             return ClaimedBatch(
-                budget, refused, claimed, postponed, deliveries=deliveries, readable=readable
+                budget,
+                refused,
+                claimed,
+                postponed,
+                deliveries=deliveries,
+                readable=readable,
+                staying=staying,
             )
         for each in claimed:
             if each.delivery.id in blocked:

@@ -99,7 +99,7 @@ class Refusals:
         if record.is_over:
             self._report_failure(delivery)
             return DONE_FAILED
-        if delivery.is_of_table:
+        if delivery.delivery.is_of_table:
             _log_wait(delivery, "It is left to other workers.", is_first=record.is_first)
             left_out = delivery.message.task_name if delivery.claimed is None else delivery.id
             return replace(UNRUNNABLE, left_out=left_out)

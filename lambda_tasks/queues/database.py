@@ -30,6 +30,15 @@ logger = logging.getLogger("lambda_tasks")
 POLL_EVERY_S: Final = 1.0
 """Seconds between two looks of an idle worker: no notification is sent when a message falls due."""
 
+MAX_BATCH: Final = 160
+"""Most records that are claimed together; claims of more are hardly cheaper for each of them."""
+
+FOLLOW_UP_PAUSE_S: Final = 0.02
+"""Seconds from the end of a task to the look for what it has enqueued, without notifications.
+
+What ends meanwhile shares the look.
+"""
+
 LISTEN_RETRY_S: Final = 10.0
 """The fewest seconds between two tries to listen for notifications."""
 
@@ -128,8 +137,9 @@ class DatabaseTransport:
 class DatabaseSource:
     """See Source. Rows stay locked until they are claimed.
 
-    It polls the table. It looks at once when the database notifies it of new records, or when a
-    task has ended, which may have enqueued others.
+    It polls the table. It looks at once when the database notifies it of new records, or when the
+    worker wakes it. Without notifications it looks soon after a task has ended, which may have
+    enqueued others.
     """
 
     def __init__(self, queues: Collection[str], table: TableQueue) -> None:
@@ -144,6 +154,10 @@ class DatabaseSource:
         self._left_out: dict[LeftOut, float] = {}
         """What this release can't run, each with the time of its next look in monotonic seconds."""
         self._postponements: set[asyncio.Task[Any]] = set()
+        self._waking: asyncio.TimerHandle | None = None
+
+    max_batch = MAX_BATCH
+    holds_received = False
 
     async def receive(self, limit: int) -> ReceivedBatch:
         """See Source."""
@@ -156,10 +170,14 @@ class DatabaseSource:
     def wake(self) -> None:
         """See Source."""
         self._wake_up.set()
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """See Source. A finished message needs nothing more, because its row is finished."""
-        self.wake()
+        if self._listener is None and self._waking is None:
+            self._waking = self._loop.call_later(FOLLOW_UP_PAUSE_S, self.wake)
         left_out = settlement.left_out
         if left_out is not None and len(self._left_out) < MAX_LEFT_OUT:
             self._left_out[left_out] = time.monotonic() + LEFT_OUT_S
@@ -224,8 +242,6 @@ class DatabaseSource:
     @contextmanager
     def _due(self, limit: int, left_out: Collection[LeftOut]) -> Iterator[Sequence[Delivery]]:
         with self._table.lock_due(self._queues, limit=limit, without=left_out) as due:
-            if due:  # there may be more
-                self._loop.call_soon_threadsafe(self.wake)
             yield [_delivery_of(message) for message in due]
 
 

@@ -63,6 +63,9 @@ class SqsSource:
         self._delete_task: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.Task[None] | None = None
 
+    max_batch = MAX_BATCH_ENTRIES
+    holds_received = True
+
     async def receive(self, limit: int) -> ReceivedBatch:
         """See Source."""
         if self._heartbeat is None:
@@ -70,7 +73,7 @@ class SqsSource:
         answer = await self._polls.call(
             "receive_message",
             QueueUrl=self._queue_url,
-            MaxNumberOfMessages=min(limit, MAX_BATCH_ENTRIES),
+            MaxNumberOfMessages=limit,
             WaitTimeSeconds=self._wait_s,
             VisibilityTimeout=VISIBILITY_TIMEOUT_S,
             MessageSystemAttributeNames=[

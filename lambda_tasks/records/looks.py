@@ -33,9 +33,9 @@ class Level(NamedTuple):
     priority: int
 
 
-def levels() -> list[Level]:
-    """Return the queues and priorities that may have records to look at, highest priority first."""
-    found = [Level(*each) for each in statements().levels()]
+def due_levels(*, early: timedelta = timedelta(0)) -> list[Level]:
+    """Return the levels with records to look at now, or within `early`, highest priority first."""
+    found = [Level(*each) for each in statements().levels(early)]
     return sorted(found, key=lambda level: -level.priority)
 
 

@@ -92,7 +92,7 @@ class RecordOutbox:
         """See ports.Outbox."""
         found: list[TaskRecord] = []
         update_until = time.monotonic() + UPDATE_FOR_S
-        for level in looks.levels():
+        for level in looks.due_levels(early=early):
             if queues is not None and level.queue not in queues:
                 continue
             kept_too_long = looks.kept_secrets_due(level)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -329,38 +328,44 @@ class PortableStatements:
         """Return the rows of a query that is composed once. See Statements."""
         return self._statements.fetch(self.connection, key, compose, values)
 
-    def levels(self) -> list[tuple[str, int]]:
-        """Return the queues and priorities of the records that somebody must look at.
+    def levels(self, early: timedelta) -> list[tuple[str, int]]:
+        """Return the queues and priorities with records to look at now, or within `early`."""
+        return [level for level in self._levels() if self._has_due(*level, early)]
+
+    def _levels(self) -> Iterator[tuple[str, int]]:
+        """Yield the queues and priorities in the index by steps; DISTINCT would read all of it.
 
         Where the index has finished records, too, those of finished ones are included: excluding
         them would mean to read all finished records.
         """
-        return [
-            (queue, priority)
-            for queue in self._distinct_values("queue")
-            for priority in self._distinct_values("priority", queue=queue)
-        ]
+        rows = self._first_level()
+        while rows:
+            ((queue, priority),) = rows
+            yield queue, priority
+            rows = self._first_level(queue=queue, priority__lt=priority) or self._first_level(
+                queue__gt=queue
+            )
 
-    def _distinct_values(self, column: str, **others: Any) -> Iterator[Any]:
-        """Yield the distinct values of a column, with one query each; DISTINCT would read all rows.
-
-        `others` are the values of the columns before it in the index.
-        """
-
-        def compose(**given: Placeholder) -> "QuerySet[TaskRecord, Any]":
-            records = self._records.filter(**given).order_by(column)
+    def _first_level(self, **beyond: Any) -> Rows:
+        def compose() -> "QuerySet[TaskRecord, Any]":
+            given = {each: placeholder(each.partition("__")[0], each) for each in beyond}
+            records = self._records.filter(**given).order_by("queue", "-priority")
             if self.connection.features.supports_partial_indexes:
                 records = records.filter(look_at__isnull=False)
-            return records.values_list(column)[:1]
+            return records.values_list("queue", "priority")[:1]
 
-        given = {name: placeholder(name) for name in others}
-        rows = self.fetch(("first", column), partial(compose, **given), others)
-        while rows:
-            ((value,),) = rows
-            yield value
-            beyond = given | {f"{column}__gt": placeholder(column)}
-            values = others | {column: value}
-            rows = self.fetch(("next", column), partial(compose, **beyond), values)
+        return self.fetch(("level", *beyond), compose, beyond)
+
+    def _has_due(self, queue: str, priority: int, early: timedelta) -> bool:
+        def compose() -> "QuerySet[TaskRecord, Any]":
+            level = self._records.filter(
+                queue=placeholder("queue"), priority=placeholder("priority")
+            )
+            due = level.filter(look_at__lte=Now() + Placeholder("early", DurationField()))
+            return due.order_by().values_list("priority")[:1]
+
+        values = {"queue": queue, "priority": priority, "early": early}
+        return bool(self.fetch("has due", compose, values))
 
     @contextmanager
     def lock_idle(self, ids: Collection[UUID]) -> "Iterator[QuerySet[TaskRecord]]":

@@ -118,7 +118,10 @@ WITH RECURSIVE queues (queue) AS (
         AND look_at IS NOT NULL
     ) FROM levels WHERE levels.priority IS NOT NULL
 )
-SELECT queue, priority FROM levels WHERE priority IS NOT NULL
+SELECT queue, priority FROM levels WHERE (
+    SELECT MIN(held.look_at) FROM {TABLE} AS held
+    WHERE held.queue = levels.queue AND held.priority = levels.priority
+) <= {NOW} + %(early)s
 """  # noqa: S608
 """A query that steps from one value to the next by the index; DISTINCT would read all of it."""
 
@@ -267,10 +270,11 @@ class PostgresStatements(PortableStatements):
         }
         execute(self.connection, sql, params)
 
-    def levels(self) -> list[tuple[str, int]]:
+    def levels(self, early: timedelta) -> list[tuple[str, int]]:
         """See PortableStatements. Executes one statement."""
+        params: dict[str, Any] = {"early": early}
         with self.connection.cursor() as cursor:
-            cursor.execute(LEVELS_QUERY)
+            cursor.execute(LEVELS_QUERY, params)
             return list(cursor.fetchall())
 
     def _insert(

@@ -54,7 +54,7 @@ def _lock_due(
     messages: list[Message] = []
     with ExitStack() as transaction_stack:
         transaction_stack.enter_context(transaction.atomic(using=alias))
-        levels = [level for level in looks.levels() if level.queue in queues]
+        levels = [level for level in looks.due_levels() if level.queue in queues]
         for _, same_priority in groupby(levels, attrgetter("priority")):
             left = limit - len(messages)
             messages += _lock_due_of_priority(list(same_priority), left, without)
