@@ -52,6 +52,12 @@ def django_database_task() -> Path:
     return _with("django-database-task", ["django-database-task[sqs]", *psycopg], python=python)
 
 
+def peer(name: str, requirements: Sequence[str]) -> Path:
+    """The Python of one with a worker's peer, and with Django and psycopg as they are here."""
+    same = [f"{each}=={version(each)}" for each in ("django", "psycopg", "psycopg-binary")]
+    return _with(name, [*requirements, *same])
+
+
 def _with(name: str, requirements: Sequence[str], *, python: str = sys.executable) -> Path:
     wanted = "\n".join([sys.version, python, *requirements])
     directory = DIRECTORY / f"{name}-{sha256(wanted.encode()).hexdigest()[:8]}"

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
+from django.db.models import Count
 from django.utils import timezone
 
 from lambda_tasks import runtime
-from lambda_tasks.entrypoints.worker import Worker, worker_of
-from lambda_tasks.execution import executor, leases
+from lambda_tasks.entrypoints import worker as worker_module
+from lambda_tasks.entrypoints.worker import FIRST_BATCH, Worker, worker_of
+from lambda_tasks.execution import executor, leases, turns
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.queues import database
 from lambda_tasks.records.clock import Now
@@ -152,6 +154,54 @@ def test_the_lease_of_what_waits_for_its_turn_is_begun_anew_and_that_of_what_run
         assert lease_until(waits=False) == of_what_runs
         gate.touch()
         wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 2)
+
+
+def test_short_tasks_are_claimed_in_ever_larger_batches(queue: str) -> None:
+    tasks.aadd.using(queue="table").execute_many_on_commit({"a": n} for n in range(150))
+
+    with worker(once=True):
+        wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 150)
+
+    claims = TaskRecord.objects.values("claim_token").annotate(size=Count("id"))
+    assert max(each["size"] for each in claims) > FIRST_BATCH
+
+
+def test_what_would_wait_behind_a_task_is_left_to_another_worker(
+    queue: str, tmp_path: Path
+) -> None:
+    gate = tmp_path / "open"
+    gated.await_gate.using(queue="table").execute_many_on_commit([{"gate": gate}] * 2)
+    running = TaskRecord.objects.filter(status="RUNNING")
+
+    with worker(concurrency=1, processes=1):
+        wait_for(lambda: running.exclude(start_time=None).count() == 1)
+        with worker(concurrency=1, processes=1):
+            wait_for(lambda: running.exclude(start_time=None).count() == 2)
+            gate.touch()
+            wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 2)
+
+
+def test_what_waits_in_vain_for_a_task_that_is_short_as_a_rule_is_left_to_another_worker(
+    queue: str, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(executor, "HELD_FOR_S", 0.5)
+    monkeypatch.setattr(turns, "STARTS_SOON_S", 600)
+    monkeypatch.setattr(worker_module, "LOOK_AHEAD_S", 600)
+    ajar, gate = tmp_path / "ajar", tmp_path / "open"
+    ajar.touch()
+    await_gate = gated.await_gate.using(queue="table")
+    records = TaskRecord.objects
+
+    with worker(concurrency=1, processes=1):
+        await_gate.execute_on_commit(gate=ajar)
+        wait_for(lambda: records.filter(status="SUCCESS").count() == 1)
+        await_gate.execute_many_on_commit([{"gate": gate}] * 2)
+        wait_for(lambda: records.filter(status="QUEUED", n_waits__gt=0).count() == 1)
+        assert records.get(status="QUEUED").n_attempts == 0
+        with worker(concurrency=1, processes=1):
+            wait_for(lambda: records.filter(status="RUNNING", n_attempts=1).count() == 2)
+            gate.touch()
+            wait_for(lambda: records.filter(status="SUCCESS").count() == 3)
 
 
 def test_a_retry_and_a_payload_keep_their_priority(queue: str) -> None:

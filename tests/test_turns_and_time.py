@@ -17,11 +17,25 @@ from tests.app import tasks, turns
 SYNC, ASYNC, ONCE = tasks.add, tasks.aadd, turns.take_once
 
 
-def resolved(task: Any, order_key: str | None = None) -> ResolvedDelivery:
+def resolved(
+    task: Any, order_key: str | None = None, *, of_table: bool = False
+) -> ResolvedDelivery:
     id = uuid4()
     message = Message(task_name=task.name, kwargs={}, invocation_id=id)
-    delivery = Delivery(id=str(id), source="q", fallback_id=id, order_key=order_key)
+    delivery = Delivery(
+        id=str(id),
+        source="q",
+        fallback_id=id,
+        order_key=order_key,
+        message=message if of_table else None,
+    )
     return ResolvedDelivery(delivery=delivery, message=message, task=task)
+
+
+def in_slots(turns: Turns, *running: ResolvedDelivery) -> None:
+    turns.enter(running)
+    for each in running:
+        turns.begin(each)
 
 
 def places(deliveries: list[ResolvedDelivery], waiting: set[UUID]) -> list[int]:
@@ -63,6 +77,60 @@ def test_what_is_in_work_has_its_place_until_it_leaves() -> None:
     assert places(batch, here.waiting_ids(batch)) == [0]
     here.leave(first)
     assert places(batch, here.waiting_ids(batch)) == []
+
+
+def test_what_would_wait_here_stays_in_the_table() -> None:
+    in_table = [resolved(task, of_table=True) for task in (SYNC, SYNC, SYNC, ASYNC)]
+    delivered = resolved(SYNC)
+
+    soon, staying = turns_of(Durations()).starting_soon([*in_table, delivered])
+
+    assert soon == [in_table[0], in_table[1], in_table[3], delivered], "SQS has delivered the last"
+    assert staying == [in_table[2]]
+
+
+def test_as_much_of_the_table_is_claimed_as_starts_soon() -> None:
+    durations = Durations()
+    durations.add(SYNC.name, 0.01)
+    in_table = [resolved(SYNC, of_table=True) for _ in range(100)]
+
+    soon, staying = turns_of(durations).starting_soon(in_table)
+
+    assert len(soon) == pytest.approx(2 * 0.1 / 0.01, abs=2), "two processes, a tenth of a second"
+    assert [*soon, *staying] == in_table
+
+
+def test_a_run_that_takes_longer_than_others_takes_a_place_and_no_more() -> None:
+    durations = Durations()
+    durations.add(SYNC.name, 0.0)
+    here = turns_of(durations)
+    long = resolved(SYNC)
+    in_slots(here, long)
+    here._running[False][id(long.delivery)] = SYNC.name, time.monotonic() - 60
+    in_table = [resolved(SYNC, of_table=True) for _ in range(5)]
+
+    assert here.starting_soon(in_table) == (in_table, ()), "in the other process"
+
+    second = resolved(SYNC)
+    in_slots(here, second)
+    here._running[False][id(second.delivery)] = SYNC.name, time.monotonic() - 60
+    assert here.starting_soon(in_table) == ([], in_table)
+    assert here.wait_s([False]) == pytest.approx(60, abs=30)
+    assert here.wait_s([False, True]) == 0
+
+
+def test_a_slot_is_occupied_once_its_run_has_begun() -> None:
+    here = turns_of(Durations())
+    first, second, third = (resolved(SYNC) for _ in range(3))
+    here.enter([first, second, third])
+
+    here.begin(first)
+    assert not here.is_occupied(SYNC), "a process may be starting"
+    here.begin(second)
+    assert here.is_occupied(SYNC)
+    assert not here.is_occupied(ASYNC)
+    here.leave(first)
+    assert not here.is_occupied(SYNC)
 
 
 def test_in_a_group_each_waits_for_the_one_before_it() -> None:

@@ -412,6 +412,21 @@ def test_it_takes_nothing_while_the_database_is_away(sqs: LocalSqs, queue: str) 
     assert process.returncode == 0, output
 
 
+@pytest.mark.parametrize(("verb", "is_started"), [("worker", True), ("migrate", False)])
+def test_the_fork_server_loads_the_project_while_the_worker_does(
+    verb: str, is_started: bool
+) -> None:
+    code = (
+        "import django, sys; from multiprocessing import forkserver;"
+        f"sys.argv = ['manage.py', 'lambda_tasks', {verb!r}]; django.setup();"
+        "print(forkserver._forkserver._forkserver_pid is not None)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == str(is_started)
+
+
 def test_a_process_that_has_enqueued_may_be_the_worker_too(queue: str) -> None:
     for number in range(2):
         tasks.add.execute_on_commit(a=number)

@@ -7,7 +7,7 @@ uninstalling it removes these. This one stays. Django imports it first, and it s
 import logging
 import sys
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 import django
 from django.apps import AppConfig
@@ -25,12 +25,26 @@ SERVERS: Final = frozenset({"django.core.asgi", "django.core.wsgi"})
 """The modules with which a web server loads the project. Commands of manage.py do not."""
 
 
+WORKER: Final = ["lambda_tasks", "worker"]
+"""The first arguments of manage.py in a worker."""
+
+
 class LambdaTasksConfig(AppConfig):
     """The app `lambda_tasks`."""
 
     name = "lambda_tasks"
     verbose_name = "Lambda tasks"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def __init__(self, app_name: str, app_module: Any) -> None:
+        super().__init__(app_name, app_module)
+        if sys.argv[1:3] == WORKER:
+            from ..execution import fork_server
+
+            # It loads the project by itself. Started now, it does so while this process loads it,
+            # so that a worker's first sync task waits half as long. The worker ends it if it has
+            # no use for it.
+            fork_server.prepare()
 
     def ready(self) -> None:
         """Register the system checks, and the backends where the project sets TASKS.

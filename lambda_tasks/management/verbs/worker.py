@@ -19,10 +19,11 @@ from uuid import UUID
 from django.core.management.base import OutputWrapper
 from django.db import DatabaseError
 
-from lambda_tasks import conf, console, runtime
+from lambda_tasks import conf, console, registry, runtime
 from lambda_tasks.database_calls import call_database
 from lambda_tasks.entrypoints.ending import EXIT_UNFINISHED, process_end, run_process
 from lambda_tasks.entrypoints.worker import Listener, Worker, worker_of
+from lambda_tasks.execution import fork_server
 from lambda_tasks.management.screen import Screen
 from lambda_tasks.records import queries
 from lambda_tasks.records.database import record_alias
@@ -72,6 +73,9 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     runtime.close()
     session = _Session(stdout, options)
     session.prepare()
+    if session.shows_ends or all(task.is_async for task in registry.tasks()):
+        # It was started with the process: too early to know that it shows ends, or has no tasks.
+        fork_server.kill()
     # Loaded modules stay until the end, so that the collector need not look at them.
     gc.freeze()
     return run_process(session.work())
@@ -85,7 +89,7 @@ class _Session(Listener):
         self._screen = Screen(stdout)
         self._is_terminal = stdout.isatty()
         self._is_quiet = options["verbosity"] == 0
-        self._shows_ends = not self._is_quiet and (self._is_terminal or options["verbosity"] > 1)
+        self.shows_ends = not self._is_quiet and (self._is_terminal or options["verbosity"] > 1)
         self._with_traceback = not console.logs_failures()
         self._ended: list[UUID] = []
         self._queues = options["queue"] or [
@@ -104,7 +108,7 @@ class _Session(Listener):
             "tasks": console.describe_tasks(),
             "database": console.describe_database(record_alias()),
         }
-        if self._shows_ends:
+        if self.shows_ends:
             os.environ[console.LINES_VARIABLE] = str(self._options["verbosity"])
             console.show_lines_if_told()
 
@@ -137,7 +141,7 @@ class _Session(Listener):
 
     def ended(self, invocation_id: UUID) -> None:
         """See Listener."""
-        if self._shows_ends:
+        if self.shows_ends:
             self._ended.append(invocation_id)
 
     def stopping(self, n_running: int, limit_s: float) -> None:
