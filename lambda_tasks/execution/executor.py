@@ -182,7 +182,7 @@ class Executor:
             with self._leases.keep(batch, settlements), watchdog.stay_armed():
                 # Refused deliveries are settled while the first group runs: sending their copies
                 # takes time.
-                refusing = [self._settle_refused(batch, settle)]
+                refusing = [self._settle_refused(batch, settle)] if batch.refused else []
                 for chains in schedule(batch.claimed):
                     running = [self._run_in_order(each, batch, metadata, settle) for each in chains]
                     await _run_until(batch.budget, shutdown, refusing + running)
