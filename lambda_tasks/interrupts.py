@@ -159,29 +159,25 @@ def unwatch(watched: Watched) -> None:
 def wrapping_statements(
     connection: BaseDatabaseWrapper, wrapper: Callable[..., Any]
 ) -> Iterator[None]:
-    """Have a connection's statements wrapped in the body.
+    """Pass a connection's statements through a wrapper, in the body of a `with`.
 
-    Django's execute_wrapper() would remove the last wrapper at the end, which may be another one: a
-    tracer's, say, that came within the body to stay.
+    See "Database instrumentation" in Django's documentation.
     """
     connection.execute_wrappers.append(wrapper)
     try:
         yield
     finally:
-        if wrapper in connection.execute_wrappers:
-            connection.execute_wrappers.remove(wrapper)
+        remove_wrapper(connection, wrapper)
 
 
-@contextmanager
-def wrap_statements(wrapper: Callable[..., Any]) -> Iterator[None]:
-    """Pass each statement of this thread through a wrapper, in the body of a `with`.
+def remove_wrapper(connection: BaseDatabaseWrapper, wrapper: Callable[..., Any]) -> None:
+    """Remove a wrapper of statements, unless it is gone.
 
-    See "Database instrumentation" in Django's documentation.
+    Django's execute_wrapper() would remove the last wrapper, which may be another one: a tracer's,
+    say, that came meanwhile to stay.
     """
-    with ExitStack() as wrapped:
-        for each in connections_of_this_thread():
-            wrapped.enter_context(wrapping_statements(each, wrapper))
-        yield
+    if wrapper in connection.execute_wrappers:
+        connection.execute_wrappers.remove(wrapper)
 
 
 def statement_limit_s(connection: BaseDatabaseWrapper, limit_s: float) -> float:

@@ -357,13 +357,13 @@ async def _ask_on_reserved_thread(ask: Callable[[], T]) -> T:
     return await in_reserved_thread(ask_and_close)
 
 
-def serve_worker_process(pipe: "Connection") -> None:
-    """Serve runs on a pipe, as the main function of a worker process."""
+def serve_worker_process(pipe: "Connection", workers_end: "socket.socket") -> None:
+    """Run what comes by the socket, as the main function of a worker process."""
     from .cold_start.memory_limit import limit_memory
     from .execution.worker_process import serve
 
     limit_memory()
-    serve(pipe, lambda: current().make_attempt)
+    serve(pipe, workers_end, lambda: current().make_attempt)
 
 
 def close() -> None:

@@ -5,12 +5,14 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,13 +23,14 @@ import pytest
 from lambda_tasks import LambdaTasksError, WorkerProcessDied
 from lambda_tasks.core.lifecycle import Claim, Succeeded
 from lambda_tasks.core.message import Message
-from lambda_tasks.execution import process_start, worker_pipe
+from lambda_tasks.execution import process_pool, process_start, run_socket, worker_pipe
 from lambda_tasks.execution.process_pool import ProcessPool
 from lambda_tasks.execution.process_start import ProcessNotStarted
 from lambda_tasks.execution.run import AttemptEnd, Run
 from tests.conftest import wait_for
 
 DIES, FORKS_AND_DIES, STOPS_AS_IT_ANSWERS = "dies", "forks and dies", "stops as it answers"
+DIES_AS_IT_TAKES = "dies as it takes its run"
 
 LARGE = "a" * 5_000_000
 """More than a pipe takes at once."""
@@ -35,31 +38,42 @@ LARGE = "a" * 5_000_000
 LEFT_RUNNING_S = 60
 
 
-def serve(pipe: Connection) -> None:
+def serve(pipe: Connection, workers_end: socket.socket) -> None:
     """A worker process that does what the name of its task says."""
     os.setpgid(0, 0)
     pipe.send_bytes(worker_pipe.READY)
     while True:
         try:
-            run: Run = worker_pipe.receive(pipe)
+            taken = run_socket.take(workers_end, pipe, waits=True)
         except EOFError:
             return
+        assert taken is not None
+        run: Run = taken.load()
         name = run.message.task_name
+        if name == DIES_AS_IT_TAKES:
+            os._exit(7)
+        worker_pipe.tell(pipe, begun=taken.number)
         if name == FORKS_AND_DIES and os.fork() == 0:
             time.sleep(LEFT_RUNNING_S)  # with the pipe open
             os._exit(0)
         if name in (DIES, FORKS_AND_DIES):
             os._exit(7)
         if name == STOPS_AS_IT_ANSWERS:
-            pipe.send_bytes(b"")
+            os.write(pipe.fileno(), b"a part of it")
             os.kill(os.getpid(), signal.SIGSTOP)
         if name.startswith("waits for "):
             wait_for(Path(name.removeprefix("waits for ")).exists)
         result = run.message.kwargs or os.getpid()
-        worker_pipe.send(pipe, AttemptEnd(Succeeded(result)))
+        worker_pipe.tell(pipe, ended=taken.number, answer=AttemptEnd(Succeeded(result)))
 
 
-def hang_before_it_is_ready(pipe: Connection) -> None:
+def serve_by_datagrams(pipe: Connection, workers_end: socket.socket) -> None:
+    """A worker process on a platform without sequenced packets."""
+    run_socket.HAS_PACKETS = False  # type: ignore[misc]
+    serve(pipe, workers_end)
+
+
+def hang_before_it_is_ready(pipe: Connection, workers_end: socket.socket) -> None:
     """A worker process that tells its id to who looks for it, and then nothing."""
     Path(os.environ[HANGS_AT]).write_text(str(os.getpid()))
     while pipe.fileno():
@@ -269,20 +283,21 @@ def test_the_end_of_a_pool_waits_for_no_fork_server_that_hangs() -> None:
     on(pool, scene())
 
 
-def test_a_process_that_takes_no_large_message_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["small", LARGE], ids=["small", "large"])
+def test_a_process_that_takes_no_runs_is_replaced_and_the_run_runs(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     pool = ProcessPool(1, serve)
+    monkeypatch.setattr(process_pool, "TAKE_LIMIT_S", 0.5)
 
     async def scene() -> None:
         await pool.run(run_of)
         (stopped,) = pool.pids()
         os.kill(stopped, signal.SIGSTOP)
 
-        with monkeypatch.context() as patch, pytest.raises(ProcessNotStarted):
-            patch.setattr(worker_pipe, "LARGE_MESSAGE_LIMIT_S", 0.5)
-            await pool.run(lambda: run_of(text=LARGE))
+        ended = await pool.run(lambda: run_of(text=text))
 
-        ended = await pool.run(lambda: run_of(text=LARGE))
-        assert ended.outcome == Succeeded({"text": LARGE})
+        assert ended.outcome == Succeeded({"text": text})
         assert not is_alive(stopped)
 
     on(pool, scene())
@@ -295,10 +310,121 @@ def test_a_process_that_does_not_say_all_of_its_answer_is_replaced(
 
     async def scene() -> None:
         with monkeypatch.context() as patch, pytest.raises(LambdaTasksError, match="its answer"):
-            patch.setattr(worker_pipe, "LARGE_MESSAGE_LIMIT_S", 0.5)
+            patch.setattr(process_pool, "ANSWER_LIMIT_S", 0.5)
             await pool.run(lambda: run_of(STOPS_AS_IT_ANSWERS))
 
         assert isinstance((await pool.run(run_of)).outcome, Succeeded)
+
+    on(pool, scene())
+
+
+async def ahead(pool: ProcessPool, make_run: Callable[[], Awaitable[Run]], begun: list[str]) -> Any:
+    """Run what may be sent while all processes are busy, and note that it begins."""
+    return await pool.run(make_run, on_begin=lambda: begun.append("a run"), may_be_ahead=True)
+
+
+def test_a_run_that_was_sent_ahead_does_not_wait_behind_a_long_one(tmp_path: Path) -> None:
+    pool, gate = ProcessPool(2, serve), tmp_path / "gate"
+
+    async def scene() -> None:
+        long = asyncio.create_task(pool.run(lambda: run_of(f"waits for {gate}")))
+
+        ended = await asyncio.gather(*(ahead(pool, run_of, []) for _ in range(10)))
+
+        assert len(ended) == 10
+        assert not long.done()
+        gate.touch()
+        await long
+
+    on(pool, scene())
+
+
+def test_the_death_of_a_process_does_not_hit_what_was_sent_ahead() -> None:
+    pool = ProcessPool(1, serve)
+
+    async def scene() -> None:
+        await pool.run(run_of)
+        begun: list[str] = []
+        runs = [ahead(pool, lambda: run_of(DIES), begun)]
+        runs += [ahead(pool, run_of, begun) for _ in range(4)]
+
+        ends = await asyncio.gather(*runs, return_exceptions=True)
+
+        assert isinstance(ends[0], WorkerProcessDied)
+        assert all(isinstance(each, AttemptEnd) for each in ends[1:])
+        assert len(begun) == 5
+
+    on(pool, scene())
+
+
+def test_what_a_process_has_taken_and_not_announced_when_it_dies_has_not_begun() -> None:
+    pool = ProcessPool(1, serve)
+
+    async def scene() -> None:
+        begun: list[str] = []
+        with pytest.raises(ProcessNotStarted):
+            await ahead(pool, lambda: run_of(DIES_AS_IT_TAKES), begun)
+        assert not begun
+
+        assert isinstance((await pool.run(run_of)).outcome, Succeeded)
+
+    on(pool, scene())
+
+
+def test_what_is_cancelled_ahead_is_withdrawn_and_its_neighbours_run(tmp_path: Path) -> None:
+    pool, gate = ProcessPool(1, serve), tmp_path / "gate"
+
+    async def scene() -> None:
+        await pool.run(run_of)
+        busy = asyncio.create_task(pool.run(lambda: run_of(f"waits for {gate}")))
+        begun: list[str] = []
+        first, second, third = (asyncio.create_task(ahead(pool, run_of, begun)) for _ in range(3))
+        await asyncio.sleep(0.1)  # they are sent, most likely
+
+        second.cancel()
+        await asyncio.wait([second])
+        gate.touch()
+
+        (pid,) = pool.pids()
+        ends = await asyncio.gather(busy, first, third)
+        assert [each.outcome for each in ends] == [Succeeded(pid)] * 3, "no process was killed"
+        assert len(begun) == 2
+
+    on(pool, scene())
+
+
+def test_a_cancelled_run_that_has_begun_ends_with_its_process(tmp_path: Path) -> None:
+    pool = ProcessPool(1, serve)
+
+    async def scene() -> None:
+        running = asyncio.create_task(pool.run(lambda: run_of(f"waits for {tmp_path / 'never'}")))
+        await until(pool.pids)
+        (killed,) = pool.pids()
+        await asyncio.sleep(0.1)  # it has begun, most likely
+
+        running.cancel()
+
+        await until(lambda: not is_alive(killed))
+        assert isinstance((await pool.run(run_of)).outcome, Succeeded)
+
+    on(pool, scene())
+
+
+def test_where_there_are_no_sequenced_packets_processes_take_datagrams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_socket, "HAS_PACKETS", False)
+    pool = ProcessPool(2, serve_by_datagrams)
+
+    async def scene() -> None:
+        texts = ["a" * size for size in (1, 100, 5_000, 500_000)] * 3
+        ends = await asyncio.gather(*(pool.run(partial(run_of, text=text)) for text in texts))
+        assert [each.outcome for each in ends] == [Succeeded({"text": text}) for text in texts]
+        processes = pool.pids()
+
+        await pool.aclose()
+
+        await until(lambda: not any(map(is_alive, processes)))
 
     on(pool, scene())
 

@@ -12,7 +12,14 @@ from types import FrameType
 from typing import Any, Final
 
 from ..errors import HardTimeLimitExceeded, SoftTimeLimitExceeded
-from ..interrupts import CANCEL_TIMEOUT_S, Work, unwatch, watch, wrap_statements
+from ..interrupts import (
+    CANCEL_TIMEOUT_S,
+    Work,
+    connections_of_this_thread,
+    remove_wrapper,
+    unwatch,
+    watch,
+)
 
 SOFT_MESSAGE: Final = "The task ran longer than its soft_timeout of {} s."
 HARD_MESSAGE: Final = "The task ran longer than its hard_timeout of {} s."
@@ -43,7 +50,7 @@ class Alarm:
         self._interrupted: tuple[Work, BaseException] | None = None
         """The statement that was interrupted, and the limit that it was interrupted for."""
         self._patience_until = 0.0
-        self._wrapped = wrap_statements(self.execute)
+        self._connections = connections_of_this_thread()
         self._previous_handler: Any = None
         self._previous_alarm_at: float | None = None
 
@@ -53,7 +60,8 @@ class Alarm:
             self._previous_alarm_at = time.monotonic() + previous_s
         self._previous_handler = signal.signal(signal.SIGALRM, self.ring)
         try:
-            self._wrapped.__enter__()
+            for each in self._connections:
+                each.execute_wrappers.append(self.execute)
             watch(self)
             self.arm()
         except BaseException:
@@ -64,7 +72,8 @@ class Alarm:
         self._pending = ()  # a signal that arrives from here on raises nothing
         signal.setitimer(signal.ITIMER_REAL, 0)
         unwatch(self)
-        self._wrapped.__exit__(None, None, None)
+        for each in self._connections:
+            remove_wrapper(each, self.execute)
         signal.signal(signal.SIGALRM, self._previous_handler)
         if self._previous_alarm_at is not None:
             _set_timer(self._previous_alarm_at)

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Final
 
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.crypto import salted_hmac
 
 from .. import hooks, interrupts
@@ -96,6 +98,11 @@ class Attempt:
         passed_s = time.monotonic() - self._began_at
         soft_s, hard_s = round(soft_s - passed_s, 3), round(hard_s - passed_s, 3)
         return max(soft_s, MIN_LIMIT_S), max(hard_s, MIN_LIMIT_S)
+
+    @cached_property
+    def _connection(self) -> BaseDatabaseWrapper:
+        """The connection of the attempt's thread to the database of the records."""
+        return django_connections[self.finisher.claims.alias]
 
     @property
     def may_defer_begin(self) -> bool:
@@ -187,7 +194,7 @@ class Attempt:
                 self._guard.begin_transaction()
             # After a conflict it holds what it reads: it would meet the next conflict, too.
             self._transaction = connections.open_transaction(
-                self.finisher.claims.alias, may_be_late=not self._n_conflicts
+                self._connection, may_be_late=not self._n_conflicts
             )
 
     def call(self) -> Any:
@@ -204,7 +211,7 @@ class Attempt:
         """
         self._check_transactions()
         outcome = outcome_of(result, self.task)
-        if self._transaction is None or not connections.is_untouched(self.finisher.claims.alias):
+        if self._transaction is None or not connections.is_untouched(self._connection):
             return self._commit(outcome)
         # The task has sent no statement, so its record needs no transaction and can be written
         # together with those of other runs.
@@ -303,11 +310,10 @@ class Attempt:
 
     def _acquire_connection(self) -> None:
         """Wait for a connection of the pool, if there is one, for as long as the task may run."""
-        connection = django_connections[self.finisher.claims.alias]
         limit_s = self.left_s if self.run.soft_s < math.inf else None
         self._pool_error = None
         try:
-            waited_s = acquire(connection, limit_s=limit_s, reserved=RESERVED_CONNECTIONS)
+            waited_s = acquire(self._connection, limit_s=limit_s, reserved=RESERVED_CONNECTIONS)
             self._has_waited = self._has_waited or waited_s > LONG_WAIT_S
         except PoolExhausted as error:
             self._pool_error = error
@@ -321,7 +327,7 @@ class Attempt:
         )
         if not may_begin or self._n_conflicts == MAX_CONFLICTS or not is_conflict(error):
             return False
-        if django_connections[self.finisher.claims.alias].in_atomic_block:
+        if self._connection.in_atomic_block:
             return False  # a surrounding transaction, such as a TestCase's, can't be restarted
         pause_s = random.uniform(0.0, MAX_FIRST_PAUSE_S * 2**self._n_conflicts)
         if self._ran_for().total_seconds() + pause_s > self.run.soft_s:
@@ -362,13 +368,12 @@ class Attempt:
 
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
-        alias = self.finisher.claims.alias
         if self._transaction is None:
             self._clean_up()
         elif self._guard is not None:
-            self._guard.restore(django_connections[alias])
+            self._guard.restore(self._connection)
         limit_s = interrupts.statement_limit_s(
-            django_connections[alias], interrupts.LIBRARY_STATEMENT_LIMIT_S
+            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
         )
         with interrupts.interrupt_after(limit_s):
             self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
@@ -386,8 +391,7 @@ class Attempt:
     def _check_transactions(self) -> None:
         """Raise TransactionManagementError if the task left a transaction open, or ended ours."""
         if self._guard is not None:
-            alias = self.finisher.claims.alias
-            own = None if self._transaction is None else django_connections[alias]
+            own = None if self._transaction is None else self._connection
             self._guard.check(self.task.name, own)
 
     def _end_transaction(self, error: BaseException | None) -> None:

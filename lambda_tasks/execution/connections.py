@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from django.db import InterfaceError, OperationalError, connections, transaction
@@ -48,7 +48,7 @@ def refresh() -> None:
     The connections of threads that tasks have started are checked when they are used.
     """
     now = time.time()
-    for connection in connections.all(initialized_only=True):
+    for connection in interrupts.connections_of_this_thread():
         if connection not in _last_used:
             _last_used[connection] = now
             with _foreign_lock:
@@ -70,40 +70,41 @@ def refresh() -> None:
         _doubt_foreign(now)
 
 
-def open_transaction(alias: str, *, may_be_late: bool) -> AbstractContextManager[Any]:
+def open_transaction(
+    connection: BaseDatabaseWrapper, *, may_be_late: bool
+) -> AbstractContextManager[Any]:
     """Enter an atomic block and return it, on a new connection if the old one is unusable.
 
     On SQLite it begins with its first write, if it `may_be_late`.
     """
-    if may_be_late and connections[alias].vendor == "sqlite":
-        late = late_atomic(connections[alias])
+    if may_be_late and connection.vendor == "sqlite":
+        late = late_atomic(connection)
         late.__enter__()
         return late
-    # On MySQL this sends a statement, which a silent connection would never answer.
-    limit_s = interrupts.statement_limit_s(connections[alias], interrupts.ANSWER_TIMEOUT_S)
-    block: AbstractContextManager[Any] = transaction.atomic(using=alias)
+    block: AbstractContextManager[Any] = transaction.atomic(using=connection.alias)
     try:
-        with interrupts.interrupt_after(limit_s):
+        # On MySQL this sends a statement, which a silent connection would never answer.
+        sends = connection.vendor == "mysql"
+        with interrupts.interrupt_after(interrupts.ANSWER_TIMEOUT_S) if sends else nullcontext():
             block.__enter__()
     except OUTAGES:
         refresh()
-        pools.acquire(connections[alias])
-        block = transaction.atomic(using=alias)
+        pools.acquire(connection)
+        block = transaction.atomic(using=connection.alias)
         block.__enter__()
     return block
 
 
-def is_untouched(alias: str) -> bool:
+def is_untouched(connection: Any) -> bool:
     """Return whether the open transaction has nothing to commit or roll back, and no hooks.
 
     Always False on databases other than PostgreSQL.
     """
-    connection = connections[alias]
     # Only PostgreSQL's drivers delay BEGIN until the first statement and show whether it was sent.
     if connection.vendor != "postgresql" or connection.connection is None:
         return False
     has_begun = connection.connection.info.transaction_status != PQTRANS_IDLE
-    return not (has_begun or transaction.get_rollback(alias) or connection.run_on_commit)
+    return not (has_begun or connection.get_rollback() or connection.run_on_commit)
 
 
 def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:

@@ -74,6 +74,9 @@ would wait here, while other workers have time for them.
 CANCEL_GRACE_S: Final = 0.3
 """Seconds for a run that was cancelled at the deadline to end. The executor waits no longer."""
 
+AHEAD_TYPICAL_S: Final = 0.01
+"""Typical seconds of tasks that are sent to the worker processes while those are busy."""
+
 OnSettled = Callable[[str, Settlement], None]
 """A callback that gets a delivery's id and settlement as soon as its outcome is durable."""
 
@@ -192,7 +195,7 @@ class Executor:
             with self._leases.keep(batch, settlements), watchdog.stay_armed():
                 # Refused deliveries are settled while the first group runs: sending their copies
                 # takes time.
-                refusing = [self._settle_refused(batch, settle)]
+                refusing = [self._settle_refused(batch, settle)] if batch.refused else []
                 for chains in schedule(batch.claimed):
                     running = [
                         self._run_in_order(each, batch, metadata, settle)
@@ -290,13 +293,8 @@ class Executor:
         try:
             async with alone:
                 ended = await self._attempt(claimed, batch, metadata)
-        except NoTimeLeft:
+        except (NoTimeLeft, ProcessNotStarted):
             return await self._return_delivery(claimed, batch)
-        except ProcessNotStarted:
-            started = batch.started.pop(claimed.delivery.id, None)
-            return await self._return_delivery(
-                claimed if started is None else started.claimed, batch
-            )
         except Exception:
             # The outcome may not be durable. The next delivery finds it out from the record.
             logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
@@ -358,22 +356,32 @@ class Executor:
         # the start would run on the lane's thread, within the task's transaction.
         outside_of_lanes = contextvars.copy_context()
 
-        async def start() -> Run:
-            started = StartedRun(await self._count_start(claimed, batch, outside_of_lanes))
-            batch.started[claimed.delivery.id] = started
-            self._turns.begin(claimed)
+        counted = claimed
+
+        async def make_run() -> Run:
+            nonlocal counted
+            counted = await self._count_start(claimed, batch, outside_of_lanes)
+            return self._run_of(counted, metadata, batch.budget)
+
+        def begin() -> None:
+            batch.starting.pop(claimed.delivery.id, None)
             batch.unbegun.pop(claimed.delivery.id, None)
-            log_start(claimed.message, started.claimed.claim)
-            return self._run_of(started.claimed, metadata, batch.budget)
+            batch.started[claimed.delivery.id] = StartedRun(counted)
+            self._turns.begin(claimed)
+            log_start(claimed.message, counted.claim)
 
         async def start_attempt() -> Attempt:
-            return self._make_attempt(await start(), claimed.task)
+            run = await make_run()
+            begin()
+            return self._make_attempt(run, claimed.task)
 
         try:
             if claimed.task.is_async:
                 ended = await self._lanes.run(start_attempt)
             else:
-                ended = await self._processes.run(start)
+                ended = await self._processes.run(
+                    make_run, on_begin=begin, may_be_ahead=self._may_be_ahead(claimed)
+                )
         except (LaneLost, HardTimeLimitExceeded, WorkerProcessDied) as error:
             if claimed.delivery.id not in batch.started:
                 raise
@@ -383,6 +391,14 @@ class Executor:
         if ended.wait_s is None and ended.refused is None:
             self._durations.add(claimed.task.name, started.ran_s)
         return ended if ended.is_recorded else await self._record(started.claimed, ended)
+
+    def _may_be_ahead(self, claimed: ClaimedDelivery) -> bool:
+        """Return whether a start may be counted a moment before a process begins the run.
+
+        Not if the record must say exactly what has begun: see waiting_line_of().
+        """
+        is_short = self._durations.typical_s(claimed.task.name) <= AHEAD_TYPICAL_S
+        return is_short and claimed.may_rerun and not claimed.claim.may_be_poison
 
     async def _count_start(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, context: contextvars.Context

@@ -1,21 +1,30 @@
 """The parent's side of the worker processes: started once, reused, replaced when they die.
 
-It uses only processes and pipes. Lambda has no /dev/shm, so multiprocessing's semaphores, queues
-and pools don't work there.
+It uses only processes, pipes and sockets. Lambda has no /dev/shm, so multiprocessing's semaphores,
+queues and pools don't work there.
+
+The pool sends runs by one socket, from which the idle processes take them. A run that was sent has
+not begun until a process says so: until then it may be withdrawn, and the death of a process does
+not hit it.
 """
 
 import asyncio
+import itertools
 import logging
-import threading
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from ..errors import HardTimeLimitExceeded, LambdaTasksError
 from ..threads import in_reserved_thread
-from . import fork_server, worker_pipe
+from . import fork_server
 from .alarm import HARD_MESSAGE
 from .process_start import Main, ProcessNotStarted, ProcessStart, StartedProcess
 from .run import AttemptEnd, Run
+from .run_socket import Packet, RunSocket, pack
+from .worker_pipe import Listener, Told
 from .worker_process import Reply
 
 logger = logging.getLogger("lambda_tasks")
@@ -23,45 +32,85 @@ logger = logging.getLogger("lambda_tasks")
 KILL_GRACE_S: Final = 2.0
 """Seconds that a task may ignore its hard timeout before its process is killed."""
 
+N_AHEAD: Final = 8
+"""Runs for each process that may be sent while it is busy: it takes the next one without a pause.
+
+With none, both sides wait for each other most of the time.
+"""
+
 INTERRUPT_EVERY_S: Final = 0.5
 """Seconds between interruptions of a start: the first may come before there is a process."""
+
+TAKE_LIMIT_S: Final = 30.0
+"""Seconds for an idle process to take a run. A process that takes longer hangs, and is replaced."""
+
+TAKEN_GRACE_S: Final = 1.0
+"""Seconds from a process's death until a run that nobody has begun is given up.
+
+Most likely the dead process has taken it, and had no time to say so. If another one has, it says so
+within a moment.
+"""
+
+ANSWER_LIMIT_S: Final = 30.0
+"""Seconds for the rest of an answer to arrive."""
 
 
 class ProcessPool:
     """Up to `count` worker processes, each started when it is first needed."""
 
     def __init__(self, count: int, main: Main) -> None:
-        self._slots = [_Slot(main) for _ in range(count)]
-        # Last in, first out: a warm process is reused before another is started.
-        self._free: asyncio.LifoQueue[_Slot] = asyncio.LifoQueue()
-        for slot in reversed(self._slots):
-            self._free.put_nowait(slot)
+        self._main = main
+        self._socket: RunSocket | None = None
+        self._numbers = itertools.count(1)
+        self._slots = [_Slot() for _ in range(count)]
+        self._n_ready = 0
+        """The processes that are ready."""
+        self._n_open = 0
+        """The runs that have a place in a process, or ahead of one."""
+        self._n_dying = 0
+        """Those of them whose process ends."""
+        self._waiting: deque[_Place] = deque()
+        """The runs that wait for a place."""
+        self._sent: dict[int, _SentRun] = {}
+        """The runs that were sent and have not begun, in their order."""
+        self._starts: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.Task[None]] = set()
+        self._take_timer: asyncio.TimerHandle | None = None
+        self._is_closing = False
 
     @property
     def count(self) -> int:
         """The largest number of processes."""
         return len(self._slots)
 
-    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> AttemptEnd:
-        """Run a task in the next free process, and return the end of the attempt.
+    async def run(
+        self,
+        make_run: Callable[[], Awaitable[Run]],
+        *,
+        on_begin: Callable[[], None] | None = None,
+        may_be_ahead: bool = False,
+    ) -> AttemptEnd:
+        """Run a task in the next idle process, and return the end of the attempt.
 
-        `make_run` is called once the process is ready: the task's time starts then. Raises the
-        errors of `make_run`, and:
+        `make_run` is called once a process is idle, and `on_begin` when that has begun the run: the
+        task's time starts then. With `may_be_ahead`, the run may be made and sent while all
+        processes are busy. Raises the errors of `make_run`, and:
 
         - HardTimeLimitExceeded if the process had to be killed,
         - WorkerProcessDied if the process ended by itself,
         - LambdaTasksError if the state of the record is unknown,
-        - ProcessNotStarted if no process could start the task.
+        - ProcessNotStarted if no process has begun the task.
         """
-        slot = await self._free.get()
         try:
-            await slot.start()
-            return await slot.run(await make_run())
+            await self._find_place(may_be_ahead)
+            try:
+                return await self._answer_to(await make_run(), on_begin)
+            finally:
+                self._n_open -= 1
+                self._grant_places()
         except ProcessNotStarted as error:
             logger.exception("%s The task goes back to its queue.", error)
             raise
-        finally:
-            self._free.put_nowait(slot)
 
     def prepare(self) -> None:
         """Start the fork server, which loads the project by itself."""
@@ -69,142 +118,377 @@ class ProcessPool:
 
     def pids(self) -> list[int]:
         """Return the ids of the processes."""
-        return [slot.pid for slot in self._slots if slot.pid is not None]
+        processes = [slot.process for slot in self._slots if slot.process is not None]
+        return [process.pid for process in processes if process.pid is not None]
 
     async def aclose(self) -> None:
         """Kill all processes, also those that are starting. The database rolls back their runs."""
+        self._is_closing = True
+        try:
+            await self._end_all()
+            self._give_up(list(self._sent.values()))
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+        finally:
+            self._is_closing = False
+
+    async def _end_all(self) -> None:
+        for place in self._waiting:
+            place.refuse(ProcessNotStarted("The worker processes end."))
         for slot in self._slots:
-            slot.interrupt()
+            if slot.process is not None:
+                self._drop(slot, LambdaTasksError("The worker processes end."))
+        while self._starts:
+            for slot in self._slots:
+                slot.give_up_start()
+            await asyncio.wait(self._starts, timeout=INTERRUPT_EVERY_S)
+        if self._ends:
+            await asyncio.wait(self._ends)
+
+    # Places
+
+    async def _find_place(self, may_be_ahead: bool) -> None:
+        """Wait until a process is idle, or until there is a place ahead of the busy ones."""
+        if not self._waiting and self._has_place(may_be_ahead):
+            self._n_open += 1
+            self._start_if_needed()
+            return
+        place = _Place(may_be_ahead, asyncio.get_running_loop().create_future())
+        self._waiting.append(place)
+        self._start_if_needed()
+        try:
+            await place.granted
+        except asyncio.CancelledError:
+            if place.granted.done() and not place.granted.cancelled():
+                self._n_open -= 1
+                self._grant_places()
+            raise
+
+    def _has_place(self, may_be_ahead: bool) -> bool:
+        return self._n_open < self._n_ready * (1 + N_AHEAD if may_be_ahead else 1)
+
+    def _grant_places(self) -> None:
+        while self._waiting and self._has_place(self._waiting[0].may_be_ahead):
+            place = self._waiting.popleft()
+            if not place.granted.done():
+                self._n_open += 1
+                place.granted.set_result(None)
+
+    # Starts and ends of processes
+
+    def _start_if_needed(self) -> None:
+        """Start as many processes as there are runs, as long as there are slots for them."""
+        wanted = self._n_open - self._n_dying + len(self._waiting)
+        n_started = self._n_ready + sum(slot.is_starting for slot in self._slots)
         for slot in self._slots:
-            await in_reserved_thread(slot.close)
+            if n_started >= wanted or self._is_closing:
+                return
+            if slot.process is None and not slot.is_starting:
+                slot.is_starting = True
+                start = asyncio.get_running_loop().create_task(self._start(slot))
+                self._starts.add(start)
+                start.add_done_callback(self._starts.discard)
+                n_started += 1
+
+    async def _start(self, slot: "_Slot") -> None:
+        refusal: ProcessNotStarted | None = None
+        try:
+            if self._socket is None:
+                self._socket = RunSocket()
+            slot.starting = ProcessStart(self._main, self._socket.workers_end)
+            process = await in_reserved_thread(slot.starting.run)
+        except ProcessNotStarted as error:
+            refusal = error
+        except OSError as error:  # for example, no file descriptor is free
+            refusal = ProcessNotStarted(f"There are no worker processes ({error!r}).")
+        else:
+            self._n_ready += 1
+            slot.watch(process, hear=self._hear, see_end=self._see_end)
+        finally:
+            slot.is_starting, slot.starting = False, None
+        if refusal is not None:
+            self._refuse_one(refusal)
+        elif self._is_closing:
+            self._drop(slot, LambdaTasksError("The worker processes end."))
+        self._grant_places()
+        self._start_if_needed()
+
+    def _refuse_one(self, error: ProcessNotStarted) -> None:
+        """Refuse the run that waits longest: its process could not be started."""
+        while self._waiting:
+            if self._waiting.popleft().refuse(error):
+                return
+        if not self._n_ready:
+            self._give_up(list(self._sent.values())[:1], error)
+
+    def _drop(self, slot: "_Slot", answer: Reply | BaseException | None) -> None:
+        """End a slot's process, and then its run with this answer; None for a process that died."""
+        process, current = slot.unwatch()
+        self._n_ready -= 1
+        if current is not None:
+            self._n_dying += 1
+        if answer is not None:
+            process.kill()
+        # It may have taken a run and not said so.
+        if missing := self._send_again():
+            loop = asyncio.get_running_loop()
+            loop.call_later(TAKEN_GRACE_S, self._give_up, missing)
+        end = asyncio.get_running_loop().create_task(self._end(process, current, answer))
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
+        self._start_if_needed()
+
+    async def _end(
+        self,
+        process: StartedProcess,
+        current: "_SentRun | None",
+        answer: Reply | BaseException | None,
+    ) -> None:
+        if answer is None:
+            answer = await in_reserved_thread(process.death_error)
+        process.kill()
+        await in_reserved_thread(process.end)
+        if current is not None:
+            self._n_dying -= 1
+            current.end(answer)
+
+    # Runs
+
+    async def _answer_to(self, run: Run, on_begin: Callable[[], None] | None) -> AttemptEnd:
+        number, loop = next(self._numbers), asyncio.get_running_loop()
+        packet = await pack(number, run)
+        sent = _SentRun(packet, run.hard_s, on_begin, loop.create_future())
+        self._sent[number] = sent
+        self._send_unsent()
+        if self._take_timer is None:
+            self._take_timer = loop.call_later(TAKE_LIMIT_S, self._replace_hanging)
+        try:
+            return await sent.ended
+        except asyncio.CancelledError:
+            self._withdraw(sent)
+            raise
+        finally:
+            packet.close()
+
+    def _send_unsent(self) -> None:
+        """Send the runs that are not in the socket, until it is full."""
+        if self._socket is None:
+            return
+        for sent in self._sent.values():
+            if not sent.is_in_socket:
+                sent.is_in_socket = self._socket.send(sent.packet)
+                if not sent.is_in_socket:
+                    return
+
+    def _send_again(self) -> list["_SentRun"]:
+        """Send again what no process has taken; return the runs that one has taken."""
+        if not self._sent or self._socket is None:
+            return []
+        for number in self._socket.take_back():
+            if (sent := self._sent.get(number)) is not None:
+                sent.is_in_socket = False
+        taken = [sent for sent in self._sent.values() if sent.is_in_socket]
+        self._send_unsent()
+        return taken
+
+    def _withdraw(self, sent: "_SentRun") -> None:
+        """Take a run back, or kill the process that has begun it."""
+        if self._sent.pop(sent.packet.number, None) is not None:
+            # If a process has just taken it, that process is killed when it says so.
+            self._send_again()
+        for slot in self._slots:
+            if slot.current is sent:
+                self._drop(slot, LambdaTasksError("The run was cancelled."))
+
+    def _give_up(self, unbegun: list["_SentRun"], error: ProcessNotStarted | None = None) -> None:
+        """Give up the runs that no process has begun."""
+        for sent in unbegun:
+            if self._sent.pop(sent.packet.number, None) is not None:
+                sent.end(error or ProcessNotStarted("No worker process has begun the task."))
+
+    def _hear(self, slot: "_Slot") -> None:
+        assert slot.listener is not None
+        try:
+            for told in slot.listener.hear():
+                self._take_in(slot, told)
+        except (EOFError, OSError):
+            if slot.process is not None:
+                self._drop(slot, None)
+        else:
+            slot.limit_answer(self._drop)
+
+    def _take_in(self, slot: "_Slot", told: Told) -> None:
+        if told.ended and slot.current is not None:
+            if isinstance(told.answer, AttemptEnd) and told.answer.replaces_process:
+                self._drop(slot, told.answer)
+                return
+            slot.current.end(told.answer)
+            slot.current = None
+        if told.begun and slot.process is not None:
+            sent = self._sent.pop(told.begun, None)
+            if sent is None:  # it was withdrawn or given up meanwhile
+                self._drop(slot, LambdaTasksError("The run was withdrawn."))
+            else:
+                slot.begin(sent, self._kill_late)
+                self._send_unsent()
+
+    def _see_end(self, slot: "_Slot") -> None:
+        """See that a process has ended, or its fork server."""
+        process = slot.process
+        assert process is not None
+        if not process.is_gone():
+            asyncio.get_running_loop().remove_reader(process.sentinel)
+            return
+        # A process that the task started may hold the pipe open, so that the pipe shows no end.
+        while slot.process is process and process.pipe.poll(0):
+            self._hear(slot)
+        if slot.process is process:
+            self._drop(slot, None)
+
+    def _kill_late(self, slot: "_Slot") -> None:
+        """Kill a process whose task ignores its hard timeout."""
+        if (current := slot.current) is None:
+            return
+        if time.monotonic() < current.kill_at:
+            slot.limit_run(self._kill_late)
+        else:
+            error = HardTimeLimitExceeded(HARD_MESSAGE.format(current.hard_s))
+            self._drop(slot, error)
+
+    def _replace_hanging(self) -> None:
+        """Replace idle processes that have not taken a run for TAKE_LIMIT_S."""
+        self._take_timer = None
+        if not self._sent:
+            return
+        oldest = next(iter(self._sent.values()))
+        if time.monotonic() - oldest.sent_at >= TAKE_LIMIT_S:
+            for slot in self._slots:
+                if slot.process is not None and slot.current is None:
+                    self._drop(slot, LambdaTasksError("A worker process takes no runs."))
+        loop = asyncio.get_running_loop()
+        self._take_timer = loop.call_later(TAKE_LIMIT_S, self._replace_hanging)
 
 
 class _Slot:
-    """A slot for one process, which is started and replaced as needed."""
+    """A slot for one process, as the parent's event loop sees it."""
 
-    def __init__(self, main: Main) -> None:
-        self._main = main
-        self._process: StartedProcess | None = None
-        self._starting: ProcessStart | None = None
-        self._lock = threading.Lock()
-        """Held while a process starts, even if the run that needs it was cancelled meanwhile."""
+    def __init__(self) -> None:
+        self.process: StartedProcess | None = None
+        self.is_starting = False
+        self.starting: ProcessStart | None = None
+        self.listener: Listener | None = None
+        self.current: _SentRun | None = None
+        """The run that the process has begun."""
+        self._run_timer: asyncio.TimerHandle | None = None
+        self._kill_at = 0.0
+        self._answer_timer: asyncio.TimerHandle | None = None
 
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
+    def watch(
+        self,
+        process: StartedProcess,
+        *,
+        hear: "Callable[[_Slot], None]",
+        see_end: "Callable[[_Slot], None]",
+    ) -> None:
+        """Watch a process that was started."""
+        self.process, self.listener = process, Listener(process.pipe)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(process.pipe.fileno(), hear, self)
+        loop.add_reader(process.sentinel, see_end, self)
 
-    async def start(self) -> None:
-        """Start the process, unless it is ready. Raises ProcessNotStarted."""
-        if self._process is None or not self._process.is_ready():
-            await in_reserved_thread(self._start)
-
-    async def run(self, run: Run) -> AttemptEnd:
-        """See ProcessPool.run()."""
-        process = self._process
+    def unwatch(self) -> "tuple[StartedProcess, _SentRun | None]":
+        """Leave the slot to another process; return the process and its run."""
+        process, current = self.process, self.current
         assert process is not None
-        try:
-            await _send(process, run)
-            await _wait_for_answer(process, run.hard_s)
-            reply = await _receive(process)
-        except BaseException:
-            # A cancelled run, too, ends the process: the next run must not get its answer.
-            await self._kill()
-            raise
-        if isinstance(reply, LambdaTasksError):
-            raise reply
-        if reply.replaces_process:
-            await self._kill()
-        return reply
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(process.pipe.fileno())
+        loop.remove_reader(process.sentinel)
+        for timer in (self._run_timer, self._answer_timer):
+            if timer is not None:
+                timer.cancel()
+        self._run_timer = self._answer_timer = None
+        self.process = self.listener = self.current = None
+        return process, current
 
-    async def _kill(self) -> None:
-        self.interrupt()
-        await in_reserved_thread(self._end)
+    def give_up_start(self) -> None:
+        """Give up the start of a process, without waiting."""
+        if self.starting is not None:
+            self.starting.give_up()
 
-    def interrupt(self) -> None:
-        """Kill the process or give up its start, without waiting."""
-        if (starting := self._starting) is not None:
-            starting.give_up()
-        if (process := self._process) is not None:
-            process.kill()
+    def begin(self, sent: "_SentRun", kill_late: "Callable[[_Slot], None]") -> None:
+        """Note that the process has begun a run."""
+        self.current = sent
+        sent.begin()
+        # One timer for the runs of a process: a timer for each would cost more than a short run.
+        if self._run_timer is None or self._kill_at > sent.kill_at:
+            self.limit_run(kill_late)
 
-    def close(self) -> None:
-        """Wait for an interrupted start, and end the process."""
-        while not self._lock.acquire(timeout=INTERRUPT_EVERY_S):
-            self.interrupt()
-        try:
-            self.interrupt()  # the process may have become ready just before the lock was free
-            self._end()
-        finally:
-            self._lock.release()
+    def limit_run(self, kill_late: "Callable[[_Slot], None]") -> None:
+        """Set the timer for the limit of the current run."""
+        assert self.current is not None
+        if self._run_timer is not None:
+            self._run_timer.cancel()
+        self._kill_at = self.current.kill_at
+        seconds = self._kill_at - time.monotonic()
+        self._run_timer = asyncio.get_running_loop().call_later(seconds, self._ring, kill_late)
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._process is not None and self._process.is_ready():
-                return
-            self._end()
-            self._starting = ProcessStart(self._main)
-            try:
-                self._process = self._starting.run()
-            finally:
-                self._starting = None
+    def _ring(self, kill_late: "Callable[[_Slot], None]") -> None:
+        self._run_timer = None
+        kill_late(self)
 
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.end()
+    def limit_answer(self, drop: "Callable[[_Slot, Reply | BaseException | None], None]") -> None:
+        """Set the timer for the rest of an answer, or stop it if there is no rest."""
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+        if self.listener is not None and self.listener.is_within_message:
+            error = LambdaTasksError("A worker process did not send the whole of its answer.")
+            loop = asyncio.get_running_loop()
+            self._answer_timer = loop.call_later(ANSWER_LIMIT_S, drop, self, error)
 
 
-async def _send(process: StartedProcess, run: Run) -> None:
-    try:
-        await worker_pipe.asend(process.pipe, run)
-    except OSError as error:  # a TimeoutError is one too
-        raise ProcessNotStarted(
-            f"A worker process did not receive its task ({error!r})."
-        ) from error
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A run's wait for a place."""
+
+    may_be_ahead: bool
+    granted: "asyncio.Future[None]"
+
+    def refuse(self, error: ProcessNotStarted) -> bool:
+        """End the wait with an error; return whether somebody waits."""
+        if self.granted.done():
+            return False
+        self.granted.set_exception(error)
+        return True
 
 
-async def _wait_for_answer(process: StartedProcess, hard_s: float) -> None:
-    """Wait until the pipe can be read: the answer has arrived, or the process has ended.
+@dataclass(slots=True, eq=False)
+class _SentRun:
+    """A run that was sent, or is to be sent."""
 
-    Raises HardTimeLimitExceeded KILL_GRACE_S after the hard timeout, and WorkerProcessDied.
-    """
-    descriptor = process.pipe.fileno()
-    try:
-        async with asyncio.timeout(hard_s + KILL_GRACE_S):
-            if await _wait_readable(descriptor, process.sentinel) == descriptor:
-                return
-            if not process.pipe.poll(0) and not process.is_gone():
-                await _wait_readable(descriptor)  # the fork server ended, and the process lives on
-    except TimeoutError:
-        raise HardTimeLimitExceeded(HARD_MESSAGE.format(hard_s)) from None
-    if not process.pipe.poll(0):
-        # A process that the task started may hold the pipe open, so the pipe shows no end.
-        raise await in_reserved_thread(process.death_error)
+    packet: Packet
+    hard_s: float
+    on_begin: Callable[[], None] | None
+    ended: "asyncio.Future[AttemptEnd]"
+    is_in_socket: bool = False
+    sent_at: float = 0.0
+    kill_at: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.sent_at = time.monotonic()
 
-async def _receive(process: StartedProcess) -> Reply:
-    try:
-        reply: Reply = await worker_pipe.areceive(process.pipe)
-    except TimeoutError:
-        raise LambdaTasksError("A worker process did not send the whole of its answer.") from None
-    except (EOFError, OSError):
-        raise await in_reserved_thread(process.death_error) from None
-    return reply
+    def begin(self) -> None:
+        """Note that a process has begun the run."""
+        self.kill_at = time.monotonic() + self.hard_s + KILL_GRACE_S
+        if self.on_begin is not None:
+            self.on_begin()
 
-
-async def _wait_readable(*descriptors: int) -> int:
-    """Wait until one of the descriptors can be read, and return that one."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[int] = loop.create_future()
-
-    def wake(descriptor: int) -> None:
-        if not ready.done():
-            ready.set_result(descriptor)
-
-    for descriptor in descriptors:
-        loop.add_reader(descriptor, wake, descriptor)
-    try:
-        return await ready
-    finally:
-        for descriptor in descriptors:
-            loop.remove_reader(descriptor)
+    def end(self, answer: Reply | BaseException) -> None:
+        """End the run with an answer, or an error to raise."""
+        if self.ended.done():
+            return
+        if isinstance(answer, BaseException):
+            self.ended.set_exception(answer)
+        else:
+            self.ended.set_result(answer)

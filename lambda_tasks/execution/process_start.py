@@ -1,8 +1,8 @@
 """The start of one worker process within a time limit, and its end."""
 
 import os
-import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -24,8 +24,8 @@ EXIT_REPORT_S: Final = 3.0
 RESTART_PAUSES_S: Final = (0.05, 0.2, 1.0)
 """Seconds between tries to start a process, for a dying fork server to be gone."""
 
-Main = Callable[[Connection], None]
-"""The main function of a worker process, called with its end of the pipe.
+Main = Callable[[Connection, socket.socket], None]
+"""The main function of a worker process, called with its ends of its pipe and of the RunSocket.
 
 The process imports it by its dotted name.
 """
@@ -38,8 +38,9 @@ class ProcessNotStarted(Exception):
 class ProcessStart:
     """The start of one process, which can be given up from another thread."""
 
-    def __init__(self, main: Main) -> None:
+    def __init__(self, main: Main, workers_end: socket.socket) -> None:
         self._main = main
+        self._workers_end = workers_end
         self._deadline = time.monotonic() + START_LIMIT_S
 
     def run(self) -> "StartedProcess":
@@ -80,7 +81,10 @@ class ProcessStart:
         context = fork_server.context()
         pipe, child_end = context.Pipe()
         process = context.Process(
-            target=self._main, args=(child_end,), name="lambda_tasks-worker", daemon=True
+            target=self._main,
+            args=(child_end, self._workers_end),
+            name="lambda_tasks-worker",
+            daemon=True,
         )
         started = StartedProcess(process, pipe)
         try:
@@ -88,7 +92,6 @@ class ProcessStart:
                 if not self._left_s:
                     raise _timeout_error()
                 process.start()
-            started.watch_exit()
             self._wait_until_ready(started)
         except BaseException:
             # For example, no file descriptor is free. Leave nothing behind: the next run tries
@@ -114,8 +117,6 @@ class StartedProcess:
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self.pipe = pipe
         self._process = process
-        self._poll = select.poll()
-        self._poll.register(pipe.fileno(), select.POLLIN)
 
     @property
     def pid(self) -> int | None:
@@ -126,14 +127,6 @@ class StartedProcess:
     def sentinel(self) -> int:
         """The descriptor that becomes readable when the process, or its fork server, has ended."""
         return self._process.sentinel
-
-    def watch_exit(self) -> None:
-        """Let is_ready() watch the end of the process too. Call it once the process is started."""
-        self._poll.register(self.sentinel, select.POLLIN)
-
-    def is_ready(self) -> bool:
-        """Return whether the process can receive a run: it is alive and its pipe is silent."""
-        return not self._poll.poll(0)
 
     def is_gone(self) -> bool:
         """Return whether the process has certainly ended."""

@@ -50,7 +50,7 @@ class Starts:
                 batch.starting[each.delivery.id] = self._writes.put(
                     each.message.invocation_id, start, context=context
                 )
-        claim_now = await batch.starting.pop(id)
+        claim_now = await batch.starting[id]
         if claim_now is None:
             raise LeaseLost(
                 f"{claimed.message.invocation_id} was cancelled or taken over by another worker "

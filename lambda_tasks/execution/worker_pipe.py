@@ -1,77 +1,81 @@
-"""The messages between a worker process and its parent.
+"""What a worker process tells its parent by its pipe.
 
-The process reports that it is ready. Then it receives runs, one at a time, and answers each. An
-empty message announces a large one, so that the parent's event loop never waits for the other side
-to read or write.
+At first that it is ready. Then, for each run that it takes, that it begins it, before it does, and
+its answer. The answer to a run and the beginning of the next are one message, if the next waits
+already.
 """
 
-import asyncio
+import os
 import pickle
-import sys
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
-
-from ..threads import in_reserved_thread
 
 READY: Final = b"ready"
 """The first message of a process, sent once it has loaded the project."""
 
-SMALL_BYTES: Final = 4096
-"""Largest message that is sent and received without waiting.
+READ_BYTES: Final = 256 * 1024
+"""The most bytes that are read at once: about as many as a socket holds."""
 
-A pipe holds 8 KiB on macOS and more on Linux.
-"""
+NO_RUN: Final = 0
+"""The number in place of a run that has ended, or begins."""
 
-MAX_SENT_AT_ONCE_BYTES: Final = 32 * 1024 if sys.platform == "linux" else SMALL_BYTES
-"""Largest message that is sent to a process without waiting: it reads all that came before.
-
-A socket of Linux holds 208 KiB (net.core.wmem_default). To send on another thread takes 0.2 ms.
-"""
-
-LARGE_MESSAGE_LIMIT_S: Final = 30.0
-"""Seconds for a large message to pass through the pipe."""
+_HEADER: Final = struct.Struct("!IQQ")
 
 
-def send(pipe: Connection, value: object) -> None:
-    """Send a message, and wait for the other side for as long as it takes."""
-    data = pickle.dumps(value)
-    if len(data) > SMALL_BYTES:
-        pipe.send_bytes(b"")
-    pipe.send_bytes(data)
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A message of a worker process."""
+
+    ended: int
+    """The number of the run that has ended, or NO_RUN."""
+    answer: Any
+    """The answer to that run."""
+    begun: int
+    """The number of the run that begins, or NO_RUN."""
 
 
-def receive(pipe: Connection) -> Any:
-    """Wait for a message and return it. Raises EOFError if the other side is gone."""
-    return _load(pipe.recv_bytes() or pipe.recv_bytes())
+def tell(pipe: Connection, *, ended: int = NO_RUN, answer: Any = None, begun: int = NO_RUN) -> None:
+    """Send a message, and wait for the parent for as long as it takes."""
+    data = pickle.dumps(answer) if ended else b""
+    left = memoryview(_HEADER.pack(len(data), ended, begun) + data)
+    while left:
+        left = left[os.write(pipe.fileno(), left) :]
 
 
-async def asend(pipe: Connection, value: object) -> None:
-    """Send a message to a process that waits for one.
+class Listener:
+    """The parent's end of a pipe."""
 
-    Raises TimeoutError if the process does not read a large message within
-    LARGE_MESSAGE_LIMIT_S, and OSError if it is gone.
-    """
-    data = pickle.dumps(value)
-    if len(data) <= MAX_SENT_AT_ONCE_BYTES:
-        pipe.send_bytes(data)
-        return
-    pipe.send_bytes(b"")
-    async with asyncio.timeout(LARGE_MESSAGE_LIMIT_S):
-        await in_reserved_thread(pipe.send_bytes, data)
+    def __init__(self, pipe: Connection) -> None:
+        os.set_blocking(pipe.fileno(), False)
+        self._pipe = pipe
+        self._read = bytearray()
 
+    @property
+    def is_within_message(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return bool(self._read)
 
-async def areceive(pipe: Connection) -> Any:
-    """Receive a message whose first bytes have arrived.
+    def hear(self) -> Iterator[Told]:
+        """Yield the messages that have arrived.
 
-    Raises TimeoutError if the rest of a large message does not arrive within
-    LARGE_MESSAGE_LIMIT_S, and EOFError or OSError if the other side is gone.
-    """
-    data = pipe.recv_bytes()
-    if not data:
-        async with asyncio.timeout(LARGE_MESSAGE_LIMIT_S):
-            data = await in_reserved_thread(pipe.recv_bytes)
-    return _load(data)
-
-
-def _load(data: bytes) -> Any:
-    return pickle.loads(data)  # noqa: S301 - only our own process has the other end of the pipe
+        Raises EOFError or OSError if the process is gone.
+        """
+        try:
+            data = os.read(self._pipe.fileno(), READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            raise EOFError
+        self._read += data
+        while len(self._read) >= _HEADER.size:
+            length, ended, begun = _HEADER.unpack_from(self._read)
+            end = _HEADER.size + length
+            if len(self._read) < end:
+                return
+            data = bytes(self._read[_HEADER.size : end])
+            del self._read[:end]
+            # Only our own process has the other end of the pipe.
+            yield Told(ended, pickle.loads(data) if ended else None, begun)  # noqa: S301

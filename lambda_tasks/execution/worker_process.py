@@ -1,4 +1,4 @@
-"""The child's side of a worker process: it receives runs from its parent and answers each.
+"""The child's side of a worker process: it takes runs from its parent's socket and answers each.
 
 The fork server imports this module before it forks, so every child starts with the project loaded.
 """
@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -17,11 +18,12 @@ from django.db import connections
 
 from .. import interrupts, pools, registry
 from ..errors import HardTimeLimitExceeded, LambdaTasksError
-from . import worker_pipe
+from . import run_socket
 from .attempt import MakeAttempt
 from .connections import forget_in_children
 from .inline import run_inline
 from .run import AttemptEnd, Run
+from .worker_pipe import NO_RUN, READY, tell
 
 Reply = AttemptEnd | LambdaTasksError
 """The answer to a run. The error says why the record could not be written."""
@@ -38,8 +40,8 @@ def prepare() -> None:
     gc.freeze()
 
 
-def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
-    """Run tasks until the other end closes. `wire` is called once the project is loaded.
+def serve(pipe: Connection, workers_end: socket.socket, wire: Callable[[], MakeAttempt]) -> None:
+    """Run tasks until the parent's end closes. `wire` is called once the project is loaded.
 
     Then it ends, with all processes that its tasks have started and that have not left its group.
     """
@@ -53,14 +55,27 @@ def serve(pipe: Connection, wire: Callable[[], MakeAttempt]) -> None:
     make_attempt = wire()
     reply = pools.returning_connections(_reply)
     interrupts.limit_connecting()
-    pipe.send_bytes(worker_pipe.READY)
+    pipe.send_bytes(READY)
+    try:
+        _run_tasks(pipe, workers_end, lambda run: reply(run, make_attempt))
+    except (EOFError, ConnectionError):
+        os.killpg(0, signal.SIGKILL)
+
+
+def _run_tasks(pipe: Connection, workers_end: socket.socket, reply: Callable[[Run], Reply]) -> None:
+    """Take and answer one run after the other. Raises EOFError once the parent is gone."""
+    ended, answer = NO_RUN, None
     while True:
-        try:
-            run: Run = worker_pipe.receive(pipe)
-        except EOFError:
-            os.killpg(0, signal.SIGKILL)
-            return
-        worker_pipe.send(pipe, reply(run, make_attempt))
+        taken = run_socket.take(workers_end, pipe, waits=ended == NO_RUN)
+        if taken is None:
+            tell(pipe, ended=ended, answer=answer)
+            ended, answer = NO_RUN, None
+            continue
+        tell(pipe, ended=ended, answer=answer, begun=taken.number)
+        ended, answer = taken.number, reply(taken.load())
+        if isinstance(answer, AttemptEnd) and answer.replaces_process:
+            tell(pipe, ended=ended, answer=answer)
+            pipe.recv_bytes()  # nothing comes: the parent kills this process
 
 
 def _allow_children() -> None:
@@ -84,4 +99,4 @@ def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:
     except Exception as error:
         return LambdaTasksError(f"The record could not be written: {error!r}")
     was_timed_out = isinstance(attempt.error, HardTimeLimitExceeded) and ended.outcome is not None
-    return replace(ended, replaces_process=was_timed_out)
+    return replace(ended, replaces_process=True) if was_timed_out else ended

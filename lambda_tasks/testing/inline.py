@@ -131,8 +131,17 @@ class _InlineProcesses(ProcessPool):
         super().__init__(0, serve_worker_process)
         self._make_attempt = make_attempt
 
-    async def run(self, make_run: Callable[[], Awaitable[Run]]) -> AttemptEnd:
-        return await sync_to_async(self._run)(await make_run())
+    async def run(
+        self,
+        make_run: Callable[[], Awaitable[Run]],
+        *,
+        on_begin: Callable[[], None] | None = None,
+        may_be_ahead: bool = False,
+    ) -> AttemptEnd:
+        run = await make_run()
+        if on_begin is not None:
+            on_begin()
+        return await sync_to_async(self._run)(run)
 
     def _run(self, run: Run) -> AttemptEnd:
         task = registry.resolve(run.message.task_name, run.message.backend)
