@@ -87,7 +87,10 @@ def describe_tasks() -> str:
     library = f"{__package__}."
     names = [name for name in registry.names() if not name.startswith(library)]
     if not names:
-        return "none found; they are declared in the tasks.py of apps in INSTALLED_APPS"
+        return (
+            "none in the tasks.py of apps in INSTALLED_APPS, nor in LAMBDA_TASKS_MODULES; a stored "
+            "call of a task in another module of these apps imports it"
+        )
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return f"{len(names)}: {', '.join(names[:MAX_NAMES])}{more}"
 

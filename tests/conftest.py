@@ -88,6 +88,15 @@ def django_db_modify_db_settings() -> None:
 
 
 @pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """Behind a pooler, whose idle connections would keep the database from being dropped.
+
+    It goes with its server.
+    """
+    return environment.engine == "pgbouncer"
+
+
+@pytest.fixture(scope="session")
 def sqs() -> LocalSqs:
     return environment.sqs
 

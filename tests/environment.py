@@ -1,8 +1,9 @@
 """The servers that the whole run needs, started before Django reads its settings.
 
-LAMBDA_TASKS_TEST_ENGINE chooses the database: postgresql (the default), sqlite or mysql. Where its
-server can't be had the run fails and says why. LAMBDA_TASKS_TEST_WITHOUT names other servers,
-separated by commas, whose tests are skipped where they can't be had.
+LAMBDA_TASKS_TEST_ENGINE chooses the database: postgresql (the default), pgbouncer (PostgreSQL
+behind a pooler of transactions), sqlite or mysql. Where its server can't be had the run fails and
+says why. LAMBDA_TASKS_TEST_WITHOUT names other servers, separated by commas, whose tests are
+skipped where they can't be had.
 """
 
 import json
@@ -17,7 +18,13 @@ import pytest
 from lambda_tasks.local.sqs_server import LocalSqs
 from tests.servers import ServerUnavailable
 from tests.servers.mariadb import MariaDBServer
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer
+
+engine = os.environ.get("LAMBDA_TASKS_TEST_ENGINE", "postgresql")
+
+POOL_SIZE = 40
+"""PgBouncer's connections to the database, more than a test's processes use."""
 
 _running = ExitStack()
 _header: list[str] = []
@@ -37,9 +44,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     options = {name: each for name, each in sqs.client_options.items() if name != "endpoint_url"}
     os.environ["LAMBDA_TASKS_TEST_AWS"] = json.dumps(options)
     sqs.create_queue("default-other")
-    engine = os.environ.get("LAMBDA_TASKS_TEST_ENGINE", "postgresql")
     try:
-        databases = _running.enter_context(_databases(engine))
+        databases = _running.enter_context(_databases())
     except ServerUnavailable as reason:
         _running.close()
         raise pytest.UsageError(
@@ -73,12 +79,18 @@ def pytest_unconfigure() -> None:
 
 
 @contextmanager
-def _databases(engine: str) -> Iterator[dict[str, Any]]:
+def _databases() -> Iterator[dict[str, Any]]:
     """The DATABASES of the run; empty for SQLite, which the settings know by themselves."""
     if engine == "sqlite":
         yield {}
         return
     server: PostgresServer | MariaDBServer
-    server = PostgresServer() if engine == "postgresql" else MariaDBServer()
+    server = MariaDBServer() if engine == "mysql" else PostgresServer()
     with server:
-        yield {"default": server.django_database("lambda_tasks_tests", create=False)}
+        database = server.django_database("lambda_tasks_tests", create=False)
+        if engine != "pgbouncer":
+            yield {"default": database}
+            return
+        assert isinstance(server, PostgresServer)
+        with PgBouncer(server, pool_size=POOL_SIZE) as pooler:
+            yield {"default": pooler.pooled(database)}

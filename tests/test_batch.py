@@ -234,6 +234,17 @@ def test_a_job_is_signed_for_its_queue(direct: Jobs, settings: Any) -> None:
     assert TaskRecord.objects.get(id=invocation.id).status == "SUCCESS"
 
 
+def test_a_container_that_was_started_by_hand_is_told_what_it_lacks() -> None:
+    process = run_container({"LAMBDA_TASKS_MESSAGE": "{}", "AWS_BATCH_JQ_NAME": ""})
+
+    output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 1
+    assert "AWS_BATCH_JQ_NAME is not set" in output
+    assert "set it to the name of the job queue" in output
+    assert "Traceback" not in output
+
+
 def test_secrets_are_refused_as_batch_would_show_them(jobs: Jobs) -> None:
     with pytest.raises(ImproperlyConfigured, match="Pass a reference"):
         secretive.pay_direct.using(queue="heavy").execute_on_commit(token=SecretStr("x"))

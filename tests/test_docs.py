@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,12 @@ import pytest
 from django.db import connections
 
 from lambda_tasks import conf, hooks
+from lambda_tasks.core import grace, lifecycle
 from lambda_tasks.core.options import TaskOptions
+from lambda_tasks.core.retries import JITTER_S, MAX_DELAY_S
+from lambda_tasks.enqueue.relay import RESEND_LOST_AFTER
+from lambda_tasks.entrypoints.worker import OUTAGE_CHECK_WAITS_S
+from lambda_tasks.execution.time_budget import LEASE_MARGIN_S
 from tests.conftest import PATIENCE_S, wait_for
 from tests.newcomer import BLOCK, PAGES, ROOT, Newcomer, blocks
 from tests.servers.process import free_port
@@ -259,6 +265,33 @@ def test_the_page_of_hooks_has_each_hook() -> None:
 
     assert names
     assert names <= _listed("docs/hooks.md")
+
+
+def test_the_page_of_repetitions_has_the_figures_of_the_code() -> None:
+    page = " ".join(PAGES["docs/how-soon.md"].split())
+    row_waits = [round(each.total_seconds() / 60) for each in grace.ROW_WAITS]
+    receive_waits = [round(each * grace.DEPLOYMENT_GRACE_S / 60) for each in grace.RECEIVE_WAITS]
+    low, high = JITTER_S
+    first_s, then_s, *_ = [lifecycle.outage_wait_s(n, is_copied=True) for n in (1, 2, 3)]
+    slow_waits = [lifecycle.outage_wait_s(n, is_copied=False) for n in (1, 2, 3, 4)]
+    lost_min = RESEND_LOST_AFTER.total_seconds() / 60
+
+    assert f"until {LEASE_MARGIN_S:.0f} seconds after its hard timeout" in page
+    assert f"{conf.Settings().default_hard_timeout + LEASE_MARGIN_S:.0f} seconds after a" in page
+    assert f"{low:.0f} to {high:.0f} seconds, at most {MAX_DELAY_S / 60:.0f} minutes" in page
+    assert f"{_enumeration(row_waits)} minutes later, and every {row_waits[-1]} minutes" in page
+    assert f"{_enumeration(receive_waits)} minutes; the later calls" in page
+    assert f"{first_s:.0f} seconds, then once a minute" in page
+    assert then_s == 60
+    assert f"{first_s:.0f} seconds, then {_enumeration([w / 60 for w in slow_waits[1:]])}" in page
+    assert f"{lost_min:.0f} minutes after the lease is over" in page
+    assert f"{lifecycle.GRACE.total_seconds():.0f} seconds, and then the relay" in page
+    assert f"within {OUTAGE_CHECK_WAITS_S[-1]:.0f} seconds after it is back" in page
+
+
+def _enumeration(numbers: Sequence[float]) -> str:
+    *others, last = [f"{number:.0f}" for number in numbers]
+    return f"{', '.join(others)} and {last}"
 
 
 def test_each_page_is_in_the_table_of_contents() -> None:

@@ -20,6 +20,7 @@ from lambda_tasks.execution import executor, leases, turns
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.queues import database
 from lambda_tasks.records.clock import Now
+from tests import environment
 from tests.app import gated, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S, Task, wait_for
@@ -70,6 +71,12 @@ def listeners() -> list[int]:
         return [row[0] for row in cursor.fetchall()]
 
 
+needs_listen = pytest.mark.skipif(
+    environment.engine == "pgbouncer", reason="LISTEN ends with its transaction; the worker polls"
+)
+
+
+@needs_listen
 def test_a_worker_is_woken_by_a_commit(queue: str, seldom: None) -> None:
     with worker():
         wait_for(listeners)
@@ -87,6 +94,7 @@ def test_a_task_that_asks_for_more_is_followed_at_once(queue: str, seldom: None)
         wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 3)
 
 
+@needs_listen
 def test_a_worker_that_can_not_listen_any_more_polls_and_listens_again(
     queue: str, monkeypatch: Any
 ) -> None:

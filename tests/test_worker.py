@@ -486,6 +486,22 @@ def test_on_a_terminal_it_says_what_it_does_and_what_has_ended(queue: str) -> No
     assert "2 done, of which 1 failed" in printed
 
 
+def test_where_no_module_of_tasks_is_found_a_stored_call_runs_all_the_same(tmp_path: Path) -> None:
+    settings = "LAMBDA_TASKS_QUEUES = {'default': {'database': True}}"
+    newcomer = Newcomer.with_first_task(tmp_path, settings=settings)
+    (tmp_path / "shop" / "tasks.py").rename(tmp_path / "shop" / "jobs.py")
+    newcomer.write("mysite/urls.py", "urlpatterns = []")
+    newcomer.shell(
+        "from shop.jobs import print_invoice\nfrom shop.models import Order\n"
+        "print_invoice.execute_on_commit(order_id=Order.objects.create(title='Emma').pk)\n"
+    )
+
+    printed = newcomer.command("worker", "--once")
+
+    assert "none in the tasks.py of apps in INSTALLED_APPS, nor in LAMBDA_TASKS_MODULES" in printed
+    assert "1 done, of which 0 failed" in printed
+
+
 def test_ctrl_c_tells_what_is_finished_and_once_more_gives_it_back(queue: str) -> None:
     resuming.leave_effect_and_wait.using(queue="table").execute_many_on_commit(
         [{"seconds": 600}, {"seconds": 600}]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lambda_tasks")
 
+JOB_QUEUE_VARIABLE: Final = "AWS_BATCH_JQ_NAME"
+"""The variable with the name of the job queue, which AWS Batch sets in each job."""
+
 MAX_WAIT_S: Final = 60.0
 """Longest wait in seconds for a message that can't be claimed yet.
 
@@ -41,18 +44,29 @@ def run_job() -> int:
     if not body:
         logger.error("%s is not set: there is no message to run.", MESSAGE_VARIABLE)
         return 1
+    job_queue = os.environ.get(JOB_QUEUE_VARIABLE)
+    if not job_queue:
+        logger.error(
+            "%s is not set: the message can't be checked against its queue. AWS Batch sets the "
+            "variable in each job. If you start the container by hand, set it to the name of the "
+            "job queue, as in LAMBDA_TASKS_QUEUES.",
+            JOB_QUEUE_VARIABLE,
+        )
+        return 1
     try:
         cold_start.set_up()
         pools.close()  # the project may have opened them as it was loaded
-        return 0 if asyncio.run(_run(body)) else 1
+        return 0 if asyncio.run(_run(body, job_queue)) else 1
     except Exception:
         logger.exception("The job can't run its message.")
         return 1
 
 
-async def _run(body: str) -> bool:
+async def _run(body: str, job_queue: str) -> bool:
     from .. import runtime
 
+    job_id = os.environ.get("AWS_BATCH_JOB_ID")
+    delivery = job_delivery(body, job_id=job_id, job_queue=job_queue)
     here = runtime.current()
     here.portal.adopt(asyncio.get_running_loop())
     executor = here.executor(concurrency=1, processes=1)
@@ -67,7 +81,7 @@ async def _run(body: str) -> bool:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     is_settled = False
     try:
-        is_settled = await _until_settled(executor, _delivery(body), shutdown)
+        is_settled = await _until_settled(executor, delivery, shutdown)
         return is_settled
     finally:
         # A stuck thread can make the following calls and Python's exit hang. The run is over, so
@@ -98,14 +112,6 @@ async def _run_once(
         batch, metadata=_metadata(), on_settled=lambda *_: None, shutdown=shutdown
     )
     return settlements[delivery.id]
-
-
-def _delivery(body: str) -> Delivery:
-    return job_delivery(
-        body,
-        job_id=os.environ.get("AWS_BATCH_JOB_ID"),
-        job_queue=os.environ.get("AWS_BATCH_JQ_NAME", ""),
-    )
 
 
 def _metadata() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Fetches the tests, puts this backend in the places of Django's, and runs them."""
 
+import argparse
 import os
 import sys
 import tempfile
@@ -11,48 +12,48 @@ from typing import Any
 import django
 from asgiref.sync import async_to_sync, iscoroutinefunction
 
+from . import ways
+from .not_applicable import not_applicable
+from .source import fetch
+
 MODULES = ("test_tasks", "test_dummy_backend", "test_immediate_backend", "test_custom_backend")
 
 
-def main() -> int:
+def main(way: str) -> int:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.conformance.settings"
-    with tempfile.TemporaryDirectory() as directory:
-        from .source import fetch
-
+    with tempfile.TemporaryDirectory() as directory, ways.prepared(way):
         source = fetch(Path(directory))
         sys.path.insert(0, directory)
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # of the processes that run tasks
         django.setup()
-        failures = run(prepared())
+        suite = prepared(way)
+        n_tests, n_failures = suite.countTestCases(), run(suite)
+        n_applying = n_tests - len(not_applicable(way))
     framework = "Django" if django.VERSION >= (6, 0) else "django-tasks"
-    print(f"{source} on {framework}, Django {django.get_version()}: {failures} failures")
-    return int(failures > 0)
+    print(f"{source} on {framework}, Django {django.get_version()}, way {way}:")
+    print(f"{n_applying} of {n_tests} tests apply; {n_failures} failures")
+    return int(n_failures > 0)
 
 
-def prepared() -> unittest.TestSuite:
+def prepared(way: str) -> unittest.TestSuite:
     """Django's tests, with this backend; what does not apply is expected to fail."""
-    if django.VERSION < (6, 0):
-        from .backport import install
-
-        install()
     from django.tasks.backends import dummy, immediate
 
     from . import backends
-    from .not_applicable import NOT_APPLICABLE
 
     setattr(dummy, "DummyBackend", backends.DummyBackend)  # noqa: B010
     setattr(immediate, "ImmediateBackend", backends.ImmediateBackend)  # noqa: B010
     suite = unittest.defaultTestLoader.loadTestsFromNames([f"tasks.{name}" for name in MODULES])
-    unknown = set(NOT_APPLICABLE)
+    reasons = not_applicable(way)
     for test in cases(suite):
         case: Any = type(test)
         case.databases = {"default"}  # results are in a table
         name = f"{case.__name__}.{test._testMethodName}"
-        if name in NOT_APPLICABLE:
-            unknown.remove(name)
+        if name in reasons:
             expect_failure(case, test._testMethodName)
-            print(f"does not apply: {name}: {NOT_APPLICABLE[name]}")
-    if unknown:
-        raise SystemExit(f"There are no such tests: {', '.join(sorted(unknown))}")
+            print(f"does not apply: {name}: {reasons.pop(name)}")
+    if reasons:
+        raise SystemExit(f"There are no such tests: {', '.join(sorted(reasons))}")
     return suite
 
 
@@ -84,10 +85,13 @@ def run(suite: unittest.TestSuite) -> int:
     try:
         result: Any = runner.run_suite(suite)
     finally:
+        ways.close()
         runner.teardown_databases(databases)
         runner.teardown_test_environment()
     return len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
+    parser.add_argument("way", nargs="?", choices=ways.WAYS, default=ways.TESTING)
+    sys.exit(main(parser.parse_args().way))

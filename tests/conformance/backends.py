@@ -4,11 +4,14 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.db import connections
 
 from lambda_tasks.backends import LambdaTasksBackend
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.testing import capture_tasks
+
+from .ways import TESTING, chosen, run_to_end
 
 
 class DummyBackend(LambdaTasksBackend):
@@ -40,9 +43,13 @@ class DummyBackend(LambdaTasksBackend):
 
 
 class ImmediateBackend(LambdaTasksBackend):
-    """Runs each at once: its message, in an event, through the handler."""
+    """Returns each result when its task has ended: its message has gone the whole way."""
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        if chosen() != TESTING:
+            result = super().enqueue(task, args, kwargs)
+            run_to_end(result)
+            return result
         with capture_tasks() as captured:
             result = super().enqueue(task, args, kwargs)
             captured.run(raise_failures=False)
@@ -50,6 +57,10 @@ class ImmediateBackend(LambdaTasksBackend):
         return result
 
     async def aenqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        if chosen() != TESTING:
+            result = await super().aenqueue(task, args, kwargs)
+            await sync_to_async(run_to_end)(result)
+            return result
         with capture_tasks() as captured:
             result = await super().aenqueue(task, args, kwargs)
             await captured.arun(raise_failures=False)

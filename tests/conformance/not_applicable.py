@@ -4,6 +4,8 @@ import sys
 
 import django
 
+from .ways import SQS, TESTING, WORKER
+
 BY_DESIGN = {
     "ImmediateBackendTestCase.test_cannot_get_result": "this backend has results",
     "ImmediateBackendTestCase.test_cannot_refresh_result": "this backend has results",
@@ -25,8 +27,57 @@ OF_PYTHON_3_11 = {
     "CustomBackendTestCase.test_no_enqueue": "expects Python 3.12's words for an abstract class",
 }
 
-NOT_APPLICABLE = {
-    **BY_DESIGN,
-    **(OF_THE_BACKPORT if django.VERSION < (6, 0) else {}),
-    **(OF_PYTHON_3_11 if sys.version_info < (3, 12) else {}),
+
+AFTER_THE_COMMIT = {
+    "ImmediateBackendTransactionTestCase.test_doesnt_wait_until_transaction_commit_by_default": (
+        "a message leaves after the commit, as `ENQUEUE_ON_COMMIT` is True by default"
+    ),
 }
+
+LOGS = "looks for the log line of a run in the caller's process; it is in the one that ran the task"
+OF_ANOTHER_PROCESS = {
+    f"{case}.{test}": LOGS
+    for case, tests in {
+        "ImmediateBackendTestCase": (
+            "test_catches_exception",
+            "test_complex_exception",
+            "test_complex_return_value",
+            "test_enqueue_logs",
+            "test_failed_logs",
+        ),
+        "TaskTestCase": ("test_task_error_invalid_exception", "test_task_error_unknown_module"),
+    }.items()
+    for test in tests
+}
+
+PRIORITIES = "SQS has no priorities, and the call says so"
+OF_SQS = dict.fromkeys(
+    (
+        "TaskTestCase.test_using_priority",
+        "TaskTestCase.test_invalid_priority",
+        "TaskTestCase.test_chained_using",
+    ),
+    PRIORITIES,
+)
+
+OF_WORKERS = {
+    "ImmediateBackendTestCase.test_throws_keyboard_interrupt": (
+        "a KeyboardInterrupt ends the process that runs the task, which is not the caller's"
+    ),
+}
+
+
+def not_applicable(way: str) -> dict[str, str]:
+    """The names of these tests with their reasons, for one of the ways."""
+    reasons = dict(BY_DESIGN)
+    if django.VERSION < (6, 0):
+        reasons |= OF_THE_BACKPORT
+    if sys.version_info < (3, 12):
+        reasons |= OF_PYTHON_3_11
+    if way != TESTING:
+        reasons |= AFTER_THE_COMMIT | OF_ANOTHER_PROCESS
+    if way == SQS:
+        reasons |= OF_SQS
+    if way == WORKER:
+        reasons |= OF_WORKERS
+    return reasons

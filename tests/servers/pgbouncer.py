@@ -31,7 +31,11 @@ class PgBouncer(ServerProcess):
 
     def django_database(self, name: str) -> dict[str, Any]:
         """An entry of DATABASES."""
-        return self._postgres.django_database(name) | {"HOST": str(self._directory)}
+        return self.pooled(self._postgres.django_database(name))
+
+    def pooled(self, database: dict[str, Any]) -> dict[str, Any]:
+        """An entry of DATABASES for the server, by way of the pooler."""
+        return database | {"HOST": str(self._directory), "DISABLE_SERVER_SIDE_CURSORS": True}
 
     def _run(self) -> None:
         program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
