@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Final
 
-SUITE: Final = ("enqueue", "latency", "growth", "handler", "worker", "coldstart")
+SUITE: Final = ("enqueue", "latency", "growth", "handler", "worker", "peers", "coldstart")
 
 
 def main() -> None:
