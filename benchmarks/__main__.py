@@ -14,6 +14,7 @@ SUITE: Final = (
     "rows",
     "handler",
     "worker",
+    "peers",
     "coldstart",
     "memory",
     "cost",

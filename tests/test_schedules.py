@@ -461,9 +461,7 @@ def test_the_command_lists_switches_runs_and_backfills(clock: Clock) -> None:
         assert "6 runs enqueued" in command("schedules", "backfill", "hourly", *span)
         assert "0 runs enqueued" in command("schedules", "backfill", "hourly", *span)
         listed = json.loads(command("schedules", "list", "--json"))
-        with pytest.raises(
-            CommandError, match=r"'weekly'\. The code declares 'hourly'"
-        ):
+        with pytest.raises(CommandError, match=r"'weekly'\. The code declares 'hourly'"):
             command("schedules", "run", "weekly")
 
     assert (listed["name"], listed["is_enabled"], len(listed["next_due"])) == ("hourly", True, 3)

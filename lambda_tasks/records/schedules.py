@@ -44,9 +44,7 @@ class RecordSchedules:
         """See ports.ScheduleTable."""
         return record_alias()
 
-    def advance(
-        self, declared: Declared, enqueue: Enqueue, *, now: datetime | None = None
-    ) -> int:
+    def advance(self, declared: Declared, enqueue: Enqueue, *, now: datetime | None = None) -> int:
         """See ports.ScheduleTable."""
         now = now or read_clock(self.alias)
         _write_rules(declared, now)
