@@ -22,6 +22,7 @@ from django.db import connections
 from . import conf, interrupts, pools, registry
 from .core.message import Outgoing
 from .core.signature import Signer
+from .enqueue.background import Background
 from .enqueue.dispatcher import Dispatcher
 from .enqueue.local_workers import LocalWorkers
 from .enqueue.modes import ModeSender
@@ -65,6 +66,8 @@ class Runtime:
                 "Add it there, and run `manage.py migrate`."
             )
         self.portal = Portal()
+        self.waits_for_send = False
+        """Whether each send is waited for, as this process may be ended when a task is done."""
         self._clients: dict[str, AwsClient] = {}
         self._by_queue: dict[str, Transport] = {}
         self._settings: conf.Settings | None = None
@@ -100,8 +103,17 @@ class Runtime:
     def sender(self) -> Sender:
         """The sender of committed messages, according to the mode in the settings."""
         return ModeSender(
-            self.portal, self.dispatcher, run_now=self._run_now, wake=self._wake_local_workers
+            self.portal,
+            self.dispatcher,
+            None if self.waits_for_send else self.background,
+            run_now=self._run_now,
+            wake=self._wake_local_workers,
         )
+
+    @cached_property
+    def background(self) -> Background:
+        """The sending of stored messages while nobody waits for it."""
+        return Background(self.portal, self.dispatcher, self.outbox)
 
     @cached_property
     def enqueuer(self) -> Enqueuer:
@@ -257,7 +269,7 @@ class Runtime:
         await in_reserved_thread(self.portal.close)
 
     async def _drain(self) -> None:
-        await self.dispatcher.drain()
+        await self.background.drain()
         for client in self._clients.values():
             await client.aclose()
 
@@ -333,8 +345,12 @@ def serve_worker_process(pipe: "Connection") -> None:
     from .cold_start.memory_limit import limit_memory
     from .execution.worker_process import serve
 
+    def wire() -> "MakeAttempt":
+        current().waits_for_send = True
+        return current().make_attempt
+
     limit_memory()
-    serve(pipe, lambda: current().make_attempt)
+    serve(pipe, wire)
 
 
 def close() -> None:

@@ -55,6 +55,10 @@ class Portal:
         future = asyncio.run_coroutine_threadsafe(func(*args), loop)
         return await asyncio.shield(asyncio.wrap_future(future))
 
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Have a function called on the loop, and wait for nothing. Can be called on any thread."""
+        self._ensure_loop().call_soon_threadsafe(callback)
+
     def close(self) -> None:
         """Stop the portal's own loop and thread. A lent loop keeps running."""
         with self._lock:
@@ -62,6 +66,11 @@ class Portal:
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether the loop is the caller's own, which may stand still when its work is done."""
+        return self._loop is not None and self._thread is None
 
     @property
     def has_thread(self) -> bool:
