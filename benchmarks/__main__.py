@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Final
 
-SUITE: Final = ("enqueue", "latency", "growth", "handler", "worker", "coldstart")
+SUITE: Final = ("enqueue", "request", "latency", "growth", "handler", "worker", "coldstart")
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ LAMBDA_TASKS_MODULES = [
 if "BENCHMARK_HOOKS" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.hooked")
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ
+LAMBDA_TASKS_WAIT_FOR_SEND = "BENCHMARK_WAITS" in os.environ
 
 if "BENCHMARK_LOGBOOK" in os.environ:  # the mixed load
     LAMBDA_TASKS_MODULES = ["benchmarks.contestants.work.mixed"]
