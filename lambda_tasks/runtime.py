@@ -237,12 +237,13 @@ class Runtime:
         return partial(Attempt, finisher=self.finisher, lock=self.locks)
 
     def warm_up(self) -> None:
-        """Import what the first call to SQS needs, so that no request waits for it.
+        """Load what the first call to SQS needs, so that it holds up no request.
 
         Nothing is opened and no thread is started: a server may fork after this.
         """
-        from .queues.aws import session  # noqa: F401
+        from .queues.aws.session import warm_up
 
+        warm_up("sqs")
         _ = self.outbox
 
     # The end
