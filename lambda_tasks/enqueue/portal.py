@@ -17,6 +17,9 @@ from ..threads import RESERVED_THREADS, Thread, are_greenlets, make_executor, ma
 
 T = TypeVar("T")
 
+CANCEL_LIMIT_S: Final = 1.0
+"""Seconds for cancelled tasks to end."""
+
 FORKED: Final = (
     "This process is a fork of one that had enqueued tasks, and the server that forked it has not "
     "told Python. For uWSGI set `py-call-uwsgi-fork-hooks = true`, or `lazy-apps = true`."
@@ -107,7 +110,17 @@ def _run_loop(started: "Future[asyncio.AbstractEventLoop]") -> None:
             return
     loop = started.result()
     loop.run_forever()
+    loop.run_until_complete(_cancel_tasks())
     loop.close()
+
+
+async def _cancel_tasks() -> None:
+    """Cancel what still runs, as sends do to a queue that hangs; asyncio reports it otherwise."""
+    running = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=CANCEL_LIMIT_S)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
