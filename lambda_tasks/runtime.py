@@ -254,6 +254,7 @@ class Runtime:
             self._local_workers.close()
         if self.portal.has_thread:
             self.portal.call(self._drain)
+            self.background.close()
             self.portal.close()
 
     async def disconnect(self) -> None:

@@ -6,10 +6,10 @@ sent 20 seconds after its commit is forgotten: from then on the relay owns it.
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Final
 
 from .. import hooks
@@ -27,6 +27,10 @@ GATHER_FOR_S: Final = 0.01
 """Seconds in which messages gather before they are sent."""
 
 
+MARK_S: Final = 1.0
+"""Seconds to mark messages at the end of a process, if sending has taken all of DRAIN_S."""
+
+
 class Background:
     """The hand-over of committed messages from the threads of requests to the dispatcher's loop."""
 
@@ -37,17 +41,19 @@ class Background:
         self._outages = OutageLog()
         self._taken: deque[tuple[float, Sequence[Outgoing]]] = deque()
         self._is_scheduled = False
-        self._is_prepared = False
+        self._preparing = threading.Lock()
+        self._marker: Marker | None = None
 
     def take(self, messages: Sequence[Outgoing]) -> None:
         """Send messages soon. Returns at once; can be called on any thread."""
-        if not self._is_prepared:
+        loop = self._portal.loop()
+        if self._marker is None:
             self._prepare()
         self._taken.append((time.monotonic(), messages))
         # Two threads may both find it False. Then there are two looks, and one of them finds none.
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._portal.call_soon(self._schedule)
+            loop.call_soon_threadsafe(self._schedule)
 
     async def drain(self) -> None:
         """Send and mark what was taken until now, within DRAIN_S seconds.
@@ -57,19 +63,28 @@ class Background:
         self._send_taken()
         deadline = time.monotonic() + DRAIN_S
         await self._dispatcher.drain(within_s=DRAIN_S)
+        if self._marker is None:
+            return
         try:
-            async with asyncio.timeout(max(deadline - time.monotonic(), 1.0)):
+            async with asyncio.timeout(max(deadline - time.monotonic(), MARK_S)):
                 await self._marker.close()
         except TimeoutError:
             pass  # the relay sends what is not marked once more, and the claim lets one run
 
+    def close(self) -> None:
+        """End the marker's thread."""
+        if self._marker is not None:
+            self._marker.end()
+
     def _prepare(self) -> None:
         """Start what drain() needs at the end of a process, when Python 3.12 starts no thread."""
-        self._is_prepared = True
-        prepare_for_exit()
-        start_watch()
-        if hooks.sent:
-            start_calling()
+        with self._preparing:
+            if self._marker is None:
+                prepare_for_exit()
+                start_watch()
+                if hooks.sent:
+                    start_calling()
+                self._marker = Marker(self._outbox)
 
     def _schedule(self) -> None:
         asyncio.get_running_loop().call_later(GATHER_FOR_S, self._send_taken)
@@ -82,13 +97,10 @@ class Background:
 
     def _report(self, outgoing: Outgoing, failure: SendFailure | None) -> None:
         """Note what became of a message."""
+        assert self._marker is not None
         if failure is None:
             self._outages.note_success(outgoing.queue)
             self._marker.add_sent(outgoing)
         else:
             self._outages.note_failure(outgoing.queue, failure.reason)
             self._marker.add_unsent(outgoing)
-
-    @cached_property
-    def _marker(self) -> Marker:
-        return Marker(self._outbox)

@@ -14,7 +14,7 @@ from typing import Final
 from django.db import connections
 
 from ..core.message import Outgoing
-from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after, limit_connecting
 from ..ports import Outbox
 from ..threads import make_executor
 
@@ -43,7 +43,7 @@ class Marker:
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
         self._hurry = asyncio.Event()
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor = _start_thread()
 
     def add_sent(self, outgoing: Outgoing) -> None:
         """Mark a message as sent, soon."""
@@ -57,20 +57,19 @@ class Marker:
             self._start()
 
     async def close(self) -> None:
-        """Mark now what is still to be marked, and close connection and thread.
-
-        The next use opens them again.
-        """
+        """Mark now what is still to be marked, and close the connection until its next use."""
         self._hurry.set()
         if self._task is not None:
             await asyncio.shield(self._task)
         self._hurry.clear()
         if self._closing is not None:
             self._closing.cancel()
-            self._close()
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
-            self._executor = None
+            self._closing = None
+            await self._on_thread(connections.close_all)
+
+    def end(self) -> None:
+        """End the thread."""
+        self._executor.shutdown(wait=False)
 
     def _start(self) -> None:
         if self._task is None:
@@ -102,13 +101,16 @@ class Marker:
 
     def _close(self) -> None:
         self._closing = None
-        if self._executor is not None:
-            self._executor.submit(connections.close_all)
+        self._executor.submit(connections.close_all)
 
     async def _on_thread(self, function: Callable[[], object]) -> None:
-        if self._executor is None:
-            self._executor = make_executor(1, "lambda_tasks-marker")
         await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+
+def _start_thread() -> ThreadPoolExecutor:
+    executor = make_executor(1, "lambda_tasks-marker")
+    executor.submit(limit_connecting)  # at once: Python 3.12 starts no thread as a process ends
+    return executor
 
 
 def update_records(

@@ -47,20 +47,16 @@ class Portal:
 
         Raises what the coroutine raises.
         """
-        return wait_for(asyncio.run_coroutine_threadsafe(func(*args), self._ensure_loop()))
+        return wait_for(asyncio.run_coroutine_threadsafe(func(*args), self.loop()))
 
     async def acall(self, func: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """See call(). Cancelling the caller does not cancel the coroutine on the loop."""
         # Without the shield, a cancelled request would also cancel the send of its messages.
-        loop = self._ensure_loop()
+        loop = self.loop()
         if asyncio.get_running_loop() is loop:
             return await asyncio.shield(loop.create_task(func(*args)))
         future = asyncio.run_coroutine_threadsafe(func(*args), loop)
         return await asyncio.shield(asyncio.wrap_future(future))
-
-    def call_soon(self, callback: Callable[[], object]) -> None:
-        """Have a function called on the loop, and wait for nothing. Can be called on any thread."""
-        self._ensure_loop().call_soon_threadsafe(callback)
 
     def close(self) -> None:
         """Stop the portal's own loop and thread. A lent loop keeps running."""
@@ -80,7 +76,8 @@ class Portal:
         """Whether the portal runs a loop of its own, which may still have work."""
         return self._thread is not None and self._thread_pid == os.getpid()
 
-    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, which runs. Raises ImproperlyConfigured in a fork without hooks."""
         if self._thread is not None and self._thread_pid != os.getpid():
             raise ImproperlyConfigured(FORKED)
         if self._loop is None:
