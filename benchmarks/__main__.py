@@ -9,6 +9,7 @@ from typing import Final
 
 SUITE: Final = (
     "enqueue",
+    "request",
     "latency",
     "growth",
     "rows",

@@ -107,12 +107,19 @@ def database(options: Mapping[str, Any]) -> dict[str, str]:
     return {"BENCHMARK_DATABASE": json.dumps(options)}
 
 
-def django(database: Mapping[str, Any], *, durable: bool = False) -> dict[str, str]:
-    """The environment of a contestant that is a Django project."""
+def django(
+    database: Mapping[str, Any], *, durable: bool = False, waits: bool = False
+) -> dict[str, str]:
+    """The environment of a contestant that is a Django project.
+
+    With `waits` a durable call returns when SQS has accepted it.
+    """
     environment = {
         "BENCHMARK_DATABASE": json.dumps(database),
         "DJANGO_SETTINGS_MODULE": "benchmarks.contestants.settings",
     }
+    if waits:
+        environment["BENCHMARK_WAITS"] = "yes"
     return environment | ({"BENCHMARK_DURABLE": "yes"} if durable else {})
 
 

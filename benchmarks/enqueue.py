@@ -127,7 +127,9 @@ def bench() -> Iterator[Bench]:
         postgres = stack.enter_context(PostgresServer())
         of_endpoint = {"AWS_ENDPOINT_URL": sqs.url, "BENCHMARK_QUEUE_URL": sqs.queue_url}
         direct = of_endpoint | contest.django(IN_MEMORY)
-        durable = of_endpoint | contest.django(postgres.django_database("durable"), durable=True)
+        durable = of_endpoint | contest.django(
+            postgres.django_database("durable"), durable=True, waits=True
+        )
         here, peer = environments.here(), environments.django_lambda_tasks()
         contestants = {
             "enqueue_raw": Contestant("enqueue_raw", here, of_endpoint),

@@ -55,6 +55,10 @@ class FastSqs:
         """Answer each request that much later."""
         self._control("POST", f"/latency/{latency_ms}")
 
+    def set_mode(self, mode: str) -> None:
+        """Accept what comes, `refuse` it, or let it `hang` without an answer."""
+        self._control("POST", f"/mode/{mode}")
+
     def take_counts(self) -> "Counts":
         """Requests and messages since the last time."""
         return Counts(**self._control("POST", "/reset"))
@@ -82,6 +86,7 @@ class Queue:
     def __init__(self, latency_ms: float = 0) -> None:
         self.url = ""
         self.latency_s = latency_ms / 1000
+        self.mode = "accept"
         self.counts = Counts()
         self._made = 0
         self._actions: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -100,15 +105,23 @@ class Queue:
             error = {"__type": "com.amazonaws.sqs#InvalidAction", "message": f"no {action!r} here"}
             return 400, json.dumps(error).encode()
         self.counts.requests += 1
+        if self.mode == "refuse":
+            error = {"__type": "com.amazonaws.sqs#AccessDenied", "message": "by the benchmark"}
+            return 403, json.dumps(error).encode()
         return 200, json.dumps(perform(json.loads(body))).encode()
 
     def control(self, path: str) -> bytes:
-        """The control paths: /stats, /reset and /latency/MS. Returns the counts until now."""
+        """The control paths: /stats, /reset, /latency/MS and /mode/MODE.
+
+        Returns the counts until now.
+        """
         counts = asdict(self.counts)
         if path == "/reset":
             self.counts = Counts()
         elif path.startswith("/latency/"):
             self.latency_s = float(path.removeprefix("/latency/")) / 1000
+        elif path.startswith("/mode/"):
+            self.mode = path.removeprefix("/mode/")
         return json.dumps(counts).encode()
 
     def _get_queue_url(self, request: Any) -> dict[str, Any]:
@@ -159,10 +172,12 @@ class Connection(asyncio.Protocol):
 
     def _on_request(self, head: bytes, body: bytes) -> None:
         path = head.split(b" ", 2)[1].decode()
-        if path == "/stats" or path == "/reset" or path.startswith("/latency/"):
+        if path.startswith(("/stats", "/reset", "/latency/", "/mode/")):
             self._write(200, self._queue.control(path))
             return
         status, answer = self._queue.answer(_header(head, TARGET).decode(), body)
+        if self._queue.mode == "hang":
+            return
         if self._queue.latency_s:
             loop = asyncio.get_running_loop()
             loop.call_later(self._queue.latency_s, self._write, status, answer)

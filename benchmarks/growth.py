@@ -45,7 +45,7 @@ class Bench:
         sqs = stack.enter_context(FastSqs())
         postgres = stack.enter_context(PostgresServer())
         endpoint = {"AWS_ENDPOINT_URL": sqs.url, "BENCHMARK_QUEUE_URL": sqs.queue_url}
-        stored = contest.django(postgres.django_database("growth"), durable=True)
+        stored = contest.django(postgres.django_database("growth"), durable=True, waits=True)
         self._environments = {True: endpoint | stored, False: endpoint | contest.django(IN_MEMORY)}
         self._contestants = {
             durable: stack.enter_context(self._contestant(durable)) for durable in (True, False)

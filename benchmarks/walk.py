@@ -72,7 +72,7 @@ def walker(engine: str) -> Iterator[Walker]:
     with ExitStack() as stack:
         sqs = stack.enter_context(LocalSqs())
         queue_url = sqs.create_queue("walk")
-        database = contest.django(stack.enter_context(_database(engine)))
+        database = contest.django(stack.enter_context(_database(engine)), waits=True)
         environment = (
             contest.aws(sqs.client_options)
             | database

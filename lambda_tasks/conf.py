@@ -91,6 +91,8 @@ class Settings:
     """The alias in CACHES of the Redis with the singleton locks."""
     durable: bool = True
     """Whether calls are stored in the caller's transaction before they are sent."""
+    wait_for_send: bool = False
+    """Whether a durable call returns only when its queue has accepted the message."""
     concurrency: int = 10
     """The most async tasks that run at once in one process."""
     processes: int = field(default_factory=lambda: usable_cpus())  # noqa: PLW0108 - defined below
@@ -491,6 +493,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "max_continues": _whole_number(0),
     "singleton_cache": _cache_alias,
     "durable": _boolean,
+    "wait_for_send": _boolean,
     "concurrency": _whole_number(1),
     "processes": _whole_number(1),
     "max_attempts": _whole_number(1),

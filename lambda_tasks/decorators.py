@@ -191,8 +191,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             options=self.options,
         )
 
-    backend: Final = None
-    """See ports.Task."""
+    @property
+    def backend(self) -> None:
+        """See ports.Task."""
 
     def arguments_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """See ports.Task."""

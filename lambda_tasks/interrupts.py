@@ -150,6 +150,12 @@ def watch(watched: Watched) -> None:
     _Watch.of_this_process.add(watched)
 
 
+def start_watch() -> None:
+    """Start the watch's thread: at the end of a process, Python 3.12 starts none."""
+    with interrupt_after(LIBRARY_STATEMENT_LIMIT_S):
+        pass
+
+
 def unwatch(watched: Watched) -> None:
     """Stop the watch from looking at an object."""
     _Watch.of_this_process.discard(watched)

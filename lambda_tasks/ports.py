@@ -66,8 +66,16 @@ class Outbox(Protocol):
         """Return whether a message can be rebuilt from its record alone, and so be sent later."""
         ...
 
-    def mark_sent(self, messages: Sequence[Outgoing]) -> None:
-        """Record that the queues have accepted these messages."""
+    def is_shared(self) -> bool:
+        """Return whether other connections see what this thread has stored, and can mark it."""
+        ...
+
+    def mark_sent(self, messages: Sequence[Outgoing], *, only_new: bool = False) -> None:
+        """Record that the queues have accepted these messages.
+
+        With `only_new`, records that a worker or a relay has changed since the call are skipped:
+        they may wait in their rows by now, to be sent again.
+        """
 
     def find_unsent(
         self,

@@ -23,6 +23,7 @@ from . import conf, interrupts, pools, registry
 from .core.message import Outgoing
 from .core.signature import Signer
 from .declared_schedules import declared
+from .enqueue.background import Background
 from .enqueue.dispatcher import Dispatcher
 from .enqueue.local_workers import LocalWorkers
 from .enqueue.modes import ModeSender
@@ -70,6 +71,8 @@ class Runtime:
                 "Add it there, and run `manage.py migrate`."
             )
         self.portal = Portal()
+        self.waits_for_send = False
+        """Whether each send is waited for, as this process may be ended when a task is done."""
         self._clients: dict[str, AwsClient] = {}
         self._by_queue: dict[str, Transport] = {}
         self._settings: conf.Settings | None = None
@@ -105,8 +108,17 @@ class Runtime:
     def sender(self) -> Sender:
         """The sender of committed messages, according to the mode in the settings."""
         return ModeSender(
-            self.portal, self.dispatcher, run_now=self._run_now, wake=self._wake_local_workers
+            self.portal,
+            self.dispatcher,
+            None if self.waits_for_send else self.background,
+            run_now=self._run_now,
+            wake=self._wake_local_workers,
         )
+
+    @cached_property
+    def background(self) -> Background:
+        """The sending of stored messages while nobody waits for it."""
+        return Background(self.portal, self.dispatcher, self.outbox)
 
     @cached_property
     def enqueuer(self) -> Enqueuer:
@@ -254,12 +266,13 @@ class Runtime:
         return partial(Attempt, finisher=self.finisher, lock=self.locks)
 
     def warm_up(self) -> None:
-        """Import what the first call to SQS needs, so that no request waits for it.
+        """Load what the first call to SQS needs, so that it holds up no request.
 
         Nothing is opened and no thread is started: a server may fork after this.
         """
-        from .queues.aws import session  # noqa: F401
+        from .queues.aws.session import warm_up
 
+        warm_up("sqs")
         _ = self.outbox
 
     # The end
@@ -270,6 +283,7 @@ class Runtime:
             self._local_workers.close()
         if self.portal.has_thread:
             self.portal.call(self._drain)
+            self.background.close()
             self.portal.close()
 
     async def disconnect(self) -> None:
@@ -286,7 +300,7 @@ class Runtime:
         await in_reserved_thread(self.portal.close)
 
     async def _drain(self) -> None:
-        await self.dispatcher.drain()
+        await self.background.drain()
         for client in self._clients.values():
             await client.aclose()
 
@@ -362,8 +376,12 @@ def serve_worker_process(pipe: "Connection", workers_end: "socket.socket") -> No
     from .cold_start.memory_limit import limit_memory
     from .execution.worker_process import serve
 
+    def wire() -> "MakeAttempt":
+        current().waits_for_send = True
+        return current().make_attempt
+
     limit_memory()
-    serve(pipe, workers_end, lambda: current().make_attempt)
+    serve(pipe, workers_end, wire)
 
 
 def close() -> None:

@@ -8,9 +8,10 @@ then refuses every query.
 
 import asyncio
 import os
+import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, Final, Protocol, TypeVar
@@ -22,6 +23,8 @@ T = TypeVar("T")
 RESERVED_THREADS: Final = 8
 """The most threads that a process keeps reserved."""
 
+EXIT_THREADS: Final = 2
+"""The reserved threads for calls at the end of a process: one that hangs must not hold up all."""
 
 GEVENT_WAIT_S: Final = 60.0
 """Seconds of each part of a wait under gevent."""
@@ -54,13 +57,20 @@ def make_thread(target: Callable[..., object], *args: Any, name: str) -> Thread:
 
 
 def make_executor(max_threads: int, name: str) -> ThreadPoolExecutor:
-    """Return an executor of threads of the operating system.
+    """Return an executor of threads of the operating system, which works until the process ends.
 
     Under gevent each call has a new thread, and nothing limits their number.
     """
     if are_greenlets():
         return _NativeExecutor()
-    return ThreadPoolExecutor(max_threads, thread_name_prefix=name)
+    return _DaemonExecutor(max_threads, name)
+
+
+def prepare_for_exit() -> None:
+    """Start the threads that calls at the end of the process need: Python 3.12 starts none then."""
+    executor = _threads()
+    if isinstance(executor, _DaemonExecutor):
+        executor.start(EXIT_THREADS)
 
 
 def wait_for(future: "Future[T]") -> T:
@@ -76,6 +86,19 @@ def are_greenlets() -> bool:
     """Return whether gevent has made greenlets of the threads of this process."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def run_between_requests() -> bool:
+    """Return whether the threads of this process run while no request is handled.
+
+    Lambda freezes a function between invocations, whatever serves the requests in it. uWSGI keeps
+    the interpreter's lock between requests, unless it is told that there are threads. Greenlets
+    have connections of their own, which the library's threads can't see.
+    """
+    if "AWS_LAMBDA_RUNTIME_API" in os.environ or are_greenlets():
+        return False
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is None or not {"enable-threads", "threads"}.isdisjoint(uwsgi.opt)
 
 
 def check_server() -> None:
@@ -97,6 +120,78 @@ def check_event_loops() -> None:
             "them keeps Django's ORM from working in all. Call execute_on_commit() in a sync view, "
             "or serve async views by an ASGI server such as uvicorn."
         )
+
+
+class _DaemonExecutor(ThreadPoolExecutor):
+    """An executor of daemon threads.
+
+    Python shuts its own executors down before exit handlers are called, and waits for their
+    threads. These do what they are given until the process has ended, and nobody waits for them.
+    """
+
+    def __init__(self, max_threads: int, name: str) -> None:
+        self._max_threads = max_threads
+        self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._n_threads = 0
+        self._n_open = 0
+        """The calls that wait or run."""
+        self._change = threading.Lock()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        future: Future[T] = Future()
+        with self._change:
+            self._n_open += 1
+            n_needed = min(self._n_open, self._max_threads)
+        try:
+            self.start(n_needed)
+        except RuntimeError:  # the process exits, or has too many threads
+            if not self._n_threads:
+                with self._change:
+                    self._n_open -= 1
+                if self is _threads():
+                    raise
+                return _threads().submit(fn, *args, **kwargs)
+        self._calls.put(lambda: _run_call(future, fn, args, kwargs))
+        return future
+
+    def start(self, n_threads: int) -> None:
+        """Start threads until there are so many. Raises RuntimeError where none can be started."""
+        while True:
+            with self._change:
+                if self._n_threads >= n_threads:
+                    return
+                self._n_threads += 1
+                name = f"{self._name}_{self._n_threads}"
+            try:
+                make_thread(self._serve, name=name).start()
+            except RuntimeError:
+                with self._change:
+                    self._n_threads -= 1
+                raise
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads once they have made the calls that wait. Waits for none."""
+        for _ in range(self._n_threads):
+            self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            del call  # else the thread would keep the last call's arguments and result alive
+            with self._change:
+                self._n_open -= 1
+
+
+def _run_call(
+    future: "Future[T]", fn: Callable[..., T], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(fn(*args, **kwargs))
+    except BaseException as error:
+        future.set_exception(error)
 
 
 class _NativeThread:
@@ -141,15 +236,7 @@ class _NativeExecutor(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         future: Future[T] = Future()
 
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:
-                future.set_exception(error)
-
-        make_thread(run, name="").start()
+        make_thread(_run_call, future, fn, args, kwargs, name="").start()
         return future
 
 

@@ -111,4 +111,6 @@ LAMBDA_TASKS_SIGNING_KEYS = [
     key for key in os.environ.get("LAMBDA_TASKS_TEST_SIGNING_KEYS", "").split(",") if key
 ]
 _aws = os.environ.get("LAMBDA_TASKS_TEST_AWS")
+# Most tests look at SQS right after a call; those of sending in the background have the default.
+LAMBDA_TASKS_WAIT_FOR_SEND = bool(os.environ.get("LAMBDA_TASKS_TEST_WAIT_FOR_SEND", "yes"))
 LAMBDA_TASKS_AWS = json.loads(_aws) if _aws else {"region_name": "us-east-1"}

@@ -814,7 +814,7 @@ def test_a_round_of_the_relay_and_a_tick_are_called_once(queue: str, connect: Co
 
     answer = handler.handler({"lambda_tasks": "tick"}, LambdaContext())
 
-    assert answer == {"relayed": 1}
+    assert answer == {"relayed": 1, "scheduled": 0}
     assert beside.flush(AMPLE_S)
     assert rounds == [hooks.Relayed(n_due=1, n_sent=1)]
     assert ticks == [hooks.Ticked(n_relayed=1)]

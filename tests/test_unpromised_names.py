@@ -28,6 +28,7 @@ import pytest
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import get_session
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from botocore.loaders import create_loader
 from django.conf import settings
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.management.base import BaseCommand, OutputWrapper
@@ -604,10 +605,13 @@ def _a_context_sends_its_sync_calls_to_our_executor() -> None:
 # AWS's client
 
 
-@needed("get_component", "load_service_model", "set_credentials")
+@needed("create_loader", "register_component", "load_service_model", "set_credentials")
 def _a_session_loads_its_descriptions_before_it_is_used() -> None:
     session = get_session()
-    model = session.get_component("data_loader").load_service_model("sqs", "service-2")
+    loader = create_loader(session.get_config_variable("data_path"))
+    session.register_component("data_loader", loader)
+    assert session.get_component("data_loader") is loader
+    model = loader.load_service_model("sqs", "service-2")
     assert "SendMessageBatch" in model["operations"]
     session.set_credentials("key", "secret", None)
     credentials = async_to_sync(session.get_credentials)()

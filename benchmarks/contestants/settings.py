@@ -38,6 +38,7 @@ if "BENCHMARK_HOOKS" in os.environ:
 if "BENCHMARK_MARKS" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.marks")
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ
+LAMBDA_TASKS_WAIT_FOR_SEND = "BENCHMARK_WAITS" in os.environ
 
 if "BENCHMARK_LOGBOOK" in os.environ:  # the mixed load
     LAMBDA_TASKS_MODULES = ["benchmarks.contestants.work.mixed"]

@@ -1,9 +1,9 @@
 """The dispatcher, which sends messages in batches and repeats failed sends. It knows no AWS.
 
-It never waits to fill a batch. A message leaves at once while few requests are in flight; while
-many are, messages gather into full batches. On a FIFO queue a message leaves when the queue has
-accepted the one before it in its group, and a message that is left to the relay blocks its group.
-Everything runs on one event loop, so there are no locks.
+It never waits to fill a batch, as `background` has done. A message leaves at once while few
+requests are in flight; while many are, messages gather into full batches. On a FIFO queue a message
+leaves when the queue has accepted the one before it in its group, and a message that is left to the
+relay blocks its group. Everything runs on one event loop, so there are no locks.
 """
 
 import asyncio
@@ -45,6 +45,12 @@ GIVE_UP_AFTER_S: Final = 9.5
 GIVE_UP_STORED_AFTER_S: Final = 4.0
 """The same where all messages are stored: the call returns and the relay sends them."""
 
+OWN_FOR_S: Final = 20.0
+"""Seconds from the commit of messages that nobody waits for, after which the relay owns them.
+
+The last request with one of them ends before the relay looks at it, which is after GRACE.
+"""
+
 CHECK_CALLS_EVERY_S: Final = 0.25
 """Seconds between two checks for calls whose queues accept nothing."""
 
@@ -69,6 +75,10 @@ class Stats:
     """Messages that no queue accepted."""
 
 
+Report = Callable[[Outgoing, SendFailure | None], None]
+"""Gets a message and the reason why no queue accepted it, None where one has."""
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     """One send(): its messages that are still open, and the reasons of those that failed."""
@@ -76,12 +86,19 @@ class _Call:
     done: "asyncio.Future[None]"
     give_up_after_s: float
     started_at: float
-    """The loop's time at the start of the call."""
+    """The loop's time at the start of the call, or at the commit of its messages."""
     is_relay: bool = False
+    report: Report | None = None
+    """Called for each message where nobody waits for the call."""
     open: "set[_Entry]" = field(default_factory=set)
     failures: dict[UUID, str] = field(default_factory=dict)
 
-    def progressed_at(self) -> float:
+    def is_overdue(self, now: float) -> bool:
+        """Return whether the call gives up at this time of the loop."""
+        since = self.started_at if self.report is not None else self._progressed_at()
+        return now - since > self.give_up_after_s
+
+    def _progressed_at(self) -> float:
         """Return the loop's time at which a queue last accepted a message, or the call's start."""
         streams = {entry.stream for entry in self.open if entry.stream is not None}
         return max([self.started_at, *(stream.accepted_at for stream in streams)])
@@ -151,18 +168,38 @@ class Dispatcher:
         call = _Call(
             loop.create_future(), give_up_after_s, started_at=loop.time(), is_relay=patient
         )
-        entries = [_Entry(outgoing, call) for outgoing in messages]
-        call.open.update(entries)
-        self._calls.add(call)
-        if not self._is_checking:
-            self._is_checking = True
-            loop.call_later(CHECK_CALLS_EVERY_S, self._check_calls)
+        entries = self._open(call, messages)
         try:
             await self._add_all(entries, call)
             await call.done
         finally:
             self._calls.discard(call)
         return call.failures
+
+    def send_in_background(
+        self, messages: Sequence[Outgoing], committed_at: float, report: Report
+    ) -> None:
+        """Send stored messages, and report what becomes of each, until OWN_FOR_S after the commit.
+
+        `committed_at` is in monotonic seconds. Messages for which the buffer has no room are left
+        to the relay.
+        """
+        done = asyncio.get_running_loop().create_future()
+        call = _Call(done, OWN_FOR_S, started_at=committed_at, report=report)
+        for entry in self._open(call, messages):
+            has_room = self._n_open < self._buffer_limit
+            self._n_open += 1
+            self._add(entry, None if has_room else BUFFER_FULL)
+
+    def _open(self, call: _Call, messages: Sequence[Outgoing]) -> list[_Entry]:
+        """Return the entries of a call, which is checked until it is done."""
+        entries = [_Entry(outgoing, call) for outgoing in messages]
+        call.open.update(entries)
+        self._calls.add(call)
+        if not self._is_checking:
+            self._is_checking = True
+            asyncio.get_running_loop().call_later(CHECK_CALLS_EVERY_S, self._check_calls)
+        return entries
 
     async def drain(self, *, within_s: float = DRAIN_S) -> None:
         """Wait until no message is open, at most `within_s` seconds.
@@ -196,9 +233,12 @@ class Dispatcher:
         else:
             self.stats.failed += 1
             call.failures[entry.id] = failure.reason
+        if call.report is not None:
+            call.report(entry.outgoing, failure)
         call.open.discard(entry)
         if not call.open and not call.done.done():
             call.done.set_result(None)
+            self._calls.discard(call)
         self._n_open -= 1
         if self._room_waiters and self._n_open < self._buffer_limit:
             _wake(self._room_waiters)
@@ -217,7 +257,8 @@ class Dispatcher:
             for entry in part:
                 self._add(entry)
 
-    def _add(self, entry: _Entry) -> None:
+    def _add(self, entry: _Entry, failure: SendFailure | None = None) -> None:
+        """Add an entry to its stream; with a `failure`, leave it to the relay at once."""
         try:
             transport = self._transport_for(entry.outgoing.queue)
         except Exception as error:
@@ -227,14 +268,14 @@ class Dispatcher:
         if transport not in self._streams:
             self._streams[transport] = _Stream(self, transport)
         entry.stream = self._streams[transport]
-        entry.stream.add(entry)
+        entry.stream.add(entry, failure)
 
     def _check_calls(self) -> None:
         """Give up calls whose queues accept nothing; check again later while calls wait."""
         # One timer for all calls: every accepted message would have to move a timer per call.
         loop = asyncio.get_running_loop()
         for call in list(self._calls):
-            if loop.time() - call.progressed_at() > call.give_up_after_s:
+            if call.is_overdue(loop.time()):
                 self._give_up_call(call)
         self._is_checking = bool(self._calls)
         if self._is_checking:
@@ -247,7 +288,7 @@ class Dispatcher:
             entry.is_given_up = True
             call.failures[entry.id] = reason
             if entry.stream is not None:
-                entry.stream.has_given_up_entries = True
+                entry.stream.remove_given_up()
         if not call.done.done():
             call.done.set_result(None)
 
@@ -264,7 +305,7 @@ class _Stream:
     def __init__(self, dispatcher: Dispatcher, transport: Transport) -> None:
         self.in_flight = 0
         self.accepted_at = 0.0
-        self.has_given_up_entries = False
+        self._has_given_up_entries = False
         self._busy_since = 0.0
         self._dispatcher = dispatcher
         self._transport = transport
@@ -275,11 +316,16 @@ class _Stream:
         self._limit = InFlightLimit()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, entry: _Entry) -> None:
-        """Queue an entry for the next request, or behind the earlier ones of its group."""
+    def add(self, entry: _Entry, failure: SendFailure | None) -> None:
+        """Queue an entry for the next request, or behind the earlier ones of its group.
+
+        With a `failure`, leave it to the relay.
+        """
         if self._transport.limits.in_order:
             entry.group = entry.outgoing.message.group
-        if entry.call.give_up_after_s <= GIVE_UP_STORED_AFTER_S and self.is_stuck():
+        if failure is not None:
+            self._leave_to_relay(entry, failure)
+        elif entry.call.give_up_after_s <= GIVE_UP_STORED_AFTER_S and self.is_stuck():
             # Else each later call would wait its 4 s for a queue that is known to hang.
             self._leave_to_relay(entry, QUEUE_STUCK)
         elif entry.group in self._awaiting_check and not entry.call.is_relay:
@@ -290,6 +336,11 @@ class _Stream:
         else:
             self._backlog.add(entry)
             self._pump_soon()
+
+    def remove_given_up(self) -> None:
+        """Remove the entries that were given up, in the loop's next round."""
+        self._has_given_up_entries = True
+        self._pump_soon()
 
     def is_stuck(self) -> bool:
         """Return whether requests are in flight and none was accepted for a while."""
@@ -319,8 +370,8 @@ class _Stream:
 
     def _pump(self) -> None:
         self._is_pumping = False
-        if self.has_given_up_entries:
-            self.has_given_up_entries = False
+        if self._has_given_up_entries:
+            self._has_given_up_entries = False
             for entry in self._backlog.remove(lambda entry: entry.is_given_up):
                 self._leave_to_relay(entry, CALL_GIVEN_UP)
         while self._may_send():
@@ -378,6 +429,7 @@ class _Stream:
 
     def _add_again(self, entry: _Entry) -> None:
         self._backlog.requeue(entry)
+        self._has_given_up_entries |= entry.is_given_up
         self._pump_soon()
 
     def _accept(self, entry: _Entry) -> None:
@@ -400,6 +452,8 @@ class _Stream:
             self._blocked.add(entry.group, entry.id)
         self._dispatcher.complete(entry, failure)
 
+
+BUFFER_FULL: Final = SendFailure("too many messages wait for their queues", retryable=True)
 
 QUEUE_STUCK: Final = SendFailure("its queue accepts nothing at the moment", retryable=True)
 

@@ -8,6 +8,8 @@ from asgiref.sync import sync_to_async
 
 from ..conf import current
 from ..core.message import Outgoing
+from ..threads import run_between_requests
+from .background import Background
 from .dispatcher import Dispatcher
 from .failed_tasks import TasksFailed
 from .portal import Portal
@@ -20,19 +22,21 @@ class ModeSender:
 
     Without such a mode the dispatcher sends messages to their queues. `run_now` runs one message in
     this process, and returns the error that its task has failed with, if it has. `wake` notifies
-    the local workers of stored messages.
+    the local workers of stored messages. `background` is None where each send is waited for.
     """
 
     def __init__(
         self,
         portal: Portal,
         dispatcher: Dispatcher,
+        background: Background | None,
         *,
         run_now: Callable[[Outgoing], BaseException | None],
         wake: Callable[[], None],
     ) -> None:
         self._portal = portal
         self._dispatcher = dispatcher
+        self._background = background
         self._run_now = run_now
         self._wake = wake
 
@@ -43,6 +47,19 @@ class ModeSender:
             return self._portal.call(self._dispatcher.send, messages)
         handle_locally(messages)
         return {}
+
+    def hand_over(self, messages: Sequence[Outgoing]) -> bool:
+        """See on_commit.Sender."""
+        if self._background is None or not self._may_send_later():
+            return False
+        self._background.take(messages)
+        return True
+
+    def _may_send_later(self) -> bool:
+        """Return whether this process goes on to send messages when its callers have returned."""
+        settings = current()
+        waits = settings.wait_for_send or settings.runs_without_queues or self._portal.is_lent
+        return not waits and run_between_requests()
 
     async def asend(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """See send()."""

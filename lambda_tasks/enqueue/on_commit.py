@@ -1,7 +1,8 @@
 """The enqueuer, which joins the caller's transaction and sends its messages after the commit.
 
-A durable message is stored as a record in the transaction itself. After the commit all messages
-are sent together, and the stored ones that the queue has accepted are marked as sent.
+A durable message is stored as a record in the transaction itself. After the commit it is handed
+over and sent in the background, where the process and the database allow that. Otherwise the caller
+waits until its messages are sent, and the stored ones that were accepted are marked as sent.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from ..ports import Outbox
 from ..threads import check_event_loops
 from .announcing import aannounce, announce
 from .failed_tasks import TasksFailed
+from .marker import update_records
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -38,6 +40,13 @@ class Sender(Protocol):
 
         Returns the reason for each message that was not accepted, by invocation id. Raises
         TasksFailed in eager mode, if the settings ask for it.
+        """
+        ...
+
+    def hand_over(self, messages: Sequence[Outgoing]) -> bool:
+        """Take stored messages to send and mark them in the background; wait for nothing.
+
+        Returns False, and takes none, where the caller must wait for the send.
         """
         ...
 
@@ -148,7 +157,7 @@ class Enqueuer:
             return ()
         self.store(messages)
         on_stored()
-        return messages
+        return self._hand_over(self.select_sendable(messages))
 
     def make_hand_over(
         self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, is_stored: bool
@@ -161,7 +170,9 @@ class Enqueuer:
 
         Raises EnqueueError for direct messages that were not accepted.
         """
-        sendable = self.select_sendable(messages)
+        sendable = self._hand_over(self.select_sendable(messages))
+        if not sendable:
+            return
         failed: TasksFailed | None = None
         failures: dict[UUID, str] = {}
         try:
@@ -200,6 +211,19 @@ class Enqueuer:
             await call_database(self._mark_sent, sendable, failures)
         return failures
 
+    def _hand_over(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """Hand messages over to be sent in the background; return those that must be waited for.
+
+        Direct messages must be, and all that are called beside them: on a FIFO queue they keep
+        their order.
+        """
+        if not all(each.message.durable for each in messages) or not self._outbox.is_shared():
+            return messages
+        to_queues = [each for each in messages if each.look.is_sent]
+        if not to_queues or not self._sender.hand_over(to_queues):
+            return messages
+        return [each for each in messages if not each.look.is_sent]
+
     def select_sendable(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Return the messages that are sent now. The others wait in their records for the relay."""
         return [each for each in messages if not (each.waits and self._outbox.can_rebuild(each))]
@@ -227,15 +251,7 @@ class Enqueuer:
             id = each.message.invocation_id
             logger.error("%s was stored and could not be sent yet: %s", id, failures[id])
         sent = [each for each in stored if each.message.invocation_id not in failures]
-        # The messages are on their way, so an error here is only logged. The relay would send them
-        # once more, and the claim lets one delivery run.
-        try:
-            if in_order := [each for each in unsent if each.look.in_order]:
-                self._outbox.leave_to_relay(in_order)
-            if sent:
-                self._outbox.mark_sent(sent)
-        except Exception:
-            logger.exception("%d messages were sent and could not be marked as sent", len(sent))
+        update_records(self._outbox, sent, unsent)
 
 
 class HandOver:

@@ -17,6 +17,9 @@ from ..threads import RESERVED_THREADS, Thread, are_greenlets, make_executor, ma
 
 T = TypeVar("T")
 
+CANCEL_LIMIT_S: Final = 1.0
+"""Seconds for cancelled tasks to end."""
+
 FORKED: Final = (
     "This process is a fork of one that had enqueued tasks, and the server that forked it has not "
     "told Python. For uWSGI set `py-call-uwsgi-fork-hooks = true`, or `lazy-apps = true`."
@@ -44,12 +47,12 @@ class Portal:
 
         Raises what the coroutine raises.
         """
-        return wait_for(asyncio.run_coroutine_threadsafe(func(*args), self._ensure_loop()))
+        return wait_for(asyncio.run_coroutine_threadsafe(func(*args), self.loop()))
 
     async def acall(self, func: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """See call(). Cancelling the caller does not cancel the coroutine on the loop."""
         # Without the shield, a cancelled request would also cancel the send of its messages.
-        loop = self._ensure_loop()
+        loop = self.loop()
         if asyncio.get_running_loop() is loop:
             return await asyncio.shield(loop.create_task(func(*args)))
         future = asyncio.run_coroutine_threadsafe(func(*args), loop)
@@ -64,11 +67,17 @@ class Portal:
             thread.join()
 
     @property
+    def is_lent(self) -> bool:
+        """Whether the loop is the caller's own, which may stand still when its work is done."""
+        return self._loop is not None and self._thread is None
+
+    @property
     def has_thread(self) -> bool:
         """Whether the portal runs a loop of its own, which may still have work."""
         return self._thread is not None and self._thread_pid == os.getpid()
 
-    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, which runs. Raises ImproperlyConfigured in a fork without hooks."""
         if self._thread is not None and self._thread_pid != os.getpid():
             raise ImproperlyConfigured(FORKED)
         if self._loop is None:
@@ -98,7 +107,17 @@ def _run_loop(started: "Future[asyncio.AbstractEventLoop]") -> None:
             return
     loop = started.result()
     loop.run_forever()
+    loop.run_until_complete(_cancel_tasks())
     loop.close()
+
+
+async def _cancel_tasks() -> None:
+    """Cancel what still runs, as sends do to a queue that hangs; asyncio reports it otherwise."""
+    running = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=CANCEL_LIMIT_S)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -147,6 +147,11 @@ def call_beside(hook: Hook[E], event: E) -> None:
         _Process.beside.put(_Call(hook, receiver, event))
 
 
+def start_calling() -> None:
+    """Start the thread that makes calls, also for those at the end of the process."""
+    _Process.beside.keep_calling()
+
+
 def flush(limit_s: float) -> bool:
     """Wait up to `limit_s` seconds until no call waits; return whether none does."""
     beside, until = _Process.beside, time.monotonic() + limit_s

@@ -67,15 +67,19 @@ class RecordOutbox:
         """See ports.Outbox."""
         return not outgoing.message.secret_kwargs or is_available()
 
+    def is_shared(self) -> bool:
+        """See ports.Outbox. SQLite has one writer: another one could fail the caller's request."""
+        return connections[self.alias].vendor != "sqlite" and not is_in_transaction(self.alias)
+
     @with_retries
-    def mark_sent(self, messages: Sequence[Outgoing]) -> None:
+    def mark_sent(self, messages: Sequence[Outgoing], *, only_new: bool = False) -> None:
         """See ports.Outbox. Also wakes the workers of queues that are the table."""
         sent: defaultdict[timedelta, list[UUID]] = defaultdict(list)
         for each in messages:
             if each.look.is_sent:
                 sent[each.look.ahead].append(each.message.invocation_id)
         for ahead, ids in sent.items():
-            statements().mark_sent(ids, ahead)
+            statements().mark_sent(ids, ahead, only_new=only_new)
         if not all(each.look.is_sent for each in messages):
             notify.notify(self.alias)
 

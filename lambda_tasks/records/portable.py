@@ -276,17 +276,19 @@ class PortableStatements:
         rows = RunProgress.objects.using(self.alias)
         self._upsert(rows, shown, ["record"], ["progress", "shown_at"])
 
-    def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
+    def mark_sent(self, ids: Sequence[UUID], ahead: timedelta, *, only_new: bool = False) -> None:
         """Mark records as sent, because their queues accepted the messages.
 
         `ahead` is the time before a message is due from which on its queue accepts it. A record
         that is due later was parked in the meantime, and must be sent again, so it is skipped. So
-        is one that a worker has refused in the meantime, and that waits in its row.
+        is one that a worker has refused in the meantime, and that waits in its row. `only_new`
+        skips all records that somebody has claimed, refused or postponed.
         """
         is_due = Q(run_after=None) | Q(run_after__lte=Now() + ahead)
         waits_for_none = Q(refused_at=None) | Q(n_waits=0) | Q(look_at__lte=Now())
+        is_new = Q(n_attempts=0, n_waits=0, refused_at=None)
         with self.lock_idle(ids) as free:
-            free.filter(is_due, waits_for_none).update(
+            free.filter(is_due, is_new if only_new else waits_for_none).update(
                 sent_at=Now(),
                 # The message of a lost run is sent again. Its lease ends now, so that the relay
                 # waits for the whole time `lost_for` before it sends the message once more.

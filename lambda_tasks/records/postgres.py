@@ -245,17 +245,22 @@ class PostgresStatements(PortableStatements):
         params = {"progress": _encode(progress)}
         execute(self.connection, sql, params | _claim_params(claim))
 
-    def mark_sent(self, ids: Sequence[UUID], ahead: timedelta) -> None:
+    def mark_sent(self, ids: Sequence[UUID], ahead: timedelta, *, only_new: bool = False) -> None:
         """See PortableStatements."""
         # Locked rows are skipped, so this never waits and can't deadlock: they run already, or are
         # just being claimed. Running rows are skipped, too: where isolation is strict, their run
         # could not write its end any more. The UPDATE finds rows by ctid, which is stable while
         # they are locked, at half the cost of a join by id.
+        waits_for_none = (
+            "n_attempts = 0 AND n_waits = 0 AND refused_at IS NULL"
+            if only_new
+            else f"(refused_at IS NULL OR n_waits = 0 OR look_at <= {NOW})"
+        )
         free = (
             f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
             f" AND NOT (status = %(status)s AND COALESCE(lease_until >= {NOW}, FALSE))"
             f" AND (run_after IS NULL OR run_after <= {NOW} + %(ahead)s)"
-            f" AND (refused_at IS NULL OR n_waits = 0 OR look_at <= {NOW})"
+            f" AND {waits_for_none}"
         )
         sql = (
             f"UPDATE {TABLE} SET sent_at = {NOW},"  # noqa: S608

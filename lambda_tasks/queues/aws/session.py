@@ -1,14 +1,20 @@
 """The session and the configuration of a client. Importing this takes a quarter of a second."""
 
+import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError
+from botocore.loaders import create_loader
 
 from ...core.batching import MAX_IN_FLIGHT
+from ...threads import make_thread
 from .resolver import TimeLimitedResolver
 
 CONNECT_TIMEOUT_S: Final = 2
@@ -21,13 +27,43 @@ USER_AGENT: Final = "lambda_tasks"
 CREDENTIALS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
+def warm_up(service: str) -> None:
+    """Load what a client needs by opening one, to which nothing is sent, and closing it again.
+
+    No thread and no socket is left: a server may fork after this.
+    """
+    # On a thread, because an ASGI server may load the project in its event loop.
+    opening = make_thread(lambda: asyncio.run(_open_and_close(service)), name="lambda_tasks-warm")
+    opening.start()
+    opening.join()
+
+
+async def _open_and_close(service: str) -> None:
+    options = {"region_name": "us-east-1", **dict.fromkeys(CREDENTIALS[:2], "none")}
+    session = new_session(service, options)
+    with suppress(BotoCoreError):  # the first call raises it, and says what is wrong
+        async with session.create_client(service, **client_options(options, waits_s=0)):
+            pass
+
+
 def new_session(service: str, options: Mapping[str, Any]) -> Any:
     """Return a session that has loaded a service's description, with the options' credentials."""
     session = get_session()
-    session.get_component("data_loader").load_service_model(service, "service-2")
+    loader = _data_loader(session.get_config_variable("data_path"))
+    session.register_component("data_loader", loader)
+    loader.load_service_model(service, "service-2")
     if all(options.get(name) is not None for name in CREDENTIALS[:2]):
         session.set_credentials(*(options.get(name) for name in CREDENTIALS))
     return session
+
+
+@cache
+def _data_loader(data_path: str | None) -> Any:
+    """Return the loader of all sessions: each would read the descriptions of services anew.
+
+    That takes 70 ms, in which no other thread of the process runs. Forked children have it, too.
+    """
+    return create_loader(data_path)
 
 
 def client_options(options: Mapping[str, Any], *, waits_s: float) -> dict[str, Any]:
