@@ -282,15 +282,12 @@ class Migration(migrations.Migration):
                 ("rule_at", models.DateTimeField(editable=False)),
                 ("token", models.UUIDField(default=uuid.uuid4, editable=False)),
                 ("last_due", models.DateTimeField(editable=False)),
-                ("next_due", models.DateTimeField(editable=False, null=True)),
+                ("next_due", models.DateTimeField(db_index=True, editable=False, null=True)),
                 ("is_enabled", models.BooleanField(default=True, editable=False)),
                 ("changed_by", models.CharField(default="", editable=False, max_length=255)),
                 ("reason", models.TextField(default="", editable=False)),
                 ("changed_at", models.DateTimeField(editable=False, null=True)),
             ],
-        ),
-        repeatable.AddIndex(
-            "schedulestate", models.Index(fields=["next_due"], name="schedulestate_next_due")
         ),
         # A record is written four times in its life, and the second time soon after the first, to
         # note that it was sent. With room on its page that costs a fifth: no index has to learn

@@ -362,18 +362,15 @@ class ScheduleState(models.Model):
     """The ids of the runs derive from it, so that nobody who knows the name can guess them."""
     last_due: datetime.datetime = _column(models.DateTimeField(editable=False))
     """The time up to which due times are decided. It never goes back."""
-    next_due: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+    next_due: datetime.datetime | None = _column(
+        models.DateTimeField(null=True, db_index=True, editable=False)
+    )
     """The first due time after that; None where there is none."""
     is_enabled: bool = _column(models.BooleanField(default=True, editable=False))
     changed_by: str = _column(models.CharField(max_length=255, default="", editable=False))
     """Who has switched it on or off last."""
     reason: str = _column(models.TextField(default="", editable=False))
     changed_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
-
-    class Meta:
-        indexes: ClassVar[list[models.Index]] = [
-            models.Index(fields=["next_due"], name="schedulestate_next_due"),
-        ]
 
     def __str__(self) -> str:
         return self.name
