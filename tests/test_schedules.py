@@ -2,10 +2,13 @@
 
 import io
 import json
+import random
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import takewhile
+from typing import Any, Final
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -16,7 +19,7 @@ from django.db import connection, connections
 from django.test import override_settings
 
 from lambda_tasks import handler, runtime, scheduling
-from lambda_tasks.core.schedules import Schedule
+from lambda_tasks.core.schedules import LOOK_AHEAD, Schedule
 from lambda_tasks.declared_schedules import declared
 from lambda_tasks.decorators import lambda_task
 from lambda_tasks.local import LambdaContext
@@ -177,6 +180,48 @@ def test_a_due_time_does_not_run_again_after_its_record_was_cleaned_up(clock: Cl
         TaskRecord.objects.all().delete()
 
         assert tick() == 0
+
+
+ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe")
+
+YEAR: Final = {
+    f"{expression} in {zone}": {"cron": expression, "timezone": zone}
+    for zone in ZONES
+    for expression in ("30 2 * * *", "15 1,2 * * *", "*/20 2 * * 0")
+}
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize("seed", [1, 2])
+def test_in_a_year_each_due_time_runs_once_however_ticks_come(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    begin = clock.now
+    everything = {"missed": "all", "grace": 400 * 24 * 3600}
+    with scheduled(**{name: entry | everything for name, entry in YEAR.items()}):
+        tick()
+        while clock.now < begin + timedelta(days=365):
+            clock.now += timedelta(seconds=chance.choice([20, 60, 100, 4000, 60_000, 200_000]))
+            for _ in range(chance.randint(1, 5)):
+                if chance.random() < 0.1:
+                    _tick_and_die(monkeypatch)
+                else:
+                    tick()
+        tick()
+        found = {name: due_times(name) for name in YEAR}
+        rules = {name: each.schedule.rule for name, each in declared().items()}
+
+    end = clock.now + LOOK_AHEAD
+    for name, times in found.items():
+        assert times == list(takewhile(lambda due: due <= end, rules[name].after(begin))), name
+
+
+def _tick_and_die(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tick, and die before the commit, if there is anything to commit."""
+    with monkeypatch.context() as patch, suppress(RuntimeError):
+        patch.setattr("django.db.models.query.QuerySet.bulk_update", _die)
+        tick()
 
 
 # What was missed

@@ -74,8 +74,13 @@ class Cron:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """See Rule."""
-        for due in CronSim(self.expression, moment.astimezone(ZoneInfo(self.timezone))):
+        last = moment.astimezone(ZoneInfo(self.timezone))
+        for due in CronSim(self.expression, last):
+            if due.utcoffset() != last.utcoffset():
+                # Forward, CronSim leaves some out where clocks change by half an hour.
+                yield from reversed(list(self._between(last, due)))
             yield due.astimezone(UTC)
+            last = due
 
     def until(self, moment: datetime) -> Iterator[datetime]:
         """See Rule."""
@@ -84,6 +89,11 @@ class Cron:
         for due in CronSim(self.expression, start, reverse=True):
             if due <= moment:
                 yield due.astimezone(UTC)
+
+    def _between(self, start: datetime, end: datetime) -> Iterator[datetime]:
+        """Yield the due times between two moments, the latest first."""
+        earlier = self.until(end.astimezone(UTC) - timedelta(seconds=1))
+        return takewhile(lambda due: due > start, earlier)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """When a schedule is due: laws over random rules, zones and ticks, and the cases that surprise."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -67,6 +67,31 @@ def test_a_moment_is_either_after_or_until(rule: Rule, moment: datetime) -> None
     assert following is None or following > moment
     if last is not None and following is not None:
         assert next(rule.after(last)) == following
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("expression", [*EXPRESSIONS, "30 * * * *", "*/20 1-3 * * *"])
+def test_over_a_year_both_directions_agree_from_wherever_they_start(
+    zone: str, expression: str
+) -> None:
+    rule, begin = Cron(expression, zone), datetime(2026, 3, 1, tzinfo=UTC)
+    end = begin + timedelta(days=60 if expression.startswith(("* ", "*/5")) else 365)
+
+    forward = list(takewhile(lambda due: due <= end, rule.after(begin)))
+
+    assert forward == list(takewhile(lambda due: due > begin, rule.until(end)))[::-1]
+    assert all(next(rule.after(due)) == later for due, later in pairwise(forward))
+
+
+def test_where_clocks_change_by_half_an_hour_nothing_is_left_out() -> None:
+    rule = make_cron("*/20 2 * * 0", "Australia/Lord_Howe")
+    day = at("2026-04-05 00:00", "Australia/Lord_Howe")
+
+    found = due_between(Schedule(rule=rule), day, day + timedelta(hours=6))
+
+    assert found == [
+        at(f"2026-04-05 02:{minute}", "Australia/Lord_Howe") for minute in ("00", "20", "40")
+    ]
 
 
 def test_a_time_that_does_not_exist_is_due_at_the_first_that_does() -> None:
