@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -25,9 +26,9 @@ from lambda_tasks.core.lifecycle import Claim, Succeeded
 from lambda_tasks.core.message import Message
 from lambda_tasks.execution import process_pool, process_start, run_socket, worker_pipe
 from lambda_tasks.execution.process_pool import ProcessPool
-from lambda_tasks.execution.process_start import ProcessNotStarted
+from lambda_tasks.execution.process_start import ProcessNotStarted, StartedProcess
 from lambda_tasks.execution.run import AttemptEnd, Run
-from tests.conftest import wait_for
+from tests.conftest import PATIENCE_S, wait_for
 
 DIES, FORKS_AND_DIES, STOPS_AS_IT_ANSWERS = "dies", "forks and dies", "stops as it answers"
 DIES_AS_IT_TAKES = "dies as it takes its run"
@@ -406,6 +407,34 @@ def test_a_cancelled_run_that_has_begun_ends_with_its_process(tmp_path: Path) ->
 
         await until(lambda: not is_alive(killed))
         assert isinstance((await pool.run(run_of)).outcome, Succeeded)
+
+    on(pool, scene())
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_while_the_process_of_a_cancelled_run_ends_the_next_run_gets_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    pool, end, go_on = ProcessPool(1, serve), StartedProcess.end, threading.Event()
+
+    def end_late(process: StartedProcess) -> None:
+        go_on.wait(PATIENCE_S)
+        end(process)
+
+    async def scene() -> None:
+        running = asyncio.create_task(pool.run(lambda: run_of(f"waits for {tmp_path / 'never'}")))
+        await until(pool.pids)
+        await asyncio.sleep(0.1)  # it has begun, most likely
+        monkeypatch.setattr(StartedProcess, "end", end_late)
+
+        if is_killed:
+            os.kill(pool.pids()[0], signal.SIGKILL)
+            await until(lambda: not pool.pids())
+        running.cancel()
+        await asyncio.wait([running])
+
+        assert isinstance((await pool.run(run_of)).outcome, Succeeded)
+        go_on.set()
 
     on(pool, scene())
 

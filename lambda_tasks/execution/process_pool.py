@@ -67,8 +67,8 @@ class ProcessPool:
         """The processes that are ready."""
         self._n_open = 0
         """The runs that have a place in a process, or ahead of one."""
-        self._n_dying = 0
-        """Those of them whose process ends."""
+        self._dying: set[_SentRun] = set()
+        """Those of them whose process ends: they need no other one."""
         self._waiting: deque[_Place] = deque()
         """The runs that wait for a place."""
         self._sent: dict[int, _SentRun] = {}
@@ -108,6 +108,7 @@ class ProcessPool:
             finally:
                 self._n_open -= 1
                 self._grant_places()
+                self._start_if_needed()
         except ProcessNotStarted as error:
             logger.exception("%s The task goes back to its queue.", error)
             raise
@@ -179,7 +180,7 @@ class ProcessPool:
 
     def _start_if_needed(self) -> None:
         """Start as many processes as there are runs, as long as there are slots for them."""
-        wanted = self._n_open - self._n_dying + len(self._waiting)
+        wanted = self._n_open - len(self._dying) + len(self._waiting)
         n_started = self._n_ready + sum(slot.is_starting for slot in self._slots)
         for slot in self._slots:
             if n_started >= wanted or self._is_closing:
@@ -226,8 +227,8 @@ class ProcessPool:
         """End a slot's process, and then its run with this answer; None for a process that died."""
         process, current = slot.unwatch()
         self._n_ready -= 1
-        if current is not None:
-            self._n_dying += 1
+        if current is not None and not current.ended.done():
+            self._dying.add(current)
         if answer is not None:
             process.kill()
         # It may have taken a run and not said so.
@@ -250,7 +251,6 @@ class ProcessPool:
         process.kill()
         await in_reserved_thread(process.end)
         if current is not None:
-            self._n_dying -= 1
             current.end(answer)
 
     # Runs
@@ -269,6 +269,7 @@ class ProcessPool:
             self._withdraw(sent)
             raise
         finally:
+            self._dying.discard(sent)
             packet.close()
 
     def _send_unsent(self) -> None:

@@ -1,21 +1,22 @@
 """The session and the configuration of a client. Importing this takes a quarter of a second."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError
 from botocore.loaders import create_loader
 
 from ...core.batching import MAX_IN_FLIGHT
 from ...threads import make_thread
 from .resolver import TimeLimitedResolver
+
+logger = logging.getLogger("lambda_tasks")
 
 CONNECT_TIMEOUT_S: Final = 2
 READ_TIMEOUT_S: Final = 5
@@ -33,17 +34,22 @@ def warm_up(service: str) -> None:
     No thread and no socket is left: a server may fork after this.
     """
     # On a thread, because an ASGI server may load the project in its event loop.
-    opening = make_thread(lambda: asyncio.run(_open_and_close(service)), name="lambda_tasks-warm")
+    opening = make_thread(_open_and_close, service, name="lambda_tasks-warm")
     opening.start()
     opening.join()
 
 
-async def _open_and_close(service: str) -> None:
+def _open_and_close(service: str) -> None:
     options = {"region_name": "us-east-1", **dict.fromkeys(CREDENTIALS[:2], "none")}
-    session = new_session(service, options)
-    with suppress(BotoCoreError):  # the first call raises it, and says what is wrong
+
+    async def open_and_close(session: Any) -> None:
         async with session.create_client(service, **client_options(options, waits_s=0)):
             pass
+
+    try:
+        asyncio.run(open_and_close(new_session(service, options)))
+    except Exception as error:  # the first call raises it, too
+        logger.warning("The client of AWS could not be loaded at the start: %s", error)
 
 
 def new_session(service: str, options: Mapping[str, Any]) -> Any:
