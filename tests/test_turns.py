@@ -372,9 +372,9 @@ def test_starts_of_short_tasks_are_counted_together(
         together.append(len(claims))
         return begin(self, claims, *args)
 
-    handle(*[body(tasks.add, a=number) for number in range(20)])  # so that it is known how long
+    handle(*[body(turns.take, seconds=0.002) for _ in range(20)])  # so that it is known how long
     monkeypatch.setattr(RecordClaims, "begin", noting)
-    messages = [body(tasks.add, a=number) for number in range(1000)]
+    messages = [body(turns.take, seconds=0.002) for _ in range(1000)]
 
     assert handle(*messages) == []
 

@@ -368,6 +368,7 @@ class Attempt:
 
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
+        ran_for = self._ran_for()
         if self._transaction is None:
             self._clean_up()
         elif self._guard is not None:
@@ -376,11 +377,11 @@ class Attempt:
             self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
         )
         with interrupts.interrupt_after(limit_s):
-            self.finisher.finish(self.run, outcome, ran_for=self._ran_for(), following=following)
+            self.finisher.finish(self.run, outcome, ran_for=ran_for, following=following)
         self._end_transaction(None)
         self._lock_stack.close()
         self._call.ended(outcome, None)
-        return AttemptEnd(outcome, following)
+        return AttemptEnd(outcome, following, ran_for=ran_for)
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
         return AttemptEnd(outcome, is_recorded=False, ran_for=self._ran_for())

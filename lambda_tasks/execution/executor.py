@@ -336,7 +336,7 @@ class Executor:
         if isinstance(ended.outcome, Failed):
             return DONE_FAILED
         if not isinstance(ended.outcome, Retried):
-            log_success(claimed.message, claimed.claim, ended.outcome, started.ran_s)
+            log_success(claimed.message, claimed.claim, ended.outcome, _ran_s(started, ended))
         return DONE
 
     async def _send_following(self, following: Outgoing) -> None:
@@ -389,7 +389,7 @@ class Executor:
             ended = await self._fail(batch.started[claimed.delivery.id].claimed, failure)
         started = batch.started[claimed.delivery.id]
         if ended.wait_s is None and ended.refused is None:
-            self._durations.add(claimed.task.name, started.ran_s)
+            self._durations.add(claimed.task.name, _ran_s(started, ended))
         return ended if ended.is_recorded else await self._record(started.claimed, ended)
 
     def _may_be_ahead(self, claimed: ClaimedDelivery) -> bool:
@@ -529,6 +529,14 @@ class Executor:
             budget_s=math.inf if budget is None else budget.left_s,
             metadata=dict(metadata or {}),
         )
+
+
+def _ran_s(started: StartedRun, ended: AttemptEnd) -> float:
+    """Return the seconds that a run took.
+
+    Its own process measures them: this one may hear of the start and of the end at the same time.
+    """
+    return started.ran_s if ended.ran_for is None else ended.ran_for.total_seconds()
 
 
 def _announcing_returns(batch: ClaimedBatch, on_settled: OnSettled) -> OnSettled:

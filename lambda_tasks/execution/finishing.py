@@ -115,7 +115,7 @@ class Finisher:
             return AttemptEnd(None)
         log_failure(call, run.message, run.claim, outcome, error, ran_for=ran_for)
         call.ended(outcome, error)
-        return AttemptEnd(outcome, retry)
+        return AttemptEnd(outcome, retry, ran_for=ran_for)
 
     def finish_lost(self, claimed: ClaimedDelivery, reason: Raised, *, is_last: bool) -> Settlement:
         """End an attempt that an outage of the database ended, by the task's `on_lost`.

@@ -61,4 +61,4 @@ class AttemptEnd:
     is_recorded: bool = True
     """False if the caller has to write the outcome, as there was nothing else to commit."""
     ran_for: timedelta | None = None
-    """The time that the task ran, for an outcome that the caller has to write."""
+    """The time that the task ran, by the clock of its own process; None if it is unknown."""
