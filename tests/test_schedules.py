@@ -274,6 +274,35 @@ def test_a_changed_expression_starts_now_and_sends_nothing_of_the_past(clock: Cl
 
 
 @pytest.mark.usefixtures("queue")
+def test_a_changed_time_zone_sends_nothing_of_the_past(clock: Clock) -> None:
+    for zone in ("Pacific/Auckland", "America/Los_Angeles", "UTC"):
+        entry = {"cron": "*/10 * * * *", "timezone": zone, "missed": "all"}
+        with scheduled(report=entry):
+            tick()
+            clock.now += 10 * MINUTE
+
+    assert due_times() == []
+
+
+@pytest.mark.usefixtures("queue")
+def test_two_single_moments_at_one_time_both_run(clock: Clock) -> None:
+    with scheduled(one={"at": NOON + MINUTE}, other={"at": NOON + MINUTE}):
+        tick()
+        clock.now += HOUR
+        tick()
+
+    assert due_times() == minutes(1, 1)
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_moment_that_is_past_when_its_schedule_is_declared_does_not_run(clock: Clock) -> None:
+    with scheduled(late={"at": NOON - MINUTE}):
+        assert tick() == 0
+        clock.now += HOUR
+        assert tick() == 0
+
+
+@pytest.mark.usefixtures("queue")
 def test_two_releases_side_by_side_do_not_rewrite_each_other_at_each_tick(clock: Clock) -> None:
     old, new = scheduled(report={"cron": "0 * * * *"}), scheduled(report={"cron": "30 * * * *"})
     with old:
