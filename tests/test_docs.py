@@ -57,7 +57,6 @@ for call in (
     tasks.charge.execute_on_commit(order_id=1, cents=250),
     tasks.tell.execute_on_commit(order_id=1),
     tasks.reprice_all.execute_on_commit(percent=5),
-    tasks.tidy_up.execute_on_commit(),
 ):
     call.result(timeout=180)
 due = TaskRecord.objects.filter(run_after=None)
