@@ -63,8 +63,12 @@ def notebook(tmp_path: Path) -> Notebook:
 
 
 @pytest.fixture
-def connect_in_worker_process(handle: Handle, notebook: Notebook) -> Iterator[Callable[..., None]]:
+def connect_in_worker_process(
+    handle: Handle, notebook: Notebook, settings: Any
+) -> Iterator[Callable[..., None]]:
     """Connect the notebook, and functions of tests.app.hooked by name, where sync tasks run."""
+    settings.LAMBDA_TASKS_PROCESSES = 1  # any idle process may take the next task
+    handler.close()
 
     def connect_all(*started: str, limit_s: float = calling.HOOK_LIMIT_S) -> None:
         handle(
@@ -72,7 +76,7 @@ def connect_in_worker_process(handle: Handle, notebook: Notebook) -> Iterator[Ca
         )
 
     yield connect_all
-    handle(body(hooked.disconnect, limit_s=calling.HOOK_LIMIT_S))
+    handler.close()
 
 
 NOTE_SENDS = """

@@ -289,7 +289,7 @@ def test_a_process_that_takes_no_runs_is_replaced_and_the_run_runs(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     pool = ProcessPool(1, serve)
-    monkeypatch.setattr(process_pool, "TAKE_LIMIT_S", 0.5)
+    monkeypatch.setattr(process_pool, "TAKE_LIMIT_S", 4.0)
 
     async def scene() -> None:
         await pool.run(run_of)

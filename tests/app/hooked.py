@@ -164,13 +164,6 @@ def _connect(notebook: Notebook, started: list[str]) -> None:
     hooks.ended.connect(notebook.writer("ended"))
 
 
-@lambda_task
-def disconnect(*, limit_s: float) -> None:
-    for hook in hooks.ALL:
-        hook.receivers = ()
-    attempt.__dict__["HOOK_LIMIT_S"] = limit_s
-
-
 @lambda_task(takes_context=True)
 def see(context: TaskContext) -> dict[str, Any]:
     return _seen(context)
