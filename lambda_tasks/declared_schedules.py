@@ -1,5 +1,6 @@
 """The schedules of this release: those that tasks declare, and those of the settings."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from django.conf import settings as django_settings
 from . import conf, registry
 from .core.schedules import Schedule, ambiguity, resolved
 from .errors import UnknownTask
+from .logging import log_error
 from .ports import Task
+
+logger = logging.getLogger("lambda_tasks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,9 @@ def misreadings() -> list[str]:
 def _all() -> Iterator[DeclaredSchedule]:
     """Yield the schedules of all tasks, then those of the settings."""
     zone = django_settings.TIME_ZONE
-    registry.discover()
+    # Not discover(): a module that can't be imported must not hold up the schedules of others.
+    for module, error in registry.import_errors().items():
+        log_error(logger, error, "The schedules of %r don't run, as it can't be imported", module)
     for task in registry.tasks():
         for schedule in task.options.schedules:
             named = resolved(schedule, name=task.name, timezone=zone)

@@ -18,7 +18,7 @@ from django.core.management.base import CommandError, SystemCheckError
 from django.db import connection, connections
 from django.test import override_settings
 
-from lambda_tasks import handler, runtime, scheduling
+from lambda_tasks import handler, registry, runtime, scheduling
 from lambda_tasks.core.schedules import LOOK_AHEAD, Schedule
 from lambda_tasks.declared_schedules import declared
 from lambda_tasks.decorators import lambda_task
@@ -340,6 +340,19 @@ def test_a_schedule_that_can_not_run_holds_up_no_other_and_stays_due(
         assert tick() == 2
 
     assert due_times("broken") == minutes(1, 2)
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_module_that_can_not_be_imported_holds_up_no_schedule_of_others(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = [*settings.LAMBDA_TASKS_MODULES, "tests.app.broken"]
+    monkeypatch.setitem(registry._state, "discovered", False)
+    with override_settings(LAMBDA_TASKS_MODULES=modules), scheduled(good={"every": 60}):
+        assert tick() == 2
+
+    assert "The schedules of 'tests.app.broken' don't run" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 # On, off, by hand
