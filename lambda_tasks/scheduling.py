@@ -1,16 +1,16 @@
 """Schedules at run time: how each stands, on and off, a run now, and runs of past times."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
 from . import runtime
-from .core.schedules import MAX_COUNTED
 from .declared_schedules import DeclaredSchedule, declared
 from .enqueue.scheduler import message_of
 from .errors import UnknownSchedule
@@ -18,6 +18,9 @@ from .invocation import Invocation
 from .models import ScheduleState, TaskRecord
 from .ports import ScheduledRun
 from .twins import sync_form
+
+if TYPE_CHECKING:
+    from .records.tables import RecordQuerySet
 
 N_NEXT: Final = 3
 """The due times that a status names."""
@@ -113,12 +116,11 @@ def backfill_schedule(
     if start.tzinfo is None or end.tzinfo is None:
         raise ValueError(f"start is {start!r} and end is {end!r}. Use datetimes with a time zone.")
     found = _find(name)
-    runtime.current().schedule_table.note({name: (found.task_name, found.schedule)})
-    runs = runtime.current().schedule_table.runs_between(name, found.schedule, start, end)
-    done = set(
-        TaskRecord.objects.filter(id__in=[run.id for run in runs]).values_list("id", flat=True)
-    )
-    missing = [run for run in islice(runs, MAX_COUNTED) if run.id not in done]
+    table = runtime.current().schedule_table
+    table.note({name: (found.task_name, found.schedule)})
+    runs = table.runs_between(name, found.schedule, start, end)
+    done = set(_records([run.id for run in runs]).values_list("id", flat=True))
+    missing = [run for run in runs if run.id not in done]
     if missing and not dry_run:
         _enqueue(found, missing)
     return [run.due for run in missing]
@@ -176,5 +178,10 @@ def _last_status(found: DeclaredSchedule | None, state: ScheduleState | None) ->
     if found is None or state is None:
         return None
     due = next(found.schedule.rule.until(datetime.now(UTC)), None)
-    record = TaskRecord.objects.filter(id=state.run_id(due)).first() if due else None
+    record = _records([state.run_id(due)]).first() if due else None
     return record.status if record else None
+
+
+def _records(ids: Collection[UUID]) -> "RecordQuerySet":
+    """Return a query of the records with these ids, where they are written: a replica may lag."""
+    return TaskRecord.objects.using(runtime.current().schedule_table.alias).filter(id__in=ids)

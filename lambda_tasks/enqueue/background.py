@@ -26,7 +26,6 @@ from .portal import Portal
 GATHER_FOR_S: Final = 0.01
 """Seconds in which messages gather before they are sent."""
 
-
 MARK_S: Final = 1.0
 """Seconds to mark messages at the end of a process, if sending has taken all of DRAIN_S."""
 

@@ -1,4 +1,4 @@
-"""Whose turn it is to relay: one process for the whole system, however many there are.
+"""The turns to relay: one process does it for the whole system, however many there are.
 
 A process takes the shift, which lasts a minute, and relays once. The others learn, when they ask,
 how many ask and when the shift ends. The more there are, the longer each waits before it asks

@@ -68,7 +68,7 @@ class ProcessPool:
         self._n_open = 0
         """The runs that have a place in a process, or ahead of one."""
         self._dying: set[_SentRun] = set()
-        """Those of them whose process ends: they need no other one."""
+        """The open runs whose process ends: they need no other one."""
         self._waiting: deque[_Place] = deque()
         """The runs that wait for a place."""
         self._sent: dict[int, _SentRun] = {}

@@ -84,7 +84,7 @@ class PortableStatements:
     claim_returning = ""
     """The RETURNING clause of the claim's UPDATE, where the database has one."""
     shift_returning = ""
-    """That of take_shift(): SHIFT_COLUMNS."""
+    """The RETURNING clause of take_shift(): SHIFT_COLUMNS."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias

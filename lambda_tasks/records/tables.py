@@ -392,7 +392,7 @@ class SingletonLock(models.Model):
 
 
 class RelayShift(models.Model):
-    """Whose turn it is to relay, for all processes of the system: a single row."""
+    """The turn to relay, which one process of the system has at a time: a single row."""
 
     name = models.CharField(max_length=64, primary_key=True, editable=False)
     token = models.UUIDField(null=True, editable=False)
