@@ -239,7 +239,8 @@ def test_only_what_has_failed_or_was_cancelled_is_retried(status: str) -> None:
 
 
 def test_what_can_not_run_is_not_retried_and_does_not_hold_up_others(queue: str) -> None:
-    removed = record(task_name="tests.app.secretive.use", kwargs={"password": "**********"})
+    hidden = {"amount": 1, "password": "**********"}
+    removed = record(task_name="tests.app.secretive.charge", kwargs=hidden)
     unknown = record(task_name="tests.app.tasks.none")
     elsewhere = record(queue="gone")
     repeated = record()
@@ -251,6 +252,7 @@ def test_what_can_not_run_is_not_retried_and_does_not_hold_up_others(queue: str)
     assert changes.done == [good.id]
     assert changes.skipped.keys() == {removed.id, unknown.id, elsewhere.id, repeated.id}
     assert "no queue 'gone'" in changes.skipped[elsewhere.id]
+    assert "secret arguments (password) were removed" in changes.skipped[removed.id]
 
 
 def test_a_retry_that_is_cut_off_and_called_again_retries_none_twice(
@@ -527,6 +529,48 @@ def test_a_name_or_arguments_that_do_not_fit_are_refused() -> None:
         operations.enqueue("tests.app.django_tasks.add", {"a": 1, "b": 1, "z": 1})
 
     assert not TaskRecord.objects.exists()
+
+
+def test_so_many_tasks_run_here_as_in_a_worker() -> None:
+    for number in range(3):
+        record("QUEUED", queue="table", task_name=tasks.aadd.name, kwargs={"a": number})
+    record("QUEUED", queue="table", task_name=tasks.afail_alone.name, kwargs={}, priority=1)
+
+    first = operations.run_tasks(max_tasks=2, queue="table", within=MINUTE)
+    rest = operations.run_tasks(queue=["table"])
+
+    assert (first.done, first.failed, first.returned) == (2, 1, 0)
+    assert (rest.done, rest.failed) == (2, 0)
+    assert TaskRecord.objects.filter(status="SUCCESS").count() == 3
+
+
+def test_one_task_runs_here_whatever_its_queue_and_whenever_it_is_due() -> None:
+    later = record("QUEUED", task_name=tasks.aadd.name, run_after=now() + HOUR)
+    failed = record(task_name=tasks.aadd.name, n_attempts=5)
+
+    assert operations.run_task(later.id).status == "SUCCESS"
+    assert operations.run_task(str(failed.id), retry=True).status == "SUCCESS"
+
+
+def test_what_has_ended_or_is_unknown_does_not_run_here() -> None:
+    with pytest.raises(InvalidFilter, match="is FAILED. Retry it"):
+        operations.run_task(record().id)
+    with pytest.raises(InvalidFilter, match="is SUCCESS. Replay it"):
+        operations.run_task(record("SUCCESS").id, retry=True)
+    with pytest.raises(InvalidFilter, match="There is no record of"):
+        operations.run_task(uuid.uuid4())
+    with pytest.raises(InvalidFilter, match="is not the id of an invocation"):
+        operations.run_task("7")
+    with pytest.raises(InvalidFilter, match="max_tasks is 0. Use a number from 1 on"):
+        operations.run_tasks(max_tasks=0)
+    with pytest.raises(InvalidFilter, match="no queue 'nowhere'"):
+        operations.run_tasks(queue="nowhere")
+
+
+def test_what_another_worker_runs_is_left_to_it() -> None:
+    held = record("RUNNING", task_name=tasks.aadd.name)
+
+    assert operations.run_task(held.id).status == "RUNNING"
 
 
 def test_async_code_has_the_same_functions() -> None:
