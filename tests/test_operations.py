@@ -553,15 +553,15 @@ def test_one_task_runs_here_whatever_its_queue_and_whenever_it_is_due() -> None:
 
 
 def test_what_has_ended_or_is_unknown_does_not_run_here() -> None:
-    with pytest.raises(InvalidFilter, match="is FAILED. Retry it"):
+    with pytest.raises(InvalidFilter, match=r"is FAILED\. Retry it"):
         operations.run_task(record().id)
-    with pytest.raises(InvalidFilter, match="is SUCCESS. Replay it"):
+    with pytest.raises(InvalidFilter, match=r"is SUCCESS\. Replay it"):
         operations.run_task(record("SUCCESS").id, retry=True)
     with pytest.raises(InvalidFilter, match="There is no record of"):
         operations.run_task(uuid.uuid4())
     with pytest.raises(InvalidFilter, match="is not the id of an invocation"):
         operations.run_task("7")
-    with pytest.raises(InvalidFilter, match="max_tasks is 0. Use a number from 1 on"):
+    with pytest.raises(InvalidFilter, match=r"max_tasks is 0\. Use a number from 1 on"):
         operations.run_tasks(max_tasks=0)
     with pytest.raises(InvalidFilter, match="no queue 'nowhere'"):
         operations.run_tasks(queue="nowhere")

@@ -81,7 +81,7 @@ async def work(
         check_number("max_tasks", max_tasks, least=1)
     if within is not None:
         check_time("within", within)
-    queues = _queues(queue)
+    queues = queue_names(queue)
     loop = asyncio.get_running_loop()
     # A runtime of its own: this process may have one that others use meanwhile.
     runtime = runtimes.Runtime()
@@ -144,17 +144,26 @@ async def _run(delivery: Delivery) -> None:
             database_thread.shutdown(wait=False)
 
 
-def _prepared(id: UUID | str, *, retry: bool) -> TaskRecord:
-    """Return the record of a call, which can run now."""
+def find_runnable(id: UUID | str, *, retry: bool) -> TaskRecord:
+    """Return the record of a call that can run. Raises InvalidFilter, with the reason."""
     record = _find(id)
-    if retry and record.status in rows.RETRYABLE:
+    if not Status(record.status).is_finished:
+        return record
+    if record.status not in rows.RETRYABLE:
+        raise InvalidFilter(f"{record} is {record.status}. Replay it, to run its call anew.")
+    if not retry:
+        raise InvalidFilter(f"{record} is {record.status}. Retry it.")
+    return record
+
+
+def _prepared(id: UUID | str, *, retry: bool) -> TaskRecord:
+    """Return the record of a call, which is due now."""
+    record = find_runnable(id, retry=retry)
+    if record.status in rows.RETRYABLE:
         look_terms = conf.current().look_terms
         changed = rows.reopen([record.id], refuse_retry, look_terms, dry_run=False)
         if reason := changed.skipped.get(record.id):
             raise InvalidFilter(f"{record} can't be retried: {reason}.")
-    elif Status(record.status).is_finished:
-        hint = "Retry it" if record.status in rows.RETRYABLE else "Replay it, to run its call anew"
-        raise InvalidFilter(f"{record} is {record.status}. {hint}.")
     make_due(record.id)
     return record
 
@@ -167,7 +176,8 @@ def _find(id: UUID | str) -> TaskRecord:
     return record
 
 
-def _queues(queue: str | Iterable[str] | None) -> Collection[str]:
+def queue_names(queue: str | Iterable[str] | None) -> Collection[str]:
+    """Return the names of queues, by default all that workers consume. Raises InvalidFilter."""
     if queue is None:
         return [name for name, each in conf.current().queues.items() if each.has_workers]
     return [known_queue(name) for name in ([queue] if isinstance(queue, str) else queue)]
