@@ -1,5 +1,6 @@
 """What operators ask of the tasks, by functions: counts, health, retry, replay and the others."""
 
+import inspect
 import logging
 import uuid
 from datetime import datetime, timedelta
@@ -8,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
 from django.utils.timezone import now
 
@@ -591,3 +593,22 @@ def test_async_code_has_the_same_functions() -> None:
     async_to_sync(steer)()
 
     assert TaskRecord.objects.filter(status="QUEUED").count() == 2
+
+
+TWINS: Final = [name for name in operations.__all__ if f"a{name}" in operations.__all__]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_have_one_signature_and_one_description(name: str) -> None:
+    original, twin = getattr(operations, name), getattr(operations, f"a{name}")
+
+    assert inspect.signature(inspect.unwrap(original)) == inspect.signature(twin)
+    assert twin.__doc__ == f"See {name}()."
+
+
+def test_in_an_event_loop_the_sync_form_names_its_twin() -> None:
+    async def retry() -> None:
+        operations.retry(status="FAILED")
+
+    with pytest.raises(SynchronousOnlyOperation, match=r"`await aretry\("):
+        async_to_sync(retry)()

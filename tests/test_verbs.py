@@ -6,20 +6,19 @@ import os
 import pty
 import signal
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, ManagementUtility, call_command
 from django.utils.timezone import now
 
+from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import RunProgress, TaskRecord
 from tests.app import tasks
-from tests.conftest import PATIENCE_S, python_process, wait_for
+from tests.conftest import PATIENCE_S, bodies_in, python_process, relay
 from tests.test_operations import ADD, HOUR, MINUTE, record, ticked
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -79,8 +78,10 @@ def test_list_shows_the_newest_calls_with_their_errors() -> None:
 
 def test_list_filters_by_all_that_is_known_of_a_call() -> None:
     wanted = record(queue="other", kwargs={"a": 7}, enqueued_at=now() - 2 * MINUTE)
-    for fields in ({"queue": "default"}, {"kwargs": {"a": 8}}, {"enqueued_at": now() - HOUR}):
-        record(**{"queue": "other", "kwargs": {"a": 7}, "enqueued_at": now(), **fields})
+    record("FAILED", queue="default", kwargs={"a": 7}, enqueued_at=now() - 2 * MINUTE)
+    record("FAILED", queue="other", kwargs={"a": 8}, enqueued_at=now() - 2 * MINUTE)
+    record("FAILED", queue="other", kwargs={"a": 7}, enqueued_at=now() - HOUR)
+    record("FAILED", queue="other", kwargs={"a": 7}, enqueued_at=now())
     record("SUCCESS", queue="other", kwargs={"a": 7}, enqueued_at=now() - 2 * MINUTE)
 
     found = verb(
@@ -384,6 +385,94 @@ def test_run_exits_with_one_where_a_task_has_failed() -> None:
     assert (first.code, first.objects[0]["failed"]) == (1, 1)
     assert (rest.code, rest.output.split()[0]) == (0, "2")
     assert (again.code, str(bad.id) in again.output) == (7, True)
+
+
+def test_a_worker_tells_by_its_code_whether_tasks_failed_or_there_were_none() -> None:
+    words = ["worker", "--queue", "table", "--once", "--failed-exit-code", "7"]
+    record("QUEUED", queue="table", task_name=tasks.afail_alone.name, kwargs={})
+
+    assert verb(*words, "--empty-exit-code", "9").code == 7
+    assert verb(*words, "--empty-exit-code", "9").code == 9
+    assert verb(*words).code == 0
+
+
+# the shell
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("lambda_tasks re", ["replay", "requeue", "retry"]),
+        ("lambda_tasks enqueue tests.app.tasks.add_d", ["tests.app.tasks.add_direct"]),
+        ("lambda_tasks retry --task tests.app.tasks.add_o", ["tests.app.tasks.add_once"]),
+        ("lambda_tasks list --queue ta", ["table"]),
+        ("lambda_tasks list --status FA", ["FAILED"]),
+        ("lambda_tasks purge --all", ["--all-time"]),
+        ("lambda_tasks nothing x", []),
+    ],
+)
+def test_bash_completes_verbs_options_and_the_names_of_tasks(
+    line: str, offered: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("DJANGO_AUTO_COMPLETE", "1")
+    monkeypatch.setenv("COMP_WORDS", f"manage.py {line}")
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split())))
+
+    with pytest.raises(SystemExit):
+        ManagementUtility(["manage.py"]).execute()
+
+    printed = capsys.readouterr().out.split()
+    assert [each for each in offered if each not in printed] == []
+    assert len(printed) <= max(len(offered), 1) + 1
+
+
+def django(*words: str) -> Any:
+    """Start the command in a process of its own."""
+    options = ("--settings", "tests.settings", "--no-color", "-v", "1")
+    return python_process("-m", "django", "lambda_tasks", *words, *options)
+
+
+def test_the_exit_codes_are_those_of_the_process() -> None:
+    record("QUEUED", queue="table", task_name=tasks.afail_alone.name, kwargs={})
+    for _ in range(2):
+        record("RUNNING", queue="other", lease_until=now() - HOUR, look_at=now() + HOUR)
+
+    with (
+        django("run", "--queue", "table", "--max-tasks", "1") as running,
+        django("purge", "--yes") as wrong,
+        django("list", "--queue", "nowhere") as empty,
+        django("health", "--queue", "other") as unwell,
+    ):
+        codes = {}
+        for process in (running, wrong, empty, unwell):
+            output, _ = process.communicate(timeout=PATIENCE_S)
+            codes[process] = process.returncode, output
+
+    assert [code for code, _ in codes.values()] == [1, 2, 3, 4], codes
+
+
+def test_a_retry_that_is_killed_and_run_again_retries_none_twice(queue: str, sqs: LocalSqs) -> None:
+    failed = {record().id for _ in range(10)}
+    code = """
+import os, signal, django
+django.setup()
+from lambda_tasks.operations import steering
+steering.CHUNK_SIZE = 4
+def kill(done, total):
+    done >= 8 and os.kill(os.getpid(), signal.SIGKILL)
+steering.retry(status="FAILED", on_progress=kill)
+"""
+
+    with python_process("-c", code, LAMBDA_TASKS_TEST_QUEUE=queue) as killed:
+        output, _ = killed.communicate(timeout=PATIENCE_S)
+    assert killed.returncode == -signal.SIGKILL, output
+    assert TaskRecord.objects.filter(status="QUEUED").count() == 8
+    verb("retry", "--status", "FAILED", "--yes")
+    relay()
+
+    sent = [uuid.UUID(each["invocation_id"]) for each in bodies_in(sqs, queue)]
+    assert set(sent) == failed
+    assert TaskRecord.objects.filter(status="QUEUED").count() == 10
 
 
 # mistakes

@@ -9,7 +9,7 @@ from .filters import UNINDEXED, Filters, filtered
 from .retrying import with_retries
 from .tables import RecordQuerySet, TaskRecord
 
-SEARCHED: Final = 20_000
+SEARCHED: Final = 10_000
 """The newest records that are searched for what no index finds, unless all of them are."""
 
 MAX_LINEAGE: Final = 200

@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from lambda_tasks.errors import ArgumentsMismatch, InvalidFilter, NotMigrated, UnknownTask
+from lambda_tasks.management import completion
 from lambda_tasks.management.changing import INTERRUPTED
 from lambda_tasks.management.output import USAGE
 from lambda_tasks.management.verbs import (
@@ -56,6 +57,11 @@ class Command(BaseCommand):
     """The command that runs the chosen verb."""
 
     help = "Runs tasks on a laptop or in containers, and shows and steers those that there are."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """See BaseCommand."""
+        completion.offer({name: verb.add_arguments for name, verb in VERBS.items()})
+        return super().create_parser(prog_name, subcommand, **kwargs)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add a subcommand for each verb. Django's own options may stand before and after it."""

@@ -1,6 +1,6 @@
 """The newest calls, the newest first, with their status, arguments, time and error.
 
-Filters by status, queue, argument and error search the newest 20,000 records, or all of them with
+Filters by status, queue, argument and error search the newest 10,000 records, or all of them with
 --all. Exit codes: 0, 2 for arguments that make no sense, 3 (--empty-exit-code) if nothing is found.
 """
 
