@@ -135,7 +135,7 @@ def replay(
     for done, chunk in _chunks(ids):
         with transaction.atomic(using=here.outbox.alias):
             records = rows.find_finished(chunk, lock=not dry_run)
-            superseded = set() if again else rows.find_superseded(records)
+            superseded = set() if again else rows.find_superseded(chunk)
             outgoing = list(_replays_of(records, superseded, change or {}, changes))
             if outgoing and not dry_run:
                 here.enqueuer.enqueue(outgoing, using=here.outbox.alias)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from ..core.lifecycle import UNFINISHED, LookTerms, Raised, Status
 from ..core.message import Outgoing
@@ -63,21 +63,13 @@ def find_finished(ids: Collection[UUID], *, lock: bool) -> list[TaskRecord]:
 
 
 @with_retries
-def find_superseded(records: Collection[TaskRecord]) -> set[UUID]:
-    """Return the ids of the records of which a later one follows: a retry, or a replay."""
-    roots = {record.root_id for record in records if record.root_id is not None}
-    later: dict[UUID, list[tuple[datetime, UUID]]] = {}
-    lineage = all_records().filter(root_id__in=roots, enqueued_at__isnull=False).order_by()
-    for root_id, enqueued_at, id in lineage.values_list("root_id", "enqueued_at", "id"):
-        if root_id is not None and enqueued_at is not None:
-            later.setdefault(root_id, []).append((enqueued_at, id))
-    return {
-        record.id
-        for record in records
-        if record.root_id in later
-        and record.enqueued_at is not None
-        and max(later[record.root_id]) > (record.enqueued_at, record.id)
-    }
+def find_superseded(ids: Collection[UUID]) -> set[UUID]:
+    """Return those of these invocations that a later one follows: a retry, or a replay."""
+    later = all_records().filter(
+        root_id=OuterRef("root_id"), enqueued_at__gt=OuterRef("enqueued_at")
+    )
+    followed = all_records().filter(Exists(later), id__in=ids).order_by()
+    return set(followed.values_list("id", flat=True))
 
 
 @with_retries
@@ -91,9 +83,12 @@ def reopen(
     with transaction.atomic(using=record_alias()):
         found = all_records().filter(id__in=ids, status__in=RETRYABLE).order_by("enqueued_at", "id")
         records = list(found if dry_run else found.select_for_update())
-        skipped = dict.fromkeys(find_superseded(records), SUPERSEDED)
-        reasons = {each.id: refuse(each) for each in records if each.id not in skipped}
-        skipped |= {id: reason for id, reason in reasons.items() if reason is not None}
+        superseded = find_superseded(ids)
+        skipped: dict[UUID, str] = {}
+        for record in records:
+            reason = SUPERSEDED if record.id in superseded else refuse(record)
+            if reason is not None:
+                skipped[record.id] = reason
         done = [record for record in records if record.id not in skipped]
         if done and not dry_run:
             _keep_last_states([record.id for record in done])
