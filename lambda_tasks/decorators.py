@@ -199,6 +199,16 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         """See ports.Task."""
         return self.arguments.to_json(kwargs, hides_inputs=bool(self.secret_names))
 
+    def check_json(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """See ports.Task."""
+        if args:
+            raise arguments_mismatch(self.name, f"it has {len(args)} positional ones")
+        self.arguments.from_json(kwargs, hides_inputs=bool(self.secret_names))
+
+    def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """See ports.Task."""
+        return self.arguments.read_texts(texts)
+
     def check(self) -> None:
         """See ports.Task."""
         self._check_name()

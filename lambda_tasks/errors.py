@@ -90,6 +90,10 @@ class UnknownSchedule(LambdaTasksError):
     """A name is that of no schedule of this release."""
 
 
+class InvalidFilter(LambdaTasksError, ValueError):
+    """A filter, a window or a threshold of an operation makes no sense. Nothing was changed."""
+
+
 class ArgumentsMismatch(Unrunnable):
     """The arguments of a message do not fit the function, as this release declares it."""
 

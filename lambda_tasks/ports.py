@@ -270,6 +270,16 @@ class Task(Protocol):
         """
         ...
 
+    def check_json(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise ArgumentsMismatch where arguments that are JSON values do not fit the function."""
+
+    def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return arguments that were written as text, on a command line, as JSON values.
+
+        What fits the function as JSON is JSON; anything else is text.
+        """
+        ...
+
     def check(self) -> None:
         """Check the declaration. Raises TypeError where it can't work."""
 

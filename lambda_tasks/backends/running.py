@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from .. import conf
 from ..context import TaskContext
-from ..core.arguments import arguments_mismatch, copy_json
+from ..core.arguments import arguments_mismatch, copy_json, json_or_text
 from ..core.lifecycle import Claim, Outcome
 from ..core.message import Message
 from ..core.retries import RetryRule
@@ -82,6 +82,17 @@ class DjangoTaskRunner:
         named: dict[str, Any] = compat.normalize_json(dict(kwargs))
         return named
 
+    def check_json(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """See ports.Task. Django's tasks have no types, so the parameters decide."""
+        try:
+            self.bind(args, kwargs)
+        except TypeError as error:
+            raise arguments_mismatch(self.name, str(error)) from error
+
+    def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """See ports.Task."""
+        return {name: json_or_text(text) for name, text in texts.items()}
+
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError for arguments that do not fit the function's parameters."""
         self.signature.bind(*([None] if self.django_task.takes_context else []), *args, **kwargs)
@@ -137,6 +148,14 @@ class ReportedTask:
         """See ports.Task."""
         return self._wrapper.arguments_to_json(kwargs)
 
+    def check_json(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """See ports.Task."""
+        self._wrapper.check_json(args, kwargs)
+
+    def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """See ports.Task."""
+        return self._wrapper.read_texts(texts)
+
     def check(self) -> None:
         """See ports.Task."""
         self._wrapper.check()
@@ -170,11 +189,8 @@ class DjangoTaskCall:
         return False
 
     def check_arguments(self) -> None:
-        """See ports.TaskCall. Django's tasks have no types, so the parameters decide."""
-        try:
-            self._runner.bind(self._message.args, self._message.kwargs)
-        except TypeError as error:
-            raise arguments_mismatch(self._runner.name, str(error)) from error
+        """See ports.TaskCall."""
+        self._runner.check_json(self._message.args, self._message.kwargs)
 
     def started(self) -> None:
         """See ports.TaskCall."""

@@ -102,6 +102,24 @@ class Arguments:
         except pydantic.ValidationError as error:
             raise arguments_mismatch(self._func.__qualname__, _problems(error)) from error
 
+    def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return arguments that were written as text as JSON values.
+
+        What fits its parameter as JSON is JSON; anything else is text, which may not fit either.
+        """
+        return {name: self._read_text(name, text) for name, text in texts.items()}
+
+    def _read_text(self, name: str, text: str) -> Any:
+        value = json_or_text(text)
+        if isinstance(value, str) or name not in self._names:
+            return value
+        try:
+            adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(self._hints[name])
+            adapter.validate_json(text, strict=True)
+        except pydantic.ValidationError:
+            return text
+        return value
+
     @cached_property
     def secret_names(self) -> frozenset[str]:
         """The parameters that are annotated as secrets."""
@@ -199,6 +217,14 @@ def arguments_mismatch(name: str, problems: str) -> ArgumentsMismatch:
 def _problems(error: pydantic.ValidationError) -> str:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems)
+
+
+def json_or_text(text: str) -> Any:
+    """Return the value of a text that is JSON, and any other text as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def copy_json(value: Any) -> Any:

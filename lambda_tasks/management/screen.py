@@ -27,6 +27,11 @@ class Screen:
             self._write(text, ending="")
             self._shown = text
 
+    def clear(self) -> None:
+        """Remove the changing line."""
+        self._write("", ending="")
+        self._shown = ""
+
     def _write(self, text: str, ending: str = "\n") -> None:
         try:
             self._stdout.write(self._clear + text, ending=ending)

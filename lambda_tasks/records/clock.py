@@ -25,5 +25,10 @@ def read_clock(alias: str) -> datetime:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {expression}", [])
         (found,) = cursor.fetchone()
+    return as_moment(found)
+
+
+def as_moment(found: Any) -> datetime:
+    """Return a time as a cursor has it: text on SQLite, and without a time zone on MySQL."""
     moment: datetime = datetime.fromisoformat(found) if isinstance(found, str) else found
     return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)

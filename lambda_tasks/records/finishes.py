@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Case, DateTimeField, QuerySet, When
+from django.db.models import Case, DateTimeField, F, QuerySet, When
+from django.db.models.functions import Coalesce, Greatest
 
-from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Succeeded
+from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Status, Succeeded
 from .clock import Now
 from .encryption import UNAVAILABLE, encrypt_result, secrets_retention
 from .statements import Placeholder
@@ -50,6 +51,26 @@ def common_columns(
     keeps = When(secrets__gt=UNAVAILABLE, then=Now() + secrets_for)
     look_at = Case(keeps, default=None, output_field=DateTimeField())
     return {"end_time": Now(), "look_at": look_at}
+
+
+def reopened_columns(look_at: Any) -> Mapping[str, Any]:
+    """Return the columns of an invocation that has ended and starts over, to be looked at then.
+
+    What identifies the call stays: its arguments, its links and the time of the call.
+    """
+    cleared = (
+        "result", "exception_class", "traceback", "start_time", "end_time", "sent_at", "worker_ids",
+        "claim_token", "lease_until", "refused_at", "cut_off_s",
+    )  # fmt: skip
+    counters = ("n_attempts", "n_retries", "n_continues", "n_waits")
+    return {
+        **dict.fromkeys(cleared),
+        **dict.fromkeys(counters, 0),
+        "status": Status.QUEUED,
+        # So that it waits from now on, as one that is called now.
+        "run_after": Greatest(Coalesce(F("run_after"), Now()), Now()),
+        "look_at": look_at,
+    }
 
 
 def finish(records: "QuerySet[Any]", outcome: Outcome | Cancelled) -> int:

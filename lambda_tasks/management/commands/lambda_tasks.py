@@ -8,8 +8,29 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from lambda_tasks.errors import NotMigrated
-from lambda_tasks.management.verbs import dev, invoke, schedules, tick, worker
+from lambda_tasks.errors import ArgumentsMismatch, InvalidFilter, NotMigrated, UnknownTask
+from lambda_tasks.management import completion
+from lambda_tasks.management.changing import INTERRUPTED
+from lambda_tasks.management.output import USAGE
+from lambda_tasks.management.verbs import (
+    cancel,
+    dev,
+    enqueue,
+    health,
+    invoke,
+    listing,
+    purge,
+    replay,
+    requeue,
+    retry,
+    run,
+    schedules,
+    show,
+    stats,
+    tail,
+    tick,
+    worker,
+)
 
 VERBS: Final[dict[str, ModuleType]] = {
     "dev": dev,
@@ -17,16 +38,30 @@ VERBS: Final[dict[str, ModuleType]] = {
     "invoke": invoke,
     "tick": tick,
     "schedules": schedules,
+    "stats": stats,
+    "health": health,
+    "list": listing,
+    "show": show,
+    "tail": tail,
+    "enqueue": enqueue,
+    "run": run,
+    "retry": retry,
+    "replay": replay,
+    "requeue": requeue,
+    "cancel": cancel,
+    "purge": purge,
 }
-
-INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C that came before a verb could handle it, as shells have it."""
 
 
 class Command(BaseCommand):
     """The command that runs the chosen verb."""
 
-    help = "Runs tasks on a laptop or in containers, and the Lambda handler on one event."
+    help = "Runs tasks on a laptop or in containers, and shows and steers those that there are."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """See BaseCommand."""
+        completion.offer({name: verb.add_arguments for name, verb in VERBS.items()})
+        return super().create_parser(prog_name, subcommand, **kwargs)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add a subcommand for each verb. Django's own options may stand before and after it."""
@@ -51,6 +86,8 @@ class Command(BaseCommand):
             code = VERBS[options["verb"]].run(self.stdout, options)
         except (ImproperlyConfigured, NotMigrated) as error:
             raise CommandError(str(error)) from None
+        except (InvalidFilter, UnknownTask, ArgumentsMismatch) as error:
+            raise CommandError(str(error), returncode=USAGE) from None
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", returncode=INTERRUPTED) from None
         if code:

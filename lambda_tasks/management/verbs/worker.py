@@ -4,7 +4,8 @@ Then it receives no more and finishes the tasks that run; a second signal gives 
 queues. On a terminal it prints the end of each run. -v 0 prints nothing but the log, -v 2 also the
 starts of runs, and the ends wherever the output goes. Exit codes: 0 if all received tasks are
 finished, 3 if some were returned to their queue unfinished or the process hung, 1 for a mistake in
-the settings or without `migrate`.
+the settings or without `migrate`. --failed-exit-code and --empty-exit-code set others for tasks
+that have failed, and where there were none.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from lambda_tasks.database_calls import call_database
 from lambda_tasks.entrypoints.ending import EXIT_UNFINISHED, process_end, run_process
 from lambda_tasks.entrypoints.worker import Listener, Worker, worker_of
 from lambda_tasks.execution import fork_server
+from lambda_tasks.management.parsing import add_exit_code
 from lambda_tasks.management.screen import Screen
 from lambda_tasks.records import queries
 from lambda_tasks.records.database import record_alias
@@ -60,6 +62,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="the time for running tasks to finish after SIGTERM "
         "(default: 25; ECS kills containers after 30)",
     )  # fmt: skip
+
+    add_exit_code(parser, "failed", 0, "a task failed")
+    add_exit_code(parser, "empty", 0, "no task was done")
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
@@ -137,7 +142,11 @@ class _Session(Listener):
             f"{worker.done} done, of which {worker.failed} failed; "
             f"{worker.cut_off} returned to the queue unfinished."
         )
-        return EXIT_UNFINISHED if worker.cut_off else 0
+        if worker.cut_off:
+            return EXIT_UNFINISHED
+        if worker.failed:
+            return int(self._options["failed_exit_code"])
+        return 0 if worker.done else int(self._options["empty_exit_code"])
 
     def ended(self, invocation_id: UUID) -> None:
         """See Listener."""

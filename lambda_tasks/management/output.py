@@ -1,0 +1,48 @@
+"""What verbs print: JSON, one object a line, or text for people. And their exit codes."""
+
+import json
+from typing import Any, Final
+
+from django.core.management.base import OutputWrapper
+from django.utils.timezone import localtime
+
+from lambda_tasks import console
+from lambda_tasks.core.lifecycle import Status
+from lambda_tasks.models import TaskRecord
+from lambda_tasks.operations.describing import last_line, redacted_kwargs
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+EMPTY: Final = 3
+UNHEALTHY: Final = 4
+"""The exit codes: it was done; a task failed; the arguments make no sense; there was nothing to do;
+the system is not well."""
+
+TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
+
+SHORT_ERROR: Final = 120
+"""The most characters of an error in a list."""
+
+
+def write_json(stdout: OutputWrapper, kind: str, values: dict[str, Any]) -> None:
+    """Write an object as one line of JSON."""
+    stdout.write(json.dumps({"kind": kind, **values}, ensure_ascii=False))
+
+
+def describe(record: TaskRecord) -> str:
+    """Return a record as one line."""
+    status = Status(record.status)
+    when = record.end_time if status.is_finished else record.start_time or record.enqueued_at
+    time = localtime(when).strftime(TIME_FORMAT) if when else "-" * 19
+    text = f"{time}  {status:9}  {record.id}  {describe_call(record)}"
+    if record.duration is not None:
+        text += f" after {record.duration.total_seconds():.3f} s"
+    error = last_line(record.traceback)
+    return f"{text}: {error[:SHORT_ERROR]}" if error else text
+
+
+def describe_call(record: TaskRecord) -> str:
+    """Return a call as Python writes it, with what is secret redacted."""
+    record.kwargs = redacted_kwargs(record)
+    return console.describe_call(record)

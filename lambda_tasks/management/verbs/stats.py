@@ -1,0 +1,65 @@
+"""What waits and runs now, and what has ended lately, by queue and by task.
+
+Exit code: 0, 2 for arguments that make no sense.
+"""
+
+from argparse import ArgumentParser
+from dataclasses import asdict
+from typing import Any, Final
+
+from django.core.management.base import OutputWrapper
+from django.utils.timezone import localtime
+
+from lambda_tasks import operations
+from lambda_tasks.management.output import DONE, TIME_FORMAT, write_json
+from lambda_tasks.management.parsing import add_json, duration
+from lambda_tasks.operations import Counts
+from lambda_tasks.operations.counting import WINDOW
+
+HELP: Final = "Counts what waits, runs and has ended."
+
+COLUMNS: Final = ("waiting", "delayed", "running", "stuck", "succeeded", "failed", "retried")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of `stats`."""
+    parser.add_argument(
+        "--window", type=duration, default=WINDOW, metavar="TIME",
+        help="how far back to count what has ended (default: 1h)",
+    )  # fmt: skip
+    add_json(parser)
+
+
+def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
+    """Print the counts, and return 0. Raises InvalidFilter."""
+    found = operations.stats(window=options["window"])
+    if options["json"]:
+        about = {
+            "now": found.now.isoformat(),
+            "ended_since": found.ended_since.isoformat(),
+            "is_complete": found.is_complete,
+            "last_tick_s": found.last_tick_s,
+        }
+        write_json(stdout, "total", about | asdict(found.total))
+        for kind, counted in (("queue", found.queues), ("task", found.tasks)):
+            for name, counts in counted.items():
+                write_json(stdout, kind, {"name": name, **asdict(counts)})
+        return DONE
+    names = ["all", *found.queues, *found.tasks]
+    width = max(map(len, names))
+    stdout.write("".join([" " * width, *(f"{column:>11}" for column in COLUMNS), "     oldest"]))
+    stdout.write(_line("all", width, found.total))
+    for counted in (found.queues, found.tasks):
+        for name, counts in counted.items():
+            stdout.write(_line(name, width, counts))
+    since = localtime(found.ended_since).strftime(TIME_FORMAT)
+    stdout.write(f"What has ended is counted since {since}.")
+    if not found.is_complete:
+        stdout.write("More waits than was counted: these are the least numbers.")
+    return DONE
+
+
+def _line(name: str, width: int, counts: Counts) -> str:
+    numbers = "".join(f"{getattr(counts, column):>11,}" for column in COLUMNS)
+    age_s = counts.oldest_waiting_s
+    return f"{name:{width}}{numbers}{'' if age_s is None else f'{age_s:,.0f} s':>11}"

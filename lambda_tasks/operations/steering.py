@@ -1,0 +1,517 @@
+"""What operators do to calls: retry, replay, make due, cancel, purge, and enqueue by name.
+
+Each works in chunks, each with a transaction of its own unless the caller has one. What is
+interrupted in the middle has done some chunks wholly and the others not at all, and can be called
+again.
+"""
+
+import difflib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final, Unpack
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+
+from .. import conf, registry, runtime
+from ..core.lifecycle import UNFINISHED, Status
+from ..core.message import Outgoing
+from ..core.redaction import REDACTED
+from ..core.signature import SIGNATURE_LIFETIME_S
+from ..enqueue.prepare import check_priority, check_run_after, prepare
+from ..errors import ArgumentsMismatch, InvalidFilter, UnknownTask
+from ..invocation import Invocation
+from ..models import TaskRecord
+from ..ports import Task
+from ..records import steering as rows
+from ..records.encryption import decrypt
+from ..records.filters import Filters, as_uuid, is_empty, moment
+from ..records.mapping import ARGS_KEY
+from ..twins import sync_form
+from .checking import check_number, check_time
+from .counting import STUCK_AFTER
+
+logger = logging.getLogger("lambda_tasks")
+
+CHUNK_SIZE: Final = 500
+"""Records that one transaction changes."""
+
+OnProgress = Callable[[int, int], None]
+"""A function that is called after each chunk, with the numbers of records so far, and in all."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What was changed, or would be in a dry run."""
+
+    done: list[UUID] = field(default_factory=list)
+    """The ids of the invocations that were changed."""
+    skipped: dict[UUID, str] = field(default_factory=dict)
+    """The reason why each other one was not."""
+
+
+@dataclass(slots=True)
+class Replays(Changes):
+    """What was replayed, or would be in a dry run."""
+
+    new: dict[UUID, UUID] = field(default_factory=dict)
+    """The id of the new invocation by that of the old one. Nothing in a dry run."""
+
+
+@dataclass(slots=True)
+class Purged:
+    """What was deleted, or would be in a dry run."""
+
+    before: datetime
+    """The moment before which records had ended."""
+    deleted: int = 0
+    kept: int = 0
+    """The records that the filters name and that stay: unfinished, or not old enough."""
+
+
+def _nothing(done: int, total: int) -> None:
+    """Report no progress."""
+
+
+@sync_form("aretry(...)")
+def retry(
+    *, dry_run: bool = False, on_progress: OnProgress = _nothing, **filters: Unpack[Filters]
+) -> Changes:
+    """Run FAILED and CANCELLED calls again, as the same invocations.
+
+    Their ids and idempotency keys stay. Attempts and retries count from 0; what they had saved as
+    state is there. The oldest call comes first. An invocation of which a later one follows, which
+    repeats it, is skipped, and so is one that can't run: its secret arguments were removed, or this
+    release lacks its task or its queue.
+
+    Raises InvalidFilter without any filter, and for one that makes no sense.
+    """
+    ids = _select(filters, rows.RETRYABLE)
+    changes = Changes(skipped=_unsuitable(filters, ids, "FAILED and CANCELLED ones are retried"))
+    look_terms = conf.current().look_terms
+    for done, chunk in _chunks(ids):
+        changed = rows.reopen(chunk, refuse_retry, look_terms, dry_run=dry_run)
+        changes.done += changed.done
+        changes.skipped |= changed.skipped
+        if changed.done and not dry_run:
+            _send_after_commit(changed.done)
+        on_progress(done, len(ids))
+    _log(changes, "retried", dry_run=dry_run)
+    return changes
+
+
+async def aretry(
+    *, dry_run: bool = False, on_progress: OnProgress = _nothing, **filters: Unpack[Filters]
+) -> Changes:
+    """See retry()."""
+    return await sync_to_async(retry)(dry_run=dry_run, on_progress=on_progress, **filters)
+
+
+@sync_form("areplay(...)")
+def replay(
+    *,
+    change: Mapping[str, Any] | None = None,
+    again: bool = False,
+    dry_run: bool = False,
+    on_progress: OnProgress = _nothing,
+    **filters: Unpack[Filters],
+) -> Replays:
+    """Enqueue finished calls anew, as new invocations; the old records stay as they are.
+
+    `change` has arguments, as JSON values, that replace those of the call; they are checked against
+    the task. A replay has the `root_id` of its call, and so its idempotency key. A call that was
+    retried or replayed already is skipped, except with `again`: replay the last of its records.
+
+    Raises InvalidFilter without any filter, and for one that makes no sense.
+    """
+    ids = _select(filters, rows.FINISHED)
+    changes = Replays(skipped=_unsuitable(filters, ids, "finished ones are replayed"))
+    here = runtime.current()
+    for done, chunk in _chunks(ids):
+        with transaction.atomic(using=here.outbox.alias):
+            records = rows.find_finished(chunk, lock=not dry_run)
+            superseded = set() if again else rows.find_superseded(chunk)
+            outgoing = list(_replays_of(records, superseded, change or {}, changes))
+            if outgoing and not dry_run:
+                here.enqueuer.enqueue(outgoing, using=here.outbox.alias)
+        on_progress(done, len(ids))
+    if dry_run:
+        changes.new.clear()
+    _log(changes, "replayed", dry_run=dry_run)
+    return changes
+
+
+async def areplay(
+    *,
+    change: Mapping[str, Any] | None = None,
+    again: bool = False,
+    dry_run: bool = False,
+    on_progress: OnProgress = _nothing,
+    **filters: Unpack[Filters],
+) -> Replays:
+    """See replay()."""
+    return await sync_to_async(replay)(
+        change=change, again=again, dry_run=dry_run, on_progress=on_progress, **filters
+    )
+
+
+@sync_form("arequeue(...)")
+def requeue(
+    *,
+    older_than: timedelta = STUCK_AFTER,
+    dry_run: bool = False,
+    on_progress: OnProgress = _nothing,
+    **filters: Unpack[Filters],
+) -> Changes:
+    """Make what is stuck due at once, and send its messages again. See stuck().
+
+    That is safe: an invocation is claimed once, however many messages it has. Workers and relay do
+    it by themselves, so this is for a system in which they could not. Filters may narrow it down.
+
+    Raises InvalidFilter for a filter or a time that makes no sense.
+    """
+    check_time("older_than", older_than)
+    ids = rows.select_stuck(filters, older_than)
+    changes = Changes()
+    for done, chunk in _chunks(ids):
+        found = list(chunk) if dry_run else rows.make_due(chunk, older_than=older_than)
+        changes.done += found
+        if found and not dry_run:
+            _send_after_commit(found)
+        on_progress(done, len(ids))
+    _log(changes, "made due", dry_run=dry_run)
+    return changes
+
+
+async def arequeue(
+    *,
+    older_than: timedelta = STUCK_AFTER,
+    dry_run: bool = False,
+    on_progress: OnProgress = _nothing,
+    **filters: Unpack[Filters],
+) -> Changes:
+    """See requeue()."""
+    return await sync_to_async(requeue)(
+        older_than=older_than, dry_run=dry_run, on_progress=on_progress, **filters
+    )
+
+
+@sync_form("acancel(...)")
+def cancel(
+    *, dry_run: bool = False, on_progress: OnProgress = _nothing, **filters: Unpack[Filters]
+) -> Changes:
+    """Cancel unfinished calls: what is QUEUED never runs, what is RUNNING can't commit any more.
+
+    Raises InvalidFilter without any filter, and for one that makes no sense.
+    """
+    ids = _select(filters, UNFINISHED)
+    changes = Changes(skipped=_unsuitable(filters, ids, "unfinished ones are cancelled"))
+    for done, chunk in _chunks(ids):
+        if not dry_run:
+            rows.cancel(chunk)
+        after = dict.fromkeys(chunk, "") if dry_run else rows.statuses_of(chunk)
+        for id in chunk:
+            if dry_run or after.get(id) == Status.CANCELLED:
+                changes.done.append(id)
+            else:
+                changes.skipped[id] = "it has ended meanwhile"
+        on_progress(done, len(ids))
+    _log(changes, "cancelled", dry_run=dry_run)
+    return changes
+
+
+async def acancel(
+    *, dry_run: bool = False, on_progress: OnProgress = _nothing, **filters: Unpack[Filters]
+) -> Changes:
+    """See cancel()."""
+    return await sync_to_async(cancel)(dry_run=dry_run, on_progress=on_progress, **filters)
+
+
+@sync_form("apurge(...)")
+def purge(
+    *,
+    older_than: timedelta | None = None,
+    all_time: bool = False,
+    chunk_size: int = 1000,
+    dry_run: bool = False,
+    by: str = "",
+    on_progress: OnProgress = _nothing,
+    **filters: Unpack[Filters],
+) -> Purged:
+    """Delete finished records for good, the earliest end first. Unfinished ones always stay.
+
+    A window is required: `older_than` counts back from now to the end of a run, or `all_time` says
+    that there is none. With `arguments`, it deletes the records of one customer, say. The log has a
+    line with what was asked for and by whom, with the names of arguments and without their values.
+    With LAMBDA_TASKS_SIGNING_KEYS, records are kept for at least 14 days: a signed message that is
+    sent again must find the record of its run.
+
+    Raises InvalidFilter without a window, and for a filter that makes no sense.
+    """
+    purged = Purged(_window_end(older_than, all_time=all_time))
+    check_number("chunk_size", chunk_size, least=1)
+    total = rows.count_finished(filters, before=purged.before)
+    purged.kept = rows.count_others(filters, before=purged.before)
+    if dry_run:
+        purged.deleted = total
+        return purged
+    after: datetime | None = None
+    seen: Sequence[UUID] = ()
+    while True:
+        chunk = rows.find_deletable(
+            filters, before=purged.before, after=after, skip=seen, limit=chunk_size
+        )
+        if not chunk.ids:
+            break
+        purged.deleted += rows.delete(chunk.ids)
+        after, seen = chunk.last_end, chunk.ids
+        on_progress(purged.deleted, total)
+    logger.warning(
+        "%d records that had ended before %s were deleted%s. Filters: %s.",
+        purged.deleted, purged.before.isoformat(timespec="seconds"), by and f" by {by}",
+        _describe(filters),
+    )  # fmt: skip
+    return purged
+
+
+async def apurge(
+    *,
+    older_than: timedelta | None = None,
+    all_time: bool = False,
+    chunk_size: int = 1000,
+    dry_run: bool = False,
+    by: str = "",
+    on_progress: OnProgress = _nothing,
+    **filters: Unpack[Filters],
+) -> Purged:
+    """See purge()."""
+    return await sync_to_async(purge)(
+        older_than=older_than,
+        all_time=all_time,
+        chunk_size=chunk_size,
+        dry_run=dry_run,
+        by=by,
+        on_progress=on_progress,
+        **filters,
+    )
+
+
+@sync_form("aenqueue(...)")
+def enqueue(
+    task_name: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    queue: str | None = None,
+    run_after: datetime | timedelta | None = None,
+    priority: int = 0,
+    group_key: str | None = None,
+    headers: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+) -> Invocation[object]:
+    """Enqueue a call of a task by its name, with arguments that are JSON values.
+
+    It joins the transaction on the database of the records. Raises UnknownTask, with the closest
+    name, ArgumentsMismatch where the arguments don't fit the task, and what a call raises.
+    """
+    task = find_task(task_name)
+    kwargs = dict(arguments or {})
+    task.check_json((), kwargs)
+    outgoing = prepare(
+        task.name,
+        kwargs,
+        queue=queue or task.options.queue,
+        task_queue=task.options.queue,
+        durable=task.options.durable,
+        backend=task.backend,
+        run_after=None if run_after is None else check_run_after(run_after),
+        priority=check_priority(priority),
+        group_key=group_key,
+        headers=headers,
+        secret=task.secret_names,
+    )
+    if not dry_run:
+        here = runtime.current()
+        here.enqueuer.enqueue([outgoing], using=here.outbox.alias)
+    return Invocation(outgoing.message.invocation_id, task.name)
+
+
+async def aenqueue(
+    task_name: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    queue: str | None = None,
+    run_after: datetime | timedelta | None = None,
+    priority: int = 0,
+    group_key: str | None = None,
+    headers: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+) -> Invocation[object]:
+    """See enqueue()."""
+    return await sync_to_async(enqueue)(
+        task_name,
+        arguments,
+        queue=queue,
+        run_after=run_after,
+        priority=priority,
+        group_key=group_key,
+        headers=headers,
+        dry_run=dry_run,
+    )
+
+
+def find_task(name: str) -> Task:
+    """Return the task of a name. Raises UnknownTask, with the closest name that there is."""
+    try:
+        return registry.resolve(name)
+    except UnknownTask as error:
+        close = difflib.get_close_matches(name, registry.names(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UnknownTask(f"{error}{hint}") from None
+
+
+def send_stored(ids: Iterable[UUID]) -> None:
+    """Send the messages of QUEUED records. What no queue accepts is left to the relay."""
+    messages = rows.stored_messages(list(ids), conf.current().look_terms)
+    if messages:
+        runtime.current().enqueuer.send_now(messages)
+
+
+def _send_after_commit(ids: Sequence[UUID]) -> None:
+    transaction.on_commit(partial(send_stored, ids), using=runtime.current().outbox.alias)
+
+
+def _select(filters: Filters, statuses: Sequence[Status]) -> list[UUID]:
+    if is_empty(filters):
+        raise InvalidFilter(
+            "No filter says which records are meant. Name them: by ids, status, task, queue, "
+            "arguments, since, until or error."
+        )
+    return rows.select(filters, statuses)
+
+
+def _unsuitable(filters: Filters, found: Sequence[UUID], suitable: str) -> dict[UUID, str]:
+    """Return the ids that the caller named and that were not found, each with the reason."""
+    named = {as_uuid(id) for id in filters.get("ids") or ()}
+    missing = named.difference(found)
+    statuses = rows.statuses_of(missing) if missing else {}
+    return {
+        id: f"it is {statuses[id]}, or another filter excludes it; only {suitable}"
+        if id in statuses
+        else "there is no record of it"
+        for id in missing
+    }
+
+
+def _chunks(ids: Sequence[UUID]) -> Iterable[tuple[int, Sequence[UUID]]]:
+    """Yield chunks, each with the number of ids up to its end."""
+    for start in range(0, len(ids), CHUNK_SIZE):
+        chunk = ids[start : start + CHUNK_SIZE]
+        yield start + len(chunk), chunk
+
+
+def refuse_retry(record: TaskRecord) -> str | None:
+    """Return why a record can't be retried, or None if it can."""
+    try:
+        _arguments_of(record, _task_of(record))
+    except (UnknownTask, ImproperlyConfigured, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _replays_of(
+    records: Sequence[TaskRecord], superseded: set[UUID], change: Mapping[str, Any], to: Replays
+) -> Iterable[Outgoing]:
+    """Yield the messages of replays; note what is done, and why others are not."""
+    for record in records:
+        try:
+            if record.id in superseded:
+                raise ValueError(rows.SUPERSEDED)
+            replay = _replay_of(record, change)
+        except (UnknownTask, ArgumentsMismatch, ImproperlyConfigured, ValueError) as error:
+            to.skipped[record.id] = str(error)
+        else:
+            to.done.append(record.id)
+            to.new[record.id] = replay.message.invocation_id
+            yield replay
+
+
+def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
+    """Return the message of a new invocation with a record's arguments, some of them changed.
+
+    Raises ValueError, UnknownTask, ArgumentsMismatch or ImproperlyConfigured where it can't be
+    replayed.
+    """
+    task = _task_of(record)
+    args, kwargs = _arguments_of(record, task, without=change.keys())
+    kwargs |= change
+    task.check_json(args, kwargs)
+    return prepare(
+        task.name,
+        kwargs,
+        queue=record.queue,
+        durable=task.options.durable,
+        args=args,
+        backend=record.backend,
+        group_key=record.group_key,
+        root_id=record.root_id or record.id,
+        headers=record.headers,
+        # A TaskResult of django.tasks keeps its id, and follows the chain of retries to the replay.
+        retry_of=record.id if record.backend else None,
+        priority=record.priority,
+        secret=task.secret_names,
+    )
+
+
+def _task_of(record: TaskRecord) -> Task:
+    conf.current().queue(record.queue)
+    return registry.resolve(record.task_name, record.backend)
+
+
+def _arguments_of(
+    record: TaskRecord, task: Task, *, without: Iterable[str] = ()
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Return the arguments of a call, decrypted.
+
+    Raises ValueError where they were removed after its end, except for those in `without`.
+    """
+    secrets = decrypt(record.secrets, id=record.id)
+    hidden = {name for name, value in record.kwargs.items() if value == REDACTED}
+    hidden |= task.secret_names & record.kwargs.keys()
+    if REDACTED in (record.args or ()):
+        hidden.add(ARGS_KEY)
+    if missing := hidden - secrets.keys() - set(without):
+        names = ", ".join(sorted(missing))
+        raise ValueError(f"its secret arguments ({names}) were removed after its end")
+    args = secrets.pop(ARGS_KEY, record.args)
+    return args or (), record.kwargs | secrets
+
+
+def _window_end(older_than: timedelta | None, *, all_time: bool) -> datetime:
+    """Return the moment before which records are deleted."""
+    if (older_than is None) != all_time:
+        raise InvalidFilter(
+            "A window is required, so that nothing is deleted by mistake: either older_than, such "
+            "as timedelta(days=30), or all_time=True."
+        )
+    end = datetime.now(UTC) if older_than is None else moment("older_than", older_than)
+    if conf.current().signing_keys:
+        end = min(end, datetime.now(UTC) - timedelta(seconds=SIGNATURE_LIFETIME_S))
+    return end
+
+
+def _describe(filters: Filters) -> str:
+    """Return filters for the log, without the values of arguments."""
+    shown: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
+    if "arguments" in shown:
+        shown["arguments"] = sorted(shown["arguments"])
+    return ", ".join(f"{name}={value}" for name, value in shown.items()) or "none"
+
+
+def _log(changes: Changes, verb: str, *, dry_run: bool) -> None:
+    if not dry_run and (changes.done or changes.skipped):
+        logger.info("%d calls were %s, %d skipped.", len(changes.done), verb, len(changes.skipped))

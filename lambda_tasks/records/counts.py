@@ -1,0 +1,184 @@
+"""Counts of records, in a time that does not grow with the table.
+
+Unfinished records are counted by the index of `look_at`. For each queue and priority it is read in
+two ranges, up to COUNTED records of each: what somebody must look at within seconds, and what
+waits, or runs, for longer. The second begins with what was sent first, so the oldest is not missed.
+What has ended is counted by the index of `end_time`, from the newest back to a moment, and up to
+COUNTED as well.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from django.db import connections
+from django.db.models import (
+    Case,
+    CharField,
+    DateTimeField,
+    F,
+    Q,
+    QuerySet,
+    Value,
+    When,
+)
+from django.db.models.functions import Coalesce
+
+from ..core.lifecycle import GRACE, Status
+from .clock import Now, as_moment, read_clock
+from .database import all_records, record_alias, statements
+from .looks import Level
+from .portable import RELAY_SHIFT
+from .retrying import with_retries
+from .statements import select
+from .tables import RecordQuerySet, RelayShift, TaskRecord
+
+COUNTED: Final = 5_000
+"""The most records that one statement counts: some 5 ms, as the index does not have the status."""
+
+FOR_EVER: Final = timedelta(days=2_500_000)
+"""Longer than any record waits, and still within the calendar."""
+
+WAITING: Final = "waiting"
+DELAYED: Final = "delayed"
+RUNNING: Final = "running"
+STUCK: Final = "stuck"
+"""The states of unfinished records: queued and due, due later, running, lost for long."""
+
+
+class Group(NamedTuple):
+    """The records of one queue, task and state that were counted."""
+
+    queue: str
+    task_name: str
+    state: str
+    """WAITING, DELAYED, RUNNING or STUCK; of records that have ended, their status."""
+    n: int
+    first: datetime | None
+    """The earliest time: since when one waits, or its lease is over; or the first end."""
+
+
+class Counted(NamedTuple):
+    """What was counted."""
+
+    now: datetime
+    """The time of the database's clock."""
+    unfinished: Sequence[Group]
+    is_complete: bool
+    """Whether all unfinished records were counted."""
+    ended: Sequence[Group]
+    ended_since: datetime
+    """The moment from which on all ends were counted."""
+
+
+@with_retries
+def count(window: timedelta, stuck_after: timedelta) -> Counted:
+    """Count the unfinished records, and those that have ended within the window.
+
+    A lost run counts as stuck if its lease ended `stuck_after` ago. Until then it counts as
+    running, as another worker takes it over.
+    """
+    now = read_clock(record_alias())
+    unfinished: list[Group] = []
+    is_complete = True
+    for level in statements().levels(FOR_EVER):
+        for records in _unfinished(Level(*level), stuck_after):
+            groups = _groups(records)
+            is_complete = is_complete and _n_counted(groups) < COUNTED
+            # A failed run that keeps its secrets for a while has ended.
+            unfinished += [each for each in groups if each.state]
+    ended = _groups(_ended(now - window))
+    since = now - window
+    if _n_counted(ended) >= COUNTED:
+        since = min(each.first for each in ended if each.first is not None)
+    return Counted(now, unfinished, is_complete, ended, since)
+
+
+@with_retries
+def last_round() -> datetime | None:
+    """Return the end of the last shift of the relay; None if there was none."""
+    shifts = RelayShift.objects.using(record_alias()).filter(name=RELAY_SHIFT)
+    return shifts.values_list("next_at", flat=True).first()
+
+
+def find_stuck(
+    *, older_than: timedelta, queues: Sequence[str] | None, limit: int
+) -> list[TaskRecord]:
+    """Return records that should have gone on `older_than` ago, longest first in each queue.
+
+    See is_stuck().
+    """
+    found: list[TaskRecord] = []
+    for queue, priority in statements().levels(FOR_EVER):
+        if queues is None or queue in queues:
+            level = all_records().filter(queue=queue, priority=priority)
+            stuck = level.filter(is_stuck(older_than), look_at__isnull=False)
+            found += stuck.order_by("look_at")[: limit - len(found)]
+        if len(found) >= limit:
+            break
+    return found
+
+
+def is_stuck(older_than: timedelta) -> Q:
+    """Return the condition of what should have gone on `older_than` ago.
+
+    A lost run is stuck if nobody took it over, and what is due if no worker has begun it. Behind
+    many others, that may only mean that the queue is long.
+    """
+    since = Now() - older_than
+    is_overdue = Q(run_after=None, enqueued_at__lt=since) | Q(run_after__lt=since)
+    return Q(status=Status.RUNNING, lease_until__lt=since) | Q(status=Status.QUEUED) & is_overdue
+
+
+def _unfinished(
+    level: Level, stuck_after: timedelta
+) -> "tuple[QuerySet[TaskRecord, Any], QuerySet[TaskRecord, Any]]":
+    """Return the two ranges of a level."""
+    is_stuck = Q(status=Status.RUNNING, lease_until__lt=Now() - stuck_after)
+    state = Case(
+        When(is_stuck, then=Value(STUCK)),
+        When(status=Status.RUNNING, then=Value(RUNNING)),
+        When(status=Status.QUEUED, run_after__gt=Now(), then=Value(DELAYED)),
+        When(status=Status.QUEUED, then=Value(WAITING)),
+        default=Value(""),
+        output_field=CharField(),
+    )
+    since = Case(
+        When(status=Status.RUNNING, then=F("lease_until")),
+        default=Coalesce(F("run_after"), F("enqueued_at")),
+        output_field=DateTimeField(),
+    )
+    records = all_records().filter(**level._asdict()).order_by("look_at")
+    soon = Now() + GRACE
+    return (
+        _columns(records.filter(look_at__lte=soon), state, since),
+        _columns(records.filter(look_at__gt=soon), state, since),
+    )
+
+
+def _ended(since: datetime) -> "QuerySet[TaskRecord, Any]":
+    records = all_records().filter(end_time__gte=since).order_by("-end_time")
+    return _columns(records, F("status"), F("end_time"))
+
+
+def _columns(records: RecordQuerySet, state: Any, since: Any) -> "QuerySet[TaskRecord, Any]":
+    named = records.annotate(counted_as=state, since=since)
+    return named.values_list("queue", "task_name", "counted_as", "since")[:COUNTED]
+
+
+def _groups(records: "QuerySet[TaskRecord, Any]") -> list[Group]:
+    """Count the records of a query by _columns(). The ORM groups no query that has a limit."""
+    (sql, params), _ = select(records)
+    names = "queue, task_name, counted_as"
+    grouped = f"SELECT {names}, COUNT(*), MIN(since) FROM ({sql}) found GROUP BY {names}"  # noqa: S608
+    with connections[record_alias()].cursor() as cursor:
+        cursor.execute(grouped, params)
+        rows = cursor.fetchall()
+    return [
+        Group(queue, task_name, state, n, None if first is None else as_moment(first))
+        for queue, task_name, state, n, first in rows
+    ]
+
+
+def _n_counted(groups: Sequence[Group]) -> int:
+    return sum(each.n for each in groups)

@@ -1,0 +1,218 @@
+"""What users do to records that are there: retry, make due, cancel and delete them, in chunks.
+
+Each function changes one chunk in a transaction of its own, or in the caller's. So what is cut off
+in the middle is half done, and never twice: each change is conditional on the status.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
+
+from ..core.lifecycle import UNFINISHED, LookTerms, Raised, Status
+from ..core.message import Outgoing
+from .clock import Now
+from .counts import is_stuck
+from .database import all_records, record_alias
+from .filters import Filters, filtered
+from .finishes import reopened_columns
+from .mapping import MESSAGE_COLUMNS, outgoing_of, read_messages
+from .retrying import with_retries
+from .tables import RunProgress, RunState, TaskRecord
+
+RETRYABLE: Final = (Status.FAILED, Status.CANCELLED)
+"""The statuses of invocations that can start over."""
+
+FINISHED: Final = tuple(status for status in Status if status.is_finished)
+
+SUPERSEDED: Final = "it was retried or replayed already: take the last of its records"
+"""Why a record is left out that a later one follows."""
+
+Refuse = Callable[[TaskRecord], str | None]
+"""A function that returns why a record can't be changed, or None if it can."""
+
+
+class Changed(NamedTuple):
+    """The records of a chunk that were changed, and why others were not."""
+
+    done: Sequence[UUID]
+    skipped: Mapping[UUID, str]
+
+
+@with_retries
+def select(filters: Filters, statuses: Collection[Status]) -> list[UUID]:
+    """Return the ids of the records with these filters and statuses, the oldest call first."""
+    found = filtered(all_records(), filters).filter(status__in=statuses)
+    return list(found.order_by("enqueued_at", "id").values_list("id", flat=True))
+
+
+@with_retries
+def statuses_of(ids: Collection[UUID]) -> dict[UUID, str]:
+    """Return the status of each of these invocations that has a record."""
+    return dict(all_records().filter(id__in=ids).order_by().values_list("id", "status"))
+
+
+@with_retries
+def find_finished(ids: Collection[UUID], *, lock: bool) -> list[TaskRecord]:
+    """Return the finished records among these, the oldest call first; with `lock`, locked."""
+    records = all_records().filter(id__in=ids, status__in=FINISHED).order_by("enqueued_at", "id")
+    return list(records.select_for_update() if lock else records)
+
+
+@with_retries
+def find_superseded(ids: Collection[UUID]) -> set[UUID]:
+    """Return those of these invocations that a later one follows: a retry, or a replay."""
+    later = all_records().filter(
+        root_id=OuterRef("root_id"), enqueued_at__gt=OuterRef("enqueued_at")
+    )
+    followed = all_records().filter(Exists(later), id__in=ids).order_by()
+    return set(followed.values_list("id", flat=True))
+
+
+@with_retries
+def reopen(
+    ids: Collection[UUID], refuse: Refuse, look_terms: Callable[[str], LookTerms], *, dry_run: bool
+) -> Changed:
+    """Let FAILED and CANCELLED invocations start over, as QUEUED ones, with the state they saved.
+
+    Nobody is about to send their messages: the caller does so, or the relay after a while.
+    """
+    with transaction.atomic(using=record_alias()):
+        found = all_records().filter(id__in=ids, status__in=RETRYABLE).order_by("enqueued_at", "id")
+        records = list(found if dry_run else found.select_for_update())
+        superseded = find_superseded(ids)
+        skipped: dict[UUID, str] = {}
+        for record in records:
+            reason = SUPERSEDED if record.id in superseded else refuse(record)
+            if reason is not None:
+                skipped[record.id] = reason
+        done = [record for record in records if record.id not in skipped]
+        if done and not dry_run:
+            _keep_last_states([record.id for record in done])
+            for queue in {record.queue for record in done}:
+                of_queue = [record.id for record in done if record.queue == queue]
+                columns = reopened_columns(Now() + look_terms(queue).grace)
+                all_records().filter(id__in=of_queue).update(**columns)
+    return Changed([record.id for record in done], skipped)
+
+
+@with_retries
+def make_due(ids: Collection[UUID], *, older_than: timedelta) -> list[UUID]:
+    """Make stuck records due now, as if no message had been sent; return their ids.
+
+    See counts.is_stuck().
+    """
+    with transaction.atomic(using=record_alias()):
+        stuck = all_records().filter(is_stuck(older_than), id__in=ids).order_by("id")
+        found = list(stuck.select_for_update().values_list("id", flat=True))
+        all_records().filter(id__in=found).update(look_at=Now(), sent_at=None, n_waits=0)
+    return found
+
+
+@with_retries
+def select_stuck(filters: Filters, older_than: timedelta) -> list[UUID]:
+    """Return the ids of stuck records with these filters, the oldest call first."""
+    stuck = filtered(all_records(), filters).filter(is_stuck(older_than), look_at__isnull=False)
+    return list(stuck.order_by("enqueued_at", "id").values_list("id", flat=True))
+
+
+@with_retries
+def stored_messages(
+    ids: Collection[UUID], look_terms: Callable[[str], LookTerms]
+) -> list[Outgoing]:
+    """Return the messages of QUEUED and lost records, the oldest call first.
+
+    Those that can't be decrypted are left out: the relay logs and postpones them.
+    """
+    rows = (
+        all_records()
+        .filter(id__in=ids, status__in=UNFINISHED)
+        .order_by("enqueued_at", "id")
+        .annotate(now=Now())
+        .values("id", *MESSAGE_COLUMNS, "now")
+    )
+    unreadable: dict[UUID, Raised] = {}
+    return [
+        outgoing_of(message, due_in_s, look_terms(message.queue or ""))
+        for message, due_in_s in read_messages(rows, unreadable)
+    ]
+
+
+@with_retries
+def cancel(ids: Collection[UUID]) -> int:
+    """Cancel the unfinished records among these; return how many."""
+    return all_records().filter(id__in=ids).cancel()
+
+
+class Chunk(NamedTuple):
+    """Finished records that can be deleted, and the end of the last one, for the next chunk."""
+
+    ids: Sequence[UUID]
+    last_end: datetime | None
+
+
+@with_retries
+def find_deletable(
+    filters: Filters,
+    *,
+    before: datetime,
+    after: datetime | None,
+    skip: Collection[UUID],
+    limit: int,
+) -> Chunk:
+    """Return up to `limit` finished records that ended before a moment, the earliest end first.
+
+    `after` and `skip` are the end and the ids that the last chunk ended with.
+    """
+    finished = filtered(all_records(), filters).filter(end_time__lt=before, status__in=FINISHED)
+    if after is not None:
+        finished = finished.filter(end_time__gte=after).exclude(id__in=skip)
+    rows = list(finished.order_by("end_time").values_list("id", "end_time")[:limit])
+    return Chunk([id for id, _ in rows], rows[-1][1] if rows else None)
+
+
+@with_retries
+def delete(ids: Collection[UUID]) -> int:
+    """Delete the finished records among these, with all that belongs to them; return how many."""
+    with transaction.atomic(using=record_alias()):
+        # Locked, so that none starts over meanwhile: the DELETE itself does not ask for the status.
+        finished = all_records().filter(id__in=ids, status__in=FINISHED).order_by("id")
+        locked = list(finished.select_for_update().values_list("id", flat=True))
+        _, deleted = all_records().filter(id__in=locked).only("id").delete()
+    return deleted.get(TaskRecord._meta.label, 0)
+
+
+@with_retries
+def count_finished(filters: Filters, *, before: datetime) -> int:
+    """Return the number of finished records that ended before a moment."""
+    finished = filtered(all_records(), filters).filter(end_time__lt=before, status__in=FINISHED)
+    return finished.count()
+
+
+@with_retries
+def count_others(filters: Filters, *, before: datetime) -> int:
+    """Return the number of records with these filters that are unfinished, or ended later."""
+    others = filtered(all_records(), filters).filter(
+        Q(status__in=UNFINISHED) | Q(end_time__gte=before)
+    )
+    return others.count()
+
+
+def _keep_last_states(ids: Sequence[UUID]) -> None:
+    """Make the last saved state of each invocation the one that its next attempt 1 starts with.
+
+    A state of a higher attempt would hide those that the new attempts save.
+    """
+    states = RunState.objects.using(record_alias()).filter(record_id__in=ids)
+    last: dict[Any, Any] = {}
+    for id, state in states.order_by("attempt").values_list("record_id", "state"):
+        last[id] = state
+    if last:
+        states.delete()
+        RunState.objects.using(record_alias()).bulk_create(
+            [RunState(record_id=id, attempt=0, state=state) for id, state in last.items()]
+        )
+    RunProgress.objects.using(record_alias()).filter(record_id__in=ids).delete()
