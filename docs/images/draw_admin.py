@@ -1,7 +1,7 @@
 """Draws the admin's pages, light and dark, wide and narrow, by a headless Chromium.
 
-Run `uv run --group test python -m docs.images.draw_admin DIRECTORY` after a change of the admin, and
-look at them. It needs the command `chromium`. It fails where a page breaks the strict content
+Run `uv run --group test python -m docs.images.draw_admin DIRECTORY` after a change of the admin,
+and look at them. It needs the command `chromium`. It fails where a page breaks the strict content
 security policy, or is wider than its window.
 """
 

@@ -17,7 +17,7 @@ from django.core.exceptions import BadRequest, ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.utils.translation import ngettext
+from django.utils.translation import gettext, ngettext
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise as StrPromise
@@ -147,7 +147,8 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
     def report(self, request: HttpRequest, done: str | None, refused: Refused = ()) -> None:
         """Tell the user what was done, and why what was not."""
         for each, why in refused[:MAX_TOLD]:
-            self.message_user(request, f"{each}: {why}", level=messages.ERROR)
+            told = gettext("Skipped %(name)s: %(reason)s") % {"name": each, "reason": why}
+            self.message_user(request, told, level=messages.ERROR)
         if n_more := len(refused[MAX_TOLD:]):
             told = ngettext("and %d more", "and %d more", n_more) % n_more
             self.message_user(request, told, level=messages.ERROR)

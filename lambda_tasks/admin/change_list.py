@@ -45,7 +45,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg] # not generic at ru
         return int(records.order_by()[: MAX_LISTED + 1].count())
 
     @cached_property
-    def count(self) -> int:  # type: ignore[override] # a cached_property there, too
+    def count(self) -> int:
         """Count the records on these pages."""
         return min(self.n_found, MAX_LISTED)
 
@@ -75,8 +75,9 @@ class RecordChangeList(ChangeList):
         """Read the page's records, and the progress of those that run."""
         super().get_results(request)
         end = Right("traceback", ERROR_CHARS)
-        listed = self.result_list.defer(*DEFERRED).annotate(traceback_end=end)
-        self.result_list: Any = list(listed)
+        listed: Any = self.result_list.defer(*DEFERRED).annotate(traceback_end=end)
+        is_one_page = not self.multi_page or (self.show_all and self.can_show_all)
+        self.result_list: Any = list(listed[:MAX_LISTED] if is_one_page else listed)
         running = [each.pk for each in self.result_list if each.status == Status.RUNNING]
         shown = RunProgress.objects.using(self.root_queryset.db).filter(record_id__in=running)
         progress = dict(shown.values_list("record_id", "progress")) if running else {}
@@ -88,6 +89,11 @@ class RecordChangeList(ChangeList):
         """Whether more records were found than the pages have."""
         paginator: Any = self.paginator
         return bool(paginator.is_cut_off)
+
+    @property
+    def looked_at(self) -> int:
+        """The number of records that were looked at, where not all were."""
+        return LOOKED_AT
 
     def older_url(self) -> str | None:
         """Return the address of the older records from the last page; None on other pages."""

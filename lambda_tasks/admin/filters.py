@@ -33,7 +33,8 @@ class Position(NamedTuple):
     id: UUID | None = None
 
     def __str__(self) -> str:
-        return "~".join(filter(None, [self.enqueued_at.isoformat(), self.id and str(self.id)]))
+        at = self.enqueued_at.isoformat()
+        return at if self.id is None else f"{at}~{self.id}"
 
     def after(self, records: QuerySet[TaskRecord]) -> QuerySet[TaskRecord]:
         """Return the records that the list has after this position: the older ones."""

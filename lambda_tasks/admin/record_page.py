@@ -1,6 +1,7 @@
 """A record's page: which fields it has, and what they show."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -216,13 +217,10 @@ def state(record: TaskRecord) -> SafeString:
 
 def _secret_names(record: TaskRecord) -> Iterable[str]:
     """Return the arguments that are secret by today's settings, which may be newer than the row."""
-    try:
-        names = registry.secret_names(record.task_name)
-    except (
-        Exception,
-        SystemExit,
-    ):  # of a module that can't be imported; its tasks can be looked at
-        names = conf.current().redact
+    names = conf.current().redact
+    # The page of a task whose module can't be imported must not fail, too.
+    with suppress(Exception, SystemExit):
+        names |= registry.secret_names(record.task_name)
     return names & record.kwargs.keys()
 
 

@@ -1,7 +1,6 @@
 """The admin of records: what may be seen and asked for, the list's columns, and the actions."""
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, cast
 
@@ -145,7 +144,7 @@ class TaskRecordAdmin(AsksFirst):
 
     # The list
 
-    def get_list_display(self, request: HttpRequest) -> Sequence[str]:
+    def get_list_display(self, request: HttpRequest) -> Any:
         """Return the columns. Who may not see results and tracebacks sees the error's class."""
         if self.has_payload_permission(request):
             return self.list_display
@@ -171,7 +170,7 @@ class TaskRecordAdmin(AsksFirst):
         """Return the beginning of the result, or of the error."""
         error = shown.last_line(getattr(record, "traceback_end", None)) or record.exception_class
         if error:
-            return shown.outcome(error)
+            return shown.error(error)
         result = record_page.readable_result(record)
         return shown.outcome("" if result is None else json.dumps(result, ensure_ascii=False))
 

@@ -10,7 +10,7 @@ from cronsim import CronSim
 from django.db import router
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 
 from ..core.schedules import Cron, Every, Once, Rule, Schedule, first_due
 from ..declared_schedules import DeclaredSchedule, declared
@@ -22,6 +22,9 @@ N_PAST: Final = 10
 
 N_NEXT: Final = 3
 """The next due times that a page names."""
+
+
+UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +100,11 @@ def on_or_off(state: ScheduleState, known: Known) -> SafeString:
     )
 
 
-def last_run(known: Known, site: str) -> SafeString | str:
-    """Return the last due time that has a record, with what became of it."""
-    runs = (run for run in known.past if run[1] is not None)
-    return next((_run(known, due, record, site) for due, record in runs), "")
+def last_and_next(state: ScheduleState, known: Known, site: str) -> SafeString:
+    """Return the last due time that has a record, with what became of it, and the next ones."""
+    runs = (_run(known, due, record, site) for due, record in known.past if record is not None)
+    following = coming(state, known)
+    return shown.lines([next(runs, ""), following and shown.quiet(gettext("next:")), following])
 
 
 def last_runs(known: Known, site: str) -> SafeString:
@@ -155,10 +159,7 @@ def _due_times(schedule: Schedule) -> Iterator[datetime]:
 def _span(span: timedelta) -> str:
     """Return a time span in the largest unit that fits it exactly."""
     seconds = span.total_seconds()
-    if seconds and seconds % 86_400 == 0:
-        return ngettext("%d day", "%d days", int(seconds // 86_400)) % (seconds // 86_400)
-    if seconds and seconds % 3_600 == 0:
-        return ngettext("%d hour", "%d hours", int(seconds // 3_600)) % (seconds // 3_600)
-    if seconds and seconds % 60 == 0:
-        return ngettext("%d minute", "%d minutes", int(seconds // 60)) % (seconds // 60)
-    return ngettext("%g second", "%g seconds", int(seconds)) % seconds
+    fitting = (each for each in UNITS if seconds and not seconds % each[0])
+    unit_s, unit = next(fitting, (1, "second"))
+    n = seconds / unit_s
+    return f"{n:g} {unit}{'' if n == 1 else 's'}"

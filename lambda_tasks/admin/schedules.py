@@ -56,6 +56,25 @@ QUESTIONS: Final = {
 }
 
 
+class StateFilter(admin.SimpleListFilter):
+    """Whether a schedule is on."""
+
+    title = _("state")
+    parameter_name = "state"
+    states: Final = {"on": True, "off": False}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return both states."""
+        return [("on", _("on")), ("off", _("off"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the schedules that are in the chosen state."""
+        chosen = self.value()
+        return (
+            queryset.filter(is_enabled=self.states[chosen]) if chosen in self.states else queryset
+        )
+
+
 class ScheduleChangeList(ChangeList):
     """The list of schedules, with what is known of those on the page."""
 
@@ -75,8 +94,8 @@ class ScheduleStateAdmin(AsksFirst):
     class Media:
         css: ClassVar[dict[str, list[str]]] = {"all": ["lambda_tasks/admin.css"]}
 
-    list_display = ("name_in_list", "when", "on_or_off", "last_run", "coming")
-    list_filter = ("is_enabled",)
+    list_display = ("name_in_list", "when", "on_or_off", "last_and_next")
+    list_filter = (StateFilter,)
     list_per_page = 50
     ordering = ("name",)
     sortable_by = ("name_in_list",)
@@ -157,7 +176,9 @@ class ScheduleStateAdmin(AsksFirst):
     @admin.display(description=_("Schedule"), ordering="name")
     def name_in_list(self, state: Any) -> SafeString:
         """Return the name, and the task where it has another."""
-        task = "" if state.task_name == state.name else shown.quiet(state.task_name)
+        task = (
+            "" if state.task_name == state.name else shown.quiet(shown.breakable(state.task_name))
+        )
         return shown.lines([shown.dotted(state.name), task])
 
     @admin.display(description=_("When"))
@@ -170,10 +191,10 @@ class ScheduleStateAdmin(AsksFirst):
         """See schedule_page."""
         return schedule_page.on_or_off(state, state.known)
 
-    @admin.display(description=_("Last run"))
-    def last_run(self, state: Any) -> SafeString | str:
+    @admin.display(description=_("Last and next"))
+    def last_and_next(self, state: Any) -> SafeString:
         """See schedule_page."""
-        return schedule_page.last_run(state.known, self.admin_site.name)
+        return schedule_page.last_and_next(state, state.known, self.admin_site.name)
 
     @admin.display(description=_("Last due times"))
     def last_runs(self, state: Any) -> SafeString:
@@ -238,8 +259,8 @@ class ScheduleStateAdmin(AsksFirst):
     ) -> Any:
         chosen = self.chosen(request, queryset)
         if not self.is_confirmed(request):
-            words = ngettext("%d schedule is chosen.", "%d schedules are chosen.", len(chosen))
-            return self.ask(request, QUESTIONS[action], chosen, sentence=words % len(chosen))
+            sentence = _sentence(action, len(chosen))
+            return self.ask(request, QUESTIONS[action], chosen, sentence=sentence)
         done: list[tuple[ScheduleState, str]] = []
         refused: list[tuple[Any, object]] = []
         for state in chosen:
@@ -259,3 +280,15 @@ class ScheduleStateAdmin(AsksFirst):
             names = ", ".join(unseen[:N_UNSEEN]) + (", …" if len(unseen) > N_UNSEEN else "")
             told = gettext("No tick has seen these schedules yet: %s. Does a tick run each minute?")
             self.message_user(request, told % names, level=messages.WARNING)
+
+
+def _sentence(action: str, n: int) -> str:
+    """Return what an action will do to so many."""
+    match action:
+        case "pause":
+            words = ngettext("%d schedule will be paused.", "%d schedules will be paused.", n)
+        case "resume":
+            words = ngettext("%d schedule will be resumed.", "%d schedules will be resumed.", n)
+        case _:
+            words = ngettext("%d schedule will run now.", "%d schedules will run now.", n)
+    return words % n

@@ -1,6 +1,7 @@
 """Values as the admin's pages show them: HTML with classes, and without a style or a script."""
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -10,9 +11,9 @@ from zoneinfo import ZoneInfo
 from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.timesince import timesince, timeuntil
-from django.utils.timezone import template_localtime
+from django.utils.timezone import localtime
 from django.utils.translation import gettext
 
 from ..records.tables import TaskRecord
@@ -44,20 +45,20 @@ def lines(parts: Iterable[Any]) -> SafeString:
 
 def moment(value: datetime | None) -> str | None:
     """Return a time in the reader's time zone, with its seconds."""
-    return None if value is None else date_format(template_localtime(value), "Y-m-d H:i:s")
+    return None if value is None else date_format(localtime(value), "Y-m-d H:i:s")
 
 
 def time_and_day(value: datetime | None) -> SafeString | None:
     """Return a time, and below it the day, for a narrow column."""
     if value is None:
         return None
-    local = template_localtime(value)
+    local = localtime(value)
     return lines([date_format(local, "H:i:s"), quiet(date_format(local, "Y-m-d"))])
 
 
 def due_time(value: datetime, zone: str) -> SafeString:
     """Return a due time in the zone of its schedule, or else in the reader's."""
-    local = value.astimezone(ZoneInfo(zone)) if zone else template_localtime(value)
+    local = value.astimezone(ZoneInfo(zone)) if zone else localtime(value)
     form = "Y-m-d H:i" if not local.second else "Y-m-d H:i:s"
     return format_html(
         '<span class="lt-due">{} {}</span>', date_format(local, form), quiet(local.tzname() or "")
@@ -98,15 +99,26 @@ def start_of(text: str) -> str:
 
 def outcome(text: str) -> SafeString:
     """Return the beginning of a result or error, with more of it as the tooltip."""
-    more = text[:MAX_TOOLTIP]
-    return format_html('<span class="lt-outcome" title="{}">{}</span>', more, start_of(text))
+    return format_html('<span title="{}">{}</span>', text[:MAX_TOOLTIP], start_of(text))
+
+
+def error(text: str) -> SafeString:
+    """Return the last line of a traceback, with its class as short as in the code."""
+    module = re.match(r"(?:\w+\.)+(?=\w+(?::|$))", text)
+    return outcome(text[module.end() :] if module else text)
+
+
+def breakable(name: str) -> SafeString:
+    """Return a name whose lines break after a dot or an underscore only."""
+    parts = re.split(r"(?<=[._])", name)
+    return format_html_join(mark_safe("<wbr>"), "{}", ((part,) for part in parts if part))
 
 
 def dotted(name: str) -> SafeString:
-    """Return a dotted name whose lines break after a dot only, and whose last part stands out."""
-    module, _, last = name.rpartition(".")
-    breakable = format_html_join("", "{}.<wbr>", ((part,) for part in module.split(".") if part))
-    return format_html('<span class="lt-quiet">{}</span><b>{}</b>', breakable, last)
+    """Return a dotted name whose last part stands out."""
+    module, dot, last = name.rpartition(".")
+    before = quiet(breakable(f"{module}{dot}")) if module else ""
+    return format_html("{}<b>{}</b>", before, breakable(last))
 
 
 def last_line(text: str | None) -> str:

@@ -46,6 +46,11 @@ QUESTIONS: Final = {
 }
 
 
+KEPT: Final = (
+    "it has ended too recently. With LAMBDA_TASKS_SIGNING_KEYS, records are kept for 14 days"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What an action has changed, or would change."""
@@ -90,7 +95,7 @@ def delete(ids: Sequence[UUID], *, by: str, dry_run: bool) -> Made:
     if done and not dry_run:
         operations.purge(ids=done, all_time=True, by=by)
         kept = {each.pk for each in find_many(done)}
-        skipped |= dict.fromkeys(kept, gettext("it is kept for now: see the documentation"))
+        skipped |= dict.fromkeys(kept, gettext(KEPT))
         done = [id for id in done if id not in kept]
     return Made(done, skipped)
 
