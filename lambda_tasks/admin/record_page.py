@@ -131,22 +131,22 @@ def last_failed(record: TaskRecord) -> TaskRecord | None:
     return failed if has_error else None
 
 
-def last_error(record: TaskRecord) -> str:
+def last_error(record: TaskRecord) -> str | None:
     """Return the last error of the record, or of the one that it repeats."""
     failed = last_failed(record)
     if failed is None:
-        return ""
+        return None
     error = redact(shown.last_line(failed.traceback), _secret_values(failed))
     return error or failed.exception_class or ""
 
 
-def error_class(record: TaskRecord) -> str:
+def error_class(record: TaskRecord) -> str | None:
     """Return the class of the last error, which tells nothing of the arguments."""
     failed = last_failed(record)
-    return "" if failed is None else failed.exception_class or gettext("hidden")
+    return None if failed is None else failed.exception_class or gettext("hidden")
 
 
-def lineage(record: TaskRecord, site: str) -> SafeString | str:
+def lineage(record: TaskRecord, site: str) -> SafeString | None:
     """Return the first call and all that follows from it, each as a link; nothing if it is one."""
     root = record.root_id or record.pk
     family = TaskRecord.objects.using(record._state.db).filter(Q(root_id=root) | Q(pk=root))
@@ -155,7 +155,7 @@ def lineage(record: TaskRecord, site: str) -> SafeString | str:
     )
     found = list(family[: MAX_LINEAGE + 1])
     if len(found) < 2:
-        return ""
+        return None
     listed: list[Any] = [
         shown.record_line(each, site, _relation(each, record)) for each in found[:MAX_LINEAGE]
     ]

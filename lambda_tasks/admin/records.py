@@ -205,17 +205,17 @@ class TaskRecordAdmin(AsksFirst):
         return record_page.status_now(record)
 
     @admin.display(description=_("Last error"))
-    def last_error(self, record: TaskRecord) -> str:
+    def last_error(self, record: TaskRecord) -> str | None:
         """See record_page."""
         return record_page.last_error(record)
 
     @admin.display(description=_("Last error"))
-    def error_class(self, record: TaskRecord) -> str:
+    def error_class(self, record: TaskRecord) -> str | None:
         """See record_page."""
         return record_page.error_class(record)
 
     @admin.display(description=_("Lineage"))
-    def lineage(self, record: TaskRecord) -> SafeString | str:
+    def lineage(self, record: TaskRecord) -> SafeString | None:
         """See record_page."""
         return record_page.lineage(record, self.admin_site.name)
 
@@ -299,7 +299,7 @@ class TaskRecordAdmin(AsksFirst):
         """See record_page."""
         return record_page.worker(record)
 
-    @admin.display(description=_("Its worker's until"))
+    @admin.display(description=_("Lease until"))
     def lease(self, record: TaskRecord) -> SafeString | None:
         """Return when another worker may take it over."""
         return shown.moment_and_age(record.lease_until, datetime.now(UTC))

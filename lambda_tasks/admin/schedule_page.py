@@ -90,14 +90,9 @@ def on_or_off(state: ScheduleState, known: Known) -> SafeString:
     word, kind = ("on", "success") if state.is_enabled else ("off", "failed")
     if known.declared is None:
         word, kind = "gone from the code", "cancelled"
-    who = " · ".join(filter(None, [state.changed_by, shown.moment(state.changed_at)]))
-    return shown.lines(
-        [
-            shown.badge(word, kind),
-            who and shown.quiet(who),
-            state.reason and shown.quiet(state.reason),
-        ]
-    )
+    at = shown.due_time(state.changed_at, "") if state.changed_at else ""
+    remarks = (shown.quiet(each) for each in (state.changed_by, at, state.reason) if each)
+    return shown.lines([shown.badge(word, kind), *remarks])
 
 
 def last_and_next(state: ScheduleState, known: Known, site: str) -> SafeString:

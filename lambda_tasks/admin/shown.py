@@ -109,8 +109,8 @@ def error(text: str) -> SafeString:
 
 
 def breakable(name: str) -> SafeString:
-    """Return a name whose lines break after a dot or an underscore only."""
-    parts = re.split(r"(?<=[._])", name)
+    """Return a name whose lines break after a dot."""
+    parts = re.split(r"(?<=[.])", name)
     return format_html_join(mark_safe("<wbr>"), "{}", ((part,) for part in parts if part))
 
 
@@ -118,7 +118,7 @@ def dotted(name: str) -> SafeString:
     """Return a dotted name whose last part stands out."""
     module, dot, last = name.rpartition(".")
     before = quiet(breakable(f"{module}{dot}")) if module else ""
-    return format_html("{}<b>{}</b>", before, breakable(last))
+    return format_html("{}<b>{}</b>", before, last)
 
 
 def last_line(text: str | None) -> str:
