@@ -151,7 +151,14 @@ class Migration(migrations.Migration):
                     "taskrecord",
                     {
                         "ordering": ["-enqueued_at"],
-                        "permissions": (("replay_taskrecord", "Can replay task record"),),
+                        "permissions": (
+                            (
+                                "view_payload_taskrecord",
+                                "Can view arguments, results and tracebacks",
+                            ),
+                            ("replay_taskrecord", "Can retry and replay task record"),
+                            ("cancel_taskrecord", "Can cancel task record"),
+                        ),
                     },
                 ),
                 migrations.AlterField(
@@ -288,6 +295,14 @@ class Migration(migrations.Migration):
                 ("reason", models.TextField(default="", editable=False)),
                 ("changed_at", models.DateTimeField(editable=False, null=True)),
             ],
+            options={
+                "verbose_name": "schedule",
+                "default_permissions": ("view",),
+                "permissions": (
+                    ("switch_schedulestate", "Can pause and resume schedule"),
+                    ("run_schedulestate", "Can run schedule now"),
+                ),
+            },
         ),
         # A record is written four times in its life, and the second time soon after the first, to
         # note that it was sent. With room on its page that costs a fifth: no index has to learn

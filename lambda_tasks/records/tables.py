@@ -211,7 +211,11 @@ class TaskRecord(models.Model):
 
     class Meta:
         ordering: ClassVar[list[str]] = ["-enqueued_at"]
-        permissions = (("replay_taskrecord", "Can replay task record"),)
+        permissions = (
+            ("view_payload_taskrecord", "Can view arguments, results and tracebacks"),
+            ("replay_taskrecord", "Can retry and replay task record"),
+            ("cancel_taskrecord", "Can cancel task record"),
+        )
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),
             models.Index(
@@ -371,6 +375,14 @@ class ScheduleState(models.Model):
     """Who has switched it on or off last."""
     reason: str = _column(models.TextField(default="", editable=False))
     changed_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+
+    class Meta:
+        verbose_name = "schedule"
+        default_permissions = ("view",)
+        permissions = (
+            ("switch_schedulestate", "Can pause and resume schedule"),
+            ("run_schedulestate", "Can run schedule now"),
+        )
 
     def __str__(self) -> str:
         return self.name

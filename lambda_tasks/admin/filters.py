@@ -1,0 +1,182 @@
+"""The filters of the list. None of them asks the table which values there are.
+
+Django's own filter of a text column selects its distinct values, which reads the whole table.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import is_aware
+from django.utils.translation import gettext_lazy as _
+
+from .. import conf, registry
+from ..core.lifecycle import UNFINISHED
+from ..records.tables import TaskRecord, TaskStatus
+from .shown import moment
+
+BEFORE: Final = "before"
+"""The parameter that says from which record on the list goes back."""
+
+
+class Position(NamedTuple):
+    """A record's place in the list, or the end of a time span if there is no id."""
+
+    enqueued_at: datetime
+    id: UUID | None = None
+
+    def __str__(self) -> str:
+        at = self.enqueued_at.isoformat()
+        return at if self.id is None else f"{at}~{self.id}"
+
+    def after(self, records: QuerySet[TaskRecord]) -> QuerySet[TaskRecord]:
+        """Return the records that the list has after this position: the older ones."""
+        if self.id is None:
+            return records.filter(enqueued_at__lt=self.enqueued_at)
+        not_yet = Q(enqueued_at=self.enqueued_at, id__lte=self.id)
+        return records.filter(enqueued_at__lte=self.enqueued_at).exclude(not_yet)
+
+
+def position(text: str) -> Position:
+    """Return the position that a page's address names. Raises ValueError for another text."""
+    at, _, id = text.partition("~")
+    enqueued_at = parse_datetime(at)
+    if enqueued_at is None or not is_aware(enqueued_at):
+        raise ValueError(f"{at!r} is no time.")
+    return Position(enqueued_at, UUID(id) if id else None)
+
+
+class Before(admin.SimpleListFilter):
+    """The page of older records, by the place where the newer page ended."""
+
+    title = _("page")
+    parameter_name = BEFORE
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        """Return the place itself; nothing on the first page, which hides the filter."""
+        if not (value := self.value()):
+            return []
+        try:
+            shown = moment(position(value).enqueued_at)
+        except ValueError as error:
+            raise IncorrectLookupParameters(error) from error
+        return [(value, _("before %s") % shown)]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        """Return the newest records, and those of this page."""
+        first, *others = super().choices(changelist)
+        yield {**first, "display": _("Newest")}
+        yield from others
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the records that come after the place."""
+        return position(self.value() or "").after(queryset)
+
+
+class KnownValues(admin.SimpleListFilter):
+    """A filter by the values of one column that the project itself knows."""
+
+    column: str
+
+    def known(self) -> Iterable[str]:
+        """Return the values that can be chosen."""
+        raise NotImplementedError
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the known values, and the one that is chosen."""
+        chosen = self.value()
+        found = {*self.known(), *([chosen] if chosen else [])}
+        return [(each, each) for each in sorted(found)] if len(found) > 1 or chosen else []
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the records with the chosen value."""
+        chosen = self.value()
+        if chosen and "\0" in chosen:
+            raise IncorrectLookupParameters(f"{chosen!r} is no {self.title}.")
+        return queryset.filter(**{self.column: chosen}) if chosen else queryset
+
+
+class StatusFilter(KnownValues):
+    """The statuses. Unfinished records have an index, the others have none."""
+
+    title = _("status")
+    parameter_name = "status__exact"
+    column = "status"
+
+    def known(self) -> Iterable[str]:
+        """Return all statuses."""
+        return TaskStatus.values
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the statuses in the order of a record's life."""
+        return [(each, each) for each in TaskStatus.values]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the records of the chosen status."""
+        records = super().queryset(request, queryset)
+        return records.filter(look_at__isnull=False) if self.value() in UNFINISHED else records
+
+
+class QueueFilter(KnownValues):
+    """The queues of the settings."""
+
+    title = _("queue")
+    parameter_name = "queue__exact"
+    column = "queue"
+
+    def known(self) -> Iterable[str]:
+        """Return the names of the queues."""
+        return conf.current().queues
+
+
+class TaskFilter(KnownValues):
+    """The tasks that the code declares."""
+
+    title = _("task")
+    parameter_name = "task_name__exact"
+    column = "task_name"
+
+    def known(self) -> Iterable[str]:
+        """Return the names of the tasks. A module that can't be imported has none."""
+        registry.import_errors()
+        return registry.names()
+
+
+class BackendFilter(KnownValues):
+    """The backends of TASKS through which a task was called."""
+
+    title = _("backend")
+    parameter_name = "backend__exact"
+    column = "backend"
+
+    def known(self) -> Iterable[str]:
+        """Return the names of the backends."""
+        return getattr(settings, "TASKS", {})
+
+
+class PriorityFilter(admin.SimpleListFilter):
+    """Whether a record goes before or after those without a priority."""
+
+    title = _("priority")
+    parameter_name = "priority"
+    conditions: Final = {"high": Q(priority__gt=0), "none": Q(priority=0), "low": Q(priority__lt=0)}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return the three kinds."""
+        return [("high", _("above 0")), ("none", "0"), ("low", _("below 0"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the records of the chosen kind."""
+        chosen = self.value()
+        if chosen is None:
+            return queryset
+        if chosen not in self.conditions:
+            raise IncorrectLookupParameters(f"{chosen!r} is no priority.")
+        return queryset.filter(self.conditions[chosen])

@@ -1,0 +1,229 @@
+"""A record's page: which fields it has, and what they show."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from django.db.models import Q
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince, timeuntil
+from django.utils.translation import gettext, ngettext
+
+from .. import conf, registry
+from ..core.lifecycle import Status
+from ..core.redaction import REDACTED, redact, redact_value
+from ..records.tables import TaskRecord
+from . import shown
+
+FIELDSETS: Final = {
+    "": ("id", "task_name", "status_now", "last_error", "lineage"),
+    "Call": ("queue", "priority", "group_key", "backend", "headers_shown"),
+    "Arguments and result": (
+        "positional_arguments", "arguments", "result_shown", "traceback_shown", "state_shown",
+    ),
+    "Times": (
+        "enqueued", "sent", "due", "started", "ended", "duration_shown",
+    ),
+    "Attempts": ("starts", "retries", "continues", "worker", "lease", "refused"),
+}  # fmt: skip
+"""The titles and fields of a record's page.
+
+The claim token is left out. The id of the retry derives from it, so a reader who knows the token
+could insert another record in the retry's place.
+"""
+
+PAYLOADS: Final = {
+    "headers_shown": "headers",
+    "positional_arguments": "args",
+    "arguments": "kwargs",
+    "result_shown": "result",
+    "traceback_shown": "traceback",
+    "state_shown": "state",
+}
+"""The fields that only a user with the permission to see payloads is shown, and what is in them."""
+
+WITHOUT_PAYLOADS: Final = {"last_error": "error_class"}
+"""The fields that say less to users without that permission, and what they see instead."""
+
+IF_ANY: Final = {
+    "group_key": "group_key",
+    "backend": "backend",
+    "headers_shown": "headers",
+    "positional_arguments": "args",
+    "traceback_shown": "traceback",
+    "sent": "sent_at",
+    "due": "run_after",
+    "started": "start_time",
+    "ended": "end_time",
+    "duration_shown": "duration",
+    "continues": "n_continues",
+    "state_shown": "state",
+    "worker": "worker_ids",
+    "lease": "lease_until",
+    "refused": "refused_at",
+}
+"""The fields that are left out where a record has nothing for them."""
+
+MAX_LINEAGE: Final = 50
+"""The most records of one lineage that a page lists."""
+
+
+def fieldsets(record: TaskRecord | None, *, with_payloads: bool) -> list[tuple[Any, Any]]:
+    """Return the titles and fields of a record's page."""
+    found = []
+    for title, names in FIELDSETS.items():
+        kept = [each for each in names if _is_shown(record, each, with_payloads=with_payloads)]
+        if not with_payloads:
+            kept = [WITHOUT_PAYLOADS.get(each, each) for each in kept] or ["hidden_payloads"]
+        found.append((title or None, {"fields": kept}))
+    return found
+
+
+def _is_shown(record: TaskRecord | None, name: str, *, with_payloads: bool) -> bool:
+    if name in PAYLOADS and not with_payloads:
+        return False
+    if record is None:
+        return True
+    if name == "result_shown":
+        return record.status == Status.SUCCESS
+    return name not in IF_ANY or bool(getattr(record, IF_ANY[name]))
+
+
+def task_in_list(record: TaskRecord) -> SafeString:
+    """Return the task's name, and below it the id, the queue and the priority."""
+    parts = [shown.short_id(record.pk), record.queue]
+    if record.priority:
+        parts.append(f"{gettext('priority')} {record.priority}")
+    name = shown.dotted(record.task_name)
+    return shown.lines([name, shown.quiet(format_html_join(" · ", "{}", ((x,) for x in parts)))])
+
+
+def status_now(record: TaskRecord) -> SafeString:
+    """Return the status, and what it waits for or how far it is."""
+    parts: list[Any] = [shown.badge(record.status, record.status), waits_for(record)]
+    if record.n_retries:
+        told = ngettext("after %d retry", "after %d retries", record.n_retries)
+        parts.append(shown.quiet(told % record.n_retries))
+    if record.status == Status.RUNNING or record.progress:
+        parts.append(shown.progress_bar(record.progress))
+    return shown.lines(parts)
+
+
+def waits_for(record: TaskRecord) -> SafeString | None:
+    """Return when a QUEUED record with a time of its own is due; None for others."""
+    if record.status != Status.QUEUED or record.run_after is None:
+        return None
+    now = datetime.now(UTC)
+    if record.run_after <= now:
+        return shown.quiet(gettext("due since %s") % timesince(record.run_after, now, depth=1))
+    return shown.quiet(gettext("due in %s") % timeuntil(record.run_after, now, depth=1))
+
+
+def last_failed(record: TaskRecord) -> TaskRecord | None:
+    """Return the record if it has an error, or else the one that it repeats, if that has one."""
+    failed: TaskRecord | None = record
+    if record.exception_class is None and record.retry_of is not None:
+        earlier = TaskRecord.objects.using(record._state.db).filter(pk=record.retry_of)
+        failed = earlier.only("exception_class", "traceback", "kwargs", "task_name").first()
+    has_error = failed is not None and (failed.exception_class or failed.traceback)
+    return failed if has_error else None
+
+
+def last_error(record: TaskRecord) -> str | None:
+    """Return the last error of the record, or of the one that it repeats."""
+    failed = last_failed(record)
+    if failed is None:
+        return None
+    error = redact(shown.last_line(failed.traceback), _secret_values(failed))
+    return error or failed.exception_class or ""
+
+
+def error_class(record: TaskRecord) -> str | None:
+    """Return the class of the last error, which tells nothing of the arguments."""
+    failed = last_failed(record)
+    return None if failed is None else failed.exception_class or gettext("hidden")
+
+
+def lineage(record: TaskRecord, site: str) -> SafeString | None:
+    """Return the first call and all that follows from it, each as a link; nothing if it is one."""
+    root = record.root_id or record.pk
+    family = TaskRecord.objects.using(record._state.db).filter(Q(root_id=root) | Q(pk=root))
+    family = family.order_by("enqueued_at", "id").only(
+        "status", "enqueued_at", "root_id", "retry_of"
+    )
+    found = list(family[: MAX_LINEAGE + 1])
+    if len(found) < 2:
+        return None
+    listed: list[Any] = [
+        shown.record_line(each, site, _relation(each, record)) for each in found[:MAX_LINEAGE]
+    ]
+    if len(found) > MAX_LINEAGE:
+        listed.append(shown.quiet(gettext("and more")))
+    return shown.lines(listed)
+
+
+def _relation(member: TaskRecord, record: TaskRecord) -> str:
+    """Return what a record of a lineage is in it."""
+    if member.retry_of is not None:
+        relation = gettext("follows %s") % str(member.retry_of)[: shown.ID_DIGITS]
+    elif member.root_id in (None, member.pk):
+        relation = gettext("first call")
+    else:
+        relation = gettext("replay")
+    return f"{relation} ({gettext('this record')})" if member.pk == record.pk else relation
+
+
+def worker(record: TaskRecord) -> SafeString:
+    """Return who ran it last, and who before."""
+    last, *earlier = reversed((record.worker_ids or "").splitlines() or [""])
+    return shown.lines([last, *map(shown.quiet, earlier)])
+
+
+def arguments(record: TaskRecord) -> SafeString:
+    """Return the arguments by name, with those redacted that are secret by now."""
+    hidden = dict.fromkeys(_secret_names(record), REDACTED)
+    return shown.as_json(record.kwargs | hidden)
+
+
+def positional_arguments(record: TaskRecord) -> SafeString:
+    """Return the arguments without a name."""
+    return shown.as_json(redact_value(record.args, _secret_values(record)))
+
+
+def result(record: TaskRecord) -> SafeString:
+    """Return the result, or why it can't be read."""
+    return shown.as_json(redact_value(readable_result(record), _secret_values(record)))
+
+
+def readable_result(record: TaskRecord) -> object:
+    """Return a record's result; the reason, as text, where it can't be decrypted."""
+    try:
+        return record.result
+    except ValueError as error:
+        return f"The result can't be read: {error}."
+
+
+def traceback(record: TaskRecord) -> SafeString:
+    """Return the traceback as Python prints it."""
+    return shown.preformatted(redact(record.traceback or "", _secret_values(record)))
+
+
+def state(record: TaskRecord) -> SafeString:
+    """Return what the runs have saved."""
+    return shown.as_json(redact_value(record.state, _secret_values(record)))
+
+
+def _secret_names(record: TaskRecord) -> Iterable[str]:
+    """Return the arguments that are secret by today's settings, which may be newer than the row."""
+    names = conf.current().redact
+    # The page of a task whose module can't be imported must not fail, too.
+    with suppress(Exception, SystemExit):
+        names |= registry.secret_names(record.task_name)
+    return names & record.kwargs.keys()
+
+
+def _secret_values(record: TaskRecord) -> list[Any]:
+    values = (record.kwargs[name] for name in _secret_names(record))
+    return [each for each in values if each != REDACTED]

@@ -1,0 +1,294 @@
+"""The admin of schedules: how each stands, and the actions pause, resume and run now."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
+from django.db import router
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from .. import scheduling
+from ..declared_schedules import declared
+from ..errors import LambdaTasksError
+from ..records.tables import ScheduleState
+from . import schedule_page, shown
+from .actions import AsksFirst, Question
+
+MAX_CHOSEN: Final = 100
+"""The most schedules that one action takes: each is a statement or two."""
+
+N_UNSEEN: Final = 5
+"""The most schedules that the list names of those that no tick has seen."""
+
+FIELDS: Final = (
+    "name", "task_name", "when", "on_or_off", "coming", "last_runs", "policy",
+)  # fmt: skip
+
+QUESTIONS: Final = {
+    "pause": Question(
+        action="pause",
+        title=_("Pause schedules"),
+        button=_("Pause"),
+        warnings=[
+            _("What was enqueued ahead and has not begun is cancelled. What runs goes on."),
+            _("What is due until it is resumed does not run later either."),
+        ],
+        asks_why=True,
+    ),
+    "resume": Question(
+        action="resume",
+        title=_("Resume schedules"),
+        button=_("Resume"),
+        warnings=[_("What was due meanwhile does not run.")],
+        asks_why=True,
+    ),
+    "run_now": Question(
+        action="run_now",
+        title=_("Run schedules now"),
+        button=_("Run now"),
+        warnings=[_("Each runs once more than its rule says, also if it is off.")],
+    ),
+}
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Whether a schedule is on."""
+
+    title = _("state")
+    parameter_name = "state"
+    states: Final = {"on": True, "off": False}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return both states."""
+        return [("on", _("on")), ("off", _("off"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the schedules that are in the chosen state."""
+        chosen = self.value()
+        return (
+            queryset.filter(is_enabled=self.states[chosen]) if chosen in self.states else queryset
+        )
+
+
+class ScheduleChangeList(ChangeList):
+    """The list of schedules, with what is known of those on the page."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read the page's schedules, and their last runs in one query."""
+        super().get_results(request)
+        self.result_list: Any = list(self.result_list)
+        known = schedule_page.look_up(self.result_list)
+        for state in self.result_list:
+            state.known = known[state.name]
+
+
+@admin.register(ScheduleState)
+class ScheduleStateAdmin(AsksFirst):
+    """The admin of schedules. What they are is in the code; here they are switched and run."""
+
+    class Media:
+        css: ClassVar[dict[str, list[str]]] = {"all": ["lambda_tasks/admin.css"]}
+
+    list_display = ("name_in_list", "when", "on_or_off", "last_and_next")
+    list_filter = (StateFilter,)
+    list_per_page = 50
+    ordering = ("name",)
+    sortable_by = ("name_in_list",)
+    search_fields = ("name", "task_name")
+    search_help_text = _("Part of a schedule's or a task's name.")
+    show_facets = admin.ShowFacets.NEVER
+    show_full_result_count = False
+    max_chosen = MAX_CHOSEN
+    change_form_template = "lambda_tasks/object.html"
+    actions = ("pause", "resume", "run_now")
+    fields = FIELDS
+    readonly_fields = FIELDS
+
+    # What may be seen and done
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ScheduleState]:
+        """Return the schedules where they are written: a replica may lag."""
+        queryset: QuerySet[ScheduleState] = super().get_queryset(request)
+        return queryset.using(router.db_for_write(ScheduleState))
+
+    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return a schedule with what is known of it."""
+        state: Any = super().get_object(request, *args, **kwargs)
+        if state is not None:
+            state.known = schedule_page.look_up([state])[state.name]
+        return state
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ScheduleChangeList]:
+        """Return the list that knows their last runs."""
+        return ScheduleChangeList
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Return False: only the code declares schedules."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: a saved form would overwrite what a tick has written meanwhile."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: without its row, a schedule would forget that it is off."""
+        return False
+
+    def has_switch_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may pause and resume schedules."""
+        return self.may(request, "switch")
+
+    def has_run_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may run schedules now."""
+        return self.may(request, "run")
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the list, and name the schedules that have no row yet."""
+        if request.method == "GET" and self.has_view_permission(request):
+            self._warn_of_unseen(request)
+        return super().changelist_view(request, extra_context)
+
+    def render_change_form(
+        self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Render a schedule's page, with a button for each action that it allows."""
+        state = context["original"]
+        is_declared, may_switch = state.known.declared, self.has_switch_permission(request)
+        allowed = {
+            "pause": may_switch and state.is_enabled,
+            "resume": may_switch and not state.is_enabled,
+            "run_now": self.has_run_permission(request),
+        }
+        context["object_actions"] = [
+            QUESTIONS[name] for name, is_allowed in allowed.items() if is_allowed and is_declared
+        ]
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    # Columns and fields
+
+    @admin.display(description=_("Schedule"), ordering="name")
+    def name_in_list(self, state: Any) -> SafeString:
+        """Return the name, and the task where it has another."""
+        task = (
+            "" if state.task_name == state.name else shown.quiet(shown.breakable(state.task_name))
+        )
+        return shown.lines([shown.dotted(state.name), task])
+
+    @admin.display(description=_("When"))
+    def when(self, state: Any) -> SafeString:
+        """See schedule_page."""
+        return schedule_page.when(state, state.known)
+
+    @admin.display(description=_("State"))
+    def on_or_off(self, state: Any) -> SafeString:
+        """See schedule_page."""
+        return schedule_page.on_or_off(state, state.known)
+
+    @admin.display(description=_("Last and next"))
+    def last_and_next(self, state: Any) -> SafeString:
+        """See schedule_page."""
+        return schedule_page.last_and_next(state, state.known, self.admin_site.name)
+
+    @admin.display(description=_("Last due times"))
+    def last_runs(self, state: Any) -> SafeString:
+        """See schedule_page."""
+        return schedule_page.last_runs(state.known, self.admin_site.name)
+
+    @admin.display(description=_("Next"))
+    def coming(self, state: Any) -> SafeString | str:
+        """See schedule_page."""
+        return schedule_page.coming(state, state.known)
+
+    @admin.display(description=_("Policy"))
+    def policy(self, state: Any) -> SafeString | str:
+        """See schedule_page."""
+        return schedule_page.policy(state.known)
+
+    # Actions
+
+    @admin.action(description=_("Pause selected schedules"), permissions=("switch",))
+    def pause(self, request: HttpRequest, queryset: QuerySet[ScheduleState]) -> Any:
+        """Switch schedules off, once confirmed, with a reason."""
+        return self._switch(request, queryset, "pause", scheduling.disable_schedule)
+
+    @admin.action(description=_("Resume selected schedules"), permissions=("switch",))
+    def resume(self, request: HttpRequest, queryset: QuerySet[ScheduleState]) -> Any:
+        """Switch schedules on, once confirmed."""
+        return self._switch(request, queryset, "resume", scheduling.enable_schedule)
+
+    @admin.action(description=_("Run selected schedules now"), permissions=("run",))
+    def run_now(self, request: HttpRequest, queryset: QuerySet[ScheduleState]) -> Any:
+        """Enqueue a run of each schedule, once confirmed."""
+
+        def run(state: ScheduleState) -> str:
+            return gettext("Run now as %s.") % scheduling.run_schedule(state.name).id
+
+        return self._do(request, queryset, "run_now", run)
+
+    def _switch(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[ScheduleState],
+        action: str,
+        switch: Callable[..., bool],
+    ) -> Any:
+        user: Any = request.user
+        reason = self.reason(request)
+        done = {"pause": gettext("Paused."), "resume": gettext("Resumed.")}[action]
+
+        def switch_one(state: ScheduleState) -> str:
+            if not switch(state.name, by=user.get_username(), reason=reason):
+                raise LambdaTasksError(gettext("it is so already"))
+            return f"{done} {reason}".strip()
+
+        return self._do(request, queryset, action, switch_one)
+
+    def _do(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[ScheduleState],
+        action: str,
+        act: Callable[[ScheduleState], str],
+    ) -> Any:
+        chosen = self.chosen(request, queryset)
+        if not self.is_confirmed(request):
+            sentence = _sentence(action, len(chosen))
+            return self.ask(request, QUESTIONS[action], chosen, sentence=sentence)
+        done: list[tuple[ScheduleState, str]] = []
+        refused: list[tuple[Any, object]] = []
+        for state in chosen:
+            try:
+                done.append((state, act(state)))
+            except (LambdaTasksError, TypeError, ValueError) as error:
+                refused.append((state, error))
+        self.note(request, done)
+        words = ngettext("Done for %d schedule.", "Done for %d schedules.", len(done))
+        self.report(request, words % len(done) if done else None, refused)
+        return None
+
+    def _warn_of_unseen(self, request: HttpRequest) -> None:
+        rows = ScheduleState.objects.using(router.db_for_write(ScheduleState))
+        unseen = sorted(declared().keys() - set(rows.values_list("name", flat=True)))
+        if unseen:
+            names = ", ".join(unseen[:N_UNSEEN]) + (", …" if len(unseen) > N_UNSEEN else "")
+            told = gettext("No tick has seen these schedules yet: %s. Does a tick run each minute?")
+            self.message_user(request, told % names, level=messages.WARNING)
+
+
+def _sentence(action: str, n: int) -> str:
+    """Return what an action will do to so many."""
+    match action:
+        case "pause":
+            words = ngettext("%d schedule will be paused.", "%d schedules will be paused.", n)
+        case "resume":
+            words = ngettext("%d schedule will be resumed.", "%d schedules will be resumed.", n)
+        case _:
+            words = ngettext("%d schedule will run now.", "%d schedules will run now.", n)
+    return words % n

@@ -1,0 +1,72 @@
+"""The search of the list: by an id or its beginning, by a task's name, by an argument."""
+
+import uuid
+from typing import Final, NamedTuple
+
+from django.db import connections, models
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Cast
+
+from ..records.tables import TaskRecord
+from .shown import ID_DIGITS
+
+UUID_DIGITS: Final = 32
+"""The hexadecimal digits of a whole id."""
+
+HYPHEN_POSITIONS: Final = (8, 12, 16, 20)
+"""The number of digits before each hyphen of an id."""
+
+
+def finds_id(records: QuerySet[TaskRecord], term: str) -> bool:
+    """Return whether a term is a whole id, or the beginning of one that these records have."""
+    return (ids := _ids(term)) is not None and (
+        ids.first == ids.last or by_id(records, term).exists()
+    )
+
+
+def by_id(records: QuerySet[TaskRecord], term: str) -> QuerySet[TaskRecord]:
+    """Return the records whose id begins with a term, by the index of the primary key.
+
+    For a whole id, all that followed from its call are among them.
+    """
+    ids = _ids(term)
+    if ids is None:
+        return records.none()
+    if ids.first == ids.last:
+        return records.filter(Q(id=ids.first) | Q(root_id=ids.first))
+    if connections[records.db].vendor != "mysql":
+        return records.filter(id__range=(ids.first, ids.last))
+    # MariaDB orders UUIDs by other digits first. MySQL has them as text without hyphens.
+    n_hyphens = sum(len(ids.digits) > position for position in HYPHEN_POSITIONS)
+    hyphened = str(ids.first)[: len(ids.digits) + n_hyphens]
+    records = records.alias(id_text=Cast("id", models.CharField(max_length=36)))
+    return records.filter(Q(id_text__startswith=hyphened) | Q(id_text__startswith=ids.digits))
+
+
+def by_text(
+    records: QuerySet[TaskRecord], term: str, *, in_arguments: bool
+) -> QuerySet[TaskRecord]:
+    """Return the records with this text in the name of their task, or in an argument."""
+    found = Q(task_name__icontains=term)
+    if in_arguments:
+        text = models.TextField()
+        records = records.alias(named=Cast("kwargs", text), positional=Cast("args", text))
+        found |= Q(named__icontains=term) | Q(positional__icontains=term)
+    return records.filter(found)
+
+
+class _Ids(NamedTuple):
+    """The ids that begin with these digits."""
+
+    digits: str
+    first: uuid.UUID
+    last: uuid.UUID
+
+
+def _ids(term: str) -> _Ids | None:
+    """Return the ids that begin with a term; None where it is no beginning of an id."""
+    digits = term.strip().replace("-", "").lower()
+    if not set(digits) <= set("0123456789abcdef") or not ID_DIGITS <= len(digits) <= UUID_DIGITS:
+        return None
+    first, last = (uuid.UUID(digits.ljust(UUID_DIGITS, filler)) for filler in "0f")
+    return _Ids(digits, first, last)
