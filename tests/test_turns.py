@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,10 +167,13 @@ def test_what_was_cut_off_for_twenty_times_its_hard_timeout_is_failed_with_that_
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="who is its one writer is mere chance")
 def test_what_was_cut_off_runs_before_the_others_and_beside_them(
-    handle: Handle,
+    handle: Handle, tmp_path: Path
 ) -> None:
-    first, others = body(turns.take, seconds=0), [body(turns.take, seconds=0.2) for _ in range(8)]
+    gate = tmp_path / "gate"
+    first = body(turns.wait_at_gate, gate=gate, opens=True)
+    others = [body(turns.wait_at_gate, gate=gate, opens=False) for _ in range(8)]
     handle(first)
+    gate.unlink()
     TaskRecord.objects.update(status="QUEUED", claim_token=None, n_attempts=1, cut_off_s=5.0)
 
     assert handle(*others, first) == []

@@ -28,6 +28,16 @@ def take(*, seconds: float) -> None:
 
 
 @lambda_task
+def wait_at_gate(*, gate: Path, opens: bool) -> None:
+    """One run opens it; the others wait for that, for two seconds at most."""
+    if opens:
+        gate.touch()
+    ends_at = time.monotonic() + 2
+    while not gate.exists() and time.monotonic() < ends_at:
+        time.sleep(0.02)
+
+
+@lambda_task
 async def awrite_and_take(*, seconds: float) -> None:
     await Effect.objects.acreate(name="taken")
     await asyncio.sleep(seconds)
