@@ -243,11 +243,11 @@ def _dotted_path(where: str, value: object) -> str:
     )
 
 
-def _names(where: str, value: object) -> frozenset[str]:
+def _names(where: str, value: Any) -> frozenset[str]:
     is_list = isinstance(value, list | tuple | set | frozenset)
-    if not is_list or not value or not all(isinstance(each, str) for each in value):  # type: ignore[attr-defined]
+    if not is_list or not value or not all(isinstance(each, str) for each in value):
         raise ImproperlyConfigured(f"{where} is {value!r}. Use a list of one or more names.")
-    return frozenset(value)  # type: ignore[arg-type]
+    return frozenset(value)
 
 
 def _boolean(where: str, value: object) -> bool:

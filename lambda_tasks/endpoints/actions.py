@@ -5,7 +5,7 @@ A caller whose authenticator names tasks or queues sees and changes nothing of o
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
@@ -14,16 +14,17 @@ from uuid import UUID
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
-from .. import conf, hooks, runtime
-from ..access import Authenticator, Scope
+from .. import conf, hooks, operations, runtime
+from ..access import Authenticator, Scope, Staff
 from ..errors import NotMigrated
 from ..hooks.beside import call_beside
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..models import TaskRecord
-from ..operations import counting
+from ..operations.running import work
 from ..pools import borrowed_connections
 from ..ports import RoundResult
 from ..records import queries
+from ..threads import make_executor
 from . import prometheus
 from .parameters import (
     HealthParameters,
@@ -40,8 +41,14 @@ logger = logging.getLogger("lambda_tasks")
 P_co = TypeVar("P_co", bound=Parameters, covariant=True)
 T = TypeVar("T")
 
-TICK_LIMIT_S: Final = 25.0
-"""Seconds for a round, less than the 29 that API Gateway waits and the 30 of gunicorn's workers."""
+LIMIT_S: Final = 25.0
+"""Seconds for one request, less than the 29 that API Gateway waits and the 30 of gunicorn."""
+
+BEGIN_FRACTION: Final = 0.6
+"""The fraction of the time of run/ in which tasks begin. In the rest they end."""
+
+CLOSE_LIMIT_S: Final = 20.0
+"""Seconds for the executor to close, and for the library's own statements, after that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +72,20 @@ def health(call: Call[HealthParameters]) -> HttpResponse:
     limits: dict[str, Any] = {}
     if call.parameters.max_age is not None:
         limits["max_age"] = timedelta(seconds=call.parameters.max_age)
-    queues: list[str | None] = [*(_queues(call.parameters.queue, call.scope) or [None])]
+    queues: Sequence[str | None] = _queues(call.parameters.queue, call.scope) or (None,)
     try:
         with borrowed_connections(), interrupt_after(LIBRARY_STATEMENT_LIMIT_S):
-            found = [counting.health(queue=queue, **limits) for queue in queues]
+            found = [operations.health(queue=queue, **limits) for queue in queues]
     except (DatabaseError, InterfaceError, NotMigrated) as error:
         logger.error("health/ has no answer of the database: %s", error)
-        return _verdict([counting.Problem("critical", "database", "The database gives no answer.")])
+        return _verdict(
+            [operations.Problem("critical", "database", "The database gives no answer.")]
+        )
     problems = {problem: None for each in found for problem in each.problems}
     return _verdict(list(problems))
 
 
-def _verdict(problems: list[counting.Problem]) -> JsonResponse:
+def _verdict(problems: list[operations.Problem]) -> JsonResponse:
     levels = {problem.level for problem in problems}
     status = next((level for level in ("critical", "warning") if level in levels), "ok")
     return JsonResponse(
@@ -89,7 +98,7 @@ def status(call: Call[StatusParameters]) -> HttpResponse:
     """Answer the counts as JSON, or as text if the caller prefers it, as Prometheus does."""
     queues = _queues(call.parameters.queue, call.scope)
     with borrowed_connections(), interrupt_after(LIBRARY_STATEMENT_LIMIT_S):
-        found = counting.stats()
+        found = operations.stats()
     by_queue = {
         name: counts for name, counts in found.queues.items() if queues is None or name in queues
     }
@@ -112,7 +121,7 @@ def status(call: Call[StatusParameters]) -> HttpResponse:
     )
 
 
-def _as_dicts(counts: Mapping[str, counting.Counts]) -> dict[str, dict[str, Any]]:
+def _as_dicts(counts: Mapping[str, operations.Counts]) -> dict[str, dict[str, Any]]:
     return {name: asdict(each) for name, each in counts.items()}
 
 
@@ -164,7 +173,7 @@ def _result_of(found: TaskRecord) -> Any:
 async def tick(call: Call[NoParameters]) -> HttpResponse:
     """Tick, as the function's tick event does."""
     here = runtime.current()
-    done = await _within(TICK_LIMIT_S, _run_round(here))
+    done = await _within(LIMIT_S, _run_round(here))
     if hooks.ticked:
         call_beside(hooks.ticked, hooks.Ticked(done.relayed, done.scheduled))
     return JsonResponse({"scheduled": done.scheduled, "relayed": done.relayed})
@@ -188,14 +197,65 @@ async def _within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
     raise Unavailable(f"This was not done within {limit_s:g} s. The next request goes on with it.")
 
 
-async def run(call: Call[RunParameters]) -> HttpResponse:
-    """Run tasks that are due, by the real executor."""
-    raise NotImplementedError
+def run(call: Call[RunParameters]) -> HttpResponse:
+    """Run tasks that are due, by the real executor, on a thread and an event loop of their own.
+
+    A task that blocks the loop then holds up no request of an async server.
+    """
+    asked_for = call.parameters
+    queues = _queues(asked_for.queue, call.scope)
+    for queue in queues or ():
+        if not conf.current().queue(queue).has_workers:
+            raise BadRequest(f"No worker can run the tasks of the queue {queue!r}.")
+    begins_within_s = asked_for.seconds * BEGIN_FRACTION
+    executor = make_executor(1, "lambda_tasks-endpoint")
+    running = executor.submit(
+        _work, asked_for.max_tasks, queues, begins_within_s, asked_for.seconds - begins_within_s
+    )
+    executor.shutdown(wait=False)
+    try:
+        counted = running.result(asked_for.seconds + CLOSE_LIMIT_S)
+    except TimeoutError:
+        raise Unavailable(
+            "A task holds on although its time is over. What was not finished runs later."
+        ) from None
+    return JsonResponse(asdict(counted))
+
+
+def _work(
+    max_tasks: int, queues: list[str] | None, begins_within_s: float, drain_s: float
+) -> operations.RunCount:
+    within = timedelta(seconds=begins_within_s)
+    return asyncio.run(work(max_tasks=max_tasks, queue=queues, within=within, drain_s=drain_s))
 
 
 def purge(call: Call[PurgeParameters]) -> HttpResponse:
     """Delete records of tasks that have ended."""
-    raise NotImplementedError
+    asked_for = call.parameters
+    older_than = asked_for.older_than
+    if (older_than is None) != asked_for.all_time:
+        raise BadRequest('Send either "older_than", in seconds, or "all_time": true.')
+    with borrowed_connections(), interrupt_after(LIMIT_S):
+        purged = operations.purge(
+            older_than=None if older_than is None else timedelta(seconds=older_than),
+            all_time=asked_for.all_time,
+            limit=asked_for.batch,
+            dry_run=asked_for.dry_run,
+            by=_name_of_caller(call),
+            status=asked_for.status,
+            task=_tasks(asked_for.task, call.scope),
+            queue=_queues(asked_for.queue, call.scope),
+        )
+    return JsonResponse(
+        {"deleted": purged.deleted, "before": purged.before, "dry_run": asked_for.dry_run}
+    )
+
+
+def _name_of_caller(call: Call[Any]) -> str:
+    """Return the name of who asks, for the log."""
+    if isinstance(call.admitted_by, Staff):
+        return str(call.request.user)
+    return f"a caller of purge/ with {type(call.admitted_by).__name__}"
 
 
 def _queues(asked_for: list[str] | None, scope: Scope) -> list[str] | None:

@@ -2,13 +2,12 @@
 
 import json
 from typing import Annotated, Any, Final, TypeVar
-from uuid import UUID
 
 from django.core.exceptions import BadRequest as DjangosBadRequest
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest
 from django.http.request import UnreadablePostError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .refusals import BadRequest, BodyTooLarge, LengthRequired, NotJson
 
@@ -50,24 +49,26 @@ class RunParameters(Parameters):
     """The parameters of run/."""
 
     max_tasks: Annotated[int, Field(ge=1, le=100)] = 10
-    seconds: Annotated[int, Field(ge=1, le=300)] = 20
+    seconds: Annotated[int, Field(ge=5, le=300)] = 25
+    """Seconds for all of it, less than the 29 that API Gateway waits and the 30 of gunicorn."""
     queue: Names | None = None
 
 
 class PurgeParameters(Parameters):
     """The parameters of purge/."""
 
-    ended_before: AwareDatetime
+    older_than: Annotated[int, Field(ge=0, le=3_153_600_000)] | None = None
+    """Seconds since the end of a run."""
+    all_time: bool = False
     status: Annotated[list[Name], Field(min_length=1, max_length=10)] | None = None
     task: Names | None = None
     queue: Names | None = None
     batch: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    """The most records to delete."""
     dry_run: bool = False
 
 
 P = TypeVar("P", bound=Parameters)
-
-Captured = UUID | None
 
 
 def read_body(request: HttpRequest) -> bytes:

@@ -7,7 +7,7 @@ format" of Prometheus' "Exposition formats".
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ..operations.counting import Counts, Stats
+from ..operations import Counts, Stats
 
 ACCEPTED: Final = "text/plain; version=0.0.4"
 """The type that Prometheus asks for. Django compares the parameters, so it has no other one."""

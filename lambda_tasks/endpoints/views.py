@@ -69,10 +69,12 @@ class Endpoint:
     methods: tuple[str, ...]
     parameters: type[Parameters]
     act: Act | AsyncAct
+    needs_loop: bool = False
+    """Whether it runs an event loop, which gevent does not allow."""
 
     @property
     def is_async(self) -> bool:
-        """Whether it waits for more than the database, in an event loop."""
+        """Whether it runs on the server's event loop, if that has one."""
         return iscoroutinefunction(self.act)
 
     def read(self, request: HttpRequest, captured: Mapping[str, str]) -> actions.Call[Any]:
@@ -95,8 +97,8 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
         Endpoint("health", LOOKS, HealthParameters, actions.health),
         Endpoint("status", LOOKS, StatusParameters, actions.status),
         Endpoint("record", LOOKS, NoParameters, actions.record),
-        Endpoint("tick", CHANGES, NoParameters, actions.tick),
-        Endpoint("run", CHANGES, RunParameters, actions.run),
+        Endpoint("tick", CHANGES, NoParameters, actions.tick, needs_loop=True),
+        Endpoint("run", CHANGES, RunParameters, actions.run, needs_loop=True),
         Endpoint("purge", CHANGES, PurgeParameters, actions.purge),
     )
 }
@@ -163,14 +165,14 @@ def _undecorated_by_the_project(view: Callable[..., Any]) -> Callable[..., Any]:
 def _answer(endpoint: Endpoint, request: HttpRequest, captured: Mapping[str, str]) -> HttpResponse:
     call = endpoint.read(request, captured)
     with _alone(endpoint):
-        if not endpoint.is_async:
-            return cast(Act, endpoint.act)(call)
-        if threads.are_greenlets():
+        if endpoint.needs_loop and threads.are_greenlets():
             raise NotHere(
                 f"{endpoint.name}/ needs an event loop, and gevent has made greenlets of this "
                 "server's threads. Use another worker class, or `manage.py lambda_tasks`."
             )
-        answered: HttpResponse = async_to_sync(cast(AsyncAct, endpoint.act))(call)
+        if not endpoint.is_async:
+            return cast("Act", endpoint.act)(call)
+        answered: HttpResponse = async_to_sync(cast("AsyncAct", endpoint.act))(call)
         return answered
 
 
@@ -182,7 +184,7 @@ async def _aanswer(
         return answered
     call = await sync_to_async(endpoint.read)(request, captured)
     with _alone(endpoint):
-        return await cast(AsyncAct, endpoint.act)(call)
+        return await cast("AsyncAct", endpoint.act)(call)
 
 
 _busy: Final[dict[str, object]] = {}
