@@ -12,7 +12,7 @@ app_name: Final = "lambda_tasks"
 urlpatterns: Final = [
     endpoint("health/", "health"),
     endpoint("status/", "status"),
-    endpoint("status/<uuid:id>/", "record"),
+    endpoint("status/<str:id>/", "record"),
     endpoint("tick/", "tick"),
     endpoint("run/", "run"),
     endpoint("purge/", "purge"),

@@ -1,4 +1,4 @@
-"""Endpoints: who is admitted to each, what each answers, and what bad requests change: nothing."""
+"""Endpoints: who is admitted to each, whatever the server, and who is not."""
 
 import json
 import time
