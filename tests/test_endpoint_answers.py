@@ -555,7 +555,7 @@ def test_a_project_that_asks_everybody_to_log_in_does_not_redirect_probes(settin
     headers = {"Authorization": f"Bearer {SECRET}"}
 
     assert client.get("/tasks/health/", headers=headers).status_code == 200
-    as_json = {"data": "{}", "content_type": "application/json"}
+    as_json: Any = {"data": "{}", "content_type": "application/json"}
     assert client.post("/tasks/purge/", **as_json, headers=headers).status_code == 400
     assert client.post("/tasks/purge/", **as_json).status_code == 401
 
