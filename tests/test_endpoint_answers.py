@@ -116,6 +116,20 @@ def test_without_a_database_the_others_are_unavailable(caplog: Any) -> None:
     assert "hunter2" in caplog.text
 
 
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="it has a statement that sleeps")
+def test_a_database_that_takes_too_long_is_given_up(monkeypatch: Any) -> None:
+    monkeypatch.setattr(actions, "LIBRARY_STATEMENT_LIMIT_S", 0.1)
+
+    def sleep(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        return execute("SELECT pg_sleep(600)", (), many, context)
+
+    with connection.execute_wrapper(sleep):
+        response = get("health/")
+
+    assert response.status_code == 503
+    assert [each["what"] for each in response.json()["problems"]] == ["database"]
+
+
 # status/
 
 
@@ -513,6 +527,8 @@ def test_the_view_is_async_where_the_server_is() -> None:
     assert by_asgi.status_code == by_wsgi.status_code == 200
     assert inspect.iscoroutinefunction(by_asgi.asgi_request.resolver_match.func)
     assert not inspect.iscoroutinefunction(by_wsgi.wsgi_request.resolver_match.func)
+    assert by_asgi.asgi_request.resolver_match.func.__name__ == "health"
+    assert by_wsgi.wsgi_request.resolver_match.func.__name__ == "health"
 
 
 @pytest.mark.parametrize("path", ["tick/", "purge/"])

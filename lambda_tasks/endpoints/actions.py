@@ -270,7 +270,7 @@ def _queues(asked_for: list[str] | None, scope: Scope) -> list[str] | None:
             raise Forbidden(f"You may not ask for the queue {queue!r}.")
         if queue not in conf.current().queues:
             raise BadRequest(f"There is no queue {queue!r}.")
-    return asked_for
+    return sorted(set(asked_for))  # each is asked for once
 
 
 def _tasks(asked_for: list[str] | None, scope: Scope) -> list[str] | None:

@@ -148,10 +148,12 @@ def _views(endpoint: Endpoint) -> tuple[Callable[..., Any], Callable[..., Any]]:
         except Exception as error:
             return _finished(_refusal(endpoint, error))
 
-    return _undecorated_by_the_project(view), _undecorated_by_the_project(async_view)
+    for each in (view, async_view):
+        each.__name__ = each.__qualname__ = endpoint.name  # by which tracers name a request
+    return _without_the_projects_ways(view), _without_the_projects_ways(async_view)
 
 
-def _undecorated_by_the_project(view: Callable[..., Any]) -> Callable[..., Any]:
+def _without_the_projects_ways(view: Callable[..., Any]) -> Callable[..., Any]:
     """Except a view from the project's cookies, log-in page and transactions.
 
     A transaction around a request would hold back what it does, and refuses async views.
