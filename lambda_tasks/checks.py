@@ -13,8 +13,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
+from django.urls import get_resolver
+from django.utils.module_loading import import_string
 
 from . import conf, declared_schedules, pools, registry
+from .access import Custom
 from .ports import Task
 from .records.encryption import check_available
 
@@ -22,6 +25,9 @@ MAX_SHOWN_TASKS: Final = 3
 """Names of tasks in one warning."""
 
 QUEUES: Final = "LAMBDA_TASKS_QUEUES"
+
+URLS_NAMESPACE: Final = "lambda_tasks"
+"""The application namespace of lambda_tasks.urls."""
 
 NOT_OF_PROJECT: Final = ("lambda_tasks.", "django.contrib.")
 """Prefixes of the modules of models that tasks of the project seldom write."""
@@ -173,6 +179,49 @@ def check_schedules(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Ch
             for each in declared_schedules.misreadings()
         ),
     ]
+
+
+@register("lambda_tasks", Tags.urls)
+def check_endpoints(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report endpoints whose function is missing (E011), and those that nobody may call (W013)."""
+    if conf.errors():
+        return []
+    endpoints = conf.current().endpoints
+    problems: list[CheckMessage] = [
+        Error(
+            f"LAMBDA_TASKS_ENDPOINTS[{endpoint!r}] names {each.path!r}, {problem}",
+            id="lambda_tasks.E011",
+        )
+        for endpoint, authenticators in endpoints.items()
+        for each in authenticators
+        if isinstance(each, Custom) and (problem := _problem_of_function(each.path))
+    ]
+    if not any(endpoints.values()) and _has_endpoints():
+        problems.append(
+            Warning(
+                "The URLs include lambda_tasks.urls, and LAMBDA_TASKS_ENDPOINTS lets nobody in: "
+                "every endpoint answers 401.",
+                hint='Say who may call what: LAMBDA_TASKS_ENDPOINTS = {"tick": [{"bearer": ...}]}, '
+                "or leave the URLs out.",
+                id="lambda_tasks.W013",
+            )
+        )
+    return problems
+
+
+def _problem_of_function(path: str) -> str:
+    try:
+        function = import_string(path)
+    except Exception as error:
+        return f"which can't be imported: {error}"
+    return "" if callable(function) else f"which is a {type(function).__name__}. Name a function."
+
+
+def _has_endpoints() -> bool:
+    # A project without URLs has none; one whose URLs can't be imported hears of it from Django.
+    return (
+        bool(getattr(settings, "ROOT_URLCONF", None)) and URLS_NAMESPACE in get_resolver().app_dict
+    )
 
 
 @register("lambda_tasks")

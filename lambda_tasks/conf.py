@@ -18,7 +18,8 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from . import schedules
+from . import access, schedules
+from .access import Authenticator
 from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.schedules import MAX_SCHEDULE_NAME, Schedule
@@ -119,6 +120,8 @@ class Settings:
     """The schedules by name, in addition to those that tasks declare."""
     redact: frozenset[str] = frozenset()
     """Names of parameters whose values are secret."""
+    endpoints: Mapping[str, tuple[Authenticator, ...]] = field(default_factory=dict, repr=False)
+    """Who may call which endpoint, by its name. Endpoints that are not here answer nobody."""
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Keyword arguments of the AWS client, such as region_name."""
 
@@ -335,6 +338,13 @@ def _contradictions(settings: Settings) -> list[str]:
             "LAMBDA_TASKS_DIRECT_MESSAGES is 'signed', and LAMBDA_TASKS_SIGNING_KEYS has no key. "
             "Set one, or use 'declared'."
         )
+    problems += [
+        f"LAMBDA_TASKS_ENDPOINTS[{endpoint!r}] names the queue {queue!r}, which is not in "
+        f"LAMBDA_TASKS_QUEUES.{_did_you_mean(queue, settings.queues)}"
+        for endpoint, authenticators in settings.endpoints.items()
+        for each in authenticators
+        for queue in sorted(each.scope.queues - settings.queues.keys())
+    ]
     return problems
 
 
@@ -507,6 +517,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "keep_secrets": _whole_number(0, MAX_KEEP_SECRETS_S),
     "schedules": _schedules,
     "redact": _parameter_names,
+    "endpoints": access.parse,
     "aws": _client_options,
 }
 

@@ -1,7 +1,7 @@
-"""The admin, and the views through which tests enqueue."""
+"""The admin, the endpoints, and the views through which tests enqueue."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
 from tests.app import views
 
@@ -9,4 +9,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("classic/", views.classic),
     path("async/", views.asynchronous),
+    path("tasks/", include("lambda_tasks.urls")),
 ]

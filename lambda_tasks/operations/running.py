@@ -73,10 +73,14 @@ async def work(
     max_tasks: int | None,
     queue: str | Iterable[str] | None,
     within: timedelta | None,
+    drain_s: float = DRAIN_S,
     listener: Listener | None = None,
     stops_on_signals: bool = False,
 ) -> RunCount:
-    """See run_tasks(). With `stops_on_signals`, Ctrl-C and SIGTERM let what runs end."""
+    """See run_tasks(). With `stops_on_signals`, Ctrl-C and SIGTERM let what runs end.
+
+    `drain_s` are the seconds in which what runs has to end when the time is over.
+    """
     if max_tasks is not None:
         check_number("max_tasks", max_tasks, least=1)
     if within is not None:
@@ -85,7 +89,7 @@ async def work(
     loop = asyncio.get_running_loop()
     # A runtime of its own: this process may have one that others use meanwhile.
     runtime = runtimes.Runtime()
-    async with worker_of(runtime, queues, once=True, drain_s=DRAIN_S, listener=listener) as worker:
+    async with worker_of(runtime, queues, once=True, drain_s=drain_s, listener=listener) as worker:
         if stops_on_signals:
             worker.stop_on_signals()
         stopping = None if within is None else loop.call_later(within.total_seconds(), worker.stop)

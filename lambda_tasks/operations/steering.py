@@ -7,6 +7,7 @@ again.
 
 import difflib
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -237,6 +238,7 @@ def purge(
     *,
     older_than: timedelta | None = None,
     all_time: bool = False,
+    limit: int | None = None,
     chunk_size: int = 1000,
     dry_run: bool = False,
     by: str = "",
@@ -246,25 +248,28 @@ def purge(
     """Delete finished records for good, the earliest end first. Unfinished ones always stay.
 
     A window is required: `older_than` counts back from now to the end of a run, or `all_time` says
-    that there is none. With `arguments`, it deletes the records of one customer, say. The log has a
-    line with what was asked for and by whom, with the names of arguments and without their values.
-    With LAMBDA_TASKS_SIGNING_KEYS, records are kept for at least 14 days: a signed message that is
-    sent again must find the record of its run.
+    that there is none. At most `limit` records are deleted. With `arguments`, they are those of one
+    customer, say. The log has a line with what was asked for and by whom, with the names of
+    arguments and without their values. With LAMBDA_TASKS_SIGNING_KEYS, records are kept for at
+    least 14 days: a signed message that is sent again must find the record of its run.
 
     Raises InvalidFilter without a window, and for a filter that makes no sense.
     """
     purged = Purged(_window_end(older_than, all_time=all_time))
     check_number("chunk_size", chunk_size, least=1)
+    most = math.inf if limit is None else limit
+    check_number("limit", most, least=1)
     total = rows.count_finished(filters, before=purged.before)
     purged.kept = rows.count_others(filters, before=purged.before)
     if dry_run:
-        purged.deleted = total
+        purged.deleted = int(min(total, most))
         return purged
     after: datetime | None = None
     seen: Sequence[UUID] = ()
-    while True:
+    while purged.deleted < most:
+        size = int(min(chunk_size, most - purged.deleted))
         chunk = rows.find_deletable(
-            filters, before=purged.before, after=after, skip=seen, limit=chunk_size
+            filters, before=purged.before, after=after, skip=seen, limit=size
         )
         if not chunk.ids:
             break
@@ -283,6 +288,7 @@ async def apurge(
     *,
     older_than: timedelta | None = None,
     all_time: bool = False,
+    limit: int | None = None,
     chunk_size: int = 1000,
     dry_run: bool = False,
     by: str = "",
@@ -293,6 +299,7 @@ async def apurge(
     return await sync_to_async(purge)(
         older_than=older_than,
         all_time=all_time,
+        limit=limit,
         chunk_size=chunk_size,
         dry_run=dry_run,
         by=by,

@@ -393,7 +393,10 @@ class ScheduleState(models.Model):
 
 
 class SingletonLock(models.Model):
-    """The lock of a singleton, if the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis."""
+    """The lock of a singleton, if the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis.
+
+    Signatures of requests are locks as well, which nobody releases.
+    """
 
     key = models.CharField(max_length=64, primary_key=True, editable=False)
     token = models.UUIDField(editable=False)
