@@ -18,7 +18,7 @@ from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
-from django.db.models.functions import Greatest
+from django.db.models.functions import Coalesce, Greatest, Least
 
 from .. import interrupts
 from ..core.lifecycle import GRACE, MAX_DELAY, Claim, LookTerms, Refusal, Refused, Status
@@ -482,7 +482,9 @@ def _wake(rows: Sequence[Row], sends: Callable[[str], bool]) -> None:
     for is_sent in (True, False):
         ids = [row["id"] for row in rows if sends(row["queue"]) is is_sent]
         if ids:
-            look_at = Now() + GRACE if is_sent else Now()
+            # In a table, before those that were called later and have not begun to wait yet.
+            first = Coalesce("run_after", "enqueued_at", Now())
+            look_at = Now() + GRACE if is_sent else Least(first, Now())
             all_records().filter(id__in=ids).update(limit_key=None, look_at=look_at, sent_at=None)
 
 
