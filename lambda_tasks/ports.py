@@ -360,7 +360,10 @@ class ResolvedDelivery:
     look: LookTerms = SQS_TERMS
     """The look terms of the queue that the message was sent to."""
     needs_of: Callable[[Message], Needs] | None = None
-    """What a call of the task needs before it may begin; None for a task without limits."""
+    """What a call of the task needs before it may begin.
+
+    None for a task without limits, and once the invocation is admitted.
+    """
     places: Places | None = None
     """The places of which one is kept for the invocation."""
 

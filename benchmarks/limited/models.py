@@ -1,10 +1,14 @@
 """What a run leaves, whether it ends or is killed."""
 
+from typing import ClassVar
+
 from django.db import models
 
 
 class Span(models.Model):
     """The time of one run, by the database's clock."""
+
+    objects: ClassVar["models.Manager[Span]"] = models.Manager()
 
     tenant = models.CharField(max_length=20)
     process = models.IntegerField()

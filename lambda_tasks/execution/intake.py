@@ -89,15 +89,16 @@ class Intake:
         deliveries: Sequence[Delivery] = ()
         resolved: Sequence[ResolvedDelivery] = ()
         unrunnable: Sequence[UnrunnableDelivery] = ()
+        admitted: Sequence[ResolvedDelivery] = ()
         staying: Sequence[ResolvedDelivery] = ()
         try:
             with arriving as deliveries:
                 resolved, unrunnable = self._resolve_all(deliveries, refused)
-                resolved = self._admit(resolved, refused)
-                resolved, staying = self._turns.starting_soon(resolved)
+                admitted = self._admit(resolved, refused)
+                admitted, staying = self._turns.starting_soon(admitted)
                 if unrunnable:
                     self._refuse(unrunnable, refused)
-                claimed = self._claim(resolved, refused, budget) if resolved else []
+                claimed = self._claim(admitted, refused, budget) if admitted else []
         except DatabaseError as error:
             if not deliveries or not is_conflict(error):
                 raise
@@ -330,8 +331,7 @@ class Intake:
             if isinstance(verdict, Refused):
                 refused[each.delivery.id] = settle_refused(each, verdict)
             elif each.delivery.id not in refused:
-                places = verdict.places if isinstance(verdict, Admitted) else None
-                admitted.append(replace(each, places=places) if places else each)
+                admitted.append(_admitted(each, verdict))
         return admitted
 
     def _limit_verdicts(
@@ -410,6 +410,14 @@ class Intake:
         for id, each in {each.message.invocation_id: each for each in resolved}.items():
             _notify_lost(each, verdicts[id])
         return list(granted.values())
+
+
+def _admitted(each: ResolvedDelivery, verdict: Admitted | None) -> ResolvedDelivery:
+    """Return a delivery with the place that is kept for it.
+
+    One without a verdict can't be claimed. It keeps its needs, and its claim says why.
+    """
+    return each if verdict is None else replace(each, needs_of=None, places=verdict.places)
 
 
 def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:

@@ -257,17 +257,20 @@ class RecordClaims:
 def _claim_in_places(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
     """Claim invocations, and let those with a limit hold the places that are kept for them.
 
-    Who has lost its place since it was admitted is released, to be admitted again.
+    Who was not admitted, or has lost its place since then, is released, to be admitted again.
     """
     verdicts = _claim(wanted, terms)
-    places = {
-        id: wanted[id][0].places for id, verdict in verdicts.items() if isinstance(verdict, Granted)
+    granted_first = {
+        id: wanted[id][0] for id, verdict in verdicts.items() if isinstance(verdict, Granted)
     }
-    held = {id: each for id, each in places.items() if each is not None}
-    if not held:
-        return verdicts
-    if lacking := limits.confirm(held, terms.token, terms.lease):
+    lacking = {id for id, each in granted_first.items() if each.needs_of is not None}
+    held = {id: each.places for id, each in granted_first.items() if each.places is not None}
+    if held:
+        lacking |= limits.confirm(held, terms.token, terms.lease)
+    if lacking:
         _release(list(lacking), terms)
+        if terms.from_table:
+            all_records().filter(id__in=lacking, status=Status.QUEUED).update(look_at=Now())
         verdicts |= dict.fromkeys(lacking, limits.LOST_RACE)
     for id in held.keys() - lacking:
         granted = verdicts[id]

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
-from django.db.models.functions import Coalesce, Greatest, Least
+from django.db.models.functions import Greatest
 
 from .. import interrupts
 from ..core.lifecycle import GRACE, MAX_DELAY, Claim, LookTerms, Refusal, Refused, Status
@@ -52,6 +52,9 @@ KEPT_FOR: Final = timedelta(seconds=5)
 """The time for which a place is kept for a record: a claim of it may need a message to arrive."""
 
 LOOK_AGAIN: Final = timedelta(seconds=LOOK_AGAIN_S)
+
+LOOK_FIRST: Final = timedelta(days=1)
+"""How long ago a record that gets a place was due, as far as the order of looks is concerned."""
 
 ADMIT_LIMIT_S: Final = 2.0
 """Seconds to find places. If it takes longer, another transaction holds them."""
@@ -152,10 +155,10 @@ class RecordLimits:
         if thorough:
             keys |= _idle_keys(alias)
             LimitPace.objects.using(alias).filter(next_at__lt=Now() - IDLE_PACE).delete()
-        return self._hand_over(dict.fromkeys(keys, 1)) if keys else []
+        return self._hand_over(dict.fromkeys(keys)) if keys else []
 
     def _hand_over(
-        self, limits: Mapping[str, int], ended: Collection[tuple[UUID, UUID]] = ()
+        self, limits: Mapping[str, int | None], ended: Collection[tuple[UUID, UUID]] = ()
     ) -> list[Outgoing]:
         """Give the free places of these keys away; return the messages that must be sent."""
         rows = hand_over(limits, ended, sends=lambda queue: self._look_terms(queue).is_sent)
@@ -177,7 +180,7 @@ def digest(key: str) -> str:
 
 
 def hand_over(
-    limits: Mapping[str, int],
+    limits: Mapping[str, int | None],
     ended: Collection[tuple[UUID, UUID]] = (),
     *,
     sends: Callable[[str], bool] = lambda queue: True,
@@ -185,8 +188,9 @@ def hand_over(
     """Give the free places of these keys, by digest, to the first who wait for them.
 
     Free are the places of `ended` (record and token), those of lost and finished runs, and those
-    that nobody has. Returns the rows of the records that wait no more. `sends` tells whether the
-    caller sends the messages of a queue.
+    that nobody has. Where a limit is not known, the latter are left to the next end of a run.
+    Returns the rows of the records that wait no more. `sends` tells whether the caller sends the
+    messages of a queue.
     """
     alias = record_alias()
     with transaction.atomic(using=alias):
@@ -200,10 +204,11 @@ def hand_over(
         rows: list[Row] = []
         kept: list[LimitPlace] = []
         for key, limit in limits.items():
-            numbers = {each.number for each in left if each.key == key}
-            # A look for lost places knows no limits: it gives away what it has found.
-            lost = [each.number for each in over if each.key == key] if not ended else []
-            free = free_numbers(numbers, max([limit, *[number + 1 for number in lost]]))
+            if limit is None:
+                free = [each.number for each in over if each.key == key]
+                free = free or [0] * (key not in {each.key for each in left})
+            else:
+                free = free_numbers({each.number for each in left if each.key == key}, limit)
             waiting = _first_waiting(alias, key, len(free))
             rows += waiting
             kept += [
@@ -482,9 +487,8 @@ def _wake(rows: Sequence[Row], sends: Callable[[str], bool]) -> None:
     for is_sent in (True, False):
         ids = [row["id"] for row in rows if sends(row["queue"]) is is_sent]
         if ids:
-            # In a table, before those that were called later and have not begun to wait yet.
-            first = Coalesce("run_after", "enqueued_at", Now())
-            look_at = Now() + GRACE if is_sent else Least(first, Now())
+            # In a table they are the next ones, as their places are kept for a short time only.
+            look_at = Now() + GRACE if is_sent else Now() - LOOK_FIRST
             all_records().filter(id__in=ids).update(limit_key=None, look_at=look_at, sent_at=None)
 
 
