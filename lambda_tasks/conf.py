@@ -22,6 +22,7 @@ from . import access, schedules
 from .access import Authenticator
 from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
+from .core.limits import Rate
 from .core.schedules import MAX_SCHEDULE_NAME, Schedule
 from .core.signature import MIN_KEY_CHARS, Signer
 from .local_run import ACCOUNT, LocalRun
@@ -133,6 +134,11 @@ class Settings:
     def look_terms(self, queue: str) -> LookTerms:
         """Return the look terms of a queue; those of SQS for an unknown queue."""
         return self._look_terms.get(queue, SQS_TERMS)
+
+    def rate_of(self, queue: str) -> Rate | None:
+        """Return the rate of a queue; None for one without, or an unknown one."""
+        found = self.queues.get(queue)
+        return None if found is None else found.rate
 
     @cached_property
     def _look_terms(self) -> Mapping[str, LookTerms]:

@@ -32,7 +32,13 @@ from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_
 from .core.hints import parameters_of
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing, check_headers
-from .core.options import CommonOptionNames, OptionNames, TaskOptions, parse_options
+from .core.options import (
+    CommonOptionNames,
+    OptionNames,
+    TaskOptions,
+    check_not_secret,
+    parse_options,
+)
 from .core.results import ResultType
 from .enqueue.prepare import (
     check_delay,
@@ -108,6 +114,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
         self.arguments = Arguments(func, takes_context=self.options.takes_context)
+        if self.options.limit_by or self.options.rate_by:
+            check_not_secret(func.__qualname__, self.options, self.arguments.secret_names)
         self._result_type = ResultType(func)
         self._context_is_positional = takes_context_by_position(func)
         if self.is_async:
@@ -301,8 +309,18 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     def is_direct(self, backend: str | None) -> bool:
         """See ports.Task."""
-        durable = self.options.durable
+        durable = self._durable
         return not (conf.current().durable if durable is None else durable)
+
+    @property
+    def _durable(self) -> bool | None:
+        return True if self.options.waits_in_row else self.options.durable
+
+    def argument_of(self, message: Message, name: str) -> Any:
+        """See ports.Task."""
+        if name in message.kwargs:
+            return message.kwargs[name]
+        return self.arguments.default_to_json(name)
 
     def using(
         self,
@@ -379,7 +397,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             self.arguments_to_json(arguments),
             queue=queue,
             task_queue=options.queue,
-            durable=options.durable,
+            durable=self._durable,
             delay_s=options.delay if overrides.delay is None else overrides.delay,
             run_after=overrides.run_after,
             group_key=overrides.group_key,

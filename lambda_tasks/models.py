@@ -3,16 +3,19 @@
 from .errors import MaxRetriesExceededError
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
 from .records.tables import (
+    LimitPace,
+    LimitPlace,
     RelayShift,
     RunProgress,
     RunState,
     ScheduleState,
-    SingletonLock,
     TaskRecord,
     TaskStatus,
 )
 
 __all__ = [
+    "LimitPace",
+    "LimitPlace",
     "MaxRetriesExceededError",
     "RelayShift",
     "RunProgress",
@@ -20,7 +23,6 @@ __all__ = [
     "SQSLambdaTask",
     "SQSLambdaTaskMessage",
     "ScheduleState",
-    "SingletonLock",
     "TaskRecord",
     "TaskStatus",
 ]

@@ -11,6 +11,7 @@ from .context import TaskContext
 from .core.batching import BatchLimits
 from .core.grace import RefusedRecord
 from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, Refused, Release
+from .core.limits import Needs, Places
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
 from .core.schedules import Schedule
@@ -263,6 +264,9 @@ class Task(Protocol):
         """The alias in TASKS through which a schedule enqueues it, None for a @lambda_task."""
         ...
 
+    def argument_of(self, message: Message, name: str) -> Any:
+        """Return an argument of a call as a JSON value; its default where it was not passed."""
+
     def arguments_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Check the arguments of a call, and return them as JSON values.
 
@@ -365,6 +369,13 @@ class ResolvedDelivery:
     task: Task
     look: LookTerms = SQS_TERMS
     """The look terms of the queue that the message was sent to."""
+    needs_of: Callable[[Message], Needs] | None = None
+    """What a call of the task needs before it may begin.
+
+    None for a task without limits, and once the invocation is admitted.
+    """
+    places: Places | None = None
+    """The places of which one is kept for the invocation."""
 
     @property
     def queue(self) -> str:
@@ -442,6 +453,14 @@ class ClaimedDelivery(ResolvedDelivery):
     claim: Claim
     carries_call: bool = False
     """Whether its body has the call itself, and not only the id of its record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An invocation that may begin now, as far as its limits are concerned."""
+
+    places: Places | None = None
+    """The places of which one is kept for it."""
 
 
 LeftOut = str | UUID
@@ -595,8 +614,39 @@ class Claims(Protocol):
         """Write a run's progress, a JSON value. Does nothing where the claim no longer holds."""
 
 
+class Limits(Protocol):
+    """The places of keys that limit how many runs there are, and their paces."""
+
+    def admit(self, deliveries: Sequence[ResolvedDelivery]) -> Mapping[UUID, Admitted | Refused]:
+        """Find a place and a moment for invocations with limits, before their claim.
+
+        Who finds none waits in its row. A place is kept for a few seconds, for a claim to confirm
+        it. Invocations that can't be claimed for other reasons are missing.
+        """
+        ...
+
+    def free(self, claims: Sequence[Claim]) -> Sequence[Outgoing]:
+        """Give the places of these ended claims to those who wait longest.
+
+        Returns the messages among these that have to be sent to their queues.
+        """
+        ...
+
+    def rescue(self, *, thorough: bool) -> Sequence[Outgoing]:
+        """Give away the places of runs that are over or lost. See free().
+
+        With `thorough`, also look for keys for which somebody waits although all places are free.
+        """
+        ...
+
+
 class Lock(Protocol):
     """The lock under which only one run of a singleton executes."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the locks are elsewhere than in the database of the records."""
+        ...
 
     def hold(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
         """Acquire a lock without waiting, and hold it for the body, at most `timeout_s` seconds.

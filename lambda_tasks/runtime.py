@@ -22,6 +22,7 @@ from django.db import connections
 from . import conf, interrupts, pools, registry
 from .core.message import Outgoing
 from .core.signature import Signer
+from .database_calls import call_database
 from .declared_schedules import declared
 from .enqueue.background import Background
 from .enqueue.dispatcher import Dispatcher
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .execution.locks import SingletonLocks
     from .execution.process_pool import ProcessPool
     from .records.claims import RecordClaims
+    from .records.limits import RecordLimits
     from .records.outbox import RecordOutbox
     from .records.schedules import RecordSchedules
     from .records.table_queue import RecordTableQueue
@@ -152,7 +154,9 @@ class Runtime:
     @cached_property
     def round(self) -> Round:
         """What one process of the system does once a minute."""
-        return Round(self.scheduler.tick, self.relay.run_once)
+        return Round(
+            self.scheduler.tick, partial(self.hand_over_places, thorough=True), self.relay.run_once
+        )
 
     @cached_property
     def finisher(self) -> "Finisher":
@@ -160,6 +164,19 @@ class Runtime:
         from .execution.finishing import Finisher
 
         return Finisher(self.claims)
+
+    @cached_property
+    def limits(self) -> "RecordLimits":
+        """The places and paces of tasks with limits."""
+        from .records.limits import RecordLimits
+
+        return RecordLimits(lambda queue: conf.current().look_terms(queue))
+
+    async def hand_over_places(self, *, thorough: bool = False) -> None:
+        """Hand over the places of lost runs, and send the messages of those that get one."""
+        rescue = partial(self.limits.rescue, thorough=thorough)
+        if woken := await call_database(rescue):
+            await self.enqueuer.asend_stored(woken)
 
     @cached_property
     def locks(self) -> "SingletonLocks":
@@ -254,6 +271,8 @@ class Runtime:
             resolve=registry.resolve,
             make_attempt=self.make_attempt,
             send_stored=self._send_stored,
+            limits=self.limits,
+            lock=self.locks,
             lanes=lanes,
             processes=processes,
         )

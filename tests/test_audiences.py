@@ -30,7 +30,16 @@ CALL = '{"task_name":"tests.app.tasks.add_direct","kwargs":{"a":1}}'
 
 def read(delivery: Delivery) -> Message:
     turns = Turns(Durations(), lanes=1, processes=1)
-    return Intake(RecordClaims(), conf.current, registry.resolve, turns)._read(delivery)[1]
+    here = runtime.current()
+    intake = Intake(
+        RecordClaims(),
+        conf.current,
+        registry.resolve,
+        turns,
+        limits=here.limits,
+        lock=here.locks,
+    )
+    return intake._read(delivery)[1]
 
 
 def signed_for(queue: str) -> str:

@@ -197,19 +197,19 @@ def test_signatures_are_forgotten_when_they_are_no_longer_valid(settings: Any, w
 
     from django.utils.timezone import now
 
-    from lambda_tasks.records.tables import SingletonLock
+    from lambda_tasks.records.tables import UsedSignature
 
     settings.LAMBDA_TASKS_ENDPOINTS = {"health": [{"hmac": SECRET}]}
     question = _question("health")
-    SingletonLock.objects.bulk_create(
-        SingletonLock(key=f"{n}", token=uuid.uuid4(), held_until=now() + timedelta(hours=hours))
+    UsedSignature.objects.bulk_create(
+        UsedSignature(key=f"{n}", token=uuid.uuid4(), kept_until=now() + timedelta(hours=hours))
         for n, hours in enumerate((-1, -1, 1))
     )
 
     assert _is_admitted(wsgi(*question, **_signed(question)))
 
-    assert set(SingletonLock.objects.values_list("key", flat=True)) > {"2"}
-    assert SingletonLock.objects.count() == 2
+    assert set(UsedSignature.objects.values_list("key", flat=True)) > {"2"}
+    assert UsedSignature.objects.count() == 2
 
 
 def _staff(*permissions: str, **fields: Any) -> User:

@@ -24,7 +24,7 @@ from redis import Redis
 
 from lambda_tasks import conf, handler, runtime
 from lambda_tasks.local import LambdaContext
-from lambda_tasks.models import SingletonLock, TaskRecord
+from lambda_tasks.models import LimitPlace, TaskRecord
 from tests.app import gated, tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, body, record_of, sqs_event, wait_for
@@ -664,7 +664,7 @@ def test_a_singleton_keeps_its_lock_until_its_writes_are_there(handle: Handle) -
     handle(body(tasks.leave_locks_at_the_commit))
 
     assert Effect.objects.get().name == "1 held"
-    assert not SingletonLock.objects.exists()
+    assert not LimitPlace.objects.exists()
 
 
 def test_a_singleton_that_fails_lets_go_of_its_lock(handle: Handle) -> None:
@@ -675,7 +675,7 @@ def test_a_singleton_that_fails_lets_go_of_its_lock(handle: Handle) -> None:
     finally:
         gc.enable()
 
-    assert not SingletonLock.objects.exists()
+    assert not LimitPlace.objects.exists()
     assert all("ZeroDivision" in (each.traceback or "") for each in TaskRecord.objects.all())
 
 

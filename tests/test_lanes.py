@@ -255,6 +255,8 @@ def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None
 
 
 class NoLock:
+    is_elsewhere = False
+
     def hold(self, key: str, *, timeout_s: float) -> AbstractContextManager[None]:
         return nullcontext()
 

@@ -13,7 +13,7 @@ from django.db import connection, connections, transaction
 from django.db.models import F
 
 from lambda_tasks import conf, runtime
-from lambda_tasks.core.lifecycle import GRACE, TABLE_TERMS, Claim, Release
+from lambda_tasks.core.lifecycle import GRACE, SQS_TERMS, TABLE_TERMS, Claim, Release
 from lambda_tasks.core.message import Message
 from lambda_tasks.core.retries import MAX_DELAY_S
 from lambda_tasks.enqueue.relay import RESEND_LOST_AFTER, RESEND_UNRUN_AFTER
@@ -78,7 +78,7 @@ def claimed(id: uuid.UUID, *, from_table: bool = False, lease: timedelta = 5 * M
         delivery=Delivery(id=str(id), source="", fallback_id=id),
         message=message,
         task=tasks.add,
-        **({"look": TABLE_TERMS} if from_table else {}),
+        look=TABLE_TERMS if from_table else SQS_TERMS,
     )
     verdict = claims.claim([wanted], lease=lease, max_attempts=3)[id]
     assert isinstance(verdict, Granted)

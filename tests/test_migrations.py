@@ -16,7 +16,7 @@ from django.db.migrations.exceptions import IrreversibleError
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 
-from lambda_tasks.models import SingletonLock, TaskRecord
+from lambda_tasks.models import LimitPlace, TaskRecord
 from tests.app import tasks
 from tests.conftest import Handle, body, wait_for
 
@@ -30,7 +30,7 @@ PREDECESSOR = [
     "0003_taskrecord_taskrecord_kwargs_trgm",
     "0004_remove_taskrecord_taskrecord_kwargs_trgm_and_more",
 ]
-TABLES = [TaskRecord._meta.db_table, SingletonLock._meta.db_table]
+TABLES = [TaskRecord._meta.db_table, LimitPlace._meta.db_table]
 
 repeatable = import_module("lambda_tasks.migrations._repeatable")
 MIGRATION = import_module("lambda_tasks.migrations.0002_one_table_is_the_truth")
@@ -341,7 +341,7 @@ def test_its_sql_can_be_read_wherever_the_database_stands() -> None:
     call_command("sqlmigrate", *NEW, stdout=forwards)
     call_command("sqlmigrate", *NEW, backwards=True, stdout=backwards)
 
-    for name in ("lease_until", "taskrecord_root", "singletonlock", "taskrecord_status_valid"):
+    for name in ("lease_until", "taskrecord_root", "limitplace", "taskrecord_status_valid"):
         assert name in forwards.getvalue()
         assert name in backwards.getvalue()
     assert _schema() == _schemas()["new"]

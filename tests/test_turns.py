@@ -17,7 +17,7 @@ from lambda_tasks import conf, handler
 from lambda_tasks.core.message import Outgoing
 from lambda_tasks.execution.locks import SingletonLocks
 from lambda_tasks.local import EventSourceMapping, LambdaContext, LocalSqs
-from lambda_tasks.models import SingletonLock, TaskRecord
+from lambda_tasks.models import LimitPlace, TaskRecord
 from lambda_tasks.queues.sqs import SQSTransport
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.locks import RecordLocks
@@ -463,7 +463,7 @@ def test_a_singleton_waits_for_its_lock_in_its_own_row(
     assert record.id == record_of(message).id
     assert (record.status, record.n_attempts, record.n_retries) == ("QUEUED", 0, 0)
     assert (record.n_waits, record.traceback) == (1, None)
-    SingletonLock.objects.all().delete()
+    LimitPlace.objects.all().delete()
     wait_for(lambda: bodies_in(sqs, queue))
     assert handle(message) == []
     assert (record_of(message).status, record_of(message).n_attempts) == ("SUCCESS", 1)
@@ -502,7 +502,7 @@ def test_a_singleton_that_waits_in_the_table_is_looked_at_when_its_wait_is_over(
     record = TaskRecord.objects.get()
     assert (record.status, record.n_attempts, record.n_waits) == ("QUEUED", 0, 1)
     assert TaskRecord.objects.filter(look_at__gt=Now() - timedelta(minutes=1)).exists()
-    SingletonLock.objects.all().delete()
+    LimitPlace.objects.all().delete()
     TaskRecord.objects.update(look_at=Now())
     call_command("lambda_tasks", "worker", "--once")
     assert TaskRecord.objects.get().status == "SUCCESS"

@@ -169,6 +169,11 @@ class LambdaTasksBackend(BaseTaskBackend):
         """
         return options_of(task, atomic=self.is_atomic)
 
+    def _is_durable(self, task: AnyTask) -> bool:
+        """Return whether a task is durable on a backend that sends at once, too."""
+        options = self.options_of(task)
+        return bool(options.durable) or options.waits_in_row
+
     @property
     def is_atomic(self) -> bool:
         """Whether tasks that say nothing themselves run in a transaction."""
@@ -198,7 +203,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             named,
             queue=task.queue_name,
             # A task that is declared durable stays durable on a backend that sends at once.
-            durable=self.enqueues_on_commit or bool(self.options_of(task).durable),
+            durable=self.enqueues_on_commit or self._is_durable(task),
             args=positional,
             backend=self.alias,
             delay_s=self.options_of(task).delay,

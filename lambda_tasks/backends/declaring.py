@@ -79,6 +79,14 @@ class LambdaTask(TaskBase[P, R], Generic[P, R]):
     """Seconds after which the task is ended. By default the setting decides."""
     singleton: bool = False
     """Whether at most one call of the task runs at a time. The others wait, without an attempt."""
+    limit: int | None = None
+    """The most calls of the task that run at a time, 1 to 1000. The others wait."""
+    limit_by: tuple[str, ...] = ()
+    """Names of parameters: the limit holds for each combination of their values."""
+    rate: str | None = None
+    """The most starts of the task in a time, evenly spaced, like "10/m". The others wait."""
+    rate_by: tuple[str, ...] = ()
+    """Names of parameters: the rate holds for each combination of their values."""
     atomic: bool | None = None
     """Whether each run is in a transaction; None means that ATOMIC in the backend's OPTIONS says.
 
@@ -137,6 +145,10 @@ class DjangoOptionNames(TypedDict, total=False):
     soft_timeout: float | None
     hard_timeout: float | None
     singleton: bool
+    limit: int | None
+    limit_by: tuple[str, ...]
+    rate: str | None
+    rate_by: tuple[str, ...]
     atomic: bool | None
 
 
@@ -226,7 +238,12 @@ def options_of(task: AnyTask, *, atomic: bool) -> TaskOptions:
             queue=task.queue_name,
             soft_timeout=task.soft_timeout,
             hard_timeout=task.hard_timeout,
+            parameters=tuple(parameter_names(task)),
             singleton=task.singleton,
+            limit=task.limit,
+            limit_by=tuple(task.limit_by),
+            rate=task.rate,
+            rate_by=tuple(task.rate_by),
             atomic=atomic if task.atomic is None else task.atomic,
         )
     except (TypeError, ValueError) as error:
@@ -234,9 +251,11 @@ def options_of(task: AnyTask, *, atomic: bool) -> TaskOptions:
 
 
 @lru_cache(maxsize=1024)
-def _parse_cached(function: str, **options: Unpack[OptionNames]) -> TaskOptions:
+def _parse_cached(
+    function: str, *, parameters: tuple[str, ...], **options: Unpack[OptionNames]
+) -> TaskOptions:
     """Return parsed options from a cache, as each call of a task validates them."""
-    return parse_options(function, options, parameters=())
+    return parse_options(function, options, parameters=parameters)
 
 
 def check_attempts(task: AnyTask) -> None:

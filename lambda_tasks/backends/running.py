@@ -68,7 +68,9 @@ class DjangoTaskRunner:
         return frozenset(kwargs.keys() - set(parameter_names(self.django_task)))
 
     def is_direct(self, backend: str | None) -> bool:
-        """See ports.Task. The backend decides this for all of its tasks."""
+        """See ports.Task. The backend decides this for all of its tasks without limits."""
+        if self.options.waits_in_row:
+            return False
         return is_direct(backend or self.django_task.backend)
 
     @property
@@ -104,6 +106,13 @@ class DjangoTaskRunner:
         """See ports.Task. Django's interface returns results as JSON values."""
         return value
 
+    def argument_of(self, message: Message, name: str) -> Any:
+        """See ports.Task."""
+        passed = dict(zip(parameter_names(self.django_task), message.args, strict=False))
+        passed |= message.kwargs
+        default = self.signature.parameters[name].default
+        return passed.get(name, None if default is inspect.Parameter.empty else default)
+
     def make_call(self, message: Message, claim: Claim) -> ReportedCall:
         """See ports.Task."""
         result = RunningResult(self.django_task, message, claim)
@@ -128,6 +137,10 @@ class ReportedTask:
         """See ports.Task."""
         return self._wrapper.unknown_names(kwargs)
 
+    def argument_of(self, message: Message, name: str) -> Any:
+        """See ports.Task."""
+        return self._wrapper.argument_of(message, name)
+
     @cached_property
     def django_task(self) -> LambdaTask[..., Any]:
         """The Django Task that stands for the @lambda_task."""
@@ -135,7 +148,7 @@ class ReportedTask:
 
     def is_direct(self, backend: str | None) -> bool:
         """See ports.Task."""
-        if backend is None or self.options.durable:
+        if backend is None or self.options.durable or self.options.waits_in_row:
             return self._wrapper.is_direct(None)
         return is_direct(backend)
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from ..errors import WorkerProcessDied
+from .limits import Places
 from .retries import MAX_DELAY_S
 
 
@@ -149,6 +150,8 @@ class Claim:
     """Number of times the invocation has waited, for whatever reason."""
     cut_off_s: float = 0.0
     """Total seconds of attempts that were interrupted by shutdown of their host process."""
+    places: Places | None = None
+    """The places of which the run holds one until its end; None for a run without a limit."""
 
     @property
     def may_be_poison(self) -> bool:
@@ -185,6 +188,10 @@ class Refusal(Enum):
     NOT_DUE = auto()
     PARKED = auto()
     """The invocation is due so late that it waits in its record; the relay sends it in time."""
+    PACED = auto()
+    """The invocation waits for the moment that a rate has reserved for it."""
+    FULL = auto()
+    """All places of the invocation's limit are taken. It waits in its record until one is free."""
     UNKNOWN = auto()
     """The message is durable, but there is no record of it."""
     EXHAUSTED = auto()
@@ -211,7 +218,12 @@ class Refused:
     @property
     def is_final(self) -> bool:
         """Whether the delivery can be acknowledged, because it will never lead to a run."""
-        return self.refusal in (Refusal.FINISHED, Refusal.CANCELLED, Refusal.PARKED)
+        return self.refusal in (
+            Refusal.FINISHED,
+            Refusal.CANCELLED,
+            Refusal.PARKED,
+            Refusal.FULL,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

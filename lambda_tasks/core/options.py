@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypedDict
 
+from .limits import MAX_LIMIT, Rate
 from .retries import MAX_DELAY_S, RetryRule
 from .schedules import Schedule, make_cron
 
@@ -29,6 +30,10 @@ class CommonOptionNames(TypedDict, total=False):
     singleton: bool
     singleton_by: tuple[str, ...]
     retry_singleton: bool
+    limit: int | None
+    limit_by: tuple[str, ...]
+    rate: str | None
+    rate_by: tuple[str, ...]
     durable: bool | None
     atomic: bool
     on_lost: Literal["rerun", "fail"]
@@ -70,6 +75,14 @@ class TaskOptions:
     """Names of parameters whose values become part of the lock's key."""
     retry_singleton: bool = True
     """Whether a task that can't get the lock is retried; if not, it ends as SUCCESS."""
+    limit: int | None = None
+    """The most runs of the task at a time, 1 to 1000; None for any number."""
+    limit_by: tuple[str, ...] = ()
+    """Names of parameters: the limit holds for each combination of their values."""
+    rate: str | None = None
+    """The most starts of the task in a time, evenly spaced, like "10/m"; None for any number."""
+    rate_by: tuple[str, ...] = ()
+    """Names of parameters: the rate holds for each combination of their values."""
     durable: bool | None = None
     """Whether the message is stored in the caller's transaction."""
     atomic: bool = True
@@ -89,6 +102,11 @@ class TaskOptions:
         if isinstance(self.schedule, str):
             return (Schedule(rule=make_cron(self.schedule, "")),)
         return (self.schedule,) if isinstance(self.schedule, Schedule) else tuple(self.schedule)
+
+    @property
+    def waits_in_row(self) -> bool:
+        """Whether a call may have to wait in its row, so that it is always durable."""
+        return self.limit is not None or self.rate is not None
 
     @property
     def retry_rule(self) -> RetryRule:
@@ -121,6 +139,7 @@ def parse_options(
     _check_exceptions(function, "ignore_errors", parsed.ignore_errors)
     _check_retries(function, parsed)
     _check_singleton(function, parsed, parameters)
+    _check_limits(function, parsed, parameters)
     _check_timeouts(function, parsed)
     _check_delay_and_on_lost(function, parsed)
     _check_schedule(function, parsed)
@@ -172,13 +191,54 @@ def _check_retries(function: str, options: TaskOptions) -> None:
         _check_range(function, "max_retries", options.max_retries, 0, 32_767)
 
 
-def _check_singleton(function: str, options: TaskOptions, parameters: Collection[str]) -> None:
-    unknown = [name for name in options.singleton_by if name not in parameters]
+def _check_parameters(
+    function: str, option: str, names: Collection[str], parameters: Collection[str]
+) -> None:
+    unknown = [name for name in names if name not in parameters]
     if unknown:
         raise TypeError(
-            f"{function}: singleton_by names {', '.join(map(repr, unknown))}. Use parameters of "
+            f"{function}: {option} names {', '.join(map(repr, unknown))}. Use parameters of "
             f"the function: {', '.join(map(repr, parameters)) or '(none)'}."
         )
+
+
+def _check_limits(function: str, options: TaskOptions, parameters: Collection[str]) -> None:
+    _check_parameters(function, "limit_by", options.limit_by, parameters)
+    _check_parameters(function, "rate_by", options.rate_by, parameters)
+    if options.limit is not None:
+        _check_range(function, "limit", options.limit, 1, MAX_LIMIT)
+    if options.rate is not None:
+        try:
+            Rate.parse(options.rate)
+        except ValueError as error:
+            raise ValueError(f"{function}: rate is {error}") from None
+    for by, option in (("limit_by", "limit"), ("rate_by", "rate")):
+        if getattr(options, by) and getattr(options, option) is None:
+            raise TypeError(f"{function}: {by} is set without {option}. Set both.")
+    if options.singleton and options.limit is not None:
+        raise TypeError(
+            f"{function}: both singleton and limit are set. A singleton is a limit of 1: keep one."
+        )
+    if options.waits_in_row and options.durable is False:
+        option = "limit" if options.rate is None else "rate"
+        raise TypeError(
+            f"{function}: {option} is set with durable=False. What has to wait for its turn waits "
+            "in its row, which a direct message does not have. Remove one of the two."
+        )
+
+
+def check_not_secret(function: str, options: TaskOptions, secret: Collection[str]) -> None:
+    """Raise TypeError where a limit or a rate is by an argument that is secret."""
+    for option in ("limit_by", "rate_by"):
+        if names := [name for name in getattr(options, option) if name in secret]:
+            raise TypeError(
+                f"{function}: {option} names {', '.join(map(repr, names))}, which is secret. Its "
+                "value would be kept in the key of the limit. Use another parameter, such as an id."
+            )
+
+
+def _check_singleton(function: str, options: TaskOptions, parameters: Collection[str]) -> None:
+    _check_parameters(function, "singleton_by", options.singleton_by, parameters)
     if options.singleton_by and not options.singleton:
         raise TypeError(f"{function}: singleton_by is set without singleton=True. Set both.")
     if not options.singleton:
@@ -264,6 +324,9 @@ _KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "singleton": (_is_flag, "True or False"),
     "singleton_by": (_are_names, "a tuple of names of parameters, like ('order_id',)"),
     "retry_singleton": (_is_flag, "True or False"),
+    "limit": (lambda value: value is None or _is_whole(value), "a whole number"),
+    "limit_by": (_are_names, "a tuple of names of parameters, like ('tenant_id',)"),
+    "rate_by": (_are_names, "a tuple of names of parameters, like ('tenant_id',)"),
     "durable": (lambda value: value is None or _is_flag(value), "True or False"),
     "atomic": (_is_flag, "True or False"),
     "aliases": (_are_names, "a tuple of dotted names, like ('shop.old.charge',)"),

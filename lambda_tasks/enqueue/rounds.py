@@ -1,4 +1,7 @@
-"""What one process does for the whole system, about once a minute: schedules, then the relay."""
+"""What one process does for the whole system, about once a minute.
+
+It enqueues what schedules have due, hands over places that were lost, and relays.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -10,19 +13,27 @@ logger = logging.getLogger("lambda_tasks")
 
 
 class Round:
-    """A round of the scheduler and the relay. Several at a time are safe."""
+    """A round of the scheduler, the limits and the relay. Several at a time are safe."""
 
     def __init__(
-        self, tick: Callable[[], Awaitable[int]], relay: Callable[[], Awaitable[int]]
+        self,
+        tick: Callable[[], Awaitable[int]],
+        hand_over_places: Callable[[], Awaitable[None]],
+        relay: Callable[[], Awaitable[int]],
     ) -> None:
         self._tick = tick
+        self._hand_over_places = hand_over_places
         self._relay = relay
 
     async def run(self) -> RoundResult:
-        """Run a round. Raises the relay's errors; those of the scheduler are logged."""
+        """Run a round. Raises the relay's errors; the others are logged."""
         scheduled = 0
         try:
             scheduled = await self._tick()
         except Exception as error:
             log_error(logger, error, "The schedules could not be read; the next round tries again")
+        try:
+            await self._hand_over_places()
+        except Exception as error:
+            log_error(logger, error, "No place could be handed over; the next round tries again")
         return RoundResult(scheduled, await self._relay())

@@ -58,6 +58,12 @@ In those queues a message with a delay waits in its record, and so depends on th
 looks: a look that finds nothing costs less than the question whether another worker does.
 """
 
+HAND_OVER_EVERY_S: Final = 1.0
+"""Seconds between two looks of a worker for places of lost runs, once it has run tasks with limits.
+
+The place of a run is free as soon as its lease is over.
+"""
+
 ERROR_PAUSE_S: Final = 5.0
 """Seconds before a source that failed is read again."""
 
@@ -388,9 +394,9 @@ class BatchSize:
 def _relays(
     runtime: runtimes.Runtime, in_order: Sequence[str], *, always: bool
 ) -> list[PeriodicRelay]:
-    """Return a round for all queues, and a more frequent relay for queues that keep an order.
+    """Return a round for all queues, and what has to happen more often than a round.
 
-    The first runs while this process has the shift, or `always`.
+    The round runs while this process has the shift, or `always`.
     """
     relay, shifts = runtime.relay.run_once, runtime.relay_shifts
 
@@ -398,9 +404,15 @@ def _relays(
         return await runtime.round.run() if await shifts.take(always=always) else None
 
     relays: list[PeriodicRelay] = [(run_round_in_shift, lambda: shifts.due_in_s)]
+    relays.append((partial(_hand_over_if_used, runtime), lambda: HAND_OVER_EVERY_S))
     if in_order:
         relays.append((partial(relay, queues=in_order), lambda: RELAY_IN_ORDER_EVERY_S))
     return relays
+
+
+async def _hand_over_if_used(runtime: runtimes.Runtime) -> None:
+    if runtime.limits.is_used:
+        await runtime.hand_over_places()
 
 
 async def _keep_relaying(relay: Relay, seconds_to_next: Callable[[], float]) -> None:

@@ -17,13 +17,12 @@ from typing import Any, Final
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.utils.crypto import salted_hmac
 
 from .. import hooks, interrupts
 from ..context import OVERLAP_HEADER, SCHEDULE_HEADER, TaskContext
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
-from ..core.message import Message, Outgoing
+from ..core.message import Outgoing
 from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import ArgumentsMismatch, Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
@@ -34,6 +33,7 @@ from . import connections
 from .alarm import HARD_MESSAGE
 from .finishing import Finisher, continuation_of, describe, describe_refusal, outcome_of
 from .hook_events import announce_failed_unbegun, end_event, start_event
+from .needs import singleton_key
 from .progress import ProgressRecorder
 from .run import AttemptEnd, Run
 from .sessions import RunGuard
@@ -423,23 +423,12 @@ class Attempt:
     def _lock_keys(self) -> list[str]:
         """Return the keys of a singleton, and of a schedule whose runs must not overlap."""
         headers, keys = self.run.message.headers, []
-        if self.task.options.singleton:
-            values = [
-                f"{name}={_lock_text(self.run.message, name)}"
-                for name in self.task.options.singleton_by
-            ]
-            keys.append(".".join(["lambda_tasks.singleton_lock", self.task.name, *values]))
+        # A claim that holds a place needs no lock beside it.
+        if self.task.options.singleton and self.run.claim.places is None:
+            keys.append(singleton_key(self.task, self.run.message))
         if OVERLAP_HEADER in headers:
             keys.append(f"lambda_tasks.schedule_lock.{headers.get(SCHEDULE_HEADER)}")
         return keys
-
-
-def _lock_text(message: Message, name: str) -> str:
-    """Return an argument as text for a lock's key; a secret one as a keyed hash."""
-    text = repr(message.kwargs.get(name))
-    if name not in message.secret:
-        return text
-    return salted_hmac("lambda_tasks.lock", text, algorithm="sha256").hexdigest()
 
 
 def _context_of(run: Run, finisher: Finisher) -> TaskContext:

@@ -19,7 +19,7 @@ from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
 from ..conf import Settings
-from ..core.lifecycle import End, Failed, Retried
+from ..core.lifecycle import Claim, End, Failed, Retried
 from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
@@ -32,6 +32,8 @@ from ..ports import (
     ClaimedDelivery,
     Claims,
     Delivery,
+    Limits,
+    Lock,
     ReceivedBatch,
     Resolve,
     Settlement,
@@ -92,10 +94,14 @@ class Executor:
         resolve: Resolve,
         make_attempt: MakeAttempt,
         send_stored: SendStored,
+        limits: Limits,
+        lock: Lock,
         lanes: Lanes,
         processes: ProcessPool,
     ) -> None:
         self._claims: Claims = finisher.claims
+        self._limits = limits
+        self._freed = WriteBatcher(self._free_many)
         self._finisher = finisher
         self._ends = WriteBatcher(self._finish_many)
         self._poison_lock = asyncio.Lock()
@@ -106,7 +112,9 @@ class Executor:
         self._warned_tasks: set[str] = set()
         self._settings = settings
         self._refusals = Refusals(self._claims, settings)
-        self._intake = Intake(self._claims, settings, resolve, self._turns)
+        self._intake = Intake(
+            self._claims, settings, resolve, self._turns, limits=limits, lock=lock
+        )
         self._leases = Leases(self._claims, settings, lanes)
         self._make_attempt = make_attempt
         self._send_stored = send_stored
@@ -220,6 +228,7 @@ class Executor:
             settle(id, settlement)
         unstarted = [with_current_claim(each, batch) for each in batch.claimed]
         back = await call_database(release_unstarted, self._claims, unstarted)
+        await self._free_places(batch.claimed)
         for id, settlement in await self._resender.settlements(back):
             settle(id, settlement)
 
@@ -261,6 +270,7 @@ class Executor:
                 logger.info("%d messages have not begun and are left to other workers", len(held))
                 unstarted = [with_current_claim(each, batch) for each in held]
                 back = await call_database(release_unstarted, self._claims, unstarted)
+                await self._free_places(held)
                 for each, settlement in back:
                     settle(each.delivery.id, settlement)
 
@@ -283,6 +293,8 @@ class Executor:
                 settlement = await self._run_one(claimed, batch, metadata)
             else:
                 settlement = await self._return_delivery(claimed, batch)
+            # Before it is settled: the worker looks then for what may begin now.
+            await self._free_places([claimed])
             settle(claimed.delivery.id, settlement)
             goes_on = goes_on and settlement.is_final
 
@@ -338,6 +350,24 @@ class Executor:
         if not isinstance(ended.outcome, Retried):
             log_success(claimed.message, claimed.claim, ended.outcome, _ran_s(started, ended))
         return DONE
+
+    async def _free_places(self, ended: Sequence[ClaimedDelivery]) -> None:
+        """Hand over the places of runs that have ended, or will not begin; send who gets one."""
+        held = [each for each in ended if each.claim.places is not None]
+        freeing = [self._freed.put(each.message.invocation_id, each.claim) for each in held]
+        for each in freeing:
+            try:
+                if woken := await each:
+                    await self._send_stored(woken)
+            except Exception:
+                logger.exception(
+                    "A place could not be handed over at once. A later look hands it over, and the "
+                    "relay sends what was not sent."
+                )
+
+    def _free_many(self, claims: Sequence[Claim]) -> Mapping[UUID, Sequence[Outgoing]]:
+        """Free the places of claims; return the messages that must be sent, under one of them."""
+        return {claims[0].invocation_id: self._limits.free(claims)}
 
     async def _send_following(self, following: Outgoing) -> None:
         """Send the retry or continuation, which is stored: what fails here is left to the relay."""
@@ -498,6 +528,7 @@ class Executor:
         for each in left:
             if started := batch.started.get(each.delivery.id):
                 back.append((each, await self._cut_off(started, counts=counts)))
+        await self._free_places(left)
         for id, settlement in await self._resender.settlements(back, limit_s=CANCEL_GRACE_S):
             settle(id, settlement)
 

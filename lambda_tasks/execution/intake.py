@@ -20,11 +20,14 @@ from ..errors import MessageRefused, NewerFormat, NotMigrated, UnknownTask
 from ..logging import log_error
 from ..ports import (
     RETURNED,
+    Admitted,
     ClaimedDelivery,
     Claims,
     Delivery,
     FoundLost,
     Granted,
+    Limits,
+    Lock,
     ReceivedBatch,
     Resolve,
     ResolvedDelivery,
@@ -36,6 +39,7 @@ from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
 from .finishing import notify_failed, release_claim
 from .hook_events import announce_failed_unbegun
+from .needs import needs_of
 from .refusals import Refusals, reason_of, settle_refused
 from .time_budget import TimeBudget, limits_s
 from .turns import Turns
@@ -58,9 +62,18 @@ class Intake:
     """
 
     def __init__(
-        self, claims: Claims, settings: Callable[[], Settings], resolve: Resolve, turns: Turns
+        self,
+        claims: Claims,
+        settings: Callable[[], Settings],
+        resolve: Resolve,
+        turns: Turns,
+        *,
+        limits: Limits,
+        lock: Lock,
     ) -> None:
         self._claims = claims
+        self._limits = limits
+        self._lock = lock
         self._refusals = Refusals(claims, settings)
         self._settings = settings
         self._resolve = resolve
@@ -76,14 +89,16 @@ class Intake:
         deliveries: Sequence[Delivery] = ()
         resolved: Sequence[ResolvedDelivery] = ()
         unrunnable: Sequence[UnrunnableDelivery] = ()
+        admitted: Sequence[ResolvedDelivery] = ()
         staying: Sequence[ResolvedDelivery] = ()
         try:
             with arriving as deliveries:
                 resolved, unrunnable = self._resolve_all(deliveries, refused)
-                resolved, staying = self._turns.starting_soon(resolved)
+                admitted = self._admit(resolved, refused)
+                admitted, staying = self._turns.starting_soon(admitted)
                 if unrunnable:
                     self._refuse(unrunnable, refused)
-                claimed = self._claim(resolved, refused, budget) if resolved else []
+                claimed = self._claim(admitted, refused, budget) if admitted else []
         except DatabaseError as error:
             if not deliveries or not is_conflict(error):
                 raise
@@ -270,8 +285,15 @@ class Intake:
                 secret |= unknown  # another release's, and nobody here knows which are secret
         if queue != message.queue or secret != message.secret:  # copying every message takes time
             message = replace(message, secret=secret, queue=queue)
-        look = self._settings().look_terms(queue or task.options.queue)
-        return ResolvedDelivery(delivery=delivery, message=message, task=task, look=look)
+        queue = queue or task.options.queue
+        settings = self._settings()
+        return ResolvedDelivery(
+            delivery=delivery,
+            message=message,
+            task=task,
+            look=settings.look_terms(queue),
+            needs_of=needs_of(task, message, queue, settings.rate_of(queue), self._lock),
+        )
 
     def _check_direct(self, message: Message, task: Task) -> None:
         """Raise MessageRefused if a message carries the call of a task that needs a record."""
@@ -294,6 +316,37 @@ class Intake:
         if message.queue in fed and not message.durable:
             return message.queue
         return next(iter(fed), None) if task.options.queue not in fed else None
+
+    def _admit(
+        self, resolved: Sequence[ResolvedDelivery], refused: Settlements
+    ) -> Sequence[ResolvedDelivery]:
+        """Return the deliveries to claim, without those that wait for a place or a moment."""
+        limited = [each for each in resolved if each.needs_of is not None]
+        if not limited:
+            return resolved
+        verdicts = self._limit_verdicts(limited, refused)
+        admitted: list[ResolvedDelivery] = []
+        for each in resolved:
+            verdict = verdicts.get(each.message.invocation_id)
+            if isinstance(verdict, Refused):
+                refused[each.delivery.id] = settle_refused(each, verdict)
+            elif each.delivery.id not in refused:
+                admitted.append(_admitted(each, verdict))
+        return admitted
+
+    def _limit_verdicts(
+        self, limited: Sequence[ResolvedDelivery], refused: Settlements
+    ) -> Mapping[UUID, Admitted | Refused]:
+        """Return the verdicts on deliveries with limits; settle them where there are none."""
+        try:
+            return self._limits.admit(limited)
+        except Exception as error:
+            if is_conflict(error):
+                raise
+            log_error(logger, error, "%d messages with limits go back", len(limited))
+            for each in limited:
+                refused[each.delivery.id] = _settle_unclaimed(each.delivery, each.message, error)
+            return {}
 
     def _claim(
         self, resolved: Sequence[ResolvedDelivery], refused: Settlements, budget: TimeBudget
@@ -357,6 +410,14 @@ class Intake:
         for id, each in {each.message.invocation_id: each for each in resolved}.items():
             _notify_lost(each, verdicts[id])
         return list(granted.values())
+
+
+def _admitted(each: ResolvedDelivery, verdict: Admitted | None) -> ResolvedDelivery:
+    """Return a delivery with the place that is kept for it.
+
+    One without a verdict can't be claimed. It keeps its needs, and its claim says why.
+    """
+    return each if verdict is None else replace(each, needs_of=None, places=verdict.places)
 
 
 def _settle_unclaimed(delivery: Delivery, message: Message, error: Exception) -> Settlement:

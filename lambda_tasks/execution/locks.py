@@ -1,11 +1,12 @@
-"""The locks of singletons, in the cache's Redis or in the database.
+"""The locks that runs take themselves, in the cache's Redis or in the database.
+
+Singletons that wait have a place from their claim on instead, unless Redis has their locks.
 
 They are best effort: after a failover of Redis, two runs may hold the same lock. That one
 invocation does not run twice at the same time is ensured by its claim.
 """
 
 import contextlib
-import hashlib
 import logging
 import uuid
 from collections.abc import Callable, Iterator
@@ -34,6 +35,11 @@ class SingletonLocks:
         self._table = table
         self._cache_alias = cache_alias
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """See ports.Lock."""
+        return _redis_client(caches[self._cache_alias()]) is not None
+
     @contextlib.contextmanager
     def hold(self, key: str, *, timeout_s: float) -> Iterator[None]:
         """Hold the lock in the body, for `timeout_s` seconds at most.
@@ -53,13 +59,13 @@ class SingletonLocks:
 
     @contextlib.contextmanager
     def _in_database(self, key: str, timeout_s: float) -> Iterator[None]:
-        digest, token = hashlib.sha256(key.encode()).hexdigest(), uuid.uuid4()
-        if not self._table.acquire(digest, token, timeout=timedelta(seconds=timeout_s)):
+        token = uuid.uuid4()
+        if not self._table.acquire(key, token, timeout=timedelta(seconds=timeout_s)):
             raise _taken(key)
         try:
             yield
         finally:
-            self._table.release(digest, token)
+            self._table.release(key, token)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Final
 from ..conf import Settings
 from ..core.grace import RECEIVE_WAITS, RefusedRecord, failure_of, receive_wait_s
 from ..core.lifecycle import LOCKED, Raised, Refusal, Refused, Release
+from ..core.limits import LOOK_AGAIN_S
 from ..errors import NewerFormat, Unrunnable
 from ..ports import (
     DONE,
@@ -32,6 +33,12 @@ from .run_log import log_given_up
 
 logger = logging.getLogger("lambda_tasks")
 
+
+WAITS_FOR_PLACE: Final = "waits for a place"
+"""The reason for which an invocation with a limit waits."""
+
+WAITS_FOR_RATE: Final = "waits for its rate"
+"""The reason for which an invocation with a rate waits."""
 
 UNRUNNABLE: Final = replace(RETURNED, reason="can't be run by this release")
 """The settlement of a delivery that goes back, for another release."""
@@ -178,11 +185,16 @@ def settle_refused(delivery: ResolvedDelivery | UnrunnableDelivery, refused: Ref
             delivery.delivery.id, id,
         )  # fmt: skip
         return replace(RETURNED, reason=state)
+    if refused.refusal is Refusal.FULL:
+        return _full(delivery)
     if refused.is_final:
         logger.info("[%s] %s is already %s: its delivery is acknowledged", id, task_name, state)
         return DONE
-    logger.warning("[%s] %s goes back to its queue: %s", id, task_name, state)
-    waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE)
+    if refused.refusal is Refusal.PACED:
+        state = WAITS_FOR_RATE
+    else:
+        logger.warning("[%s] %s goes back to its queue: %s", id, task_name, state)
+    waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE, Refusal.PACED)
     return Settlement(
         is_final=False,
         retry_after_s=refused.retry_after_s if waits else None,
@@ -190,6 +202,13 @@ def settle_refused(delivery: ResolvedDelivery | UnrunnableDelivery, refused: Ref
         has_record=waits and refused is not LOCKED,
         reason=state,
     )
+
+
+def _full(delivery: ResolvedDelivery | UnrunnableDelivery) -> Settlement:
+    """Return the settlement of a delivery whose invocation waits in its row for a place."""
+    if delivery.delivery.is_of_table:
+        return Settlement(is_final=False, retry_after_s=LOOK_AGAIN_S, reason=WAITS_FOR_PLACE)
+    return replace(DONE, reason=WAITS_FOR_PLACE)
 
 
 def _log_wait(delivery: UnrunnableDelivery, next_step: str, *, is_first: bool = True) -> None:

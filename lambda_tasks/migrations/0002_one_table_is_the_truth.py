@@ -45,6 +45,8 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "backend": models.CharField(editable=False, max_length=255, null=True),
     "exception_class": models.TextField(editable=False, null=True),
     "worker_ids": models.TextField(editable=False, null=True),
+    "limit_key": models.CharField(editable=False, max_length=64, null=True),
+    "reserved_for": models.DateTimeField(editable=False, null=True),
 }
 INDEXES = [
     models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),
@@ -60,6 +62,11 @@ INDEXES = [
     ),
     models.Index(fields=["task_name", "enqueued_at"], name="taskrecord_task_name"),
     models.Index(fields=["root_id"], name="taskrecord_root"),
+    models.Index(
+        fields=["limit_key", "-priority", "enqueued_at"],
+        condition=models.Q(limit_key__isnull=False),
+        name="taskrecord_limit_key",
+    ),
 ]
 
 
@@ -248,7 +255,28 @@ class Migration(migrations.Migration):
         ),
         repeatable.ValidateCheck("taskrecord", "taskrecord_status_valid"),
         repeatable.CreateTable(
-            "SingletonLock",
+            "LimitPlace",
+            [
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "key",
+                        "number",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("key", models.CharField(editable=False, max_length=64)),
+                ("number", models.PositiveSmallIntegerField(editable=False)),
+                ("record_id", models.UUIDField(editable=False)),
+                ("token", models.UUIDField(editable=False, null=True)),
+                ("held_until", models.DateTimeField(editable=False)),
+            ],
+        ),
+        repeatable.CreateTable(
+            "UsedSignature",
             [
                 (
                     "key",
@@ -257,7 +285,19 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("token", models.UUIDField(editable=False)),
-                ("held_until", models.DateTimeField(editable=False)),
+                ("kept_until", models.DateTimeField(db_index=True, editable=False)),
+            ],
+        ),
+        repeatable.CreateTable(
+            "LimitPace",
+            [
+                (
+                    "key",
+                    models.CharField(
+                        editable=False, max_length=64, primary_key=True, serialize=False
+                    ),
+                ),
+                ("next_at", models.DateTimeField(db_index=True, editable=False)),
             ],
         ),
         repeatable.CreateTable(

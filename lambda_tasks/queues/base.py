@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from ..core.lifecycle import SQS_TERMS, LookTerms
+from ..core.limits import Rate
 from ..core.message import Message, Outgoing
 from ..core.signature import Signer
 from ..ports import Source, TableQueue, Task, Transport
@@ -72,6 +73,8 @@ class Queue(ABC):
     _: KW_ONLY
     max_timeout_s: float = MAX_OTHER_TIMEOUT_S
     """The longest hard timeout of its tasks."""
+    rate: Rate | None = None
+    """The most starts of all its tasks together; None for any number."""
 
     is_table: ClassVar[bool] = False
     """Whether workers receive its messages from the table of the records, which has priorities."""

@@ -108,7 +108,7 @@ class LocalQueue(DatabaseQueue):
     @classmethod
     def of(cls, queue: Queue) -> "LocalQueue":
         """Return the stand-in for a queue."""
-        return cls(queue.name, queue, max_timeout_s=queue.max_timeout_s)
+        return cls(queue.name, queue, max_timeout_s=queue.max_timeout_s, rate=queue.rate)
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
@@ -155,6 +155,8 @@ class DatabaseSource:
         """What this release can't run, each with the time of its next look in monotonic seconds."""
         self._postponements: set[asyncio.Task[Any]] = set()
         self._waking: asyncio.TimerHandle | None = None
+        self._due_soon: asyncio.TimerHandle | None = None
+        """The look for a message that falls due before the next poll."""
 
     max_batch = MAX_BATCH
     holds_received = False
@@ -178,6 +180,9 @@ class DatabaseSource:
         """See Source. A finished message needs nothing more, because its row is finished."""
         if self._listener is None and self._waking is None:
             self._waking = self._loop.call_later(FOLLOW_UP_PAUSE_S, self.wake)
+        wait_s = settlement.retry_after_s
+        if not settlement.is_final and wait_s is not None and wait_s < POLL_EVERY_S:
+            self._wake_in(wait_s)
         left_out = settlement.left_out
         if left_out is not None and len(self._left_out) < MAX_LEFT_OUT:
             self._left_out[left_out] = time.monotonic() + LEFT_OUT_S
@@ -186,6 +191,18 @@ class DatabaseSource:
             task = asyncio.ensure_future(postponement)
             self._postponements.add(task)
             task.add_done_callback(self._end_postponement)
+
+    def _wake_in(self, wait_s: float) -> None:
+        """Look when a message falls due, if that is before the next look."""
+        due_at = self._loop.time() + wait_s
+        if self._due_soon is None or due_at < self._due_soon.when():
+            if self._due_soon is not None:
+                self._due_soon.cancel()
+            self._due_soon = self._loop.call_at(due_at, self._look_at_due)
+
+    def _look_at_due(self) -> None:
+        self._due_soon = None
+        self._wake_up.set()
 
     def _still_left_out(self) -> Collection[LeftOut]:
         """Return what this worker leaves to others now, and forget what it has left for long."""

@@ -1,8 +1,10 @@
 """The list of all kinds of queues, and the choice of one by a setting."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
+from ..core.limits import Rate
 from ..core.message import MAX_NAME
 from ..ports import Source
 from .base import Queue, Wiring, setting_error
@@ -22,15 +24,27 @@ def parse(setting: str, name: object, value: object) -> Queue:
         raise setting_error(
             setting, value, f"A queue's name is a text of 1 to {MAX_NAME} characters."
         )
+    kind_value, rate = _split_rate(setting, value)
     for kind in KINDS:
-        if (queue := kind.parse(setting, name, value)) is not None:
-            return queue
+        if (queue := kind.parse(setting, name, kind_value)) is not None:
+            return queue if rate is None else replace(queue, rate=rate)
     raise setting_error(
         setting,
         value,
         'Use a queue URL, {"queue_url": ...}, {"job_queue_arn": ..., "job_definition_arn": ...} '
         'or {"database": True}.',
     )
+
+
+def _split_rate(setting: str, value: object) -> tuple[object, Rate | None]:
+    """Return a setting without its rate, which queues of all kinds may have, and the rate."""
+    if not isinstance(value, Mapping) or "rate" not in value:
+        return value, None
+    try:
+        rate = Rate.parse(value["rate"])
+    except ValueError as error:
+        raise setting_error(setting, value, f"rate is {error}") from None
+    return {name: each for name, each in value.items() if name != "rate"}, rate
 
 
 def make_sources(queues: Iterable[Queue], wiring: Wiring, *, once: bool) -> list[Source]:

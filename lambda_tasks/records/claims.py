@@ -36,7 +36,7 @@ from ..core.lifecycle import (
 from ..core.message import Message, Outgoing
 from ..errors import LeaseLost
 from ..ports import FoundLost, Granted, ResolvedDelivery, UnrunnableDelivery
-from . import postponing, refusals
+from . import limits, postponing, refusals
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
@@ -127,12 +127,13 @@ class RecordClaims:
         wanted: defaultdict[UUID, list[ResolvedDelivery]] = defaultdict(list)
         for each in sorted(deliveries, key=attrgetter("message.invocation_id")):
             wanted[each.message.invocation_id].append(each)
-        return _claim(wanted, terms)
+        return _claim_in_places(wanted, terms)
 
     @with_retries
     def begin(self, claims: Sequence[Claim], lease: timedelta) -> Mapping[UUID, Claim]:
         """See ports.Claims."""
         started = statements().begin(claims, lease=lease, worker_ids=self._worker_ids)
+        limits.renew(claims, lease)
         return {
             claim.invocation_id: replace(
                 claim,
@@ -232,6 +233,7 @@ class RecordClaims:
     def extend(self, claims: Sequence[Claim], lease: timedelta) -> None:
         """See ports.Claims."""
         _held_records(claims).update(lease_until=Now() + lease)
+        limits.renew(claims, lease)
 
     @with_retries
     def find_lost(self, claims: Sequence[Claim]) -> list[Claim]:
@@ -252,6 +254,31 @@ class RecordClaims:
 
 
 @with_retries
+def _claim_in_places(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
+    """Claim invocations, and let those with a limit hold the places that are kept for them.
+
+    Who was not admitted, or has lost its place since then, is released, to be admitted again.
+    """
+    verdicts = _claim(wanted, terms)
+    granted_first = {
+        id: wanted[id][0] for id, verdict in verdicts.items() if isinstance(verdict, Granted)
+    }
+    lacking = {id for id, each in granted_first.items() if each.needs_of is not None}
+    held = {id: each.places for id, each in granted_first.items() if each.places is not None}
+    if held:
+        lacking |= limits.confirm(held, terms.token, terms.lease)
+    if lacking:
+        _release(list(lacking), terms)
+        if terms.from_table:
+            all_records().filter(id__in=lacking, status=Status.QUEUED).update(look_at=Now())
+        verdicts |= dict.fromkeys(lacking, limits.LOST_RACE)
+    for id in held.keys() - lacking:
+        granted = verdicts[id]
+        assert isinstance(granted, Granted)
+        verdicts[id] = replace(granted, claim=replace(granted.claim, places=held[id]))
+    return verdicts
+
+
 def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
     """Claim the invocations that can be claimed, and return a verdict for each.
 

@@ -79,5 +79,7 @@ def finish(records: "QuerySet[Any]", outcome: Outcome | Cancelled) -> int:
     The caller's query selects them by the state that it expects.
     """
     return records.update(
-        **finished_columns(outcome), **common_columns(outcome, secrets_retention())
+        **finished_columns(outcome),
+        **common_columns(outcome, secrets_retention()),
+        limit_key=None,
     )

@@ -286,6 +286,7 @@ class PortableStatements:
         """
         is_due = Q(run_after=None) | Q(run_after__lte=Now() + ahead)
         waits_for_none = Q(refused_at=None) | Q(n_waits=0) | Q(look_at__lte=Now())
+        waits_for_none &= Q(limit_key=None)
         is_new = Q(n_attempts=0, n_waits=0, refused_at=None)
         with self.lock_idle(ids) as free:
             free.filter(is_due, is_new if only_new else waits_for_none).update(

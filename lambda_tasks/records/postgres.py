@@ -254,7 +254,7 @@ class PostgresStatements(PortableStatements):
         waits_for_none = (
             "n_attempts = 0 AND n_waits = 0 AND refused_at IS NULL"
             if only_new
-            else f"(refused_at IS NULL OR n_waits = 0 OR look_at <= {NOW})"
+            else f"limit_key IS NULL AND (refused_at IS NULL OR n_waits = 0 OR look_at <= {NOW})"
         )
         free = (
             f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608

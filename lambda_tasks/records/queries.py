@@ -15,12 +15,13 @@ from .mapping import join_worker_ids, last_worker_id, row_of
 from .portable import record_of
 from .retrying import with_retries
 from .tables import (
+    LimitPace,
+    LimitPlace,
     RecordQuerySet,
     RelayShift,
     RunProgress,
     RunState,
     ScheduleState,
-    SingletonLock,
     TaskRecord,
 )
 
@@ -68,7 +69,9 @@ def claimed(message: Message, claim: Claim) -> TaskRecord:
 @with_retries
 def check_migrated() -> None:
     """Raise NotMigrated unless the database has every table and column of the library."""
-    for model in (TaskRecord, RunState, RunProgress, SingletonLock, RelayShift, ScheduleState):
+    for model in (
+        TaskRecord, RunState, RunProgress, LimitPlace, LimitPace, RelayShift, ScheduleState
+    ):  # fmt: skip
         model._base_manager.using(record_alias()).order_by().first()
 
 

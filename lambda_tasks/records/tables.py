@@ -206,6 +206,12 @@ class TaskRecord(models.Model):
     """The number of times it was postponed, or released before its turn."""
     cut_off_s: float | None = _column(models.FloatField(null=True, editable=False))
     """Total seconds of attempts that were interrupted by shutdown of their host process."""
+    limit_key: str | None = _column(models.CharField(max_length=64, null=True, editable=False))
+    """A digest of the key for whose places it waits; None while it waits for none."""
+    reserved_for: datetime.datetime | None = _column(
+        models.DateTimeField(null=True, editable=False)
+    )
+    """The moment that a rate has reserved for its start; None for none. Each has one at most."""
 
     objects: ClassVar[RecordManager] = RecordManager()
 
@@ -230,6 +236,11 @@ class TaskRecord(models.Model):
             ),
             models.Index(fields=["task_name", "enqueued_at"], name="taskrecord_task_name"),
             models.Index(fields=["root_id"], name="taskrecord_root"),
+            models.Index(
+                fields=["limit_key", "-priority", "enqueued_at"],
+                condition=models.Q(limit_key__isnull=False),
+                name="taskrecord_limit_key",
+            ),
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.CheckConstraint(
@@ -392,15 +403,45 @@ class ScheduleState(models.Model):
         return uuid.uuid5(self.token, due.isoformat())
 
 
-class SingletonLock(models.Model):
-    """The lock of a singleton, if the cache of LAMBDA_TASKS_SINGLETON_CACHE is not Redis.
+class LimitPlace(models.Model):
+    """One of the places of a key, of which each run with a limit holds one.
 
-    Signatures of requests are locks as well, which nobody releases.
+    A place without a token is kept for its record until a claim confirms it. A place whose time is
+    over is free.
     """
 
-    key = models.CharField(max_length=64, primary_key=True, editable=False)
-    token = models.UUIDField(editable=False)
+    pk = models.CompositePrimaryKey("key", "number")
+    key = models.CharField(max_length=64, editable=False)
+    """A digest: see records.limits."""
+    number = models.PositiveSmallIntegerField(editable=False)
+    record_id = models.UUIDField(editable=False)
+    """The record, or the holder of a lock."""
+    token = models.UUIDField(null=True, editable=False)
+    """The token of the claim."""
     held_until = models.DateTimeField(editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.pk}"
+
+
+class LimitPace(models.Model):
+    """The next moment at which a run of a key with a rate may begin."""
+
+    key = models.CharField(max_length=64, primary_key=True, editable=False)
+    next_at = models.DateTimeField(db_index=True, editable=False)
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class UsedSignature(models.Model):
+    """The signature of a request to an endpoint, kept until it is no longer valid."""
+
+    key = models.CharField(max_length=64, primary_key=True, editable=False)
+    """A digest of the signature."""
+    token = models.UUIDField(editable=False)
+    """The token of the request that used it."""
+    kept_until = models.DateTimeField(db_index=True, editable=False)
 
     def __str__(self) -> str:
         return self.key

@@ -24,7 +24,7 @@ from lambda_tasks import (
     lambda_task,
     task_logger,
 )
-from lambda_tasks.models import SingletonLock, TaskRecord
+from lambda_tasks.models import LimitPlace, TaskRecord
 from lambda_tasks.records.clock import Now
 from tests.app.models import Effect, Seat
 
@@ -412,7 +412,7 @@ async def aalone(*, key: str) -> str:
 
 @lambda_task(singleton=True, retry_singleton=False)
 def leave_locks_at_the_commit() -> None:
-    transaction.on_commit(lambda: _leave(f"{SingletonLock.objects.count()} held"))
+    transaction.on_commit(lambda: _leave(f"{LimitPlace.objects.count()} held"))
 
 
 @lambda_task(singleton=True, retry_singleton=False)

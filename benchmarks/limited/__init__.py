@@ -1,0 +1,1 @@
+"""A project with limits, for `benchmarks.limits`."""
