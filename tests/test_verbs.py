@@ -231,7 +231,7 @@ def test_retry_says_what_it_has_done_and_what_it_has_left_out() -> None:
     done = verb("retry", "--status", "FAILED", "--yes")
 
     assert f"{bad.id} is left out: 'tests.app.tasks.gone' is not a task" in done.output
-    assert done.output.endswith("1 calls were retried.\n")
+    assert done.output.endswith("1 call was retried.\n")
     good.refresh_from_db()
     assert good.status == "QUEUED"
 
@@ -273,7 +273,7 @@ def test_purge_deletes_what_is_known_of_one_customer() -> None:
     again = verb(*words, "--yes")
 
     assert planned.objects[0]["done"] == 1
-    assert "1 records that ended before" in done.output
+    assert "1 record was deleted" in done.output
     assert (planned.code, done.code, again.code) == (0, 0, 3)
     assert TaskRecord.objects.get().id == kept.id
 

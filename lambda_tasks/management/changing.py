@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.core.management.base import CommandError, OutputWrapper
 
-from lambda_tasks.management.output import DONE, EMPTY, USAGE, write_json
+from lambda_tasks.management.output import DONE, EMPTY, USAGE, counted, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_json
 from lambda_tasks.management.screen import Screen
 from lambda_tasks.operations import Changes
@@ -60,7 +60,7 @@ def question(verb: str, ids: list[UUID]) -> str:
     """Return the question whether to change records, with their number and the first ids."""
     first = "".join(f"\n  {id}" for id in ids[:SHOWN])
     more = f"\n  and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
-    return f"{verb} {len(ids):,} calls?{first}{more}"
+    return f"{verb} {counted(len(ids), 'call')}?{first}{more}"
 
 
 def confirm(stdout: OutputWrapper, text: str) -> bool:
@@ -126,9 +126,8 @@ def _summarize(
     for id, reason in list(changes.skipped.items())[:SHOWN]:
         stdout.write(f"{id} is left out: {reason}.")
     if (n_more := len(changes.skipped) - SHOWN) > 0:
-        stdout.write(f"{n_more:,} more are left out; --json names them all.")
-    would = "would be" if dry_run else "were"
-    stdout.write(f"{len(changes.done):,} calls {would} {participle}.")
+        stdout.write(f"{n_more:,} more left out; --json names them all.")
+    stdout.write(f"{counted(len(changes.done), 'call', would=dry_run)} {participle}.")
 
 
 def _ignore(done: int, total: int) -> None:

@@ -25,6 +25,14 @@ SHORT_ERROR: Final = 120
 """The most characters of an error in a list."""
 
 
+def counted(number: int, noun: str, *, would: bool | None = None) -> str:
+    """Return "1 call" or "2 calls"; with `would`, what comes before a participle, too."""
+    text = f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    if would is None:
+        return text
+    return f"{text} would be" if would else f"{text} {'was' if number == 1 else 'were'}"
+
+
 def write_json(stdout: OutputWrapper, kind: str, values: dict[str, Any]) -> None:
     """Write an object as one line of JSON."""
     stdout.write(json.dumps({"kind": kind, **values}, ensure_ascii=False))

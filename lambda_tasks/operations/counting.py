@@ -278,11 +278,11 @@ def _problems(
         )
         yield Problem(level, "tick", f"{text} {TICK_REMEDY}")
     if level := _level(of_what.stuck, max_stuck):
-        text = f"{of_what.stuck} runs{where} have no worker any more; the limit is {max_stuck}."
+        text = f"Runs without a worker{where}: {of_what.stuck}; the limit is {max_stuck}."
         yield Problem(level, "stuck", text)
     since = found.ended_since.isoformat(timespec="seconds")
     if max_failed is not None and (level := _level(of_what.failed, max_failed)):
-        text = f"{of_what.failed} runs{where} have failed since {since}; the limit is {max_failed}."
+        text = f"Failed since {since}{where}: {of_what.failed}; the limit is {max_failed}."
         yield Problem(level, "failures", text)
     rate, ended = of_what.failure_rate, of_what.succeeded + of_what.failed
     if rate is not None and ended >= MIN_ENDED and (level := _level(rate, max_failure_rate)):

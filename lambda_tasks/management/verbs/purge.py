@@ -15,7 +15,7 @@ from django.utils.timezone import localtime
 
 from lambda_tasks import operations
 from lambda_tasks.management import changing
-from lambda_tasks.management.output import DONE, TIME_FORMAT, write_json
+from lambda_tasks.management.output import DONE, TIME_FORMAT, counted, write_json
 from lambda_tasks.management.parsing import add_filters, duration, filters_of
 
 HELP: Final = "Deletes finished records, within a window."
@@ -50,7 +50,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     dry_run = options["dry_run"]
     if not (options["yes"] or dry_run):
         planned = purge(dry_run=True)
-        question = f"Delete {planned.deleted:,} records for good?"
+        question = f"Delete {counted(planned.deleted, 'record')} for good?"
         if planned.deleted and not changing.confirm(stdout, question):
             return DONE
     progress = changing.Progress(stdout, options, "deleted")
@@ -62,10 +62,11 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
         write_json(stdout, "summary", about | numbers)
     elif options["verbosity"]:
         before = localtime(purged.before).strftime(TIME_FORMAT)
-        would = "would be" if dry_run else "were"
-        stdout.write(f"{purged.deleted:,} records that ended before {before} {would} deleted.")
+        deleted = counted(purged.deleted, "record", would=dry_run)
+        stdout.write(f"{deleted} deleted, of what ended before {before}.")
         if purged.kept:
-            stdout.write(f"{purged.kept:,} stay: they are unfinished, or ended later.")
+            kept = counted(purged.kept, "record")
+            stdout.write(f"{kept} with these filters stay: unfinished, or ended later.")
     return DONE if purged.deleted else int(options["empty_exit_code"])
 
 

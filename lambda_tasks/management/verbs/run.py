@@ -13,7 +13,7 @@ from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks import operations, runtime
 from lambda_tasks.core.lifecycle import Status
-from lambda_tasks.management.output import DONE, EMPTY, FAILED, USAGE, describe, write_json
+from lambda_tasks.management.output import DONE, EMPTY, FAILED, USAGE, counted, describe, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_json, duration
 from lambda_tasks.operations.describing import record_as_json
 from lambda_tasks.operations.running import find_runnable, queue_names, run_task, work
@@ -79,8 +79,9 @@ def _run_many(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     if options["json"]:
         write_json(stdout, "summary", {"what": "run", "dry_run": False, **asdict(ran)})
     elif options["verbosity"]:
-        text = f"{ran.done:,} calls have ended, {ran.failed:,} of them have failed"
-        stdout.write(f"{text}; {ran.returned:,} were interrupted and run later.")
+        ended = counted(ran.done, "call")
+        text = f"{ended} done, of which {ran.failed:,} failed; {ran.returned:,} interrupted"
+        stdout.write(f"{text}, to run later." if ran.returned else f"{text}.")
     if ran.failed:
         return int(options["failed_exit_code"])
     return DONE if ran.done else int(options["empty_exit_code"])
@@ -92,5 +93,5 @@ def _preview(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     if options["json"]:
         write_json(stdout, "summary", {"what": "run", "dry_run": True, "waiting": waiting})
     elif options["verbosity"]:
-        stdout.write(f"{waiting:,} calls are due.")
+        stdout.write(f"{counted(waiting, 'call')} due.")
     return DONE if waiting else int(options["empty_exit_code"])

@@ -62,4 +62,5 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
 def _line(name: str, width: int, counts: Counts) -> str:
     numbers = "".join(f"{getattr(counts, column):>11,}" for column in COLUMNS)
     age_s = counts.oldest_waiting_s
-    return f"{name:{width}}{numbers}{'' if age_s is None else f'{age_s:,.0f} s':>11}"
+    age = "" if age_s is None else f"{age_s:,.0f} s"
+    return f"{name:{width}}{numbers}{age:>11}".rstrip()
