@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.contrib.auth.models import Permission, User
 from django.db import OperationalError, connection
 from django.http import HttpResponse
 from django.test import AsyncClient, Client
@@ -248,6 +249,22 @@ def test_the_result_is_shown_where_the_setting_says_so(settings: Any) -> None:
 
     assert response.json()["result"] == {"total": 3}
     assert b"hunter2" not in response.content
+
+
+def test_staff_need_the_permission_to_see_results(settings: Any) -> None:
+    settings.LAMBDA_TASKS_ENDPOINTS = {"record": [{"staff": True, "results": True}]}
+    found = record("SUCCESS", result={"total": 3})
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename="view_taskrecord"))
+    chief = User.objects.create_superuser("chief")
+
+    def described_to(user: User) -> Any:
+        client = Client()
+        client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+        return client.get(f"/tasks/status/{found.id}/").json()
+
+    assert "result" not in described_to(clerk)
+    assert described_to(chief)["result"] == {"total": 3}
 
 
 def test_the_status_of_a_task_is_that_of_its_last_run() -> None:
