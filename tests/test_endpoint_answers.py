@@ -17,6 +17,7 @@ from django.test import AsyncClient, Client
 from django.utils.timezone import now
 
 from lambda_tasks import hooks, operations
+from lambda_tasks.core.retries import retry_id
 from lambda_tasks.endpoints import actions
 from lambda_tasks.endpoints.prometheus import exposition
 from lambda_tasks.models import TaskRecord
@@ -278,8 +279,6 @@ def test_the_status_of_a_task_is_that_of_its_last_run() -> None:
     first = TaskRecord.objects.get()
     TaskRecord.objects.update(status="RETRYING", claim_token=uuid.uuid4(), end_time=now())
     first.refresh_from_db()
-    from lambda_tasks.core.retries import retry_id
-
     assert first.claim_token is not None
     second = record("SUCCESS", id=retry_id(first.id, first.claim_token))
     TaskRecord.objects.filter(id=second.id).update(root_id=first.root_id or first.id)
