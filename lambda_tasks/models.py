@@ -11,6 +11,7 @@ from .records.tables import (
     ScheduleState,
     TaskRecord,
     TaskStatus,
+    UsedSignature,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "ScheduleState",
     "TaskRecord",
     "TaskStatus",
+    "UsedSignature",
 ]

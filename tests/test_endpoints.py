@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Permission, User
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
+from django.utils.timezone import now
 
 from lambda_tasks import access, urls
 from lambda_tasks.core.request_signature import SCHEME, Signature, SignedRequest
 from lambda_tasks.endpoints import sign_request
+from lambda_tasks.models import UsedSignature
 
 SECRET = "a-secret-of-more-than-thirty-two-characters"
 OTHER_SECRET = "another-secret-of-more-than-thirty-two-characters"
@@ -193,12 +196,6 @@ def test_a_signature_for_get_is_none_for_head(settings: Any, wsgi: Send) -> None
 
 
 def test_signatures_are_forgotten_when_they_are_no_longer_valid(settings: Any, wsgi: Send) -> None:
-    from datetime import timedelta
-
-    from django.utils.timezone import now
-
-    from lambda_tasks.records.tables import UsedSignature
-
     settings.LAMBDA_TASKS_ENDPOINTS = {"health": [{"hmac": SECRET}]}
     question = _question("health")
     UsedSignature.objects.bulk_create(

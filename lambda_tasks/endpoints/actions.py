@@ -41,6 +41,9 @@ logger = logging.getLogger("lambda_tasks")
 P_co = TypeVar("P_co", bound=Parameters, covariant=True)
 T = TypeVar("T")
 
+SEE_PAYLOAD: Final = "lambda_tasks.view_payload_taskrecord"
+"""The permission to see arguments and results in the admin."""
+
 LIMIT_S: Final = 25.0
 """Seconds for one request, less than the 29 that API Gateway waits and the 30 of gunicorn."""
 
@@ -65,6 +68,13 @@ class Call(Generic[P_co]):
     def scope(self) -> Scope:
         """The part of the tasks that the caller may see and change."""
         return self.admitted_by.scope
+
+    @property
+    def may_see_results(self) -> bool:
+        """Whether the setting shows results, and to staff the permission of the admin, too."""
+        by_session = isinstance(self.admitted_by, Staff)
+        user: Any = self.request.user if by_session else None
+        return self.admitted_by.shows_results and (not by_session or user.has_perm(SEE_PAYLOAD))
 
 
 def health(call: Call[HealthParameters]) -> HttpResponse:
@@ -137,7 +147,7 @@ def record(call: Call[NoParameters]) -> HttpResponse:
         if found is None or not call.scope.covers(task=found.task_name, queue=found.queue):
             raise unknown
         described = _described(found, id)
-        if call.admitted_by.shows_results:
+        if call.may_see_results:
             described |= {"progress": found.progress, "result": _result_of(found)}
     return JsonResponse(described)
 

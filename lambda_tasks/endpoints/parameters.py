@@ -17,6 +17,9 @@ MAX_BODY_BYTES: Final = 16 * 1024
 MAX_NAMES: Final = 100
 """The most tasks or queues that a request names."""
 
+QUERY_LISTS: Final = frozenset({"queue"})
+"""The parameters that a query string may have several times."""
+
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=MAX_NAMES)]
 
@@ -97,9 +100,7 @@ def from_query(model: type[P], request: HttpRequest) -> P:
     """Return the parameters in the query string. Raises BadRequest, with the fix."""
     values: dict[str, Any] = {}
     for name, given in request.GET.lists():
-        is_list = name in model.model_fields and model.model_fields[name].annotation == (
-            Names | None
-        )
+        is_list = name in QUERY_LISTS
         if not is_list and len(given) > 1:
             raise BadRequest(f"{name} is there {len(given)} times. Send it once.")
         values[name] = given if is_list else given[0]

@@ -23,6 +23,7 @@ from .tables import (
     RunState,
     ScheduleState,
     TaskRecord,
+    UsedSignature,
 )
 
 
@@ -70,7 +71,8 @@ def claimed(message: Message, claim: Claim) -> TaskRecord:
 def check_migrated() -> None:
     """Raise NotMigrated unless the database has every table and column of the library."""
     for model in (
-        TaskRecord, RunState, RunProgress, LimitPlace, LimitPace, RelayShift, ScheduleState
+        TaskRecord, RunState, RunProgress, LimitPlace, LimitPace, RelayShift, ScheduleState,
+        UsedSignature,
     ):  # fmt: skip
         model._base_manager.using(record_alias()).order_by().first()
 
