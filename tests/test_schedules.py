@@ -19,9 +19,10 @@ from django.db import connection, connections
 from django.test import override_settings
 
 from lambda_tasks import handler, registry, runtime, scheduling
-from lambda_tasks.core.schedules import LOOK_AHEAD, Schedule
+from lambda_tasks.core.schedules import LOOK_AHEAD, Schedule, plan
 from lambda_tasks.declared_schedules import declared
 from lambda_tasks.decorators import lambda_task
+from lambda_tasks.errors import SingletonLockUnknown
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import ScheduleState, TaskRecord
 from lambda_tasks.records import schedules as rows
@@ -160,7 +161,7 @@ def test_a_tick_that_dies_before_its_commit_is_repeated_by_the_next(
     with scheduled(minutely={"cron": "* * * * *"}):
         with monkeypatch.context() as patch:
             patch.setattr("django.db.models.query.QuerySet.bulk_update", _die)
-            with pytest.raises(RuntimeError, match="killed"):
+            with pytest.raises(Killed):
                 tick()
         assert due_times() == []
 
@@ -169,8 +170,12 @@ def test_a_tick_that_dies_before_its_commit_is_repeated_by_the_next(
     assert due_times() == minutes(1, 2)
 
 
+class Killed(BaseException):
+    """The end of a process in the middle of a tick."""
+
+
 def _die(*args: Any, **kwargs: Any) -> None:
-    raise RuntimeError("killed")
+    raise Killed
 
 
 @pytest.mark.usefixtures("queue")
@@ -219,7 +224,7 @@ def test_in_a_year_each_due_time_runs_once_however_ticks_come(
 
 def _tick_and_die(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tick, and die before the commit, if there is anything to commit."""
-    with monkeypatch.context() as patch, suppress(RuntimeError):
+    with monkeypatch.context() as patch, suppress(Killed):
         patch.setattr("django.db.models.query.QuerySet.bulk_update", _die)
         tick()
 
@@ -355,6 +360,70 @@ def test_a_module_that_can_not_be_imported_holds_up_no_schedule_of_others(
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.usefixtures("queue")
+def test_a_schedule_that_fails_in_any_step_of_a_tick_holds_up_no_other(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def plan_all_but_one(schedule: Schedule, *rest: Any) -> Any:
+        if schedule.name == "s3":
+            raise OverflowError("date value out of range")
+        return plan(schedule, *rest)
+
+    monkeypatch.setattr(rows, "plan", plan_all_but_one)
+    with scheduled(**{f"s{n}": {"every": 60} for n in range(5)}):
+        assert tick() == 4 * 2
+
+    assert "The schedule 's3' can't run; it stays due" in caplog.text
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_task_that_raises_in_eager_mode_ends_no_tick_early(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LOCKED_TOGETHER", 1)
+    entries = {
+        name: {"task": tasks.write_and_fail.name, "kwargs": {"name": name}, "at": NOON + MINUTE}
+        for name in ("first", "second", "third")
+    }
+    with override_settings(
+        LAMBDA_TASKS_SCHEDULES=entries, LAMBDA_TASKS_EAGER=True, LAMBDA_TASKS_EAGER_RAISES=True
+    ):
+        with pytest.raises(ValueError, match="failed after writing first"):
+            tick()
+        assert tick() == 0
+
+    assert list(TaskRecord.objects.values_list("status", flat=True)) == ["FAILED"] * 3
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_changed_start_or_end_takes_effect(clock: Clock) -> None:
+    with scheduled(sale={"every": 60, "ends_at": NOON - MINUTE}):
+        assert tick() == 0
+    clock.now += HOUR
+    with scheduled(sale={"every": 60, "ends_at": NOON + 2 * HOUR}):
+        assert tick() == 2
+    clock.now += 10 * MINUTE
+    with scheduled(sale={"every": 60, "starts_at": NOON + 5 * HOUR}):
+        assert tick() == 0
+
+    assert ScheduleState.objects.get().next_due == NOON + 5 * HOUR
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_clock_that_was_wrong_for_a_moment_stops_no_schedule(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with scheduled(minutely={"cron": "* * * * *", "missed": "skip"}):
+        tick()
+        clock.now += timedelta(days=3650)
+        tick()
+        clock.now = NOON + MINUTE
+        tick()
+
+    assert "The schedule 'minutely' starts anew" in caplog.text
+    assert due_times()[:3] == minutes(1, 2, 3)
+
+
 # On, off, by hand
 
 
@@ -374,6 +443,17 @@ def test_switched_off_it_does_not_run_what_was_enqueued_ahead(clock: Clock) -> N
     assert due_times()[2:] == minutes(61, 62)
     state = ScheduleState.objects.get()
     assert (state.changed_by, state.is_enabled) == ("bob", True)
+
+
+@pytest.mark.usefixtures("queue")
+def test_switched_off_it_does_not_run_what_spread_puts_off(clock: Clock) -> None:
+    with scheduled(later={"every": 60, "spread": 7200}):
+        for _ in range(3):
+            tick()
+            clock.now += MINUTE
+        assert scheduling.disable_schedule("later", by="ann")
+
+    assert set(TaskRecord.objects.values_list("status", flat=True)) == {"CANCELLED"}
 
 
 def _rule(name: str) -> Any:
@@ -430,6 +510,13 @@ def test_a_wrong_schedule_is_refused_at_the_decoration(make: Any, words: str) ->
         (lambda: at(datetime(2026, 1, 1)), "time zone"),
         (lambda: every(5, spread=-1), "spread is"),
         (lambda: every(5, pause_after_failures=0), "pause_after_failures is 0"),
+        (lambda: every(float("inf")), "every is inf"),
+        (lambda: every(5, grace=timedelta.max), "grace is .* 36500 days"),
+        (lambda: every(5, name="x" * 256), "name is .* up to 255"),
+        (lambda: every(5, name="a\0b"), "name is"),
+        (lambda: every(5, kwargs={1: 2}), "kwargs is"),  # type: ignore[dict-item]
+        (lambda: every(5, starts_at=NOON, ends_at=NOON - SECOND), "before starts_at"),
+        (lambda: at(datetime.max.replace(tzinfo=UTC)), "outside the years 1970 to 8999"),
     ],
 )
 def test_a_wrong_policy_is_refused_with_the_fix(call: Any, words: str) -> None:
@@ -442,6 +529,8 @@ def test_the_check_reports_all_mistakes_at_once() -> None:
         "unknown": {"task": "tests.app.tasks.nothing", "cron": "* * * * *"},
         "refused": {"task": tasks.add.name, "cron": "* * * * *", "kwargs": {"b": 1}},
         "odd": {"task": tasks.add.name, "cron": "0 0 1 * 1", "kwargs": {"a": 1}},
+        "Café": {"task": tasks.add.name, "every": 60, "kwargs": {"a": 1}},
+        "cafe": {"task": tasks.add.name, "every": 60, "kwargs": {"a": 1}},
     }
     with (
         override_settings(LAMBDA_TASKS_SCHEDULES=schedules),
@@ -453,6 +542,7 @@ def test_the_check_reports_all_mistakes_at_once() -> None:
     assert "E010" in text
     assert "W012" in text
     assert all(name in text for name in schedules)
+    assert "take the names 'Café', 'cafe' for one" in text
 
 
 @pytest.mark.usefixtures("queue", "_warm_handler")
@@ -468,7 +558,7 @@ def test_a_tick_event_runs_the_schedules() -> None:
 
 @pytest.mark.usefixtures("queue")
 @pytest.mark.parametrize(
-    ("overlap", "status"), [("skip", "SUCCESS"), ("queue", "QUEUED"), ("allow", "SUCCESS")]
+    ("overlap", "status"), [("skip", "CANCELLED"), ("queue", "QUEUED"), ("allow", "SUCCESS")]
 )
 def test_a_run_meets_the_one_before_it(
     handle: Handle, clock: Clock, overlap: str, status: str
@@ -486,7 +576,44 @@ def test_a_run_meets_the_one_before_it(
 
     record = record_of(message)
     assert record.status == status
-    assert ("SingletonLockError" in (record.traceback or "")) == (overlap == "skip")
+    is_skipped = overlap == "skip"
+    assert (record.exception_class == "lambda_tasks.errors.RunSkipped") == is_skipped
+    assert ("The schedule 'each' has skipped this run" in (record.traceback or "")) == is_skipped
+    assert ScheduleState.objects.get().n_skipped == is_skipped
+    with override_settings(LAMBDA_TASKS_SCHEDULES=entry):
+        assert (" 1 skipped" in command("schedules")) == is_skipped
+        assert json.loads(command("schedules", "list", "--json"))["n_skipped"] == is_skipped
+
+
+@pytest.mark.usefixtures("queue")
+def test_while_the_lock_can_not_be_asked_no_run_is_skipped(
+    handle: Handle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tasks.aadd  # in this process, where the lock is replaced
+    entry = {"each": {"task": task.name, "every": 60, "overlap": "skip", "kwargs": {"a": 1}}}
+    with override_settings(LAMBDA_TASKS_SCHEDULES=entry):
+        tick()
+    message = wake_up(TaskRecord.objects.earliest("run_after").id, task.name)
+    TaskRecord.objects.update(run_after=None)
+    monkeypatch.setattr(runtime.current().locks, "hold", _redis_is_away)
+
+    handle(message)
+
+    assert record_of(message).status == "QUEUED"
+    assert ScheduleState.objects.get().n_skipped == 0
+
+
+def _redis_is_away(key: str, *, timeout_s: float) -> Any:
+    raise SingletonLockUnknown(f"Redis can't be asked for {key}.", delay=15)
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_backfill_skips_none_of_its_runs(clock: Clock) -> None:
+    with scheduled(hourly={"cron": "0 * * * *", "overlap": "skip"}):
+        scheduling.backfill_schedule("hourly", NOON - 3 * HOUR, NOON)
+
+    headers: list[Any] = list(TaskRecord.objects.values_list("headers", flat=True))
+    assert [each["lambda_tasks.overlap"] for each in headers] == ["queue"] * 4
 
 
 @pytest.mark.usefixtures("queue")
@@ -506,6 +633,32 @@ def test_a_schedule_whose_runs_fail_is_switched_off_and_the_log_says_so(
 
         scheduling.enable_schedule("flaky", by="ann")
         assert tick() == 1, "failures from before count no more"
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
+    ("last", "is_on"),
+    [
+        (["FAILED", "FAILED", "RUNNING", "QUEUED"], False),
+        (["FAILED", "CANCELLED", "FAILED", "RUNNING"], False),
+        (["FAILED", "SUCCESS", "FAILED", "RUNNING"], True),
+        (["SUCCESS", "FAILED", "RUNNING", "QUEUED"], True),
+    ],
+)
+def test_failures_in_a_row_are_those_of_runs_that_have_ended(
+    clock: Clock, last: list[str], is_on: bool
+) -> None:
+    with scheduled(flaky={"cron": "* * * * *", "pause_after_failures": 2}):
+        for _ in range(3):
+            tick()
+            clock.now += MINUTE
+        ids = TaskRecord.objects.order_by("run_after").values_list("id", flat=True)
+        for id, status in zip(list(ids), last, strict=False):
+            TaskRecord.objects.filter(id=id).update(status=status)
+        clock.now += MINUTE
+        tick()
+
+    assert ScheduleState.objects.get().is_enabled == is_on
 
 
 @pytest.mark.usefixtures("queue")

@@ -19,7 +19,7 @@ from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
 from ..conf import Settings
-from ..core.lifecycle import Claim, End, Failed, Retried
+from ..core.lifecycle import Claim, End, Failed, Retried, Skipped
 from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
@@ -418,7 +418,8 @@ class Executor:
             failure = error.failure if isinstance(error, LaneLost) else error
             ended = await self._fail(batch.started[claimed.delivery.id].claimed, failure)
         started = batch.started[claimed.delivery.id]
-        if ended.wait_s is None and ended.refused is None:
+        has_begun = ended.wait_s is None and ended.refused is None
+        if has_begun and not isinstance(ended.outcome, Skipped):
             self._durations.add(claimed.task.name, _ran_s(started, ended))
         return ended if ended.is_recorded else await self._record(started.claimed, ended)
 

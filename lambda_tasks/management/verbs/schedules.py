@@ -68,7 +68,8 @@ def _state(each: scheduling.ScheduleStatus) -> str:
         return f"off, by {each.changed_by}" + (f" ({each.reason})" if each.reason else "")
     coming = ", ".join(localtime(due).strftime("%Y-%m-%d %H:%M:%S") for due in each.next_due)
     last = f", last {each.last_status}" if each.last_status else ""
-    return f"next {coming or 'never'}{last}"
+    skipped = f", {each.n_skipped} skipped" if each.n_skipped else ""
+    return f"next {coming or 'never'}{last}{skipped}"
 
 
 def _switch(stdout: OutputWrapper, options: dict[str, Any]) -> None:
