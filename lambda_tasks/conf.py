@@ -23,6 +23,7 @@ from .access import Authenticator
 from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.limits import Rate
+from .core.retention import DEFAULT_RETENTION, Retention, parse_keep
 from .core.schedules import MAX_SCHEDULE_NAME, Schedule
 from .core.signature import MIN_KEY_CHARS, Signer
 from .local_run import ACCOUNT, LocalRun
@@ -117,6 +118,8 @@ class Settings:
     """Whether all arguments and results are encrypted at rest."""
     keep_secrets: int = KEEP_SECRETS_S
     """Seconds for which a FAILED record keeps its secrets; with 0 they are removed at once."""
+    keep: Retention = field(default_factory=lambda: DEFAULT_RETENTION)
+    """For how long cleanup_task_records keeps records of tasks that say nothing of it."""
     schedules: Mapping[str, "ScheduleSetting"] = field(default_factory=dict)
     """The schedules by name, in addition to those that tasks declare."""
     redact: frozenset[str] = frozenset()
@@ -393,6 +396,13 @@ def _module_names(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _keep(name: str, value: object) -> Retention:
+    try:
+        return {**DEFAULT_RETENTION, **parse_keep(name, value)}
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from None
+
+
 def _schedules(name: str, value: object) -> Mapping[str, ScheduleSetting]:
     if not isinstance(value, Mapping):
         example = '{"nightly": {"task": "shop.tasks.report", "cron": "30 2 * * *"}}'
@@ -521,6 +531,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "secrets_keys": _keys,
     "encrypt_arguments": _boolean,
     "keep_secrets": _whole_number(0, MAX_KEEP_SECRETS_S),
+    "keep": _keep,
     "schedules": _schedules,
     "redact": _parameter_names,
     "endpoints": access.parse,
