@@ -4,18 +4,24 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.test import override_settings
 from django.utils.timezone import now
 
-from lambda_tasks import conf
+from lambda_tasks import conf, runtime
 from lambda_tasks.context import TaskContext
+from lambda_tasks.core.lifecycle import WORKER_DIED, Failed
 from lambda_tasks.decorators import lambda_task
 from lambda_tasks.errors import Continue
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.records import retention
+from lambda_tasks.records.finishes import finish
+from lambda_tasks.records.mapping import DROPPED
 from lambda_tasks.tasks import cleanup_task_records
+from tests.app import tasks
+from tests.conftest import Handle, record_of, wake_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -159,3 +165,82 @@ def test_a_wrong_setting_is_refused() -> None:
         pytest.raises(ImproperlyConfigured, match="LAMBDA_TASKS_KEEP has the key 'DONE'"),
     ):
         conf.current()
+
+
+# Arguments
+
+
+def wake_up_of(**kwargs: Any) -> str:
+    id = tasks.forget.execute_on_commit(**kwargs).id
+    return wake_up(id, tasks.forget.name)
+
+
+def kwargs_of(message: str) -> Any:
+    return record_of(message).kwargs
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_task_that_keeps_no_arguments_loses_them_at_its_end(handle: Handle) -> None:
+    messages = [wake_up_of(email="ann@example.com"), wake_up_of(email="bob@example.com")]
+    assert kwargs_of(messages[0]) == {"email": "ann@example.com"}
+
+    handle(*messages)
+
+    assert [record_of(each).status for each in messages] == ["SUCCESS"] * 2
+    assert [kwargs_of(each) for each in messages] == [DROPPED] * 2
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_retry_has_the_arguments_that_the_retried_run_has_lost(handle: Handle) -> None:
+    message = wake_up_of(email="ann@example.com", error="retry")
+
+    handle(message)
+
+    [retry] = TaskRecord.objects.filter(status="QUEUED")
+    assert (record_of(message).status, kwargs_of(message)) == ("RETRYING", DROPPED)
+    assert retry.kwargs["email"] == "ann@example.com"
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_failed_run_keeps_its_arguments_as_long_as_secrets(handle: Handle) -> None:
+    message = wake_up_of(email="ann@example.com", error="fail")
+
+    handle(message)
+    relay()
+    assert kwargs_of(message)["email"] == "ann@example.com"
+    TaskRecord.objects.update(look_at=now())
+    relay()
+
+    assert (record_of(message).status, kwargs_of(message)) == ("FAILED", DROPPED)
+    with override_settings(LAMBDA_TASKS_KEEP_SECRETS=0):
+        at_once = wake_up_of(email="ann@example.com", error="fail")
+        handle(at_once)
+    assert (record_of(at_once).status, kwargs_of(at_once)) == ("FAILED", DROPPED)
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_cancelled_run_loses_its_arguments_and_those_of_others_stay() -> None:
+    message = wake_up_of(email="ann@example.com")
+    other = TaskRecord.objects.create(task_name="other", kwargs={"a": 1}, headers={"tenant": 1})
+
+    assert TaskRecord.objects.filter(status="QUEUED").cancel() == 2
+
+    assert kwargs_of(message) == DROPPED
+    other.refresh_from_db()
+    assert other.kwargs == {"a": 1}
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_run_that_fails_without_its_process_loses_its_arguments_later() -> None:
+    message = wake_up_of(email="ann@example.com")
+
+    finish(TaskRecord.objects.filter(status="QUEUED"), Failed(WORKER_DIED))
+
+    assert kwargs_of(message)["email"] == "ann@example.com"
+    TaskRecord.objects.update(look_at=now())
+    relay()
+    assert kwargs_of(message) == DROPPED
+
+
+def relay() -> None:
+    async_to_sync(runtime.current().relay.run_once)()

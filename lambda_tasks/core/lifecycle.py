@@ -424,3 +424,5 @@ class End:
     outcome: Outcome
     ran_for: timedelta | None = None
     """Duration of the task itself; None where it is unknown, so that the record keeps its start."""
+    drops_arguments: bool = False
+    """Whether the record loses its arguments; that of a failed run only when it loses secrets."""

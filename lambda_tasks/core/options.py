@@ -41,6 +41,7 @@ class CommonOptionNames(TypedDict, total=False):
     on_lost: Literal["rerun", "fail"]
     aliases: tuple[str, ...]
     schedule: "str | Schedule | Sequence[Schedule]"
+    keep_arguments: bool
     keep: "timedelta | float | Mapping[str, timedelta | float | None] | None"
 
 
@@ -100,6 +101,8 @@ class TaskOptions:
     """How long cleanup_task_records keeps the records: a time span or days, None for ever, or a
     dict with one of these for a status. For other statuses the setting LAMBDA_TASKS_KEEP decides.
     """
+    keep_arguments: bool = True
+    """Whether records keep the arguments after SUCCESS, and FAILED ones after a while."""
     takes_context: bool = False
     """Whether the function gets `context: TaskContext`, too."""
 
@@ -350,6 +353,7 @@ _KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "durable": (lambda value: value is None or _is_flag(value), "True or False"),
     "atomic": (_is_flag, "True or False"),
     "aliases": (_are_names, "a tuple of dotted names, like ('shop.old.charge',)"),
+    "keep_arguments": (_is_flag, "True or False"),
     "takes_context": (_is_flag, "True or False"),
 }
 """The kinds of the options' values, each as a test and in words."""

@@ -113,6 +113,7 @@ def message_of(declared: Declared, run: ScheduledRun) -> Outgoing:
         run_after=run.due + schedule.offset,
         headers=_headers(schedule, run.due),
         secret=task.secret_names,
+        keeps_arguments=task.options.keep_arguments,
     )
 
 

@@ -44,7 +44,7 @@ from . import progress
 from .attempt import Attempt, MakeAttempt
 from .batch import Chain, ClaimedBatch, StartedRun, schedule
 from .connections import refresh
-from .finishing import Finisher, describe, release_claim, release_unstarted
+from .finishing import Finisher, describe, end_of, release_claim, release_unstarted
 from .hook_events import announce_end, announce_return
 from .intake import Intake
 from .lanes import LaneLost, Lanes
@@ -464,7 +464,7 @@ class Executor:
     async def _record(self, claimed: ClaimedDelivery, ended: AttemptEnd) -> AttemptEnd:
         assert ended.outcome is not None
         try:
-            end = End(claimed.claim, ended.outcome, ended.ran_for)
+            end = end_of(claimed.message, claimed.claim, ended.outcome, ended.ran_for)
             held = await self._ends.write(claimed.message.invocation_id, end)
         except DatabaseErrors as error:
             if meaning_of(error, from_library=True) is Meaning.REFUSAL:  # it refuses the result

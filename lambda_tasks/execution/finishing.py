@@ -84,7 +84,7 @@ class Finisher:
         `ran_for` is None if the time of the run is unknown. Raises LeaseLost, and writes nothing,
         if the claim no longer holds.
         """
-        self.claims.finish(End(run.claim, outcome, ran_for), following)
+        self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
 
     def fail(
         self,
@@ -172,7 +172,7 @@ class Finisher:
 
     def _fail_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
         try:
-            self.claims.finish(End(claimed.claim, Failed(reason)))
+            self.claims.finish(end_of(claimed.message, claimed.claim, Failed(reason), None))
         except Exception:
             logger.exception(
                 "The end of %s can't be written; it runs again when its lease is over",
@@ -183,6 +183,11 @@ class Finisher:
         notify_failed(claimed, claimed.claim, reason)
         announce_end(claimed, Failed(reason))
         return DONE_FAILED
+
+
+def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> End:
+    """Return the end of a run of this message."""
+    return End(claim, outcome, ran_for, drops_arguments=message.drops_arguments)
 
 
 def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
