@@ -81,7 +81,7 @@ def _all() -> Iterator[DeclaredSchedule]:
     """Yield the schedules of all tasks, then those of the settings."""
     zone = django_settings.TIME_ZONE
     # Not discover(): a module that can't be imported must not hold up the schedules of others.
-    for module, error in registry.import_errors().items():
+    for module, error in registry.retry_imports().items():
         log_error(logger, error, "The schedules of %r don't run, as it can't be imported", module)
     for task in registry.tasks():
         for schedule in task.options.schedules:

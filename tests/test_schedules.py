@@ -353,11 +353,21 @@ def test_a_module_that_can_not_be_imported_holds_up_no_schedule_of_others(
 ) -> None:
     modules = [*settings.LAMBDA_TASKS_MODULES, "tests.app.broken"]
     monkeypatch.setitem(registry._state, "discovered", False)
+    monkeypatch.setitem(registry._next_import, "at", 0)
+    told = "The schedules of 'tests.app.broken' don't run"
     with override_settings(LAMBDA_TASKS_MODULES=modules), scheduled(good={"every": 60}):
         assert tick() == 2
+        assert told in caplog.text
+        assert "ZeroDivisionError" in caplog.text
 
-    assert "The schedules of 'tests.app.broken' don't run" in caplog.text
-    assert "ZeroDivisionError" in caplog.text
+        caplog.clear()
+        clock.now += MINUTE
+        assert tick() == 1
+        assert told not in caplog.text, "it is not imported anew at each tick"
+
+        monkeypatch.setitem(registry._next_import, "at", 0)
+        tick()
+        assert told in caplog.text
 
 
 @pytest.mark.usefixtures("queue")
