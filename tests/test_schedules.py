@@ -15,7 +15,8 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError, SystemCheckError
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
+from django.db.models import QuerySet
 from django.test import override_settings
 
 from lambda_tasks import handler, registry, runtime, scheduling
@@ -227,6 +228,68 @@ def _tick_and_die(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, suppress(Killed):
         patch.setattr("django.db.models.query.QuerySet.bulk_update", _die)
         tick()
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
+    "day", [datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 24, tzinfo=UTC)]
+)
+def test_where_clocks_change_a_nightly_run_comes_neither_twice_nor_never(
+    clock: Clock, day: datetime
+) -> None:
+    clock.now = day
+    with scheduled(
+        nightly={"cron": "30 2 * * *", "timezone": "Europe/Berlin"},
+        hourly={"cron": "0 * * * *", "timezone": "Europe/Berlin"},
+    ):
+        for _ in range(96):
+            tick()
+            clock.now += HOUR / 2
+
+    assert len(due_times("nightly")) == 2
+    hours = due_times("hourly")
+    assert hours == [day + HOUR * n for n in range(1, 48)]
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_restart_delays_nothing_in_a_zone_whose_clocks_have_changed(clock: Clock) -> None:
+    clock.now = datetime(2026, 8, 28, 12, 0, 30, tzinfo=UTC)
+    entry = {"cron": "* * * * *", "timezone": "Europe/London"}
+    with scheduled(minutely=entry):
+        tick()
+    clock.now += MINUTE
+    runtime.close()
+    with scheduled(minutely=entry):
+        assert tick() == 1
+
+    first = datetime(2026, 8, 28, 12, 1, tzinfo=UTC)
+    assert due_times() == [first + n * MINUTE for n in range(3)]
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_database_that_goes_away_within_a_tick_loses_and_doubles_nothing(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LOCKED_TOGETHER", 2)
+    schedules = {f"s{n}": {"every": 60} for n in range(6)}
+    calls = iter(range(100))
+    write = QuerySet.bulk_update
+
+    def write_or_fail(self: Any, *args: Any) -> int:
+        if next(calls) > 0:
+            raise OperationalError("the connection is closed")
+        return write(self, *args)
+
+    with scheduled(**schedules):
+        with monkeypatch.context() as patch:
+            patch.setattr(QuerySet, "bulk_update", write_or_fail)
+            with pytest.raises(OperationalError):
+                tick()
+        assert len(due_times()) == 2 * 2
+        assert next(calls) == 2, "no other one is tried on a database that is away"
+        assert tick() == 4 * 2
+
+    assert [due_times(name) for name in schedules] == [minutes(1, 2)] * 6
 
 
 # What was missed
@@ -715,6 +778,7 @@ def test_the_command_lists_switches_runs_and_backfills(clock: Clock) -> None:
             command("schedules", "run", "weekly")
 
     assert (listed["name"], listed["is_enabled"], len(listed["next_due"])) == ("hourly", True, 3)
+    assert all("T" in due and due.endswith("+00:00") for due in listed["next_due"])
     assert TaskRecord.objects.count() == 7
 
 

@@ -56,7 +56,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
 def _list(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     for each in scheduling.list_schedules():
         if options.get("json"):
-            stdout.write(json.dumps(asdict(each), default=str))
+            stdout.write(json.dumps(asdict(each), default=datetime.isoformat))
             continue
         stdout.write(f"{each.name}: {each.rule}, {each.task_name}, {_state(each)}")
 
