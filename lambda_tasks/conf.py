@@ -24,7 +24,7 @@ from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.limits import Rate
 from .core.retention import DEFAULT_RETENTION, Retention, parse_keep
-from .core.schedules import MAX_SCHEDULE_NAME, Schedule
+from .core.schedules import MAX_SCHEDULE_NAME, Schedule, resolved
 from .core.signature import MIN_KEY_CHARS, Signer
 from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
@@ -424,9 +424,11 @@ def _schedule(where: str, name: object, given: object) -> ScheduleSetting:
         raise setting_error(where, given, 'Use one of "cron", "every" and "at".')
     make = getattr(schedules, kinds[0])
     try:
-        return ScheduleSetting(task_name, make(rest.pop(kinds[0]), name=name, **rest), backend)
+        made = make(rest.pop(kinds[0]), name=name, **rest)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{where}: {error}") from None
+    named = resolved(made, name=name, timezone=django_settings.TIME_ZONE)
+    return ScheduleSetting(task_name, named, backend)
 
 
 def _parameter_names(name: str, value: object) -> frozenset[str]:
@@ -540,7 +542,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
 
 
 def _on_change(*, setting: str, **_: object) -> None:
-    if ALMOST_PREFIX.match(setting) or setting in ("CACHES", "DEBUG"):
+    if ALMOST_PREFIX.match(setting) or setting in ("CACHES", "DEBUG", "TIME_ZONE"):
         forget()
 
 

@@ -87,6 +87,5 @@ def _all() -> Iterator[DeclaredSchedule]:
         for schedule in task.options.schedules:
             named = resolved(schedule, name=task.name, timezone=zone)
             yield DeclaredSchedule(named, task.name, task.backend)
-    for name, setting in conf.current().schedules.items():
-        named = resolved(setting.schedule, name=name, timezone=zone)
-        yield DeclaredSchedule(named, setting.task_name, setting.backend)
+    for setting in conf.current().schedules.values():
+        yield DeclaredSchedule(setting.schedule, setting.task_name, setting.backend)

@@ -15,7 +15,7 @@ from benchmarks.contestants.full_table import analyze, fill
 from benchmarks.contestants.work.scheduled import do_nothing
 from benchmarks.contestants.work.tasks import trivial
 from lambda_tasks import runtime
-from lambda_tasks.models import TaskRecord
+from lambda_tasks.models import ScheduleState, TaskRecord
 from lambda_tasks.records.clock import read_clock
 
 __all__ = ["analyze", "clock", "fill", "lateness", "migrate", "postgres_version", "ticks"]
@@ -56,6 +56,7 @@ def ticks(*, schedules: int, times: int) -> dict[str, float]:
         }
         for number in range(schedules)
     }
+    ScheduleState.objects.all().delete()
     tick = async_to_sync(runtime.current().scheduler.tick)
     queues = {"default": {"database": True}}
     with override_settings(LAMBDA_TASKS_SCHEDULES=entries, LAMBDA_TASKS_QUEUES=queues):

@@ -307,7 +307,10 @@ def make_schedule(rule: Rule, **policy: Any) -> Schedule:
 def resolved(schedule: Schedule, *, name: str, timezone: str) -> Schedule:
     """Return a schedule with its default name and time zone filled in."""
     rule = schedule.rule
-    if isinstance(rule, Cron) and not rule.timezone:
+    lacks_zone = isinstance(rule, Cron) and not rule.timezone
+    if schedule.name and not lacks_zone:
+        return schedule
+    if isinstance(rule, Cron) and lacks_zone:
         rule = Cron(rule.expression, timezone)
     return replace(schedule, rule=rule, name=schedule.name or name)
 

@@ -277,26 +277,31 @@ def _write_rules(declared: Declared, now: datetime) -> None:
 
     Both start now: what was due before does not run.
     """
-    columns = ("name", "rule", "rule_at", "last_due")
-    known = {name: rest for name, *rest in _schedules().values_list(*columns)}
+    # Two columns of each, as there may be thousands; the rest only of those that differ.
+    known = dict(_schedules().values_list("name", "rule"))
     new = [
         state
         for name, (task_name, schedule) in declared.items()
         if name not in known and (state := _new_state(name, task_name, schedule, now)) is not None
     ]
     _create(new)
-    for name, (task_name, schedule) in declared.items():
-        if name not in known:
-            continue
-        rule, rule_at, last_due = known[name]
-        if last_due - now > LOOK_AHEAD + CLOCK_JUMP:
+    changed = [
+        name
+        for name, (_, schedule) in declared.items()
+        if name in known and known[name] != in_words(schedule)
+    ]
+    # Two releases that run side by side must not rewrite each other's rules at each tick.
+    recently = (now - RELEASES_ALTERNATE_AFTER, now + RELEASES_ALTERNATE_AFTER)
+    for part in _parts(changed, LOCKED_TOGETHER):
+        for state in _schedules().filter(name__in=part).exclude(rule_at__range=recently):
+            _rewrite(state, *declared[state.name], now, last_due=max(state.last_due, now))
+    for state in _schedules().filter(last_due__gt=now + LOOK_AHEAD + CLOCK_JUMP):
+        if state.name in declared:
             logger.warning(
-                "The schedule %r starts anew: the clock was ahead, at %s.", name, last_due
-            )
-            _rewrite(name, task_name, schedule, now, last_due=now)
-        # Two releases that run side by side must not rewrite each other's rules at each tick.
-        elif rule != in_words(schedule) and abs(now - rule_at) > RELEASES_ALTERNATE_AFTER:
-            _rewrite(name, task_name, schedule, now, last_due=max(last_due, now))
+                "The schedule %r starts anew: the clock was ahead, at %s.",
+                state.name, state.last_due,
+            )  # fmt: skip
+            _rewrite(state, *declared[state.name], now, last_due=now)
 
 
 def _create(new: Sequence[ScheduleState]) -> None:
@@ -336,11 +341,11 @@ def _new_state(
 
 
 def _rewrite(
-    name: str, task_name: str, schedule: Schedule, now: datetime, *, last_due: datetime
+    found: ScheduleState, task_name: str, schedule: Schedule, now: datetime, *, last_due: datetime
 ) -> None:
     with transaction.atomic(using=record_alias()):
         # Not waiting for a lock: a frozen function may hold it, and the next tick comes soon.
-        for state in _skip_locked(_schedules().filter(name=name)):
+        for state in _skip_locked(_schedules().filter(pk=found.pk, rule_at=found.rule_at)):
             state.task_name, state.rule, state.rule_at = task_name, in_words(schedule), now
             state.last_due, state.next_due = last_due, first_due(schedule, last_due)
             state.save(update_fields=["task_name", "rule", "rule_at", "last_due", "next_due"])
