@@ -4,13 +4,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.test import override_settings
 from django.utils.timezone import now
 
-from lambda_tasks import conf, runtime
+from lambda_tasks import conf
 from lambda_tasks.context import TaskContext
 from lambda_tasks.core.lifecycle import WORKER_DIED, Failed
 from lambda_tasks.decorators import lambda_task
@@ -21,7 +20,7 @@ from lambda_tasks.records.finishes import finish
 from lambda_tasks.records.mapping import DROPPED
 from lambda_tasks.tasks import cleanup_task_records
 from tests.app import tasks
-from tests.conftest import Handle, record_of, wake_up
+from tests.conftest import Handle, record_of, relay, wake_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -240,7 +239,3 @@ def test_a_run_that_fails_without_its_process_loses_its_arguments_later() -> Non
     TaskRecord.objects.update(look_at=now())
     relay()
     assert kwargs_of(message) == DROPPED
-
-
-def relay() -> None:
-    async_to_sync(runtime.current().relay.run_once)()
