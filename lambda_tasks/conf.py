@@ -23,7 +23,8 @@ from .access import Authenticator
 from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.limits import Rate
-from .core.schedules import MAX_SCHEDULE_NAME, Schedule
+from .core.retention import DEFAULT_RETENTION, Retention, parse_keep
+from .core.schedules import MAX_SCHEDULE_NAME, Schedule, resolved
 from .core.signature import MIN_KEY_CHARS, Signer
 from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
@@ -117,6 +118,8 @@ class Settings:
     """Whether all arguments and results are encrypted at rest."""
     keep_secrets: int = KEEP_SECRETS_S
     """Seconds for which a FAILED record keeps its secrets; with 0 they are removed at once."""
+    keep: Retention = field(default_factory=lambda: DEFAULT_RETENTION)
+    """For how long cleanup_task_records keeps records of tasks that say nothing of it."""
     schedules: Mapping[str, "ScheduleSetting"] = field(default_factory=dict)
     """The schedules by name, in addition to those that tasks declare."""
     redact: frozenset[str] = frozenset()
@@ -393,6 +396,13 @@ def _module_names(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _keep(name: str, value: object) -> Retention:
+    try:
+        return {**DEFAULT_RETENTION, **parse_keep(name, value)}
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from None
+
+
 def _schedules(name: str, value: object) -> Mapping[str, ScheduleSetting]:
     if not isinstance(value, Mapping):
         example = '{"nightly": {"task": "shop.tasks.report", "cron": "30 2 * * *"}}'
@@ -414,9 +424,11 @@ def _schedule(where: str, name: object, given: object) -> ScheduleSetting:
         raise setting_error(where, given, 'Use one of "cron", "every" and "at".')
     make = getattr(schedules, kinds[0])
     try:
-        return ScheduleSetting(task_name, make(rest.pop(kinds[0]), name=name, **rest), backend)
+        made = make(rest.pop(kinds[0]), name=name, **rest)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{where}: {error}") from None
+    named = resolved(made, name=name, timezone=django_settings.TIME_ZONE)
+    return ScheduleSetting(task_name, named, backend)
 
 
 def _parameter_names(name: str, value: object) -> frozenset[str]:
@@ -521,6 +533,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "secrets_keys": _keys,
     "encrypt_arguments": _boolean,
     "keep_secrets": _whole_number(0, MAX_KEEP_SECRETS_S),
+    "keep": _keep,
     "schedules": _schedules,
     "redact": _parameter_names,
     "endpoints": access.parse,
@@ -529,7 +542,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
 
 
 def _on_change(*, setting: str, **_: object) -> None:
-    if ALMOST_PREFIX.match(setting) or setting in ("CACHES", "DEBUG"):
+    if ALMOST_PREFIX.match(setting) or setting in ("CACHES", "DEBUG", "TIME_ZONE"):
         forget()
 
 

@@ -1,7 +1,8 @@
 """The schedules of this release: those that tasks declare, and those of the settings."""
 
 import logging
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,15 +43,29 @@ def problems() -> list[str]:
     """Return every mistake in the schedules, one text each, for the system check."""
     found: list[str] = []
     counts = Counter(each.schedule.name for each in _all())
+    alike: defaultdict[str, list[str]] = defaultdict(list)
     for each in declared().values():
         name = each.schedule.name
+        alike[_as_databases_compare(name)].append(name)
         if counts[name] > 1:
             found.append(f"{counts[name]} schedules have the name {name!r}. Give each its own.")
         try:
             each.task.arguments_to_json(each.schedule.kwargs)
         except (TypeError, ValueError, UnknownTask) as error:
             found.append(f"The schedule {name!r}: {error}")
+    found += [
+        f"MySQL and MariaDB take the names {', '.join(map(repr, names))} for one. Give each "
+        "schedule its own."
+        for names in alike.values()
+        if len(names) > 1
+    ]
     return found
+
+
+def _as_databases_compare(name: str) -> str:
+    """Return a name without what MySQL leaves out of comparisons: case, accents, spaces at ends."""
+    letters = unicodedata.normalize("NFKD", name)
+    return "".join(each for each in letters if not unicodedata.combining(each)).casefold().strip()
 
 
 def misreadings() -> list[str]:
@@ -66,12 +81,11 @@ def _all() -> Iterator[DeclaredSchedule]:
     """Yield the schedules of all tasks, then those of the settings."""
     zone = django_settings.TIME_ZONE
     # Not discover(): a module that can't be imported must not hold up the schedules of others.
-    for module, error in registry.import_errors().items():
+    for module, error in registry.retry_imports().items():
         log_error(logger, error, "The schedules of %r don't run, as it can't be imported", module)
     for task in registry.tasks():
         for schedule in task.options.schedules:
             named = resolved(schedule, name=task.name, timezone=zone)
             yield DeclaredSchedule(named, task.name, task.backend)
-    for name, setting in conf.current().schedules.items():
-        named = resolved(setting.schedule, name=name, timezone=zone)
-        yield DeclaredSchedule(named, setting.task_name, setting.backend)
+    for setting in conf.current().schedules.values():
+        yield DeclaredSchedule(setting.schedule, setting.task_name, setting.backend)

@@ -404,6 +404,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             priority=overrides.priority,
             headers=overrides.headers,
             secret=self.secret_names,
+            keeps_arguments=options.keep_arguments,
         )
 
     def _outgoing_many(self, calls: ManyCalls) -> list[Outgoing]:

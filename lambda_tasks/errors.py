@@ -106,6 +106,10 @@ class TaskCancelled(LambdaTasksError):
     """The error in the TaskResult of a cancelled task."""
 
 
+class RunSkipped(TaskCancelled):
+    """A schedule with `overlap="skip"` has skipped a run, as the one before it still ran."""
+
+
 class MaxRetriesExceededError(LambdaTasksError):
     """A task asked for more retries than its limit allows. Its record is FAILED."""
 

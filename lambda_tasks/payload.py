@@ -98,6 +98,7 @@ class SQSLambdaTask(pydantic.BaseModel):
             and check_headers(self.headers, what=f"the headers of {self.message.task_name}"),
             priority=0 if self.priority is None else check_priority(self.priority),
             secret=registry.secret_names(self.message.task_name),
+            keeps_arguments=task is None or task.options.keep_arguments,
         )
 
 

@@ -5,11 +5,14 @@ nothing.
 """
 
 import importlib
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from threading import RLock
+from typing import Final
 
 from django.apps import AppConfig, apps
 from django.utils.module_loading import module_has_submodule
@@ -25,10 +28,14 @@ Returns None for objects and backends that it does not know. Raises UnknownTask 
 TASKS that is not this library's.
 """
 
+IMPORT_AGAIN_AFTER_S: Final = 600.0
+"""Seconds until retry_imports() imports a module again that has failed."""
+
 _tasks: dict[str, Task] = {}
 _aliases: dict[str, Task] = {}
 _adapters: list[Adapt] = []
 _state = {"discovered": False}
+_next_import = {"at": -math.inf}
 _discovery_lock = RLock()
 
 
@@ -129,6 +136,21 @@ def import_errors() -> dict[str, BaseException]:
         failures = {name: error for name, error in errors.items() if error is not None}
         _state["discovered"] = not failures
         return failures
+
+
+def retry_imports() -> dict[str, BaseException]:
+    """Do import_errors() for those who ask again and again, each minute for example.
+
+    After a failure it tries nothing for IMPORT_AGAIN_AFTER_S, and returns no error meanwhile: each
+    try runs half of a module again, and its error is known.
+    """
+    with _discovery_lock:
+        if time.monotonic() < _next_import["at"]:
+            return {}
+        errors = import_errors()
+        if errors:
+            _next_import["at"] = time.monotonic() + IMPORT_AGAIN_AFTER_S
+        return errors
 
 
 def has_other_interfaces() -> bool:

@@ -1,16 +1,16 @@
 """Schedules at run time: how each stands, on and off, a run now, and runs of past times."""
 
 import uuid
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
 from . import runtime
+from .core.schedules import in_words, next_dues
 from .declared_schedules import DeclaredSchedule, declared
 from .enqueue.scheduler import message_of
 from .errors import UnknownSchedule
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 N_NEXT: Final = 3
 """The due times that a status names."""
+
+READ_TOGETHER: Final = 1000
+"""The runs that one query reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,9 @@ class ScheduleStatus:
     next_due: tuple[datetime, ...]
     """The next due times."""
     last_status: str | None
-    """The status of the record of the last due time that has one; None for none."""
+    """The status of the record of the last due time; None for none."""
+    n_skipped: int
+    """The runs that `overlap="skip"` has skipped."""
 
 
 @sync_form("alist_schedules()")
@@ -52,7 +57,8 @@ def list_schedules() -> list[ScheduleStatus]:
     schedules = declared()
     states = {state.name: state for state in runtime.current().schedule_table.states()}
     names = sorted(schedules.keys() | states.keys())
-    return [_status(name, schedules.get(name), states.get(name)) for name in names]
+    last = _last_statuses(schedules, states)
+    return [_status(name, schedules.get(name), states.get(name), last.get(name)) for name in names]
 
 
 async def alist_schedules() -> list[ScheduleStatus]:
@@ -110,6 +116,7 @@ def backfill_schedule(
     """Enqueue the runs of the due times from `start` to `end`; return these times.
 
     A due time that has a record already is left out, so it runs once however often you call this.
+    Runs of a schedule with `overlap="skip"` wait for each other here, as none is to be left out.
     With `dry_run`, nothing is enqueued. At most 1,000 due times count. Raises UnknownSchedule, with
     the names that there are, and ValueError for a datetime without a time zone.
     """
@@ -122,7 +129,7 @@ def backfill_schedule(
     done = set(_records([run.id for run in runs]).values_list("id", flat=True))
     missing = [run for run in runs if run.id not in done]
     if missing and not dry_run:
-        _enqueue(found, missing)
+        _enqueue(_without_skipping(found), missing)
     return [run.due for run in missing]
 
 
@@ -141,6 +148,13 @@ def _find(name: str) -> DeclaredSchedule:
     return schedules[name]
 
 
+def _without_skipping(found: DeclaredSchedule) -> DeclaredSchedule:
+    """Return a schedule whose runs wait for each other if they would skip each other."""
+    if found.schedule.overlap != "skip":
+        return found
+    return replace(found, schedule=replace(found.schedule, overlap="queue"))
+
+
 def _switch(name: str, *, on: bool, by: str, reason: str) -> bool:
     found, table = _find(name), runtime.current().schedule_table
     table.note({name: (found.task_name, found.schedule)})
@@ -155,31 +169,46 @@ def _enqueue(found: DeclaredSchedule, runs: Sequence[ScheduledRun]) -> list[Invo
 
 
 def _status(
-    name: str, found: DeclaredSchedule | None, state: ScheduleState | None
+    name: str,
+    found: DeclaredSchedule | None,
+    state: ScheduleState | None,
+    last_status: str | None,
 ) -> ScheduleStatus:
     is_enabled = state is None or state.is_enabled
     next_due: tuple[datetime, ...] = ()
     if found is not None and is_enabled:
-        next_due = tuple(islice(found.schedule.rule.after(datetime.now(UTC)), N_NEXT))
+        next_due = tuple(next_dues(found.schedule, datetime.now(UTC), N_NEXT))
     return ScheduleStatus(
         name=name,
         task_name=found.task_name if found else state.task_name if state else "",
-        rule=str(found.schedule.rule) if found else state.rule if state else "",
+        rule=in_words(found.schedule) if found else state.rule if state else "",
         is_declared=found is not None,
         is_enabled=is_enabled,
         changed_by=state.changed_by if state else "",
         reason=state.reason if state else "",
         next_due=next_due,
-        last_status=_last_status(found, state),
+        last_status=last_status,
+        n_skipped=state.n_skipped if state else 0,
     )
 
 
-def _last_status(found: DeclaredSchedule | None, state: ScheduleState | None) -> str | None:
-    if found is None or state is None:
-        return None
-    due = next(found.schedule.rule.until(datetime.now(UTC)), None)
-    record = _records([state.run_id(due)]).first() if due else None
-    return record.status if record else None
+def _last_statuses(
+    schedules: Mapping[str, DeclaredSchedule], states: Mapping[str, ScheduleState]
+) -> dict[str, str]:
+    """Return the status of each schedule's last run, by name, in few queries."""
+    now = datetime.now(UTC)
+    last = {
+        states[name].run_id(due): name
+        for name in schedules.keys() & states.keys()
+        if (due := next(schedules[name].schedule.rule.until(now), None)) is not None
+    }
+    ids = list(last)
+    parts = [ids[start : start + READ_TOGETHER] for start in range(0, len(ids), READ_TOGETHER)]
+    return {
+        last[id]: status
+        for part in parts
+        for id, status in _records(part).order_by().values_list("id", "status")
+    }
 
 
 def _records(ids: Collection[UUID]) -> "RecordQuerySet":

@@ -13,6 +13,7 @@ from lambda_tasks.core.lifecycle import (
     Outcome,
     Raised,
     Retried,
+    Skipped,
     Succeeded,
 )
 from lambda_tasks.models import TaskRecord
@@ -27,6 +28,7 @@ ENDS: list[tuple[Outcome | Cancelled, dict[str, Any]]] = [
     (Failed(RAISED), {"status": "FAILED", **RAISED_COLUMNS}),
     (Retried(RAISED, timedelta(seconds=9)), {"status": "RETRYING", **RAISED_COLUMNS}),
     (Continued({"page": 2}), {"status": "SUCCESS"}),
+    (Skipped(RAISED, "nightly"), {"status": "CANCELLED", **RAISED_COLUMNS}),
     (Cancelled(), {"status": "CANCELLED"}),
 ]
 

@@ -15,13 +15,15 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError, SystemCheckError
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
+from django.db.models import QuerySet
 from django.test import override_settings
 
 from lambda_tasks import handler, registry, runtime, scheduling
-from lambda_tasks.core.schedules import LOOK_AHEAD, Schedule
+from lambda_tasks.core.schedules import LOOK_AHEAD, Schedule, plan
 from lambda_tasks.declared_schedules import declared
 from lambda_tasks.decorators import lambda_task
+from lambda_tasks.errors import SingletonLockUnknown
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import ScheduleState, TaskRecord
 from lambda_tasks.records import schedules as rows
@@ -160,7 +162,7 @@ def test_a_tick_that_dies_before_its_commit_is_repeated_by_the_next(
     with scheduled(minutely={"cron": "* * * * *"}):
         with monkeypatch.context() as patch:
             patch.setattr("django.db.models.query.QuerySet.bulk_update", _die)
-            with pytest.raises(RuntimeError, match="killed"):
+            with pytest.raises(Killed):
                 tick()
         assert due_times() == []
 
@@ -169,8 +171,12 @@ def test_a_tick_that_dies_before_its_commit_is_repeated_by_the_next(
     assert due_times() == minutes(1, 2)
 
 
+class Killed(BaseException):
+    """The end of a process in the middle of a tick."""
+
+
 def _die(*args: Any, **kwargs: Any) -> None:
-    raise RuntimeError("killed")
+    raise Killed
 
 
 @pytest.mark.usefixtures("queue")
@@ -219,9 +225,71 @@ def test_in_a_year_each_due_time_runs_once_however_ticks_come(
 
 def _tick_and_die(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tick, and die before the commit, if there is anything to commit."""
-    with monkeypatch.context() as patch, suppress(RuntimeError):
+    with monkeypatch.context() as patch, suppress(Killed):
         patch.setattr("django.db.models.query.QuerySet.bulk_update", _die)
         tick()
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
+    "day", [datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 24, tzinfo=UTC)]
+)
+def test_where_clocks_change_a_nightly_run_comes_neither_twice_nor_never(
+    clock: Clock, day: datetime
+) -> None:
+    clock.now = day
+    with scheduled(
+        nightly={"cron": "30 2 * * *", "timezone": "Europe/Berlin"},
+        hourly={"cron": "0 * * * *", "timezone": "Europe/Berlin"},
+    ):
+        for _ in range(96):
+            tick()
+            clock.now += HOUR / 2
+
+    assert len(due_times("nightly")) == 2
+    hours = due_times("hourly")
+    assert hours == [day + HOUR * n for n in range(1, 48)]
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_restart_delays_nothing_in_a_zone_whose_clocks_have_changed(clock: Clock) -> None:
+    clock.now = datetime(2026, 8, 28, 12, 0, 30, tzinfo=UTC)
+    entry = {"cron": "* * * * *", "timezone": "Europe/London"}
+    with scheduled(minutely=entry):
+        tick()
+    clock.now += MINUTE
+    runtime.close()
+    with scheduled(minutely=entry):
+        assert tick() == 1
+
+    first = datetime(2026, 8, 28, 12, 1, tzinfo=UTC)
+    assert due_times() == [first + n * MINUTE for n in range(3)]
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_database_that_goes_away_within_a_tick_loses_and_doubles_nothing(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LOCKED_TOGETHER", 2)
+    schedules = {f"s{n}": {"every": 60} for n in range(6)}
+    calls = iter(range(100))
+    write = QuerySet.bulk_update
+
+    def write_or_fail(self: Any, *args: Any) -> int:
+        if next(calls) > 0:
+            raise OperationalError("the connection is closed")
+        return write(self, *args)
+
+    with scheduled(**schedules):
+        with monkeypatch.context() as patch:
+            patch.setattr(QuerySet, "bulk_update", write_or_fail)
+            with pytest.raises(OperationalError):
+                tick()
+        assert len(due_times()) == 2 * 2
+        assert next(calls) == 2, "no other one is tried on a database that is away"
+        assert tick() == 4 * 2
+
+    assert [due_times(name) for name in schedules] == [minutes(1, 2)] * 6
 
 
 # What was missed
@@ -348,11 +416,85 @@ def test_a_module_that_can_not_be_imported_holds_up_no_schedule_of_others(
 ) -> None:
     modules = [*settings.LAMBDA_TASKS_MODULES, "tests.app.broken"]
     monkeypatch.setitem(registry._state, "discovered", False)
+    monkeypatch.setitem(registry._next_import, "at", 0)
+    told = "The schedules of 'tests.app.broken' don't run"
     with override_settings(LAMBDA_TASKS_MODULES=modules), scheduled(good={"every": 60}):
         assert tick() == 2
+        assert told in caplog.text
+        assert "ZeroDivisionError" in caplog.text
 
-    assert "The schedules of 'tests.app.broken' don't run" in caplog.text
-    assert "ZeroDivisionError" in caplog.text
+        caplog.clear()
+        clock.now += MINUTE
+        assert tick() == 1
+        assert told not in caplog.text, "it is not imported anew at each tick"
+
+        monkeypatch.setitem(registry._next_import, "at", 0)
+        tick()
+        assert told in caplog.text
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_schedule_that_fails_in_any_step_of_a_tick_holds_up_no_other(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def plan_all_but_one(schedule: Schedule, *rest: Any) -> Any:
+        if schedule.name == "s3":
+            raise OverflowError("date value out of range")
+        return plan(schedule, *rest)
+
+    monkeypatch.setattr(rows, "plan", plan_all_but_one)
+    with scheduled(**{f"s{n}": {"every": 60} for n in range(5)}):
+        assert tick() == 4 * 2
+
+    assert "The schedule 's3' can't run; it stays due" in caplog.text
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_task_that_raises_in_eager_mode_ends_no_tick_early(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LOCKED_TOGETHER", 1)
+    entries = {
+        name: {"task": tasks.write_and_fail.name, "kwargs": {"name": name}, "at": NOON + MINUTE}
+        for name in ("first", "second", "third")
+    }
+    with override_settings(
+        LAMBDA_TASKS_SCHEDULES=entries, LAMBDA_TASKS_EAGER=True, LAMBDA_TASKS_EAGER_RAISES=True
+    ):
+        with pytest.raises(ValueError, match="failed after writing first"):
+            tick()
+        assert tick() == 0
+
+    assert list(TaskRecord.objects.values_list("status", flat=True)) == ["FAILED"] * 3
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_changed_start_or_end_takes_effect(clock: Clock) -> None:
+    with scheduled(sale={"every": 60, "ends_at": NOON - MINUTE}):
+        assert tick() == 0
+    clock.now += HOUR
+    with scheduled(sale={"every": 60, "ends_at": NOON + 2 * HOUR}):
+        assert tick() == 2
+    clock.now += 10 * MINUTE
+    with scheduled(sale={"every": 60, "starts_at": NOON + 5 * HOUR}):
+        assert tick() == 0
+
+    assert ScheduleState.objects.get().next_due == NOON + 5 * HOUR
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_clock_that_was_wrong_for_a_moment_stops_no_schedule(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with scheduled(minutely={"cron": "* * * * *", "missed": "skip"}):
+        tick()
+        clock.now += timedelta(days=3650)
+        tick()
+        clock.now = NOON + MINUTE
+        tick()
+
+    assert "The schedule 'minutely' starts anew" in caplog.text
+    assert due_times()[:3] == minutes(1, 2, 3)
 
 
 # On, off, by hand
@@ -374,6 +516,17 @@ def test_switched_off_it_does_not_run_what_was_enqueued_ahead(clock: Clock) -> N
     assert due_times()[2:] == minutes(61, 62)
     state = ScheduleState.objects.get()
     assert (state.changed_by, state.is_enabled) == ("bob", True)
+
+
+@pytest.mark.usefixtures("queue")
+def test_switched_off_it_does_not_run_what_spread_puts_off(clock: Clock) -> None:
+    with scheduled(later={"every": 60, "spread": 7200}):
+        for _ in range(3):
+            tick()
+            clock.now += MINUTE
+        assert scheduling.disable_schedule("later", by="ann")
+
+    assert set(TaskRecord.objects.values_list("status", flat=True)) == {"CANCELLED"}
 
 
 def _rule(name: str) -> Any:
@@ -430,6 +583,13 @@ def test_a_wrong_schedule_is_refused_at_the_decoration(make: Any, words: str) ->
         (lambda: at(datetime(2026, 1, 1)), "time zone"),
         (lambda: every(5, spread=-1), "spread is"),
         (lambda: every(5, pause_after_failures=0), "pause_after_failures is 0"),
+        (lambda: every(float("inf")), "every is inf"),
+        (lambda: every(5, grace=timedelta.max), "grace is .* 36500 days"),
+        (lambda: every(5, name="x" * 256), "name is .* up to 255"),
+        (lambda: every(5, name="a\0b"), "name is"),
+        (lambda: every(5, kwargs={1: 2}), "kwargs is"),  # type: ignore[dict-item]
+        (lambda: every(5, starts_at=NOON, ends_at=NOON - SECOND), "before starts_at"),
+        (lambda: at(datetime.max.replace(tzinfo=UTC)), "outside the years 1970 to 8999"),
     ],
 )
 def test_a_wrong_policy_is_refused_with_the_fix(call: Any, words: str) -> None:
@@ -442,6 +602,8 @@ def test_the_check_reports_all_mistakes_at_once() -> None:
         "unknown": {"task": "tests.app.tasks.nothing", "cron": "* * * * *"},
         "refused": {"task": tasks.add.name, "cron": "* * * * *", "kwargs": {"b": 1}},
         "odd": {"task": tasks.add.name, "cron": "0 0 1 * 1", "kwargs": {"a": 1}},
+        "Café": {"task": tasks.add.name, "every": 60, "kwargs": {"a": 1}},
+        "cafe": {"task": tasks.add.name, "every": 60, "kwargs": {"a": 1}},
     }
     with (
         override_settings(LAMBDA_TASKS_SCHEDULES=schedules),
@@ -453,6 +615,7 @@ def test_the_check_reports_all_mistakes_at_once() -> None:
     assert "E010" in text
     assert "W012" in text
     assert all(name in text for name in schedules)
+    assert "take the names 'Café', 'cafe' for one" in text
 
 
 @pytest.mark.usefixtures("queue", "_warm_handler")
@@ -468,7 +631,7 @@ def test_a_tick_event_runs_the_schedules() -> None:
 
 @pytest.mark.usefixtures("queue")
 @pytest.mark.parametrize(
-    ("overlap", "status"), [("skip", "SUCCESS"), ("queue", "QUEUED"), ("allow", "SUCCESS")]
+    ("overlap", "status"), [("skip", "CANCELLED"), ("queue", "QUEUED"), ("allow", "SUCCESS")]
 )
 def test_a_run_meets_the_one_before_it(
     handle: Handle, clock: Clock, overlap: str, status: str
@@ -486,7 +649,44 @@ def test_a_run_meets_the_one_before_it(
 
     record = record_of(message)
     assert record.status == status
-    assert ("SingletonLockError" in (record.traceback or "")) == (overlap == "skip")
+    is_skipped = overlap == "skip"
+    assert (record.exception_class == "lambda_tasks.errors.RunSkipped") == is_skipped
+    assert ("The schedule 'each' has skipped this run" in (record.traceback or "")) == is_skipped
+    assert ScheduleState.objects.get().n_skipped == is_skipped
+    with override_settings(LAMBDA_TASKS_SCHEDULES=entry):
+        assert (" 1 skipped" in command("schedules")) == is_skipped
+        assert json.loads(command("schedules", "list", "--json"))["n_skipped"] == is_skipped
+
+
+@pytest.mark.usefixtures("queue")
+def test_while_the_lock_can_not_be_asked_no_run_is_skipped(
+    handle: Handle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tasks.aadd  # in this process, where the lock is replaced
+    entry = {"each": {"task": task.name, "every": 60, "overlap": "skip", "kwargs": {"a": 1}}}
+    with override_settings(LAMBDA_TASKS_SCHEDULES=entry):
+        tick()
+    message = wake_up(TaskRecord.objects.earliest("run_after").id, task.name)
+    TaskRecord.objects.update(run_after=None)
+    monkeypatch.setattr(runtime.current().locks, "hold", _redis_is_away)
+
+    handle(message)
+
+    assert record_of(message).status == "QUEUED"
+    assert ScheduleState.objects.get().n_skipped == 0
+
+
+def _redis_is_away(key: str, *, timeout_s: float) -> Any:
+    raise SingletonLockUnknown(f"Redis can't be asked for {key}.", delay=15)
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_backfill_skips_none_of_its_runs(clock: Clock) -> None:
+    with scheduled(hourly={"cron": "0 * * * *", "overlap": "skip"}):
+        scheduling.backfill_schedule("hourly", NOON - 3 * HOUR, NOON)
+
+    headers: list[Any] = list(TaskRecord.objects.values_list("headers", flat=True))
+    assert [each["lambda_tasks.overlap"] for each in headers] == ["queue"] * 4
 
 
 @pytest.mark.usefixtures("queue")
@@ -506,6 +706,32 @@ def test_a_schedule_whose_runs_fail_is_switched_off_and_the_log_says_so(
 
         scheduling.enable_schedule("flaky", by="ann")
         assert tick() == 1, "failures from before count no more"
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
+    ("last", "is_on"),
+    [
+        (["FAILED", "FAILED", "RUNNING", "QUEUED"], False),
+        (["FAILED", "CANCELLED", "FAILED", "RUNNING"], False),
+        (["FAILED", "SUCCESS", "FAILED", "RUNNING"], True),
+        (["SUCCESS", "FAILED", "RUNNING", "QUEUED"], True),
+    ],
+)
+def test_failures_in_a_row_are_those_of_runs_that_have_ended(
+    clock: Clock, last: list[str], is_on: bool
+) -> None:
+    with scheduled(flaky={"cron": "* * * * *", "pause_after_failures": 2}):
+        for _ in range(3):
+            tick()
+            clock.now += MINUTE
+        ids = TaskRecord.objects.order_by("run_after").values_list("id", flat=True)
+        for id, status in zip(list(ids), last, strict=False):
+            TaskRecord.objects.filter(id=id).update(status=status)
+        clock.now += MINUTE
+        tick()
+
+    assert ScheduleState.objects.get().is_enabled == is_on
 
 
 @pytest.mark.usefixtures("queue")
@@ -552,6 +778,7 @@ def test_the_command_lists_switches_runs_and_backfills(clock: Clock) -> None:
             command("schedules", "run", "weekly")
 
     assert (listed["name"], listed["is_enabled"], len(listed["next_due"])) == ("hourly", True, 3)
+    assert all("T" in due and due.endswith("+00:00") for due in listed["next_due"])
     assert TaskRecord.objects.count() == 7
 
 

@@ -393,6 +393,19 @@ def test_a_finished_record_with_secrets_can_not_be_replayed(
     assert TaskRecord.objects.count() == 1
 
 
+def test_a_record_that_has_lost_its_arguments_can_not_be_replayed(
+    handle: Handle, client: Client, queue: str
+) -> None:
+    id = tasks.forget.execute_on_commit(email="ann@example.com").id
+    message = wake_up(id, tasks.forget.name)
+    handle(message)
+
+    page = _replay(client, record_of(message))
+
+    assert "its arguments were removed after its end" in page
+    assert TaskRecord.objects.count() == 1
+
+
 def test_a_failed_record_keeps_its_secrets_for_a_replay(
     handle: Handle, client: Client, queue: str
 ) -> None:

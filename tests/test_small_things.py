@@ -3,16 +3,12 @@
 import logging
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any, assert_type
 
 import pytest
-from django.utils.timezone import now
 
 from lambda_tasks import Invocation, LambdaTaskWrapper, lambda_task, task_logger
 from lambda_tasks.logging import TaskContextFilter
-from lambda_tasks.models import TaskRecord
-from lambda_tasks.tasks import cleanup_task_records
 from tests.app import tasks
 from tests.conftest import Handle, body, record_of
 
@@ -45,27 +41,6 @@ def test_lines_outside_of_a_task_carry_nothing(caplog: Any) -> None:
 
     (line,) = caplog.records
     assert (line.getMessage(), line.invocation_id, line.attempt) == ("outside", "", "")
-
-
-@pytest.mark.django_db(transaction=True)
-def test_cleanup_deletes_what_was_finished_long_ago_and_returns_the_count(
-    monkeypatch: Any,
-) -> None:
-    from lambda_tasks import tasks as built_in
-
-    monkeypatch.setattr(built_in, "CHUNK_SIZE", 3)  # so that seven take three chunks
-    old, recent = now() - timedelta(days=8), now() - timedelta(days=6)
-    for status in ("SUCCESS", "FAILED", "RETRYING", "CANCELLED", *["SUCCESS"] * 3):
-        TaskRecord.objects.create(task_name="f", kwargs={}, status=status, end_time=old)
-    kept = [
-        TaskRecord.objects.create(task_name="f", kwargs={}, status="SUCCESS", end_time=recent),
-        TaskRecord.objects.create(task_name="f", kwargs={}, status="QUEUED", enqueued_at=old),
-        TaskRecord.objects.create(task_name="f", kwargs={}, status="RUNNING", start_time=old),
-    ]
-
-    assert cleanup_task_records() == 7
-    assert set(TaskRecord.objects.all()) == set(kept)
-    assert cleanup_task_records(retention_days=5) == 1
 
 
 @lambda_task

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -157,10 +158,27 @@ def test_what_is_held_for_less_than_a_second_does_not_come_back_at_once() -> Non
     assert client.parameters[0]["VisibilityTimeout"] == 1
 
 
-def sent(client: Any) -> Sequence[SendFailure | None]:
-    message = Message(task_name="f", kwargs={}, invocation_id=uuid4())
+def sent(
+    client: Any, *, delay_s: int = 0, run_after: datetime | None = None
+) -> Sequence[SendFailure | None]:
+    message = Message(task_name="f", kwargs={}, invocation_id=uuid4(), run_after=run_after)
     transport = SQSTransport("https://sqs.eu-west-1.amazonaws.com/1/default", client)
-    return asyncio.run(transport.send([Outgoing(message, "{}", "default")]))
+    return asyncio.run(transport.send([Outgoing(message, "{}", "default", delay_s)]))
+
+
+@pytest.mark.parametrize(
+    ("left_s", "delays_s"), [(200.2, [200, 199]), (900, [300]), (-5, [None]), (None, [300])]
+)
+def test_a_message_that_is_sent_later_than_it_was_called_is_delayed_for_what_is_left(
+    left_s: float | None, delays_s: list[int | None]
+) -> None:
+    client: Any = PlayedClient({})
+    due = None if left_s is None else datetime.now(UTC) + timedelta(seconds=left_s)
+
+    sent(client, delay_s=300, run_after=due)
+
+    [entry] = client.parameters[0]["Entries"]
+    assert entry.get("DelaySeconds") in delays_s
 
 
 def test_a_client_that_was_closed_is_opened_again_on_another_loop(sqs: LocalSqs) -> None:

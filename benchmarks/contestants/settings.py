@@ -35,6 +35,8 @@ LAMBDA_TASKS_MODULES = [
 ]
 if "BENCHMARK_HOOKS" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.hooked")
+if "BENCHMARK_SCHEDULES" in os.environ:
+    LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.scheduled")
 if "BENCHMARK_MARKS" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.marks")
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ

@@ -210,6 +210,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             run_after=task.run_after,
             priority=int(task.priority),
             secret=secret,
+            keeps_arguments=self.options_of(task).keep_arguments,
             enqueued_at=now,
         )
         message = outgoing.message

@@ -1,7 +1,7 @@
 """The life of a record: its statuses, the verdict on a claim, and the outcomes of an attempt.
 
     QUEUED -> RUNNING -> SUCCESS | FAILED | RETRYING
-    QUEUED | RUNNING -> CANCELLED
+    QUEUED | RUNNING -> CANCELLED   by somebody, or by a schedule that skips a run
     RUNNING -> RUNNING   its worker died, its lease ran out, another worker took it over
 
 A RETRYING record is finished: the retry is a new invocation. A SUCCESS record whose task continues
@@ -387,13 +387,22 @@ class Continued:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """An outcome: the run of a schedule does not begin, as the one before it still runs."""
+
+    raised: Raised
+    schedule: str
+    """The name of the schedule, which counts its skipped runs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The end of an invocation that somebody cancelled."""
 
     raised: None = None
 
 
-Outcome = Succeeded | Failed | Retried | Continued
+Outcome = Succeeded | Failed | Retried | Continued | Skipped
 """The outcome of an attempt."""
 
 STATUS_OF: Final = {
@@ -401,6 +410,7 @@ STATUS_OF: Final = {
     Continued: Status.SUCCESS,
     Failed: Status.FAILED,
     Retried: Status.RETRYING,
+    Skipped: Status.CANCELLED,
     Cancelled: Status.CANCELLED,
 }
 """The status that an end gives its record."""
@@ -414,3 +424,5 @@ class End:
     outcome: Outcome
     ran_for: timedelta | None = None
     """Duration of the task itself; None where it is unknown, so that the record keeps its start."""
+    drops_arguments: bool = False
+    """Whether the record loses its arguments; that of a failed run only when it loses secrets."""

@@ -45,6 +45,10 @@ MAX_DEPTH: Final = 100
 pydantic reads at most 255 levels, and databases more.
 """
 
+KEEP_ARGUMENTS_HEADER: Final = "lambda_tasks.keep_arguments"
+"""The header of calls whose arguments go with the end of the run: it is False. In a header it is in
+the record, so that whoever ends the run knows it, without the task."""
+
 YEARS: Final = range(1970, 9000)
 """The years that a time may be in. Close to the ends of the calendar, time zones overflow."""
 
@@ -115,6 +119,11 @@ class Message:
     def group(self) -> str:
         """The MessageGroupId on a FIFO queue: messages of one group keep their order."""
         return group_of(self.group_key, self.task_name)
+
+    @property
+    def drops_arguments(self) -> bool:
+        """Whether the record has no arguments any more once the run has ended."""
+        return self.headers.get(KEEP_ARGUMENTS_HEADER) is False
 
     @property
     def redacted_kwargs(self) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
 from .limits import MAX_LIMIT, Rate
+from .retention import Keep, Retention, parse_keep
 from .retries import MAX_DELAY_S, RetryRule
 from .schedules import Schedule, make_cron
 
@@ -39,6 +41,8 @@ class CommonOptionNames(TypedDict, total=False):
     on_lost: Literal["rerun", "fail"]
     aliases: tuple[str, ...]
     schedule: "str | Schedule | Sequence[Schedule]"
+    keep_arguments: bool
+    keep: "timedelta | float | Mapping[str, timedelta | float | None] | None"
 
 
 class OptionNames(CommonOptionNames, total=False):
@@ -93,8 +97,19 @@ class TaskOptions:
     """Dotted names under which messages of older releases still arrive."""
     schedule: str | Schedule | Sequence[Schedule] = ()
     """A cron expression, or what lambda_tasks.schedules makes, or several of these."""
+    keep: Keep = field(default_factory=dict)
+    """How long cleanup_task_records keeps the records: a time span or days, None for ever, or a
+    dict with one of these for a status. For other statuses the setting LAMBDA_TASKS_KEEP decides.
+    """
+    keep_arguments: bool = True
+    """Whether records keep the arguments after SUCCESS, and FAILED ones after a while."""
     takes_context: bool = False
     """Whether the function gets `context: TaskContext`, too."""
+
+    @property
+    def retention(self) -> Retention:
+        """How long the records of the task are kept, for the statuses that `keep` names."""
+        return parse_keep("keep", self.keep)
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
@@ -143,11 +158,12 @@ def parse_options(
     _check_timeouts(function, parsed)
     _check_delay_and_on_lost(function, parsed)
     _check_schedule(function, parsed)
+    _check_keep(function, parsed)
     return parsed
 
 
 def _check_names(function: str, options: OptionNames) -> None:
-    known = [field.name for field in fields(TaskOptions)]
+    known = [each.name for each in fields(TaskOptions)]
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -292,6 +308,13 @@ def _check_schedule(function: str, options: TaskOptions) -> None:
         )
 
 
+def _check_keep(function: str, options: TaskOptions) -> None:
+    try:
+        parse_keep("keep", options.keep)
+    except ValueError as error:
+        raise ValueError(f"{function}: {error}") from None
+
+
 def _check_range(function: str, option: str, value: Any, minimum: float, maximum: float) -> None:
     if not _is_number(value) or not minimum <= value <= maximum:
         raise ValueError(f"{function}: {option} is {value!r}. Use {minimum} to {maximum}.")
@@ -330,6 +353,7 @@ _KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "durable": (lambda value: value is None or _is_flag(value), "True or False"),
     "atomic": (_is_flag, "True or False"),
     "aliases": (_are_names, "a tuple of dotted names, like ('shop.old.charge',)"),
+    "keep_arguments": (_is_flag, "True or False"),
     "takes_context": (_is_flag, "True or False"),
 }
 """The kinds of the options' values, each as a test and in words."""

@@ -1,6 +1,9 @@
 """Schedules: the times at which a task is due, decided without a clock and without a database."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import hashlib
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
@@ -8,6 +11,9 @@ from typing import Any, Final, Literal, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
+
+from .lifecycle import UNFINISHED, Status
+from .message import YEARS
 
 Missed = Literal["once", "all", "skip"]
 Overlap = Literal["allow", "skip", "queue"]
@@ -29,6 +35,9 @@ MAX_MISSED: Final = 100
 
 MAX_COUNTED: Final = 1000
 """The most missed due times that are counted for the log."""
+
+MAX_SPAN: Final = timedelta(days=36_500)
+"""The longest time span: with a hundred years, every moment stays within the calendar."""
 
 MAX_SCHEDULE_NAME: Final = 255
 """The most characters of a schedule's name, which is a column of its row."""
@@ -162,6 +171,14 @@ class Schedule:
     pause_after_failures: int | None = None
     """Failed runs in a row after which the schedule is switched off."""
 
+    @property
+    def offset(self) -> timedelta:
+        """The part of `spread` by which its runs start later, the same for a name each time."""
+        if not self.spread:
+            return self.spread
+        share = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:6]) / 2**48
+        return self.spread * share
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -198,33 +215,62 @@ def plan(
     return Plan(
         due=(*reversed(kept), *on_time),
         last_due=decided,
-        next_due=_first(schedule, max(decided, begin)),
+        next_due=first_due(schedule, decided),
         n_missed=len(missed) - len(kept),
     )
 
 
 def first_due(schedule: Schedule, since: datetime) -> datetime | None:
     """Return the first due time after a moment, within the schedule's start and end."""
+    return next(iter(next_dues(schedule, since, 1)), None)
+
+
+def next_dues(schedule: Schedule, since: datetime, count: int) -> list[datetime]:
+    """Return the first due times after a moment, within the schedule's start and end."""
     begin = since if schedule.starts_at is None else max(since, _just_before(schedule))
-    return _first(schedule, begin)
+    end = schedule.ends_at
+    due = takewhile(lambda due: end is None or due <= end, schedule.rule.after(begin))
+    return list(islice(due, count))
+
+
+def in_words(schedule: Schedule) -> str:
+    """Return what decides the due times of a schedule, as text: another text, other times."""
+    parts = [str(schedule.rule)]
+    if schedule.starts_at is not None:
+        parts.append(f"from {schedule.starts_at.isoformat()}")
+    if schedule.ends_at is not None:
+        parts.append(f"until {schedule.ends_at.isoformat()}")
+    return " ".join(parts)
+
+
+def has_failed(schedule: Schedule, runs: Sequence[Set[str]]) -> bool:
+    """Return whether the last runs have failed, as many as `pause_after_failures` says.
+
+    Each run, the latest first, has the statuses of its record and of its retries. Runs without an
+    end, without a record, and those that were cancelled or skipped say nothing.
+    """
+    n_failed = 0
+    for statuses in runs:
+        if Status.SUCCESS in statuses:
+            return False
+        n_failed += Status.FAILED in statuses and not statuses & {*UNFINISHED}
+        if n_failed == schedule.pause_after_failures:
+            return True
+    return False
 
 
 def due_between(schedule: Schedule, start: datetime, end: datetime) -> list[datetime]:
-    """Return the due times from `start` to `end`, both included; at most MAX_COUNTED."""
-    due = takewhile(lambda due: due <= end, schedule.rule.after(start - timedelta(microseconds=1)))
-    return list(islice(due, MAX_COUNTED))
+    """Return the due times from `start` to `end`, both included; at most MAX_COUNTED.
+
+    None is outside of the schedule's own start and end.
+    """
+    due = next_dues(schedule, start - timedelta(microseconds=1), MAX_COUNTED)
+    return list(takewhile(lambda due: due <= end, due))
 
 
 def _missed(schedule: Schedule, begin: datetime, end: datetime) -> Iterable[datetime]:
     due = takewhile(lambda due: due > begin, schedule.rule.until(end))
     return islice(due, MAX_COUNTED)
-
-
-def _first(schedule: Schedule, after: datetime) -> datetime | None:
-    due = next(schedule.rule.after(after), None)
-    if due is not None and schedule.ends_at is not None and due > schedule.ends_at:
-        return None
-    return due
 
 
 def _just_before(schedule: Schedule) -> datetime:
@@ -249,30 +295,48 @@ def make_schedule(rule: Rule, **policy: Any) -> Schedule:
         name: PARSERS[name](name, value) if name in PARSERS and value is not None else value
         for name, value in policy.items()
     }
-    return Schedule(rule=rule, **parsed)
+    schedule = Schedule(rule=rule, **parsed)
+    if schedule.starts_at and schedule.ends_at and schedule.ends_at < schedule.starts_at:
+        raise ValueError(
+            f"ends_at is {schedule.ends_at}, before starts_at, which is {schedule.starts_at}. Use "
+            "a later one."
+        )
+    return schedule
 
 
 def resolved(schedule: Schedule, *, name: str, timezone: str) -> Schedule:
     """Return a schedule with its default name and time zone filled in."""
     rule = schedule.rule
-    if isinstance(rule, Cron) and not rule.timezone:
+    lacks_zone = isinstance(rule, Cron) and not rule.timezone
+    if schedule.name and not lacks_zone:
+        return schedule
+    if isinstance(rule, Cron) and lacks_zone:
         rule = Cron(rule.expression, timezone)
     return replace(schedule, rule=rule, name=schedule.name or name)
 
 
 def to_span(option: str, value: timedelta | float) -> timedelta:
-    """Return a time span, from seconds too. Raises ValueError unless it is one from 0 up."""
+    """Return a time span, from seconds too. Raises ValueError unless it is from 0 to MAX_SPAN."""
+    span: object = value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        value = timedelta(seconds=value)
-    if not isinstance(value, timedelta) or value < timedelta(0):
-        raise ValueError(f"{option} is {value!r}. Use a timedelta, or seconds, from 0 up.")
-    return value
+        with suppress(OverflowError, ValueError):  # infinite, or no number
+            span = timedelta(seconds=value)
+    if not isinstance(span, timedelta) or not timedelta(0) <= span <= MAX_SPAN:
+        raise ValueError(
+            f"{option} is {value!r}. Use a timedelta, or seconds, from 0 to {MAX_SPAN.days} days."
+        )
+    return span
 
 
 def to_utc(option: str, value: datetime) -> datetime:
-    """Return a moment in UTC. Raises ValueError for a datetime without a time zone."""
+    """Return a moment in UTC.
+
+    Raises ValueError for a datetime without a time zone, or outside the years of YEARS.
+    """
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError(f"{option} is {value!r}. Use a datetime with a time zone.")
+    if value.year not in YEARS:
+        raise ValueError(f"{option} is {value!r}, outside the years 1970 to 8999.")
     return value.astimezone(UTC)
 
 
@@ -331,6 +395,24 @@ def _choice(option: str, value: object) -> object:
     return value
 
 
+def _name(option: str, value: object) -> object:
+    is_text = isinstance(value, str) and value.isprintable()
+    if not isinstance(value, str) or not is_text or len(value) > MAX_SCHEDULE_NAME:
+        raise ValueError(
+            f"{option} is {reprlib.repr(value)}. Use text of up to {MAX_SCHEDULE_NAME} characters "
+            "on one line."
+        )
+    return value
+
+
+def _kwargs(option: str, value: object) -> object:
+    if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value):
+        raise ValueError(
+            f"{option} is {reprlib.repr(value)}. Use a dict with the names of parameters as keys."
+        )
+    return value
+
+
 def _count(option: str, value: object) -> object:
     if type(value) is not int or not 1 <= value <= MAX_FAILURES:
         raise ValueError(f"{option} is {value!r}. Use a whole number from 1 to {MAX_FAILURES}.")
@@ -338,6 +420,8 @@ def _count(option: str, value: object) -> object:
 
 
 PARSERS: Final[Mapping[str, Callable[[str, Any], object]]] = {
+    "name": _name,
+    "kwargs": _kwargs,
     "missed": _choice,
     "overlap": _choice,
     "grace": to_span,

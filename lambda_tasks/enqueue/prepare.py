@@ -8,13 +8,14 @@ import reprlib
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from .. import conf
 from ..core.lifecycle import LookTerms
 from ..core.message import (
     GROUP_KEY_PATTERN,
+    KEEP_ARGUMENTS_HEADER,
     MAX_GROUP_KEY,
     PRIORITIES,
     YEARS,
@@ -24,6 +25,9 @@ from ..core.message import (
 )
 from ..core.retries import MAX_DELAY_S
 from ..records import encryption
+
+DROPS_ARGUMENTS: Final = {KEEP_ARGUMENTS_HEADER: False}
+"""The header of a call whose record does not keep its arguments."""
 
 
 def prepare(
@@ -45,12 +49,14 @@ def prepare(
     retry_of: UUID | None = None,
     headers: Mapping[str, Any] | None = None,
     secret: frozenset[str] = frozenset(),
+    keeps_arguments: bool = True,
     enqueued_at: datetime | None = None,
 ) -> Outgoing:
     """Return the message of a call, encoded for a queue.
 
     `args` and `kwargs` are JSON values. With `durable` None the setting decides. `task_queue` is
-    the queue that the task declares; a message for it need not name it.
+    the queue that the task declares; a message for it need not name it. `keeps_arguments` says
+    whether the record has them after the run.
 
     Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored;
     ValueError for a delay, priority or group key that the queue does not accept, and for text that
@@ -83,7 +89,7 @@ def prepare(
         priority=priority,
         root_id=root_id,
         retry_of=retry_of,
-        headers=dict(headers or {}),
+        headers={**(headers or {}), **({} if keeps_arguments else DROPS_ARGUMENTS)},
         secret=secret,
     )
     if message.durable:

@@ -1,6 +1,5 @@
 """The scheduler, which enqueues the runs of schedules shortly before they are due."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -111,17 +110,13 @@ def message_of(declared: Declared, run: ScheduledRun) -> Outgoing:
         durable=True,
         backend=task.backend,
         invocation_id=run.id,
-        run_after=run.due + schedule.spread * _share(run.name),
+        run_after=run.due + schedule.offset,
         headers=_headers(schedule, run.due),
         secret=task.secret_names,
+        keeps_arguments=task.options.keep_arguments,
     )
 
 
 def _headers(schedule: Schedule, due: datetime) -> dict[str, Any]:
     headers = {SCHEDULE_HEADER: schedule.name, SCHEDULED_FOR_HEADER: due.isoformat()}
     return headers if schedule.overlap == "allow" else headers | {OVERLAP_HEADER: schedule.overlap}
-
-
-def _share(name: str) -> float:
-    """Return a number from 0 to 1 that is always the same for a name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48

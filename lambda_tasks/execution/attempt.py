@@ -25,7 +25,13 @@ from ..core.lifecycle import Failed, Outcome, Raised
 from ..core.message import Outgoing
 from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
-from ..errors import ArgumentsMismatch, Continue, HardTimeLimitExceeded, SoftTimeLimitExceeded
+from ..errors import (
+    ArgumentsMismatch,
+    Continue,
+    HardTimeLimitExceeded,
+    SingletonLockUnknown,
+    SoftTimeLimitExceeded,
+)
 from ..hooks.calling import HOOK_LIMIT_S
 from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
 from ..ports import Lock, Task
@@ -247,10 +253,8 @@ class Attempt:
         if self._prepare_restart(error):
             return AttemptEnd(None, restarts=True)
         self._lock_stack.close()
-        if isinstance(error, ArgumentsMismatch) and not self.run.retry_at_once:
-            return AttemptEnd(None, refused=describe_refusal(error, self.run.message))
-        if self._waits_for_lock(error):
-            return AttemptEnd(None, wait_s=self._lock_wait_s(error))
+        if (ended := self._end_unbegun(error)) is not None:
+            return ended
         if self._is_lost(error) and not self._is_recorded():
             close_failed_connections()
             return AttemptEnd(None, lost=self._reason_of_loss(error))
@@ -263,7 +267,6 @@ class Attempt:
             error,
             self._ran_for(),
             may_retry=error is not self._lock_error,
-            is_ignored=error is self._lock_error and self._skips_overlap,
         )
         if not self._is_called and isinstance(ended.outcome, Failed):
             message, reason = self.run.message, ended.outcome.raised
@@ -295,9 +298,19 @@ class Attempt:
             self._lock_error = error
             raise
 
+    def _end_unbegun(self, error: BaseException) -> AttemptEnd | None:
+        """Return the end of an attempt that may not begin, here or now; None for any other one."""
+        if isinstance(error, ArgumentsMismatch) and not self.run.retry_at_once:
+            return AttemptEnd(None, refused=describe_refusal(error, self.run.message))
+        if self._skips_overlap(error):
+            return self.finisher.skip(self.run, error)
+        if self._waits_for_lock(error):
+            return AttemptEnd(None, wait_s=self._lock_wait_s(error))
+        return None
+
     def _waits_for_lock(self, error: BaseException) -> bool:
         """Return whether another run holds the lock and this one may wait for it once more."""
-        if error is not self._lock_error or self._call.ignores(error) or self._skips_overlap:
+        if error is not self._lock_error or self._call.ignores(error):
             return False
         return self.run.claim.n_waits < self.run.max_retries
 
@@ -415,10 +428,10 @@ class Attempt:
         if self._guard is not None:
             self._guard.clean_up()
 
-    @property
-    def _skips_overlap(self) -> bool:
-        """Whether a run of a schedule ends if the one before it still runs."""
-        return self.run.message.headers.get(OVERLAP_HEADER) == "skip"
+    def _skips_overlap(self, error: BaseException) -> bool:
+        """Return whether this run of a schedule is skipped, as the one before it still runs."""
+        is_held = error is self._lock_error and not isinstance(error, SingletonLockUnknown)
+        return is_held and self.run.message.headers.get(OVERLAP_HEADER) == "skip"
 
     def _lock_keys(self) -> list[str]:
         """Return the keys of a singleton, and of a schedule whose runs must not overlap."""

@@ -19,7 +19,7 @@ from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
 from ..conf import Settings
-from ..core.lifecycle import Claim, End, Failed, Retried
+from ..core.lifecycle import Claim, End, Failed, Retried, Skipped
 from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
@@ -44,7 +44,7 @@ from . import progress
 from .attempt import Attempt, MakeAttempt
 from .batch import Chain, ClaimedBatch, StartedRun, schedule
 from .connections import refresh
-from .finishing import Finisher, describe, release_claim, release_unstarted
+from .finishing import Finisher, describe, end_of, release_claim, release_unstarted
 from .hook_events import announce_end, announce_return
 from .intake import Intake
 from .lanes import LaneLost, Lanes
@@ -418,7 +418,8 @@ class Executor:
             failure = error.failure if isinstance(error, LaneLost) else error
             ended = await self._fail(batch.started[claimed.delivery.id].claimed, failure)
         started = batch.started[claimed.delivery.id]
-        if ended.wait_s is None and ended.refused is None:
+        has_begun = ended.wait_s is None and ended.refused is None
+        if has_begun and not isinstance(ended.outcome, Skipped):
             self._durations.add(claimed.task.name, _ran_s(started, ended))
         return ended if ended.is_recorded else await self._record(started.claimed, ended)
 
@@ -463,7 +464,7 @@ class Executor:
     async def _record(self, claimed: ClaimedDelivery, ended: AttemptEnd) -> AttemptEnd:
         assert ended.outcome is not None
         try:
-            end = End(claimed.claim, ended.outcome, ended.ran_for)
+            end = end_of(claimed.message, claimed.claim, ended.outcome, ended.ran_for)
             held = await self._ends.write(claimed.message.invocation_id, end)
         except DatabaseErrors as error:
             if meaning_of(error, from_library=True) is Meaning.REFUSAL:  # it refuses the result

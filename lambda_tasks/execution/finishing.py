@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from ..context import SCHEDULE_HEADER
 from ..core.lifecycle import (
     CUT_OFF,
     Claim,
@@ -24,6 +25,7 @@ from ..core.lifecycle import (
     Raised,
     Release,
     Retried,
+    Skipped,
     Succeeded,
     cut_off_too_often,
     turn_wait_s,
@@ -37,6 +39,7 @@ from ..errors import (
     LeaseLost,
     MaxContinuesExceededError,
     MaxRetriesExceededError,
+    RunSkipped,
     Unrunnable,
 )
 from ..ports import (
@@ -49,7 +52,7 @@ from ..ports import (
     Task,
     TaskCall,
 )
-from .hook_events import announce_end
+from .hook_events import announce_end, announce_skipped
 from .progress import state_as_json
 from .run import AttemptEnd, Run
 from .run_log import log_failure, log_lost_attempt, skip_library_frames
@@ -81,7 +84,7 @@ class Finisher:
         `ran_for` is None if the time of the run is unknown. Raises LeaseLost, and writes nothing,
         if the claim no longer holds.
         """
-        self.claims.finish(End(run.claim, outcome, ran_for), following)
+        self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
 
     def fail(
         self,
@@ -92,7 +95,6 @@ class Finisher:
         ran_for: timedelta | None,
         *,
         may_retry: bool = True,
-        is_ignored: bool = False,
     ) -> AttemptEnd:
         """Record what follows from an error: a failure, a retry, or SUCCESS if it is ignored.
 
@@ -101,9 +103,7 @@ class Finisher:
         """
         if isinstance(error, LeaseLost):
             return AttemptEnd(None)
-        outcome, retry = consequence_of(
-            error, run, call, may_retry=may_retry, is_ignored=is_ignored
-        )
+        outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
         try:
             self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
@@ -116,6 +116,21 @@ class Finisher:
         log_failure(call, run.message, run.claim, outcome, error, ran_for=ran_for)
         call.ended(outcome, error)
         return AttemptEnd(outcome, retry, ran_for=ran_for)
+
+    def skip(self, run: Run, held: BaseException) -> AttemptEnd:
+        """End a run that its schedule skips, as another run holds the lock.
+
+        Raises the database's errors; the outcome is unknown then, and the delivery must come back.
+        """
+        schedule = str(run.message.headers[SCHEDULE_HEADER])
+        reason = RunSkipped(), f"The schedule {schedule!r} has skipped this run: {held}"
+        outcome = Skipped(Raised.from_error(*reason), schedule)
+        try:
+            self.finish(run, outcome, ran_for=None)
+        except LeaseLost:
+            return AttemptEnd(None)
+        announce_skipped(run.message, queue=run.queue)
+        return AttemptEnd(outcome)
 
     def finish_lost(self, claimed: ClaimedDelivery, reason: Raised, *, is_last: bool) -> Settlement:
         """End an attempt that an outage of the database ended, by the task's `on_lost`.
@@ -157,7 +172,7 @@ class Finisher:
 
     def _fail_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
         try:
-            self.claims.finish(End(claimed.claim, Failed(reason)))
+            self.claims.finish(end_of(claimed.message, claimed.claim, Failed(reason), None))
         except Exception:
             logger.exception(
                 "The end of %s can't be written; it runs again when its lease is over",
@@ -168,6 +183,11 @@ class Finisher:
         notify_failed(claimed, claimed.claim, reason)
         announce_end(claimed, Failed(reason))
         return DONE_FAILED
+
+
+def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> End:
+    """Return the end of a run of this message."""
+    return End(claim, outcome, ran_for, drops_arguments=message.drops_arguments)
 
 
 def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
@@ -262,7 +282,6 @@ def consequence_of(
     call: TaskCall,
     *,
     may_retry: bool = True,
-    is_ignored: bool = False,
 ) -> tuple[Outcome, Outgoing | None]:
     """Return the outcome of a run that raised an error, and the message of its retry or None."""
     n_retries = run.message.n_retries
@@ -271,7 +290,7 @@ def consequence_of(
     ):
         error.add_note(CONTINUE_IN_GROUP)
     raised = describe(error, run.message)
-    if is_ignored or call.ignores(error):
+    if call.ignores(error):
         return Succeeded(raised=raised), None
     jitter_s = random.uniform(*JITTER_S)
     delay_s = call.retry_delay_s(error, jitter_s=jitter_s) if may_retry else None

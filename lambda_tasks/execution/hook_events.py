@@ -91,6 +91,12 @@ def announce_failed_unbegun(message: Message, *, queue: str, reason: Raised) -> 
         call_beside(hooks.failed_unbegun, event)
 
 
+def announce_skipped(message: Message, *, queue: str) -> None:
+    """Have hooks.cancelled called beside, for a run that its schedule skips."""
+    if hooks.cancelled:
+        call_beside(hooks.cancelled, hooks.Cancelled(**_of_invocation(message, queue)))
+
+
 def announce_return(
     delivery: Delivery,
     readable: ResolvedDelivery | UnrunnableDelivery | None,

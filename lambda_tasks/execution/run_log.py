@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried
+from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried, Skipped
 from ..core.message import Message
 from ..logging import run_attributes
 from ..ports import TaskCall
@@ -38,6 +38,14 @@ def log_start(message: Message, claim: Claim) -> None:
 
 def log_success(message: Message, claim: Claim, outcome: Outcome, ran_s: float) -> None:
     """Log an outcome that is no failure."""
+    extra = run_attributes(message.task_name, message.invocation_id, claim.attempt)
+    if isinstance(outcome, Skipped):
+        logger.info(
+            "[%s] %s was skipped, as the run of %r before it still runs",
+            message.invocation_id, message.task_name, outcome.schedule,
+            extra=extra,
+        )  # fmt: skip
+        return
     verb = "continues in another run" if isinstance(outcome, Continued) else "succeeded"
     despite = ""
     if outcome.raised is not None:
@@ -45,7 +53,7 @@ def log_success(message: Message, claim: Claim, outcome: Outcome, ran_s: float) 
     logger.info(
         "[%s] %s %s%s after %.3f s",
         message.invocation_id, message.task_name, verb, despite, ran_s,
-        extra=run_attributes(message.task_name, message.invocation_id, claim.attempt),
+        extra=extra,
     )  # fmt: skip
 
 

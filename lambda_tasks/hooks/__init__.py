@@ -57,7 +57,10 @@ failed_unbegun: Hook[FailedUnbegun] = Hook("failed_unbegun")
 """Called once for each invocation that is FAILED without a run in this process. Beside."""
 
 cancelled: Hook[Cancelled] = Hook("cancelled")
-"""Called once for each invocation that is cancelled, in the process that cancels it. Beside."""
+"""Called once for each invocation that is cancelled, or skipped by its schedule. Beside.
+
+The process that cancels it calls them.
+"""
 
 relayed: Hook[Relayed] = Hook("relayed")
 """Called once for each round of the relay. Beside."""

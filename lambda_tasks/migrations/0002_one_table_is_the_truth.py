@@ -334,6 +334,7 @@ class Migration(migrations.Migration):
                 ("changed_by", models.CharField(default="", editable=False, max_length=255)),
                 ("reason", models.TextField(default="", editable=False)),
                 ("changed_at", models.DateTimeField(editable=False, null=True)),
+                ("n_skipped", models.PositiveIntegerField(default=0, editable=False)),
             ],
             options={
                 "verbose_name": "schedule",

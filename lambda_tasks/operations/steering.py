@@ -31,7 +31,7 @@ from ..ports import Task
 from ..records import steering as rows
 from ..records.encryption import decrypt
 from ..records.filters import Filters, as_uuid, is_empty, moment
-from ..records.mapping import ARGS_KEY
+from ..records.mapping import ARGS_KEY, DROPPED
 from ..twins import sync_form
 from .checking import check_names, check_number, check_time, find_task
 from .counting import STUCK_AFTER
@@ -343,6 +343,7 @@ def enqueue(
         group_key=group_key,
         headers=check_headers(dict(headers or {}), what=f"the headers of {task.name}"),
         secret=task.secret_names,
+        keeps_arguments=task.options.keep_arguments,
     )
     if not dry_run:
         here = runtime.current()
@@ -465,6 +466,7 @@ def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
         retry_of=record.id if record.backend else None,
         priority=record.priority,
         secret=task.secret_names,
+        keeps_arguments=task.options.keep_arguments,
     )
 
 
@@ -480,6 +482,8 @@ def _arguments_of(
 
     Raises ValueError where they were removed after its end, except for those in `without`.
     """
+    if record.kwargs == DROPPED:
+        raise ValueError("its arguments were removed after its end: the task does not keep them")
     secrets = decrypt(record.secrets, id=record.id)
     hidden = {name for name, value in record.kwargs.items() if value == REDACTED}
     hidden |= task.secret_names & record.kwargs.keys()

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Self, TypeGuard
 from urllib.parse import urlsplit
@@ -205,11 +206,23 @@ class SQSTransport:
             entry["MessageGroupId"] = message.group
             entry["MessageDeduplicationId"] = str(message.invocation_id)
             return entry
-        if outgoing.delay_s:
-            entry["DelaySeconds"] = outgoing.delay_s
+        if delay_s := _delay_left_s(outgoing):
+            entry["DelaySeconds"] = delay_s
         if message.group_key is not None:
             entry["MessageGroupId"] = message.group_key
         return entry
+
+
+def _delay_left_s(outgoing: Outgoing) -> int:
+    """Return the delay; where the message is due at a time, what is left of it by now.
+
+    A message may be sent a while after its call: in the background, or when SQS answers again.
+    """
+    due = outgoing.message.run_after
+    if due is None:
+        return outgoing.delay_s
+    left_s = round((due - datetime.now(UTC)).total_seconds())
+    return min(outgoing.delay_s, max(left_s, 0))
 
 
 @lru_cache(maxsize=256)

@@ -30,6 +30,7 @@ from ..core.lifecycle import (
     Refusal,
     Refused,
     Release,
+    Skipped,
     Status,
     judge_claim,
 )
@@ -53,7 +54,7 @@ from .mapping import (
 )
 from .portable import IS_LOST, ClaimTerms
 from .retrying import with_retries
-from .tables import RecordQuerySet, latest_state
+from .tables import RecordQuerySet, ScheduleState, latest_state
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -148,6 +149,12 @@ class RecordClaims:
     @with_retries
     def finish(self, end: End, following: Outgoing | None = None) -> None:
         """See ports.Claims."""
+        if isinstance(end.outcome, Skipped):
+            with transaction.atomic(using=self.alias, savepoint=False):
+                _finish_held(end)
+                schedule = ScheduleState.objects.using(self.alias).filter(name=end.outcome.schedule)
+                schedule.update(n_skipped=F("n_skipped") + 1)
+            return
         if following is None:
             _finish_held(end)
             return

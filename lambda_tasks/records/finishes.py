@@ -5,15 +5,20 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
-from django.db.models import Case, DateTimeField, F, QuerySet, When
+from django.db.models import Case, DateTimeField, F, JSONField, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce, Greatest
 
 from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Status, Succeeded
+from ..core.message import KEEP_ARGUMENTS_HEADER
 from .clock import Now
 from .encryption import UNAVAILABLE, encrypt_result, secrets_retention
+from .mapping import DROPPED
 from .statements import Placeholder
+
+DROPS_ARGUMENTS: Final = Q(headers__has_key=KEEP_ARGUMENTS_HEADER)
+"""The condition of records that do not keep their arguments."""
 
 
 def end_columns(end: End) -> dict[str, Any]:
@@ -24,6 +29,8 @@ def end_columns(end: End) -> dict[str, Any]:
     columns = finished_columns(end.outcome)
     if "result" in columns:
         columns["result"] = encrypt_result(columns["result"], id=end.claim.invocation_id)
+    if end.drops_arguments and not (isinstance(end.outcome, Failed) and secrets_retention()):
+        columns |= {"kwargs": DROPPED, "args": None}
     return columns
 
 
@@ -39,18 +46,33 @@ def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
 
 
 def common_columns(
-    outcome: Outcome | Cancelled, secrets_for: timedelta | Placeholder | None
+    outcome: Outcome | Cancelled,
+    secrets_for: timedelta | Placeholder | None,
+    *,
+    drops: Q | bool = False,
 ) -> Mapping[str, Any]:
     """Return the columns that every end writes, as expressions.
 
     The record of a failed run keeps its secrets, if any, for the time `secrets_for`, so that it can
-    be replayed. Then the relay removes them.
+    be replayed, and so its arguments if it `drops` them. Then the relay removes them.
     """
     if not isinstance(outcome, Failed) or secrets_for is None:
         return {"end_time": Now(), "secrets": None, "look_at": None}
-    keeps = When(secrets__gt=UNAVAILABLE, then=Now() + secrets_for)
+    if drops is True:
+        return {"end_time": Now(), "look_at": Now() + secrets_for}
+    has_secrets = Q(secrets__gt=UNAVAILABLE)
+    keeps = When(has_secrets | drops if drops else has_secrets, then=Now() + secrets_for)
     look_at = Case(keeps, default=None, output_field=DateTimeField())
     return {"end_time": Now(), "look_at": look_at}
+
+
+def forgotten_columns() -> Mapping[str, Any]:
+    """Return the columns by which records lose their secrets, and arguments they do not keep."""
+    return {
+        "secrets": None,
+        "kwargs": Case(When(DROPS_ARGUMENTS, then=Value(DROPPED, JSONField())), default="kwargs"),
+        "args": Case(When(DROPS_ARGUMENTS, then=None), default="args"),
+    }
 
 
 def reopened_columns(look_at: Any) -> Mapping[str, Any]:
@@ -78,8 +100,9 @@ def finish(records: "QuerySet[Any]", outcome: Outcome | Cancelled) -> int:
 
     The caller's query selects them by the state that it expects.
     """
-    return records.update(
-        **finished_columns(outcome),
-        **common_columns(outcome, secrets_retention()),
-        limit_key=None,
-    )
+    secrets_for = secrets_retention()
+    common = common_columns(outcome, secrets_for, drops=DROPS_ARGUMENTS)
+    is_over = not isinstance(outcome, Failed) or secrets_for is None
+    forgotten = forgotten_columns() if is_over else {}
+    columns = {**finished_columns(outcome), **common, **forgotten}
+    return records.update(**columns, limit_key=None)

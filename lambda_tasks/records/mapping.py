@@ -23,6 +23,9 @@ the same moment.
 ARGS_KEY: Final = "*"
 """The key of all positional arguments among the encrypted ones. No parameter has this name."""
 
+DROPPED: Final = {ARGS_KEY: REDACTED}
+"""The arguments of a record that has lost them at its end."""
+
 CLAIM_COLUMNS: Final = (
     "id",
     "n_attempts",

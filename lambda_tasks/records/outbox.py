@@ -19,6 +19,7 @@ from . import fifo, looks, notify, postponing, refusals
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
+from .finishes import forgotten_columns
 from .mapping import Row, outgoing_of, queued_row, read_messages
 from .retrying import is_in_transaction, run_with_retries, with_retries
 from .tables import RecordQuerySet, TaskRecord
@@ -100,7 +101,7 @@ class RecordOutbox:
             if queues is not None and level.queue not in queues:
                 continue
             kept_too_long = looks.kept_secrets_due(level)
-            _update_in_parts(kept_too_long, update_until, secrets=None, look_at=None)
+            _update_in_parts(kept_too_long, update_until, look_at=None, **forgotten_columns())
             look = self._look_terms(level.queue)
             if not look.is_sent:
                 continue

@@ -229,7 +229,8 @@ class PortableStatements:
         """Write the end of a claimed run; return False where the claim no longer holds."""
         columns = finishes.end_columns(end)
         secrets_for = secrets_retention()
-        common = finishes.common_columns(end.outcome, secrets_for and SECRETS_FOR)
+        drops = end.drops_arguments
+        common = finishes.common_columns(end.outcome, secrets_for and SECRETS_FOR, drops=drops)
 
         def compose() -> Composed:
             started = {} if end.ran_for is None else {"start_time": Now() - RAN_FOR}
@@ -248,7 +249,7 @@ class PortableStatements:
             "ran_for": end.ran_for,
             "secrets_for": secrets_for,
         }
-        key = ("finish", end.ran_for is None, *columns, *common)
+        key = ("finish", end.ran_for is None, drops, *columns, *common)
         changed, _ = self._statements.execute(self.connection, key, compose, values)
         return bool(changed)
 

@@ -202,6 +202,8 @@ class PostgresStatements(PortableStatements):
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See PortableStatements."""
+        if any(end.drops_arguments for end in ends):
+            return super().finish_many(ends)
         optional = ", ".join(
             f"{name} = CASE WHEN given.has_{name} THEN given.{name} ELSE record.{name} END"
             for name in OPTIONAL_END_TYPES

@@ -114,22 +114,6 @@ def _unfinished() -> RecordQuerySet:
     return all_records().filter(look_at__isnull=False)
 
 
-@with_retries
-def delete_finished(*, before: datetime, limit: int) -> int:
-    """Delete up to `limit` records that ended before a moment; return how many."""
-    finished = [status.value for status in Status if status.is_finished]
-    chunk = list(
-        all_records()
-        .filter(end_time__lt=before, status__in=finished)
-        .order_by()
-        .values_list("id", flat=True)[:limit]
-    )
-    if not chunk:
-        return 0
-    _, deleted = all_records().filter(id__in=chunk).only("id").delete()
-    return deleted.get(TaskRecord._meta.label, 0)
-
-
 def _find_following(record: TaskRecord) -> TaskRecord | None:
     if record.claim_token is None:
         return None

@@ -386,6 +386,8 @@ class ScheduleState(models.Model):
     """Who has switched it on or off last."""
     reason: str = _column(models.TextField(default="", editable=False))
     changed_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+    n_skipped: int = _column(models.PositiveIntegerField(default=0, editable=False))
+    """The runs that `overlap="skip"` has skipped."""
 
     class Meta:
         verbose_name = "schedule"

@@ -188,6 +188,14 @@ def echo(*, value: Any) -> Any:
     return value
 
 
+@lambda_task(keep_arguments=False, retry_on=(ConnectionError,))
+async def forget(*, email: str, error: str = "") -> None:
+    if error == "retry":
+        raise ConnectionError
+    if error:
+        raise ValueError
+
+
 @lambda_task
 def write_and_fail(*, name: str) -> None:
     Effect.objects.create(name=name)

@@ -56,7 +56,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
 def _list(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     for each in scheduling.list_schedules():
         if options.get("json"):
-            stdout.write(json.dumps(asdict(each), default=str))
+            stdout.write(json.dumps(asdict(each), default=datetime.isoformat))
             continue
         stdout.write(f"{each.name}: {each.rule}, {each.task_name}, {_state(each)}")
 
@@ -68,7 +68,8 @@ def _state(each: scheduling.ScheduleStatus) -> str:
         return f"off, by {each.changed_by}" + (f" ({each.reason})" if each.reason else "")
     coming = ", ".join(localtime(due).strftime("%Y-%m-%d %H:%M:%S") for due in each.next_due)
     last = f", last {each.last_status}" if each.last_status else ""
-    return f"next {coming or 'never'}{last}"
+    skipped = f", {each.n_skipped} skipped" if each.n_skipped else ""
+    return f"next {coming or 'never'}{last}{skipped}"
 
 
 def _switch(stdout: OutputWrapper, options: dict[str, Any]) -> None:
