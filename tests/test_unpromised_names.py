@@ -80,6 +80,12 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
     ("_emitter", "_handlers", "prefix_search"): (
         "tests/test_lean.py::test_a_hook_that_is_given_to_each_client_sees_each_call"
     ),
+    ("KeyTransform",): (
+        "tests/test_operations.py::test_an_argument_may_have_the_name_of_a_lookup"
+    ),
+    ("DJANGO_AUTO_COMPLETE", "COMP_WORDS", "COMP_CWORD"): (
+        "tests/test_verbs.py::test_bash_completes_verbs_options_and_the_names_of_tasks"
+    ),
     ("_lookup_cache",): (
         "tests/test_lean.py::test_a_hook_that_comes_later_sees_each_call_from_then_on"
     ),

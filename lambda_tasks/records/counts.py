@@ -148,7 +148,7 @@ def _unfinished(
         default=Coalesce(F("run_after"), F("enqueued_at")),
         output_field=DateTimeField(),
     )
-    records = all_records().filter(**level._asdict()).order_by("look_at")
+    records = all_records().filter(queue=level.queue, priority=level.priority).order_by("look_at")
     soon = Now() + GRACE
     return (
         _columns(records.filter(look_at__lte=soon), state, since),
