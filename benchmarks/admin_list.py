@@ -70,7 +70,10 @@ def _records(begin: int, end: int, start: Any, step: timedelta) -> Iterator[Any]
     for number in range(begin, end):
         at, id = start + number * step, uuid.uuid4()
         status = "QUEUED" if not number % 50_000 else "SUCCESS" if number % 100 else "FAILED"
-        failed = {"exception_class": "shop.Wrong", "traceback": "Traceback\n" * 40 + "shop.Wrong: x"}
+        failed = {
+            "exception_class": "shop.Wrong",
+            "traceback": "Traceback\n" * 40 + "shop.Wrong: x",
+        }
         yield TaskRecord(
             id=id, root_id=id, task_name=f"shop.tasks.task_{number % 20}", queue="default",
             kwargs={"order_id": number, "note": "some text"}, status=status, enqueued_at=at,

@@ -18,7 +18,7 @@ from lambda_tasks.errors import ArgumentsMismatch, InvalidFilter, UnknownTask
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import RelayShift, RunProgress, RunState, TaskRecord
 from tests.app import tasks
-from tests.conftest import Handle, bodies_in, wake_up
+from tests.conftest import Handle, bodies_in, relay, wake_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -213,6 +213,19 @@ def test_what_a_caller_rolls_back_is_not_retried(queue: str, sqs: LocalSqs) -> N
     assert bodies_in(sqs, queue) == []
 
 
+def test_what_was_cancelled_before_its_time_waits_for_it_again(queue: str, sqs: LocalSqs) -> None:
+    later = record("CANCELLED", run_after=now() + HOUR)
+
+    operations.retry(ids=[later.id])
+
+    assert bodies_in(sqs, queue) == []
+    assert relay() == 0
+    later.refresh_from_db()
+    assert (later.status, later.sent_at) == ("QUEUED", None)
+    assert later.run_after is not None
+    assert later.run_after > now() + HOUR - MINUTE
+
+
 def test_a_retry_starts_with_the_state_that_was_saved_last(queue: str) -> None:
     failed = record(n_attempts=2)
     RunState.objects.create(record_id=failed.id, attempt=1, state="first")
@@ -393,7 +406,7 @@ def test_purge_deletes_what_ended_long_ago_and_nothing_unfinished(
     with caplog.at_level(logging.WARNING, "lambda_tasks"):
         purged = operations.purge(older_than=2 * HOUR, by="ada")
 
-    assert (purged.deleted, purged.kept) == (1, 3)
+    assert (purged.deleted, purged.kept) == (1, None)
     assert set(TaskRecord.objects.values_list("id", flat=True)) == {each.id for each in kept}
     assert not RunState.objects.exists()
     assert "1 records" in caplog.text
@@ -445,7 +458,7 @@ def test_records_are_kept_for_as_long_as_signatures_are_valid(settings: Any) -> 
     record("SUCCESS")
     record("SUCCESS", end_time=now() - timedelta(days=15))
 
-    purged = operations.purge(all_time=True)
+    purged = operations.purge(all_time=True, task=ADD)
 
     assert (purged.deleted, purged.kept) == (1, 1)
 
@@ -493,6 +506,8 @@ def test_filters_narrow_down_what_is_meant() -> None:
         ({"until": -HOUR}, "until is"),
         ({"arguments": {"not a name": 1}}, "can't be the name of an argument"),
         ({"task": 7}, "task is 7"),
+        ({"task": "tests.app.tasks.ad"}, r"no record of one\. Did you mean 'tests\.app\.tasks\.ad"),
+        ({"queue": ["tabel"]}, "no record of one. Did you mean 'table'"),
         ({"name": "x"}, "There is no filter 'name'. There are: ids"),
     ],
 )

@@ -37,8 +37,15 @@ class Screen:
             self._stdout.write(self._clear + text, ending=ending)
             self._stdout.flush()
         except OSError:
-            # Python would try to write the rest as it exits, and fail.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stdout.fileno())
-            os.close(nowhere)
+            abandon(self._stdout)
             raise
+
+
+def abandon(stdout: OutputWrapper) -> None:
+    """Let nobody get what is still to be written, as nobody reads it any more.
+
+    Python would try to write the rest as it exits, and fail.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stdout.fileno())
+    os.close(nowhere)

@@ -1,12 +1,50 @@
 """Checks of what callers of operations pass."""
 
+import difflib
 import math
+from collections.abc import Iterable
 from datetime import timedelta
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .. import conf
-from ..errors import InvalidFilter
+from .. import conf, registry
+from ..errors import InvalidFilter, UnknownTask
+from ..ports import Task
+from ..records import steering as rows
+from ..records.filters import Filters
+
+
+def find_task(name: str) -> Task:
+    """Return the task of a name. Raises UnknownTask, with the closest name that there is."""
+    try:
+        return registry.resolve(name)
+    except UnknownTask as error:
+        raise UnknownTask(f"{error}{_did_you_mean(name, registry.names())}") from None
+
+
+def check_names(filters: Filters) -> None:
+    """Raise InvalidFilter for a task or a queue that neither the project nor a record knows."""
+    for name in _names(filters.get("task")):
+        if registry.find_task(name) is None and not rows.knows(task_name=name):
+            hint = _did_you_mean(name, registry.names())
+            raise InvalidFilter(f"There is no task {name!r}, and no record of one.{hint}")
+    queues = conf.current().queues
+    for name in _names(filters.get("queue")):
+        if name not in queues and not rows.knows(queue=name):
+            hint = _did_you_mean(name, queues)
+            raise InvalidFilter(f"There is no queue {name!r}, and no record of one.{hint}")
+
+
+def _names(value: object) -> list[str]:
+    """Return the names in a filter; what is none, the filter itself refuses."""
+    if isinstance(value, str):
+        return [value]
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def known_queue(name: str) -> str:

@@ -5,7 +5,6 @@ interrupted in the middle has done some chunks wholly and the others not at all,
 again.
 """
 
-import difflib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from django.db import transaction
 
 from .. import conf, registry, runtime
 from ..core.lifecycle import UNFINISHED, Status
-from ..core.message import Outgoing
+from ..core.message import Outgoing, check_headers
 from ..core.redaction import REDACTED
 from ..core.signature import SIGNATURE_LIFETIME_S
 from ..enqueue.prepare import check_priority, check_run_after, prepare
@@ -34,7 +33,7 @@ from ..records.encryption import decrypt
 from ..records.filters import Filters, as_uuid, is_empty, moment
 from ..records.mapping import ARGS_KEY
 from ..twins import sync_form
-from .checking import check_number, check_time
+from .checking import check_names, check_number, check_time, find_task
 from .counting import STUCK_AFTER
 
 logger = logging.getLogger("lambda_tasks")
@@ -71,8 +70,9 @@ class Purged:
     before: datetime
     """The moment before which records had ended."""
     deleted: int = 0
-    kept: int = 0
-    """The records that the filters name and that stay: unfinished, or not old enough."""
+    kept: int | None = None
+    """The records that the filters name and that stay: unfinished, or not old enough. None without
+    filters."""
 
 
 def _nothing(done: int, total: int) -> None:
@@ -177,6 +177,7 @@ def requeue(
     Raises InvalidFilter for a filter or a time that makes no sense.
     """
     check_time("older_than", older_than)
+    check_names(filters)
     ids = rows.select_stuck(filters, older_than)
     changes = Changes()
     for done, chunk in _chunks(ids):
@@ -259,22 +260,24 @@ def purge(
     check_number("chunk_size", chunk_size, least=1)
     most = math.inf if limit is None else limit
     check_number("limit", most, least=1)
-    total = rows.count_finished(filters, before=purged.before)
-    purged.kept = rows.count_others(filters, before=purged.before)
+    check_names(filters)
+    if not is_empty(filters):
+        purged.kept = rows.count_others(filters, before=purged.before)
+    total = 0
+    if dry_run or on_progress is not _nothing:
+        total = int(min(rows.count_finished(filters, before=purged.before), most))
     if dry_run:
-        purged.deleted = int(min(total, most))
+        purged.deleted = total
         return purged
-    after: datetime | None = None
-    seen: Sequence[UUID] = ()
+    since: datetime | None = None
     while purged.deleted < most:
         size = int(min(chunk_size, most - purged.deleted))
-        chunk = rows.find_deletable(
-            filters, before=purged.before, after=after, skip=seen, limit=size
-        )
-        if not chunk.ids:
+        chunk = rows.find_deletable(filters, before=purged.before, since=since, limit=size)
+        deleted = rows.delete(chunk.ids) if chunk.ids else 0
+        if not deleted:
             break
-        purged.deleted += rows.delete(chunk.ids)
-        after, seen = chunk.last_end, chunk.ids
+        purged.deleted += deleted
+        since = chunk.last_end
         on_progress(purged.deleted, total)
     logger.warning(
         "%d records that had ended before %s were deleted%s. Filters: %s.",
@@ -333,12 +336,12 @@ def enqueue(
         kwargs,
         queue=queue or task.options.queue,
         task_queue=task.options.queue,
-        durable=task.options.durable,
+        durable=not task.is_direct(task.backend),
         backend=task.backend,
         run_after=None if run_after is None else check_run_after(run_after),
         priority=check_priority(priority),
         group_key=group_key,
-        headers=headers,
+        headers=check_headers(dict(headers or {}), what=f"the headers of {task.name}"),
         secret=task.secret_names,
     )
     if not dry_run:
@@ -371,16 +374,6 @@ async def aenqueue(
     )
 
 
-def find_task(name: str) -> Task:
-    """Return the task of a name. Raises UnknownTask, with the closest name that there is."""
-    try:
-        return registry.resolve(name)
-    except UnknownTask as error:
-        close = difflib.get_close_matches(name, registry.names(), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownTask(f"{error}{hint}") from None
-
-
 def send_stored(ids: Iterable[UUID]) -> None:
     """Send the messages of QUEUED records. What no queue accepts is left to the relay."""
     messages = rows.stored_messages(list(ids), conf.current().look_terms)
@@ -398,6 +391,7 @@ def _select(filters: Filters, statuses: Sequence[Status]) -> list[UUID]:
             "No filter says which records are meant. Name them: by ids, status, task, queue, "
             "arguments, since, until or error."
         )
+    check_names(filters)
     return rows.select(filters, statuses)
 
 

@@ -123,9 +123,10 @@ def select_stuck(filters: Filters, older_than: timedelta) -> list[UUID]:
 def stored_messages(
     ids: Collection[UUID], look_terms: Callable[[str], LookTerms]
 ) -> list[Outgoing]:
-    """Return the messages of QUEUED and lost records, the oldest call first.
+    """Return the messages of QUEUED and lost records that can be sent now, the oldest call first.
 
-    Those that can't be decrypted are left out: the relay logs and postpones them.
+    What is due later than its queue can delay it is left to the relay, and so is what can't be
+    decrypted: the relay logs and postpones it.
     """
     rows = (
         all_records()
@@ -136,9 +137,16 @@ def stored_messages(
     )
     unreadable: dict[UUID, Raised] = {}
     return [
-        outgoing_of(message, due_in_s, look_terms(message.queue or ""))
+        outgoing_of(message, due_in_s, look)
         for message, due_in_s in read_messages(rows, unreadable)
+        if not (look := look_terms(message.queue or "")).waits(due_in_s)
     ]
+
+
+@with_retries
+def knows(**names: str) -> bool:
+    """Return whether any record has this task or queue."""
+    return all_records().filter(**names).order_by().exists()
 
 
 @with_retries
@@ -156,20 +164,15 @@ class Chunk(NamedTuple):
 
 @with_retries
 def find_deletable(
-    filters: Filters,
-    *,
-    before: datetime,
-    after: datetime | None,
-    skip: Collection[UUID],
-    limit: int,
+    filters: Filters, *, before: datetime, since: datetime | None, limit: int
 ) -> Chunk:
     """Return up to `limit` finished records that ended before a moment, the earliest end first.
 
-    `after` and `skip` are the end and the ids that the last chunk ended with.
+    `since` is the end of the last chunk: nothing that ended earlier is left.
     """
     finished = filtered(all_records(), filters).filter(end_time__lt=before, status__in=FINISHED)
-    if after is not None:
-        finished = finished.filter(end_time__gte=after).exclude(id__in=skip)
+    if since is not None:
+        finished = finished.filter(end_time__gte=since)
     rows = list(finished.order_by("end_time").values_list("id", "end_time")[:limit])
     return Chunk([id for id, _ in rows], rows[-1][1] if rows else None)
 

@@ -12,6 +12,7 @@ from lambda_tasks.errors import ArgumentsMismatch, InvalidFilter, NotMigrated, U
 from lambda_tasks.management import completion
 from lambda_tasks.management.changing import INTERRUPTED
 from lambda_tasks.management.output import USAGE
+from lambda_tasks.management.screen import abandon
 from lambda_tasks.management.verbs import (
     cancel,
     dev,
@@ -84,6 +85,10 @@ class Command(BaseCommand):
         """
         try:
             code = VERBS[options["verb"]].run(self.stdout, options)
+            self.stdout.flush()
+        except BrokenPipeError:  # of `list | head`, say
+            abandon(self.stdout)
+            return
         except (ImproperlyConfigured, NotMigrated) as error:
             raise CommandError(str(error)) from None
         except (InvalidFilter, UnknownTask, ArgumentsMismatch) as error:

@@ -15,7 +15,7 @@ from django.core.management.base import CommandError, OutputWrapper
 from lambda_tasks import operations
 from lambda_tasks.management.output import DONE, USAGE, write_json
 from lambda_tasks.management.parsing import add_json, moment, pair
-from lambda_tasks.operations.steering import find_task
+from lambda_tasks.operations.checking import find_task
 
 HELP: Final = "Enqueues a call of a task by its name."
 

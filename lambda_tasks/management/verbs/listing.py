@@ -12,6 +12,7 @@ from django.utils.timezone import localtime
 
 from lambda_tasks.management.output import DONE, EMPTY, TIME_FORMAT, USAGE, describe, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_filters, add_json, filters_of
+from lambda_tasks.operations.checking import check_names
 from lambda_tasks.operations.describing import record_as_json
 from lambda_tasks.records import listing
 
@@ -31,7 +32,9 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Print the records, and return the exit code. Raises InvalidFilter."""
     if options["limit"] < 1:
         raise CommandError("--limit takes a number from 1 on.", returncode=USAGE)
-    page = listing.newest(filters_of(options), limit=options["limit"], search_all=options["all"])
+    filters = filters_of(options)
+    check_names(filters)
+    page = listing.newest(filters, limit=options["limit"], search_all=options["all"])
     for record in page.records:
         if options["json"]:
             write_json(stdout, "record", record_as_json(record))

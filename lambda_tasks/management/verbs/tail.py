@@ -18,6 +18,7 @@ from lambda_tasks.management.output import DONE, USAGE, describe, write_json
 from lambda_tasks.management.parsing import add_filters, add_json, duration, filters_of
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.operations import Filters
+from lambda_tasks.operations.checking import check_names
 from lambda_tasks.operations.describing import record_as_json
 from lambda_tasks.records import listing
 
@@ -63,7 +64,9 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
             stdout.write(describe(record))
         stdout.flush()
 
-    ends = _Ends(filters_of(options), write)
+    filters = filters_of(options)
+    check_names(filters)
+    ends = _Ends(filters, write)
     lasts = options["lasts"]
     until = None if lasts is None else time.monotonic() + lasts.total_seconds()
     try:
