@@ -111,7 +111,7 @@ class RecordChangeList(ChangeList):
             return not search.finds_id(self.root_queryset, self.query)
         asked = self.get_filters_params()
         if asked.get(StatusFilter.parameter_name, [""])[0] in UNFINISHED:
-            del asked[StatusFilter.parameter_name]
+            return False
         return bool(asked.keys() - INDEXED) or ORDER_VAR in self.params
 
     def _find_oldest(self) -> Position | None:
