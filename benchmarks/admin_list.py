@@ -6,11 +6,9 @@ Run `uv run --group bench python -m benchmarks.admin_list --rows 100000` for a f
 import argparse
 import json
 import os
-import uuid
-from collections.abc import Iterator
 from datetime import timedelta
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.postgres import PostgresServer
@@ -20,7 +18,6 @@ SERVERS: Final[dict[str, type[PostgresServer] | type[MariaDBServer]]] = {
     "MariaDB": MariaDBServer,
 }
 REPEATED: Final = 7
-CHUNK: Final = 5_000
 LIST: Final = "/admin/lambda_tasks/taskrecord/"
 
 
@@ -52,33 +49,60 @@ def main() -> None:
 
 
 def fill(rows: int) -> str:
-    """Store finished records of a week, 1% of them failed, 20 unfinished; return an id."""
-    from django.utils.timezone import now
+    """Store finished records of a week, 1% of them failed, a few unfinished; return an id."""
+    from django.db import connection
 
     from lambda_tasks.models import TaskRecord
 
-    start, step = now() - timedelta(days=7), timedelta(days=7) / rows
-    for begin in range(0, rows, CHUNK):
-        records = list(_records(begin, min(begin + CHUNK, rows), start, step))
-        TaskRecord.objects.bulk_create(records)
-    return str(records[0].pk)
+    names = ", ".join(COLUMNS)
+    values = ", ".join(COLUMNS.values())
+    numbers = NUMBERS[connection.vendor].format(rows=rows)
+    for own, theirs in DIALECTS[connection.vendor].items():
+        values = values.replace(own, theirs)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {TaskRecord._meta.db_table} ({names}) SELECT {values} FROM {numbers}"
+        )
+    newest = TaskRecord.objects.order_by("-enqueued_at").values_list("pk", flat=True).first()
+    return str(newest)
 
 
-def _records(begin: int, end: int, start: Any, step: timedelta) -> Iterator[Any]:
-    from lambda_tasks.models import TaskRecord
-
-    for number in range(begin, end):
-        at, id = start + number * step, uuid.uuid4()
-        status = "QUEUED" if not number % 50_000 else "SUCCESS" if number % 100 else "FAILED"
-        failed = {"exception_class": "shop.Wrong", "traceback": "Traceback\n" * 40 + "shop.Wrong: x"}
-        yield TaskRecord(
-            id=id, root_id=id, task_name=f"shop.tasks.task_{number % 20}", queue="default",
-            kwargs={"order_id": number, "note": "some text"}, status=status, enqueued_at=at,
-            sent_at=at, look_at=at if status == "QUEUED" else None,
-            start_time=at + timedelta(seconds=1), worker_ids="worker-1:7\n", result={"total": number},
-            end_time=None if status == "QUEUED" else at + timedelta(seconds=2),
-            **(failed if status == "FAILED" else {}),
-        )  # fmt: skip
+COLUMNS: Final = {
+    "id": "UUID",
+    "root_id": "NULL",
+    "task_name": "CONCAT('shop.tasks.task_', n % 20)",
+    "queue": "'default'",
+    "kwargs": '\'{"order_id": 7, "note": "some text"}\'',
+    "status": "CASE WHEN n % 50000 = 0 THEN 'QUEUED' WHEN n % 100 = 0 THEN 'FAILED'"
+    " ELSE 'SUCCESS' END",
+    "priority": "0",
+    "enqueued_at": "AGO(n)",
+    "sent_at": "AGO(n)",
+    "start_time": "AGO(n)",
+    "end_time": "CASE WHEN n % 50000 = 0 THEN NULL ELSE AGO(n) END",
+    "look_at": "CASE WHEN n % 50000 = 0 THEN AGO(n) END",
+    "result": "'7'",
+    "exception_class": "CASE WHEN n % 100 = 0 THEN 'shop.Wrong' END",
+    "traceback": "CASE WHEN n % 100 = 0 THEN REPEAT('a line of a traceback', 40) END",
+    "worker_ids": "'worker-1:7'",
+    "n_retries": "0",
+    "n_continues": "0",
+    "n_attempts": "1",
+    "n_waits": "0",
+}
+NUMBERS: Final = {
+    "postgresql": "generate_series(1, {rows}) AS numbers(n)",
+    "mysql": "(SELECT seq AS n FROM seq_1_to_{rows}) numbers",
+}
+DIALECTS: Final = {
+    "postgresql": {
+        "UUID": "gen_random_uuid()",
+        "AGO(n)": "NOW() - n * INTERVAL '0.6 seconds'",
+        "some text\"}'": "some text\"}'::jsonb",
+        "'7'": "'7'::jsonb",
+    },
+    "mysql": {"UUID": "UUID()", "AGO(n)": "UTC_TIMESTAMP(6) - INTERVAL n * 600000 MICROSECOND"},
+}
 
 
 def queries(sought: str) -> dict[str, dict[str, str]]:

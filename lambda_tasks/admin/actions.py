@@ -66,6 +66,8 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
 
     max_chosen: int
     """The most objects that one action takes."""
+    named_by: Sequence[str] = ()
+    """The columns that actions need; all if there are none."""
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -87,7 +89,7 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
         if CHOSEN in request.POST:
             keys = self._confirmed_keys(request.POST[CHOSEN])
             queryset = self.get_queryset(request).filter(pk__in=keys)
-        return list(queryset[: self.max_chosen])
+        return list(queryset.only(*self.named_by)[: self.max_chosen])
 
     def is_confirmed(self, request: HttpRequest) -> bool:
         """Return whether the confirmation was answered."""

@@ -58,6 +58,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg] # not generic at ru
 class RecordChangeList(ChangeList):
     """The list's query, and where it goes on."""
 
+    result_list: Any
     oldest: Position | None = None
     """The end of what was looked at; None where all was."""
 
@@ -74,10 +75,13 @@ class RecordChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         """Read the page's records, and the progress of those that run."""
         super().get_results(request)
+        if not self.result_count:
+            self.result_list = []
+            return
         end = Right("traceback", ERROR_CHARS)
         listed: Any = self.result_list.defer(*DEFERRED).annotate(traceback_end=end)
         is_one_page = not self.multi_page or (self.show_all and self.can_show_all)
-        self.result_list: Any = list(listed[:MAX_LISTED] if is_one_page else listed)
+        self.result_list = list(listed[:MAX_LISTED] if is_one_page else listed)
         running = [each.pk for each in self.result_list if each.status == Status.RUNNING]
         shown = RunProgress.objects.using(self.root_queryset.db).filter(record_id__in=running)
         progress = dict(shown.values_list("record_id", "progress")) if running else {}
@@ -111,7 +115,7 @@ class RecordChangeList(ChangeList):
             return not search.finds_id(self.root_queryset, self.query)
         asked = self.get_filters_params()
         if asked.get(StatusFilter.parameter_name, [""])[0] in UNFINISHED:
-            del asked[StatusFilter.parameter_name]
+            return False
         return bool(asked.keys() - INDEXED) or ORDER_VAR in self.params
 
     def _find_oldest(self) -> Position | None:

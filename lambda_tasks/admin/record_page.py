@@ -14,6 +14,7 @@ from django.utils.translation import gettext, ngettext
 from .. import conf, registry
 from ..core.lifecycle import Status
 from ..core.redaction import REDACTED, redact, redact_value
+from ..records.database import all_records
 from ..records.tables import TaskRecord
 from . import shown
 
@@ -125,7 +126,7 @@ def last_failed(record: TaskRecord) -> TaskRecord | None:
     """Return the record if it has an error, or else the one that it repeats, if that has one."""
     failed: TaskRecord | None = record
     if record.exception_class is None and record.retry_of is not None:
-        earlier = TaskRecord.objects.using(record._state.db).filter(pk=record.retry_of)
+        earlier = all_records().filter(pk=record.retry_of)
         failed = earlier.only("exception_class", "traceback", "kwargs", "task_name").first()
     has_error = failed is not None and (failed.exception_class or failed.traceback)
     return failed if has_error else None
@@ -149,7 +150,7 @@ def error_class(record: TaskRecord) -> str | None:
 def lineage(record: TaskRecord, site: str) -> SafeString | None:
     """Return the first call and all that follows from it, each as a link; nothing if it is one."""
     root = record.root_id or record.pk
-    family = TaskRecord.objects.using(record._state.db).filter(Q(root_id=root) | Q(pk=root))
+    family = all_records().filter(Q(root_id=root) | Q(pk=root))
     family = family.order_by("enqueued_at", "id").only(
         "status", "enqueued_at", "root_id", "retry_of"
     )

@@ -31,9 +31,6 @@ from .filters import (
     TaskFilter,
 )
 
-NAMED_BY: Final = ("id", "task_name", "status")
-"""The columns that a confirmation needs of a record."""
-
 LOOKUPS: Final = frozenset(
     {
         *(
@@ -74,6 +71,7 @@ class TaskRecordAdmin(AsksFirst):
     show_full_result_count = False
     paginator = BoundedPaginator
     max_chosen = MAX_LISTED
+    named_by = ("id", "task_name", "status")
     change_form_template = "lambda_tasks/object.html"
     actions = ("retry", "replay", "requeue", "cancel", "delete_selected")
 
@@ -148,7 +146,7 @@ class TaskRecordAdmin(AsksFirst):
         """Return the columns. Who may not see results and tracebacks sees the error's class."""
         if self.has_payload_permission(request):
             return self.list_display
-        return [*self.list_display[:-1], "error_class"]
+        return [*self.list_display[:-1], "outcome_without_payloads"]
 
     @admin.display(description=_("Task"))
     def task(self, record: TaskRecord) -> SafeString:
@@ -173,6 +171,11 @@ class TaskRecordAdmin(AsksFirst):
             return shown.error(error)
         result = record_page.readable_result(record)
         return shown.outcome("" if result is None else json.dumps(result, ensure_ascii=False))
+
+    @admin.display(description=_("Outcome"))
+    def outcome_without_payloads(self, record: TaskRecord) -> SafeString:
+        """Return the class of the error."""
+        return shown.error(record.exception_class or "")
 
     # A record's page
 
@@ -338,7 +341,7 @@ class TaskRecordAdmin(AsksFirst):
 
     def _steer(self, request: HttpRequest, queryset: QuerySet[TaskRecord], action: str) -> Any:
         """Do to the chosen records what an action says, or ask about those that allow it."""
-        chosen = {each.pk: each for each in self.chosen(request, queryset.only(*NAMED_BY))}
+        chosen = {each.pk: each for each in self.chosen(request, queryset)}
         is_asking, user = not self.is_confirmed(request), cast("Any", request.user)
         try:
             made = steering.ACTIONS[action](list(chosen), by=user.get_username(), dry_run=is_asking)

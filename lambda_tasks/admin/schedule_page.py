@@ -90,7 +90,7 @@ def on_or_off(state: ScheduleState, known: Known) -> SafeString:
     word, kind = ("on", "success") if state.is_enabled else ("off", "failed")
     if known.declared is None:
         word, kind = "gone from the code", "cancelled"
-    at = shown.due_time(state.changed_at, "") if state.changed_at else ""
+    at = shown.minute(state.changed_at) if state.changed_at else ""
     remarks = (shown.quiet(each) for each in (state.changed_by, at, state.reason) if each)
     return shown.lines([shown.badge(word, kind), *remarks])
 

@@ -1,7 +1,7 @@
 """The search of the list: by an id or its beginning, by a task's name, by an argument."""
 
 import uuid
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from django.db import connections, models
 from django.db.models import Q, QuerySet
@@ -9,6 +9,9 @@ from django.db.models.functions import Cast
 
 from ..records.tables import TaskRecord
 from .shown import ID_DIGITS
+
+MAX_BEGINNING: Final = 100
+"""The most ids with the same beginning that are found. Few of a million share eight digits."""
 
 UUID_DIGITS: Final = 32
 """The hexadecimal digits of a whole id."""
@@ -19,28 +22,38 @@ HYPHEN_POSITIONS: Final = (8, 12, 16, 20)
 
 def finds_id(records: QuerySet[TaskRecord], term: str) -> bool:
     """Return whether a term is a whole id, or the beginning of one that these records have."""
-    return (ids := _ids(term)) is not None and (
-        ids.first == ids.last or by_id(records, term).exists()
-    )
+    ids = _ids(term)
+    return ids is not None and (ids.is_whole or beginning(records, term).exists())
 
 
 def by_id(records: QuerySet[TaskRecord], term: str) -> QuerySet[TaskRecord]:
-    """Return the records whose id begins with a term, by the index of the primary key.
+    """Return the records whose id begins with a term, up to MAX_BEGINNING.
 
     For a whole id, all that followed from its call are among them.
     """
     ids = _ids(term)
     if ids is None:
         return records.none()
-    if ids.first == ids.last:
+    if ids.is_whole:
         return records.filter(Q(id=ids.first) | Q(root_id=ids.first))
+    # Two statements: in one, PostgreSQL takes the range for long and reads the list's index.
+    everywhere = TaskRecord.objects.using(records.db)
+    return records.filter(id__in=list(beginning(everywhere, term)[:MAX_BEGINNING]))
+
+
+def beginning(records: QuerySet[TaskRecord], term: str) -> QuerySet[TaskRecord, Any]:
+    """Return the ids that begin with a term, in the order of the primary key."""
+    ids = _ids(term)
+    if ids is None:
+        return records.none().values_list("id", flat=True)
+    found = records.order_by("id").values_list("id", flat=True)
     if connections[records.db].vendor != "mysql":
-        return records.filter(id__range=(ids.first, ids.last))
+        return found.filter(id__range=(ids.first, ids.last))
     # MariaDB orders UUIDs by other digits first. MySQL has them as text without hyphens.
     n_hyphens = sum(len(ids.digits) > position for position in HYPHEN_POSITIONS)
     hyphened = str(ids.first)[: len(ids.digits) + n_hyphens]
-    records = records.alias(id_text=Cast("id", models.CharField(max_length=36)))
-    return records.filter(Q(id_text__startswith=hyphened) | Q(id_text__startswith=ids.digits))
+    found = found.alias(id_text=Cast("id", models.CharField(max_length=36)))
+    return found.filter(Q(id_text__startswith=hyphened) | Q(id_text__startswith=ids.digits))
 
 
 def by_text(
@@ -61,6 +74,11 @@ class _Ids(NamedTuple):
     digits: str
     first: uuid.UUID
     last: uuid.UUID
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is one id."""
+        return self.first == self.last
 
 
 def _ids(term: str) -> _Ids | None:

@@ -56,6 +56,12 @@ def time_and_day(value: datetime | None) -> SafeString | None:
     return lines([date_format(local, "H:i:s"), quiet(date_format(local, "Y-m-d"))])
 
 
+def minute(value: datetime) -> SafeString:
+    """Return a time to the minute, in one line."""
+    at = date_format(localtime(value), "Y-m-d H:i")
+    return format_html('<span class="lt-due">{}</span>', at)
+
+
 def due_time(value: datetime, zone: str) -> SafeString:
     """Return a due time in the zone of its schedule, or else in the reader's."""
     local = value.astimezone(ZoneInfo(zone)) if zone else localtime(value)
