@@ -1,5 +1,6 @@
 """Limits: never more at once than allowed, nothing idle while somebody waits, and nothing lost."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
 
 from lambda_tasks import conf, hooks, registry, runtime
 from lambda_tasks.core.lifecycle import Claim, End, Refused, Release, Succeeded
@@ -20,13 +23,14 @@ from lambda_tasks.core.message import Message
 from lambda_tasks.execution.intake import Intake
 from lambda_tasks.execution.time_budget import TimeBudget
 from lambda_tasks.execution.turns import Durations, Turns
-from lambda_tasks.models import LimitPlace, TaskRecord
+from lambda_tasks.local import LocalSqs
+from lambda_tasks.models import LimitPace, LimitPlace, TaskRecord
 from lambda_tasks.ports import Admitted, Delivery, ResolvedDelivery
 from lambda_tasks.records import limits
 from lambda_tasks.records.clock import Now
-from tests.app import limited
+from tests.app import django_tasks, limited, tasks
 from tests.app.models import Effect
-from tests.conftest import Task, wait_for
+from tests.conftest import Handle, Task, bodies_in, body, wait_for
 from tests.test_table_queue import worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -423,3 +427,148 @@ def test_what_waits_is_told(table: None) -> None:
         hooks.given_back.disconnect(told)
 
     assert reasons == [("waits for a place", limited.alone.name)]
+
+
+def moments() -> list[float]:
+    """The moments that are reserved, in seconds from the first one."""
+    found = TaskRecord.objects.exclude(reserved_for=None).order_by("reserved_for")
+    times = [record.reserved_for for record in found if record.reserved_for]
+    return [round((each - times[0]).total_seconds(), 3) for each in times]
+
+
+def test_starts_are_evenly_spaced_and_each_moment_is_reserved_once(table: None) -> None:
+    for _ in range(4):
+        limited.ten_a_minute.execute_on_commit(tenant="a")
+    limited.ten_a_minute.execute_on_commit(tenant="b")
+
+    claims = claim_due()
+
+    assert len(claims) == 2, "the first of each tenant"
+    assert moments()[-3:] == pytest.approx([6, 12, 18], abs=1)
+    assert due() == []
+    before = LimitPace.objects.latest("next_at").next_at
+    TaskRecord.objects.filter(status="QUEUED").update(
+        run_after=Now(), look_at=Now(), reserved_for=Now()
+    )
+    assert len(claim_due()) == 3
+    after = LimitPace.objects.latest("next_at").next_at
+    assert before == after, "whose moment has come reserves no other"
+
+
+def test_what_waits_for_its_moment_has_used_up_nothing(table: None) -> None:
+    for _ in range(2):
+        limited.ten_a_minute.execute_on_commit(tenant="a")
+    claim_due()
+
+    row = TaskRecord.objects.get(status="QUEUED")
+
+    assert (row.n_attempts, row.n_retries, row.n_waits, row.limit_key) == (0, 0, 0, None)
+    assert row.run_after == row.look_at == row.reserved_for
+
+
+def test_with_both_a_place_is_taken_first_so_that_few_moments_are_reserved(table: None) -> None:
+    enqueue(limited.both, "a", "b", "c")
+    (first,) = claim_due()
+    assert TaskRecord.objects.exclude(reserved_for=None).count() == 1
+
+    end(first)
+    assert claim_due() == []
+
+    assert waiting() == ["c"], "the other has the place, and waits for its moment"
+    assert LimitPlace.objects.filter(held_until__gt=Now() + timedelta(minutes=59)).count() == 1
+    TaskRecord.objects.filter(kwargs__name="b").cancel()
+    runtime.current().limits.rescue(thorough=False)
+    assert waiting() == [], "a place that nobody will use is handed on"
+
+
+def test_a_queue_has_a_rate_for_all_its_tasks(settings: Any) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True, "rate": "1/m"}}
+    tasks.add.execute_on_commit(a=1)
+    tasks.aleave_effect.execute_on_commit(name="x")
+
+    assert len(claim_due()) == 1
+
+    assert TaskRecord.objects.get(status="QUEUED").reserved_for is not None
+
+
+@pytest.mark.parametrize("rate", ["1/x", 5, None])
+def test_a_queue_whose_rate_is_none_is_refused(settings: Any, rate: object) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True, "rate": rate}}
+
+    with pytest.raises(ImproperlyConfigured, match=r'is no rate. Use "10/s"'):
+        conf.current()
+
+
+def test_a_direct_message_of_a_queue_with_a_rate_waits_in_its_row(
+    queue: str, settings: Any, sqs: LocalSqs, handle: Handle
+) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"queue_url": queue, "rate": "1/h"}}
+    first, second = (body(tasks.aadd, a=a) for a in (1, 2))
+
+    assert handle(first, second) == []
+
+    statuses = sorted(TaskRecord.objects.values_list("status", "n_attempts"))
+    assert statuses == [("QUEUED", 0), ("SUCCESS", 1)]
+    parked = TaskRecord.objects.get(status="QUEUED")
+    assert parked.sent_at is None, "the relay sends it in time"
+    assert bodies_in(sqs, queue) == []
+
+
+def test_on_sqs_what_waits_is_acknowledged_and_sent_when_it_has_a_place(
+    queue: str, sqs: LocalSqs, handle: Handle
+) -> None:
+    calls = [limited.alone.execute_on_commit(name=name) for name in "ab"]
+    messages = [json.dumps(each) for each in bodies_in(sqs, queue)]
+
+    assert handle(*messages) == []
+
+    left = TaskRecord.objects.exclude(status="SUCCESS").get()
+    assert (left.limit_key, left.n_attempts, left.n_retries) == (None, 0, 0)
+    (again,) = bodies_in(sqs, queue)
+    assert again["invocation_id"] == str(left.id)
+    assert handle(json.dumps(again)) == []
+    assert {TaskRecord.objects.get(id=each.id).status for each in calls} == {"SUCCESS"}
+
+
+def test_a_task_of_djangos_interface_has_limits_too(table: None) -> None:
+    for n in range(3):
+        django_tasks.two_at_once.enqueue("a", n)
+    django_tasks.two_at_once.enqueue(tenant="b", number=1)
+
+    claims = claim_due()
+
+    args = [TaskRecord.objects.get(id=each.invocation_id) for each in claims]
+    assert len(args) == 3
+    assert TaskRecord.objects.exclude(limit_key=None).get().args == ["a", 2]
+
+
+def test_a_task_without_limits_costs_no_statement_more(table: None) -> None:
+    def n_statements() -> int:
+        tasks.aleave_effect.execute_on_commit(name="x")
+        batch = intake()
+        with CaptureQueriesContext(connection) as captured:
+            claimed = batch.claim_batch(arriving(), TimeBudget(time.monotonic(), None)).claimed
+            assert len(claimed) == 1
+        about_limits = [each for each in captured if "lambda_tasks_limit" in each["sql"]]
+        assert about_limits == []
+        return len(captured)
+
+    n_statements()
+    before = n_statements()
+    enqueue(limited.two_at_once, "a", "b", "c")
+    claim_due()
+
+    assert n_statements() == before, "nobody pays for those that wait"
+
+
+def test_a_batch_of_one_key_costs_no_more_statements_than_one(table: None) -> None:
+    def n_statements(count: int) -> int:
+        TaskRecord.objects.all().delete()
+        LimitPlace.objects.all().delete()
+        enqueue(limited.two_at_once, *[str(n) for n in range(count)])
+        with CaptureQueriesContext(connection) as captured:
+            claim_due()
+        return len(captured)
+
+    n_statements(1)
+    assert n_statements(50) <= n_statements(1) + 1, "one lets all of them wait"

@@ -58,7 +58,7 @@ In those queues a message with a delay waits in its record, and so depends on th
 looks: a look that finds nothing costs less than the question whether another worker does.
 """
 
-HAND_OVER_EVERY_S: Final = 1.0
+HAND_OVER_EVERY_S: Final = 0.5
 """Seconds between two looks of a worker for places of lost runs, once it has run tasks with limits.
 
 The place of a run is free as soon as its lease is over.

@@ -189,6 +189,11 @@ async def ignore_soft_timeout() -> None:
         await asyncio.sleep(300)
 
 
+@task_with_options(limit=2, limit_by=("tenant",))
+def two_at_once(tenant: str, number: int) -> None:
+    pass
+
+
 @task_with_options(singleton=True, max_attempts=1, takes_context=True)
 def alone(context: Any) -> Any:
     return context.attempt
