@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -144,7 +144,7 @@ class Intake:
         unrunnable: list[UnrunnableDelivery] = []
         not_loaded: list[tuple[Delivery, Message]] = []
         for delivery in deliveries:
-            with self._settle_on_error(delivery, refused):
+            try:
                 read, message = self._read(delivery)
                 is_record = delivery.message is not None
                 try:
@@ -156,6 +156,8 @@ class Intake:
                         not_loaded.append((read, message))
                     else:
                         unrunnable.append(self._unrunnable(read, message, error))
+            except Exception as error:
+                refused[delivery.id] = self._settle_unreadable(delivery, error)
         if not_loaded:
             resolved += self._resolve_recorded(not_loaded, refused, unrunnable)
             order = {delivery.id: number for number, delivery in enumerate(deliveries)}
@@ -194,21 +196,19 @@ class Intake:
                 unrunnable.append(self._unrunnable(delivery, message, error))
         return resolved
 
-    @contextmanager
-    def _settle_on_error(self, delivery: Delivery, refused: Settlements) -> Iterator[None]:
-        """Catch the errors of the body, and settle the delivery as one that goes back."""
-        try:
-            yield
-        except NewerFormat as reason:
-            refused[delivery.id] = self._refusals.settle_newer(delivery, reason)
-        except MessageRefused as reason:
+    def _settle_unreadable(self, delivery: Delivery, reason: Exception) -> Settlement:
+        """Return the settlement of a delivery that can't be read: it goes back to its queue."""
+        if isinstance(reason, NewerFormat):
+            return self._refusals.settle_newer(delivery, reason)
+        if isinstance(reason, MessageRefused):
             logger.error(
                 "Delivery %s is refused and goes back to its queue: %s", delivery.id, reason
             )
-            refused[delivery.id] = replace(RETURNED, reason="refused")
-        except Exception:
-            logger.exception("Delivery %s can't be read and goes back to its queue", delivery.id)
-            refused[delivery.id] = replace(RETURNED, reason="can't be read")
+            return replace(RETURNED, reason="refused")
+        logger.error(
+            "Delivery %s can't be read and goes back to its queue", delivery.id, exc_info=reason
+        )
+        return replace(RETURNED, reason="can't be read")
 
     def _unrunnable(
         self, delivery: Delivery, message: Message, error: BaseException
