@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Final
 from uuid import UUID
 
@@ -143,12 +143,14 @@ class Intake:
         resolved: list[ResolvedDelivery] = []
         unrunnable: list[UnrunnableDelivery] = []
         not_loaded: list[tuple[Delivery, Message]] = []
+        resolve = cache(self._resolve)  # most deliveries of a batch are for a few tasks
         for delivery in deliveries:
             try:
                 read, message = self._read(delivery)
                 is_record = delivery.message is not None
                 try:
-                    resolved.append(self._resolve_one(read, message, may_import=is_record))
+                    task = resolve(message.task_name, message.backend, may_import=is_record)
+                    resolved.append(self._resolved(read, message, task))
                 except MessageRefused:
                     raise
                 except (Exception, SystemExit) as error:
@@ -191,7 +193,8 @@ class Intake:
         for delivery, message in not_loaded:
             is_recorded = names.get(message.invocation_id) == message.task_name
             try:
-                resolved.append(self._resolve_one(delivery, message, may_import=is_recorded))
+                task = self._resolve(message.task_name, message.backend, may_import=is_recorded)
+                resolved.append(self._resolved(delivery, message, task))
             except (Exception, SystemExit) as error:
                 unrunnable.append(self._unrunnable(delivery, message, error))
         return resolved
@@ -273,10 +276,8 @@ class Intake:
                 return check(audience=audience)
         return check(audience=last)
 
-    def _resolve_one(
-        self, delivery: Delivery, message: Message, *, may_import: bool
-    ) -> ResolvedDelivery:
-        task = self._resolve(message.task_name, message.backend, may_import=may_import)
+    def _resolved(self, delivery: Delivery, message: Message, task: Task) -> ResolvedDelivery:
+        """Return a delivery with its task. Raises MessageRefused if the task needs a record."""
         queue, secret = message.queue, task.secret_names
         if delivery.message is None:
             self._check_direct(message, task)

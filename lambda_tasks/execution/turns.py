@@ -96,6 +96,8 @@ class Turns:
 
     def waiting_ids(self, resolved: Sequence[ResolvedDelivery]) -> set[UUID]:
         """Return the invocations that would have to wait if all deliveries were claimed now."""
+        if all(each.delivery.is_of_table and each.may_rerun for each in resolved):
+            return set()  # what would have to wait stays in the table
         return self._plan(resolved)[0]
 
     def starting_soon(

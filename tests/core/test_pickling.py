@@ -36,7 +36,7 @@ OUTCOME = Succeeded([1], raised=Raised("ValueError", "ignored"))
 END = AttemptEnd(OUTCOME, is_recorded=False, ran_for=timedelta(seconds=1.5))
 
 
-@pytest.mark.parametrize("sent", [MESSAGE, CLAIM, SQS_TERMS, OUTCOME, RUN, END], ids=repr)
+@pytest.mark.parametrize("sent", [MESSAGE, CLAIM, SQS_TERMS, OUTCOME, RUN, END], ids=type)
 def test_what_is_sent_to_another_process_arrives_as_it_was(sent: Any) -> None:
     arrived = pickle.loads(pickle.dumps(sent))
 
