@@ -14,7 +14,8 @@ import psutil
 
 K = TypeVar("K")
 
-RUN: Final = Path(__file__).parent / "contestants" / "__main__.py"
+HERE: Final = Path(__file__).parents[1]
+"""This checkout."""
 
 AWS: Final = {
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -31,7 +32,8 @@ class ContestantEnded(SystemExit):
 class Contestant:
     """One module of `contestants`, in a process that lives as long as the context.
 
-    What it prints goes to the end of the file `log`, or to where this process's errors go.
+    What it prints goes to the end of the file `log`, or to where this process's errors go. It runs
+    from `checkout`, which may be an earlier one of this library.
     """
 
     def __init__(
@@ -41,8 +43,12 @@ class Contestant:
         environment: Mapping[str, str],
         *,
         log: Path | None = None,
+        checkout: Path = HERE,
     ) -> None:
-        self._command = [str(python), str(RUN), module]
+        run = checkout / "benchmarks" / "contestants" / "__main__.py"
+        self._command = [str(python), str(run), module]
+        # The fork server looks into its working directory first.
+        self._directory = None if checkout == HERE else checkout
         self._log = log
         self._environment = {**os.environ, **AWS, **environment}
         self._process: subprocess.Popen[str] | None = None
@@ -52,6 +58,7 @@ class Contestant:
             self._process = subprocess.Popen(
                 self._command,
                 env=self._environment,
+                cwd=self._directory,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -82,10 +89,14 @@ class Contestant:
 
     def memory_mib(self) -> float:
         """Its memory and that of its children; pages that they share count once."""
+        process, children = self.family()
+        return float(sum(each.memory_full_info().pss for each in (process, *children))) / 2**20
+
+    def family(self) -> tuple[psutil.Process, list[psutil.Process]]:
+        """Its process, and the children that live."""
         assert self._process is not None
         process = psutil.Process(self._process.pid)
-        family = [process, *process.children(recursive=True)]
-        return float(sum(each.memory_full_info().pss for each in family)) / 2**20
+        return process, process.children(recursive=True)
 
     def versions(self, *distributions: str) -> dict[str, str | None]:
         """What its environment has installed."""

@@ -11,10 +11,7 @@ import logging
 import os
 import random
 import sys
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
-
-from asgiref.sync import ThreadSensitiveContext
 
 from . import cold_start
 
@@ -117,11 +114,10 @@ class LambdaHandler:
 
     async def _enter_thread_context(self) -> None:
         """Make all events use the database on the handler's thread."""
+        from .execution.interruptible_thread import DatabaseCalls
+
         # The context is never left: it lasts as long as the handler.
-        thread_context: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(
-            executor=self._database_thread
-        )
-        await thread_context.__aenter__()
+        await DatabaseCalls(self._database_thread).__aenter__()
 
     async def _disconnect(self) -> None:
         await self._executor.aclose()

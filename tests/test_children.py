@@ -6,9 +6,10 @@ from typing import Any
 
 import psutil
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
 from lambda_tasks import handler
+from lambda_tasks.records.claims import RecordClaims
 from tests.app import processes, tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, body, record_of, sqs_event, wait_for
@@ -93,3 +94,20 @@ def is_zombie(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="others know of nothing to commit")
+def test_the_process_of_a_task_that_is_alone_writes_its_record(
+    one_process: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_gone(*_: object) -> None:
+        raise OperationalError("this process writes no ends")
+
+    one_process(body(tasks.add_direct, a=1, b=2))
+    message = body(tasks.add_direct, a=1, b=2)
+    with monkeypatch.context() as here:
+        here.setattr(RecordClaims, "finish_many", be_gone)
+
+        assert one_process(message) == []
+
+    assert (record_of(message).status, record_of(message).result) == ("SUCCESS", 3)

@@ -24,7 +24,13 @@ import pytest
 from lambda_tasks import LambdaTasksError, WorkerProcessDied
 from lambda_tasks.core.lifecycle import Claim, Succeeded
 from lambda_tasks.core.message import Message
-from lambda_tasks.execution import process_pool, process_start, run_socket, worker_pipe
+from lambda_tasks.execution import (
+    process_pool,
+    process_slot,
+    process_start,
+    run_socket,
+    worker_pipe,
+)
 from lambda_tasks.execution.process_pool import ProcessPool
 from lambda_tasks.execution.process_start import ProcessNotStarted, StartedProcess
 from lambda_tasks.execution.run import AttemptEnd, Run
@@ -311,7 +317,7 @@ def test_a_process_that_does_not_say_all_of_its_answer_is_replaced(
 
     async def scene() -> None:
         with monkeypatch.context() as patch, pytest.raises(LambdaTasksError, match="its answer"):
-            patch.setattr(process_pool, "ANSWER_LIMIT_S", 0.5)
+            patch.setattr(process_slot, "ANSWER_LIMIT_S", 0.5)
             await pool.run(lambda: run_of(STOPS_AS_IT_ANSWERS))
 
         assert isinstance((await pool.run(run_of)).outcome, Succeeded)

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_tasks.core.message import Message
+from lambda_tasks.entrypoints.worker import BatchSize
+from lambda_tasks.execution.batch import ClaimedBatch
 from lambda_tasks.execution.time_budget import TimeBudget
 from lambda_tasks.execution.turns import Durations, Turns
-from lambda_tasks.ports import Delivery, ResolvedDelivery
+from lambda_tasks.ports import RETURNED, Delivery, ResolvedDelivery
 from tests.app import tasks, turns
 
 SYNC, ASYNC, ONCE = tasks.add, tasks.aadd, turns.take_once
@@ -185,3 +187,39 @@ def test_without_a_deadline_there_is_always_time(likely_s: float | None, is_firs
 @pytest.mark.parametrize(("whole_s", "longest_s"), [(100, 99), (4, 3), (2.4, 1.8)])
 def test_in_a_short_event_the_last_second_is_shorter(whole_s: float, longest_s: float) -> None:
     assert budget_of(whole_s).longest_s == pytest.approx(longest_s)
+
+
+def test_a_run_is_alone_until_another_waits_or_is_in_a_slot() -> None:
+    first, second, third = resolved(SYNC), resolved(ASYNC), resolved(SYNC)
+    here = turns_of(Durations())
+
+    here.enter([first])
+    assert here.is_alone
+    here.begin(first)
+    assert here.is_alone
+
+    here.enter([second])
+    assert not here.is_alone, "it waits"
+    here.begin(second)
+    assert not here.is_alone, "it runs"
+
+    here.leave(first)
+    assert here.is_alone
+    in_slots(here, third)
+    assert not here.is_alone
+
+
+def test_a_worker_asks_for_twice_as_much_until_some_of_it_has_to_stay_in_the_table() -> None:
+    def batch(n_claimed: int, *, n_staying: int = 0) -> ClaimedBatch:
+        staying = [resolved(SYNC, of_table=True) for _ in range(n_staying)]
+        return ClaimedBatch(
+            refused={str(number): RETURNED for number in range(n_claimed)}, staying=staying
+        )
+
+    size = BatchSize(160)
+    limits = [size.limit]
+    for n_claimed, n_staying in [(10, 0), (20, 0), (40, 0), (50, 30), (50, 0), (75, 0), (9, 0)]:
+        size.note(size.limit, batch(n_claimed, n_staying=n_staying))
+        limits.append(size.limit)
+
+    assert limits == [10, 20, 40, 80, 50, 75, 113, 113]

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from ..errors import WorkerProcessDied
 from .limits import Places
+from .pickling import pickled_by_position
 from .retries import MAX_DELAY_S
 
 
@@ -58,6 +59,7 @@ GRACE: Final = timedelta(seconds=30)
 MAX_DELAY: Final = timedelta(seconds=MAX_DELAY_S)
 
 
+@pickled_by_position
 @dataclass(frozen=True, slots=True)
 class LookTerms:
     """A queue's rules for when somebody must look at a record that is stored for it."""
@@ -127,6 +129,7 @@ def turn_wait_s(n_waits: int) -> float:
     return TURN_WAITS_S[min(n_waits, len(TURN_WAITS_S) - 1)]
 
 
+@pickled_by_position
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Ownership of one invocation by one attempt."""
@@ -353,6 +356,7 @@ def cut_off_too_often(cut_off_s: float, hard_s: float) -> Raised | None:
     )
 
 
+@pickled_by_position
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     """An outcome: the task returned, or raised an exception that it ignores."""

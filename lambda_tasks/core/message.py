@@ -17,6 +17,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 from ..errors import MessageRefused, MessageTooLarge, NewerFormat
 from .lifecycle import SQS_TERMS, LookTerms
+from .pickling import pickled_by_position
 from .redaction import REDACTED
 
 FORMAT_VERSION: Final = 1
@@ -73,6 +74,7 @@ _NOT_IN_SQS: Final = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
 T = TypeVar("T")
 
 
+@pickled_by_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """The request for one run of a task."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
@@ -20,13 +21,11 @@ from itertools import chain, repeat
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from asgiref.sync import ThreadSensitiveContext
-
 from .. import conf
 from .. import runtime as runtimes
 from ..execution.batch import ClaimedBatch
 from ..execution.executor import Executor
-from ..execution.interruptible_thread import InterruptibleThread
+from ..execution.interruptible_thread import DatabaseCalls, InterruptibleThread
 from ..logging import log_error
 from ..ports import Settlement, Source, Task
 from ..queues.kinds import make_sources
@@ -38,6 +37,12 @@ T = TypeVar("T")
 
 FIRST_BATCH: Final = 10
 """Largest number of deliveries that are received and claimed together at first."""
+
+FAST_GROWTH: Final = 2.0
+"""The factor by which that number grows at first, while all that are received start soon."""
+
+SLOW_GROWTH: Final = 1.5
+"""The factor by which it grows later."""
 
 LOOK_AHEAD_S: Final = 0.05
 """Seconds before a lane or worker process is free when the next batch is claimed.
@@ -123,7 +128,7 @@ async def worker_of(
     executor = runtime.executor(concurrency=concurrency, processes=processes)
     in_order = [name for name in queues if settings.look_terms(name).in_order]
     database_thread = InterruptibleThread("lambda_tasks-worker")
-    async with ThreadSensitiveContext(executor=database_thread):
+    async with DatabaseCalls(database_thread):
         try:
             yield Worker(
                 sources,
@@ -377,18 +382,23 @@ class Worker:
 
 
 class BatchSize:
-    """The number of deliveries to receive next: more while all that come start soon."""
+    """The number of deliveries to receive next: more while all that come start soon.
+
+    It grows slowly once it was too large: what has to stay in the table is read in vain.
+    """
 
     def __init__(self, most: int) -> None:
         self.limit = min(FIRST_BATCH, most)
         self._most = most
+        self._growth = FAST_GROWTH
 
     def note(self, asked: int, batch: ClaimedBatch) -> None:
         """Note what came of the last limit."""
         if batch.staying:
             self.limit = min(max(len(batch), FIRST_BATCH), self._most)
+            self._growth = SLOW_GROWTH
         elif len(batch) >= asked:
-            self.limit = min(2 * asked, self._most)
+            self.limit = min(math.ceil(self._growth * asked), self._most)
 
 
 def _relays(

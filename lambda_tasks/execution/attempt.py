@@ -208,10 +208,10 @@ class Attempt:
         self._is_called = True
         return self._call.call(self.context)
 
-    def succeed(self, result: object, *, may_leave_record: bool = False) -> AttemptEnd:
+    def succeed(self, result: object) -> AttemptEnd:
         """Write SUCCESS within the task's transaction and commit both together.
 
-        If there is nothing else to commit and `may_leave_record`, the caller writes the record.
+        If there is nothing else to commit and the run `leaves_record`, the caller writes it.
         Raises TypeError for a result that is not JSON, TransactionManagementError if the task has
         left a transaction open, LeaseLost if the claim no longer holds, and the database's errors.
         """
@@ -222,7 +222,7 @@ class Attempt:
         # The task has sent no statement, so its record needs no transaction and can be written
         # together with those of other runs.
         self._end_transaction(None)
-        if may_leave_record and self.may_defer_begin:
+        if self.run.leaves_record and self.may_defer_begin:
             return self._end_unrecorded(outcome)
         return self._commit(outcome)
 

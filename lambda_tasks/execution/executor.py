@@ -198,7 +198,10 @@ class Executor:
                 self._turns.leave(claimed)
 
         batch.waiting_line.update(waiting_line_of(batch.claimed))
-        recalling = asyncio.ensure_future(self._recall(batch, unsettled, settle))
+        is_of_table = any(each.delivery.is_of_table for each in batch.claimed)
+        recalling = (
+            asyncio.ensure_future(self._recall(batch, unsettled, settle)) if is_of_table else None
+        )
         try:
             with self._leases.keep(batch, settlements), watchdog.stay_armed():
                 # Refused deliveries are settled while the first group runs: sending their copies
@@ -214,7 +217,8 @@ class Executor:
                     refusing = []
             await self._end_unfinished(batch, list(unsettled.values()), settle, shutdown)
         finally:
-            recalling.cancel()
+            if recalling is not None:
+                recalling.cancel()
             for claimed in unsettled.values():
                 self._turns.leave(claimed)
         return settlements
@@ -444,7 +448,10 @@ class Executor:
         likely_s = self._durations.likely_s(claimed.task.name)
         if not budget.has_time_for(likely_s, is_first=is_first):
             raise NoTimeLeft
-        self._warn_if_too_short(claimed.task, budget)
+        if budget.deadline is not None:
+            self._warn_if_too_short(claimed.task, budget)
+        if claim.has_started:
+            return claimed
         lease = budget.lease([claimed.task], self._settings())
         return await self._starts.count(claimed, batch, lease, context)
 
@@ -465,7 +472,9 @@ class Executor:
         assert ended.outcome is not None
         try:
             end = end_of(claimed.message, claimed.claim, ended.outcome, ended.ran_for)
-            held = await self._ends.write(claimed.message.invocation_id, end)
+            held = await self._ends.write(
+                claimed.message.invocation_id, end, is_alone=self._turns.is_alone
+            )
         except DatabaseErrors as error:
             if meaning_of(error, from_library=True) is Meaning.REFUSAL:  # it refuses the result
                 return await self._fail(claimed, error)
@@ -560,6 +569,7 @@ class Executor:
             hard_s=hard_s,
             budget_s=math.inf if budget is None else budget.left_s,
             metadata=dict(metadata or {}),
+            leaves_record=not self._turns.is_alone,
         )
 
 
@@ -594,7 +604,9 @@ async def _run_until(
         return
     deadline = budget.deadline
     tasks = [asyncio.ensure_future(each) for each in running]
-    finished: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
+    finished: asyncio.Future[Any] = (
+        tasks[0] if len(tasks) == 1 else asyncio.gather(*tasks, return_exceptions=True)
+    )
     await asyncio.wait(
         [finished] if shutdown is None else [finished, shutdown],
         timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0),

@@ -16,18 +16,15 @@ from .attempt import Attempt
 from .run import AttemptEnd
 
 
-def run_inline(
-    attempt: Attempt, *, with_limits: bool, may_leave_record: bool = False
-) -> AttemptEnd:
+def run_inline(attempt: Attempt, *, with_limits: bool) -> AttemptEnd:
     """Run an attempt, and return its end.
 
-    `with_limits` enforces the task's time limits, and needs the process's main thread. With
-    `may_leave_record`, the caller writes the record if there is nothing else to commit.
-    Raises KeyboardInterrupt after a rollback if the task raises it.
+    `with_limits` enforces the task's time limits, and needs the process's main thread. Raises
+    KeyboardInterrupt after a rollback if the task raises it.
     """
     # One context for all of it: what a hook sets at the start, the task and the end must see.
     context = contextvars.copy_context()
-    run = partial(_run_once, attempt, context, with_limits, may_leave_record=may_leave_record)
+    run = partial(_run_once, attempt, context, with_limits)
     ended = run()
     while ended.restarts:
         ended = run()
@@ -37,9 +34,7 @@ def run_inline(
     return ended
 
 
-def _run_once(
-    attempt: Attempt, context: contextvars.Context, with_limits: bool, *, may_leave_record: bool
-) -> AttemptEnd:
+def _run_once(attempt: Attempt, context: contextvars.Context, with_limits: bool) -> AttemptEnd:
     try:
         attempt.acquire()
         if (event := attempt.start_event()) is not None:
@@ -47,7 +42,7 @@ def _run_once(
         attempt.open_transaction()
         result = context.run(_call, attempt, with_limits)
         with interrupts.interrupt_after(attempt.commit_limit_s if with_limits else math.inf):
-            return attempt.succeed(result, may_leave_record=may_leave_record)
+            return attempt.succeed(result)
     except KeyboardInterrupt:
         attempt.abandon()
         raise

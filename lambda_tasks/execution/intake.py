@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Final
 from uuid import UUID
 
@@ -143,12 +143,14 @@ class Intake:
         resolved: list[ResolvedDelivery] = []
         unrunnable: list[UnrunnableDelivery] = []
         not_loaded: list[tuple[Delivery, Message]] = []
+        resolve = cache(self._resolve)  # most deliveries of a batch are for a few tasks
         for delivery in deliveries:
-            with self._settle_on_error(delivery, refused):
+            try:
                 read, message = self._read(delivery)
                 is_record = delivery.message is not None
                 try:
-                    resolved.append(self._resolve_one(read, message, may_import=is_record))
+                    task = resolve(message.task_name, message.backend, may_import=is_record)
+                    resolved.append(self._resolved(read, message, task))
                 except MessageRefused:
                     raise
                 except (Exception, SystemExit) as error:
@@ -156,6 +158,8 @@ class Intake:
                         not_loaded.append((read, message))
                     else:
                         unrunnable.append(self._unrunnable(read, message, error))
+            except Exception as error:
+                refused[delivery.id] = self._settle_unreadable(delivery, error)
         if not_loaded:
             resolved += self._resolve_recorded(not_loaded, refused, unrunnable)
             order = {delivery.id: number for number, delivery in enumerate(deliveries)}
@@ -189,26 +193,25 @@ class Intake:
         for delivery, message in not_loaded:
             is_recorded = names.get(message.invocation_id) == message.task_name
             try:
-                resolved.append(self._resolve_one(delivery, message, may_import=is_recorded))
+                task = self._resolve(message.task_name, message.backend, may_import=is_recorded)
+                resolved.append(self._resolved(delivery, message, task))
             except (Exception, SystemExit) as error:
                 unrunnable.append(self._unrunnable(delivery, message, error))
         return resolved
 
-    @contextmanager
-    def _settle_on_error(self, delivery: Delivery, refused: Settlements) -> Iterator[None]:
-        """Catch the errors of the body, and settle the delivery as one that goes back."""
-        try:
-            yield
-        except NewerFormat as reason:
-            refused[delivery.id] = self._refusals.settle_newer(delivery, reason)
-        except MessageRefused as reason:
+    def _settle_unreadable(self, delivery: Delivery, reason: Exception) -> Settlement:
+        """Return the settlement of a delivery that can't be read: it goes back to its queue."""
+        if isinstance(reason, NewerFormat):
+            return self._refusals.settle_newer(delivery, reason)
+        if isinstance(reason, MessageRefused):
             logger.error(
                 "Delivery %s is refused and goes back to its queue: %s", delivery.id, reason
             )
-            refused[delivery.id] = replace(RETURNED, reason="refused")
-        except Exception:
-            logger.exception("Delivery %s can't be read and goes back to its queue", delivery.id)
-            refused[delivery.id] = replace(RETURNED, reason="can't be read")
+            return replace(RETURNED, reason="refused")
+        logger.error(
+            "Delivery %s can't be read and goes back to its queue", delivery.id, exc_info=reason
+        )
+        return replace(RETURNED, reason="can't be read")
 
     def _unrunnable(
         self, delivery: Delivery, message: Message, error: BaseException
@@ -273,10 +276,8 @@ class Intake:
                 return check(audience=audience)
         return check(audience=last)
 
-    def _resolve_one(
-        self, delivery: Delivery, message: Message, *, may_import: bool
-    ) -> ResolvedDelivery:
-        task = self._resolve(message.task_name, message.backend, may_import=may_import)
+    def _resolved(self, delivery: Delivery, message: Message, task: Task) -> ResolvedDelivery:
+        """Return a delivery with its task. Raises MessageRefused if the task needs a record."""
         queue, secret = message.queue, task.secret_names
         if delivery.message is None:
             self._check_direct(message, task)

@@ -5,17 +5,22 @@ hangs.
 """
 
 import asyncio
+import contextvars
+import math
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
+from asgiref.sync import ThreadSensitiveContext
 from django.db import connections
 
 from .. import interrupts, pools
+from ..database_calls import database_thread
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 
 T = TypeVar("T")
@@ -36,7 +41,7 @@ class InterruptibleThread(Executor):
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[_Call | _LoopCall | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._work: interrupts.Work | None = None
         self._is_shut_down = False
@@ -54,12 +59,24 @@ class InterruptibleThread(Executor):
         return self._put(partial(fn, *args, **kwargs))
 
     def _put(self, function: Callable[[], T]) -> "Future[T]":
+        call = _Call(function)
+        self._add(call)
+        return call.future
+
+    def _add(self, call: "_Call | _LoopCall") -> None:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        call = _Call(function)
         self._calls.put(call)
         self._start()
-        return call.future
+
+    def start_call(self, function: Callable[[], T], limit_s: float) -> "asyncio.Future[T]":
+        """Call a function in the caller's context, and interrupt it after `limit_s` seconds.
+
+        See DatabaseThread. The future belongs to the running loop.
+        """
+        call = _LoopCall(function, limit_s)
+        self._add(call)
+        return call.ended
 
     async def call(
         self, function: Callable[..., T], *args: Any, limit_s: float = LIBRARY_STATEMENT_LIMIT_S
@@ -128,27 +145,80 @@ class InterruptibleThread(Executor):
             call = self._calls.get()
             if call is None:
                 break
-            if call.future.set_running_or_notify_cancel():
+            if call.begin():
                 self._serve_one(call)
             del call  # or its function and result would live until the next call
         pools.return_connections()
         connections.close_all()
 
-    def _serve_one(self, call: "_Call") -> None:
-        work = interrupts.Work()
+    def _serve_one(self, call: "_Call | _LoopCall") -> None:
+        work = interrupts.Work(call.limit_s)
         self._work = work
         end: Callable[[], None]
         try:
-            end = partial(call.future.set_result, call.function())
+            end = partial(call.succeed, call.function())
         except BaseException as error:
-            end = partial(call.future.set_exception, error)
+            end = partial(call.fail, error)
         if self._work is work:
             self._work = None
         work.finish()
         end()
 
 
+class DatabaseCalls:
+    """A context in which a thread makes all calls to the database."""
+
+    def __init__(self, thread: InterruptibleThread) -> None:
+        self._thread = thread
+        self._of_asgiref: AbstractAsyncContextManager[Any] = ThreadSensitiveContext(executor=thread)
+        self._token: contextvars.Token[Any] | None = None
+
+    async def __aenter__(self) -> None:
+        self._token = database_thread.set(self._thread)
+        await self._of_asgiref.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        assert self._token is not None
+        await self._of_asgiref.__aexit__(*raised)
+        database_thread.reset(self._token)
+
+
 class _Call:
+    """A call of a thread-safe future."""
+
+    limit_s = math.inf
+
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function = function
         self.future: Future[Any] = Future()
+        self.begin = self.future.set_running_or_notify_cancel
+        self.succeed = self.future.set_result
+        self.fail = self.future.set_exception
+
+
+class _LoopCall:
+    """A call of a coroutine, with a future of its loop: a thread-safe one costs as much again."""
+
+    def __init__(self, function: Callable[[], Any], limit_s: float) -> None:
+        self.function: Callable[[], Any] = partial(contextvars.copy_context().run, function)
+        self.limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Any] = self._loop.create_future()
+
+    def begin(self) -> bool:
+        """Return whether somebody still waits for the call."""
+        return not self.ended.cancelled()
+
+    def succeed(self, result: object) -> None:
+        self._end(self.ended.set_result, result)
+
+    def fail(self, error: BaseException) -> None:
+        self._end(self.ended.set_exception, error)
+
+    def _end(self, end: Callable[[Any], None], value: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            self._loop.call_soon_threadsafe(self._settle, end, value)
+
+    def _settle(self, end: Callable[[Any], None], value: object) -> None:
+        if not self.ended.done():
+            end(value)

@@ -223,7 +223,7 @@ async def _run_to_success(
         result = await _call_in_new_task(lane_run, attempt, thread)
     if thread.cancel_begin():
         return attempt.succeed_without_begin(result)
-    succeed = functools.partial(attempt.succeed, result, may_leave_record=True)
+    succeed = functools.partial(attempt.succeed, result)
     return await thread.call_last(thread.after_begin, succeed, limit_s=attempt.commit_limit_s)
 
 

@@ -29,6 +29,7 @@ class Leases:
         self._settings = settings
         self._lanes = lanes
         self._batches = 0
+        self._watch_timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -44,8 +45,8 @@ class Leases:
         if batch.budget.deadline is None:
             extending = asyncio.ensure_future(self._extend(batch, settled))
         self._batches += 1
-        if self._watching is None:
-            self._watching = asyncio.ensure_future(self._watch())
+        if self._batches == 1:
+            self._watch_later()
         try:
             yield
         finally:
@@ -53,8 +54,7 @@ class Leases:
                 extending.cancel()
             self._batches -= 1
             if not self._batches:
-                self._watching.cancel()
-                self._watching = None
+                self._stop_watching()
 
     async def _extend(self, batch: ClaimedBatch, settled: Mapping[str, Any]) -> None:
         """Extend the leases of waiting deliveries again and again, until it is cancelled."""
@@ -71,16 +71,27 @@ class Leases:
             except Exception:
                 logger.warning("%d leases can't be extended", len(claims), exc_info=True)
 
+    def _watch_later(self) -> None:
+        # Not a task that sleeps: most batches end before the first look.
+        loop = asyncio.get_running_loop()
+        self._watch_timer = loop.call_later(WATCH_EVERY_S, self._start_watching)
+
+    def _start_watching(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
     async def _watch(self) -> None:
         """Cancel async tasks whose record was cancelled or taken over by another worker."""
-        while True:
-            await asyncio.sleep(WATCH_EVERY_S)
-            running = self._lanes.claims()
-            if not running:
-                continue
+        if running := self._lanes.claims():
             try:
                 self._lanes.cancel(await call_database(self._claims.find_lost, running))
             except Exception:
                 logger.warning(
                     "The records of %d running tasks can't be read", len(running), exc_info=True
                 )
+        self._watch_later()
+
+    def _stop_watching(self) -> None:
+        for each in (self._watch_timer, self._watching):
+            if each is not None:
+                each.cancel()
+        self._watch_timer = self._watching = None

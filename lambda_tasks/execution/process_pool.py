@@ -21,16 +21,14 @@ from ..errors import HardTimeLimitExceeded, LambdaTasksError
 from ..threads import in_reserved_thread
 from . import fork_server
 from .alarm import HARD_MESSAGE
+from .process_slot import SentRun, Slot
 from .process_start import Main, ProcessNotStarted, ProcessStart, StartedProcess
 from .run import AttemptEnd, Run
-from .run_socket import Packet, RunSocket, pack
-from .worker_pipe import Listener, Told
+from .run_socket import RunSocket, pack
+from .worker_pipe import Told
 from .worker_process import Reply
 
 logger = logging.getLogger("lambda_tasks")
-
-KILL_GRACE_S: Final = 2.0
-"""Seconds that a task may ignore its hard timeout before its process is killed."""
 
 N_AHEAD: Final = 8
 """Runs for each process that may be sent while it is busy: it takes the next one without a pause.
@@ -51,9 +49,6 @@ Most likely the dead process has taken it, and had no time to say so. If another
 within a moment.
 """
 
-ANSWER_LIMIT_S: Final = 30.0
-"""Seconds for the rest of an answer to arrive."""
-
 
 class ProcessPool:
     """Up to `count` worker processes, each started when it is first needed."""
@@ -62,16 +57,16 @@ class ProcessPool:
         self._main = main
         self._socket: RunSocket | None = None
         self._numbers = itertools.count(1)
-        self._slots = [_Slot() for _ in range(count)]
+        self._slots = [Slot() for _ in range(count)]
         self._n_ready = 0
         """The processes that are ready."""
         self._n_open = 0
         """The runs that have a place in a process, or ahead of one."""
-        self._dying: set[_SentRun] = set()
+        self._dying: set[SentRun] = set()
         """The open runs whose process ends: they need no other one."""
         self._waiting: deque[_Place] = deque()
         """The runs that wait for a place."""
-        self._sent: dict[int, _SentRun] = {}
+        self._sent: dict[int, SentRun] = {}
         """The runs that were sent and have not begun, in their order."""
         self._starts: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
@@ -181,6 +176,8 @@ class ProcessPool:
     def _start_if_needed(self) -> None:
         """Start as many processes as there are runs, as long as there are slots for them."""
         wanted = self._n_open - len(self._dying) + len(self._waiting)
+        if wanted <= self._n_ready or self._n_ready == len(self._slots):
+            return
         n_started = self._n_ready + sum(slot.is_starting for slot in self._slots)
         for slot in self._slots:
             if n_started >= wanted or self._is_closing:
@@ -192,7 +189,7 @@ class ProcessPool:
                 start.add_done_callback(self._starts.discard)
                 n_started += 1
 
-    async def _start(self, slot: "_Slot") -> None:
+    async def _start(self, slot: Slot) -> None:
         refusal: ProcessNotStarted | None = None
         try:
             if self._socket is None:
@@ -223,7 +220,7 @@ class ProcessPool:
         if not self._n_ready:
             self._give_up(list(self._sent.values())[:1], error)
 
-    def _drop(self, slot: "_Slot", answer: Reply | BaseException | None) -> None:
+    def _drop(self, slot: Slot, answer: Reply | BaseException | None) -> None:
         """End a slot's process, and then its run with this answer; None for a process that died."""
         process, current = slot.unwatch()
         self._n_ready -= 1
@@ -243,7 +240,7 @@ class ProcessPool:
     async def _end(
         self,
         process: StartedProcess,
-        current: "_SentRun | None",
+        current: SentRun | None,
         answer: Reply | BaseException | None,
     ) -> None:
         if answer is None:
@@ -258,7 +255,7 @@ class ProcessPool:
     async def _answer_to(self, run: Run, on_begin: Callable[[], None] | None) -> AttemptEnd:
         number, loop = next(self._numbers), asyncio.get_running_loop()
         packet = await pack(number, run)
-        sent = _SentRun(packet, run.hard_s, on_begin, loop.create_future())
+        sent = SentRun(packet, run.hard_s, on_begin, loop.create_future())
         self._sent[number] = sent
         self._send_unsent()
         if self._take_timer is None:
@@ -282,7 +279,7 @@ class ProcessPool:
                 if not sent.is_in_socket:
                     return
 
-    def _send_again(self) -> list["_SentRun"]:
+    def _send_again(self) -> list[SentRun]:
         """Send again what no process has taken; return the runs that one has taken."""
         if not self._sent or self._socket is None:
             return []
@@ -293,7 +290,7 @@ class ProcessPool:
         self._send_unsent()
         return taken
 
-    def _withdraw(self, sent: "_SentRun") -> None:
+    def _withdraw(self, sent: SentRun) -> None:
         """Take a run back, or kill the process that has begun it."""
         if self._sent.pop(sent.packet.number, None) is not None:
             # If a process has just taken it, that process is killed when it says so.
@@ -302,13 +299,13 @@ class ProcessPool:
             if slot.current is sent:
                 self._drop(slot, LambdaTasksError("The run was cancelled."))
 
-    def _give_up(self, unbegun: list["_SentRun"], error: ProcessNotStarted | None = None) -> None:
+    def _give_up(self, unbegun: list[SentRun], error: ProcessNotStarted | None = None) -> None:
         """Give up the runs that no process has begun."""
         for sent in unbegun:
             if self._sent.pop(sent.packet.number, None) is not None:
                 sent.end(error or ProcessNotStarted("No worker process has begun the task."))
 
-    def _hear(self, slot: "_Slot") -> None:
+    def _hear(self, slot: Slot) -> None:
         assert slot.listener is not None
         try:
             for told in slot.listener.hear():
@@ -319,7 +316,7 @@ class ProcessPool:
         else:
             slot.limit_answer(self._drop)
 
-    def _take_in(self, slot: "_Slot", told: Told) -> None:
+    def _take_in(self, slot: Slot, told: Told) -> None:
         if told.ended and slot.current is not None:
             if isinstance(told.answer, AttemptEnd) and told.answer.replaces_process:
                 self._drop(slot, told.answer)
@@ -334,7 +331,7 @@ class ProcessPool:
                 slot.begin(sent, self._kill_late)
                 self._send_unsent()
 
-    def _see_end(self, slot: "_Slot") -> None:
+    def _see_end(self, slot: Slot) -> None:
         """See that a process has ended, or its fork server."""
         process = slot.process
         assert process is not None
@@ -347,7 +344,7 @@ class ProcessPool:
         if slot.process is process:
             self._drop(slot, None)
 
-    def _kill_late(self, slot: "_Slot") -> None:
+    def _kill_late(self, slot: Slot) -> None:
         """Kill a process whose task ignores its hard timeout."""
         if (current := slot.current) is None:
             return
@@ -371,84 +368,6 @@ class ProcessPool:
         self._take_timer = loop.call_later(TAKE_LIMIT_S, self._replace_hanging)
 
 
-class _Slot:
-    """A slot for one process, as the parent's event loop sees it."""
-
-    def __init__(self) -> None:
-        self.process: StartedProcess | None = None
-        self.is_starting = False
-        self.starting: ProcessStart | None = None
-        self.listener: Listener | None = None
-        self.current: _SentRun | None = None
-        """The run that the process has begun."""
-        self._run_timer: asyncio.TimerHandle | None = None
-        self._kill_at = 0.0
-        self._answer_timer: asyncio.TimerHandle | None = None
-
-    def watch(
-        self,
-        process: StartedProcess,
-        *,
-        hear: "Callable[[_Slot], None]",
-        see_end: "Callable[[_Slot], None]",
-    ) -> None:
-        """Watch a process that was started."""
-        self.process, self.listener = process, Listener(process.pipe)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(process.pipe.fileno(), hear, self)
-        loop.add_reader(process.sentinel, see_end, self)
-
-    def unwatch(self) -> "tuple[StartedProcess, _SentRun | None]":
-        """Leave the slot to another process; return the process and its run."""
-        process, current = self.process, self.current
-        assert process is not None
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(process.pipe.fileno())
-        loop.remove_reader(process.sentinel)
-        for timer in (self._run_timer, self._answer_timer):
-            if timer is not None:
-                timer.cancel()
-        self._run_timer = self._answer_timer = None
-        self.process = self.listener = self.current = None
-        return process, current
-
-    def give_up_start(self) -> None:
-        """Give up the start of a process, without waiting."""
-        if self.starting is not None:
-            self.starting.give_up()
-
-    def begin(self, sent: "_SentRun", kill_late: "Callable[[_Slot], None]") -> None:
-        """Note that the process has begun a run."""
-        self.current = sent
-        sent.begin()
-        # One timer for the runs of a process: a timer for each would cost more than a short run.
-        if self._run_timer is None or self._kill_at > sent.kill_at:
-            self.limit_run(kill_late)
-
-    def limit_run(self, kill_late: "Callable[[_Slot], None]") -> None:
-        """Set the timer for the limit of the current run."""
-        assert self.current is not None
-        if self._run_timer is not None:
-            self._run_timer.cancel()
-        self._kill_at = self.current.kill_at
-        seconds = self._kill_at - time.monotonic()
-        self._run_timer = asyncio.get_running_loop().call_later(seconds, self._ring, kill_late)
-
-    def _ring(self, kill_late: "Callable[[_Slot], None]") -> None:
-        self._run_timer = None
-        kill_late(self)
-
-    def limit_answer(self, drop: "Callable[[_Slot, Reply | BaseException | None], None]") -> None:
-        """Set the timer for the rest of an answer, or stop it if there is no rest."""
-        if self._answer_timer is not None:
-            self._answer_timer.cancel()
-            self._answer_timer = None
-        if self.listener is not None and self.listener.is_within_message:
-            error = LambdaTasksError("A worker process did not send the whole of its answer.")
-            loop = asyncio.get_running_loop()
-            self._answer_timer = loop.call_later(ANSWER_LIMIT_S, drop, self, error)
-
-
 @dataclass(slots=True, eq=False)
 class _Place:
     """A run's wait for a place."""
@@ -462,34 +381,3 @@ class _Place:
             return False
         self.granted.set_exception(error)
         return True
-
-
-@dataclass(slots=True, eq=False)
-class _SentRun:
-    """A run that was sent, or is to be sent."""
-
-    packet: Packet
-    hard_s: float
-    on_begin: Callable[[], None] | None
-    ended: "asyncio.Future[AttemptEnd]"
-    is_in_socket: bool = False
-    sent_at: float = 0.0
-    kill_at: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.sent_at = time.monotonic()
-
-    def begin(self) -> None:
-        """Note that a process has begun the run."""
-        self.kill_at = time.monotonic() + self.hard_s + KILL_GRACE_S
-        if self.on_begin is not None:
-            self.on_begin()
-
-    def end(self, answer: Reply | BaseException) -> None:
-        """End the run with an answer, or an error to raise."""
-        if self.ended.done():
-            return
-        if isinstance(answer, BaseException):
-            self.ended.set_exception(answer)
-        else:
-            self.ended.set_result(answer)

@@ -8,8 +8,10 @@ from typing import Any
 
 from ..core.lifecycle import SQS_TERMS, Claim, LookTerms, Outcome, Raised
 from ..core.message import Message, Outgoing
+from ..core.pickling import pickled_by_position
 
 
+@pickled_by_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A claimed message to run, with its limits."""
@@ -34,10 +36,16 @@ class Run:
     """The host process's time budget for the run, in seconds from its start."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """The host process's description of itself, for the task's context."""
+    leaves_record: bool = False
+    """Whether the caller writes the record, with those of others, if nothing else is to commit.
+
+    A run that is alone has nobody to share a statement with, and writes its own.
+    """
     retry_at_once: bool = False
     """Whether retries have no delay, as in eager mode, where the caller would wait for it."""
 
 
+@pickled_by_position
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
     """The end of an attempt."""

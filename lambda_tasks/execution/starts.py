@@ -36,12 +36,10 @@ class Starts:
         lease: timedelta,
         context: contextvars.Context,
     ) -> ClaimedDelivery:
-        """Count the start of a delivery, unless its claim has, and return it with its new claim.
+        """Count the start of a delivery that has waited, and return it with its new claim.
 
         The statement runs in `context`. Raises LeaseLost if another worker has the claim.
         """
-        if claimed.claim.has_started:
-            return claimed
         id = claimed.delivery.id
         if id not in batch.starting:
             for each in self._turns.starting_with(claimed, batch.waiting_line):

@@ -61,6 +61,8 @@ class TimeBudget:
         batch's time whatever it takes. Without this, a task that takes longer than any batch would
         never start.
         """
+        if self.deadline is None:
+            return True
         left_s = self.left_s
         if likely_s is not None and likely_s <= left_s:
             return True

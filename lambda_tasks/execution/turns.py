@@ -83,12 +83,21 @@ class Turns:
         """Return the seconds until the next run of one of these kinds, async or not, may start."""
         return min((self._line(is_async).wait_s for is_async in kinds), default=0.0)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is at most one run, which waits or is in a slot."""
+        waiting, running = self._waiting, self._running
+        n_waiting = len(waiting[True]) + len(waiting[False])
+        return n_waiting + len(running[True]) + len(running[False]) <= 1
+
     def is_occupied(self, task: Task) -> bool:
         """Return whether all slots for such a task have runs in them; a start is none yet."""
         return len(self._running[task.is_async]) >= self._slots[task.is_async]
 
     def waiting_ids(self, resolved: Sequence[ResolvedDelivery]) -> set[UUID]:
         """Return the invocations that would have to wait if all deliveries were claimed now."""
+        if all(each.delivery.is_of_table and each.may_rerun for each in resolved):
+            return set()  # what would have to wait stays in the table
         return self._plan(resolved)[0]
 
     def starting_soon(
@@ -98,6 +107,8 @@ class Turns:
 
         What would have to wait here stays there: another worker may start it earlier.
         """
+        if not any(each.delivery.is_of_table for each in resolved):
+            return resolved, ()
         staying_ids = self._plan(resolved)[1]
         if not staying_ids:
             return resolved, ()

@@ -93,7 +93,7 @@ def _reply(run: Run, make_attempt: MakeAttempt) -> Reply:
     try:
         task = registry.resolve(run.message.task_name, run.message.backend)
         attempt = make_attempt(run, task)
-        ended = run_inline(attempt, with_limits=True, may_leave_record=True)
+        ended = run_inline(attempt, with_limits=True)
     except KeyboardInterrupt:
         return AttemptEnd(None, interrupted=True)
     except Exception as error:

@@ -33,11 +33,17 @@ class WriteBatcher(Generic[Item, Result]):
         self._waiting: list[tuple[UUID, Item, asyncio.Future[Result | None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def write(self, invocation_id: UUID, item: Item) -> Result | None:
+    async def write(
+        self, invocation_id: UUID, item: Item, *, is_alone: bool = False
+    ) -> Result | None:
         """Write an item and return its result; None if the claim no longer holds.
 
-        Raises the database's errors.
+        With `is_alone`, no other is expected that could share its statement. Raises the database's
+        errors.
         """
+        if is_alone and self._writer is None:
+            results = await call_database(self._write_on_a_thread, [item])
+            return results.get(invocation_id)
         return await self.put(invocation_id, item)
 
     def put(

@@ -126,7 +126,7 @@ class RecordClaims:
         )
         # Sorted by id: if all workers lock in one order, two with the same messages can't deadlock.
         wanted: defaultdict[UUID, list[ResolvedDelivery]] = defaultdict(list)
-        for each in sorted(deliveries, key=attrgetter("message.invocation_id")):
+        for each in sorted(deliveries, key=attrgetter("message.invocation_id.int")):
             wanted[each.message.invocation_id].append(each)
         return _claim_in_places(wanted, terms)
 

@@ -43,7 +43,7 @@ def simulated_fault() -> Fault | None:
 class FaultyAttempt(Attempt):
     """An attempt that meets the simulated fault after its function has returned."""
 
-    def succeed(self, result: object, *, may_leave_record: bool = False) -> AttemptEnd:
+    def succeed(self, result: object) -> AttemptEnd:
         """See Attempt."""
         fault = simulated_fault()
         if fault == "timeout":
@@ -53,4 +53,4 @@ class FaultyAttempt(Attempt):
             # A lease in the past: the next delivery takes the run over without waiting.
             self.finisher.claims.extend([self.run.claim], timedelta(seconds=-1))
             return AttemptEnd(None)
-        return super().succeed(result, may_leave_record=may_leave_record)
+        return super().succeed(result)

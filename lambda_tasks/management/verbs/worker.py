@@ -179,14 +179,15 @@ class _Session(Listener):
                 next_counts_at += LOG_EVERY_S
 
     async def _say_ends(self) -> None:
-        ids, self._ended = self._ended, []
+        ids = list(self._ended)
         if not ids:
             return
         try:
             records = await call_database(queries.find_many, ids)
         except DatabaseError:
-            self._ended = ids + self._ended
             return
+        # Only now: while it waits, the end of the worker may cancel the task that shows the ends.
+        del self._ended[: len(ids)]
         for record in records:
             self._say(console.describe_end(record, with_traceback=self._with_traceback))
 
