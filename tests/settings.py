@@ -110,6 +110,8 @@ LAMBDA_TASKS_DIRECT_MESSAGES = "any"
 LAMBDA_TASKS_SIGNING_KEYS = [
     key for key in os.environ.get("LAMBDA_TASKS_TEST_SIGNING_KEYS", "").split(",") if key
 ]
+# The URLs include the endpoints; the tests of endpoints say themselves who may call them.
+LAMBDA_TASKS_ENDPOINTS = {"health": "open"}
 _aws = os.environ.get("LAMBDA_TASKS_TEST_AWS")
 # Most tests look at SQS right after a call; those of sending in the background have the default.
 LAMBDA_TASKS_WAIT_FOR_SEND = bool(os.environ.get("LAMBDA_TASKS_TEST_WAIT_FOR_SEND", "yes"))
