@@ -166,7 +166,13 @@ def test_what_is_stuck_is_what_nobody_goes_on_with() -> None:
 
 
 def test_a_retry_runs_the_same_invocation_from_the_beginning(queue: str, handle: Handle) -> None:
-    failed = record(n_attempts=3, n_retries=7, n_waits=2, worker_ids="a\nb\nc\n", kwargs={"a": 5})
+    used: dict[str, Any] = {
+        "n_attempts": 3,
+        "n_retries": 7,
+        "n_waits": 2,
+        "reserved_for": now() - HOUR,
+    }
+    failed = record(worker_ids="a\nb\nc\n", kwargs={"a": 5}, **used)
 
     changes = operations.retry(ids=[failed.id])
 
@@ -174,6 +180,7 @@ def test_a_retry_runs_the_same_invocation_from_the_beginning(queue: str, handle:
     again = TaskRecord.objects.get()
     assert (again.status, again.n_attempts, again.n_retries, again.n_waits) == ("QUEUED", 0, 0, 0)
     assert (again.id, again.root_id, again.exception_class) == (failed.id, failed.root_id, None)
+    assert (again.reserved_for, again.worker_ids) == (None, None)
     assert handle(wake_up(failed.id)) == []
     again.refresh_from_db()
     assert (again.status, again.result, again.n_attempts) == ("SUCCESS", 7, 1)
@@ -509,6 +516,7 @@ def test_filters_narrow_down_what_is_meant() -> None:
         ({"until": -HOUR}, "until is"),
         ({"arguments": {"not a name": 1}}, "can't be the name of an argument"),
         ({"task": 7}, "task is 7"),
+        ({"ids": iter(())}, "ids is .* Use one value, or a list of several"),
         ({"task": "tests.app.tasks.ad"}, r"no record of one\. Did you mean 'tests\.app\.tasks\.ad"),
         ({"queue": ["tabel"]}, "no record of one. Did you mean 'table'"),
         ({"name": "x"}, "There is no filter 'name'. There are: ids"),

@@ -184,10 +184,9 @@ def health(
             max_failure_rate=max_failure_rate,
         )
     )
-    levels: list[Level] = ["critical", "warning"]
     reached = {problem.level for problem in problems}
-    status: Level = next((level for level in levels if level in reached), "ok")
-    return Health(status, problems, found)
+    is_critical = "critical" in reached
+    return Health("critical" if is_critical else "warning" if reached else "ok", problems, found)
 
 
 async def ahealth(

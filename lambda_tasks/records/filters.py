@@ -1,7 +1,7 @@
 """The filters by which users name records: by id, status, task, queue, argument, time and error."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypedDict
 from uuid import UUID
@@ -113,7 +113,8 @@ def _list(name: str, value: object) -> list[Any]:
     """Return one value or several as a list."""
     if isinstance(value, str | UUID):
         return [value]
-    if isinstance(value, Iterable):
+    # An iterator would be empty when it is read again.
+    if isinstance(value, Iterable) and not isinstance(value, Iterator):
         return list(value)
     raise InvalidFilter(f"{name} is {value!r}. Use one value, or a list of several.")
 

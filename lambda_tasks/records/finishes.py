@@ -89,6 +89,7 @@ def reopened_columns(look_at: Any) -> Mapping[str, Any]:
         **dict.fromkeys(cleared),
         **dict.fromkeys(counters, 0),
         "status": Status.QUEUED,
+        "reserved_for": None,  # its rate has it reserve another moment
         # So that it waits from now on, as one that is called now.
         "run_after": Greatest(Coalesce(F("run_after"), Now()), Now()),
         "look_at": look_at,
