@@ -5,7 +5,7 @@ import json
 import random
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Final
@@ -24,9 +24,11 @@ from lambda_tasks.core.schedules import LOOK_AHEAD, Schedule, plan
 from lambda_tasks.declared_schedules import declared
 from lambda_tasks.decorators import lambda_task
 from lambda_tasks.errors import SingletonLockUnknown
+from lambda_tasks.execution.locks import SingletonLocks
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import ScheduleState, TaskRecord
 from lambda_tasks.records import schedules as rows
+from lambda_tasks.runtime import Runtime
 from lambda_tasks.schedules import at, cron, every
 from tests.app import tasks
 from tests.conftest import Handle, record_of, wake_up
@@ -258,8 +260,8 @@ def test_a_restart_delays_nothing_in_a_zone_whose_clocks_have_changed(clock: Clo
     with scheduled(minutely=entry):
         tick()
     clock.now += MINUTE
-    runtime.close()
-    with scheduled(minutely=entry):
+    restarted = Runtime()
+    with closing(restarted), runtime.replace_current(restarted), scheduled(minutely=entry):
         assert tick() == 1
 
     first = datetime(2026, 8, 28, 12, 1, tzinfo=UTC)
@@ -668,7 +670,7 @@ def test_while_the_lock_can_not_be_asked_no_run_is_skipped(
         tick()
     message = wake_up(TaskRecord.objects.earliest("run_after").id, task.name)
     TaskRecord.objects.update(run_after=None)
-    monkeypatch.setattr(runtime.current().locks, "hold", _redis_is_away)
+    monkeypatch.setattr(SingletonLocks, "hold", _redis_is_away)
 
     handle(message)
 
@@ -676,7 +678,7 @@ def test_while_the_lock_can_not_be_asked_no_run_is_skipped(
     assert ScheduleState.objects.get().n_skipped == 0
 
 
-def _redis_is_away(key: str, *, timeout_s: float) -> Any:
+def _redis_is_away(self: SingletonLocks, key: str, *, timeout_s: float) -> Any:
     raise SingletonLockUnknown(f"Redis can't be asked for {key}.", delay=15)
 
 
