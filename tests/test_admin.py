@@ -235,6 +235,9 @@ def test_no_statement_of_the_list_reads_the_whole_table(
     assert statements
     assert len(statements) <= 5
     assert not [sql for sql in statements if " LIMIT " not in sql and str(running.pk) not in sql]
+    if "status__exact" in query:
+        by_index = [sql for sql in statements if "IS NOT NULL" in sql and "look_at" in sql]
+        assert bool(by_index) is (query["status__exact"] == "QUEUED")
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="its plans are read here")

@@ -89,6 +89,7 @@ def test_a_schedule_says_who_has_paused_it_and_why(admin: Client) -> None:
 
     pages = [text_of(admin, SCHEDULES), text_of(admin, _page_of("poll"))]
 
+    assert [page.count("next:") for page in pages] == [1, 0]
     for page in pages:
         for words in (">off<", "tom", "The API is down"):
             assert words in page

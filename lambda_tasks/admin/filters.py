@@ -5,12 +5,15 @@ Django's own filter of a text column selects its distinct values, which reads th
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import reduce
+from operator import or_
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.db import connections
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.dateparse import parse_datetime
@@ -19,6 +22,8 @@ from django.utils.translation import gettext_lazy as _
 
 from .. import conf, registry
 from ..core.lifecycle import UNFINISHED
+from ..records.counts import FOR_EVER
+from ..records.database import statements
 from ..records.tables import TaskRecord, TaskStatus
 from .shown import moment
 
@@ -121,7 +126,19 @@ class StatusFilter(KnownValues):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Return the records of the chosen status."""
         records = super().queryset(request, queryset)
-        return records.filter(look_at__isnull=False) if self.value() in UNFINISHED else records
+        return _by_index(records) if self.value() in UNFINISHED else records
+
+
+def _by_index(unfinished: QuerySet[Any]) -> QuerySet[Any]:
+    """Return unfinished records as the index of `look_at` finds them.
+
+    Without partial indexes, it finds them by queue and priority only.
+    """
+    records = unfinished.filter(look_at__isnull=False)
+    if connections[records.db].vendor != "mysql":
+        return records
+    levels = (Q(queue=queue, priority=each) for queue, each in statements().levels(FOR_EVER))
+    return records.filter(reduce(or_, levels, Q(pk__in=[])))
 
 
 class QueueFilter(KnownValues):
