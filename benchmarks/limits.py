@@ -74,8 +74,8 @@ def kills(chosen: argparse.Namespace) -> bool:
     three_at_once.execute_many_on_commit(calls)
     monitor = Monitor(three_at_once)
     with Crew() as crew:
-        waiting = TaskRecord.objects.exclude(limit_key=None)
-        while waiting.count() < n_tasks * 0.9:  # the rest is counted: until then, all look at all
+        not_seen = TaskRecord.objects.filter(status="QUEUED", n_waits=0)
+        while not_seen.exists():  # until then, new workers look at calls that do not wait yet
             time.sleep(0.2)
         began_at = time.monotonic()
         next_kill = began_at + KILL_EVERY_S

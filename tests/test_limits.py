@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from lambda_tasks import conf, hooks, registry, runtime
+from lambda_tasks import conf, hooks, operations, registry, runtime
 from lambda_tasks.core.lifecycle import Claim, End, Refused, Release, Succeeded
 from lambda_tasks.core.limits import Places
 from lambda_tasks.core.message import Message
@@ -572,3 +572,41 @@ def test_a_batch_of_one_key_costs_no_more_statements_than_one(table: None) -> No
 
     n_statements(1)
     assert n_statements(50) <= n_statements(1) + 1, "one lets all of them wait"
+
+
+def test_one_that_is_made_due_keeps_its_moment_and_is_not_looked_at_all_the_time(
+    table: None,
+) -> None:
+    for _ in range(2):
+        limited.ten_a_minute.execute_on_commit(tenant="a")
+    claim_due()
+    record = TaskRecord.objects.get(status="QUEUED")
+    TaskRecord.objects.filter(id=record.id).update(run_after=Now(), look_at=Now())
+
+    assert claim_due() == []
+    assert due() == []
+
+    again = TaskRecord.objects.get(id=record.id)
+    assert (again.reserved_for, again.look_at) == (record.reserved_for, record.reserved_for)
+    assert again.waits_for == "its moment, as its rate allows"
+
+
+def test_what_waits_for_a_place_says_so_and_is_not_stuck(table: None) -> None:
+    enqueue(limited.alone, "a", "b")
+    claim_due()
+    TaskRecord.objects.filter(status="QUEUED").update(enqueued_at=Now() - LONG_AGO)
+
+    (left,) = TaskRecord.objects.filter(status="QUEUED")
+
+    assert left.waits_for == "a place of its limit"
+    assert operations.requeue(older_than=timedelta(hours=1), dry_run=True).done == []
+
+
+def test_an_invocation_that_starts_over_reserves_a_new_moment(table: None) -> None:
+    call = limited.ten_a_minute.execute_on_commit(tenant="a")
+    (first,) = claim_due()
+    TaskRecord.objects.filter(id=first.invocation_id).update(status="FAILED", end_time=Now())
+
+    operations.retry(ids=[call.id])
+
+    assert TaskRecord.objects.get(id=call.id).reserved_for is None

@@ -27,7 +27,7 @@ FIELDSETS: Final = {
     "Times": (
         "enqueued", "sent", "due", "started", "ended", "duration_shown",
     ),
-    "Attempts": ("starts", "retries", "continues", "worker", "lease", "refused"),
+    "Attempts": ("starts", "retries", "continues", "worker", "lease", "waits_for", "refused"),
 }  # fmt: skip
 """The titles and fields of a record's page.
 
@@ -63,6 +63,7 @@ IF_ANY: Final = {
     "state_shown": "state",
     "worker": "worker_ids",
     "lease": "lease_until",
+    "waits_for": "waits_for",
     "refused": "refused_at",
 }
 """The fields that are left out where a record has nothing for them."""

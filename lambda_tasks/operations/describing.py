@@ -19,7 +19,15 @@ FIELDS: Final = (
 The claim token is none of them: the id of a retry derives from it.
 """
 
-DETAILS: Final = ("worker_ids", "lease_until", "refused_at", "progress", "state", "traceback")
+DETAILS: Final = (
+    "worker_ids",
+    "lease_until",
+    "refused_at",
+    "waits_for",
+    "progress",
+    "state",
+    "traceback",
+)
 """The further ones of a single record. The first two are read from tables of their own."""
 
 

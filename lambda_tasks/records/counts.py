@@ -122,12 +122,14 @@ def find_stuck(
 def is_stuck(older_than: timedelta) -> Q:
     """Return the condition of what should have gone on `older_than` ago.
 
-    A lost run is stuck if nobody took it over, and what is due if no worker has begun it. Behind
+    A lost run is stuck if nobody took it over, and what is due if no worker has begun it, unless it
+    waits for a place of its limit. Behind
     many others, that may only mean that the queue is long.
     """
     since = Now() - older_than
     is_overdue = Q(run_after=None, enqueued_at__lt=since) | Q(run_after__lt=since)
-    return Q(status=Status.RUNNING, lease_until__lt=since) | Q(status=Status.QUEUED) & is_overdue
+    is_queued = Q(status=Status.QUEUED, limit_key=None)
+    return Q(status=Status.RUNNING, lease_until__lt=since) | is_queued & is_overdue
 
 
 def _unfinished(

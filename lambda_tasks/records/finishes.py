@@ -82,7 +82,7 @@ def reopened_columns(look_at: Any) -> Mapping[str, Any]:
     """
     cleared = (
         "result", "exception_class", "traceback", "start_time", "end_time", "sent_at", "worker_ids",
-        "claim_token", "lease_until", "refused_at", "cut_off_s",
+        "claim_token", "lease_until", "refused_at", "cut_off_s", "limit_key",
     )  # fmt: skip
     counters = ("n_attempts", "n_retries", "n_continues", "n_waits")
     return {

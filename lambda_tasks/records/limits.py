@@ -378,6 +378,13 @@ def _give_moments(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Ad
         for each, moment_s in zip(by_pace[pace], moments, strict=True):
             wait_s[each.id] = max(wait_s[each.id], moment_s)
     _note_moments(alias, asking, wait_s, now)
+    if early := [
+        each.id for each in paced if wait_s[each.id] > 0 and not each.delivery.look.is_sent
+    ]:
+        # Made due meanwhile, for example by an operator: its moment stays what it was.
+        all_records().filter(id__in=early).update(
+            run_after=F("reserved_for"), look_at=F("reserved_for")
+        )
     return {each.id: _wait(each, wait_s[each.id]) for each in paced if wait_s[each.id] > 0}
 
 

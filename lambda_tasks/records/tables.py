@@ -263,6 +263,15 @@ class TaskRecord(models.Model):
             return None
         return self.end_time - self.start_time
 
+    @property
+    def waits_for(self) -> str | None:
+        """What a QUEUED record with a limit or a rate waits for; None for nothing of the kind."""
+        if self.status != TaskStatus.QUEUED:
+            return None
+        if self.limit_key is not None:
+            return "a place of its limit"
+        return None if self.reserved_for is None else "its moment, as its rate allows"
+
     @cached_property
     def state(self) -> Any:
         """The state that a run saved last, or got from the run that it continues; None for none."""

@@ -74,6 +74,7 @@ def _facts(record: TaskRecord, shown: dict[str, Any]) -> Iterator[tuple[str, Any
     yield "called", _time(record.enqueued_at)
     yield "sent", _time(record.sent_at)
     yield "due", _time(record.run_after)
+    yield "waits for", record.waits_for
     yield "refused", _time(record.refused_at)
     yield "started", _time(record.start_time)
     if record.status == Status.RUNNING:
