@@ -89,10 +89,7 @@ class Arguments:
 
     def default_to_json(self, name: str) -> Any:
         """Return the default of a parameter as a JSON value; None where it has none."""
-        default = parameters_of(self._func)[name].default
-        if default is inspect.Parameter.empty:
-            return None
-        return self.some_to_json({name: default})[name]
+        return self._defaults.get(name)
 
     def validate(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Validate a call's arguments; return them as the annotated types.
