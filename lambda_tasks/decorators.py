@@ -5,6 +5,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import (
@@ -29,7 +30,7 @@ from . import conf, registry, runtime
 from .context import TaskContext
 from .core.arguments import Arguments, arguments_mismatch, copy_json, refuse_positional
 from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_position
-from .core.hints import parameters_of
+from .core.hints import UnresolvedHint, parameters_of
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing, check_headers
 from .core.options import (
@@ -38,17 +39,27 @@ from .core.options import (
     TaskOptions,
     check_not_secret,
     parse_options,
+    parse_unique,
 )
 from .core.results import ResultType
+from .core.unique import (
+    OnConflict,
+    UniqueBy,
+    UniqueCall,
+    UniqueTerms,
+    UniqueWhile,
+    refuse_secret_keys,
+)
 from .enqueue.prepare import (
     check_delay,
+    check_expires,
     check_priority,
     check_run_after,
     prepare,
 )
 from .invocation import Invocation
 from .payload import SQSLambdaTask
-from .ports import TaskCall
+from .ports import Joins, TaskCall
 from .twins import sync_form
 
 P = ParamSpec("P")
@@ -83,6 +94,11 @@ class _Overrides:
     group_key: str | None = None
     priority: int = 0
     headers: dict[str, Any] = field(default_factory=dict)
+    expires: timedelta | datetime | None = None
+    unique_options: Mapping[str, Any] = field(default_factory=dict)
+    """The options of unique calls, as they were given."""
+    unique: UniqueTerms | None = None
+    """The terms that follow from these and from the task's; None for the task's alone."""
 
 
 class LambdaTaskWrapper(Generic[P, R_co]):
@@ -118,6 +134,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             check_not_secret(func.__qualname__, self.options, self.arguments.secret_names)
         self._result_type = ResultType(func)
         self._context_is_positional = takes_context_by_position(func)
+        self._unique = self.options.unique
+        with suppress(UnresolvedHint):  # check() and the first call look again
+            self._check_unique()
         if self.is_async:
             markcoroutinefunction(self)
         registry.register(self)
@@ -221,6 +240,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         """See ports.Task."""
         self._check_name()
         self.arguments.build()
+        self._check_unique()
 
     def result_from_json(self, value: Any) -> Any:
         """See ports.Task."""
@@ -251,8 +271,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         Raises EnqueueError where the task is not durable and its queue did not accept the message.
         """
         outgoing = self._outgoing(args, kwargs)
-        runtime.current().enqueuer.enqueue([outgoing], using=self._overrides.using)
-        return Invocation(outgoing.message.invocation_id, self.name)
+        joins = runtime.current().enqueuer.enqueue([outgoing], using=self._overrides.using)
+        return self._invocation(outgoing, joins)
 
     @overload
     async def aexecute_on_commit(
@@ -267,8 +287,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
     async def aexecute_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> Invocation[Any]:
         """See execute_on_commit()."""
         outgoing = self._outgoing(args, kwargs)
-        await runtime.current().enqueuer.aenqueue([outgoing], using=self._overrides.using)
-        return Invocation(outgoing.message.invocation_id, self.name)
+        joins = await runtime.current().enqueuer.aenqueue([outgoing], using=self._overrides.using)
+        return self._invocation(outgoing, joins)
 
     @overload
     def execute_many_on_commit(
@@ -285,8 +305,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         If any arguments are invalid, no call is enqueued. Returns the invocations in order.
         """
         outgoing = self._outgoing_many(calls)
-        runtime.current().enqueuer.enqueue(outgoing, using=self._overrides.using)
-        return [Invocation(each.message.invocation_id, self.name) for each in outgoing]
+        joins = runtime.current().enqueuer.enqueue(outgoing, using=self._overrides.using)
+        return [self._invocation(each, joins) for each in outgoing]
 
     @overload
     async def aexecute_many_on_commit(
@@ -299,12 +319,13 @@ class LambdaTaskWrapper(Generic[P, R_co]):
     async def aexecute_many_on_commit(self, calls: ManyCalls) -> list[Invocation[Any]]:
         """See execute_many_on_commit()."""
         outgoing = self._outgoing_many(calls)
-        await runtime.current().enqueuer.aenqueue(outgoing, using=self._overrides.using)
-        return [Invocation(each.message.invocation_id, self.name) for each in outgoing]
+        joins = await runtime.current().enqueuer.aenqueue(outgoing, using=self._overrides.using)
+        return [self._invocation(each, joins) for each in outgoing]
 
     def serialize(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Return a call as a dict of JSON values, which SQSLambdaTask.model_validate() reads."""
-        payload = SQSLambdaTask.of(self._outgoing(args, kwargs))
+        outgoing = self._outgoing(args, kwargs)
+        payload = SQSLambdaTask.of(outgoing, expires=self._expires, unique=self._terms)
         return payload.model_dump(mode="json", exclude_none=True)
 
     def is_direct(self, backend: str | None) -> bool:
@@ -314,7 +335,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     @property
     def _durable(self) -> bool | None:
-        return True if self.options.waits_in_row else self.options.durable
+        keeps_rows = self.options.waits_in_row or self._unique is not None
+        return True if keeps_rows else self.options.durable
 
     def argument_of(self, message: Message, name: str) -> Any:
         """See ports.Task."""
@@ -332,6 +354,11 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         group_key: str | None = None,
         priority: int | None = None,
         headers: Mapping[str, Any] | None = None,
+        expires: float | timedelta | datetime | None = None,
+        unique_by: UniqueBy | None = None,
+        unique_while: UniqueWhile | None = None,
+        unique_for: float | timedelta | None = None,
+        on_conflict: OnConflict | None = None,
     ) -> Self:
         """Return a copy of the task with these overrides, for all its call forms.
 
@@ -339,8 +366,10 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         now, without a limit. `using` is the alias of the database whose transaction the call joins.
         `group_key`, such as a tenant, becomes the MessageGroupId of SQS. `priority`, from -100 to
         100, orders database queues. `headers` are JSON values by name, up to 4 KiB, that the run
-        finds in its context. Raises ValueError where a value is out of range, and TypeError for
-        headers that are not JSON.
+        finds in its context. `expires` is an aware datetime, or seconds or a timedelta from when
+        the call is due. `unique_by`, `unique_while`, `unique_for` and `on_conflict` are as in
+        TaskOptions. Raises ValueError where a value is out of range, and TypeError for headers
+        that are not JSON and for options of unique calls that contradict each other.
         """
         if isinstance(delay, timedelta):
             delay = round(delay.total_seconds())
@@ -356,12 +385,59 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             "headers": None
             if headers is None
             else check_headers(dict(headers), what=f"the headers of {self.name}"),
+            "expires": None if expires is None else check_expires(self.name, expires),
+            **self._unique_overrides(
+                unique_by=unique_by,
+                unique_while=unique_while,
+                unique_for=unique_for,
+                on_conflict=on_conflict,
+            ),
         }
         changed = copy.copy(self)
         changed._overrides = replace(
             self._overrides, **{name: value for name, value in given.items() if value is not None}
         )
         return changed
+
+    def unique_call(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], terms: UniqueTerms | None = None
+    ) -> UniqueCall | None:
+        """See ports.Task."""
+        terms = terms or self._terms
+        if terms is None:
+            return None
+        refuse_secret_keys(self.name, terms, self.secret_names)
+        return UniqueCall(terms, self.arguments.complete(kwargs))
+
+    def _unique_overrides(self, **options: Any) -> dict[str, Any]:
+        """Return what using() changes if it is given these options of unique calls."""
+        given = {name: value for name, value in options.items() if value is not None}
+        if not given:
+            return {}
+        given = {**self._overrides.unique_options, **given}
+        changed = replace(self.options, **given)
+        terms = parse_unique(self.name, changed, self.arguments.names)
+        assert terms is not None
+        self.arguments.check_unique(terms)
+        return {"unique_options": given, "unique": terms}
+
+    def _check_unique(self) -> None:
+        if self._unique is not None:
+            self.arguments.check_unique(self._unique)
+
+    def _invocation(self, outgoing: Outgoing, joins: Joins) -> Invocation[Any]:
+        id = outgoing.message.invocation_id
+        if id in joins:
+            return Invocation(joins[id].invocation_id, self.name, created=False)
+        return Invocation(id, self.name)
+
+    @property
+    def _terms(self) -> UniqueTerms | None:
+        return self._overrides.unique or self._unique
+
+    @property
+    def _expires(self) -> float | timedelta | datetime | None:
+        return self.options.expires if self._overrides.expires is None else self._overrides.expires
 
     def _check_name(self) -> None:
         """Raise TypeError unless a worker finds this task, or the one it is a copy of, by its name.
@@ -392,9 +468,10 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             )
         options = self.options
         queue = options.queue if overrides.queue is None else overrides.queue
+        named = self.arguments_to_json(arguments)
         return prepare(
             self.name,
-            self.arguments_to_json(arguments),
+            named,
             queue=queue,
             task_queue=options.queue,
             durable=self._durable,
@@ -405,6 +482,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             headers=overrides.headers,
             secret=self.secret_names,
             keeps_arguments=options.keep_arguments,
+            expires=self._expires,
+            unique=self.unique_call((), named),
         )
 
     def _outgoing_many(self, calls: ManyCalls) -> list[Outgoing]:

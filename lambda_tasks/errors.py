@@ -61,6 +61,35 @@ class MessageTooLarge(LambdaTasksError, ValueError):
         )
 
 
+class UniqueConflict(LambdaTasksError):
+    """Another call holds the unique key of this one, which says `on_conflict="raise"`.
+
+    Nothing was enqueued, and the transaction can go on. `invocation_id` is that of the other call.
+    """
+
+    def __init__(self, *, task_name: str, invocation_id: UUID) -> None:
+        self.task_name = task_name
+        self.invocation_id = invocation_id
+        super().__init__(
+            f"The call of {task_name} was not enqueued: the invocation {invocation_id} holds its "
+            "unique key. Wait for that one, or use on_conflict='return' to join it."
+        )
+
+
+class UniqueKeyBusy(LambdaTasksError):
+    """It could not be found out in time whether another call holds the unique key of this one.
+
+    Mostly, another transaction has made such a call and stays open. The transaction of this call
+    can't be committed.
+    """
+
+    def __init__(self, *, task_name: str, reason: str) -> None:
+        super().__init__(
+            f"The call of {task_name} was not enqueued: {reason}. Roll back, and try again; keep "
+            "the transactions short that enqueue."
+        )
+
+
 class MessageRefused(LambdaTasksError):
     """A delivered body can't be run.
 
@@ -108,6 +137,10 @@ class TaskCancelled(LambdaTasksError):
 
 class RunSkipped(TaskCancelled):
     """A schedule with `overlap="skip"` has skipped a run, as the one before it still ran."""
+
+
+class TaskExpired(TaskCancelled):
+    """The error in the record of a task that had not begun when its `expires` was over."""
 
 
 class MaxRetriesExceededError(LambdaTasksError):

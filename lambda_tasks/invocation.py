@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic
 from uuid import UUID
 
@@ -43,6 +43,9 @@ class Invocation(Generic[R_co]):
     """The id of the invocation, fixed at the call and the same for all its attempts."""
     task_name: str = ""
     """The dotted name of the task. It is for display only."""
+    created: bool = field(default=True, compare=False)
+    """Whether the call has made this invocation; False if it has joined an earlier one, as a unique
+    call does."""
 
     def __repr__(self) -> str:
         return f"<Invocation {self.id} of {self.task_name or 'a task'}>"

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from . import registry, runtime
 from .core.message import Outgoing, check_headers
 from .core.parameter_types import SECRET_TYPES, UNSERIALIZABLE
+from .core.unique import UniqueTerms
 from .enqueue.prepare import check_priority, prepare
 from .twins import sync_form
 
@@ -50,6 +52,10 @@ class SQSLambdaTask(pydantic.BaseModel):
     """The MessageGroupId for SQS."""
     headers: dict[str, Any] | None = None
     """The headers of the call, as JSON values."""
+    expires: float | pydantic.AwareDatetime | None = None
+    """Seconds from when the call is due, or the time, by which the task must have begun."""
+    unique: UniqueTerms | None = None
+    """The terms on which the call is unique."""
     priority: int | None = None
     """The priority in database queues, from -100 to 100; None means 0."""
 
@@ -63,7 +69,13 @@ class SQSLambdaTask(pydantic.BaseModel):
         await runtime.current().enqueuer.aenqueue([self.outgoing()], using=DEFAULT_DB_ALIAS)
 
     @classmethod
-    def of(cls, outgoing: Outgoing) -> Self:
+    def of(
+        cls,
+        outgoing: Outgoing,
+        *,
+        expires: float | timedelta | datetime | None = None,
+        unique: UniqueTerms | None = None,
+    ) -> Self:
         """Return the payload of an outgoing message."""
         message = outgoing.message
         return cls(
@@ -78,15 +90,18 @@ class SQSLambdaTask(pydantic.BaseModel):
             run_after=message.run_after,
             group_key=message.group_key,
             headers=message.headers or None,
+            expires=expires.total_seconds() if isinstance(expires, timedelta) else expires,
+            unique=unique,
             priority=message.priority or None,
         )
 
     def outgoing(self) -> Outgoing:
         """Return the outgoing message of the call. Raises what a call of the task raises."""
         task = registry.find_task(self.message.task_name)
+        kwargs = json.loads(json.dumps(self.message.kwargs, default=_to_json))
         return prepare(
             self.message.task_name,
-            json.loads(json.dumps(self.message.kwargs, default=_to_json)),
+            kwargs,
             queue=self.queue,
             durable=None if task is None else task.options.durable,
             invocation_id=self.message.invocation_id,
@@ -99,6 +114,8 @@ class SQSLambdaTask(pydantic.BaseModel):
             priority=0 if self.priority is None else check_priority(self.priority),
             secret=registry.secret_names(self.message.task_name),
             keeps_arguments=task is None or task.options.keep_arguments,
+            expires=self.expires,
+            unique=None if task is None else task.unique_call((), kwargs, self.unique),
         )
 
 

@@ -15,6 +15,7 @@ from .core.limits import Needs, Places
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
 from .core.schedules import Schedule
+from .core.unique import UniqueCall, UniqueTerms
 
 # The way out
 
@@ -45,6 +46,26 @@ class Transport(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """A call without a record of its own, because another one holds its unique key."""
+
+    call: UUID
+    """The id that the call would have had."""
+    invocation_id: UUID
+    """The id of the other one."""
+    root_id: UUID
+    """The id of the first invocation that the other one follows from."""
+    replaced: Outgoing | None = None
+    """The other one's message as the call has changed it; None for unchanged."""
+    is_earlier: bool = False
+    """Whether it is due earlier than before, so that its message must be sent again."""
+
+
+Joins = Mapping[UUID, Joined]
+"""The calls that got no record, by the ids that they would have had."""
+
+
 class Outbox(Protocol):
     """The stored messages, each kept until its queue has accepted it."""
 
@@ -55,6 +76,16 @@ class Outbox(Protocol):
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """Store messages as QUEUED records. A message that has a record already is skipped."""
+
+    def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:
+        """Store messages with unique keys; return those that join others instead.
+
+        Raises UniqueConflict and UniqueKeyBusy.
+        """
+        ...
+
+    def write_headers(self, messages: Sequence[Outgoing]) -> None:
+        """Write the headers of stored messages anew."""
 
     def leave_to_relay(self, messages: Sequence[Outgoing]) -> None:
         """Make messages that no queue has accepted due for the relay at once."""
@@ -281,6 +312,16 @@ class Task(Protocol):
         """Return arguments that were written as text, on a command line, as JSON values.
 
         What fits the function as JSON is JSON; anything else is text.
+        """
+        ...
+
+    def unique_call(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], terms: UniqueTerms | None = None
+    ) -> UniqueCall | None:
+        """Return a call with these JSON arguments as a unique one; None where it is not.
+
+        By default the task has the terms. Raises TypeError where secret values would become part
+        of its key.
         """
         ...
 

@@ -164,8 +164,14 @@ def _switch(name: str, *, on: bool, by: str, reason: str) -> bool:
 def _enqueue(found: DeclaredSchedule, runs: Sequence[ScheduledRun]) -> list[Invocation[object]]:
     here = runtime.current()
     messages = [message_of(found, run) for run in runs]
-    here.enqueuer.enqueue(messages, using=here.schedule_table.alias)
-    return [Invocation(each.message.invocation_id, found.task_name) for each in messages]
+    joins = here.enqueuer.enqueue(messages, using=here.schedule_table.alias)
+    ids = [each.message.invocation_id for each in messages]
+    return [
+        Invocation(joins[id].invocation_id, found.task_name, created=False)
+        if id in joins
+        else Invocation(id, found.task_name)
+        for id in ids
+    ]
 
 
 def _status(

@@ -25,7 +25,7 @@ from lambda_tasks import EnqueueError, MessageTooLarge, conf, runtime
 from lambda_tasks.core.message import decode
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import SQSLambdaTask, SQSLambdaTaskMessage, TaskRecord
-from tests.app import resuming, tasks
+from tests.app import resuming, tasks, unique
 from tests.app.models import Effect
 from tests.conftest import Handle, Task, bodies_in, body, carries, kwargs_of, relay
 from tests.servers.faulty_sqs import Fault, FaultySqs
@@ -139,6 +139,18 @@ def elsewhere(tmp_path: Path) -> Iterator[str]:
     connections["elsewhere"].close()
     del connections["elsewhere"]
     del connections.databases["elsewhere"]
+
+
+def test_a_call_in_a_transaction_on_another_database_is_refused(queue: str, elsewhere: str) -> None:
+    task = unique.bill.using(using=elsewhere)
+    assert task.execute_on_commit(order_id=1).created
+    assert not task.execute_on_commit(order_id=1).created
+
+    with (
+        pytest.raises(ImproperlyConfigured, match="can't be checked before the commit"),
+        transaction.atomic(using=elsewhere),
+    ):
+        task.execute_on_commit(order_id=2)
 
 
 def test_a_transaction_of_another_database_is_joined_and_its_records_are_stored_after_it(

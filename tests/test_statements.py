@@ -93,6 +93,10 @@ OTHER_VALUES: Final[dict[str, Any]] = {
     "headers": {"tenant": [1, "é"]},
     "enqueued_at": WHEN,
     "run_after": WHEN + HOUR,
+    "expires_at": WHEN + 2 * HOUR,
+    "unique_key": uuid4(),
+    "unique_while": "queued",
+    "unique_until": WHEN + 3 * HOUR,
 }
 """For each column of a row one value that _row() does not have."""
 
@@ -881,6 +885,7 @@ moments = st.none() | st.sampled_from([WHEN + offset for offset in OFFSETS])
 some_text = text.map(lambda value: value[:20])
 optional_text = st.none() | some_text
 optional_ids = st.none() | st.sampled_from(IDS)
+unique_whiles = st.sampled_from([None, "queued", "unfinished"])
 json_or_none = st.none() | json_values
 
 rows_to_insert = st.fixed_dictionaries(
@@ -901,6 +906,10 @@ rows_to_insert = st.fixed_dictionaries(
         "headers": st.none() | st.dictionaries(some_text, json_values, max_size=3),
         "enqueued_at": moments,
         "run_after": moments,
+        "expires_at": moments,
+        "unique_key": optional_ids,
+        "unique_while": unique_whiles,
+        "unique_until": moments,
         "delay_s": st.none() | st.integers(0, 900),
         "grace_s": st.sampled_from([0.0, 30.0]),
         "ahead_s": st.sampled_from([0.0, 900.0]),
@@ -920,6 +929,11 @@ records = st.fixed_dictionaries(
         "start_time": moments,
         "sent_at": moments,
         "worker_ids": st.sampled_from([None, "a\n", "a\nb\n"]),
+        "cut_off_s": st.sampled_from([None, 1.5]),
+        "expires_at": moments,
+        "unique_key": st.booleans(),  # _left_by() makes a key of it
+        "unique_while": unique_whiles,
+        "unique_until": moments,
         "secrets": optional_text,
         "result": json_or_none,
         "exception_class": optional_text,
@@ -985,7 +999,7 @@ def _left_by(
     """What is returned, and each row as PostgreSQL writes it."""
     with _standing_clock():
         for id, columns in zip(IDS, table, strict=False):
-            _record(id=id, **columns)
+            _record(id=id, **{**columns, "unique_key": id if columns["unique_key"] else None})
         returned = act(sql)
         with connection.cursor() as cursor:
             # As a row, which tells NULL from a JSON null.
@@ -1020,6 +1034,20 @@ def test_both_insert_the_same(first: list[Row], second: list[Row], is_sent: bool
         sql.insert_queued(second)
 
     _assert_same([], insert)
+
+
+@needs_postgres
+@in_one_table
+@given(tables, several_rows)
+def test_both_insert_the_same_unique_rows(table: list[dict[str, Any]], rows: list[Row]) -> None:
+    stored: list[set[UUID]] = []
+
+    def insert(sql: PortableStatements) -> None:
+        before = set(_rows())
+        stored.append(sql.insert_unique(rows) - before)
+
+    _assert_same(table, insert)
+    assert stored[0] == stored[1]
 
 
 @needs_postgres

@@ -18,10 +18,12 @@ from .. import conf, registry, runtime
 from ..core.arguments import refuse_positional
 from ..core.message import Outgoing
 from ..core.options import TaskOptions
+from ..core.unique import UniqueCall
 from ..decorators import LambdaTaskWrapper
 from ..enqueue.announcing import aannounce, announce
 from ..enqueue.prepare import check_run_after, prepare
 from ..errors import UnknownTask
+from ..ports import Joins
 from ..queues.base import Queue
 from ..twins import sync_form
 from .compat import (
@@ -47,6 +49,7 @@ from .declaring import (
     parameter_names,
     split_call,
     task_for_wrapper,
+    unique_call,
 )
 from .results import result_of
 
@@ -198,6 +201,7 @@ class LambdaTasksBackend(BaseTaskBackend):
         _check_queue(task)
         positional, named, secret = _encode_arguments(task, args, kwargs)
         now = timezone.now()
+        options = self.options_of(task)
         outgoing = prepare(
             task.module_path,
             named,
@@ -206,12 +210,14 @@ class LambdaTasksBackend(BaseTaskBackend):
             durable=self.enqueues_on_commit or self._is_durable(task),
             args=positional,
             backend=self.alias,
-            delay_s=self.options_of(task).delay,
+            delay_s=options.delay,
             run_after=task.run_after,
             priority=int(task.priority),
             secret=secret,
             keeps_arguments=self.options_of(task).keep_arguments,
             enqueued_at=now,
+            expires=options.expires,
+            unique=_unique_call(task, options, positional, named, secret),
         )
         message = outgoing.message
         result: AnyResult = TaskResult(
@@ -237,7 +243,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             enqueuer.enqueue(messages, using=self._database, on_stored=send_signals)
         else:
             enqueuer.send_now(announce(messages))
-            send_signals()
+            send_signals({})
         if conf.current().eager:
             self._refresh_all(results, messages)
         return results
@@ -249,7 +255,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             await enqueuer.aenqueue(messages, using=self._database, on_stored=send_signals)
         else:
             await enqueuer.asend_now(await aannounce(messages))
-            await sync_to_async(send_signals)()
+            await sync_to_async(send_signals)({})
         if conf.current().eager:
             await sync_to_async(self._refresh_all)(results, messages)
         return results
@@ -258,9 +264,16 @@ class LambdaTasksBackend(BaseTaskBackend):
         """Return whether any message is stored: its row can't be read before the commit."""
         return self.enqueues_on_commit or any(each.message.durable for each in messages)
 
-    def _send_enqueued(self, results: Sequence[AnyResult]) -> None:
-        for result in results:
-            task_enqueued.send(sender=type(self), task_result=result)
+    def _send_enqueued(self, results: list[AnyResult], joins: Joins) -> None:
+        """Send the signals of new calls; put the results of others in place of those that joined.
+
+        Called on the thread of the connection.
+        """
+        for number, result in enumerate(results):
+            if joined := joins.get(UUID(result.id)):
+                results[number] = self.get_result(str(joined.root_id))
+            else:
+                task_enqueued.send(sender=type(self), task_result=result)
 
     def _refresh_all(self, results: Sequence[AnyResult], messages: Sequence[Outgoing]) -> None:
         """Refresh the results in eager mode, unless the calls wait for the commit."""
@@ -384,6 +397,18 @@ def _alias_for(queue: str) -> str:
         )
     matching = (alias for alias in ours if queue in (task_backends[alias].queues or {queue}))
     return next(matching, ours[0])
+
+
+def _unique_call(
+    task: AnyTask,
+    options: TaskOptions,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    secret: frozenset[str],
+) -> UniqueCall | None:
+    if isinstance(task, LambdaTask) and task.wrapper is not None:
+        return task.wrapper.unique_call(args, kwargs)
+    return unique_call(task, args, kwargs, terms=options.unique, secret=secret)
 
 
 def _check_queue(task: AnyTask) -> None:

@@ -1,7 +1,9 @@
-"""The options of a task beyond Django's own: attempts, backoff, timeouts, singleton, atomic."""
+"""The options of a task beyond Django's own: attempts, backoff, timeouts, uniqueness."""
 
+import inspect
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
@@ -22,6 +24,14 @@ from django.utils.module_loading import import_string
 
 from ..core.hints import parameters_of
 from ..core.options import OptionNames, TaskOptions, parse_options
+from ..core.unique import (
+    OnConflict,
+    UniqueBy,
+    UniqueCall,
+    UniqueTerms,
+    UniqueWhile,
+    refuse_secret_keys,
+)
 from ..errors import UnknownTask
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -30,6 +40,7 @@ from .compat import (
     AnyTask,
     InvalidTask,
     TaskBase,
+    normalize_json,
 )
 
 if TYPE_CHECKING:
@@ -93,6 +104,20 @@ class LambdaTask(TaskBase[P, R], Generic[P, R]):
     In a transaction a run does nothing twice. Without one, a run that is repeated because its
     worker died may do its part again.
     """
+    unique_by: UniqueBy | None = None
+    """Names of parameters: a call joins an earlier one with the same values, and returns its
+    result. "all" means all parameters, and () none."""
+    unique_while: UniqueWhile | None = None
+    """The time that an earlier call counts: "queued", until a worker claims it, or "unfinished",
+    the default, until it has ended."""
+    unique_for: float | timedelta | None = None
+    """Seconds that a call counts at least, from when it is due, unless it fails."""
+    on_conflict: OnConflict | None = None
+    """What a call does that finds an earlier one: "return" it, the default; "replace" its arguments
+    and times, while it is queued; or "raise" UniqueConflict."""
+    expires: float | timedelta | None = None
+    """Seconds from when a call is due; if it has not begun by then, it ends as FAILED, with
+    TaskExpired as its error."""
     wrapper: "LambdaTaskWrapper[..., Any] | None" = None
     """The @lambda_task that this Task stands for; None for a function with @task."""
 
@@ -150,6 +175,11 @@ class DjangoOptionNames(TypedDict, total=False):
     rate: str | None
     rate_by: tuple[str, ...]
     atomic: bool | None
+    unique_by: UniqueBy | None
+    unique_while: UniqueWhile | None
+    unique_for: float | timedelta | None
+    on_conflict: OnConflict | None
+    expires: float | timedelta | None
 
 
 class _Declare(Protocol):
@@ -233,8 +263,14 @@ def options_of(task: AnyTask, *, atomic: bool) -> TaskOptions:
     if task.wrapper is not None:
         return task.wrapper.options
     try:
+        by = task.unique_by
         return _parse_cached(
             task.func.__qualname__,
+            unique_by=tuple(by) if isinstance(by, list) else by,
+            unique_while=task.unique_while,
+            unique_for=task.unique_for,
+            on_conflict=task.on_conflict,
+            expires=task.expires,
             queue=task.queue_name,
             soft_timeout=task.soft_timeout,
             hard_timeout=task.hard_timeout,
@@ -256,6 +292,37 @@ def _parse_cached(
 ) -> TaskOptions:
     """Return parsed options from a cache, as each call of a task validates them."""
     return parse_options(function, options, parameters=parameters)
+
+
+def unique_call(
+    task: AnyTask,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    terms: UniqueTerms | None,
+    secret: frozenset[str],
+) -> UniqueCall | None:
+    """Return a call with these JSON arguments as a unique one; None without terms.
+
+    Raises TypeError for arguments that do not fit the function, and for secret values in the key.
+    """
+    if terms is None:
+        return None
+    refuse_secret_keys(task.func.__qualname__, terms, secret)
+    context = [None] if task.takes_context else []
+    bound = inspect.signature(task.func).bind(*context, *args, **kwargs)
+    bound.apply_defaults()
+    names = parameter_names(task)
+    given = {name: value for name, value in bound.arguments.items() if name in names}
+    return UniqueCall(terms, {name: _as_json(value) for name, value in given.items()})
+
+
+def _as_json(value: Any) -> Any:
+    """Return an argument, or a default, which need not be JSON."""
+    try:
+        return normalize_json(value)
+    except TypeError:
+        return type(value).__qualname__
 
 
 def check_attempts(task: AnyTask) -> None:

@@ -13,12 +13,13 @@ from ..core.arguments import arguments_mismatch, copy_json, json_or_text
 from ..core.lifecycle import Claim, Outcome
 from ..core.message import Message
 from ..core.retries import RetryRule
+from ..core.unique import UniqueCall, UniqueTerms
 from ..decorators import LambdaTaskWrapper
 from ..errors import HardTimeLimitExceeded, Retry
 from ..ports import Task
 from . import compat
 from .backend import LambdaTasksBackend, django_task, is_direct, lambda_tasks_backend
-from .declaring import LambdaTask, parameter_names, takes_any_keyword
+from .declaring import LambdaTask, parameter_names, takes_any_keyword, unique_call
 from .reporting import ReportedCall, RunningResult
 
 logger = logging.getLogger("lambda_tasks")
@@ -68,8 +69,8 @@ class DjangoTaskRunner:
         return frozenset(kwargs.keys() - set(parameter_names(self.django_task)))
 
     def is_direct(self, backend: str | None) -> bool:
-        """See ports.Task. The backend decides this for all of its tasks without limits."""
-        if self.options.waits_in_row:
+        """See ports.Task. The backend decides for its tasks that are not unique or limited."""
+        if self.options.waits_in_row or self.options.unique_by is not None:
             return False
         return is_direct(backend or self.django_task.backend)
 
@@ -94,6 +95,14 @@ class DjangoTaskRunner:
     def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
         """See ports.Task."""
         return {name: json_or_text(text) for name, text in texts.items()}
+
+    def unique_call(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], terms: UniqueTerms | None = None
+    ) -> UniqueCall | None:
+        """See ports.Task."""
+        terms = terms or self.options.unique
+        secret = self.secret_names
+        return unique_call(self.django_task, args, kwargs, terms=terms, secret=secret)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError for arguments that do not fit the function's parameters."""
@@ -148,7 +157,8 @@ class ReportedTask:
 
     def is_direct(self, backend: str | None) -> bool:
         """See ports.Task."""
-        if backend is None or self.options.durable or self.options.waits_in_row:
+        keeps_rows = self.options.waits_in_row or self.options.unique_by is not None
+        if backend is None or self.options.durable or keeps_rows:
             return self._wrapper.is_direct(None)
         return is_direct(backend)
 
@@ -168,6 +178,12 @@ class ReportedTask:
     def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
         """See ports.Task."""
         return self._wrapper.read_texts(texts)
+
+    def unique_call(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], terms: UniqueTerms | None = None
+    ) -> UniqueCall | None:
+        """See ports.Task."""
+        return self._wrapper.unique_call(args, kwargs, terms)
 
     def check(self) -> None:
         """See ports.Task."""

@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import pydantic
+from pydantic_core import to_jsonable_python
 
 from ..errors import ArgumentsMismatch
 from .functions import CONTEXT_PARAMETER
@@ -23,8 +24,10 @@ from .parameter_types import (
     describe_unserializable,
     is_django_model,
     is_secret,
+    is_set,
     pass_the_primary_key,
 )
+from .unique import UniqueTerms, refuse_secret_keys
 
 
 def refuse_positional(task_name: str, args: Sequence[Any]) -> None:
@@ -86,10 +89,7 @@ class Arguments:
 
     def default_to_json(self, name: str) -> Any:
         """Return the default of a parameter as a JSON value; None where it has none."""
-        default = parameters_of(self._func)[name].default
-        if default is inspect.Parameter.empty:
-            return None
-        return self.some_to_json({name: default})[name]
+        return self._defaults.get(name)
 
     def validate(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Validate a call's arguments; return them as the annotated types.
@@ -131,6 +131,35 @@ class Arguments:
     def secret_names(self) -> frozenset[str]:
         """The parameters that are annotated as secrets."""
         return frozenset(name for name in self._names if is_secret(self._hints[name]))
+
+    def check_unique(self, terms: UniqueTerms) -> None:
+        """Raise TypeError where a value that is part of a unique key would be secret."""
+        refuse_secret_keys(self._func.__qualname__, terms, self.secret_names)
+
+    def complete(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a call's JSON values with the defaults of those that it left out.
+
+        They are equal for equal calls: the items of a set are in one order.
+        """
+        completed = {**self._defaults, **arguments}
+        for name in self._sets & completed.keys():
+            if isinstance(completed[name], list):
+                completed[name] = sorted(completed[name], key=json.dumps)
+        return completed
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        """The defaults as JSON values, like those of a call."""
+        parameters = parameters_of(self._func)
+        return {
+            name: _default_to_json(self._hints[name], parameters[name].default)
+            for name in self._names
+            if parameters[name].default is not inspect.Parameter.empty
+        }
+
+    @cached_property
+    def _sets(self) -> frozenset[str]:
+        return frozenset(name for name in self._names if is_set(self._hints[name]))
 
     def build(self) -> None:
         """Build the model now. Raises TypeError where a task can't have one of the annotations."""
@@ -267,6 +296,15 @@ def _dump(model: pydantic.BaseModel, *, include: set[str] | None = None) -> dict
     return model.model_dump(
         mode="json", by_alias=True, exclude_unset=True, round_trip=True, include=include
     )
+
+
+def _default_to_json(hint: Any, default: Any) -> Any:
+    adapter = pydantic.TypeAdapter(_with_revealed_secrets(hint))
+    try:
+        return adapter.dump_python(adapter.validate_python(default), mode="json")
+    except (pydantic.ValidationError, *UNSERIALIZABLE):
+        # A default need not have the type of its annotation, as None for an int.
+        return to_jsonable_python(default, fallback=lambda value: type(value).__qualname__)
 
 
 def _field_default(parameter: inspect.Parameter) -> Any:

@@ -11,6 +11,10 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 
+class UnresolvedHint(TypeError):
+    """An annotation has a name that is not there at run time, or not there yet."""
+
+
 def annotations_of(func: Callable[..., Any]) -> Mapping[str, Any]:
     """Return a function's annotations as they stand there, resolved or not."""
     if sys.version_info >= (3, 14):  # they may name what only a type checker imports
@@ -44,7 +48,7 @@ def resolve_hint(func: Callable[..., Any], name: str) -> Any:
         hints = get_type_hints(holder, globalns=function.__globals__, include_extras=True)
     except NameError as error:
         where = "return annotation" if name == "return" else f"annotation of {name!r}"
-        raise TypeError(
+        raise UnresolvedHint(
             f"{func.__qualname__}: the {where} is {annotation!r}, and {error}. The worker reads "
             "it at run time, so import its names outside of `if TYPE_CHECKING:`."
         ) from error

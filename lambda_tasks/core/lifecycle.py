@@ -15,7 +15,7 @@ from enum import Enum, StrEnum, auto
 from typing import Any, Final, Self
 from uuid import UUID
 
-from ..errors import WorkerProcessDied
+from ..errors import TaskExpired, WorkerProcessDied
 from .limits import Places
 from .pickling import pickled_by_position
 from .retries import MAX_DELAY_S
@@ -186,6 +186,8 @@ class Refusal(Enum):
 
     FINISHED = auto()
     CANCELLED = auto()
+    EXPIRED = auto()
+    """The invocation had not begun when its time was over. Its record is CANCELLED now."""
     HELD = auto()
     """Another worker holds a live lease."""
     NOT_DUE = auto()
@@ -206,6 +208,11 @@ class Refusal(Enum):
     """The record's arguments, or the secret ones, are encrypted with a key this process lacks."""
 
 
+FINAL_REFUSALS: Final = frozenset(
+    {Refusal.FINISHED, Refusal.CANCELLED, Refusal.EXPIRED, Refusal.PARKED, Refusal.FULL}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A claim that was not granted."""
@@ -221,12 +228,7 @@ class Refused:
     @property
     def is_final(self) -> bool:
         """Whether the delivery can be acknowledged, because it will never lead to a run."""
-        return self.refusal in (
-            Refusal.FINISHED,
-            Refusal.CANCELLED,
-            Refusal.PARKED,
-            Refusal.FULL,
-        )
+        return self.refusal in FINAL_REFUSALS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +248,8 @@ class RecordState:
     """Seconds until the lease runs out; less than zero where it has."""
     has_started: bool = True
     """Whether the run of its last claim started."""
+    is_expired: bool = False
+    """Whether it had not begun when its time was over."""
 
 
 LOCKED: Final = Refused(Refusal.HELD, 5.0)
@@ -269,6 +273,8 @@ def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int
         return Refused(Refusal.FINISHED)
     if found.is_ours:
         return None
+    if found.is_expired and (found.status is Status.QUEUED or found.lease_left_s < 0):
+        return Refused(Refusal.EXPIRED)
     is_exhausted = found.n_attempts >= max_attempts
     if found.status is Status.QUEUED:
         return Refused(Refusal.EXHAUSTED) if is_exhausted else _judge_queued(found.due_in_s)
@@ -401,9 +407,16 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The end of an invocation that somebody cancelled."""
+    """The end of an invocation that somebody cancelled, or that had not begun in time."""
 
-    raised: None = None
+    raised: Raised | None = None
+    """Why, where nobody cancelled it."""
+
+
+EXPIRED: Final = Cancelled(
+    Raised.from_error(TaskExpired(), "It had not begun when its time was over (`expires`).")
+)
+"""The end of an invocation that had not begun in time."""
 
 
 Outcome = Succeeded | Failed | Retried | Continued | Skipped

@@ -19,6 +19,7 @@ from ..errors import MessageRefused, MessageTooLarge, NewerFormat
 from .lifecycle import SQS_TERMS, LookTerms
 from .pickling import pickled_by_position
 from .redaction import REDACTED
+from .unique import OnConflict, UniqueKey
 
 FORMAT_VERSION: Final = 1
 
@@ -109,6 +110,10 @@ class Message:
     """Id of the invocation directly before this one."""
     headers: dict[str, Any] = field(default_factory=dict)
     """The call's headers, as JSON values, up to MAX_HEADERS_BYTES."""
+    expires_at: datetime | None = None
+    """Time from which on the task must not begin; None for none."""
+    unique: UniqueKey | None = field(default=None, compare=False)
+    """The unique key that the record holds; not part of the body."""
     secret: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the secret arguments; not part of the body."""
     has_arguments: bool = field(default=True, compare=False)
@@ -160,6 +165,8 @@ class Message:
                 body[key] = value
         if self.run_after is not None:
             body["run_after"] = self.run_after.isoformat()
+        if self.expires_at is not None:
+            body["expires_at"] = self.expires_at.isoformat()
         return encode_json(body, what=f"the arguments of {self.task_name}")
 
     def _encode_wake_up(self) -> str:
@@ -207,6 +214,8 @@ class Outgoing:
     waits: bool = False
     """Whether the message waits in its row until the relay sends it, because it is due later than
     its queue can delay it."""
+    on_conflict: OnConflict = "return"
+    """What the call does if another one holds its unique key."""
     is_follow_up: bool = False
     """Whether it is a retry, a further run or a copy.
 
@@ -245,6 +254,7 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
         queue=_read_text(content, "queue", MAX_NAME),
         durable=durable,
         run_after=_read_datetime(content, "run_after"),
+        expires_at=_read_datetime(content, "expires_at"),
         group_key=_read_text(content, "group_key", MAX_GROUP_KEY),
         priority=_read_int(content, "priority", PRIORITIES),
         headers=_read_headers(content),

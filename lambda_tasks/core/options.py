@@ -6,10 +6,19 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
+from .functions import CONTEXT_PARAMETER
 from .limits import MAX_LIMIT, Rate
 from .retention import Keep, Retention, parse_keep
 from .retries import MAX_DELAY_S, RetryRule
 from .schedules import Schedule, make_cron
+from .unique import (
+    OnConflict,
+    UniqueBy,
+    UniqueTerms,
+    UniqueWhile,
+    check_duration,
+    check_unique,
+)
 
 ExceptionTypes = tuple[type[BaseException], ...]
 
@@ -43,6 +52,11 @@ class CommonOptionNames(TypedDict, total=False):
     schedule: "str | Schedule | Sequence[Schedule]"
     keep_arguments: bool
     keep: "timedelta | float | Mapping[str, timedelta | float | None] | None"
+    unique_by: UniqueBy | None
+    unique_while: UniqueWhile | None
+    unique_for: float | timedelta | None
+    on_conflict: OnConflict | None
+    expires: float | timedelta | None
 
 
 class OptionNames(CommonOptionNames, total=False):
@@ -103,6 +117,19 @@ class TaskOptions:
     """
     keep_arguments: bool = True
     """Whether records keep the arguments after SUCCESS, and FAILED ones after a while."""
+    unique_by: UniqueBy | None = None
+    """Names of parameters: a call joins an earlier one with the same values. "all" means all of
+    them, and () none, so that all calls are equal."""
+    unique_while: UniqueWhile | None = None
+    """The time that an earlier call counts: "queued", until a worker claims it, or "unfinished",
+    the default, until it has ended."""
+    unique_for: float | timedelta | None = None
+    """Seconds that a call counts at least, from when it is due, unless it fails."""
+    on_conflict: OnConflict | None = None
+    """What a call does that finds an earlier one: "return" it, the default; "replace" its arguments
+    and times, while it is queued; or "raise" UniqueConflict."""
+    expires: float | timedelta | None = None
+    """Seconds from when a call is due; if it has not begun by then, it is CANCELLED."""
     takes_context: bool = False
     """Whether the function gets `context: TaskContext`, too."""
 
@@ -110,6 +137,20 @@ class TaskOptions:
     def retention(self) -> Retention:
         """How long the records of the task are kept, for the statuses that `keep` names."""
         return parse_keep("keep", self.keep)
+
+    @property
+    def unique(self) -> UniqueTerms | None:
+        """The terms on which calls are unique; None where they are not."""
+        if self.unique_by is None:
+            return None
+        return check_unique(
+            "",
+            by=self.unique_by,
+            held_while=self.unique_while,
+            held_for=self.unique_for,
+            on_conflict=self.on_conflict,
+            parameters=None,
+        )
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
@@ -159,6 +200,8 @@ def parse_options(
     _check_delay_and_on_lost(function, parsed)
     _check_schedule(function, parsed)
     _check_keep(function, parsed)
+    parse_unique(function, parsed, parameters)
+    _check_expires(function, parsed)
     return parsed
 
 
@@ -313,6 +356,33 @@ def _check_keep(function: str, options: TaskOptions) -> None:
         parse_keep("keep", options.keep)
     except ValueError as error:
         raise ValueError(f"{function}: {error}") from None
+
+
+def parse_unique(
+    function: str, options: TaskOptions, parameters: Collection[str]
+) -> UniqueTerms | None:
+    """Check the options of unique calls, and return their terms. Raises as parse_options()."""
+    terms = check_unique(
+        function,
+        by=options.unique_by,
+        held_while=options.unique_while,
+        held_for=options.unique_for,
+        on_conflict=options.on_conflict,
+        parameters=[
+            name for name in parameters if not (options.takes_context and name == CONTEXT_PARAMETER)
+        ],
+    )
+    if terms is not None and options.durable is False:
+        raise TypeError(
+            f"{function}: unique_by is set with durable=False. The row of a call holds its key, "
+            "and a direct message has none. Remove durable=False."
+        )
+    return terms
+
+
+def _check_expires(function: str, options: TaskOptions) -> None:
+    if options.expires is not None:
+        check_duration(function, "expires", options.expires)
 
 
 def _check_range(function: str, option: str, value: Any, minimum: float, maximum: float) -> None:

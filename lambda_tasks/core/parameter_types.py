@@ -1,9 +1,10 @@
 """The check of a parameter's type: whether its values arrive as what was sent."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from enum import Enum
-from typing import Any, Final, get_args
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import pydantic
 from pydantic_core import PydanticSerializationError, to_json
@@ -47,6 +48,16 @@ def parts_of(hint: Any) -> Iterator[Any]:
 def is_secret(hint: Any) -> bool:
     """Return whether an annotation is that of a secret, or has one in it."""
     return any(part in SECRET_TYPES for part in parts_of(hint))
+
+
+def is_set(hint: Any) -> bool:
+    """Return whether values of an annotation may be sets, whose items have no order."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(map(is_set, get_args(hint)))
+    if get_origin(hint) is Annotated:
+        return is_set(get_args(hint)[0])
+    kind = get_origin(hint) or hint
+    return isinstance(kind, type) and issubclass(kind, Set)
 
 
 def is_django_model(kind: object) -> bool:

@@ -7,11 +7,13 @@ waits until its messages are sent, and the stored ones that were accepted are ma
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from asgiref.sync import SyncToAsync, sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -20,7 +22,7 @@ from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..errors import EnqueueError
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
-from ..ports import Outbox
+from ..ports import Joined, Joins, Outbox
 from ..threads import check_event_loops
 from .announcing import aannounce, announce
 from .failed_tasks import TasksFailed
@@ -29,7 +31,16 @@ from .marker import update_records
 logger = logging.getLogger("lambda_tasks")
 
 
-Hook = Callable[[], None]
+Hook = Callable[[Joins], None]
+
+NO_JOINS: Joins = {}
+
+
+class Stored(NamedTuple):
+    """What became of messages: those to hand over, and the calls that have joined others."""
+
+    to_send: Sequence[Outgoing]
+    joins: Joins = NO_JOINS
 
 
 class Sender(Protocol):
@@ -70,25 +81,42 @@ class Enqueuer:
 
     def enqueue(
         self, messages: Sequence[Outgoing], *, using: str, on_stored: Hook | None = None
-    ) -> None:
+    ) -> Joins:
         """Send messages once the transaction on the database `using` commits; outside of one, now.
 
-        `on_stored` is called before the messages are sent, and after their records are written
-        where these are in the same database. Raises EnqueueError for direct messages that were
-        not accepted, if there is no transaction, and whatever `on_stored` raises.
+        Returns the calls that have joined others. `on_stored` is called with them before the
+        messages are sent, and after their records are written where these are in the same
+        database. Raises EnqueueError for direct messages that were not accepted, if there is no
+        transaction; UniqueConflict and UniqueKeyBusy for unique calls; and whatever `on_stored`
+        raises.
         """
-        self._enqueue(announce(messages), using=using, on_stored=on_stored)
+        # A unique call is announced once it is known to be new.
+        if not _is_unique(messages):
+            messages = announce(messages)
+        return self._enqueue(messages, using=using, on_stored=on_stored)
 
     def _enqueue(
         self, messages: Sequence[Outgoing], *, using: str, on_stored: Hook | None = None
-    ) -> None:
+    ) -> Joins:
         connection = connections[using]
         # Records in another database can't join this transaction: they are stored after it.
         is_stored = using == self._outbox.alias
-        if is_stored:
+        joins = NO_JOINS
+        if _is_unique(messages):
+            self._check_database(messages, connection)
+            messages, joins = self._store_unique(messages)
+            is_stored = True
+        elif is_stored:
             self.store(messages)
         if on_stored is not None:
-            on_stored()
+            on_stored(joins)
+        if messages:
+            self._hand_over_on_commit(connection, messages, is_stored=is_stored)
+        return joins
+
+    def _hand_over_on_commit(
+        self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, is_stored: bool
+    ) -> None:
         hand_over = _find_joinable(connection, self)
         if hand_over is not None:
             hand_over.add(messages, is_stored=is_stored)
@@ -98,36 +126,88 @@ class Enqueuer:
             # on_commit() would open a connection only to find no transaction on it.
             hand_over()
         else:
-            transaction.on_commit(hand_over, using=using)
+            transaction.on_commit(hand_over, using=connection.alias)
+
+    def _check_database(
+        self, messages: Sequence[Outgoing], connection: BaseDatabaseWrapper
+    ) -> None:
+        """Raise ImproperlyConfigured where unique calls can't be stored in their transaction."""
+        alias = self._outbox.alias
+        if connection.alias == alias or not connection.in_atomic_block:
+            return
+        raise ImproperlyConfigured(
+            f"A call of {messages[0].message.task_name} is unique, and was made in a transaction "
+            f"on the database {connection.alias!r}. The records are in {alias!r}, so its key can't "
+            f"be checked before the commit. Make the call outside of that transaction, or in one "
+            f"on {alias!r}, with using(using={alias!r})."
+        )
+
+    def _store_unique(self, messages: Sequence[Outgoing]) -> Stored:
+        """Write the records of durable messages, some unique; announce the new unique ones."""
+        unique = [each for each in messages if each.message.unique]
+        with self._all_or_none(unique):
+            self.store([each for each in messages if not each.message.unique])
+            joined = self.insert_unique(unique)
+            joins = {each.call: each for each in joined}
+            new = [each for each in unique if each.message.invocation_id not in joins]
+            announced = announce(new)
+            changed = [each for each, before in zip(announced, new, strict=True) if each != before]
+            if changed:
+                self._outbox.write_headers(changed)
+        by_id = {each.message.invocation_id: each for each in announced}
+        to_send = [
+            by_id.get(each.message.invocation_id, each)
+            for each in messages
+            if each.message.invocation_id not in joins
+        ]
+        replaced = [each for each in joined if each.replaced and self.sends_again(each)]
+        return Stored([*to_send, *(each.replaced for each in replaced if each.replaced)], joins)
+
+    def _all_or_none(self, messages: Sequence[Outgoing]) -> AbstractContextManager[None]:
+        """Return a transaction for calls of which one may refuse all, or that hooks may change."""
+        may_refuse = len(messages) > 1 and any(each.on_conflict == "raise" for each in messages)
+        if may_refuse or hooks.enqueued:
+            return transaction.atomic(using=self._outbox.alias)
+        return nullcontext()
 
     async def aenqueue(
         self, messages: Sequence[Outgoing], *, using: str, on_stored: Hook | None = None
-    ) -> None:
+    ) -> Joins:
         """See enqueue().
 
         Calls that arrive during a hop to the connection's thread share the next hop. Raises
         ImproperlyConfigured under gevent.
         """
         check_event_loops()
+        loop = asyncio.get_running_loop()
+        if _is_unique(messages):
+            # Alone: its error is its caller's only, and its hooks run in its caller's context.
+            caller = _Caller(messages, on_stored, loop.create_future())
+            self._start(loop, self._store_and_send([caller], using))
+            return await caller.done
         if hooks.enqueued:
             messages = await aannounce(messages)
         # Concurrent calls share a hop and an INSERT, instead of queueing for the thread singly.
-        loop = asyncio.get_running_loop()
         key = (loop, SyncToAsync.thread_sensitive_context.get(None), using)
         caller = _Caller(messages, on_stored, loop.create_future())
         if key in self._callers:
             self._callers[key].append(caller)
         else:
             self._callers[key] = [caller]
-            task = loop.create_task(self._join(key))
-            self._join_tasks.add(task)
-            task.add_done_callback(self._join_tasks.discard)
-        await caller.done
+            self._start(loop, self._join(key))
+        return await caller.done
+
+    def _start(self, loop: asyncio.AbstractEventLoop, storing: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(storing)
+        self._join_tasks.add(task)
+        task.add_done_callback(self._join_tasks.discard)
 
     async def _join(self, key: "_GatherKey") -> None:
-        callers = self._callers.pop(key)
+        await self._store_and_send(self._callers.pop(key), key[2])
+
+    async def _store_and_send(self, callers: "Sequence[_Caller]", using: str) -> None:
         try:
-            to_send = await sync_to_async(self._join_or_store)(callers, key[2])
+            to_send = await sync_to_async(self._join_or_store)(callers, using)
             failures = await self.asend_stored(to_send) if to_send else {}
         except TasksFailed as failed:
             for caller in callers:
@@ -146,17 +226,21 @@ class Enqueuer:
 
         Runs on the connection's thread.
         """
-        messages = [outgoing for caller in callers for outgoing in caller.messages]
+        messages: Sequence[Outgoing] = [each for caller in callers for each in caller.messages]
 
-        def on_stored() -> None:
+        def on_stored(joins: Joins) -> None:
             for caller in callers:
-                caller.call_stored_hook()
+                caller.call_stored_hook(joins)
 
         if connections[using].in_atomic_block:
             self._enqueue(messages, using=using, on_stored=on_stored)
             return ()
-        self.store(messages)
-        on_stored()
+        joins = NO_JOINS
+        if _is_unique(messages):
+            messages, joins = self._store_unique(messages)
+        else:
+            self.store(messages)
+        on_stored(joins)
         return self._hand_over(self.select_sendable(messages))
 
     def make_hand_over(
@@ -238,6 +322,17 @@ class Enqueuer:
             for outgoing in hook.messages
         )
 
+    def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:
+        """Write the QUEUED records of unique messages, and return those that join others."""
+        return self._outbox.insert_unique(messages)
+
+    def sends_again(self, joined: Joined) -> bool:
+        """Return whether the message of a call that was replaced must be sent once more.
+
+        One that comes too early goes back to its queue, or waits in its row.
+        """
+        return joined.is_earlier
+
     def store(self, messages: Sequence[Outgoing]) -> None:
         """Write the QUEUED records of the durable messages."""
         if durable := [outgoing for outgoing in messages if outgoing.message.durable]:
@@ -290,18 +385,20 @@ class _Caller:
     """One aenqueue() call that waits for its hop, and the error that it gets."""
 
     def __init__(
-        self, messages: Sequence[Outgoing], on_stored: Hook | None, done: "asyncio.Future[None]"
+        self, messages: Sequence[Outgoing], on_stored: Hook | None, done: "asyncio.Future[Joins]"
     ) -> None:
         self.messages = messages
         self.done = done
+        self._joins = NO_JOINS
         self._on_stored = on_stored
         self._hook_error: Exception | None = None
 
-    def call_stored_hook(self) -> None:
+    def call_stored_hook(self, joins: Joins) -> None:
         """Call the hook on the connection's thread; keep its error for this caller alone."""
+        self._joins = joins
         try:
             if self._on_stored is not None:
-                self._on_stored()
+                self._on_stored(joins)
         except Exception as error:
             self._hook_error = error
 
@@ -316,7 +413,7 @@ class _Caller:
             self.fail(error)
         else:
             if not self.done.done():
-                self.done.set_result(None)
+                self.done.set_result(self._joins)
 
     def fail(self, error: BaseException) -> None:
         if self.done.done():
@@ -325,6 +422,11 @@ class _Caller:
             self.done.cancel()
         else:
             self.done.set_exception(error)
+
+
+def _is_unique(messages: Sequence[Outgoing]) -> bool:
+    """Return whether any of these messages is stored with a unique key."""
+    return any(each.message.unique for each in messages)
 
 
 _GatherKey = tuple[asyncio.AbstractEventLoop, Any, str]

@@ -4,12 +4,15 @@ Every error that can be known at the call is raised here, so that the caller's t
 back.
 """
 
+import json
 import reprlib
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
+
+from django.utils.crypto import salted_hmac
 
 from .. import conf
 from ..core.lifecycle import LookTerms
@@ -24,6 +27,7 @@ from ..core.message import (
     check_arguments,
 )
 from ..core.retries import MAX_DELAY_S
+from ..core.unique import UniqueCall, UniqueKey, check_duration
 from ..records import encryption
 
 DROPS_ARGUMENTS: Final = {KEEP_ARGUMENTS_HEADER: False}
@@ -51,12 +55,15 @@ def prepare(
     secret: frozenset[str] = frozenset(),
     keeps_arguments: bool = True,
     enqueued_at: datetime | None = None,
+    expires: float | timedelta | datetime | None = None,
+    unique: UniqueCall | None = None,
 ) -> Outgoing:
     """Return the message of a call, encoded for a queue.
 
     `args` and `kwargs` are JSON values. With `durable` None the setting decides. `task_queue` is
     the queue that the task declares; a message for it need not name it. `keeps_arguments` says
-    whether the record has them after the run.
+    whether the record has them after the run. `expires` is a moment, or a time from when the call
+    is due.
 
     Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored;
     ValueError for a delay, priority or group key that the queue does not accept, and for text that
@@ -74,7 +81,10 @@ def prepare(
             "do not support them. Use a separate queue, or a database queue."
         )
     look = settings.look_terms(queue)
+    if unique is not None and settings.eager:
+        delay_s, run_after = 0, None  # Its record must be due when it runs, at once.
     wait_s = delay_s or (0 if run_after is None else _seconds_until(run_after))
+    due = run_after or datetime.now(UTC) + timedelta(seconds=delay_s)
     message = Message(
         task_name=task_name,
         kwargs=kwargs,
@@ -83,13 +93,19 @@ def prepare(
         backend=backend,
         n_retries=n_retries,
         queue=None if queue == task_queue else queue,
-        durable=_is_durable(look, settings, durable, is_delayed=wait_s > 0),
+        durable=_is_durable(look, settings, durable, is_delayed=wait_s > 0)
+        if unique is None
+        else not settings.noop_execution,
         run_after=run_after,
         group_key=group_key,
         priority=priority,
         root_id=root_id,
         retry_of=retry_of,
         headers={**(headers or {}), **({} if keeps_arguments else DROPS_ARGUMENTS)},
+        expires_at=_expires_at(expires, due),
+        unique=None
+        if unique is None or settings.noop_execution
+        else _unique_key(unique, task_name, backend, due),
         secret=secret,
     )
     if message.durable:
@@ -108,6 +124,7 @@ def prepare(
         enqueued_at,
         look=look,
         waits=message.durable and look.waits(wait_s),
+        on_conflict="return" if unique is None else unique.terms.on_conflict,
     )
 
 
@@ -122,6 +139,50 @@ def _is_durable(
     if is_delayed and not look.can_delay:
         return True  # A FIFO queue can't delay one message, so it waits in its row.
     return settings.durable if declared is None else declared
+
+
+def _unique_key(
+    unique: UniqueCall, task_name: str, backend: str | None, due: datetime
+) -> UniqueKey:
+    """Return the key of a unique call.
+
+    It is keyed with Django's SECRET_KEY, as the row may have the arguments encrypted.
+    """
+    text = json.dumps([task_name, backend, unique.text])
+    digest = salted_hmac("lambda_tasks.unique", text, algorithm="sha256").digest()
+    # With a version, as MariaDB takes no other UUIDs.
+    key = UUID(bytes=digest[:16], version=5)
+    return UniqueKey(key, unique.terms.held_while, unique.terms.until(due))
+
+
+def check_expires(task_name: str, expires: object) -> timedelta | datetime:
+    """Return seconds as a timedelta, and an aware datetime as it is.
+
+    Raises TypeError or ValueError for anything else.
+    """
+    if not isinstance(expires, datetime):
+        return check_duration(task_name, "expires", expires)
+    if expires.tzinfo is None:
+        raise ValueError(
+            f"{task_name}: expires is {expires!r}, which has no time zone. Use an aware datetime, "
+            "for example django.utils.timezone.now() + timedelta(hours=1)."
+        )
+    return _check_year(expires, "expires")
+
+
+def _expires_at(expires: float | timedelta | datetime | None, due: datetime) -> datetime | None:
+    """Return the time until which a call that is due then must have begun."""
+    if expires is None:
+        return None
+    if not isinstance(expires, datetime):
+        seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+        return due + timedelta(seconds=seconds)
+    if expires <= due:
+        raise ValueError(
+            f"expires is {expires.isoformat()}, which is not after {due.isoformat()}, when the "
+            "call is due: it would never run. Use a later time."
+        )
+    return expires
 
 
 def check_delay(delay_s: object) -> None:
@@ -164,9 +225,9 @@ def _from_now(delay: timedelta) -> datetime:
         raise ValueError(f"run_after is {delay!r}, beyond the end of the calendar.") from None
 
 
-def _check_year(moment: datetime) -> datetime:
+def _check_year(moment: datetime, option: str = "run_after") -> datetime:
     if moment.year not in YEARS:
-        raise ValueError(f"run_after is {moment!r}, outside the years 1970 to 8999.")
+        raise ValueError(f"{option} is {moment!r}, outside the years 1970 to 8999.")
     return moment
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -22,7 +23,7 @@ TICK_LIMIT_S: Final = 30.0
 class Enqueue(Protocol):
     """The entry point of calls. See on_commit.Enqueuer.enqueue()."""
 
-    def __call__(self, messages: Sequence[Outgoing], *, using: str) -> None:
+    def __call__(self, messages: Sequence[Outgoing], *, using: str) -> object:
         """Send messages once the transaction on the database `using` commits."""
 
 
@@ -102,9 +103,10 @@ def message_of(declared: Declared, run: ScheduledRun) -> Outgoing:
     Raises UnknownTask, TypeError and ValueError where the task or its arguments do not fit.
     """
     schedule, task = declared.schedule, declared.task
-    return prepare(
+    kwargs = task.arguments_to_json(schedule.kwargs)
+    outgoing = prepare(
         task.name,
-        task.arguments_to_json(schedule.kwargs),
+        kwargs,
         queue=task.options.queue,
         task_queue=task.options.queue,
         durable=True,
@@ -114,7 +116,12 @@ def message_of(declared: Declared, run: ScheduledRun) -> Outgoing:
         headers=_headers(schedule, run.due),
         secret=task.secret_names,
         keeps_arguments=task.options.keep_arguments,
+        expires=task.options.expires,
+        unique=task.unique_call((), kwargs),
     )
+    # Nobody is there to whom an error could be raised, and it would stop the other schedules.
+    joins = outgoing.on_conflict == "raise"
+    return replace(outgoing, on_conflict="return") if joins else outgoing
 
 
 def _headers(schedule: Schedule, due: datetime) -> dict[str, Any]:

@@ -332,6 +332,7 @@ def _following_message(
         run_after=_due_time(delay_s),
         root_id=message.root_id or message.invocation_id,
         retry_of=message.invocation_id,
+        expires_at=None,  # It is about the first start.
     )
     return Outgoing(
         following,

@@ -101,9 +101,11 @@ class FailedUnbegun(_OfInvocation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(_OfInvocation):
-    """An invocation was cancelled. See hooks.cancelled."""
+    """An invocation was cancelled, or had not begun in time. See hooks.cancelled."""
 
     headers: Mapping[str, Any]
+    reason: str | None = None
+    """The text that the record has as its traceback; None where somebody cancelled it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,29 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "worker_ids": models.TextField(editable=False, null=True),
     "limit_key": models.CharField(editable=False, max_length=64, null=True),
     "reserved_for": models.DateTimeField(editable=False, null=True),
+    "expires_at": models.DateTimeField(
+        editable=False,
+        help_text="If the task has not begun by this time, it is cancelled.",
+        null=True,
+    ),
+    "unique_key": models.UUIDField(
+        editable=False,
+        help_text="While a record holds this key, an equal call joins it. A hash of the task's "
+        "name and of the arguments that `unique_by` names; empty once the key is free.",
+        null=True,
+    ),
+    "unique_while": models.CharField(
+        editable=False,
+        help_text="Until when the record holds its key: until a worker claims it (queued), or "
+        "until it has ended (unfinished).",
+        max_length=10,
+        null=True,
+    ),
+    "unique_until": models.DateTimeField(
+        editable=False,
+        help_text="The record holds its key until this time although it has succeeded.",
+        null=True,
+    ),
 }
 INDEXES = [
     models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),
@@ -254,6 +277,14 @@ class Migration(migrations.Migration):
             end_old_runs, migrations.RunPython.noop, hints={"model_name": "taskrecord"}
         ),
         repeatable.ValidateCheck("taskrecord", "taskrecord_status_valid"),
+        repeatable.AddUnique(
+            "taskrecord",
+            models.UniqueConstraint(
+                fields=["unique_key"],
+                condition=models.Q(unique_key__isnull=False),
+                name="taskrecord_unique_key",
+            ),
+        ),
         repeatable.CreateTable(
             "LimitPlace",
             [

@@ -17,8 +17,8 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState as State
 
 __all__ = [
-    "AddCheck", "AddColumn", "AddIndex", "CreateTable", "DropIndex", "FillFactor", "RemoveCheck",
-    "RemoveIndex", "ValidateCheck", "chunks",
+    "AddCheck", "AddColumn", "AddIndex", "AddUnique", "CreateTable", "DropIndex", "FillFactor",
+    "RemoveCheck", "RemoveIndex", "ValidateCheck", "chunks",
 ]  # fmt: skip
 
 Editor = BaseDatabaseSchemaEditor
@@ -143,7 +143,7 @@ class AddIndex(LooksFirst, migrations.AddIndex):
         self, app_label: str, schema_editor: Editor, from_state: State, to_state: State
     ) -> None:
         if self._is_concurrent(schema_editor):
-            self._drop_half_built(schema_editor)
+            _drop_half_built(schema_editor, self.index.name)
         super().database_forwards(app_label, schema_editor, from_state, to_state)
 
     def do(self, app_label: str, editor: Editor, from_state: State, to_state: State) -> None:
@@ -159,16 +159,53 @@ class AddIndex(LooksFirst, migrations.AddIndex):
         connection = editor.connection
         return connection.vendor == "postgresql" and not connection.in_atomic_block
 
-    def _drop_half_built(self, editor: Editor) -> None:
-        """PostgreSQL keeps what it was building when it was cut off, and never reads it."""
-        name = editor.quote_name(self.index.name)
-        is_half_built = _ask(
-            editor.connection,
-            "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid",
-            name,
+
+class AddUnique(LooksFirst, migrations.AddConstraint):
+    """A constraint that holds where its column is not null.
+
+    PostgreSQL builds it without keeping writers waiting. MySQL, which has no partial index, takes
+    any number of nulls in a full one.
+    """
+
+    def is_done(self, editor: Editor, model: Model) -> bool:
+        return self.constraint.name in _constraints(editor.connection, model)
+
+    def database_forwards(
+        self, app_label: str, schema_editor: Editor, from_state: State, to_state: State
+    ) -> None:
+        if self._is_concurrent(schema_editor):
+            _drop_half_built(schema_editor, self.constraint.name)
+        super().database_forwards(app_label, schema_editor, from_state, to_state)
+
+    def do(self, app_label: str, editor: Editor, from_state: State, to_state: State) -> None:
+        model = to_state.apps.get_model(app_label, self.model_name)
+        vendor, quote = editor.connection.vendor, editor.quote_name
+        (field,) = self.constraint.fields  # type: ignore[attr-defined]
+        column = quote(str(model._meta.get_field(field).column))
+        concurrently = "CONCURRENTLY " if self._is_concurrent(editor) else ""
+        condition = "" if vendor == "mysql" else f" WHERE {column} IS NOT NULL"
+        editor.execute(
+            f"CREATE UNIQUE INDEX {concurrently}{quote(self.constraint.name)}"
+            f" ON {_quoted_table(editor, model)} ({column}){condition}"
         )
-        if is_half_built:
-            editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+
+    def database_backwards(
+        self, app_label: str, schema_editor: Editor, from_state: State, to_state: State
+    ) -> None:
+        model = self._model(app_label, schema_editor, from_state)
+        if model and (schema_editor.collect_sql or self.is_done(schema_editor, model)):
+            name = schema_editor.quote_name(self.constraint.name)
+            is_mysql = schema_editor.connection.vendor == "mysql"
+            where = f" ON {_quoted_table(schema_editor, model)}" if is_mysql else ""
+            schema_editor.execute(f"DROP INDEX {name}{where}")
+
+    def whole(self, editor: Editor) -> AbstractContextManager[None]:
+        """It is one statement, which PostgreSQL wants outside of transactions."""
+        return nullcontext()
+
+    def _is_concurrent(self, editor: Editor) -> bool:
+        connection = editor.connection
+        return connection.vendor == "postgresql" and not connection.in_atomic_block
 
 
 class RemoveCheck(LooksFirst, migrations.RemoveConstraint):
@@ -335,6 +372,18 @@ def _constraints(connection: BaseDatabaseWrapper, model: Model) -> dict[str, Any
     """Indexes and constraints, by name."""
     with connection.cursor() as cursor:
         return connection.introspection.get_constraints(cursor, model._meta.db_table)
+
+
+def _drop_half_built(editor: Editor, index: str) -> None:
+    """PostgreSQL keeps what it was building when it was cut off, and never reads it."""
+    name = editor.quote_name(index)
+    is_half_built = _ask(
+        editor.connection,
+        "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid",
+        name,
+    )
+    if is_half_built:
+        editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
 
 
 def _check(editor: Editor, model: Model, name: str) -> str:

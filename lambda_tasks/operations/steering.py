@@ -8,7 +8,7 @@ again.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, Unpack
@@ -27,7 +27,7 @@ from ..enqueue.prepare import check_priority, check_run_after, prepare
 from ..errors import ArgumentsMismatch, InvalidFilter, UnknownTask
 from ..invocation import Invocation
 from ..models import TaskRecord
-from ..ports import Task
+from ..ports import Joins, Task
 from ..records import steering as rows
 from ..records.encryption import decrypt
 from ..records.filters import Filters, as_uuid, is_empty, moment
@@ -139,7 +139,8 @@ def replay(
             superseded = set() if again else rows.find_superseded(chunk)
             outgoing = list(_replays_of(records, superseded, change or {}, changes))
             if outgoing and not dry_run:
-                here.enqueuer.enqueue(outgoing, using=here.outbox.alias)
+                joins = here.enqueuer.enqueue(outgoing, using=here.outbox.alias)
+                _skip_joined(joins, changes)
         on_progress(done, len(ids))
     if dry_run:
         changes.new.clear()
@@ -344,11 +345,17 @@ def enqueue(
         headers=check_headers(dict(headers or {}), what=f"the headers of {task.name}"),
         secret=task.secret_names,
         keeps_arguments=task.options.keep_arguments,
+        expires=task.options.expires,
+        unique=task.unique_call((), kwargs),
     )
+    id = outgoing.message.invocation_id
+    joins: Joins = {}
     if not dry_run:
         here = runtime.current()
-        here.enqueuer.enqueue([outgoing], using=here.outbox.alias)
-    return Invocation(outgoing.message.invocation_id, task.name)
+        joins = here.enqueuer.enqueue([outgoing], using=here.outbox.alias)
+    if id in joins:
+        return Invocation(joins[id].invocation_id, task.name, created=False)
+    return Invocation(id, task.name)
 
 
 async def aenqueue(
@@ -442,6 +449,14 @@ def _replays_of(
             yield replay
 
 
+def _skip_joined(joins: Joins, to: Replays) -> None:
+    """Note the replays that were not made, because other invocations hold their unique keys."""
+    for id in [id for id, new in to.new.items() if new in joins]:
+        joined = joins[to.new.pop(id)]
+        to.done.remove(id)
+        to.skipped[id] = f"{joined.invocation_id} holds its unique key, and has not ended"
+
+
 def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
     """Return the message of a new invocation with a record's arguments, some of them changed.
 
@@ -452,7 +467,7 @@ def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
     args, kwargs = _arguments_of(record, task, without=change.keys())
     kwargs |= change
     task.check_json(args, kwargs)
-    return prepare(
+    outgoing = prepare(
         task.name,
         kwargs,
         queue=record.queue,
@@ -467,7 +482,11 @@ def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
         priority=record.priority,
         secret=task.secret_names,
         keeps_arguments=task.options.keep_arguments,
+        expires=task.options.expires,
+        unique=task.unique_call(args, kwargs),
     )
+    # It must neither change another call, nor stop the replay of others.
+    return replace(outgoing, on_conflict="return")
 
 
 def _task_of(record: TaskRecord) -> Task:

@@ -37,7 +37,7 @@ from ..core.lifecycle import (
 from ..core.message import Message, Outgoing
 from ..errors import LeaseLost
 from ..ports import FoundLost, Granted, ResolvedDelivery, UnrunnableDelivery
-from . import limits, postponing, refusals
+from . import expiry, limits, postponing, refusals
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
@@ -135,6 +135,8 @@ class RecordClaims:
         """See ports.Claims."""
         started = statements().begin(claims, lease=lease, worker_ids=self._worker_ids)
         limits.renew(claims, lease)
+        if missing := [each for each in claims if each.invocation_id not in started]:
+            expiry.cancel_expired(_held_records(missing).filter(start_time=None))
         return {
             claim.invocation_id: replace(
                 claim,
@@ -308,22 +310,24 @@ def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
 
 
 def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verdicts:
-    """Insert records for messages without one, as claimed ones unless they have a `run_after`.
+    """Insert records for messages without one, as claimed ones unless they have times.
 
-    The next statement claims those that are due: only the database's clock decides about that.
+    The next statement claims those that are due, and have not expired: only the database's clock
+    decides about that.
     """
     rows = [
         row_of(each.message, each.queue, each.look, enqueued_at=each.enqueued_at) for each in direct
     ]
     messages = {each.message.invocation_id: each.message for each in direct}
     verdicts: Verdicts = {}
-    if later := [row for row in rows if row["run_after"] is not None]:
+    has_times = {row["id"] for row in rows if row["run_after"] or row["expires_at"]}
+    if later := [row for row in rows if row["id"] in has_times]:
         verdicts |= _insert(later, lambda some: statements().insert_queued(some, is_sent=True))
     for begin in (True, False):
         at_once = [
             row
             for row in rows
-            if row["run_after"] is None and (row["id"] not in terms.waiting) is begin
+            if row["id"] not in has_times and (row["id"] not in terms.waiting) is begin
         ]
         if at_once:
             verdicts |= _insert(at_once, partial(_insert_claimed, messages, terms, begin))
@@ -439,7 +443,7 @@ def _release(ids: Sequence[UUID], terms: ClaimTerms) -> None:
 
 
 def _judge_unclaimed(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> Verdicts:
-    """Read records that were not claimed, return a verdict for each, and write its consequences."""
+    """Read records that were not claimed, return a verdict for each, and write what follows."""
     found = _read_rows(ids)
     verdicts: Verdicts = {}
     for id in ids:
@@ -463,6 +467,14 @@ def _judge_unclaimed(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> 
             verdicts[id] = replace(refused, foreign=others) if others else refused
         elif row is not None:
             verdicts[id] = _judge_claimed(wanted[id], row, terms)
+    _write_refused(wanted, found, terms, verdicts)
+    return verdicts
+
+
+def _write_refused(
+    wanted: Wanted, found: Mapping[UUID, Row], terms: ClaimTerms, verdicts: Verdicts
+) -> None:
+    """Write what follows from verdicts; those of lost runs tell of these."""
     if exhausted := _ids_refused(verdicts, Refusal.EXHAUSTED):
         for id in _fail_exhausted(exhausted, terms.max_attempts):
             last = _judge_claimed(wanted[id], found[id], terms)
@@ -470,7 +482,8 @@ def _judge_unclaimed(wanted: Wanted, ids: Sequence[UUID], terms: ClaimTerms) -> 
             verdicts[id] = FoundLost(Refusal.EXHAUSTED, run=run)
     if parked := _ids_refused(verdicts, Refusal.PARKED):
         _park(parked)
-    return verdicts
+    if expired := _ids_refused(verdicts, Refusal.EXPIRED):
+        expiry.expire(expired)
 
 
 def _judge_unrunnable(delivery: UnrunnableDelivery, found: Mapping[UUID, Row]) -> Refused:

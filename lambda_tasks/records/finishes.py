@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from django.db.models import Case, DateTimeField, F, JSONField, Q, QuerySet, Value, When
+from django.db.models import Case, DateTimeField, F, JSONField, Q, QuerySet, UUIDField, Value, When
 from django.db.models.functions import Coalesce, Greatest
 
 from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Status, Succeeded
@@ -56,14 +56,26 @@ def common_columns(
     The record of a failed run keeps its secrets, if any, for the time `secrets_for`, so that it can
     be replayed, and so its arguments if it `drops` them. Then the relay removes them.
     """
+    ended = {"end_time": Now(), "unique_key": _unique_key(outcome)}
     if not isinstance(outcome, Failed) or secrets_for is None:
-        return {"end_time": Now(), "secrets": None, "look_at": None}
+        return {**ended, "secrets": None, "look_at": None}
     if drops is True:
-        return {"end_time": Now(), "look_at": Now() + secrets_for}
+        return {**ended, "look_at": Now() + secrets_for}
     has_secrets = Q(secrets__gt=UNAVAILABLE)
     keeps = When(has_secrets | drops if drops else has_secrets, then=Now() + secrets_for)
     look_at = Case(keeps, default=None, output_field=DateTimeField())
-    return {"end_time": Now(), "look_at": look_at}
+    return {**ended, "look_at": look_at}
+
+
+def _unique_key(outcome: Outcome | Cancelled) -> Case | None:
+    """Return the unique key after an end: none, unless it is kept for a time after a success.
+
+    A retry, or a run that continues, takes the key over with the whole time.
+    """
+    if not isinstance(outcome, Succeeded):
+        return None
+    keeps = When(unique_until__gt=Now(), then=F("unique_key"))
+    return Case(keeps, default=None, output_field=UUIDField())
 
 
 def forgotten_columns() -> Mapping[str, Any]:
@@ -82,7 +94,7 @@ def reopened_columns(look_at: Any) -> Mapping[str, Any]:
     """
     cleared = (
         "result", "exception_class", "traceback", "start_time", "end_time", "sent_at", "worker_ids",
-        "claim_token", "lease_until", "refused_at", "cut_off_s", "limit_key",
+        "claim_token", "lease_until", "refused_at", "cut_off_s", "limit_key", "expires_at",
     )  # fmt: skip
     counters = ("n_attempts", "n_retries", "n_continues", "n_waits")
     return {

@@ -10,6 +10,7 @@ from uuid import UUID
 from ..core.lifecycle import Claim, LookTerms, Raised, RecordState, Status
 from ..core.message import Message, Outgoing
 from ..core.redaction import REDACTED
+from ..core.unique import UniqueKey
 from .encryption import decrypt, encrypt, encrypts_all
 
 Row = Mapping[str, Any]
@@ -53,6 +54,10 @@ MESSAGE_COLUMNS: Final = (
     "retry_of",
     "run_after",
     "headers",
+    "expires_at",
+    "unique_key",
+    "unique_while",
+    "unique_until",
 )
 """The columns of a message, except for its id."""
 
@@ -92,12 +97,24 @@ def row_of(
         "root_id": message.root_id or message.invocation_id,
         "retry_of": message.retry_of,
         "headers": message.headers or None,
+        "expires_at": message.expires_at,
+        **_unique_columns(message.unique),
         "enqueued_at": enqueued_at,
         "run_after": message.run_after,
         "delay_s": delay_s,
         "grace_s": 0.0 if waits else look.grace.total_seconds(),
         "ahead_s": look.ahead.total_seconds(),
         "number": number if look.in_order else 0,
+    }
+
+
+def _unique_columns(unique: UniqueKey | None) -> dict[str, Any]:
+    if unique is None:
+        return {"unique_key": None, "unique_while": None, "unique_until": None}
+    return {
+        "unique_key": unique.key,
+        "unique_while": unique.held_while,
+        "unique_until": unique.until,
     }
 
 
@@ -165,7 +182,14 @@ def state_of(row: Row, token: UUID) -> RecordState:
         due_in_s=_seconds_until(row["run_after"], row["now"]),
         lease_left_s=_seconds_until(row["lease_until"], row["now"]),
         has_started=row["start_time"] is not None,
+        is_expired=is_expired(row),
     )
+
+
+def is_expired(row: Row) -> bool:
+    """Return whether a record had not begun when its time was over, by the clock of its row."""
+    has_begun = row["n_attempts"] > 0 or row["cut_off_s"] is not None
+    return row["expires_at"] is not None and row["expires_at"] <= row["now"] and not has_begun
 
 
 def read_messages(
@@ -206,9 +230,18 @@ def message_of(row: Row) -> Message:
         root_id=row["root_id"],
         retry_of=row["retry_of"],
         headers=row["headers"] or {},
+        expires_at=row["expires_at"],
+        unique=_unique_of(row),
         # If all arguments are encrypted, only the task knows which of them are secret.
         secret=frozenset(secret_values) if args is None else frozenset(),
     )
+
+
+def _unique_of(row: Row) -> UniqueKey | None:
+    """Return the key that a row holds."""
+    if row["unique_key"] is None:
+        return None
+    return UniqueKey(row["unique_key"], row["unique_while"], row["unique_until"])
 
 
 def outgoing_of(message: Message, due_in_s: float, look: LookTerms) -> Outgoing:

@@ -15,17 +15,21 @@ from django.db.models.functions import Coalesce, Greatest
 from .. import interrupts
 from ..core.lifecycle import LookTerms, Raised, Status
 from ..core.message import Outgoing
-from . import fifo, looks, notify, postponing, refusals
+from ..ports import Joined
+from . import expiry, fifo, looks, notify, postponing, refusals, unique
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
 from .finishes import forgotten_columns
-from .mapping import Row, outgoing_of, queued_row, read_messages
+from .mapping import Row, is_expired, outgoing_of, queued_row, read_messages
 from .retrying import is_in_transaction, run_with_retries, with_retries
 from .tables import RecordQuerySet, TaskRecord
 
 ROW_LIMIT_S: Final = 0.02
 """Seconds for each row of an INSERT, beside those of the statement itself."""
+
+MAX_HEADERS_TOGETHER: Final = 200
+"""The most records whose headers one statement writes: it has three parameters for each."""
 
 MAX_UPDATED_TOGETHER: Final = 1000
 """The most records that one statement of a look changes."""
@@ -52,6 +56,19 @@ class RecordOutbox:
         """
         rows = [queued_row(outgoing, number) for number, outgoing in enumerate(messages)]
         run_with_retries(self.alias, lambda: _insert(self.alias, rows))
+
+    def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:
+        """See ports.Outbox."""
+        return unique.insert_unique(self.alias, messages)
+
+    @with_retries
+    def write_headers(self, messages: Sequence[Outgoing]) -> None:
+        """See ports.Outbox."""
+        records = [
+            TaskRecord(id=each.message.invocation_id, headers=each.message.headers)
+            for each in messages
+        ]
+        all_records().bulk_update(records, ["headers"], batch_size=MAX_HEADERS_TOGETHER)
 
     @with_retries
     def leave_to_relay(self, messages: Sequence[Outgoing]) -> None:
@@ -113,7 +130,7 @@ class RecordOutbox:
             found += (
                 fifo.select_in_order(level, to_send, limit) if look.in_order else to_send[:limit]
             )
-        return self._readable(found)
+        return self._readable(_without_expired(found))
 
     def postpone(self, messages: Sequence[Outgoing]) -> None:
         """See ports.Outbox."""
@@ -145,15 +162,25 @@ def forget_sent() -> None:
     all_records().filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
 
 
+def _without_expired(records: Sequence[TaskRecord]) -> Sequence[TaskRecord]:
+    """Cancel the records that have not begun in time, and return the others."""
+    expired = [each.id for each in records if is_expired(vars(each))]
+    if not expired:
+        return records
+    expiry.expire(expired)
+    return [each for each in records if each.id not in expired]
+
+
 def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> Case:
     """Return the time at which a record's message must be sent, for the first time or again."""
     sent = Greatest(F("sent_at"), Coalesce(F("run_after"), F("sent_at")))
-    return Case(
+    next_look = Case(
         When(status=Status.RUNNING, then=F("lease_until") + lost_for),
         When(sent_at=None, then=Coalesce(F("run_after") - look.ahead, Now())),
         default=sent + waiting_for,
         output_field=DateTimeField(),
     )
+    return expiry.not_after_expiry(next_look)
 
 
 def _update_in_parts(records: RecordQuerySet, until: float, **values: Any) -> None:

@@ -46,11 +46,43 @@ EARLY_DELIVERY: Final = timedelta(seconds=1)
 IS_LOST: Final = Q(status=Status.RUNNING, lease_until__lt=Now())
 """The condition of a lost run: its lease has run out, because its worker died or hangs."""
 
+MAY_BEGIN: Final = (
+    Q(expires_at=None) | Q(expires_at__gt=Now()) | Q(n_attempts__gt=0) | Q(cut_off_s__isnull=False)
+)
+"""The condition of a record that has not expired: its time is not over, or it has begun before."""
+
+HAS_EXPIRED: Final = Q(expires_at__lte=Now(), n_attempts=0, cut_off_s=None)
+"""The opposite condition."""
+
 RELAY_SHIFT: Final = "relay"
 """The name of the only row of RelayShift."""
 
 SHIFT_COLUMNS: Final = ("token", "n_asked", "n_asked_before", "next_at", "now")
 """The columns that answer who asks for the relay's shift; `now` is the database's clock."""
+
+HOLDER_COLUMNS: Final = (
+    "id",
+    "root_id",
+    "unique_key",
+    "status",
+    "unique_until",
+    "run_after",
+    "headers",
+    "now",
+)
+"""The columns of a record that holds a unique key; `now` is the database's clock."""
+
+REPLACED_COLUMNS: Final = (
+    "args",
+    "kwargs",
+    "secrets",
+    "priority",
+    "headers",
+    "run_after",
+    "look_at",
+    "expires_at",
+)
+"""The columns of a queued record that an equal call may replace."""
 
 LEASE: Final = Placeholder("lease", DurationField())
 RAN_FOR: Final = Placeholder("ran_for", DurationField())
@@ -100,6 +132,64 @@ class PortableStatements:
         sent = {"sent_at": Now()} if is_sent else {}
         self._create([record_of(row, status=Status.QUEUED, **sent) for row in rows])
 
+    def looks_before_insert(self) -> bool:
+        """Return whether to look for the holder of a unique key before the INSERT.
+
+        There, MySQL's INSERT locks the row that has the key already. If it runs, its end would have
+        to wait for the caller's transaction. With other isolation, only the INSERT sees that row.
+        """
+        return self.connection.vendor == "mysql" and self._sees_all()
+
+    def _sees_all(self) -> bool:
+        """Return whether a SELECT sees what others have committed since the transaction began.
+
+        MySQL's SELECT of other isolation levels does not, and its INSERT does.
+        """
+        connection: Any = self.connection
+        is_mysql: bool = connection.vendor == "mysql"
+        return not is_mysql or connection.isolation_level == "read committed"
+
+    def insert_unique(self, rows: Sequence[Row]) -> set[UUID]:
+        """Insert rows that have unique keys as QUEUED records, unless others hold their keys.
+
+        Returns the ids of those that are stored now.
+        """
+        self._create([record_of(row, status=Status.QUEUED) for row in rows])
+        stored = self._records.filter(id__in=[row["id"] for row in rows]).order_by()
+        return set(stored.values_list("id", flat=True))
+
+    def find_holders(self, rows: Sequence[Row], *, lock: bool) -> list[Row]:
+        """Return HOLDER_COLUMNS of the records that hold the unique keys of these rows.
+
+        With `lock`, no worker claims them before the end of the transaction.
+        """
+        keys = [row["unique_key"] for row in rows]
+        holders = self._records.filter(unique_key__in=keys).order_by()
+        if not self.connection.get_autocommit() and (lock or not self._sees_all()):
+            holders = holders.select_for_update()
+        return list(holders.annotate(now=Now()).values(*HOLDER_COLUMNS))
+
+    def free_key(self, holder: Row) -> None:
+        """Free the key of a record that has succeeded, and has kept it for long enough."""
+        over = Q(unique_until=None) | Q(unique_until__lte=Now())
+        self._records.filter(over, id=holder["id"], status=Status.SUCCESS).update(unique_key=None)
+
+    def replace_queued(self, row: Row, holder: Row, *, is_sent: bool) -> bool:
+        """Write the arguments and times of a row into its record, while that holds the key.
+
+        `holder` is the record as it was found. With `is_sent`, its message is not sent again.
+        Returns False where it has changed meanwhile.
+        """
+        record = record_of(row)
+        replaced = {name: getattr(record, name) for name in REPLACED_COLUMNS}
+        held = self._records.filter(
+            id=holder["id"],
+            unique_key=row["unique_key"],
+            status=Status.QUEUED,
+            run_after=holder["run_after"],
+        )
+        return bool(held.update(**replaced, **({} if is_sent else {"sent_at": None})))
+
     def insert_claimed(
         self, rows: Sequence[Row], terms: ClaimTerms, *, begin: bool = True
     ) -> dict[UUID, Claim]:
@@ -147,6 +237,7 @@ class PortableStatements:
             is_lost = IS_LOST & (is_rerun | Q(start_time=None))
             records = self._records.filter(
                 Q(status=Status.QUEUED) & is_due | is_lost,
+                MAY_BEGIN,
                 id__in=[placeholder("id", name) for name in claimable],
                 n_attempts__lt=placeholder("n_attempts", "max_attempts"),
             ).exclude(claim_token=placeholder("claim_token"))
@@ -155,6 +246,7 @@ class PortableStatements:
                 "claim_token": placeholder("claim_token"),
                 "lease_until": Now() + LEASE,
                 "look_at": _look_at_claimed(terms.from_table),
+                "unique_key": Case(When(unique_while="queued", then=None), default=F("unique_key")),
                 **_start_columns(_starts_later(waiting, terms)),
             }
             return self._compose_claim(records, claimed)
@@ -214,6 +306,7 @@ class PortableStatements:
 
         def compose() -> Composed:
             held = self._records.filter(
+                MAY_BEGIN,
                 id__in=[placeholder("id", name) for name in ids],
                 claim_token__in=[placeholder("claim_token", name) for name in tokens],
                 status=Status.RUNNING,

@@ -17,7 +17,7 @@ from ..core.lifecycle import Claim, End, Status
 from .encryption import UNAVAILABLE, secrets_retention
 from .finishes import end_columns
 from .mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, rows_of
-from .portable import ClaimTerms, PortableStatements
+from .portable import HOLDER_COLUMNS, ClaimTerms, PortableStatements
 from .statements import Composed, execute, update
 from .tables import TaskRecord
 
@@ -56,6 +56,10 @@ ROW_TYPES: Final = {
     "root_id": "uuid",
     "retry_of": "uuid",
     "headers": "jsonb",
+    "expires_at": "timestamptz",
+    "unique_key": "uuid",
+    "unique_while": "text",
+    "unique_until": "timestamptz",
     "enqueued_at": "timestamptz",
     "run_after": "timestamptz",
     "delay_s": "double precision",
@@ -92,6 +96,12 @@ SECRETS_ASSIGNMENTS: Final = (
     f" THEN {NOW} + %(secrets_for)s::interval END"
 )
 """The assignments of finishes.common_columns() for ends with different outcomes."""
+
+UNIQUE_KEY_ASSIGNMENT: Final = (
+    "unique_key = CASE WHEN given.status = %(success)s"
+    f" AND record.unique_until > {NOW} THEN record.unique_key END"
+)
+"""The same for the unique key. An end with a follow-up is written alone."""
 
 HELD_RECORD: Final = (
     f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
@@ -144,6 +154,30 @@ class PostgresStatements(PortableStatements):
             columns["sent_at"] = NOW
         self._insert(rows, columns, {"status": Status.QUEUED})
 
+    def insert_unique(self, rows: Sequence[Row]) -> set[UUID]:
+        """See PortableStatements. Executes one statement."""
+        columns = {"status": "%(status)s", "n_attempts": "0", "n_waits": "0"}
+        inserted = self._insert(rows, columns, {"status": Status.QUEUED}, returning=" RETURNING id")
+        return {id for (id,) in inserted}
+
+    def find_holders(self, rows: Sequence[Row], *, lock: bool) -> list[Row]:
+        """See PortableStatements. Returns the records of these rows, too, if they are stored.
+
+        The lock is shared: those who join the same record need not wait for one another.
+        """
+        columns = ", ".join(NOW if name == "now" else name for name in HOLDER_COLUMNS)
+        sql = (
+            f"SELECT {columns} FROM {TABLE} WHERE unique_key = ANY(%(keys)s::uuid[])"  # noqa: S608
+            f" OR id = ANY(%(ids)s::uuid[]){' FOR SHARE' if lock else ''}"
+        )
+        params = {
+            "keys": _array_of(row["unique_key"] for row in rows),
+            "ids": _array_of(row["id"] for row in rows),
+        }
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return list(rows_of(cursor.fetchall(), HOLDER_COLUMNS).values())
+
     def insert_claimed(
         self, rows: Sequence[Row], terms: ClaimTerms, *, begin: bool = True
     ) -> dict[UUID, Claim]:
@@ -190,6 +224,8 @@ class PostgresStatements(PortableStatements):
             " worker_ids = COALESCE(worker_ids, '') || %(worker_ids)s"
             " WHERE id = ANY(%(ids)s::uuid[]) AND claim_token = ANY(%(tokens)s::uuid[])"
             " AND status = %(status)s AND start_time IS NULL"
+            f" AND (expires_at IS NULL OR expires_at > {NOW}"
+            " OR n_attempts > 0 OR cut_off_s IS NOT NULL)"
         )
         params = {
             "lease": lease,
@@ -211,6 +247,7 @@ class PostgresStatements(PortableStatements):
         start_time = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
         sql = (
             f"UPDATE {TABLE} AS record SET status = given.status, {SECRETS_ASSIGNMENTS},"  # noqa: S608
+            f" {UNIQUE_KEY_ASSIGNMENT},"
             f" end_time = {NOW}, start_time = {start_time}, {optional}"
             f" FROM {_recordset('rows', END_TYPES)}"
             " WHERE record.id = given.id AND record.claim_token = given.claim_token"
@@ -220,6 +257,7 @@ class PostgresStatements(PortableStatements):
             "rows": _encode([_end_row(end) for end in ends]),
             "status": Status.RUNNING,
             "failed": Status.FAILED,
+            "success": Status.SUCCESS,
             "secrets_for": secrets_retention(),
         }
         _, held = execute(self.connection, sql, params, returning=" RETURNING record.id")

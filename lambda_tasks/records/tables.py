@@ -28,10 +28,7 @@ class RecordQuerySet(models.QuerySet["TaskRecord"]):
         A QUEUED task never runs. A RUNNING task can't commit any more: an async task is cancelled
         at its next await, and a sync task runs to its end and is rolled back there.
         """
-        unfinished = self.filter(status__in=UNFINISHED)
-        if hooks.cancelled:
-            return _cancel_and_announce(unfinished)
-        return finish(unfinished, Cancelled())
+        return cancel(self.filter(status__in=UNFINISHED), Cancelled())
 
     def with_progress(self) -> Self:
         """Annotate records with `state`, `progress` and `progress_at`.
@@ -45,25 +42,30 @@ class RecordQuerySet(models.QuerySet["TaskRecord"]):
         )
 
 
-def _cancel_and_announce(unfinished: RecordQuerySet) -> int:
+def cancel(unfinished: "models.QuerySet[TaskRecord]", end: Cancelled) -> int:
+    """Cancel unfinished records, and announce that; return how many."""
+    return _cancel_and_announce(unfinished, end) if hooks.cancelled else finish(unfinished, end)
+
+
+def _cancel_and_announce(unfinished: "models.QuerySet[TaskRecord]", end: Cancelled) -> int:
     """Cancel records, and have hooks.cancelled called beside for each after the commit."""
     with transaction.atomic(using=unfinished.db):
         records = list(unfinished.select_for_update().only("task_name", "queue", "headers"))
         ids = [record.pk for record in records]
-        n_cancelled = finish(
-            TaskRecord.objects.using(unfinished.db).filter(pk__in=ids), Cancelled()
-        )
-        transaction.on_commit(partial(_announce_cancelled, records), using=unfinished.db)
+        n_cancelled = finish(TaskRecord.objects.using(unfinished.db).filter(pk__in=ids), end)
+        reason = end.raised.traceback if end.raised else None
+        transaction.on_commit(partial(_announce_cancelled, records, reason), using=unfinished.db)
     return n_cancelled
 
 
-def _announce_cancelled(records: "list[TaskRecord]") -> None:
+def _announce_cancelled(records: "list[TaskRecord]", reason: str | None) -> None:
     for record in records:
         event = hooks.Cancelled(
             task_name=record.task_name,
             invocation_id=record.pk,
             queue=record.queue,
             headers=record.headers or {},
+            reason=reason,
         )
         call_beside(hooks.cancelled, event)
 
@@ -213,6 +215,38 @@ class TaskRecord(models.Model):
     )
     """The moment that a rate has reserved for its start; None for none. Each has one at most."""
 
+    expires_at: datetime.datetime | None = _column(
+        models.DateTimeField(
+            null=True,
+            editable=False,
+            help_text="If the task has not begun by this time, it is cancelled.",
+        )
+    )
+    unique_key: uuid.UUID | None = _column(
+        models.UUIDField(
+            null=True,
+            editable=False,
+            help_text="While a record holds this key, an equal call joins it. A hash of the task's "
+            "name and of the arguments that `unique_by` names; empty once the key is free.",
+        )
+    )
+    unique_while: str | None = _column(
+        models.CharField(
+            max_length=10,
+            null=True,
+            editable=False,
+            help_text="Until when the record holds its key: until a worker claims it (queued), or "
+            "until it has ended (unfinished).",
+        )
+    )
+    unique_until: datetime.datetime | None = _column(
+        models.DateTimeField(
+            null=True,
+            editable=False,
+            help_text="The record holds its key until this time although it has succeeded.",
+        )
+    )
+
     objects: ClassVar[RecordManager] = RecordManager()
 
     class Meta:
@@ -246,6 +280,11 @@ class TaskRecord(models.Model):
             models.CheckConstraint(
                 condition=models.Q(status__in=TaskStatus.values), name="taskrecord_status_valid"
             ),
+            models.UniqueConstraint(
+                fields=["unique_key"],
+                condition=models.Q(unique_key__isnull=False),
+                name="taskrecord_unique_key",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -253,8 +292,9 @@ class TaskRecord(models.Model):
 
     @classmethod
     def check(cls, **kwargs: Any) -> list[CheckMessage]:
-        """See Model. Drops the warning that MySQL has no partial index; its index is a full one."""
-        return [each for each in super().check(**kwargs) if each.id != "models.W037"]
+        """See Model. Drops the warnings that MySQL has no partial index; its indexes are full."""
+        dropped = ("models.W036", "models.W037")
+        return [each for each in super().check(**kwargs) if each.id not in dropped]
 
     @property
     def duration(self) -> datetime.timedelta | None:

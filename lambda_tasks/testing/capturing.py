@@ -109,7 +109,7 @@ class CapturedTasks(Sequence[CapturedTask]):
         enqueuer = self._runtime.enqueuer
         by_id: dict[UUID, Outgoing] = {}
         for outgoing in (*self._kept, *self._runtime.sender.sent, *enqueuer.uncommitted_messages()):
-            by_id.setdefault(outgoing.message.invocation_id, outgoing)
+            by_id[outgoing.message.invocation_id] = outgoing  # The last has what replaced others.
         last = len(enqueuer.call_order)
         return sorted(
             by_id.values(),

@@ -62,6 +62,11 @@ class CapturedTask:
         return self.outgoing.message.run_after
 
     @property
+    def expires_at(self) -> datetime | None:
+        """The time by which the task must have begun; None for none."""
+        return self.outgoing.message.expires_at
+
+    @property
     def body(self) -> str:
         """The body of its SQS message."""
         return self.outgoing.body

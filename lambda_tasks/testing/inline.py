@@ -22,7 +22,7 @@ from ..execution.lanes import Lanes, StartAttempt, run_in_lane
 from ..execution.process_pool import ProcessPool
 from ..execution.run import AttemptEnd, Run
 from ..local import LambdaContext
-from ..ports import Outbox
+from ..ports import Joined, Outbox
 from ..runtime import Runtime, serve_worker_process
 from .faults import FaultyAttempt
 
@@ -69,9 +69,21 @@ class CapturingEnqueuer(Enqueuer):
 
     def store(self, messages: Sequence[Outgoing]) -> None:
         """See Enqueuer. This is the first step of each call, so it notes the order of the calls."""
+        self._note(messages)
+        super().store(messages)
+
+    def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:
+        """See Enqueuer."""
+        self._note(messages)
+        return super().insert_unique(messages)
+
+    def sends_again(self, joined: Joined) -> bool:
+        """See Enqueuer. A test wants to see what has been replaced."""
+        return True
+
+    def _note(self, messages: Sequence[Outgoing]) -> None:
         for outgoing in messages:
             self.call_order.setdefault(outgoing.message.invocation_id, len(self.call_order))
-        super().store(messages)
 
     def select_sendable(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """See Enqueuer. Return all messages: a call for a later time was enqueued too."""

@@ -54,6 +54,16 @@ async def aleave_effect(name: str) -> None:
     await Effect.objects.acreate(name=name, process=os.getpid())
 
 
+@task_with_options(unique_by=("order_id",), expires=60)
+def bill(order_id: int, cents: int = 1) -> int:
+    return cents
+
+
+@task_with_options(unique_by="all", unique_for=60, on_conflict="raise")
+def bill_strictly(order_id: int, cents: int = 1) -> int:
+    return cents
+
+
 @task
 def write_durably(name: str) -> bool:
     """What tasks of reusable apps do that know only Django's own backends."""

@@ -164,7 +164,7 @@ def test_whatever_a_claim_finds_its_verdict_makes_sense(
 
 @pytest.mark.parametrize("refusal", Refusal)
 def test_a_delivery_is_done_with_where_nothing_will_come_of_it(refusal: Refusal) -> None:
-    done_with = {Refusal.FINISHED, Refusal.CANCELLED, Refusal.PARKED}
+    done_with = {Refusal.FINISHED, Refusal.CANCELLED, Refusal.PARKED, Refusal.FULL, Refusal.EXPIRED}
 
     assert Refused(refusal).is_final == (refusal in done_with)
 

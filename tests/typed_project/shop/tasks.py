@@ -1,7 +1,7 @@
 """Tasks of a project, declared with every option. Each line is right."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 from lambda_tasks import LambdaTaskWrapper, Retry, TaskContext, lambda_task, task_logger
@@ -41,6 +41,11 @@ async def name_of(*, id: int) -> str:
     atomic=False,
     on_lost="fail",
     aliases=("shop.old.charge",),
+    unique_by=("cents",),
+    unique_while="unfinished",
+    unique_for=3600,
+    on_conflict="raise",
+    expires=90.5,
 )
 def charge(*, cents: int) -> Receipt:
     if cents == 0:
@@ -62,7 +67,7 @@ async def resume_later(context: TaskContext, /, *, page: int = 1) -> None:
     await context.aprogress(page)
 
 
-@lambda_task(takes_context=False)
+@lambda_task(takes_context=False, unique_by="all", expires=timedelta(hours=1))
 def anything(*, data: dict[str, Any]) -> Any:
     return data
 
@@ -82,7 +87,7 @@ async def print_later(id: int) -> str:
     return str(id)
 
 
-@task(takes_context=True, soft_timeout=5, hard_timeout=9, singleton=True, atomic=True)
+@task(takes_context=True, soft_timeout=5, hard_timeout=9, singleton=True, atomic=True, unique_by=())
 def print_page(context: object, *, page: int) -> int:
     return page
 

@@ -44,6 +44,9 @@ def use() -> None:
     tasks.add.using(delay="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     tasks.add.using(run_after=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     tasks.add.using(queue=["a"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    tasks.add.using(unique_by="a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    tasks.add.using(on_conflict="join")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    tasks.add.using(expires="1h")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     tasks.add.using(delay=3).execute_on_commit(a="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     tasks.add.serialize(a="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
