@@ -20,7 +20,6 @@ from tests.app.models import Effect
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-INSERT = "INSERT INTO"
 TABLE = TaskRecord._meta.db_table
 
 needs_bounds = pytest.mark.skipif(
@@ -43,8 +42,8 @@ def _left_as_it_was() -> Iterator[None]:
 
 
 def inserts(captured: CaptureQueriesContext) -> int:
-    statements = [each["sql"].replace("`", '"') for each in captured.captured_queries]
-    return sum(each.startswith(f'{INSERT} "{TABLE}"') for each in statements)
+    statements = [each["sql"] for each in captured.captured_queries]
+    return sum(each.startswith("INSERT") and TABLE in each[:60] for each in statements)
 
 
 def stored() -> list[int]:
@@ -314,3 +313,28 @@ def test_the_statements_of_a_test_case_are_counted_where_they_are_called() -> No
     unittest.TestSuite([Case("test_calls")]).run(result)
 
     assert result.wasSuccessful(), result.errors + result.failures
+
+
+def test_a_wrapper_that_comes_with_a_cursor_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a tracer, which sees all statements from then on."""
+    here = connections["default"]
+    seen: list[str] = []
+
+    def see(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    def cursor(original: Callable[[], Any] = here.cursor) -> Any:
+        if see not in here.execute_wrappers:
+            here.execute_wrappers.append(see)
+        return original()
+
+    with transaction.atomic():
+        tasks.add.execute_on_commit(a=1)
+        monkeypatch.setattr(here, "cursor", cursor)
+    monkeypatch.undo()
+
+    assert here.execute_wrappers == [see]
+    here.execute_wrappers.remove(see)
+    assert TABLE in seen[0]
+    assert stored() == [1]

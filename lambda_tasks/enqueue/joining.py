@@ -134,7 +134,7 @@ class _RecordWriter:
         try:
             _store(self._connection)
         finally:
-            wraps[:] = others
+            wraps[:0] = others  # before those that came meanwhile, as a tracer's with a cursor
         self._remove()
 
     def _remove(self) -> None:
