@@ -54,7 +54,7 @@ def stored() -> list[int]:
 def refused() -> SQSLambdaTask:
     """A call whose record no database takes: its number of retries is too big for the column."""
     payload = tasks.add.serialize(a=13)
-    payload["message"]["n_retries"] = 40_000
+    payload["message"]["n_retries"] = 70_000
     return SQSLambdaTask.model_validate(payload)
 
 

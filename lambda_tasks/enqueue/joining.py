@@ -72,8 +72,8 @@ class _RecordWriter:
         self._n_waiting = 0
         self._commit, self._replaced = connection.commit, vars(connection).get("commit")
         connection.commit = self.commit  # type: ignore[method-assign]
-        # As the first one: who adds a wrapper for the body of a `with` removes the last one.
-        connection.execute_wrappers.insert(0, self)
+        # It is the only one now (see may_wait), and sees each statement before those that come later.
+        connection.execute_wrappers.append(self)
 
     def count(self) -> None:
         """Count one more record that waits, and write all if they are many."""
