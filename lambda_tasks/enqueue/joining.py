@@ -72,7 +72,7 @@ class _RecordWriter:
         self._n_waiting = 0
         self._commit, self._replaced = connection.commit, vars(connection).get("commit")
         connection.commit = self.commit  # type: ignore[method-assign]
-        # It is the only one now (see may_wait): it sees each statement before those that come later.
+        # It is the only one now (may_wait), so that it sees statements before later wrappers do.
         connection.execute_wrappers.append(self)
 
     def count(self) -> None:
