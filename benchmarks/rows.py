@@ -5,13 +5,14 @@ Run `uv run --group bench python -m benchmarks.rows --quick` for a first look.
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import contest, environments, options, report
 from benchmarks.contest import Contestant
+from benchmarks.plot import Bar, Panel, draw
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.postgres import PostgresServer
 
@@ -36,10 +37,21 @@ LOOKED_AT: Final = 30
 LIVES: Final = 500
 """Tasks whose statements are measured."""
 
+HELD: Final = {
+    "relay": "the relay's look",
+    "worker": "a worker's look at all that is due",
+    "busy worker": "a worker's next look, while it finds tasks",
+}
+"""What is measured while a snapshot is held open."""
+
+HELD_ROWS: Final = 50_000
+"""Tasks that are run meanwhile."""
+
 
 def main() -> None:
     chosen = _options()
     sections: list[str] = []
+    panels: list[Panel] = []
     versions: dict[str, str | None] = {}
     with ExitStack() as stack:
         for name, database in _databases(stack, chosen.databases).items():
@@ -50,11 +62,15 @@ def main() -> None:
             contestant = stack.enter_context(
                 Contestant("full_table", environments.here(), environment)
             )
-            sections.append(_section(name, contestant, chosen.messages))
+            for text, panel in _sections(name, contestant, chosen.messages):
+                sections.append(text)
+                panels.append(panel)
             versions = contestant.versions("lambda-tasks", "django", "psycopg")
-    text = "\n\n".join([f"{report.conditions(versions)}", *sections])
+    plot = "![Milliseconds of a look](rows.png)"
+    text = "\n\n".join([f"{report.conditions(versions)}", *sections, plot])
     print(text)
     report.write_section(chosen.output, TITLE, text)
+    draw(chosen.output / "rows.png", "What a look for records costs", panels)
 
 
 def _databases(stack: ExitStack, names: list[str]) -> dict[str, Mapping[str, Any]]:
@@ -71,7 +87,8 @@ def _databases(stack: ExitStack, names: list[str]) -> dict[str, Mapping[str, Any
     return databases
 
 
-def _section(name: str, contestant: Contestant, rows: int) -> str:
+def _sections(name: str, contestant: Contestant, rows: int) -> Iterator[tuple[str, Panel]]:
+    """Yield tables and their plots."""
     contestant.ask("migrate")
     has_life = name == "PostgreSQL"
     empty, empty_life = _measure(contestant), _life(contestant) if has_life else {}
@@ -80,12 +97,7 @@ def _section(name: str, contestant: Contestant, rows: int) -> str:
         contestant.ask("fill", state=state, rows=rows)
     contestant.ask("analyze")
     full, full_life = _measure(contestant), _life(contestant) if has_life else {}
-    lines = [
-        [text, f"{empty[look]:.2f}", f"{full[look]:.2f}", f"{full[look] / empty[look]:.2f}"]
-        for look, text in LOOKS.items()
-    ]
-    head = [f"{name}, milliseconds", "Empty", f"{rows:,} in each state", "Times"]
-    text = report.table(head, lines)
+    text = _table(name, LOOKS, empty, full, f"{rows:,} in each state")
     if has_life:
         text += (
             "\n\nThe statements of one task (insert, mark as sent, claim, close) take "
@@ -93,13 +105,52 @@ def _section(name: str, contestant: Contestant, rows: int) -> str:
             f"empty table; in the full one {full_life['us']:.0f} µs and "
             f"{full_life['wal']:,.0f} bytes."
         )
-    return text
+    yield text, _panel(name, LOOKS, empty, full, f"{rows:,} in each state")
+    if not has_life:
+        return
+    run = min(rows, HELD_ROWS)
+    report.say(f"{name}: {run:,} tasks while a snapshot is held open")
+    before = _measure(contestant, HELD)
+    contestant.ask("hold_snapshot")
+    contestant.ask("run_through", rows=run)
+    held, label = _measure(contestant, HELD), f"after {run:,} tasks"
+    name = f"{name} with a snapshot that is held open"
+    yield _table(name, HELD, before, held, label), _panel(name, HELD, before, held, label)
 
 
-def _measure(contestant: Contestant) -> dict[str, float]:
-    for look in LOOKS:
+def _table(
+    name: str,
+    looks: Mapping[str, str],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    label: str,
+) -> str:
+    lines = [
+        [text, f"{before[look]:.2f}", f"{after[look]:.2f}", f"{after[look] / before[look]:.2f}"]
+        for look, text in looks.items()
+    ]
+    return report.table([f"{name}, milliseconds", "Before", label, "Times"], lines)
+
+
+def _panel(
+    name: str,
+    looks: Mapping[str, str],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    label: str,
+) -> Panel:
+    bars = [
+        Bar(f"{text}, {when}", [found[look]], f"{found[look]:.2f} ms", is_ours=when == label)
+        for look, text in looks.items()
+        for when, found in (("before", before), (label, after))
+    ]
+    return Panel(name, "milliseconds, less is better", bars)
+
+
+def _measure(contestant: Contestant, looks: Mapping[str, str] = LOOKS) -> dict[str, float]:
+    for look in looks:
         contestant.ask("look", of=look, times=3)  # warm
-    return {look: contestant.ask("look", of=look, times=LOOKED_AT) for look in LOOKS}
+    return {look: contestant.ask("look", of=look, times=LOOKED_AT) for look in looks}
 
 
 def _life(contestant: Contestant) -> dict[str, float]:

@@ -96,7 +96,7 @@ class Runtime:
 
     @property
     def table_queue(self) -> "RecordTableQueue":
-        """The records for queues that are the table itself; not cached, as it has no state."""
+        """The records for queues that are the table itself: a new object for each worker."""
         from .records.table_queue import RecordTableQueue
 
         return RecordTableQueue()

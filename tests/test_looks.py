@@ -4,6 +4,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -11,6 +12,7 @@ from asgiref.sync import async_to_sync
 from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 
 from lambda_tasks import conf, runtime
 from lambda_tasks.core.lifecycle import GRACE, SQS_TERMS, TABLE_TERMS, Claim, Release
@@ -19,10 +21,12 @@ from lambda_tasks.core.retries import MAX_DELAY_S
 from lambda_tasks.enqueue.relay import RESEND_LOST_AFTER, RESEND_UNRUN_AFTER
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
+from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery, TableQueue
+from lambda_tasks.records import table_queue
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.clock import Now
 from lambda_tasks.records.postgres import LEVELS_QUERY
+from lambda_tasks.records.table_queue import LOOK_AT_ALL_EVERY_S
 from lambda_tasks.tasks import cleanup_task_records
 from tests.app import tasks
 from tests.conftest import Handle, Task, bodies_in, body
@@ -368,6 +372,64 @@ def test_what_the_table_finds_too_early_says_when_it_is_due() -> None:
     assert [each.invocation_id for each in due_in_table(limit=1)] == [due]
 
     assert waits_s(early) == about(10 * MINUTE)
+
+
+@pytest.fixture
+def worker_clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The clock of a worker, which stands still."""
+    clock: Any = SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(table_queue, "time", clock)
+    return clock
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_worker_that_finds_tasks_looks_on_from_the_first_of_them(worker_clock: Any) -> None:
+    table = runtime.current().table_queue
+    first = stored("table", look_at=Now() - MINUTE)
+    assert found_by(table) == [first]
+    late = stored("table", look_at=Now() - HOUR)  # by a transaction that was long
+    urgent = stored("table", priority=9, look_at=Now() - MINUTE)
+    second = stored("table")
+
+    with CaptureQueriesContext(connection) as captured:
+        soon = found_by(table)
+    worker_clock.now += LOOK_AT_ALL_EVERY_S
+    later = found_by(table)
+
+    assert soon == [first, second], "what it has left to others, and what came after it"
+    assert sum("SELECT" in each["sql"] for each in captured.captured_queries) == 1
+    assert later == [urgent, late, first, second]
+
+
+@pytest.mark.usefixtures("queue", "worker_clock")
+def test_a_worker_that_finds_nothing_beyond_looks_at_all_at_once() -> None:
+    table = runtime.current().table_queue
+    first = stored("table", look_at=Now() - MINUTE)
+    assert found_by(table) == [first]
+    late = stored("table", look_at=Now() - HOUR)
+    TaskRecord.objects.filter(id=first).delete()
+
+    assert found_by(table) == [late]
+
+
+@pytest.mark.usefixtures("queue", "worker_clock")
+def test_what_a_worker_could_not_claim_is_found_by_its_next_look() -> None:
+    table = runtime.current().table_queue
+    late, first = (stored("table", look_at=Now() - age * HOUR) for age in (2, 1))
+    assert found_by(table, limit=1) == [late]
+    TaskRecord.objects.filter(id=late).update(look_at=Now() - 3 * HOUR)
+
+    with pytest.raises(ZeroDivisionError), table.lock_due(["table"], limit=10) as due:
+        assert [each.invocation_id for each in due] == [first]
+        raise ZeroDivisionError
+
+    assert found_by(table) == [late, first]
+
+
+def found_by(table: TableQueue, limit: int = 10) -> list[uuid.UUID]:
+    with table.lock_due(["table"], limit=limit) as messages:
+        return [each.invocation_id for each in messages]
 
 
 # Who parks a record, and who marks it

@@ -100,7 +100,7 @@ OTHER_VALUES: Final[dict[str, Any]] = {
 }
 """For each column of a row one value that _row() does not have."""
 
-NO_COLUMNS: Final = ("delay_s", "grace_s", "ahead_s", "number")
+NO_COLUMNS: Final = ("delay_s", "grace_s", "ahead_s", "age_s")
 """What of a row is no column."""
 
 Rows = dict[UUID, dict[str, Any]]
@@ -250,10 +250,10 @@ def test_json_is_kept_exactly(sql: PortableStatements, field: str, parts: list[l
 
 
 def test_rows_that_are_stored_at_once_tell_in_which_order(sql: PortableStatements) -> None:
-    rows = [_row(number=number) for number in range(1, 6)]
+    rows = [_row(age_s=-number * MICROSECOND.total_seconds()) for number in range(1, 6)]
 
     sql.insert_queued(rows[::-1])
-    sql.insert_queued([alone := _row(number=7, enqueued_at=WHEN)])
+    sql.insert_queued([alone := _row(age_s=7.0, enqueued_at=WHEN)])
 
     moments = [_read(row["id"])["enqueued_at"] for row in rows]
     assert [moment - moments[0] for moment in moments] == [n * MICROSECOND for n in range(5)]
@@ -913,7 +913,7 @@ rows_to_insert = st.fixed_dictionaries(
         "delay_s": st.none() | st.integers(0, 900),
         "grace_s": st.sampled_from([0.0, 30.0]),
         "ahead_s": st.sampled_from([0.0, 900.0]),
-        "number": st.integers(0, 10_000),
+        "age_s": st.integers(-10_000, 10**9).map(lambda microseconds: microseconds / 10**6),
     }
 )
 several_rows = st.lists(rows_to_insert, min_size=1, max_size=6)

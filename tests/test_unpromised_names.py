@@ -277,6 +277,26 @@ def _each_savepoint_has_an_id() -> None:
         assert connection().savepoint_ids == outside
 
 
+@needed("commit", "commit_on_exit", "needs_rollback")
+def _a_block_commits_by_the_connections_method_unless_it_needs_a_rollback() -> None:
+    done: list[str] = []
+    commit = connection().commit
+
+    def see() -> None:
+        assert connection().in_atomic_block is False
+        done.append("commit")
+        commit()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection(), "commit", see)
+        with transaction.atomic():
+            assert (connection().commit_on_exit, connection().needs_rollback) == (True, False)
+        with transaction.atomic():
+            transaction.set_rollback(True)
+            assert connection().needs_rollback is True
+    assert done == ["commit"]
+
+
 @needed("atomic_blocks")
 def _a_connection_has_a_list_of_its_blocks() -> None:
     assert connection().atomic_blocks == []

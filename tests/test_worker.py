@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.utils import timezone
 
 from lambda_tasks.local import LocalSqs
+from lambda_tasks.management.verbs import worker as verb
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues import sqs_deliveries as sources
 from lambda_tasks.queues.aws.session import READ_TIMEOUT_S
@@ -433,6 +434,28 @@ def test_a_process_that_has_enqueued_may_be_the_worker_too(queue: str) -> None:
         call_command("lambda_tasks", "worker", "--queue", "default", "--once")
 
     assert statuses() == ["SUCCESS"] * 2
+
+
+def test_a_worker_that_starts_while_the_database_is_away_waits_for_it(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}}
+    tasks.aadd.execute_on_commit(a=1)
+    here: Any = connections["default"]
+    connect, refusals = here.get_new_connection, iter([True] * 3)
+
+    def restarting(*parameters: Any) -> Any:
+        if next(refusals, False):
+            raise here.Database.OperationalError("the server restarts")
+        return connect(*parameters)
+
+    here.close()
+    monkeypatch.setattr(here, "get_new_connection", restarting)
+    monkeypatch.setattr(verb, "START_PAUSE_S", 0.0)
+    call_command("lambda_tasks", "worker", "--once")
+
+    assert statuses() == ["SUCCESS"]
+    assert "the server restarts" in caplog.text
 
 
 def on_terminal(queue_url: str, *arguments: str, until: dict[str, str]) -> tuple[int, str]:

@@ -18,11 +18,14 @@ from lambda_tasks.core.lifecycle import End, Succeeded
 from lambda_tasks.core.message import Message
 from lambda_tasks.enqueue.prepare import prepare
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
+from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery, TableQueue
 from lambda_tasks.records.clock import Now
 from lambda_tasks.tasks import cleanup_task_records
 
-__all__ = ["analyze", "fill", "hold_snapshot", "life", "look", "migrate", "postgres_version"]
+__all__ = [
+    "analyze", "fill", "hold_snapshot", "life", "look", "migrate", "postgres_version",
+    "run_through",
+]  # fmt: skip
 
 NEW_ID: Final = {
     "postgresql": "gen_random_uuid()",
@@ -56,11 +59,24 @@ def fill(*, state: str, rows: int) -> None:
             n_rows += cursor.rowcount
 
 
+def run_through(*, rows: int) -> None:
+    """Store so many records that are due, one after the other, and finish them."""
+    fill(state="run", rows=rows)
+    table = TaskRecord._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {table} SET status = 'SUCCESS', look_at = NULL, start_time = look_at,"
+            " end_time = look_at WHERE task_name = 'run'"
+        )
+
+
 def _columns(state: str) -> dict[str, Any]:
     common = {"task_name": state, "kwargs": {"number": 1}, "enqueued_at": Now()}
     if state == "finished":
         ended = {"status": "SUCCESS", "start_time": Now(), "end_time": Now()}
         return {**common, **ended, "queue": "table", "sent_at": Now(), "n_attempts": 1}
+    if state == "run":
+        return {**common, "queue": "table", "look_at": Now() - timedelta(hours=1)}
     if state == "sent":
         return {**common, "sent_at": Now(), "look_at": Now() + timedelta(days=1)}
     due = {"run_after": Now() + WEEK, "look_at": Now() + WEEK}
@@ -80,11 +96,17 @@ def analyze() -> None:
 
 def look(*, of: str, times: int) -> float:
     """Milliseconds of one look that finds nothing, or for a worker ten due rows."""
-    if of == "worker":
+    if "worker" in of:
         trivial.using(queue="table").execute_many_on_commit(
             [{"number": number} for number in range(10)]
         )
-    looks = {"relay": _relay, "worker": _find_due, "cleanup": _clean_up}
+    busy = runtime.current().table_queue
+    looks: dict[str, Callable[[], None]] = {
+        "relay": _relay,
+        "worker": lambda: _find_due(runtime.current().table_queue),
+        "busy worker": lambda: _find_due(busy),
+        "cleanup": _clean_up,
+    }
     try:
         return 1000 * median(_seconds(looks[of]) for _ in range(times))
     finally:
@@ -95,8 +117,8 @@ def _relay() -> None:
     async_to_sync(runtime.current().relay.run_once)()
 
 
-def _find_due() -> None:
-    with runtime.current().table_queue.lock_due(["table"], limit=10) as messages:
+def _find_due(table: TableQueue) -> None:
+    with table.lock_due(["table"], limit=10) as messages:
         assert len(messages) == 10
 
 

@@ -1,12 +1,41 @@
-"""Celery on Redis, with two prefork processes and no result backend."""
+"""Celery with two prefork processes and no result backend, on Redis or SQS."""
 
 import os
+from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 
 from benchmarks.contestants import peer
 
-app = Celery("benchmark", broker=os.environ["BENCHMARK_REDIS"])
+QUEUE_URL = os.environ["BENCHMARK_QUEUE_URL"]
+REGION = os.environ["AWS_DEFAULT_REGION"]
+KEYS = {
+    "access_key_id": os.environ["AWS_ACCESS_KEY_ID"],
+    "secret_access_key": os.environ["AWS_SECRET_ACCESS_KEY"],
+}
+
+
+def _on_sqs() -> Celery:
+    """Long polls of 20 s, and as many messages at a time as SQS gives."""
+    on_sqs = Celery("benchmark", broker=f"sqs://{urlsplit(QUEUE_URL).netloc}//")
+    on_sqs.conf.task_default_queue = "benchmark"
+    options: dict[str, Any] = {
+        "region": REGION,
+        "is_secure": False,
+        "wait_time_seconds": 20,
+        "predefined_queues": {"benchmark": {"url": QUEUE_URL, "region": REGION, **KEYS}},
+    }
+    on_sqs.conf.broker_transport_options = options
+    on_sqs.conf.worker_enable_remote_control = False  # which would make queues of its own
+    return on_sqs
+
+
+def _on_redis() -> Celery:
+    return Celery("benchmark", broker=os.environ["BENCHMARK_REDIS"])
+
+
+app = _on_sqs() if os.environ.get("BENCHMARK_BROKER") == "sqs" else _on_redis()
 app.conf.task_ignore_result = True
 app.conf.worker_hijack_root_logger = False
 

@@ -209,6 +209,8 @@ class Outgoing:
     """Seconds before the queue delivers the message."""
     enqueued_at: datetime | None = None
     """Time of the call; None for the current time of the database's clock."""
+    called_at: float | None = None
+    """Time of the call in `time.monotonic()` seconds, where its record is written later."""
     look: LookTerms = SQS_TERMS
     """The look terms of the queue."""
     waits: bool = False

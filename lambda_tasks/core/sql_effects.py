@@ -39,6 +39,16 @@ _SESSION_PART: Final = re.compile(
 )
 """A part of a statement, in lower case, whose effect on the session outlives the transaction."""
 
+_ROLLBACK: Final = re.compile(
+    r"(?: [\s(;] | --[^\n]*\n | /\*.*?\*/ )* (?:rollback|abort)\b", re.VERBOSE | re.DOTALL
+)
+"""A statement, in lower case, that rolls back the transaction, or a part of it."""
+
+_RELEASE: Final = re.compile(
+    r"(?: [\s(;] | --[^\n]*\n | /\*.*?\*/ )* release\b", re.VERBOSE | re.DOTALL
+)
+"""A statement, in lower case, that ends a savepoint and keeps what was done since."""
+
 MAX_SHOWN_CHARS: Final = 60
 """The most characters of a statement in a message."""
 
@@ -50,6 +60,16 @@ def begins_or_ends_transaction(text: str) -> bool | None:
     """
     found = _TRANSACTION_STATEMENT.match(text)
     return None if found is None else found["begin"] is not None
+
+
+def is_rollback(text: str) -> bool:
+    """Return whether a statement, in lower case, rolls back the transaction or a part of it."""
+    return _ROLLBACK.match(text) is not None
+
+
+def is_release(text: str) -> bool:
+    """Return whether a statement, in lower case, ends a savepoint and keeps what came after it."""
+    return _RELEASE.match(text) is not None
 
 
 def changes_session(text: str) -> bool:

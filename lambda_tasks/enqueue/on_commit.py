@@ -1,6 +1,7 @@
 """The enqueuer, which joins the caller's transaction and sends its messages after the commit.
 
-A durable message is stored as a record in the transaction itself. After the commit it is handed
+A durable message is stored as a record in the transaction itself, together with those of the calls
+after it (`joining`). After the commit it is handed
 over and sent in the background, where the process and the database allow that. Otherwise the caller
 waits until its messages are sent, and the stored ones that were accepted are marked as sent.
 """
@@ -9,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 from uuid import UUID
 
 from asgiref.sync import SyncToAsync, sync_to_async
@@ -24,8 +25,10 @@ from ..errors import EnqueueError
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..ports import Joined, Joins, Outbox
 from ..threads import check_event_loops
+from . import joining
 from .announcing import aannounce, announce
 from .failed_tasks import TasksFailed
+from .hand_over import HandOver, find_joinable, hand_overs_on
 from .marker import update_records
 
 logger = logging.getLogger("lambda_tasks")
@@ -73,6 +76,9 @@ class Sender(Protocol):
 class Enqueuer:
     """The entrance of the way out: it stores messages and sends them after the commit."""
 
+    joins_records: ClassVar[bool] = True
+    """Whether the records of a transaction's calls may wait for each other."""
+
     def __init__(self, outbox: Outbox, sender: Sender) -> None:
         self._outbox = outbox
         self._sender = sender
@@ -101,6 +107,12 @@ class Enqueuer:
         connection = connections[using]
         # Records in another database can't join this transaction: they are stored after it.
         is_stored = using == self._outbox.alias
+        if is_stored and self.joins_records and joining.may_wait(connection, messages):
+            self._hand_over_later(connection, [joining.timed(messages[0])], is_stored=False)
+            joining.write_in_time(connection)
+            if on_stored is not None:
+                on_stored(NO_JOINS)
+            return NO_JOINS
         joins = NO_JOINS
         if _is_unique(messages):
             self._check_database(messages, connection)
@@ -111,13 +123,14 @@ class Enqueuer:
         if on_stored is not None:
             on_stored(joins)
         if messages:
-            self._hand_over_on_commit(connection, messages, is_stored=is_stored)
+            self._hand_over_later(connection, messages, is_stored=is_stored)
         return joins
 
-    def _hand_over_on_commit(
+    def _hand_over_later(
         self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, is_stored: bool
     ) -> None:
-        hand_over = _find_joinable(connection, self)
+        """Hand messages over after the commit; without a transaction, now."""
+        hand_over = find_joinable(connection, self)
         if hand_over is not None:
             hand_over.add(messages, is_stored=is_stored)
             return
@@ -245,7 +258,7 @@ class Enqueuer:
 
     def make_hand_over(
         self, connection: BaseDatabaseWrapper, messages: Sequence[Outgoing], *, is_stored: bool
-    ) -> "HandOver":
+    ) -> HandOver:
         """Return the hook for a transaction on this connection."""
         return HandOver(self, messages, is_stored=is_stored)
 
@@ -314,12 +327,11 @@ class Enqueuer:
 
     def waits_for_commit(self, invocation_id: UUID) -> bool:
         """Return whether a call waits for the commit of a transaction of this thread."""
-        hooks = [hook for each in connections.all() for _, hook, *_ in each.run_on_commit]
         return any(
             outgoing.message.invocation_id == invocation_id
-            for hook in hooks
-            if isinstance(hook, HandOver)
-            for outgoing in hook.messages
+            for connection in connections.all()
+            for hand_over in hand_overs_on(connection)
+            for outgoing in hand_over.messages
         )
 
     def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:
@@ -347,38 +359,6 @@ class Enqueuer:
             logger.error("%s was stored and could not be sent yet: %s", id, failures[id])
         sent = [each for each in stored if each.message.invocation_id not in failures]
         update_records(self._outbox, sent, unsent)
-
-
-class HandOver:
-    """The on_commit hook that consecutive calls in one transaction share.
-
-    `is_open` is whether further calls may join it; `is_stored` is whether the records of the
-    messages have been written.
-    """
-
-    def __init__(
-        self, enqueuer: Enqueuer, messages: Sequence[Outgoing], *, is_stored: bool
-    ) -> None:
-        self.enqueuer = enqueuer
-        self.is_open = True
-        self.messages = list(messages)
-        self._unstored = [] if is_stored else list(messages)
-
-    def add(self, messages: Sequence[Outgoing], *, is_stored: bool) -> None:
-        """Add the messages of a further call."""
-        self.messages.extend(messages)
-        if not is_stored:
-            self._unstored.extend(messages)
-
-    def __call__(self) -> None:
-        """Store what is not stored yet and send all messages; Django calls this after the commit.
-
-        Raises EnqueueError for direct messages that were not accepted.
-        """
-        self.is_open = False
-        if self._unstored:
-            self.enqueuer.store(self._unstored)
-        self.enqueuer.send_now(self.messages)
 
 
 class _Caller:
@@ -431,28 +411,6 @@ def _is_unique(messages: Sequence[Outgoing]) -> bool:
 
 _GatherKey = tuple[asyncio.AbstractEventLoop, Any, str]
 """The loop, the thread-sensitive context and the database of calls that can share a hop."""
-
-
-def _find_joinable(connection: BaseDatabaseWrapper, enqueuer: Enqueuer) -> HandOver | None:
-    """Return the hook that a call may join: the transaction's last, under the same savepoints."""
-    # Messages that joined an earlier hook would overtake the hooks after it. Under other savepoints
-    # they would be rolled back with these, or survive their own rollback.
-    if not connection.run_on_commit or _is_in_test_case(connection):
-        return None
-    savepoints, hook = connection.run_on_commit[-1][:2]
-    if not isinstance(hook, HandOver) or hook.enqueuer is not enqueuer or not hook.is_open:
-        return None
-    return hook if savepoints == set(connection.savepoint_ids) else None
-
-
-def _is_in_test_case(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the connection is directly in the transaction of a TestCase.
-
-    There each call gets a hook of its own. A call that joined a hook from before
-    captureOnCommitCallbacks() would be invisible to it.
-    """
-    blocks = connection.atomic_blocks
-    return bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
 
 
 def _raise_for_direct(messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:

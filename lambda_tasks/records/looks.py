@@ -5,7 +5,7 @@ the index for each queue and priority, however many records are finished or due 
 """
 
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -53,10 +53,17 @@ def due(
     return _due(level.queue, level.priority, early=early, names=names, ids=ids)
 
 
-def lock_due(level: Level, *, limit: int, without: Collection[LeftOut] = ()) -> list[Row]:
+def lock_due(
+    level: Level,
+    *,
+    limit: int,
+    without: Collection[LeftOut] = (),
+    since: datetime | None = None,
+) -> list[Row]:
     """Lock up to `limit` due records that nobody else has locked; return DUE_COLUMNS of each.
 
-    A database without SKIP LOCKED locks none. See due().
+    With `since`, only those whose time to look came then or later. A database without SKIP LOCKED
+    locks none. See due().
     """
     names, ids = _split(without)
     given_names = {f"name{number}": name for number, name in enumerate(pad(names))}
@@ -72,10 +79,15 @@ def lock_due(level: Level, *, limit: int, without: Collection[LeftOut] = ()) -> 
             names=[placeholder("task_name", name) for name in given_names],
             ids=[placeholder("id", name) for name in given_ids],
         )
+        if since is not None:
+            records = records.filter(look_at__gte=placeholder("look_at", "since"))
         return lock_unlocked(records).values_list(*DUE_COLUMNS)[:composed_limit]
 
-    key = ("due", composed_limit, len(given_names), len(given_ids))
-    values = {**given_names, **given_ids, "queue": level.queue, "priority": level.priority}
+    key = ("due", composed_limit, len(given_names), len(given_ids), since is None)
+    values = {
+        **given_names, **given_ids,
+        "queue": level.queue, "priority": level.priority, "since": since,
+    }  # fmt: skip
     rows = statements().fetch(key, compose, values)
     return [dict(zip(DUE_COLUMNS, row, strict=True)) for row in rows[:limit]]
 

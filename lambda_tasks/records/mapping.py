@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,8 +18,8 @@ Row = Mapping[str, Any]
 """The values of a row by column, and a few values that the statement computes columns from.
 
 `delay_s` is the time until it is due where `run_after` is None. Somebody must look at it `grace_s`
-after now or `ahead_s` before it is due, whichever is later. `number` orders rows that are stored at
-the same moment.
+after now or `ahead_s` before it is due, whichever is later. All that counts from `age_s` before the
+moment when it is stored, which is when its call was.
 """
 
 ARGS_KEY: Final = "*"
@@ -63,6 +64,8 @@ MESSAGE_COLUMNS: Final = (
 
 GRANTED_COLUMNS: Final = (*CLAIM_COLUMNS, *MESSAGE_COLUMNS)
 
+MICROSECOND_S: Final = 1e-6
+
 JSON_COLUMNS: Final = ("saved", "args", "kwargs", "headers")
 
 STATE_COLUMNS: Final = (*GRANTED_COLUMNS, "status", "claim_token", "lease_until", "now")
@@ -77,7 +80,7 @@ def row_of(
     enqueued_at: datetime | None = None,
     delay_s: int | None = None,
     waits: bool = False,
-    number: int = 0,
+    age_s: float = 0.0,
 ) -> Row:
     """Return the row of a new record; with `waits`, nobody is about to send its message."""
     secret_values = _encrypted_arguments(message)
@@ -104,7 +107,7 @@ def row_of(
         "delay_s": delay_s,
         "grace_s": 0.0 if waits else look.grace.total_seconds(),
         "ahead_s": look.ahead.total_seconds(),
-        "number": number if look.in_order else 0,
+        "age_s": age_s,
     }
 
 
@@ -131,8 +134,24 @@ def _redact_kwargs(kwargs: dict[str, Any], secret_values: Mapping[str, Any]) -> 
     return kwargs | dict.fromkeys(secret_values.keys() & kwargs.keys(), REDACTED)
 
 
-def queued_row(outgoing: Outgoing, number: int = 0) -> Row:
-    """Return the row of a new QUEUED record, the `number`-th of those that are stored together."""
+def queued_rows(messages: Iterable[Outgoing]) -> list[Row]:
+    """Return the rows of new QUEUED records that are stored together.
+
+    Where the order counts, each has a time of its own.
+    """
+    now = time.monotonic()
+    return [
+        queued_row(
+            outgoing,
+            age_s=(0.0 if outgoing.called_at is None else now - outgoing.called_at)
+            - (number * MICROSECOND_S if outgoing.look.in_order else 0.0),
+        )
+        for number, outgoing in enumerate(messages)
+    ]
+
+
+def queued_row(outgoing: Outgoing, *, age_s: float = 0.0) -> Row:
+    """Return the row of a new QUEUED record, whose call was `age_s` ago."""
     return row_of(
         outgoing.message,
         outgoing.queue,
@@ -140,7 +159,7 @@ def queued_row(outgoing: Outgoing, number: int = 0) -> Row:
         enqueued_at=outgoing.enqueued_at,
         delay_s=outgoing.delay_s or None,
         waits=outgoing.waits,
-        number=number,
+        age_s=age_s,
     )
 
 

@@ -21,7 +21,7 @@ from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
 from .finishes import forgotten_columns
-from .mapping import Row, is_expired, outgoing_of, queued_row, read_messages
+from .mapping import Row, is_expired, outgoing_of, queued_rows, read_messages
 from .retrying import is_in_transaction, run_with_retries, with_retries
 from .tables import RecordQuerySet, TaskRecord
 
@@ -54,7 +54,7 @@ class RecordOutbox:
 
         In the caller's transaction, only the caller's own time limits apply to it.
         """
-        rows = [queued_row(outgoing, number) for number, outgoing in enumerate(messages)]
+        rows = queued_rows(messages)
         run_with_retries(self.alias, lambda: _insert(self.alias, rows))
 
     def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:

@@ -549,12 +549,12 @@ def record_of(row: Row, **rest: Any) -> TaskRecord:
     """Return an unsaved record with the values of a row."""
     fields = dict(row)
     delay_s, grace_s, ahead_s = (fields.pop(name) for name in ("delay_s", "grace_s", "ahead_s"))
-    number = fields.pop("number")
+    age_s = fields.pop("age_s")
     if fields["enqueued_at"] is None:
-        fields["enqueued_at"] = Now() + timedelta(microseconds=number) if number else Now()
+        fields["enqueued_at"] = Now() - timedelta(seconds=age_s) if age_s else Now()
     if fields["run_after"] is None and delay_s is not None:
-        fields["run_after"] = Now() + timedelta(seconds=delay_s)
-    fields["look_at"] = _first_look_at(fields["run_after"], grace_s, ahead_s)
+        fields["run_after"] = Now() + timedelta(seconds=delay_s - age_s)
+    fields["look_at"] = _first_look_at(fields["run_after"], grace_s - age_s, ahead_s)
     return TaskRecord(**{**fields, **rest})
 
 

@@ -65,7 +65,7 @@ ROW_TYPES: Final = {
     "delay_s": "double precision",
     "grace_s": "double precision",
     "ahead_s": "double precision",
-    "number": "integer",
+    "age_s": "double precision",
 }
 """The SQL types of the values of a Row."""
 
@@ -349,13 +349,13 @@ class PostgresStatements(PortableStatements):
         if "root_id" in differing and all(row["root_id"] == row["id"] for row in rows):
             values["root_id"] = "given.id"
             del differing["root_id"]
-        now = f"{NOW} + {values.pop('number')} * INTERVAL '1 microsecond'"
-        values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {now})"
-        due = f"{NOW} + make_interval(secs => {values.pop('delay_s')})"
+        called_at = f"{NOW} - make_interval(secs => {values.pop('age_s')})"
+        values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {called_at})"
+        due = f"{called_at} + make_interval(secs => {values.pop('delay_s')})"
         run_after = values["run_after"] = f"COALESCE({values['run_after']}, {due})"
         soon, early = (f"make_interval(secs => {values.pop(name)})" for name in LOOK_VALUES)
         # Without a run_after the second expression is NULL, which GREATEST ignores on PostgreSQL.
-        values["look_at"] = f"GREATEST({NOW} + {soon}, {run_after} - {early})"
+        values["look_at"] = f"GREATEST({called_at} + {soon}, {run_after} - {early})"
         values |= shared_columns
         source = (
             f" FROM {_recordset('rows', {name: ROW_TYPES[name] for name in differing})}"

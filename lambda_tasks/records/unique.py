@@ -19,7 +19,7 @@ from ..core.unique import UniqueKey
 from ..errors import UniqueConflict, UniqueKeyBusy
 from ..ports import Joined
 from .database import statements
-from .mapping import Row, queued_row
+from .mapping import Row, queued_row, queued_rows
 from .retrying import is_in_transaction, run_with_retries
 
 MAX_TRIES: Final = 10
@@ -100,7 +100,7 @@ def _insert_in_time(alias: str, calls: Calls) -> list[Joined]:
 
 def _insert(alias: str, calls: Calls) -> list[Joined]:
     joined: list[Joined] = []
-    rows = [queued_row(each, number) for number, each in enumerate(calls.values())]
+    rows = queued_rows(list(calls.values()))
     looks_first = statements().looks_before_insert()
     for _ in range(MAX_TRIES):
         if not looks_first:

@@ -13,7 +13,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import registry
 from ..core.message import Outgoing
-from ..enqueue.on_commit import Enqueuer, HandOver, Sender
+from ..enqueue.hand_over import HandOver
+from ..enqueue.on_commit import Enqueuer, Sender
 from ..entrypoints.lambda_events import EventHandler
 from ..execution import progress
 from ..execution.attempt import MakeAttempt
@@ -53,6 +54,8 @@ class CapturingSender:
 
 class CapturingEnqueuer(Enqueuer):
     """The enqueuer that knows the messages that wait for a commit, as all do in a TestCase."""
+
+    joins_records = False
 
     def __init__(self, outbox: Outbox, sender: Sender) -> None:
         super().__init__(outbox, sender)

@@ -4,13 +4,15 @@ Then it receives no more and finishes the tasks that run; a second signal gives 
 queues. On a terminal it prints the end of each run. -v 0 prints nothing but the log, -v 2 also the
 starts of runs, and the ends wherever the output goes. Exit codes: 0 if all received tasks are
 finished, 3 if some were returned to their queue unfinished or the process hung, 1 for a mistake in
-the settings or without `migrate`. --failed-exit-code and --empty-exit-code set others for tasks
-that have failed, and where there were none.
+the settings, without `migrate`, or where the database does not answer for half a minute at the
+start. --failed-exit-code and --empty-exit-code set others for tasks that have failed, and where
+there were none.
 """
 
 import asyncio
 import gc
 import json
+import logging
 import os
 import time
 from argparse import ArgumentParser
@@ -18,7 +20,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.core.management.base import OutputWrapper
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError, OperationalError
 
 from lambda_tasks import conf, console, registry, runtime
 from lambda_tasks.database_calls import call_database
@@ -30,6 +32,8 @@ from lambda_tasks.management.screen import Screen
 from lambda_tasks.records import queries
 from lambda_tasks.records.database import record_alias
 
+logger = logging.getLogger("lambda_tasks")
+
 HELP: Final = "Runs tasks outside of Lambda, from SQS and database queues."
 
 LOG_EVERY_S: Final = 60.0
@@ -37,6 +41,12 @@ LOG_EVERY_S: Final = 60.0
 
 REFRESH_EVERY_S: Final = 0.5
 """Seconds between two updates of the line on a terminal."""
+
+START_FOR_S: Final = 30.0
+"""Seconds in which a worker tries to reach the database at its start, as while that restarts."""
+
+START_PAUSE_S: Final = 1.0
+"""Seconds between two tries."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -73,7 +83,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     Raises ImproperlyConfigured for a mistake in the settings, and NotMigrated where a table is
     missing.
     """
-    queries.check_migrated()
+    _check_database()
     # What this process has sent before went out on another event loop.
     runtime.close()
     session = _Session(stdout, options)
@@ -84,6 +94,21 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     # Loaded modules stay until the end, so that the collector need not look at them.
     gc.freeze()
     return run_process(session.work())
+
+
+def _check_database() -> None:
+    """Check the tables, once the database answers. Raises its error if it never does."""
+    give_up_at = time.monotonic() + START_FOR_S
+    while True:
+        try:
+            queries.check_migrated()
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() > give_up_at:
+                raise
+            logger.warning("The database does not answer, and is asked again: %s", error)
+            time.sleep(START_PAUSE_S)
+        else:
+            return
 
 
 class _Session(Listener):
