@@ -144,9 +144,6 @@ def measure(name: str, query: dict[str, str]) -> str:
         assert answered.status_code == 200, answered.status_code
         ours = [each for each in captured if "lambda_tasks_" in each["sql"]]
         runs.append([float(each["time"]) * 1000 for each in ours])
-    if os.environ.get("SHOW"):
-        for each in ours:
-            print(each["time"], each["sql"][:100], "...", each["sql"][-400:])
     slowest, total = median(max(run) for run in runs), median(sum(run) for run in runs)
     return f"| {name} | {len(runs[0])} | {slowest:.0f} | {total:.0f} |"
 

@@ -331,11 +331,11 @@ def test_an_outage_of_the_database_uses_up_no_receives_and_is_soon_made_up_for(
     assert signer is not None
     of_an_earlier_producer = '{"task_name":"tests.app.tasks.add_direct","kwargs":{"a":3}}'
     messages.append(signer.sign(of_an_earlier_producer, now=time.time()))
-    delays: list[int] = []
+    delays: dict[str, int] = {}
     entry = SQSTransport._entry
 
     def noting(self: SQSTransport, id: str, outgoing: Outgoing) -> dict[str, Any]:
-        delays.append(outgoing.delay_s)
+        delays[str(outgoing.message.invocation_id)] = outgoing.delay_s
         return entry(self, id, outgoing)
 
     def be_gone(*_: Any, **__: Any) -> None:
@@ -347,7 +347,8 @@ def test_an_outage_of_the_database_uses_up_no_receives_and_is_soon_made_up_for(
         back = came_back(received(*messages, times=3))
 
     assert back == [2], "a copy of what has no id of its own would be another invocation"
-    assert delays == [60, 60]
+    ids = [json.loads(each)["invocation_id"] for each in messages[:2]]
+    assert [delays.get(id) for id in ids] == [60, 60]
     record = TaskRecord.objects.get(id=stored)
     assert (record.status, record.n_attempts) == ("QUEUED", 0)
 

@@ -629,11 +629,12 @@ def plain(order_id: int) -> None:
 
 
 def test_a_wrong_option_of_djangos_task_is_refused(queue: str) -> None:
-    for options, problem in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"unique_by": ("order",)}, "unique_by names 'order'"),
         ({"unique_for": 3}, "set without unique_by"),
         ({"expires": 0}, "more than 0 seconds"),
-    ):
+    )
+    for options, problem in wrong:
         with pytest.raises(compat.InvalidTask, match=problem):
             task_with_options(**options)(plain)
 

@@ -114,7 +114,7 @@ class RecordChangeList(ChangeList):
         if self.query:
             return not search.finds_id(self.root_queryset, self.query)
         asked = self.get_filters_params()
-        if asked.get(StatusFilter.parameter_name, [""])[0] in UNFINISHED:
+        if asked.get(str(StatusFilter.parameter_name), [""])[0] in UNFINISHED:
             return False
         return bool(asked.keys() - INDEXED) or ORDER_VAR in self.params
 

@@ -41,10 +41,6 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "refused_at": models.DateTimeField(editable=False, null=True),
     "n_waits": models.PositiveSmallIntegerField(default=0, editable=False),
     "cut_off_s": models.FloatField(editable=False, null=True),
-    "args": models.JSONField(editable=False, null=True),
-    "backend": models.CharField(editable=False, max_length=255, null=True),
-    "exception_class": models.TextField(editable=False, null=True),
-    "worker_ids": models.TextField(editable=False, null=True),
     "limit_key": models.CharField(editable=False, max_length=64, null=True),
     "reserved_for": models.DateTimeField(editable=False, null=True),
     "expires_at": models.DateTimeField(
@@ -70,6 +66,10 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
         help_text="The record holds its key until this time although it has succeeded.",
         null=True,
     ),
+    "args": models.JSONField(editable=False, null=True),
+    "backend": models.CharField(editable=False, max_length=255, null=True),
+    "exception_class": models.TextField(editable=False, null=True),
+    "worker_ids": models.TextField(editable=False, null=True),
 }
 INDEXES = [
     models.Index(fields=["-enqueued_at"], name="taskrecord_enqueued"),

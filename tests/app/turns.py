@@ -29,7 +29,11 @@ def take(*, seconds: float) -> None:
 
 @lambda_task
 def wait_at_gate(*, gate: Path, opens: bool) -> None:
-    """One run opens it; the others wait for that, for two seconds at most."""
+    """One run opens it; the others wait for that, for two seconds at most.
+
+    No run is so short that others are sent ahead to a process that still has one.
+    """
+    time.sleep(0.05)
     if opens:
         gate.touch()
     ends_at = time.monotonic() + 2

@@ -163,7 +163,8 @@ class _Limits:
             if over_at > loop.time():
                 self._timer = loop.call_at(over_at, self._cancel_overdue)
                 return
-            limit.reschedule(loop.time())
+            if not limit.expired():  # its body may take a while to end
+                limit.reschedule(loop.time())
 
 
 def _new_session(service: str, options: Mapping[str, Any]) -> Any:
