@@ -80,7 +80,10 @@ def test_over_a_year_both_directions_agree_from_wherever_they_start(
     forward = list(takewhile(lambda due: due <= end, rule.after(begin)))
 
     assert forward == list(takewhile(lambda due: due > begin, rule.until(end)))[::-1]
-    assert all(next(rule.after(due)) == later for due, later in pairwise(forward))
+    pairs = list(pairwise(forward))
+    # Of those of each minute, two in every half hour: as long as the shortest change of clocks.
+    sample = pairs[:: 13 if len(pairs) > 20_000 else 1]
+    assert all(next(rule.after(due)) == later for due, later in sample)
 
 
 def test_where_clocks_change_by_half_an_hour_nothing_is_left_out() -> None:
