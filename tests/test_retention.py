@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import override_settings
 from django.utils.timezone import now
 
-from lambda_tasks import conf
+from lambda_tasks import conf, operations
 from lambda_tasks.context import TaskContext
 from lambda_tasks.core.lifecycle import WORKER_DIED, Failed
 from lambda_tasks.decorators import lambda_task
@@ -139,6 +139,35 @@ def test_records_that_are_kept_are_read_once_by_a_cleanup(monkeypatch: pytest.Mo
         assert len(left_after_cleanup()) == 8
 
     assert starts == [0, *[1] * 4], "each chunk begins where the one before it ended"
+
+
+def test_what_is_retried_during_a_cleanup_is_not_deleted(
+    queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retried = ended(8 * DAY, "FAILED", tasks.add.name)
+    TaskRecord.objects.update(kwargs={"a": 1}, queue="default")
+    find = retention._find
+
+    def find_and_retry(*args: Any) -> Any:
+        found = find(*args)
+        operations.retry(ids=[retried.id])
+        return found
+
+    monkeypatch.setattr(retention, "_find", find_and_retry)
+
+    assert cleanup_task_records() == 0
+
+    assert TaskRecord.objects.get().status == "QUEUED"
+
+
+def test_a_record_whose_key_still_counts_is_kept() -> None:
+    counts, is_over = ended(8 * DAY), ended(8 * DAY)
+    TaskRecord.objects.filter(id=counts.id).update(unique_until=now() + DAY)
+    TaskRecord.objects.filter(id=is_over.id).update(unique_until=now() - DAY)
+
+    assert cleanup_task_records() == 1
+
+    assert TaskRecord.objects.get() == counts
 
 
 @pytest.mark.parametrize(

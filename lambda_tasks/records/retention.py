@@ -12,7 +12,8 @@ from ..core.retention import Cleanup, Retention
 from .clock import read_clock
 from .database import all_records, record_alias
 from .retrying import with_retries
-from .tables import RecordQuerySet, TaskRecord
+from .steering import delete
+from .tables import RecordQuerySet
 
 CHUNK_SIZE: Final = 1000
 """Records that are deleted in one transaction, which takes some hundredths of a second."""
@@ -27,8 +28,10 @@ def delete_ended(
     `at_least` ago. Each chunk starts where the one before it ended, so that records that are kept
     are read once, however many they are.
     """
-    before = _now() - max(cleanup.kept_for, at_least)
+    now = _now()
+    before = now - max(cleanup.kept_for, at_least)
     ended = all_records().filter(end_time__lt=before, status__in=cleanup.statuses)
+    ended = ended.exclude(unique_until__gt=now)  # an equal call must still find it
     if cleanup.task_name is None:
         column, records = "end_time", ended.exclude(_of_others(others))
     else:
@@ -38,7 +41,7 @@ def delete_ended(
     start = None
     while chunk := _find(records, column, start):
         start = chunk[-1][1]
-        yield _delete([id for id, _ in chunk])
+        yield delete([id for id, _ in chunk])
 
 
 def _of_others(tasks: Mapping[str, Retention]) -> Q:
@@ -64,9 +67,3 @@ def _find(
 ) -> list[tuple[UUID, datetime]]:
     rest = records if start is None else records.filter(**{f"{column}__gte": start})
     return list(rest.order_by(column).values_list("id", column)[:CHUNK_SIZE])
-
-
-@with_retries
-def _delete(ids: list[UUID]) -> int:
-    _, deleted = all_records().filter(id__in=ids).only("id").delete()
-    return deleted.get(TaskRecord._meta.label, 0)
