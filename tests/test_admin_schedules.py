@@ -100,6 +100,14 @@ def test_a_schedule_says_who_has_paused_it_and_why(admin: Client) -> None:
     assert _shows(text_of(admin, SCHEDULES, state="off"), "poll")
 
 
+def test_a_schedule_says_how_many_of_its_runs_were_skipped(
+    admin: Client, states: dict[str, ScheduleState]
+) -> None:
+    ScheduleState.objects.filter(name="poll").update(n_skipped=4321)
+
+    assert "4321" in text_of(admin, _page_of("poll"))
+
+
 def _shows(page: str, name: str) -> bool:
     return _page_of(name) in page
 

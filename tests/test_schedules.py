@@ -764,6 +764,12 @@ def command(*arguments: str) -> str:
 
 @pytest.mark.usefixtures("queue")
 def test_the_command_lists_switches_runs_and_backfills(clock: Clock) -> None:
+    with scheduled(hourly={"cron": "0 * * * *"}, daily={"cron": "0 4 * * *"}):
+        both = command("schedules", "disable", "daily", "hourly", "--by", "ann")
+        assert both.splitlines() == ["daily is off.", "hourly is off."]
+        assert "is on." in command("schedules", "enable", "hourly", "daily")
+        assert command("schedules", "run", "hourly", "daily").count("Enqueued as") == 2
+        TaskRecord.objects.all().delete()
     with scheduled(hourly={"cron": "0 * * * *"}):
         assert "hourly: 0 * * * *" in command("schedules")
         assert "is off." in command("schedules", "disable", "hourly", "--by", "ann")
@@ -775,7 +781,8 @@ def test_the_command_lists_switches_runs_and_backfills(clock: Clock) -> None:
         assert "6 runs would be" in command("schedules", "backfill", "hourly", *span, "--dry-run")
         assert "6 runs enqueued" in command("schedules", "backfill", "hourly", *span)
         assert "0 runs enqueued" in command("schedules", "backfill", "hourly", *span)
-        listed = json.loads(command("schedules", "list", "--json"))
+        *_, hourly = command("schedules", "list", "--json").splitlines()
+        listed = json.loads(hourly)
         with pytest.raises(CommandError, match=r"'weekly'\. The code declares 'hourly'"):
             command("schedules", "run", "weekly")
 

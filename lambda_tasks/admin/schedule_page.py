@@ -115,8 +115,8 @@ def coming(state: ScheduleState, known: Known) -> SafeString | str:
     return shown.lines(shown.due_time(due, known.zone) for due in due_times)
 
 
-def policy(known: Known) -> SafeString | str:
-    """Return what else its declaration says."""
+def policy(state: ScheduleState, known: Known) -> SafeString | str:
+    """Return what else its declaration says, and how many runs were skipped for it."""
     if known.declared is None:
         return ""
     schedule = known.declared.schedule
@@ -124,6 +124,7 @@ def policy(known: Known) -> SafeString | str:
         "missed": schedule.missed,
         "grace": _span(schedule.grace),
         "overlap": schedule.overlap,
+        "skipped": state.n_skipped,
         "spread": schedule.spread and _span(schedule.spread),
         "starts_at": shown.moment(schedule.starts_at),
         "ends_at": shown.moment(schedule.ends_at),

@@ -209,7 +209,7 @@ class ScheduleStateAdmin(AsksFirst):
     @admin.display(description=_("Policy"))
     def policy(self, state: Any) -> SafeString | str:
         """See schedule_page."""
-        return schedule_page.policy(state.known)
+        return schedule_page.policy(state, state.known)
 
     # Actions
 

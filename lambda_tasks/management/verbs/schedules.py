@@ -25,13 +25,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action")
     shown = actions.add_parser("list", help="show all schedules (the default)")
     shown.add_argument("--json", action="store_true", help="one JSON object a line")
-    for action, text in (("enable", "switch one on"), ("disable", "switch one off")):
+    for action, text in (("enable", "switch some on"), ("disable", "switch some off")):
         switch = actions.add_parser(action, help=text)
-        switch.add_argument("name", metavar="NAME")
+        switch.add_argument("names", metavar="NAME", nargs="+")
         switch.add_argument("--by", default="the command line", help="who does it")
         switch.add_argument("--reason", default="", help="why")
-    now = actions.add_parser("run", help="enqueue a run now")
-    now.add_argument("name", metavar="NAME")
+    now = actions.add_parser("run", help="enqueue a run of each now")
+    now.add_argument("names", metavar="NAME", nargs="+")
     past = actions.add_parser("backfill", help="enqueue the runs of a time span, once")
     past.add_argument("name", metavar="NAME")
     past.add_argument("start", metavar="START", type=_moment, help="such as 2026-05-01T00:00")
@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    """Do the chosen action, and return 0.
+    """Do the chosen action, and return 0. Of several names, those before an unknown one are done.
 
     Raises CommandError for an unknown schedule, and NotMigrated without `migrate`.
     """
@@ -75,13 +75,15 @@ def _state(each: scheduling.ScheduleStatus) -> str:
 def _switch(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     is_on = options["action"] == "enable"
     switch = scheduling.enable_schedule if is_on else scheduling.disable_schedule
-    changed = switch(options["name"], by=options["by"], reason=options["reason"])
     state = "on" if is_on else "off"
-    stdout.write(f"{options['name']} is {state}{'' if changed else ' already'}.")
+    for name in options["names"]:
+        changed = switch(name, by=options["by"], reason=options["reason"])
+        stdout.write(f"{name} is {state}{'' if changed else ' already'}.")
 
 
 def _run_now(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    stdout.write(f"Enqueued as {scheduling.run_schedule(options['name']).id}.")
+    for name in options["names"]:
+        stdout.write(f"Enqueued as {scheduling.run_schedule(name).id}.")
 
 
 def _backfill(stdout: OutputWrapper, options: dict[str, Any]) -> None:
