@@ -34,11 +34,16 @@ def _table_queue(settings: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _left_as_it_was() -> Iterator[None]:
-    """After each test the connection's statements and its commit are Django's own."""
+    """After each test the connection's statements and its commit are Django's own.
+
+    Earlier tests may have run tasks on it, whose guard stays.
+    """
+    earlier, connection.execute_wrappers[:] = connection.execute_wrappers[:], []
     yield
     Effect.objects.exists()
     assert connection.execute_wrappers == []
     assert "commit" not in vars(connections["default"])
+    connection.execute_wrappers[:] = earlier
 
 
 def inserts(captured: CaptureQueriesContext) -> int:

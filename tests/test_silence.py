@@ -222,7 +222,7 @@ def test_a_call_in_a_transaction_lasts_as_long_as_its_other_statements(
         with transaction.atomic():
             waits.set()
             tasks.aadd.using(queue="table").execute_on_commit(a=1)
-            is_called.set()
+        is_called.set()
 
     with ThreadPoolExecutor(1) as thread, the_table_locked():
         calling = thread.submit(in_a_thread_of_the_proxys, proxy, call)

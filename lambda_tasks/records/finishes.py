@@ -67,12 +67,17 @@ def common_columns(
     return {**ended, "look_at": look_at}
 
 
+def may_keep_key(outcome: Outcome | Cancelled) -> bool:
+    """Return whether a record may hold its unique key after such an end. See _unique_key()."""
+    return isinstance(outcome, Succeeded)
+
+
 def _unique_key(outcome: Outcome | Cancelled) -> Case | None:
     """Return the unique key after an end: none, unless it is kept for a time after a success.
 
     A retry, or a run that continues, takes the key over with the whole time.
     """
-    if not isinstance(outcome, Succeeded):
+    if not may_keep_key(outcome):
         return None
     keeps = When(unique_until__gt=Now(), then=F("unique_key"))
     return Case(keeps, default=None, output_field=UUIDField())

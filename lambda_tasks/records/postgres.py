@@ -15,7 +15,7 @@ from django.db.models import QuerySet
 
 from ..core.lifecycle import Claim, End, Status
 from .encryption import UNAVAILABLE, secrets_retention
-from .finishes import end_columns
+from .finishes import end_columns, may_keep_key
 from .mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, rows_of
 from .portable import HOLDER_COLUMNS, ClaimTerms, PortableStatements
 from .statements import Composed, execute, update
@@ -87,6 +87,7 @@ END_TYPES: Final = {
     "ran_for_s": "double precision",
     **OPTIONAL_END_TYPES,
     **{f"has_{name}": "boolean" for name in OPTIONAL_END_TYPES},
+    "may_keep_key": "boolean",
 }
 
 SECRETS_ASSIGNMENTS: Final = (
@@ -98,10 +99,10 @@ SECRETS_ASSIGNMENTS: Final = (
 """The assignments of finishes.common_columns() for ends with different outcomes."""
 
 UNIQUE_KEY_ASSIGNMENT: Final = (
-    "unique_key = CASE WHEN given.status = %(success)s"
+    "unique_key = CASE WHEN given.may_keep_key"
     f" AND record.unique_until > {NOW} THEN record.unique_key END"
 )
-"""The same for the unique key. An end with a follow-up is written alone."""
+"""The same for the unique key."""
 
 HELD_RECORD: Final = (
     f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
@@ -257,7 +258,6 @@ class PostgresStatements(PortableStatements):
             "rows": _encode([_end_row(end) for end in ends]),
             "status": Status.RUNNING,
             "failed": Status.FAILED,
-            "success": Status.SUCCESS,
             "secrets_for": secrets_retention(),
         }
         _, held = execute(self.connection, sql, params, returning=" RETURNING record.id")
@@ -390,6 +390,7 @@ def _end_row(end: End) -> Row:
         "id": end.claim.invocation_id,
         "claim_token": end.claim.token,
         "ran_for_s": None if end.ran_for is None else end.ran_for.total_seconds(),
+        "may_keep_key": may_keep_key(end.outcome),
         **columns,
         **{f"has_{name}": True for name in OPTIONAL_END_TYPES if name in columns},
     }
