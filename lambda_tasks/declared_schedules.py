@@ -10,7 +10,7 @@ from django.conf import settings as django_settings
 
 from . import conf, registry
 from .core.schedules import Schedule, ambiguity, resolved
-from .errors import UnknownTask
+from .errors import UnknownSchedule, UnknownTask
 from .logging import log_error
 from .ports import Task
 
@@ -60,6 +60,15 @@ def problems() -> list[str]:
         if len(names) > 1
     ]
     return found
+
+
+def find_declared(name: str) -> DeclaredSchedule:
+    """Return the schedule of a name. Raises UnknownSchedule, with the names that there are."""
+    schedules = declared()
+    if name not in schedules:
+        known = ", ".join(map(repr, sorted(schedules))) or "none"
+        raise UnknownSchedule(f"There is no schedule {name!r}. The code declares {known}.")
+    return schedules[name]
 
 
 def _as_databases_compare(name: str) -> str:

@@ -3,17 +3,16 @@
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
 from . import runtime
-from .core.schedules import in_words, next_dues
-from .declared_schedules import DeclaredSchedule, declared
+from .core.schedules import MAX_COUNTED, due_between, in_words, next_dues
+from .declared_schedules import DeclaredSchedule, declared, find_declared
 from .enqueue.scheduler import message_of
-from .errors import UnknownSchedule
 from .invocation import Invocation
 from .models import ScheduleState, TaskRecord
 from .ports import ScheduledRun
@@ -101,7 +100,7 @@ def run_schedule(name: str) -> Invocation[object]:
     Raises UnknownSchedule, with the names that there are.
     """
     run = ScheduledRun(name, datetime.now(UTC), uuid.uuid4())
-    return _enqueue(_find(name), [run])[0]
+    return _enqueue(find_declared(name), [run])[0]
 
 
 async def arun_schedule(name: str) -> Invocation[object]:
@@ -117,15 +116,23 @@ def backfill_schedule(
 
     A due time that has a record already is left out, so it runs once however often you call this.
     Runs of a schedule with `overlap="skip"` wait for each other here, as none is to be left out.
-    With `dry_run`, nothing is enqueued. At most 1,000 due times count. Raises UnknownSchedule, with
-    the names that there are, and ValueError for a datetime without a time zone.
+    With `dry_run`, nothing is enqueued. Raises UnknownSchedule, with the names that there are, and
+    ValueError for a datetime without a time zone, a span that ends before it starts, and one of
+    more than 1,000 due times.
     """
     if start.tzinfo is None or end.tzinfo is None:
         raise ValueError(f"start is {start!r} and end is {end!r}. Use datetimes with a time zone.")
-    found = _find(name)
+    if end < start:
+        raise ValueError(f"The end, {end}, is before the start, {start}.")
+    found = find_declared(name)
     table = runtime.current().schedule_table
     table.note({name: (found.task_name, found.schedule)})
     runs = table.runs_between(name, found.schedule, start, end)
+    if len(runs) == MAX_COUNTED and _are_due_after(found, runs[-1].due, end):
+        raise ValueError(
+            f"{name!r} has more than {MAX_COUNTED:,} due times from {start} to {end}. Do it in "
+            f"parts: the first {MAX_COUNTED:,} end at {runs[-1].due}."
+        )
     done = set(_records([run.id for run in runs]).values_list("id", flat=True))
     missing = [run for run in runs if run.id not in done]
     if missing and not dry_run:
@@ -140,12 +147,8 @@ async def abackfill_schedule(
     return await sync_to_async(backfill_schedule)(name, start, end, dry_run=dry_run)
 
 
-def _find(name: str) -> DeclaredSchedule:
-    schedules = declared()
-    if name not in schedules:
-        known = ", ".join(map(repr, sorted(schedules))) or "none"
-        raise UnknownSchedule(f"There is no schedule {name!r}. The code declares {known}.")
-    return schedules[name]
+def _are_due_after(found: DeclaredSchedule, moment: datetime, end: datetime) -> bool:
+    return bool(due_between(found.schedule, moment + timedelta.resolution, end))
 
 
 def _without_skipping(found: DeclaredSchedule) -> DeclaredSchedule:
@@ -156,7 +159,7 @@ def _without_skipping(found: DeclaredSchedule) -> DeclaredSchedule:
 
 
 def _switch(name: str, *, on: bool, by: str, reason: str) -> bool:
-    found, table = _find(name), runtime.current().schedule_table
+    found, table = find_declared(name), runtime.current().schedule_table
     table.note({name: (found.task_name, found.schedule)})
     return table.switch(name, found.schedule, on=on, by=by, reason=reason)
 

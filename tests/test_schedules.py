@@ -792,6 +792,31 @@ def test_the_command_lists_switches_runs_and_backfills(clock: Clock) -> None:
 
 
 @pytest.mark.usefixtures("queue")
+def test_with_an_unknown_name_among_several_nothing_is_done() -> None:
+    with scheduled(hourly={"cron": "0 * * * *"}):
+        for action in ("disable", "run"):
+            with pytest.raises(CommandError, match="'weekly'") as raised:
+                command("schedules", action, "hourly", "weekly")
+            assert raised.value.returncode == 2
+        assert "off" not in command("schedules")
+
+    assert not TaskRecord.objects.exists()
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [("2026-05-01T12:00", "more than 1,000 due times.*end at 2026-05-01 "),
+     ("2026-04-01T00:00", "is before the start")],
+)  # fmt: skip
+def test_a_backfill_that_would_leave_something_out_is_refused(end: str, words: str) -> None:
+    with scheduled(often={"every": 10}), pytest.raises(CommandError, match=words):
+        command("schedules", "backfill", "often", "2026-05-01T00:00", end)
+
+    assert not TaskRecord.objects.exists()
+
+
+@pytest.mark.usefixtures("queue")
 def test_the_command_ticks() -> None:
     with scheduled(often={"every": 10}):
         assert "13 runs of schedules" in command("tick")

@@ -1,7 +1,7 @@
 """The schedules: list them, switch them on and off, run one now, or enqueue runs that were missed.
 
-Exit codes: 0 if it was done, 1 for an unknown schedule, a mistake in the settings or without
-`migrate`.
+Exit codes: 0 if it was done, 2 for an unknown schedule or a span that makes no sense, 1 for a
+mistake in the settings or without `migrate`.
 """
 
 import json
@@ -14,7 +14,9 @@ from django.core.management.base import CommandError, OutputWrapper
 from django.utils.timezone import get_current_timezone, localtime
 
 from lambda_tasks import scheduling
+from lambda_tasks.declared_schedules import find_declared
 from lambda_tasks.errors import UnknownSchedule
+from lambda_tasks.management.output import USAGE
 from lambda_tasks.records import queries
 
 HELP: Final = "Lists schedules, switches them, runs them now, or for times that are past."
@@ -40,16 +42,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    """Do the chosen action, and return 0. Of several names, those before an unknown one are done.
+    """Do the chosen action, and return 0. With an unknown name among several, nothing is done.
 
     Raises CommandError for an unknown schedule, and NotMigrated without `migrate`.
     """
     queries.check_migrated()
     action = options["action"] or "list"
     try:
+        for name in options.get("names", ()):
+            find_declared(name)
         ACTIONS[action](stdout, options)
-    except UnknownSchedule as error:
-        raise CommandError(str(error)) from None
+    except (UnknownSchedule, ValueError) as error:
+        raise CommandError(str(error), returncode=USAGE) from None
     return 0
 
 
