@@ -16,6 +16,7 @@ from django.db import OperationalError, connection, connections, transaction
 from django.db.models import F
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils.timezone import now
 from hypothesis import given
 from hypothesis import settings as settings_of_laws
 from hypothesis import strategies as st
@@ -280,6 +281,26 @@ def test_a_call_replaces_the_arguments_of_a_queued_one(handle: Handle, queue: st
     assert record.headers == {"a": 1, "b": 2}
     assert run(handle, first) == "SUCCESS"
     assert TaskRecord.objects.get().result == "new"
+
+
+def test_a_call_does_not_join_one_that_has_expired(queue: str) -> None:
+    first = unique.bill.using(expires=60).execute_on_commit(order_id=1)
+    TaskRecord.objects.update(expires_at=now() - timedelta(seconds=1))
+
+    second = unique.bill.execute_on_commit(order_id=1)
+
+    assert second.created
+    expected = {first.id: "CANCELLED", second.id: "QUEUED"}
+    assert dict(TaskRecord.objects.values_list("id", "status")) == expected
+
+
+def test_a_call_that_is_replaced_loses_its_reserved_start_and_its_place_in_line(queue: str) -> None:
+    unique.index_last.execute_on_commit(order_id=1)
+    TaskRecord.objects.update(reserved_for=now(), limit_key="key")
+
+    unique.index_last.using(delay=60).execute_on_commit(order_id=1)
+
+    assert TaskRecord.objects.values_list("reserved_for", "limit_key").get() == (None, None)
 
 
 def test_each_call_pushes_the_time_of_a_queued_one(sqs: LocalSqs, queue: str) -> None:

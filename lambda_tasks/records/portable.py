@@ -67,6 +67,9 @@ HOLDER_COLUMNS: Final = (
     "status",
     "unique_until",
     "run_after",
+    "expires_at",
+    "n_attempts",
+    "cut_off_s",
     "headers",
     "now",
 )
@@ -182,6 +185,8 @@ class PortableStatements:
         """
         record = record_of(row)
         replaced = {name: getattr(record, name) for name in REPLACED_COLUMNS}
+        # Its place in line and its moment were for the earlier arguments and times.
+        replaced |= {"limit_key": None, "reserved_for": None}
         held = self._records.filter(
             id=holder["id"],
             unique_key=row["unique_key"],
