@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Final
@@ -82,6 +82,10 @@ class RecordTableQueue:
         return messages
 
 
+CLOCK_TICK: Final = timedelta(milliseconds=1)
+"""The unit of SQLite's clock. It compares times as text, and a whole millisecond has two."""
+
+
 class _Reached:
     """Where the looks of one worker have got to, since it last looked at all that is due.
 
@@ -121,7 +125,7 @@ class _Reached:
         rows = looks.lock_due(level, limit=limit, without=without, since=since)
         if rows:
             # Not the last one: a worker leaves to others what it would not start soon.
-            self._since[level] = rows[0]["look_at"]
+            self._since[level] = rows[0]["look_at"] - CLOCK_TICK
         return rows
 
 
