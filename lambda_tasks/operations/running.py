@@ -36,7 +36,7 @@ class RunCount:
     done: int
     """The calls that have come to an end."""
     failed: int
-    """Those of them that are FAILED."""
+    """The calls among them that are FAILED."""
     returned: int
     """The calls that were interrupted when the time was over. They run later."""
 
