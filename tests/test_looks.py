@@ -279,6 +279,18 @@ def test_what_it_is_time_for_is_sent_once(
     assert waits_s(id) > RESEND_LOST_AFTER.total_seconds() - A_WHILE_S
 
 
+def test_a_look_sends_all_that_is_due_however_long_it_reads(queue: str) -> None:
+    stored(run_after=Now() - HOUR, look_at=Now() - HOUR)
+    first = TaskRecord.objects.get()
+    columns = {each.attname: getattr(first, each.attname) for each in TaskRecord._meta.fields}
+    TaskRecord.objects.bulk_create(TaskRecord(**columns | {"id": uuid.uuid4()}) for _ in range(899))
+    without_a_time = stored()
+
+    look()
+
+    assert TaskRecord.objects.get(id=without_a_time).sent_at
+
+
 def test_many_that_wait_for_a_later_time_hold_up_no_other(
     queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,12 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import Case, DateTimeField, F, When
+from django.db.models import Case, DateTimeField, F, Value, When
 from django.db.models.functions import Coalesce, Greatest
 
 from .. import interrupts
@@ -36,6 +36,9 @@ MAX_UPDATED_TOGETHER: Final = 1000
 
 UPDATE_FOR_S: Final = 5.0
 """Seconds in which one look may change records, so that messages to send don't wait long."""
+
+LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""The time to look at a record that is due at once."""
 
 
 class RecordOutbox:
@@ -176,7 +179,8 @@ def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> 
     sent = Greatest(F("sent_at"), Coalesce(F("run_after"), F("sent_at")))
     next_look = Case(
         When(status=Status.RUNNING, then=F("lease_until") + lost_for),
-        When(sent_at=None, then=Coalesce(F("run_after") - look.ahead, Now())),
+        # No Now() here: SQLite reads its clock anew for each row, but that of WHERE only once.
+        When(sent_at=None, then=Coalesce(F("run_after") - look.ahead, Value(LONG_AGO))),
         default=sent + waiting_for,
         output_field=DateTimeField(),
     )
