@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django.db import connections, transaction
 from django.db.models import Case, DateTimeField, F, Value, When
-from django.db.models.functions import Coalesce, Greatest
+from django.db.models.functions import Cast, Coalesce, Greatest
 
 from .. import interrupts
 from ..core.lifecycle import LookTerms, Raised, Status
@@ -37,8 +37,8 @@ MAX_UPDATED_TOGETHER: Final = 1000
 UPDATE_FOR_S: Final = 5.0
 """Seconds in which one look may change records, so that messages to send don't wait long."""
 
-LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
-"""The time to look at a record that is due at once."""
+LONG_AGO: Final = Cast(Value(datetime(1970, 1, 1, tzinfo=UTC)), DateTimeField())
+"""The time to look at a record that is due at once. Without the cast, MySQL returns a text."""
 
 
 class RecordOutbox:
@@ -180,7 +180,7 @@ def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> 
     next_look = Case(
         When(status=Status.RUNNING, then=F("lease_until") + lost_for),
         # No Now() here: SQLite reads its clock anew for each row, but that of WHERE only once.
-        When(sent_at=None, then=Coalesce(F("run_after") - look.ahead, Value(LONG_AGO))),
+        When(sent_at=None, then=Coalesce(F("run_after") - look.ahead, LONG_AGO)),
         default=sent + waiting_for,
         output_field=DateTimeField(),
     )
