@@ -528,6 +528,8 @@ class Settlement:
     """The reason why a delivery is returned, for hooks; empty for one that is acknowledged."""
     left_out: LeftOut | None = None
     """What a worker of the table leaves to others for a while, as its release can't run it."""
+    leaves_place: bool = False
+    """Whether a place was kept for an invocation that will not begin."""
 
 
 DONE: Final = Settlement(is_final=True)

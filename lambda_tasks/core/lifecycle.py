@@ -418,6 +418,13 @@ EXPIRED: Final = Cancelled(
 )
 """The end of an invocation that had not begun in time."""
 
+NO_START_IN_TIME: Final = Cancelled(
+    Raised.from_error(
+        TaskExpired(), "Its rate has no start for it before its time is over (`expires`)."
+    )
+)
+"""The end of an invocation whose rate is booked up until it expires. It has reserved no moment."""
+
 
 Outcome = Succeeded | Failed | Retried | Continued | Skipped
 """The outcome of an attempt."""

@@ -73,6 +73,16 @@ class Held:
     """Whether its time is not over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """An invocation that asks for a moment of each of its paces."""
+
+    id: UUID
+    paces: tuple[Pace, ...]
+    until_s: float = math.inf
+    """Seconds from now until it expires."""
+
+
 def assign(wanted: Iterable[UUID], held: Sequence[Held], limit: int) -> dict[UUID, int]:
     """Return the number of the place of each invocation that gets one, the first ones first.
 
@@ -99,12 +109,22 @@ def free_numbers(live: Collection[int], limit: int) -> list[int]:
     return free[: max(limit - len(live), 0)]
 
 
-def first_moments(next_s: float, rate: Rate, count: int) -> list[float]:
-    """Return the seconds from now until each of `count` moments, the last one before `next_s`.
+def moments(asking: Iterable[Asking], free_s: Mapping[Pace, float]) -> dict[UUID, float]:
+    """Return the seconds from now until the moment of each, the first ones first.
 
-    `next_s` is when the one after them is free, in seconds from now.
+    `free_s` is when the first free moment of each pace is, in seconds from now. Who would have
+    expired by its moment gets none, and leaves it to the next one: else a rate that is booked up
+    for longer than its calls may wait would start none of them.
     """
-    return [next_s - rate.interval_s * (count - number) for number in range(count)]
+    next_s = dict(free_s)
+    given: dict[UUID, float] = {}
+    for each in asking:
+        moment_s = max(next_s[pace] for pace in each.paces)
+        if moment_s < each.until_s:
+            given[each.id] = moment_s
+            for pace in each.paces:
+                next_s[pace] += pace.rate.interval_s
+    return given
 
 
 def key_of(kind: str, task_name: str, values: Mapping[str, str]) -> str:

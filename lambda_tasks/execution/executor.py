@@ -8,7 +8,7 @@ import contextvars
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -285,6 +285,8 @@ class Executor:
                 settle(id, settlement)
         for id, settlement in await self._resender.settlements(batch.postponed):
             settle(id, settlement)
+        if any(each.leaves_place for each in batch.refused.values()):
+            await self._hand_over(call_database(partial(self._limits.rescue, thorough=False)))
 
     async def _run_in_order(
         self, chain: Chain, batch: ClaimedBatch, metadata: Mapping[str, Any], settle: OnSettled
@@ -360,14 +362,18 @@ class Executor:
         held = [each for each in ended if each.claim.places is not None]
         freeing = [self._freed.put(each.message.invocation_id, each.claim) for each in held]
         for each in freeing:
-            try:
-                if woken := await each:
-                    await self._send_stored(woken)
-            except Exception:
-                logger.exception(
-                    "A place could not be handed over at once. A later look hands it over, and the "
-                    "relay sends what was not sent."
-                )
+            await self._hand_over(each)
+
+    async def _hand_over(self, freeing: Awaitable[Sequence[Outgoing] | None]) -> None:
+        """Await that places are handed over, and send who gets one."""
+        try:
+            if woken := await freeing:
+                await self._send_stored(woken)
+        except Exception:
+            logger.exception(
+                "A place could not be handed over at once. A later look hands it over, and the "
+                "relay sends what was not sent."
+            )
 
     def _free_many(self, claims: Sequence[Claim]) -> Mapping[UUID, Sequence[Outgoing]]:
         """Free the places of claims; return the messages that must be sent, under one of them."""

@@ -189,7 +189,7 @@ def settle_refused(delivery: ResolvedDelivery | UnrunnableDelivery, refused: Ref
         return _full(delivery)
     if refused.is_final:
         logger.info("[%s] %s is already %s: its delivery is acknowledged", id, task_name, state)
-        return DONE
+        return replace(DONE, leaves_place=_may_leave_place(delivery, refused))
     if refused.refusal is Refusal.PACED:
         state = WAITS_FOR_RATE
     else:
@@ -202,6 +202,14 @@ def settle_refused(delivery: ResolvedDelivery | UnrunnableDelivery, refused: Ref
         has_record=waits and refused is not LOCKED,
         reason=state,
     )
+
+
+def _may_leave_place(delivery: ResolvedDelivery | UnrunnableDelivery, refused: Refused) -> bool:
+    """Return whether a place may be kept for an invocation that has expired."""
+    has_limit = isinstance(delivery, ResolvedDelivery) and bool(
+        delivery.needs_of or delivery.places
+    )
+    return has_limit and refused.refusal is Refusal.EXPIRED
 
 
 def _full(delivery: ResolvedDelivery | UnrunnableDelivery) -> Settlement:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Case, F, Q, QuerySet, When
+from django.db.models import Case, DateTimeField, F, Q, QuerySet, When
+from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Least
 
 from ..core.lifecycle import EXPIRED, Status
@@ -24,11 +25,11 @@ def cancel_expired(unbegun: "QuerySet[TaskRecord]") -> int:
     return cancel(unbegun.filter(HAS_EXPIRED), EXPIRED)
 
 
-def not_after_expiry(next_look: Case) -> Case:
+def not_after_expiry(next_look: Case | CombinedExpression) -> Case:
     """Return the time of a record's next look, or of its expiry if that is earlier."""
-    may_expire = Q(status=Status.QUEUED, expires_at__isnull=False, n_attempts=0, cut_off_s=None)
+    may_expire = Q(expires_at__isnull=False, n_attempts=0, cut_off_s=None)
     return Case(
         When(may_expire, then=Least(next_look, F("expires_at"))),
         default=next_look,
-        output_field=next_look.output_field,
+        output_field=DateTimeField(),
     )

@@ -9,7 +9,7 @@ the time of its place.
 
 import hashlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,16 +21,28 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Greatest
 
 from .. import interrupts
-from ..core.lifecycle import GRACE, MAX_DELAY, Claim, LookTerms, Refusal, Refused, Status
+from ..core.lifecycle import (
+    EXPIRED,
+    GRACE,
+    MAX_DELAY,
+    NO_START_IN_TIME,
+    Cancelled,
+    Claim,
+    LookTerms,
+    Refusal,
+    Refused,
+    Status,
+)
 from ..core.limits import (
     LOOK_AGAIN_S,
+    Asking,
     Held,
     Needs,
     Pace,
     Places,
     assign,
-    first_moments,
     free_numbers,
+    moments,
     wait_words,
 )
 from ..core.message import Outgoing
@@ -39,12 +51,22 @@ from . import notify
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
+from .expiry import not_after_expiry
 from .looks import lock_unlocked
-from .mapping import MESSAGE_COLUMNS, Row, message_of, outgoing_of, read_messages, row_of
-from .portable import EARLY_DELIVERY, IS_LOST
+from .mapping import (
+    MESSAGE_COLUMNS,
+    Row,
+    expires_in_s,
+    is_expired,
+    message_of,
+    outgoing_of,
+    read_messages,
+    row_of,
+)
+from .portable import EARLY_DELIVERY, IS_LOST, MAY_BEGIN
 from .postponing import count_wait
 from .retrying import run_with_retries, with_retries
-from .tables import LimitPace, LimitPlace, TaskRecord
+from .tables import LimitPace, LimitPlace, TaskRecord, cancel
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -83,10 +105,14 @@ IDLE_PACE: Final = timedelta(days=1)
 FINISHED: Final = (Status.SUCCESS, Status.FAILED, Status.RETRYING)
 """The statuses of records whose run is over."""
 
+NOBODY: Final = UUID(int=0)
+"""The record of a place that is left free."""
+
 WAITING_COLUMNS: Final = ("id", *MESSAGE_COLUMNS, "now")
 
 CANDIDATE_COLUMNS: Final = (
-    *WAITING_COLUMNS, "status", "start_time", "look_at", "sent_at", "limit_key", "reserved_for"
+    *WAITING_COLUMNS, "status", "start_time", "look_at", "sent_at", "limit_key", "reserved_for",
+    "n_attempts", "cut_off_s",
 )  # fmt: skip
 
 
@@ -188,7 +214,9 @@ def hand_over(
     """Give the free places of these keys, by digest, to the first who wait for them.
 
     Free are the places of `ended` (record and token), those of lost and finished runs, and those
-    that nobody has. Where a limit is not known, the latter are left to the next end of a run.
+    that nobody has. Where a limit is not known, the latter are left to the next end of a run. For a
+    record that waits, and that another transaction has locked, a free place stays as a row whose
+    time is over, so that the next rescue finds it.
     Returns the rows of the records that wait no more. `sends` tells whether the caller sends the
     messages of a queue.
     """
@@ -209,11 +237,13 @@ def hand_over(
                 free = free or [0] * (key not in {each.key for each in left})
             else:
                 free = free_numbers({each.number for each in left if each.key == key}, limit)
-            waiting = _first_waiting(alias, key, len(free))
+            waiting, n_locked = _first_waiting(alias, key, len(free))
             rows += waiting
             kept += [
                 _kept(key, number, row["id"]) for number, row in zip(free, waiting, strict=False)
             ]
+            left_free = free[len(waiting) : len(waiting) + n_locked]
+            kept += [_kept(key, number, NOBODY, keep_for=timedelta(0)) for number in left_free]
         _delete(alias, over)
         if kept:
             _places(alias).bulk_create(kept, ignore_conflicts=True)
@@ -239,8 +269,10 @@ def renew(claims: Sequence[Claim], lease: timedelta) -> None:
 def _admit(alias: str, deliveries: Sequence[ResolvedDelivery]) -> Mapping[UUID, Admitted | Refused]:
     with transaction.atomic(using=alias):
         _store_direct(deliveries)
-        candidates = _candidates(alias, deliveries)
-        verdicts = _give_places(alias, [each for each in candidates if each.needs.places])
+        found = _candidates(alias, deliveries)
+        verdicts = _cancel([each for each in found if is_expired(each.row)], EXPIRED)
+        candidates = [each for each in found if each.id not in verdicts]
+        verdicts |= _give_places(alias, [each for each in candidates if each.needs.places])
         left = [
             each for each in candidates if isinstance(verdicts.get(each.id, Admitted()), Admitted)
         ]
@@ -295,6 +327,13 @@ def _candidates(alias: str, deliveries: Sequence[ResolvedDelivery]) -> list[_Can
     return candidates
 
 
+def _cancel(late: Sequence[_Candidate], end: Cancelled) -> dict[UUID, Admitted | Refused]:
+    """Cancel who does not begin in time. The next rescue hands over the places kept for them."""
+    if late:
+        cancel(all_records().filter(id__in=[each.id for each in late]), end)
+    return dict.fromkeys([each.id for each in late], Refused(Refusal.EXPIRED))
+
+
 def _give_places(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Admitted | Refused]:
     """Keep the free places for the first candidates of each key; the others begin to wait."""
     by_key: defaultdict[str, list[_Candidate]] = defaultdict(list)
@@ -339,7 +378,7 @@ def _keep(alias: str, kept: Sequence[LimitPlace]) -> bool:
 
 
 def _let_wait(full: Sequence[_Candidate], key: str) -> None:
-    """Let records wait for a place of a key, with no look for LOOK_AGAIN."""
+    """Let records wait for a place of a key, with no look for LOOK_AGAIN or until they expire."""
     if not full:
         return
     all_records().filter(id__in=[each.id for each in full]).update(
@@ -349,7 +388,7 @@ def _let_wait(full: Sequence[_Candidate], key: str) -> None:
         lease_until=None,
         start_time=None,
         limit_key=key,
-        look_at=Now() + LOOK_AGAIN,
+        look_at=not_after_expiry(Now() + LOOK_AGAIN),
         sent_at=None,
         n_waits=count_wait(),
     )
@@ -362,22 +401,21 @@ def _let_wait(full: Sequence[_Candidate], key: str) -> None:
 
 
 def _give_moments(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Admitted | Refused]:
-    """Reserve a moment for each candidate that has none; return who has to wait for its moment."""
+    """Reserve a moment for each candidate that has none; return who has to wait for its moment.
+
+    Who would have expired by then is cancelled.
+    """
     paced = [each for each in candidates if each.needs.paces]
-    wait_s = {each.id: _seconds_until(each.row["reserved_for"], each.row["now"]) for each in paced}
     asking = [each for each in paced if each.row["reserved_for"] is None]
-    by_pace: defaultdict[Pace, list[_Candidate]] = defaultdict(list)
-    for each in asking:
-        for pace in each.needs.paces:
-            by_pace[pace].append(each)
-    now = paced[0].row["now"] if paced else datetime.min
-    # In one order, so that two who ask for the same ones can't deadlock.
-    for pace in sorted(by_pace, key=lambda pace: pace.key):
-        next_s, now = _reserve(alias, pace, len(by_pace[pace]))
-        moments = first_moments(next_s, pace.rate, len(by_pace[pace]))
-        for each, moment_s in zip(by_pace[pace], moments, strict=True):
-            wait_s[each.id] = max(wait_s[each.id], moment_s)
-    _note_moments(alias, asking, wait_s, now)
+    given, now = _reserve_moments(alias, asking)
+    verdicts = _cancel([each for each in asking if each.id not in given], NO_START_IN_TIME)
+    _note_moments(alias, [each for each in asking if each.id in given], given, now)
+    paced = [each for each in paced if each.id not in verdicts]
+    wait_s = given | {
+        each.id: _seconds_until(each.row["reserved_for"], each.row["now"])
+        for each in paced
+        if each.id not in given
+    }
     if early := [
         each.id for each in paced if wait_s[each.id] > 0 and not each.delivery.look.is_sent
     ]:
@@ -385,7 +423,8 @@ def _give_moments(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Ad
         all_records().filter(id__in=early).update(
             run_after=F("reserved_for"), look_at=F("reserved_for")
         )
-    return {each.id: _wait(each, wait_s[each.id]) for each in paced if wait_s[each.id] > 0}
+    waits = {each.id: _wait(each, wait_s[each.id]) for each in paced if wait_s[each.id] > 0}
+    return verdicts | waits
 
 
 def _wait(candidate: _Candidate, wait_s: float) -> Refused:
@@ -396,6 +435,32 @@ def _wait(candidate: _Candidate, wait_s: float) -> Refused:
     )  # fmt: skip
     is_parked = candidate.may_wait_in_row and wait_s > MAX_DELAY.total_seconds()
     return Refused(Refusal.PARKED if is_parked else Refusal.PACED, wait_s)
+
+
+def _reserve_moments(
+    alias: str, asking: Sequence[_Candidate]
+) -> tuple[dict[UUID, float], datetime]:
+    """Reserve a moment for each that begins in time; return the seconds until each, and now."""
+    counts = Counter(pace for each in asking for pace in each.needs.paces)
+    now = asking[0].row["now"] if asking else datetime.min
+    free_s: dict[Pace, float] = {}
+    # In one order, so that two who ask for the same ones can't deadlock.
+    for pace in sorted(counts, key=lambda pace: pace.key):
+        next_s, now = _reserve(alias, pace, counts[pace])
+        free_s[pace] = next_s - pace.rate.interval_s * counts[pace]
+    given = moments(
+        (Asking(each.id, each.needs.paces, expires_in_s(each.row)) for each in asking), free_s
+    )
+    left = Counter(pace for each in asking if each.id not in given for pace in each.needs.paces)
+    for pace, count in left.items():
+        _give_back(alias, pace, count)
+    return given, now
+
+
+def _give_back(alias: str, pace: Pace, count: int) -> None:
+    """Move the next free moment of a pace back by `count`, in the transaction of _reserve()."""
+    step = timedelta(seconds=pace.rate.interval_s * count)
+    LimitPace.objects.using(alias).filter(key=digest(pace.key)).update(next_at=F("next_at") - step)
 
 
 def _reserve(alias: str, pace: Pace, count: int) -> tuple[float, datetime]:
@@ -469,9 +534,9 @@ def _held(place: Any) -> Held:
     return Held(place.number, place.record_id, place.is_live)
 
 
-def _kept(key: str, number: int, record_id: UUID) -> LimitPlace:
+def _kept(key: str, number: int, record_id: UUID, *, keep_for: timedelta = KEPT_FOR) -> LimitPlace:
     """Return a place that is kept for a record until its claim."""
-    return LimitPlace(key=key, number=number, record_id=record_id, held_until=Now() + KEPT_FOR)
+    return LimitPlace(key=key, number=number, record_id=record_id, held_until=Now() + keep_for)
 
 
 def _delete(alias: str, places: Sequence[Any]) -> None:
@@ -480,13 +545,20 @@ def _delete(alias: str, places: Sequence[Any]) -> None:
         _places(alias).filter(key=key, number__in=numbers).delete()
 
 
-def _first_waiting(alias: str, key: str, count: int) -> list[Row]:
-    """Lock the first records that wait for a key, by priority, then the oldest first."""
+def _first_waiting(alias: str, key: str, count: int) -> tuple[list[Row], int]:
+    """Lock the first records that wait for a key, by priority, then the oldest first.
+
+    Those that have expired are left to the look at their expiry, which cancels them. Those that
+    another transaction has locked are skipped: a call may have joined them, for example. Returns
+    how many were skipped for which there are places, too.
+    """
     if not count:
-        return []
-    waiting = all_records().filter(limit_key=key, status=Status.QUEUED)
+        return [], 0
+    waiting = all_records().filter(MAY_BEGIN, limit_key=key, status=Status.QUEUED)
     waiting = waiting.annotate(now=Now()).order_by("-priority", "enqueued_at")
-    return list(lock_unlocked(waiting).values(*WAITING_COLUMNS)[:count])
+    n_waiting = len(waiting.values_list("id")[:count])
+    rows = list(lock_unlocked(waiting).values(*WAITING_COLUMNS)[:count]) if n_waiting else []
+    return rows, max(0, n_waiting - len(rows))
 
 
 def _wake(rows: Sequence[Row], sends: Callable[[str], bool]) -> None:

@@ -207,8 +207,15 @@ def state_of(row: Row, token: UUID) -> RecordState:
 
 def is_expired(row: Row) -> bool:
     """Return whether a record had not begun when its time was over, by the clock of its row."""
+    return expires_in_s(row) <= 0
+
+
+def expires_in_s(row: Row) -> float:
+    """Return the seconds until a record expires; infinity if it never does, or has begun."""
     has_begun = row["n_attempts"] > 0 or row["cut_off_s"] is not None
-    return row["expires_at"] is not None and row["expires_at"] <= row["now"] and not has_begun
+    if row["expires_at"] is None or has_begun:
+        return math.inf
+    return _seconds_until(row["expires_at"], row["now"])
 
 
 def read_messages(

@@ -20,7 +20,7 @@ from ..errors import UniqueConflict, UniqueKeyBusy
 from ..ports import Joined
 from .database import statements
 from .expiry import expire
-from .mapping import Row, queued_row, queued_rows
+from .mapping import Row, is_expired, queued_row, queued_rows
 from .retrying import is_in_transaction, run_with_retries
 
 MAX_TRIES: Final = 10
@@ -147,7 +147,7 @@ def _join_one(outgoing: Outgoing, row: Row, holder: Row) -> Joined | None:
     if _is_over(holder):
         statements().free_key(holder)
         return None
-    if _has_expired(holder):
+    if holder["status"] == Status.QUEUED and is_expired(holder):
         expire([holder["id"]])  # which frees its key
         return None
     if outgoing.on_conflict == "raise":
@@ -173,14 +173,6 @@ def _is_over(holder: Row) -> bool:
     """Return whether a record that has succeeded has kept its key for long enough."""
     until = holder["unique_until"]
     return holder["status"] == Status.SUCCESS and (until is None or until <= holder["now"])
-
-
-def _has_expired(holder: Row) -> bool:
-    """Return whether a record will never run, because it has not begun in time."""
-    is_unbegun = not holder["n_attempts"] and holder["cut_off_s"] is None
-    expires_at = holder["expires_at"]
-    is_over = expires_at is not None and expires_at <= holder["now"]
-    return bool(holder["status"] == Status.QUEUED and is_unbegun and is_over)
 
 
 def _is_due_earlier(row: Row, holder: Row) -> bool:

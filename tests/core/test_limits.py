@@ -1,15 +1,14 @@
 """Who gets a place, and when a run may begin: decisions, compared with a plain model."""
 
+import math
 import uuid
-from datetime import timedelta
-from itertools import pairwise
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_tasks.core.limits import Held, Rate, assign, first_moments, free_numbers
+from lambda_tasks.core.limits import Asking, Held, Pace, Rate, assign, free_numbers, moments
 
 IDS = [uuid.UUID(int=n) for n in range(8)]
 
@@ -73,14 +72,30 @@ def test_a_rate_that_is_none_is_refused_with_the_ones_that_are(text: object) -> 
         Rate.parse(text)
 
 
-@given(st.floats(0, 1e4), st.integers(1, 100), st.sampled_from(["10/s", "7/m", "3/h"]))
-def test_moments_are_one_interval_apart_and_end_before_the_next_one(
-    next_s: float, count: int, text: str
+@given(
+    st.floats(0, 1e4),
+    st.sampled_from(["10/s", "7/m", "3/h"]),
+    st.lists(st.one_of(st.just(math.inf), st.floats(0, 1e5)), max_size=8),
+)
+def test_moments_are_one_interval_apart_and_who_would_be_too_late_leaves_them_to_the_next(
+    free_s: float, text: str, untils: list[float]
 ) -> None:
-    rate = Rate.parse(text)
+    pace = Pace("a", Rate.parse(text))
+    asking = [Asking(id, (pace,), until) for id, until in zip(IDS, untils, strict=False)]
 
-    moments = [*first_moments(next_s, rate, count), next_s]
+    given = moments(asking, {pace: free_s})
 
-    for earlier, later in pairwise(moments):
-        assert later - earlier == pytest.approx(rate.interval_s)
-    assert timedelta(seconds=moments[0]) <= timedelta(seconds=next_s)
+    next_s = free_s
+    for each in asking:
+        if next_s < each.until_s:
+            assert given.pop(each.id) == pytest.approx(next_s)
+            next_s += pace.rate.interval_s
+    assert not given
+
+
+def test_a_moment_of_two_paces_is_that_of_the_slower_one() -> None:
+    fast, slow = Pace("fast", Rate(1)), Pace("slow", Rate(60))
+
+    given = moments([Asking(id, (fast, slow)) for id in IDS[:3]], {fast: 5, slow: 0})
+
+    assert list(given.values()) == [5, 60, 120]
