@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of_laws
 from hypothesis import strategies as st
 
-from lambda_tasks import Invocation, hooks, interrupts, lambda_task, runtime
+from lambda_tasks import Invocation, hooks, interrupts, lambda_task, operations, runtime
 from lambda_tasks.backends import compat
 from lambda_tasks.backends import task as task_with_options
 from lambda_tasks.errors import TaskExpired, UniqueConflict, UniqueKeyBusy
@@ -599,6 +599,54 @@ def test_a_replay_joins_the_call_that_holds_its_key(
     )
 
     assert f"{holder.id} holds its unique key" in answer.content.decode()
+    assert TaskRecord.objects.count() == 2
+
+
+def test_a_replay_runs_although_its_call_is_still_unique_for_a_time(
+    handle: Handle, queue: str
+) -> None:
+    """Whoever asks for it means it. From then on equal calls join the replay."""
+    first = unique.remind.execute_on_commit(order_id=1)
+    assert run(handle, first) == "SUCCESS"
+
+    replays = operations.replay(ids=[first.id])
+
+    assert replays.skipped == {}
+    (new,) = replays.new.values()
+    joined = unique.remind.execute_on_commit(order_id=1)
+    assert (joined.id, joined.created) == (new, False)
+    assert run_last(handle).status == "SUCCESS"
+    again = operations.replay(ids=[first.id], again=True)
+    assert len(again.done) == 1, "the replay's own key, too"
+    unfinished = operations.replay(ids=[first.id], again=True).skipped[first.id]
+    assert unfinished == f"{again.new[first.id]} holds its unique key, and has not ended"
+
+
+def test_a_replay_with_other_arguments_leaves_the_key_of_its_call(
+    handle: Handle, queue: str
+) -> None:
+    first = unique.remind.execute_on_commit(order_id=1)
+    run(handle, first)
+
+    replays = operations.replay(ids=[first.id], change={"order_id": 2})
+
+    assert len(replays.done) == 1
+    assert not unique.remind.execute_on_commit(order_id=1).created
+
+
+def test_a_replay_is_refused_while_the_success_of_another_call_counts(
+    handle: Handle, queue: str
+) -> None:
+    failed = unique.remind.execute_on_commit(order_id=1, fails=True)
+    assert run(handle, failed) == "FAILED"
+    other = unique.remind.execute_on_commit(order_id=1)
+    assert run(handle, other) == "SUCCESS"
+
+    replays = operations.replay(ids=[failed.id], change={"fails": False})
+
+    reason = replays.skipped[failed.id]
+    assert reason.startswith(f"{other.id} has succeeded since, and holds its unique key until 2")
+    assert reason.endswith("replay that one")
     assert TaskRecord.objects.count() == 2
 
 

@@ -126,7 +126,9 @@ def replay(
 
     `change` has arguments, as JSON values, that replace those of the call; they are checked against
     the task. A replay has the `root_id` of its call, and so its idempotency key. A call that was
-    retried or replayed already is skipped, except with `again`: replay the last of its records.
+    retried or replayed already is skipped, except with `again`: replay the last of its records. A
+    call that is unique for a time (`unique_for`) runs again within it: its key passes to the
+    replay. It is skipped while another call holds that key.
 
     Raises InvalidFilter without any filter, and for one that makes no sense.
     """
@@ -139,6 +141,11 @@ def replay(
             superseded = set() if again else rows.find_superseded(chunk)
             outgoing = list(_replays_of(records, superseded, change or {}, changes))
             if outgoing and not dry_run:
+                rows.free_keys(
+                    (each.message.unique.key, each.message.root_id)
+                    for each in outgoing
+                    if each.message.unique
+                )
                 joins = here.enqueuer.enqueue(outgoing, using=here.outbox.alias)
                 _skip_joined(joins, changes)
         on_progress(done, len(ids))
@@ -451,10 +458,16 @@ def _replays_of(
 
 def _skip_joined(joins: Joins, to: Replays) -> None:
     """Note the replays that were not made, because other invocations hold their unique keys."""
+    until = rows.kept_until(joins[new].invocation_id for new in to.new.values() if new in joins)
     for id in [id for id, new in to.new.items() if new in joins]:
-        joined = joins[to.new.pop(id)]
+        holder = joins[to.new.pop(id)].invocation_id
         to.done.remove(id)
-        to.skipped[id] = f"{joined.invocation_id} holds its unique key, and has not ended"
+        to.skipped[id] = f"{holder} holds its unique key, and has not ended"
+        if holder in until:
+            to.skipped[id] = (
+                f"{holder} has succeeded since, and holds its unique key until "
+                f"{until[holder].isoformat(timespec='seconds')} (unique_for): replay that one"
+            )
 
 
 def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:

@@ -4,7 +4,7 @@ Each function changes one chunk in a transaction of its own, or in the caller's.
 in the middle is half done, and never twice: each change is conditional on the status.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -70,6 +70,28 @@ def find_superseded(ids: Collection[UUID]) -> set[UUID]:
     )
     followed = all_records().filter(Exists(later), id__in=ids).order_by()
     return set(followed.values_list("id", flat=True))
+
+
+@with_retries
+def free_keys(keys: Iterable[tuple[UUID, UUID | None]]) -> None:
+    """Free unique keys that succeeded runs of the calls with these roots have kept (`unique_for`).
+
+    Any record of a call may have its key: a retry or a replay takes it over.
+    """
+    roots = dict(keys)
+    kept = all_records().filter(unique_key__in=list(roots), status=Status.SUCCESS).order_by()
+    found = kept.values_list("id", "unique_key", "root_id") if roots else []
+    own = [id for id, key, root in found if key and roots[key] == root]
+    if own:
+        kept.filter(id__in=own).update(unique_key=None)
+
+
+@with_retries
+def kept_until(ids: Iterable[UUID]) -> dict[UUID, datetime]:
+    """Return until when those of these calls hold their unique keys that have succeeded."""
+    kept = all_records().filter(id__in=list(ids), status=Status.SUCCESS).order_by()
+    found = kept.exclude(unique_key=None).values_list("id", "unique_until")
+    return {id: until for id, until in found if until is not None}
 
 
 @with_retries
