@@ -237,7 +237,10 @@ def test_what_is_given_back_unbegun_gives_its_place_back(table: None) -> None:
     runtime.current().claims.release([first], Release(counts=False, is_redelivered=False))
     runtime.current().limits.free([first])
 
+    TaskRecord.objects.filter(kwargs__name="a").update(look_at=Now() + LONG_AGO)
     assert names(claim_due()) == ["c"]
+    TaskRecord.objects.filter(kwargs__name="a").update(look_at=Now())
+    assert claim_due() == []
     assert waiting() == ["a"]
 
 

@@ -1,21 +1,25 @@
 """What waits for a place or a moment: it is cancelled in time, and no place is idle beside it."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections, transaction
 from django.db.models import F
 
 from lambda_tasks import runtime
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import LimitPace, LimitPlace, TaskRecord
+from lambda_tasks.records import limits
 from lambda_tasks.records.clock import Now
 from tests.app import limited
-from tests.conftest import Handle, Task, bodies_in
+from tests.conftest import PATIENCE_S, Handle, Task, bodies_in
 from tests.test_limits import claim_due, due, end, enqueue, names, table, waiting
-from tests.test_unique import another_transaction
+from tests.test_unique import another_transaction, waits_for_a_lock
 
 __all__ = ["table"]
 
@@ -197,3 +201,108 @@ def test_what_has_begun_gets_a_moment_beyond_its_expiry(table: None) -> None:
     assert claim_due() == []
 
     assert record("lost").reserved_for is not None
+
+
+def test_who_arrives_late_takes_its_place_back_from_those_behind(table: None) -> None:
+    """Else nobody runs while messages take longer than a place is kept."""
+    enqueue(limited.alone, "held")
+    (held,) = claim_due()
+    enqueue(limited.alone, "b", "c")
+    claim_due()
+    end(held)
+    LimitPlace.objects.update(held_until=Now() - OVER)
+    runtime.current().limits.rescue(thorough=False)
+    assert LimitPlace.objects.get().record_id == record("c").id
+
+    TaskRecord.objects.filter(kwargs__name="c").update(look_at=Now() + OVER)
+    assert names(claim_due()) == ["b"]
+    TaskRecord.objects.filter(kwargs__name="c").update(look_at=Now())
+    assert claim_due() == []
+    assert waiting() == ["c"]
+
+
+def test_of_several_who_arrive_late_the_first_of_the_line_runs(table: None) -> None:
+    enqueue(limited.alone, "held")
+    (held,) = claim_due()
+    enqueue(limited.alone, "b", "c")
+    enqueue(limited.alone, "urgent", priority=1)
+    claim_due()
+    end(held)
+    LimitPlace.objects.update(record_id=record("c").id)
+    TaskRecord.objects.exclude(limit_key=None).update(limit_key=None, look_at=Now())
+
+    assert names(claim_due()) == ["urgent"]
+
+    assert waiting() == ["b", "c"]
+
+
+def test_a_place_that_is_kept_for_a_moment_is_not_taken_over(table: None) -> None:
+    enqueue(limited.both, "a")
+    (first,) = claim_due()
+    enqueue(limited.both, "b")
+    claim_due()
+    end(first)
+    assert claim_due() == [], "b has the place, and waits for its moment"
+
+    enqueue(limited.both, "urgent", priority=1)
+
+    assert claim_due() == []
+    assert waiting() == ["urgent"]
+    assert LimitPlace.objects.get().record_id == record("b").id
+
+
+@locks_rows
+def test_a_place_that_was_handed_over_meanwhile_is_locked_like_the_others(
+    table: None, monkeypatch: Any
+) -> None:
+    """Else its run could end, and find nobody waiting, before this one begins to wait."""
+    enqueue(limited.alone, "a", "b", "c")
+    (first,) = claim_due()
+    TaskRecord.objects.filter(kwargs__name="c").update(limit_key=None, look_at=Now())
+    handing, handed, deciding, freed = (threading.Event() for _ in range(4))
+    wake, let_wait = limits._wake, limits._let_wait
+
+    def slow_wake(*args: Any) -> None:
+        wake(*args)
+        handing.set()
+        assert handed.wait(PATIENCE_S)
+
+    def slow_wait(*args: Any) -> None:
+        deciding.set()
+        assert not freed.wait(0.3), "who ends waits for who is about to wait"
+        let_wait(*args)
+
+    monkeypatch.setattr(limits, "_wake", slow_wake)
+    monkeypatch.setattr(limits, "_let_wait", slow_wait)
+
+    def hand_over_and_end_the_next() -> None:
+        try:
+            end(first)
+            assert deciding.wait(PATIENCE_S)
+            LimitPlace.objects.all().delete()
+            freed.set()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as thread:
+        ending = thread.submit(hand_over_and_end_the_next)
+        assert handing.wait(PATIENCE_S)
+        with ThreadPoolExecutor(1) as other:
+            admitting = other.submit(admit_in_thread, "c")
+            while not waits_for_a_lock():
+                time.sleep(0.01)
+            handed.set()
+            admitting.result(PATIENCE_S)
+        ending.result(PATIENCE_S)
+
+    assert waiting() == ["c"]
+
+
+def admit_in_thread(name: str) -> None:
+    try:
+        with transaction.atomic():
+            runtime.current().limits.admit(
+                [each for each in due() if each.message.invocation_id == record(name).id]
+            )
+    finally:
+        connections.close_all()

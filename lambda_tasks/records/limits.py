@@ -112,7 +112,7 @@ WAITING_COLUMNS: Final = ("id", *MESSAGE_COLUMNS, "now")
 
 CANDIDATE_COLUMNS: Final = (
     *WAITING_COLUMNS, "status", "start_time", "look_at", "sent_at", "limit_key", "reserved_for",
-    "n_attempts", "cut_off_s",
+    "n_attempts", "cut_off_s", "enqueued_at",
 )  # fmt: skip
 
 
@@ -136,6 +136,11 @@ class _Candidate:
         """
         keeps_secrets = self.row["secrets"] != UNAVAILABLE
         return keeps_secrets and self.delivery.delivery.order_key is None
+
+    @property
+    def rank(self) -> tuple[int, datetime]:
+        """Where it stands in the line for a place: the least is the first."""
+        return -self.row["priority"], self.row["enqueued_at"]
 
 
 class RecordLimits:
@@ -362,10 +367,54 @@ def _give_places(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Adm
         if not kept or _keep(alias, kept):
             break
     for key, wanting in by_key.items():
+        kept_places = [each for each in held if each.key == key and each.is_live and not each.token]
+        for each, other in _take_over(
+            alias, [w for w in wanting if w.id not in given], kept_places
+        ):
+            given[each.id] = Admitted(each.needs.places)
+            given.pop(other, None)
         full = [each for each in wanting if each.id not in given]
         _let_wait([each for each in full if each.may_wait_in_row], key)
         given |= {each.id: FULL if each.may_wait_in_row else BUSY_IN_QUEUE for each in full}
     return given
+
+
+def _take_over(
+    alias: str, full: Sequence[_Candidate], places: Sequence[Any]
+) -> list[tuple[_Candidate, UUID]]:
+    """Let candidates have places that are kept for others who stand behind them in the line.
+
+    Returns each with the record that had its place. Without this, nobody would run while messages
+    take longer to arrive than a place is kept: each would find that its place was handed on. A lost
+    run may be poison, and takes nobody's place.
+    """
+    if not (full and places):
+        return []
+    # Who has a moment needs its place then.
+    records = all_records().filter(id__in=[each.record_id for each in places], reserved_for=None)
+    ranks = {
+        id: (-priority, at)
+        for id, priority, at in records.order_by().values_list("id", "priority", "enqueued_at")
+        if at is not None
+    }
+    last_first = sorted(
+        (each for each in places if each.record_id in ranks),
+        key=lambda each: ranks[each.record_id],
+        reverse=True,
+    )
+    first_first = sorted(
+        (each for each in full if each.row["status"] == Status.QUEUED and each.row["enqueued_at"]),
+        key=lambda each: each.rank,
+    )
+    taken = [
+        (each, place)
+        for each, place in zip(first_first, last_first, strict=False)
+        if each.rank < ranks[place.record_id]
+    ]
+    for each, place in taken:
+        held = _places(alias).filter(key=place.key, number=place.number)
+        held.update(record_id=each.id, held_until=Now() + KEPT_FOR)
+    return [(each, place.record_id) for each, place in taken]
 
 
 def _keep(alias: str, kept: Sequence[LimitPlace]) -> bool:
@@ -514,10 +563,16 @@ def _lock_places(alias: str, keys: Iterable[str]) -> list[Any]:
     They are locked, in one order, so that two who lock the same ones can't deadlock.
     """
     places = _places(alias).filter(key__in=sorted(keys)).order_by("key", "number")
-    if connections[alias].features.has_select_for_update:
-        list(places.select_for_update().values_list("number"))
     now = places.annotate(is_live=Q(held_until__gte=Now()), is_over=_is_over())
-    return list(now)
+    if not connections[alias].features.has_select_for_update:
+        return list(now)
+    for _ in range(MAX_RACES):
+        locked = set(places.select_for_update().values_list("key", "number"))
+        found = list(now.all())
+        # One that was handed over while this waited for its lock is a new row.
+        if locked.issuperset((each.key, each.number) for each in found):
+            break
+    return found
 
 
 def _is_over() -> Q:
