@@ -14,11 +14,14 @@ from django.db.models import F
 from lambda_tasks import runtime
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import LimitPace, LimitPlace, TaskRecord
+from lambda_tasks.queues import database
 from lambda_tasks.records import limits
 from lambda_tasks.records.clock import Now
 from tests.app import limited
-from tests.conftest import PATIENCE_S, Handle, Task, bodies_in
+from tests.app.models import Effect
+from tests.conftest import PATIENCE_S, Handle, Task, bodies_in, wait_for
 from tests.test_limits import claim_due, due, end, enqueue, names, table, waiting
+from tests.test_table_queue import worker
 from tests.test_unique import another_transaction, waits_for_a_lock
 
 __all__ = ["table"]
@@ -306,3 +309,13 @@ def admit_in_thread(name: str) -> None:
             )
     finally:
         connections.close_all()
+
+
+def test_a_worker_looks_at_each_moment_of_a_rate_and_not_with_its_next_poll(
+    table: None, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(database, "POLL_EVERY_S", 600)
+    enqueue(limited.five_a_second, *"abcde")
+
+    with worker(["default"]):
+        wait_for(lambda: Effect.objects.count() == 5)

@@ -11,11 +11,13 @@ from lambda_tasks.records.clock import Now
 time_budget.LEASE_MARGIN_S = 2.0  # type: ignore[misc]
 
 
-@lambda_task(limit=3, limit_by=("tenant",), atomic=False, soft_timeout=2, hard_timeout=3)
+@lambda_task(limit=3, limit_by=("tenant",), atomic=False, soft_timeout=8, hard_timeout=9)
 async def three_at_once(*, tenant: str, seconds: float) -> None:
     span = await Span.objects.acreate(tenant=tenant, process=os.getpid(), began_at=Now())
-    await asyncio.sleep(seconds)
-    await Span.objects.filter(pk=span.pk).aupdate(ended_at=Now())
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await Span.objects.filter(pk=span.pk).aupdate(ended_at=Now())
 
 
 @lambda_task(limit=3, limit_by=("tenant",))

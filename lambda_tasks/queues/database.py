@@ -1,6 +1,7 @@
 """Database queues: the table of the records is the queue, and the QUEUED row is the message."""
 
 import asyncio
+import heapq
 import logging
 import time
 import uuid
@@ -38,6 +39,15 @@ FOLLOW_UP_PAUSE_S: Final = 0.02
 
 What ends meanwhile shares the look.
 """
+
+DUE_WITHIN_S: Final = 600.0
+"""Seconds ahead of which a worker remembers when messages fall due that it has refused until then.
+
+The polls find the others.
+"""
+
+MAX_DUE_TIMES: Final = 10_000
+"""The most of these times."""
 
 LISTEN_RETRY_S: Final = 10.0
 """The fewest seconds between two tries to listen for notifications."""
@@ -155,8 +165,10 @@ class DatabaseSource:
         """What this release can't run, each with the time of its next look in monotonic seconds."""
         self._postponements: set[asyncio.Task[Any]] = set()
         self._waking: asyncio.TimerHandle | None = None
-        self._due_soon: asyncio.TimerHandle | None = None
-        """The look for a message that falls due before the next poll."""
+        self._due_times: list[float] = []
+        """A heap of the times, of the loop's clock, at which messages fall due."""
+        self._look_at_next: asyncio.TimerHandle | None = None
+        """The look for the message that falls due next."""
 
     max_batch = MAX_BATCH
     holds_received = False
@@ -181,7 +193,7 @@ class DatabaseSource:
         if self._listener is None and self._waking is None:
             self._waking = self._loop.call_later(FOLLOW_UP_PAUSE_S, self.wake)
         wait_s = settlement.retry_after_s
-        if not settlement.is_final and wait_s is not None and wait_s < POLL_EVERY_S:
+        if not settlement.is_final and wait_s is not None and wait_s < DUE_WITHIN_S:
             self._wake_in(wait_s)
         left_out = settlement.left_out
         if left_out is not None and len(self._left_out) < MAX_LEFT_OUT:
@@ -193,15 +205,25 @@ class DatabaseSource:
             task.add_done_callback(self._end_postponement)
 
     def _wake_in(self, wait_s: float) -> None:
-        """Look when a message falls due, if that is before the next look."""
+        """Look when a message falls due. A rate lets many fall due one after the other."""
         due_at = self._loop.time() + wait_s
-        if self._due_soon is None or due_at < self._due_soon.when():
-            if self._due_soon is not None:
-                self._due_soon.cancel()
-            self._due_soon = self._loop.call_at(due_at, self._look_at_due)
+        if len(self._due_times) < MAX_DUE_TIMES:
+            heapq.heappush(self._due_times, due_at)
+            if self._due_times[0] == due_at:
+                self._look_at(due_at)
+
+    def _look_at(self, due_at: float) -> None:
+        if self._look_at_next is not None:
+            self._look_at_next.cancel()
+        self._look_at_next = self._loop.call_at(due_at, self._look_at_due)
 
     def _look_at_due(self) -> None:
-        self._due_soon = None
+        now = self._loop.time()
+        while self._due_times and self._due_times[0] <= now:
+            heapq.heappop(self._due_times)
+        if self._due_times:
+            # What falls due meanwhile shares the look.
+            self._look_at(max(self._due_times[0], now + FOLLOW_UP_PAUSE_S))
         self._wake_up.set()
 
     def _still_left_out(self) -> Collection[LeftOut]:

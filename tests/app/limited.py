@@ -24,6 +24,11 @@ async def ten_a_minute(*, tenant: str) -> None:
     await Effect.objects.acreate(name=tenant)
 
 
+@lambda_task(rate="5/s")
+async def five_a_second(*, name: str) -> None:
+    await Effect.objects.acreate(name=name)
+
+
 @lambda_task(limit=1, rate="1/h")
 async def both(*, name: str) -> None:
     await Effect.objects.acreate(name=name)
