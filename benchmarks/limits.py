@@ -110,6 +110,8 @@ def rate(chosen: argparse.Namespace) -> bool:
     TaskRecord.objects.all().delete()
     with Crew():
         ten_a_second.execute_many_on_commit([{}] * (RATE * (seconds + 5)))
+        while not TaskRecord.objects.filter(start_time__isnull=False).exists():
+            time.sleep(0.1)
         time.sleep(seconds + 4)
     starts = sorted(each.start_time for each in TaskRecord.objects.all() if each.start_time)
     first = starts[0] + timedelta(seconds=2)  # the workers have begun
