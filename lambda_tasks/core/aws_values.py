@@ -86,6 +86,12 @@ BATCHES_PER_POLLER: Final = 10
 """How many batches a provisioned poller runs at a time (Using Lambda with Amazon SQS, AWS Lambda
 developer guide). With pollers there is no MaximumConcurrency."""
 
+MIN_POLLERS: Final = 2
+"""The least pollers of an SQS queue (ProvisionedPollerConfig, AWS Lambda API reference)."""
+
+POLLERS: Final = MIN_POLLERS
+"""How many pollers a queue has by default, since they are charged for while nothing waits."""
+
 # The tick.
 
 TICK_EXPRESSION: Final = "rate(1 minute)"
@@ -100,10 +106,25 @@ TICK_MAX_AGE_S: Final = 60
 
 # Alarms.
 
-ALARM_PERIOD_S: Final = 60
-
 TICK_STOPPED_AFTER: Final = 5
 """Minutes without a tick before the alarm rings; one or two may be late."""
+
+# Permissions.
+
+CONSUMER_ACTIONS: Final = (
+    "sqs:ReceiveMessage",
+    "sqs:DeleteMessage",
+    "sqs:GetQueueAttributes",
+    "sqs:ChangeMessageVisibility",
+    "sqs:SendMessage",
+)
+"""What a function or a worker does with its queues. It sends retries, and what tasks call."""
+
+PRODUCER_ACTIONS: Final = ("sqs:SendMessage",)
+"""What a process does that only enqueues."""
+
+KEY_ACTIONS: Final = ("kms:GenerateDataKey", "kms:Decrypt")
+"""What both do with a key of your own; to send, SQS also decrypts."""
 
 
 def visibility_timeout_s(function_timeout_s: int) -> int:
