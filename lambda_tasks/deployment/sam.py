@@ -39,6 +39,8 @@ FUNCTION_ALARMS: Final = {
 class Options:
     """What a template has beside what the settings ask for."""
 
+    image_uri: bool = False
+    """Whether the image is a parameter. Otherwise `sam build` builds it."""
     vpc: bool = False
     """Whether the function is in a VPC."""
     secret: bool = False
@@ -91,7 +93,7 @@ def render(options: Options) -> str:
         "values": vars(aws_values),
         "settings_module": os.environ.get("DJANGO_SETTINGS_MODULE", "mysite.settings"),
         "function_alarms": FUNCTION_ALARMS,
-        "function": "!Ref Function.Alias" if options.snapstart else "!GetAtt Function.Arn",
+        "function": "!Ref Alias" if options.snapstart else "!GetAtt Function.Arn",
         "kms_master_key": "!Ref KmsKey" if options.kms_key else aws_values.KMS_KEY,
         "tick_event": json.dumps(aws_values.TICK_EVENT),
         "connections": function_connections(),
@@ -100,7 +102,8 @@ def render(options: Options) -> str:
         "engine_family": ENGINE_FAMILIES.get(options.rds_proxy or ""),
     }
     # Names and numbers as they are: no HTML, and no separators of a language.
-    return Engine(autoescape=False).from_string(source).render(Context(context, use_l10n=False))
+    literal = Context(context, autoescape=False, use_l10n=False)
+    return Engine(autoescape=False).from_string(source).render(literal)
 
 
 def function_connections() -> int:

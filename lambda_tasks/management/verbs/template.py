@@ -25,6 +25,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="write it to a file, which must not exist"
     )
     parser.add_argument("--force", action="store_true", help="overwrite the file of --output")
+    parser.add_argument(
+        "--image-uri", action="store_true",
+        help="the image is in ECR, its URI a parameter; otherwise `sam build` builds it",
+    )  # fmt: skip
     parser.add_argument("--vpc", action="store_true", help="the function is in a VPC")
     parser.add_argument(
         "--rds-proxy", choices=sorted(sam.ENGINE_FAMILIES),
