@@ -109,6 +109,12 @@ TICK_MAX_AGE_S: Final = 60
 TICK_STOPPED_AFTER: Final = 5
 """Minutes without a tick before the alarm rings; one or two may be late."""
 
+FUNCTION_ALARMS: Final[Mapping[str, str]] = {
+    "Errors": "The function fails, or runs into its timeout",
+    "Throttles": "The account has no concurrency left for the function",
+}
+"""The descriptions of the function's other alarms, by their metrics."""
+
 # Permissions.
 
 CONSUMER_ACTIONS: Final = (

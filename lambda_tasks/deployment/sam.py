@@ -29,11 +29,6 @@ MAX_QUEUES: Final = 60
 ENGINE_FAMILIES: Final = {"postgresql": "POSTGRESQL", "mysql": "MYSQL"}
 """The engine families of RDS Proxy, by Django's names of the databases."""
 
-FUNCTION_ALARMS: Final = {
-    "Errors": "The function fails, or runs into its timeout",
-    "Throttles": "The account has no concurrency left for the function",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -92,7 +87,6 @@ def render(options: Options) -> str:
         "queues": named(plan.queues),
         "values": vars(aws_values),
         "settings_module": os.environ.get("DJANGO_SETTINGS_MODULE", "mysite.settings"),
-        "function_alarms": FUNCTION_ALARMS,
         "function": "!Ref Alias" if options.snapstart else "!GetAtt Function.Arn",
         "kms_master_key": "!Ref KmsKey" if options.kms_key else aws_values.KMS_KEY,
         "tick_event": json.dumps(aws_values.TICK_EVENT),
@@ -125,4 +119,4 @@ def named(queues: Iterable[QueuePlan]) -> list[NamedQueue]:
 
 
 def _arns(queues: Iterable[BatchQueue]) -> list[str]:
-    return sorted({arn for each in queues for arn in (each.job_queue_arn, each.job_definition_arn)})
+    return sorted({arn for each in queues for arn in each.arns})
