@@ -66,9 +66,6 @@ class LambdaTasks(Construct):  # type: ignore[misc] # the package is not there w
         self._plan = make_plan(prefix=prefix)
         self._alarm = actions.SnsAction(alarm_topic)
         self._kms_key = kms_key
-        stack = Stack.of(self)
-        self.queues_url = f"https://sqs.{stack.region}.{stack.url_suffix}/{stack.account}/{prefix}"
-        """What precedes the queues' names in their URLs: QUEUES_URL of the web processes, too."""
         self.function = lambda_.DockerImageFunction(
             self,
             "Function",
@@ -78,7 +75,8 @@ class LambdaTasks(Construct):  # type: ignore[misc] # the package is not there w
             timeout=Duration.seconds(self._plan.function_timeout_s),
             environment={
                 "DJANGO_SETTINGS_MODULE": os.environ["DJANGO_SETTINGS_MODULE"],
-                "QUEUES_URL": self.queues_url,
+                "STAGE_PREFIX": prefix,
+                "AWS_ACCOUNT_ID": Stack.of(self).account,  # Lambda does not set it
                 **(environment or {}),
             },
             log_group=logs.LogGroup(self, "Logs", retention=logs.RetentionDays.ONE_MONTH),

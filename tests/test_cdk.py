@@ -162,6 +162,7 @@ def test_options_change_what_they_name(stacks: dict[str, Any]) -> None:
     }
     assert function["SnapStart"] == {"ApplyOn": "PublishedVersions"}
     assert function["Environment"]["Variables"]["STAGE"] == "staging"
+    assert function["Environment"]["Variables"]["STAGE_PREFIX"] == "staging-"
     assert function["VpcConfig"]["SubnetIds"]
     assert tick["Target"]["Arn"]["Ref"] in aliases
     for each in of_type(full, "AWS::Lambda::EventSourceMapping"):
