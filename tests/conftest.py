@@ -116,7 +116,7 @@ def queue(sqs: LocalSqs, settings: Any) -> Iterator[str]:
 def starting(name: str) -> Iterator[None]:
     """Fail where the server can't be had; skip where LAMBDA_TASKS_TEST_WITHOUT names it.
 
-    By default it names MariaDB and PgBouncer, which are no wheels, except in CI.
+    By default it names those that no wheel of the group `test` brings, except in CI.
     """
     try:
         yield

@@ -13,7 +13,8 @@ from django.conf import settings
 from lambda_tasks import handler
 from lambda_tasks.local import EventSourceMapping, LambdaContext
 
-FUNCTION_TIMEOUT_S = 60.0
+FUNCTION_TIMEOUT_S = float(os.environ.get("BOOKSHOP_FUNCTION_TIMEOUT", "60"))
+BATCH_SIZE = int(os.environ.get("BOOKSHOP_BATCH_SIZE", "10"))
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def main() -> None:
         queue_url,
         lambda event: handler.handler(event, LambdaContext(timeout_s=FUNCTION_TIMEOUT_S)),
         client_options=settings.LAMBDA_TASKS_AWS,
+        batch_size=BATCH_SIZE,
     )
     mapping.run(stop.is_set)
     handler.close()

@@ -116,6 +116,11 @@ class BatchQueue(Queue):
         return JobQueue(self.job_queue_arn, self.job_definition_arn, client, signer)
 
     @property
+    def arns(self) -> tuple[str, str]:
+        """What may be submitted: the ARNs of the job queue and of the job definition."""
+        return self.job_queue_arn, self.job_definition_arn
+
+    @property
     def audience(self) -> str:
         """See Queue."""
         return self.job_queue_arn

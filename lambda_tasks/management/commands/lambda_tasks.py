@@ -29,6 +29,7 @@ from lambda_tasks.management.verbs import (
     show,
     stats,
     tail,
+    template,
     tick,
     worker,
 )
@@ -51,13 +52,14 @@ VERBS: Final[dict[str, ModuleType]] = {
     "requeue": requeue,
     "cancel": cancel,
     "purge": purge,
+    "template": template,
 }
 
 
 class Command(BaseCommand):
     """The command that runs the chosen verb."""
 
-    help = "Runs tasks on a laptop or in containers, and shows and steers those that there are."
+    help = "Runs tasks on a laptop or in containers, shows and steers them, and makes templates."
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """See BaseCommand."""
