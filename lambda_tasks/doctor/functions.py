@@ -27,10 +27,10 @@ def missing(function: LiveFunction) -> Iterator[Found]:
 def state(function: LiveFunction) -> Iterator[Found]:
     """Yield that it can't run, or that its last update has failed."""
     configuration = function.configuration.value
-    if configuration.get("State", "Active") not in ("Active", "Inactive"):
+    if configuration.get("State") == "Failed":
         reason = configuration.get("StateReason") or "no reason is given"
         yield Found(
-            f"Its state is {configuration['State']}: {reason}.",
+            f"Its state is Failed: {reason}.",
             "Active.",
             "Correct what the reason names, and deploy again.",
         )

@@ -21,7 +21,12 @@ MAX_IDLE_REQUESTS: Final = 5_000_000
 """The polls in a month from which on their cost is worth a word: a few dollars."""
 
 
-@check("settings.check", "error", why="manage.py check --deploy says the same, where it is run.")
+@check(
+    "settings.check",
+    "error",
+    why="Mistakes in settings, tasks and databases fail calls and tasks; manage.py check "
+    "--deploy finds them before that.",
+)
 def settings(system: System) -> Iterator[Found]:
     """Yield what the system checks of the library find."""
     for each in system.check_messages:
