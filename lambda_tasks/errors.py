@@ -168,7 +168,7 @@ class WorkerProcessDied(LambdaTasksError):
 
 
 class SecretUnavailable(LambdaTasksError):
-    """A secret that the environment refers to could not be fetched from Secrets Manager."""
+    """A secret or parameter that the environment refers to could not be fetched from AWS."""
 
 
 class LeaseLost(LambdaTasksError):

@@ -293,6 +293,140 @@ def test_one_request_for_each_version_and_all_at_once(monkeypatch: Any) -> None:
     assert os.environ["COLD_B3"] == "b"
 
 
+PARAMETERS = "LAMBDA_TASKS_SSM_ENVIRONMENT"
+
+
+class Shelf:
+    """Parameters below a path of this test's own."""
+
+    def __init__(self, moto: Moto) -> None:
+        self._store = moto.parameters
+        self.path = f"/mysite-{uuid.uuid4().hex}/"
+
+    def put(self, name: str, value: str, **options: Any) -> str:
+        """Its full name."""
+        full = self.path + name
+        self._store.put_parameter(
+            Name=full, Value=value, **{"Type": "SecureString", "Overwrite": True, **options}
+        )
+        return full
+
+
+@pytest.fixture
+def shelf(moto: Moto) -> Shelf:
+    return Shelf(moto)
+
+
+def test_parameters_below_a_path_are_variables_decrypted_and_of_all_pages(
+    shelf: Shelf, monkeypatch: Any
+) -> None:
+    for i in range(25):
+        shelf.put(f"COLD_{i}", f"value {i}")
+    shelf.put("db/COLD_DEEP", "deep", Type="String")
+    monkeypatch.setenv(PARAMETERS, shelf.path)
+
+    cold_start.set_up()
+
+    assert [os.environ[f"COLD_{i}"] for i in range(25)] == [f"value {i}" for i in range(25)]
+    assert os.environ["COLD_DEEP"] == "deep"
+
+
+def test_parameters_are_named_with_versions_and_variables_of_their_own(
+    shelf: Shelf, monkeypatch: Any
+) -> None:
+    key = shelf.put("COLD_KEY", "first")
+    shelf.put("COLD_KEY", "second")
+    host = shelf.put("db-host", "localhost", Type="String")
+    many = [shelf.put(f"COLD_N{i}", str(i)) for i in range(11)]
+    parts = [f"COLD_OLD={key}:1", key, f" COLD_HOST={host} ", *many]
+    monkeypatch.setenv(PARAMETERS, ",".join(parts))
+
+    cold_start.set_up()
+
+    found = [os.environ[f"COLD_{name}"] for name in ("OLD", "KEY", "HOST", "N10")]
+    assert found == ["first", "second", "localhost", "10"]
+
+
+def test_parameters_are_read_once(shelf: Shelf, monkeypatch: Any) -> None:
+    shelf.put("COLD_ONCE", "stored")
+    monkeypatch.setenv(PARAMETERS, shelf.path)
+    cold_start.set_up()
+    monkeypatch.setenv("COLD_ONCE", "changed by the project")
+
+    cold_start.set_up()
+
+    assert os.environ["COLD_ONCE"] == "changed by the project"
+
+
+def test_a_parameter_may_refer_to_a_secret_and_may_not_bring_code_unseen(
+    shelf: Shelf, secret: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    shelf.put("LAMBDA_TASKS_SECRET_COLD_REFERRED", f"{secret[0]}:KEY::")
+    shelf.put("PYTHONSTARTUP", "/tmp/code.py")
+    monkeypatch.setenv(PARAMETERS, shelf.path)
+
+    cold_start.set_up()
+
+    assert os.environ["COLD_REFERRED"] == VALUE
+    assert f"{PARAMETERS}, sets PYTHONSTARTUP, which decides" in caplog.text
+
+
+def test_all_that_is_wrong_with_parameters_is_named_and_none_is_set(
+    shelf: Shelf, monkeypatch: Any
+) -> None:
+    taken, one = shelf.put("COLD_TAKEN", VALUE), shelf.put("a/COLD_TWICE", VALUE)
+    other, odd = shelf.put("b/COLD_TWICE", VALUE), shelf.put("db-host", VALUE)
+    shelf.put("COLD_GOOD", VALUE)
+    monkeypatch.setenv("COLD_TAKEN", "here first")
+    monkeypatch.setenv(PARAMETERS, shelf.path)
+
+    with pytest.raises(ValueError, match=PARAMETERS) as error:
+        cold_start.set_up()
+
+    text = str(error.value)
+    assert f"{taken} sets COLD_TAKEN, which is set already" in text
+    assert f"{one} sets COLD_TWICE, and so does {other}." in text
+    assert f"{odd} can't set a variable 'db-host'. Name the variable: VARIABLE={odd}" in text
+    assert VALUE not in text
+    assert "COLD_GOOD" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("/mysite/, no good", "'no good' is neither a path such as /mysite/ nor a parameter"),
+        ("COLD_X=/mysite/", "names no variable for one parameter"),
+        ("1X=/mysite/KEY", "names no variable for one parameter"),
+        ("/", "is neither a path"),
+    ],
+)
+def test_a_malformed_reference_to_parameters_is_named(
+    monkeypatch: Any, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(PARAMETERS, value)
+
+    with pytest.raises(ValueError, match=f"{PARAMETERS}: .*{reason}"):
+        cold_start.set_up()
+
+
+def test_a_path_without_parameters_is_a_mistake(shelf: Shelf, monkeypatch: Any) -> None:
+    monkeypatch.setenv(PARAMETERS, shelf.path)
+
+    with pytest.raises(ValueError, match=f"there is no parameter below {shelf.path}"):
+        cold_start.set_up()
+
+
+def test_parameters_that_aws_does_not_have_are_all_named(shelf: Shelf, monkeypatch: Any) -> None:
+    known, gone = shelf.put("COLD_KNOWN", "x"), [f"{shelf.path}COLD_{n}" for n in "AB"]
+    monkeypatch.setenv(PARAMETERS, ",".join([known, *gone]))
+
+    with pytest.raises(SecretUnavailable, match="ParameterNotFound") as error:
+        cold_start.set_up()
+
+    assert [f"{PARAMETERS}: {each}: " in str(error.value) for each in gone] == [True, True]
+    assert "COLD_KNOWN" not in os.environ
+
+
 def run_in(function: LambdaProcess, task: LambdaTaskWrapper[Any, Any], **kwargs: Any) -> TaskRecord:
     message = body(task, **kwargs)
     answer = function.invoke(sqs_event(message))

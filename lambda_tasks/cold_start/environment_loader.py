@@ -1,43 +1,12 @@
 """The loader of environment variables from one secret, a flat JSON object of strings."""
 
-import logging
 import os
-from collections.abc import Iterable
 from typing import Final
 
-from .secret_loader import VARIABLE_PREFIX as SECRET_PREFIX
-from .secrets_manager import ARN_SEGMENTS, SecretVersion, apply_to_all, fetch, parse_object
-
-logger = logging.getLogger("lambda_tasks")
+from .secrets_manager import ARN_SEGMENTS, SecretVersion, fetch, parse_object
+from .variables import apply_to_all, warn_about_code_variables
 
 ARN_VARIABLE: Final = "LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN"
-
-CODE_VARIABLES: Final = frozenset(
-    {
-        "BASH_ENV",
-        "GCONV_PATH",
-        "LD_AUDIT",
-        "LD_LIBRARY_PATH",
-        "LD_PRELOAD",
-        "OPENSSL_CONF",
-        "OPENSSL_ENGINES",
-        "OPENSSL_MODULES",
-        "PATH",
-        "PYTHONBREAKPOINT",
-        "PYTHONHOME",
-        "PYTHONPATH",
-        "PYTHONPLATLIBDIR",
-        "PYTHONPYCACHEPREFIX",
-        "PYTHONSTARTUP",
-        "PYTHONUSERBASE",
-        "PYTHONWARNINGS",
-    }
-)
-"""The variables that make Python, the dynamic linker, shells or OpenSSL load other code.
-
-Whoever may write the secret can run code by them in each process that starts later. These are full
-names, not prefixes, as projects have settings like LD_SDK_KEY.
-"""
 
 _loaded: set[str] = set()
 """The reference that this process has loaded. A cold start that is tried again skips it."""
@@ -60,7 +29,7 @@ def load_environment() -> None:
     version = _parse(reference)
     content = parse_object(fetch({version: ARN_VARIABLE})[version], variable=ARN_VARIABLE)
     apply_to_all(_check_variable, content.items())
-    _warn_about_code_variables(content)
+    warn_about_code_variables(content, ARN_VARIABLE)
     os.environ.update(content)
     _loaded.add(reference)
 
@@ -75,18 +44,6 @@ def _check_variable(name: str, value: object) -> None:
         raise ValueError(
             f"{ARN_VARIABLE}: the value of {name!r} in the secret is not a string without NUL "
             "characters."
-        )
-
-
-def _warn_about_code_variables(names: Iterable[str]) -> None:
-    # A reference to a single secret counts as its variable: load_secrets() sets that next.
-    found = [name for name in names if name.removeprefix(SECRET_PREFIX) in CODE_VARIABLES]
-    if found:
-        logger.warning(
-            "The secret of %s sets %s, which decides which code later processes load. Whoever may "
-            "write the secret can run any code here. Set the variable on the function instead.",
-            ARN_VARIABLE,
-            ", ".join(sorted(found)),
         )
 
 

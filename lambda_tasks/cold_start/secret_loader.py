@@ -5,9 +5,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .secrets_manager import ARN_SEGMENTS, SecretVersion, apply_to_all, fetch, parse_object
-
-VARIABLE_PREFIX: Final = "LAMBDA_TASKS_SECRET_"
+from .secrets_manager import ARN_SEGMENTS, SecretVersion, fetch, parse_object
+from .variables import REFERENCE_PREFIX, apply_to_all
 
 REFERENCE_SEGMENTS: Final = 10
 """The segments of <arn>:<json-key>:<version-stage>:<version-id>, which ECS uses too."""
@@ -35,7 +34,7 @@ def load_secrets() -> None:
     that are not JSON objects, and each <NAME> that is set already; SecretUnavailable where AWS does
     not return the secret. No error contains a secret's value.
     """
-    found = {item for item in os.environ.items() if item[0].startswith(VARIABLE_PREFIX)} - _loaded
+    found = {item for item in os.environ.items() if item[0].startswith(REFERENCE_PREFIX)} - _loaded
     references = apply_to_all(_parse, sorted(found))
     texts = fetch({reference.version: reference.variable for reference in references})
     resolved = apply_to_all(_resolve_value, [(each, texts[each.version]) for each in references])
@@ -45,7 +44,7 @@ def load_secrets() -> None:
 
 
 def _parse(variable: str, value: str) -> _Reference:
-    name = variable.removeprefix(VARIABLE_PREFIX)
+    name = variable.removeprefix(REFERENCE_PREFIX)
     if not name:
         raise ValueError(f"{variable} names no variable. Append the name of the one to set.")
     if name in os.environ:

@@ -1,27 +1,16 @@
 """The client for AWS Secrets Manager: versions of secrets, many of which are fetched at once."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeVar, TypeVarTuple
+from typing import Any, Final, Self
 
 from ..errors import SecretUnavailable
-
-R = TypeVar("R")
-Ts = TypeVarTuple("Ts")
+from .aws_client import MAX_CONCURRENT_REQUESTS, make_clients
 
 ARN_SEGMENTS: Final = 7
 """The segments of arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME. A name has no colon."""
-
-MAX_CONCURRENT_REQUESTS: Final = 16
-"""The number of GetSecretValue requests at a time, and of connections to each region."""
-
-CONNECT_TIMEOUT_S: Final = 2
-"""Seconds to connect to Secrets Manager, in each of three attempts."""
-
-READ_TIMEOUT_S: Final = 5
-"""Seconds for Secrets Manager to answer, in each of three attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +61,10 @@ def fetch(wanted: Mapping[SecretVersion, str]) -> dict[SecretVersion, str]:
     """
     if not wanted:
         return {}
-    clients = _clients({version.region for version in wanted})
+    clients = make_clients("secretsmanager", {version.region for version in wanted})
     with ThreadPoolExecutor(max_workers=min(len(wanted), MAX_CONCURRENT_REQUESTS)) as threads:
         texts = threads.map(lambda item: _fetch_one(clients[item[0].region], *item), wanted.items())
         return dict(zip(wanted, texts, strict=True))
-
-
-def apply_to_all(function: Callable[[*Ts], R], arguments: Iterable[tuple[*Ts]]) -> list[R]:
-    """Return the results of a function. Raises ValueError with the reasons of all its ValueErrors.
-
-    Each cold start takes a deployment: whoever has several mistakes should see all of them.
-    """
-    results, reasons = [], []
-    for each in arguments:
-        try:
-            results.append(function(*each))
-        except ValueError as reason:
-            reasons.append(str(reason))
-    if reasons:
-        raise ValueError("\n".join(reasons))
-    return results
 
 
 def parse_object(text: str, *, variable: str) -> dict[str, Any]:
@@ -103,25 +76,6 @@ def parse_object(text: str, *, variable: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{variable}: the secret's value is not a JSON object.")
     return content
-
-
-def _clients(regions: Iterable[str]) -> dict[str, Any]:
-    from botocore.config import Config
-    from botocore.session import get_session
-
-    config = Config(
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        max_pool_connections=MAX_CONCURRENT_REQUESTS,
-        parameter_validation=False,  # AWS validates them anyway.
-        retries={"total_max_attempts": 3, "mode": "standard"},
-    )
-    # Clients are made here, as they are safe for threads and their session is not.
-    session = get_session()
-    return {
-        region: session.create_client("secretsmanager", region_name=region, config=config)
-        for region in regions
-    }
 
 
 def _fetch_one(client: Any, version: SecretVersion, variable: str) -> str:

@@ -5,19 +5,16 @@ Lambda starts the module `handler`, which keeps one EventHandler for all events.
 
 import asyncio
 import logging
-import platform
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Self
-
-import django
 
 from .. import hooks
 from ..conf import current
 from ..database_calls import call_database
+from ..doctor.versions import versions
 from ..execution import connections
 from ..execution.executor import Executor
 from ..hooks.beside import call_beside
@@ -46,6 +43,9 @@ MAX_POSTPONE_S: Final = 5.0
 RELAY_NEEDS_S: Final = 10.0
 """Seconds before the deadline that a relay after an event needs, and the question for its shift."""
 
+DOCTOR_LIMIT_S: Final = 40.0
+"""The most seconds that a function examines itself, so that its caller hears of it."""
+
 WHOLE_BATCH: Final = ""
 """An empty identifier, which makes Lambda return all records to the queue.
 
@@ -53,7 +53,8 @@ See "Implementing partial batch responses" in Using Lambda with Amazon SQS.
 """
 
 ACCEPTED_EVENTS: Final = (
-    'This handler accepts SQS events, {"lambda_tasks": "ping"} and {"lambda_tasks": "tick"}.'
+    'This handler accepts SQS events, {"lambda_tasks": "ping"}, {"lambda_tasks": "tick"} and '
+    '{"lambda_tasks": "doctor"}.'
 )
 
 
@@ -64,7 +65,7 @@ class EventHandler:
         self._runtime = runtime
         self._executor = executor
         self._shifts = runtime.relay_shifts
-        self._versions = _versions()
+        self._versions = versions()
         self._shutdown: asyncio.Future[None] | None = None
 
     def interrupt(self) -> None:
@@ -85,6 +86,8 @@ class EventHandler:
                 return self._versions
             case {"lambda_tasks": "tick"}:
                 return await self._tick(_AnswerBy.of(context).deadline)
+            case {"lambda_tasks": "doctor"}:
+                return await self._examine(context)
         raise ValueError(f"{ACCEPTED_EVENTS} It received {_describe(event)}.")
 
     async def _run_records(self, records: list[Any], context: Any) -> dict[str, Any]:
@@ -172,6 +175,21 @@ class EventHandler:
         if hooks.ticked:
             call_beside(hooks.ticked, hooks.Ticked(done.relayed, done.scheduled))
         return {"relayed": done.relayed, "scheduled": done.scheduled}
+
+    async def _examine(self, context: Any) -> dict[str, Any]:
+        """Return what is wrong, as this function sees it, and what the caller compares with it."""
+        from ..doctor.examination import examine
+        from ..doctor.inside import about_this_side
+
+        deadline = _AnswerBy.of(context).deadline
+        left_s = DOCTOR_LIMIT_S if deadline is None else deadline - time.monotonic()
+        findings = await examine(
+            self._runtime,
+            own_arn=getattr(context, "invoked_function_arn", None),
+            limit_s=min(left_s, DOCTOR_LIMIT_S),
+        )
+        here = await call_database(about_this_side)
+        return {**here, "findings": [each.as_json() for each in findings]}
 
     async def _run_round(self, deadline: float | None, *, always: bool = False) -> RoundResult:
         """Enqueue what schedules have due, relay the messages that were left, and count both.
@@ -266,15 +284,3 @@ def _describe(event: Any) -> str:
     if isinstance(event, Mapping):
         return f"an object with the keys {sorted(map(str, event))[:10]}"
     return f"a {type(event).__name__}"
-
-
-def _versions() -> dict[str, Any]:
-    try:
-        library = version("lambda-tasks")
-    except PackageNotFoundError:
-        library = "unknown"
-    return {
-        "lambda_tasks": library,
-        "django": django.get_version(),
-        "python": platform.python_version(),
-    }

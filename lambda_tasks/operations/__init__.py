@@ -3,6 +3,7 @@
 `manage.py lambda_tasks`, the endpoints and the admin call these.
 """
 
+from ..doctor.findings import Finding
 from ..errors import InvalidFilter
 from ..records.filters import Filters
 from .counting import (
@@ -17,6 +18,7 @@ from .counting import (
     stats,
     stuck,
 )
+from .diagnosing import Fixes, adoctor, afix, doctor, fix
 from .running import RunCount, arun_task, arun_tasks, run_task, run_tasks
 from .steering import (
     Changes,
@@ -40,6 +42,8 @@ __all__ = [
     "Changes",
     "Counts",
     "Filters",
+    "Finding",
+    "Fixes",
     "Health",
     "InvalidFilter",
     "Problem",
@@ -48,7 +52,9 @@ __all__ = [
     "RunCount",
     "Stats",
     "acancel",
+    "adoctor",
     "aenqueue",
+    "afix",
     "ahealth",
     "apurge",
     "areplay",
@@ -59,7 +65,9 @@ __all__ = [
     "astats",
     "astuck",
     "cancel",
+    "doctor",
     "enqueue",
+    "fix",
     "health",
     "purge",
     "replay",

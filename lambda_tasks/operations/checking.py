@@ -19,19 +19,19 @@ def find_task(name: str) -> Task:
     try:
         return registry.resolve(name)
     except UnknownTask as error:
-        raise UnknownTask(f"{error}{_did_you_mean(name, registry.names())}") from None
+        raise UnknownTask(f"{error}{did_you_mean(name, registry.names())}") from None
 
 
 def check_names(filters: Filters) -> None:
     """Raise InvalidFilter for a task or a queue that neither the project nor a record knows."""
     for name in _names(filters.get("task")):
         if registry.find_task(name) is None and not rows.knows(task_name=name):
-            hint = _did_you_mean(name, registry.names())
+            hint = did_you_mean(name, registry.names())
             raise InvalidFilter(f"There is no task {name!r}, and no record of one.{hint}")
     queues = conf.current().queues
     for name in _names(filters.get("queue")):
         if name not in queues and not rows.knows(queue=name):
-            hint = _did_you_mean(name, queues)
+            hint = did_you_mean(name, queues)
             raise InvalidFilter(f"There is no queue {name!r}, and no record of one.{hint}")
 
 
@@ -42,7 +42,8 @@ def _names(value: object) -> list[str]:
     return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the closest name that there is; "" for none."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 

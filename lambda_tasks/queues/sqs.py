@@ -80,12 +80,12 @@ class SQSQueue(Queue):
 
     def make_transport(self, wiring: Wiring) -> "SQSTransport":
         """See Queue."""
-        client = self._client(wiring)
+        client = self.client(wiring)
         return SQSTransport(
             self.queue_url,
             client,
             wiring.signer(self.audience),
-            follow_ups=self._client(wiring, has_lineage=False)
+            follow_ups=self.client(wiring, has_lineage=False)
             if "AWS_LAMBDA_FUNCTION_NAME" in os.environ
             else client,
         )
@@ -99,8 +99,8 @@ class SQSQueue(Queue):
         return [
             SqsSource(
                 each.queue_url,
-                each._client(wiring),
-                polls=each._client(wiring, waits_s=wait_s),
+                each.client(wiring),
+                polls=each.client(wiring, waits_s=wait_s),
                 wait_s=wait_s,
                 arn=each.arn,
             )
@@ -140,14 +140,15 @@ class SQSQueue(Queue):
 
     async def postpone(self, wiring: Wiring, receipt_handle: str, seconds: float) -> None:
         """See Queue."""
-        await self._client(wiring).call(
+        await self.client(wiring).call(
             "change_message_visibility",
             QueueUrl=self.queue_url,
             ReceiptHandle=receipt_handle,
             VisibilityTimeout=visibility_timeout_s(seconds),
         )
 
-    def _client(self, wiring: Wiring, *, waits_s: float = 0, has_lineage: bool = True) -> AwsClient:
+    def client(self, wiring: Wiring, *, waits_s: float = 0, has_lineage: bool = True) -> AwsClient:
+        """Return the client for the queue. See Wiring.client()."""
         region = _region(urlsplit(self.queue_url).hostname or "")
         derived = {} if region is None else {"region_name": region}
         return wiring.client(

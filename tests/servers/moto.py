@@ -1,4 +1,4 @@
-"""Moto, as a server on loopback: Secrets Manager and AWS Batch, which MiniStack has less of."""
+"""Moto, as a server on loopback: the secrets, parameters and Batch that MiniStack has less of."""
 
 import json
 from functools import cached_property
@@ -32,6 +32,7 @@ class Moto:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_ENDPOINT_URL_SECRETS_MANAGER": self.endpoint_url,
             "AWS_ENDPOINT_URL_BATCH": self.endpoint_url,
+            "AWS_ENDPOINT_URL_SSM": self.endpoint_url,
             "AWS_DEFAULT_REGION": REGION,
         }
         # Jobs are kept and not run: there is no Docker, and the tests run their commands.
@@ -39,7 +40,7 @@ class Moto:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for name in ("secrets", "batch"):
+        for name in ("secrets", "batch", "parameters"):
             if name in self.__dict__:
                 getattr(self, name).close()
         self._server.stop()
@@ -51,6 +52,10 @@ class Moto:
     @cached_property
     def batch(self) -> Any:
         return self._client("batch")
+
+    @cached_property
+    def parameters(self) -> Any:
+        return self._client("ssm")
 
     def create_secret(self, name: str, value: str) -> tuple[str, str]:
         """Its ARN and the id of its version."""

@@ -16,6 +16,7 @@ from lambda_tasks.management.screen import abandon
 from lambda_tasks.management.verbs import (
     cancel,
     dev,
+    doctor,
     enqueue,
     health,
     invoke,
@@ -42,6 +43,7 @@ VERBS: Final[dict[str, ModuleType]] = {
     "schedules": schedules,
     "stats": stats,
     "health": health,
+    "doctor": doctor,
     "list": listing,
     "show": show,
     "tail": tail,

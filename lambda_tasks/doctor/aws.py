@@ -1,0 +1,124 @@
+"""Reads from AWS: each has a bound, and a refusal is a reason, never a verdict."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from ..queues.aws.errors import RequestFailed
+from ..runtime import Runtime
+from .findings import Fact, NotChecked
+
+T = TypeVar("T")
+
+MAX_PAGES: Final = 20
+"""The most pages of a list. Longer ones are not checked, as an account may have any number."""
+
+REFUSED: Final = ("AccessDenied", "UnauthorizedOperation", "NotAuthorized")
+"""How the codes of a missing permission begin."""
+
+MISSING: Final = (
+    "AWS.SimpleQueueService.NonExistentQueue",
+    "QueueDoesNotExist",
+    "ResourceNotFoundException",
+)
+"""The codes of a resource that does not exist."""
+
+
+class Missing(NotChecked):
+    """The resource does not exist."""
+
+
+class Unreachable(NotChecked):
+    """The service has not answered."""
+
+
+class Aws:
+    """AWS's services in one region, until `deadline`, a time of `time.monotonic()`."""
+
+    def __init__(self, runtime: Runtime, region: str, *, deadline: float) -> None:
+        self._runtime = runtime
+        self.region = region
+        self._deadline = deadline
+        self.clock_ahead_s: float | None = None
+        """How far AWS's clock is ahead of this machine's, in seconds; None before an answer."""
+
+    async def call(
+        self, service: str, operation: str, *, waits_s: float = 0, **parameters: Any
+    ) -> Mapping[str, Any]:
+        """Send a request, which the service may take `waits_s` seconds for.
+
+        Raises NotChecked with AWS's reason.
+        """
+        options = {"region_name": self.region} | dict(self._runtime.aws_options)
+        client = self._runtime.client(service, options, waits_s=waits_s)
+        request = partial(client.call, operation, **parameters)
+        answer: Mapping[str, Any] = await self.ask(f"{service}:{operation}", request)
+        return answer
+
+    async def ask(self, what: str, request: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Await a request on the portal's loop. Raises NotChecked with the reason."""
+        left_s = max(self._deadline - time.monotonic(), 0.0)
+        asked_at = time.time()
+        try:
+            async with asyncio.timeout(left_s):
+                answer = await self._runtime.portal.acall(request)
+        except TimeoutError:
+            raise Unreachable(f"{what}: there was no time left to wait for the answer.") from None
+        except RequestFailed as error:
+            raise _reason(what, error) from None
+        except AttributeError:
+            raise NotChecked(f"{what}: the installed botocore is too old for it.") from None
+        if isinstance(answer, Mapping):
+            self._compare_clocks(answer, asked_at)
+        return answer
+
+    async def pages(self, service: str, operation: str, items: str, **parameters: Any) -> list[Any]:
+        """Return the items of all pages of a list.
+
+        Raises NotChecked where there are more than MAX_PAGES.
+        """
+        found: list[Any] = []
+        for _ in range(MAX_PAGES):
+            answer = await self.call(service, operation, **parameters)
+            found += answer.get(items, [])
+            # Lambda calls it in another way than the others, and has another name for the answer.
+            if marker := answer.get("NextMarker"):
+                parameters["Marker"] = marker
+            elif following := answer.get("NextToken"):
+                parameters["NextToken"] = following
+            else:
+                return found
+        raise NotChecked(f"{service}:{operation}: there are more than {len(found):,} to look at.")
+
+    def _compare_clocks(self, answer: Mapping[str, Any], asked_at: float) -> None:
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        try:
+            there = parsedate_to_datetime(headers["date"]).astimezone(UTC)
+        except (KeyError, TypeError, ValueError):
+            return
+        middle = datetime.fromtimestamp((asked_at + time.time()) / 2, UTC)
+        # The header has whole seconds, so the clock is half a second further on average.
+        self.clock_ahead_s = (there - middle).total_seconds() + 0.5
+
+
+async def learn(reading: Awaitable[T]) -> Fact[T]:
+    """Return what a reading finds, or the reason why it finds nothing."""
+    try:
+        return Fact(await reading)
+    except NotChecked as reason:
+        return Fact(error=reason)
+
+
+def _reason(what: str, error: RequestFailed) -> NotChecked:
+    reason = error.failure.reason
+    if reason.startswith(MISSING):
+        return Missing(reason)
+    if reason.startswith(REFUSED):
+        return NotChecked(f"No permission for {what}. {reason}")
+    if error.failure.retryable:
+        return Unreachable(f"{what}: {reason}")
+    return NotChecked(f"{what}: {reason}")

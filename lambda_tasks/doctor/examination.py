@@ -1,0 +1,112 @@
+"""Makes all checks, and returns what they find."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from ..database_calls import call_database
+from ..runtime import Runtime
+from . import databases, functions, mappings, project, queues, releases, ticks
+from .facts import Facts
+from .findings import SEVERITIES, Change, Check, Finding, Found, NotChecked
+from .inside import Answer, ask_functions
+from .reading import read
+
+SYSTEM_CHECKS: Final[tuple[Check[Any], ...]] = (
+    *project.CHECKS, *databases.CHECKS, *ticks.SYSTEM_CHECKS
+)  # fmt: skip
+
+QUEUE_CHECKS: Final[tuple[Check[Any], ...]] = (*queues.CHECKS, *mappings.QUEUE_CHECKS)
+
+MAPPING_CHECKS: Final[tuple[Check[Any], ...]] = mappings.CHECKS
+
+FUNCTION_CHECKS: Final[tuple[Check[Any], ...]] = (*functions.CHECKS, *ticks.FUNCTION_CHECKS)
+
+ANSWER_CHECKS: Final[tuple[Check[Any], ...]] = releases.CHECKS
+
+CHECKS: Final = (
+    *SYSTEM_CHECKS, *QUEUE_CHECKS, *MAPPING_CHECKS, *FUNCTION_CHECKS, *ANSWER_CHECKS
+)  # fmt: skip
+"""All checks."""
+
+
+async def examine(
+    runtime: Runtime, *, own_arn: str | None = None, inside: bool = False, limit_s: float
+) -> list[Finding]:
+    """Return all that is wrong, and what could not be checked, the worst first.
+
+    With `inside`, each function is asked, too. See reading.read() for the other parameters.
+    """
+    deadline = time.monotonic() + limit_s
+    facts = await read(runtime, own_arn=own_arn, deadline=deadline)
+    answers = await ask_functions(runtime, facts, deadline=deadline) if inside else []
+    # On a thread, as checks may import modules and read files.
+    findings = await call_database(_judge, facts, answers)
+    return sorted(findings, key=lambda each: SEVERITIES.index(each.severity))
+
+
+def _judge(facts: Facts, answers: Sequence[Answer]) -> list[Finding]:
+    subjects: tuple[tuple[Iterable[object], Sequence[Check[Any]]], ...] = (
+        ([facts.system], SYSTEM_CHECKS),
+        (facts.queues, QUEUE_CHECKS),
+        (facts.mappings, MAPPING_CHECKS),
+        (facts.functions, FUNCTION_CHECKS),
+        (answers, ANSWER_CHECKS),
+    )
+    return [
+        *(
+            finding
+            for members, checks in subjects
+            for subject in members
+            for check in checks
+            for finding in _findings(check, subject)
+        ),
+        *_unread(facts),
+        *(finding for answer in answers for finding in answer.findings),
+    ]
+
+
+def _unread(facts: Facts) -> Iterator[Finding]:
+    """Yield the checks of what nobody knows whether it is there."""
+    for queue in facts.queues:
+        if (error := queue.mappings.error) is not None:
+            of_functions = () if facts.functions else FUNCTION_CHECKS
+            for check in (*MAPPING_CHECKS, *of_functions):
+                yield _unchecked(check, f"what consumes the {queue}", str(error))
+
+
+def _findings(check: Check[Any], subject: object) -> Iterator[Finding]:
+    try:
+        found = list(check.find(subject))
+    except NotChecked as reason:
+        yield _unchecked(check, str(subject), str(reason))
+    except Exception as error:  # an answer of AWS in a form that nobody knew
+        yield _unchecked(check, str(subject), f"{type(error).__name__}: {error}")
+    else:
+        for each in found:
+            yield _finding(check, str(subject), each)
+
+
+def _unchecked(check: Check[Any], where: str, reason: str) -> Finding:
+    return Finding(
+        id=check.id,
+        severity=check.severity,
+        is_checked=False,
+        where=where,
+        found=f"Not checked: {reason}",
+        why=check.why,
+    )
+
+
+def _finding(check: Check[Any], where: str, found: Found) -> Finding:
+    return Finding(
+        id=check.id,
+        severity=found.severity or check.severity,
+        where=where,
+        found=found.found,
+        expected=found.expected,
+        why=check.why,
+        fix=str(found.fix),
+        template=found.template,
+        change=found.fix if isinstance(found.fix, Change) else None,
+    )

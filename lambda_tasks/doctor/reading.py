@@ -1,0 +1,286 @@
+"""Reads what the checks look at, as much as possible at the same time."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from django.core.checks import CheckMessage, run_checks
+from django.db import Error as DatabaseErrors
+
+from .. import conf
+from ..core.aws_values import QueuePlan
+from ..database_calls import call_database
+from ..deployment.planning import Plan, make_plan
+from ..queues.sqs import SQSQueue
+from ..records import counts, server
+from ..runtime import Runtime
+from .aws import Aws, learn
+from .facts import (
+    Attributes,
+    DeadLetters,
+    Facts,
+    LiveFunction,
+    LiveMapping,
+    LiveQueue,
+    System,
+    batches_of,
+    function_name,
+    policy_of,
+    region_of,
+    unqualified,
+)
+from .findings import Fact, NotChecked
+
+T = TypeVar("T")
+
+SHIFT_S: Final = 60.0
+"""Seconds that the shift of a relay lasts, which began so long before its end."""
+
+Mappings = Sequence[Mapping[str, Any]]
+
+
+async def read(runtime: Runtime, *, own_arn: str | None, deadline: float) -> Facts:
+    """Return all that can be read until a time of `time.monotonic()`, with reasons for the rest.
+
+    `own_arn` is the ARN of the function that this is running in. Raises ImproperlyConfigured for
+    settings that are invalid.
+    """
+    plan = await call_database(make_plan)
+    reader = _Reader(runtime, plan, deadline)
+    sqs = [each for each in conf.current().queues.values() if isinstance(each, SQSQueue)]
+    mapped = await asyncio.gather(*map(reader.mappings, sqs))
+    functions = await reader.functions(mapped, own_arn)
+    queues = await asyncio.gather(
+        *(reader.queue(*each, functions) for each in zip(sqs, mapped, strict=True))
+    )
+    mappings = [
+        LiveMapping(each, queue, functions[each["FunctionArn"]])
+        for queue in queues
+        for each in queue.mappings.known or ()
+    ]
+    unread = next((each.error for each in mapped if each.error), None)
+    system = await reader.system(Fact(mappings, unread))
+    return Facts(system, queues, mappings, list(functions.values()))
+
+
+class _Reader:
+    """The reads of one examination."""
+
+    def __init__(self, runtime: Runtime, plan: Plan, deadline: float) -> None:
+        self._runtime = runtime
+        self._plan = plan
+        self._deadline = deadline
+        self._regions: dict[str, Aws] = {}
+
+    async def mappings(self, queue: SQSQueue) -> Fact[Mappings]:
+        """Read the event source mappings of a queue."""
+        operation, items = "list_event_source_mappings", "EventSourceMappings"
+        listed = self._aws(queue.arn).pages("lambda", operation, items, EventSourceArn=queue.arn)
+        return await learn(listed)
+
+    async def functions(
+        self, mapped: Iterable[Fact[Mappings]], own_arn: str | None
+    ) -> dict[str, LiveFunction]:
+        """Read the functions that consume queues, by the ARNs that their mappings name."""
+        found = list(mapped)
+        mappings = [each for fact in found for each in fact.known or ()]
+        arns = {each["FunctionArn"] for each in mappings}
+        if own_arn and unqualified(own_arn) not in map(unqualified, arns):
+            arns.add(own_arn)
+        unread = next((fact.error for fact in found if fact.error), None)
+        functions = await asyncio.gather(
+            *(self._function(arn, Fact(_batches(arn, mappings), unread)) for arn in arns)
+        )
+        return {each.arn: each for each in functions}
+
+    async def _function(self, arn: str, batches: Fact[int | None]) -> LiveFunction:
+        aws, name = self._aws(arn), function_name(arn)
+        configuration, reserved, recursive_loop, ticks = await asyncio.gather(
+            learn(aws.call("lambda", "get_function_configuration", FunctionName=arn)),
+            learn(_reserved(aws, name)),
+            learn(_recursive_loop(aws, name)),
+            learn(_ticks(aws, arn)),
+        )
+        log_group = await learn(_log_group(aws, name, configuration))
+        return LiveFunction(
+            arn=arn,
+            region=aws.region,
+            plan=self._plan,
+            batches=batches,
+            configuration=configuration,
+            reserved=reserved,
+            recursive_loop=recursive_loop,
+            log_group=log_group,
+            ticks=ticks,
+        )
+
+    async def queue(
+        self, queue: SQSQueue, mapped: Fact[Mappings], functions: Mapping[str, LiveFunction]
+    ) -> LiveQueue:
+        """Read a queue and its dead letters."""
+        attributes = await learn(self._attributes(queue, queue.queue_url))
+        return LiveQueue(
+            queue,
+            self._plan_of(queue),
+            region_of(queue.arn),
+            attributes,
+            await learn(self._dead_letters(queue, attributes)),
+            mapped,
+            await learn(_timeouts_s(mapped, functions)),
+        )
+
+    def _plan_of(self, queue: SQSQueue) -> QueuePlan:
+        # Queues of the settings that share one in AWS have one plan.
+        return next(each for each in self._plan.queues if each.name == queue.queue_name)
+
+    async def _attributes(self, queue: SQSQueue, url: str) -> Attributes:
+        found: Attributes = (
+            await self._ask_sqs(queue, "get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
+        ).get("Attributes", {})
+        return found
+
+    async def _dead_letters(self, queue: SQSQueue, found: Fact[Attributes]) -> DeadLetters | None:
+        arn = policy_of(found.value, "RedrivePolicy").get("deadLetterTargetArn")
+        if not arn:
+            return None
+        account, name = arn.split(":")[-2:]
+        owner = {} if account == queue.arn.split(":")[-2] else {"QueueOwnerAWSAccountId": account}
+        answer = await self._ask_sqs(queue, "get_queue_url", QueueName=name, **owner)
+        return DeadLetters(answer["QueueUrl"], await self._attributes(queue, answer["QueueUrl"]))
+
+    async def _ask_sqs(self, queue: SQSQueue, operation: str, **parameters: Any) -> Any:
+        # By the queue's own client, which finds hosts that are unusual.
+        request = partial(queue.client(self._runtime).call, operation, **parameters)
+        return await self._aws(queue.arn).ask(f"sqs:{operation}", request)
+
+    async def system(self, mappings: Fact[Sequence[LiveMapping]]) -> System:
+        """Read what the database knows, and compare the clocks."""
+        return System(
+            plan=self._plan,
+            server=await _from_database(server.describe),
+            database_ahead_s=await _from_database(_database_ahead_s),
+            aws_ahead_s=self._aws_ahead_s(),
+            migrations=await _from_database(server.compare_migrations),
+            last_round_s=await _from_database(_last_round_s),
+            waiting_tasks=await _from_database(_waiting_tasks),
+            mappings=mappings,
+            check_messages=await call_database(_check_messages),
+        )
+
+    def _aws_ahead_s(self) -> Fact[float]:
+        ahead = [each.clock_ahead_s for each in self._regions.values()]
+        known = [each for each in ahead if each is not None]
+        if ahead and not known:
+            return Fact(error=NotChecked("AWS has not answered."))
+        return Fact(max(known, key=abs, default=0.0))
+
+    def _aws(self, arn: str) -> Aws:
+        region = region_of(arn)
+        if region not in self._regions:
+            self._regions[region] = Aws(self._runtime, region, deadline=self._deadline)
+        return self._regions[region]
+
+
+def _batches(arn: str, mappings: Mappings) -> int | None:
+    numbers = [batches_of(each) for each in mappings if each["FunctionArn"] == arn]
+    limited = [each for each in numbers if each is not None]
+    return sum(limited) if len(limited) == len(numbers) else None
+
+
+async def _timeouts_s(
+    mapped: Fact[Mappings], functions: Mapping[str, LiveFunction]
+) -> Sequence[int]:
+    arns = [each["FunctionArn"] for each in mapped.value]
+    return [int(functions[arn].configuration.value["Timeout"]) for arn in arns]
+
+
+async def _reserved(aws: Aws, name: str) -> int | None:
+    answer = await aws.call("lambda", "get_function_concurrency", FunctionName=name)
+    found: int | None = answer.get("ReservedConcurrentExecutions")
+    return found
+
+
+async def _recursive_loop(aws: Aws, name: str) -> str:
+    answer = await aws.call("lambda", "get_function_recursion_config", FunctionName=name)
+    found: str = answer["RecursiveLoop"]
+    return found
+
+
+async def _ticks(aws: Aws, arn: str) -> Sequence[Mapping[str, Any]]:
+    """Return what invokes a function by time: schedules of EventBridge Scheduler, and rules."""
+    function = unqualified(arn)
+    schedules, rules = await asyncio.gather(_schedules(aws, function), _rules(aws, function))
+    return [*schedules, *rules]
+
+
+async def _schedules(aws: Aws, function: str) -> Sequence[Mapping[str, Any]]:
+    listed = await aws.pages("scheduler", "list_schedules", "Schedules")
+    found = await asyncio.gather(
+        *(
+            aws.call("scheduler", "get_schedule", Name=each["Name"], GroupName=each["GroupName"])
+            for each in listed
+            if unqualified(each["Target"]["Arn"]) == function
+        )
+    )
+    return list(found)
+
+
+async def _rules(aws: Aws, function: str) -> Sequence[Mapping[str, Any]]:
+    """Return the rules of EventBridge, the older way, in the form of schedules."""
+    answer = await aws.call("events", "list_rule_names_by_target", TargetArn=function)
+    found: list[Mapping[str, Any]] = []
+    for name in answer.get("RuleNames", ()):
+        rule = await aws.call("events", "describe_rule", Name=name)
+        targets = await aws.call("events", "list_targets_by_rule", Rule=name)
+        found += [
+            {**rule, "Target": each} for each in targets["Targets"] if each["Arn"] == function
+        ]
+    return [each for each in found if each.get("ScheduleExpression")]
+
+
+async def _log_group(
+    aws: Aws, name: str, configuration: Fact[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    config = configuration.value.get("LoggingConfig") or {}
+    group = config.get("LogGroup") or f"/aws/lambda/{name}"
+    answer = await aws.call("logs", "describe_log_groups", logGroupNamePrefix=group)
+    named = [each for each in answer.get("logGroups", []) if each["logGroupName"] == group]
+    return named[0] if named else None
+
+
+async def _from_database(ask: Callable[[], T]) -> Fact[T]:
+    try:
+        return Fact(await call_database(ask))
+    except DatabaseErrors as error:
+        return Fact(error=NotChecked(f"The database says: {error}".strip()))
+
+
+def _check_messages() -> Sequence[CheckMessage]:
+    found = run_checks(tags=["lambda_tasks"], include_deployment_checks=True)
+    return [each for each in found if not each.is_silenced()]
+
+
+def _database_ahead_s() -> float:
+    asked_at = time.time()
+    there = server.read_time()
+    return there.timestamp() - (asked_at + time.time()) / 2
+
+
+def _last_round_s() -> float | None:
+    last = counts.last_round()
+    if last is None:
+        return None
+    return max((server.read_time() - last).total_seconds() + SHIFT_S, 0.0)
+
+
+def _waiting_tasks() -> Mapping[str, int]:
+    counted = counts.count(timedelta(minutes=1), timedelta(minutes=20))
+    found: Counter[str] = Counter()
+    for each in counted.unfinished:
+        if each.state in (counts.WAITING, counts.DELAYED):
+            found[each.task_name] += each.n
+    return found

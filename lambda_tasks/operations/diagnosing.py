@@ -1,0 +1,83 @@
+"""What is wrong with the deployment, and the changes that put right what is safe."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from asgiref.sync import async_to_sync
+
+from .. import runtime
+from ..doctor import examination, fixing
+from ..doctor.findings import Finding
+from ..errors import InvalidFilter
+from ..twins import sync_form
+from .checking import check_time, did_you_mean
+
+LIMIT: Final = timedelta(minutes=1)
+"""How long an examination may take, unless a caller says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixes:
+    """The changes that were made, or in a dry run would be, as commands of AWS's command line."""
+
+    done: tuple[str, ...]
+    failed: dict[str, str]
+    """The reasons of those that failed, by their commands."""
+
+
+@sync_form("adoctor(...)")
+def doctor(
+    *, inside: bool = False, ignore: Iterable[str] = (), limit: timedelta = LIMIT
+) -> list[Finding]:
+    """Return what is wrong with the deployment, and what could not be checked, the worst first.
+
+    Reads settings, database, and from AWS queues, event source mappings, functions, logs and
+    schedules. With `inside`, each function is invoked to examine itself, too. `ignore` has ids of
+    checks to leave out; "queue" leaves out all that begin with "queue.". After `limit`, what was
+    not read is not checked. Raises ImproperlyConfigured for settings that are invalid, and
+    InvalidFilter for an id that no check has.
+    """
+    return async_to_sync(adoctor)(inside=inside, ignore=ignore, limit=limit)
+
+
+async def adoctor(
+    *, inside: bool = False, ignore: Iterable[str] = (), limit: timedelta = LIMIT
+) -> list[Finding]:
+    """See doctor()."""
+    check_time("limit", limit)
+    ignored = [ignore] if isinstance(ignore, str) else list(ignore)
+    _check_ids(ignored)
+    found = await examination.examine(
+        runtime.current(), inside=inside, limit_s=limit.total_seconds()
+    )
+    return [each for each in found if not any(_is_named(each.id, name) for name in ignored)]
+
+
+@sync_form("afix(...)")
+def fix(findings: Iterable[Finding], *, dry_run: bool = False) -> Fixes:
+    """Put right what is safe: change values in AWS, and delete, stop or start nothing.
+
+    Findings whose `change` is None are left out. What was changed already is changed to the same.
+    """
+    return async_to_sync(afix)(findings, dry_run=dry_run)
+
+
+async def afix(findings: Iterable[Finding], *, dry_run: bool = False) -> Fixes:
+    """See fix()."""
+    changes = fixing.changes_of(findings)
+    failed = {} if dry_run else await fixing.make(runtime.current(), changes)
+    return Fixes(tuple(str(each) for each in changes if str(each) not in failed), failed)
+
+
+def _check_ids(names: Iterable[str]) -> None:
+    """Raise InvalidFilter for an id that no check has."""
+    ids = {each.id for each in examination.CHECKS}
+    for name in names:
+        if not any(_is_named(id, name) for id in ids):
+            raise InvalidFilter(f"There is no check {name!r}.{did_you_mean(name, ids)}")
+
+
+def _is_named(id: str, name: str) -> bool:
+    return id == name or id.startswith(f"{name}.")

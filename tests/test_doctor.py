@@ -1,0 +1,485 @@
+"""The doctor finds each fault of a deployment, one by one, and nothing where there is none.
+
+The template is deployed to MiniStack, which keeps queues, mappings, functions, schedules and logs
+as AWS does. It has no SnapStart, and neither its clock nor the database's can be set: those checks
+get facts that are made up.
+"""
+
+import io
+import json
+import re
+import sys
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.conf import settings as django_settings
+from django.core.checks import Error
+from django.test import override_settings
+
+from lambda_tasks import handler, operations
+from lambda_tasks.core import aws_values
+from lambda_tasks.deployment.sam import Options, render
+from lambda_tasks.doctor import examination, reading
+from lambda_tasks.doctor.facts import Facts
+from lambda_tasks.doctor.findings import Fact
+from lambda_tasks.local import LambdaContext
+from lambda_tasks.operations import Finding
+from lambda_tasks.records.server import Migrations
+from tests.servers.local_aws import ACCOUNT, REGION, LocalAws
+from tests.stack import PARAMETERS, Stack
+from tests.test_operations import record, ticked
+from tests.test_verbs import refused, verb
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+KEY = "k" * 32
+MAX_MESSAGE_BYTES = 262_144
+"""What MiniStack allows; AWS allows 1 MiB."""
+
+READ_ONLY = re.compile("QueueArn|.*Timestamp|ApproximateNumber.*")
+"""The attributes of a queue that nobody sets."""
+
+
+class Deployment:
+    """The template of the test project with one queue, as it deploys."""
+
+    def __init__(self, aws: LocalAws) -> None:
+        self.name = f"tasks-{uuid.uuid4().hex[:8]}"
+        self.queue_url = f"{aws.endpoint_url}/{ACCOUNT}/{self.name}"
+        self.settings = {
+            "LAMBDA_TASKS_AWS": aws.client_options,
+            "LAMBDA_TASKS_SIGNING_KEYS": [KEY],
+            "LAMBDA_TASKS_SECRETS_KEYS": [KEY],
+            "LAMBDA_TASKS_QUEUES": django_settings.LAMBDA_TASKS_QUEUES
+            | {name: {"database": True} for name in ("other", "fifo")}
+            | {"default": {"queue_url": self.queue_url, "max_message_bytes": MAX_MESSAGE_BYTES}},
+        }
+        with override_settings(**self.settings):
+            template = render(Options(image_uri=True))
+        parameters = {**PARAMETERS, "MaximumConcurrency": str(aws_values.MIN_CONCURRENCY)}
+        stack = Stack.deploy(aws, template, name=self.name, parameters=parameters)
+        self.sqs, self.functions, self.schedules, self.logs = self.clients = [
+            aws.client(each) for each in ("sqs", "lambda", "scheduler", "logs")
+        ]
+        self.dead_url = stack.queue_url("DefaultDeadLetters")
+        self.arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.name}"
+        self.mapping, self.tick, self.log = (
+            stack.physical_ids[next(iter(stack.of_type(kind)))]
+            for kind in (
+                "AWS::Lambda::EventSourceMapping",
+                "AWS::Scheduler::Schedule",
+                "AWS::Logs::LogGroup",
+            )
+        )
+        self._queue, self._dead = map(self._attributes, (self.queue_url, self.dead_url))
+        self._mapping = self.functions.get_event_source_mapping(UUID=self.mapping)
+        self._tick = self.schedules.get_schedule(Name=self.tick)
+        function = self.functions.get_function_configuration(FunctionName=self.name)
+        kept = ("FunctionName", "Role", "Timeout", "MemorySize", "PackageType", "LoggingConfig")
+        self._function = {name: function[name] for name in kept}
+
+    def restore(self) -> None:
+        """Let all of it be as the template has it."""
+        for url, attributes in ((self.dead_url, self._dead), (self.queue_url, self._queue)):
+            self.sqs.create_queue(QueueName=url.rpartition("/")[2])
+            self.sqs.set_queue_attributes(QueueUrl=url, Attributes=attributes)
+        self.sqs.purge_queue(QueueUrl=self.dead_url)
+        if any(each["FunctionName"] == self.name for each in self._functions()):
+            self.functions.delete_function(FunctionName=self.name)
+        self.functions.create_function(**self._function, Code={"ImageUri": "tasks:latest"})
+        for each in self._mappings():
+            self.functions.delete_event_source_mapping(UUID=each["UUID"])
+        self.mapping = self.add_mapping()
+        if not self.schedules.list_schedules(NamePrefix=self.tick)["Schedules"]:
+            self.schedules.create_schedule(Name=self.tick, **self._schedule())
+        self.set_schedule()
+        if not self.logs.describe_log_groups(logGroupNamePrefix=self.log)["logGroups"]:
+            self.logs.create_log_group(logGroupName=self.log)
+        self.logs.put_retention_policy(
+            logGroupName=self.log, retentionInDays=aws_values.LOG_RETENTION_DAYS
+        )
+        ticked()
+
+    def close(self) -> None:
+        for each in self.clients:
+            each.close()
+
+    def answer_with(self, code: str) -> None:
+        """Let the function be one that MiniStack can run, as it has no Docker for images."""
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as content:
+            content.writestr("index.py", code)
+        kept = {k: v for k, v in self._function.items() if k != "PackageType"}
+        self.functions.delete_function(FunctionName=self.name)
+        self.functions.create_function(
+            **kept,
+            Runtime="python3.11",
+            Handler="index.handler",
+            Code={"ZipFile": archive.getvalue()},
+        )
+
+    # Faults
+
+    def set_queue(self, **attributes: Any) -> None:
+        self._set(self.queue_url, attributes)
+
+    def set_dead(self, **attributes: Any) -> None:
+        self._set(self.dead_url, attributes)
+
+    def drop_redrive_policy(self) -> None:
+        self.sqs.delete_queue(QueueUrl=self.queue_url)
+        self.sqs.create_queue(
+            QueueName=self.name,
+            Attributes={k: v for k, v in self._queue.items() if k != "RedrivePolicy"},
+        )
+
+    def set_redrive(self, **values: Any) -> None:
+        self.set_queue(RedrivePolicy=json.loads(self._queue["RedrivePolicy"]) | values)
+
+    def set_function(self, **values: Any) -> None:
+        self.functions.update_function_configuration(FunctionName=self.name, **values)
+
+    def set_mapping(self, **values: Any) -> None:
+        self.functions.update_event_source_mapping(UUID=self.mapping, **values)
+
+    def set_schedule(self, **values: Any) -> None:
+        self.schedules.update_schedule(Name=self.tick, **self._schedule() | values)
+
+    def add_mapping(self) -> str:
+        kept = ("EventSourceArn", "BatchSize", "FunctionResponseTypes", "ScalingConfig")
+        mapping = {name: self._mapping[name] for name in kept}
+        made = self.functions.create_event_source_mapping(FunctionName=self.name, **mapping)
+        return str(made["UUID"])
+
+    def large_batches(self) -> None:
+        self.set_mapping(BatchSize=100, MaximumBatchingWindowInSeconds=1)
+        self.set_queue(VisibilityTimeout=int(self._queue["VisibilityTimeout"]) + 1)
+
+    def _functions(self) -> Any:
+        return self.functions.list_functions()["Functions"]
+
+    def _mappings(self) -> Any:
+        arn = self._mapping["EventSourceArn"]
+        return self.functions.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"]
+
+    def _schedule(self) -> dict[str, Any]:
+        kept = ("ScheduleExpression", "FlexibleTimeWindow", "Target", "State")
+        return {name: self._tick[name] for name in kept}
+
+    def _set(self, url: str, attributes: dict[str, Any]) -> None:
+        self.sqs.set_queue_attributes(QueueUrl=url, Attributes=aws_values.as_texts(attributes))
+
+    def _attributes(self, url: str) -> dict[str, str]:
+        found = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        return {name: value for name, value in found.items() if not READ_ONLY.fullmatch(name)}
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Iterator[Deployment]:
+    aws = LocalAws()
+    aws.start()
+    made = Deployment(aws)
+    yield made
+    made.close()
+    aws.stop()
+
+
+@pytest.fixture
+def deployed(deployment: Deployment, settings: Any) -> Deployment:
+    for name, value in deployment.settings.items():
+        setattr(settings, name, value)
+    deployment.restore()
+    return deployment
+
+
+def ids(findings: list[Finding]) -> set[str]:
+    return {each.id for each in findings if each.is_checked}
+
+
+FAULTS: dict[str, Callable[[Deployment], object]] = {
+    "queue.missing": lambda it: it.sqs.delete_queue(QueueUrl=it.queue_url),
+    "queue.visibility_timeout": lambda it: it.set_queue(VisibilityTimeout=30),
+    "queue.dead_letters": lambda it: it.drop_redrive_policy(),
+    "queue.max_receive_count": lambda it: it.set_redrive(maxReceiveCount=1),
+    "queue.retention": lambda it: it.set_queue(MessageRetentionPeriod=3600),
+    "queue.dead_letter_retention": lambda it: it.set_dead(MessageRetentionPeriod=86_400),
+    "queue.redrive_allow_policy": lambda it: it.set_dead(RedriveAllowPolicy=""),
+    "queue.encryption": lambda it: it.set_queue(KmsMasterKeyId=""),
+    "queue.tls": lambda it: it.set_queue(Policy=""),
+    "queue.max_message_size": lambda it: it.set_queue(MaximumMessageSize=1024),
+    "queue.receive_wait": lambda it: it.set_queue(ReceiveMessageWaitTimeSeconds=0),
+    "queue.delay": lambda it: it.set_queue(DelaySeconds=60),
+    "dead_letters.waiting": lambda it: it.sqs.send_message(QueueUrl=it.dead_url, MessageBody="{}"),
+    "mapping.missing": lambda it: it.functions.delete_event_source_mapping(UUID=it.mapping),
+    "mapping.duplicate": lambda it: it.add_mapping(),
+    "mapping.state": lambda it: it.set_mapping(Enabled=False),
+    "mapping.partial_batches": lambda it: it.set_mapping(FunctionResponseTypes=[]),
+    "mapping.concurrency": lambda it: it.set_mapping(ScalingConfig={}),
+    "mapping.filter": lambda it: it.set_mapping(
+        FilterCriteria={"Filters": [{"Pattern": '{"body": {"a": [1]}}'}]}
+    ),
+    "mapping.batch_size": lambda it: it.large_batches(),
+    "function.missing": lambda it: it.functions.delete_function(FunctionName=it.name),
+    "function.timeout": lambda it: it.set_function(Timeout=60),
+    "function.memory": lambda it: it.set_function(MemorySize=256),
+    "function.reserved_concurrency": lambda it: it.functions.put_function_concurrency(
+        FunctionName=it.name, ReservedConcurrentExecutions=1
+    ),
+    "function.recursive_loop": lambda it: it.functions.put_function_recursion_config(
+        FunctionName=it.name, RecursiveLoop="Allow"
+    ),
+    "logs.retention": lambda it: it.logs.delete_retention_policy(logGroupName=it.log),
+    "logs.missing": lambda it: it.logs.delete_log_group(logGroupName=it.log),
+    "tick.missing": lambda it: it.schedules.delete_schedule(Name=it.tick),
+    "tick.disabled": lambda it: it.set_schedule(State="DISABLED"),
+    "tick.rate": lambda it: it.set_schedule(ScheduleExpression="rate(10 minutes)"),
+    "tick.age": lambda it: ticked(timedelta(hours=1)),
+    "release.unknown_tasks": lambda it: record("QUEUED", task_name="shop.tasks.gone"),
+}
+
+
+def test_each_fault_is_found_with_its_fix_and_nothing_where_there_is_none(
+    deployed: Deployment,
+) -> None:
+    assert operations.doctor() == []
+    found: dict[str, set[str]] = {}
+
+    for id, make in FAULTS.items():
+        deployed.restore()
+        make(deployed)
+        findings = operations.doctor()
+        found[id] = ids(findings)
+        for each in findings:
+            assert each.fix if each.is_checked else each.found.startswith("Not checked: ")
+
+    assert found == {id: {id} for id in FAULTS}
+
+
+MADE_UP: dict[str, Callable[[Facts], Facts]] = {
+    "function.snap_start": lambda it: of_function(it, SnapStart={"ApplyOn": "PublishedVersions"}),
+    "function.state": lambda it: of_function(it, State="Failed", StateReason="no such image"),
+    "database.connections": lambda it: of_server(it, max_connections=20),
+    "database.isolation": lambda it: of_server(it, isolation="serializable"),
+    "database.pooler": lambda it: of_server(
+        it, is_behind_pooler=True, has_server_side_cursors=True
+    ),
+    "database.clock": lambda it: of_system(it, database_ahead_s=Fact(-90.0)),
+    "aws.clock": lambda it: of_system(it, aws_ahead_s=Fact(90.0)),
+    "database.migrations": lambda it: of_system(
+        it, migrations=Fact(Migrations(("shop.0002_price",), ()))
+    ),
+    "release.older": lambda it: of_system(
+        it, migrations=Fact(Migrations((), ("lambda_tasks.0099_later",)))
+    ),
+    "cost.polling": lambda it: of_server(
+        of_system(it, mappings=Fact(list(it.mappings) * 20)), max_connections=None
+    ),
+    "settings.check": lambda it: of_system(it, check_messages=[Error("wrong", id="x.E001")]),
+}
+
+
+def of_system(facts: Facts, **values: Any) -> Facts:
+    return replace(facts, system=replace(facts.system, **values))
+
+
+def of_server(facts: Facts, **values: Any) -> Facts:
+    return of_system(facts, server=Fact(replace(facts.system.server.value, **values)))
+
+
+def of_function(facts: Facts, **values: Any) -> Facts:
+    (function,) = facts.functions
+    configuration: Fact[Any] = Fact({**function.configuration.value, **values})
+    return replace(facts, functions=[replace(function, configuration=configuration)])
+
+
+def test_what_no_laptop_has_is_found_in_facts_that_are_made_up(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = reading.read
+    found: dict[str, set[str]] = {}
+    for id, change in MADE_UP.items():
+
+        async def read_and_change(*args: Any, change: Any = change, **kwargs: Any) -> Facts:
+            facts: Facts = change(await read(*args, **kwargs))
+            return facts
+
+        monkeypatch.setattr("lambda_tasks.doctor.examination.read", read_and_change)
+        found[id] = ids(operations.doctor())
+
+    assert found == {id: {id} for id in MADE_UP}
+
+
+def test_an_image_without_time_zones_or_hooks_of_snapshots_is_found(
+    deployed: Deployment, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.TIME_ZONE = "Mars/Olympus"
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", deployed.name)
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
+
+    assert ids(operations.doctor()) == {"image.tzdata", "image.snapshot_hooks"}
+
+
+OTHER_SIDE = """
+def handler(event, context):
+    assert event == {"lambda_tasks": "doctor"}
+    return {"findings": FINDINGS, "tasks": ["shop.tasks.new"], "versions": {"django": "4.2.1"}}
+"""
+
+
+def test_the_function_is_asked_and_its_release_is_compared(deployed: Deployment) -> None:
+    told = Finding(
+        id="image.tzdata", severity="error", where="inside", found="none", why="...", fix="pip"
+    )
+    deployed.answer_with(OTHER_SIDE.replace("FINDINGS", repr([told.as_json()])))
+
+    found = operations.doctor(inside=True)
+
+    assert ids(found) == {"release.tasks", "release.versions", "image.tzdata"}
+    (inside,) = [each for each in found if each.id == "image.tzdata"]
+    assert inside.where == f"inside of function {deployed.name}: inside"
+    texts = " ".join(each.found for each in found)
+    assert "The function does not have lambda_tasks.tasks.cleanup_task_records" in texts
+    assert "This side does not have shop.tasks.new." in texts
+
+
+def test_a_function_that_can_not_answer_is_found(deployed: Deployment) -> None:
+    deployed.answer_with(
+        "def handler(event, context):\n    raise ImportError('No module named shop')"
+    )
+
+    found = operations.doctor(inside=True)
+
+    assert ids(found) == {"function.answer"}
+    assert "No module named shop" in found[0].found
+
+
+def test_each_check_is_tried() -> None:
+    elsewhere = {
+        "queue.unreachable", "image.tzdata", "image.snapshot_hooks",
+        "function.answer", "release.tasks", "release.versions",
+    }  # fmt: skip
+
+    assert {each.id for each in examination.CHECKS} == {*FAULTS, *MADE_UP, *elsewhere}
+
+
+FIXABLE = (
+    "queue.visibility_timeout", "queue.max_receive_count",
+    "queue.dead_letter_retention", "queue.redrive_allow_policy", "queue.encryption", "queue.tls",
+    "queue.receive_wait", "queue.delay", "mapping.partial_batches",
+)  # fmt: skip
+
+
+def test_what_is_safe_is_fixed_at_once_and_a_second_time_there_is_nothing_to_do(
+    deployed: Deployment,
+) -> None:
+    for id in FIXABLE:
+        FAULTS[id](deployed)
+    FAULTS["tick.disabled"](deployed)  # a person decides
+
+    planned = verb("doctor", "--fix", "--dry-run", "--json")
+    fixed = verb("doctor", "--fix", "--yes", "--json")
+    again = verb("doctor", "--fix", "--yes", "--json")
+
+    before = {each["id"] for each in planned.of_kind("finding")}
+    assert before == {*FIXABLE, "tick.disabled"}
+    changes = [each["command"] for each in planned.of_kind("fixed")]
+    assert [each["command"] for each in fixed.of_kind("fixed")] == changes
+    assert any(
+        each.startswith("aws lambda update-event-source-mapping --uuid")
+        or "update-event-source-mapping" in each
+        for each in changes
+    )
+    assert all(each["dry_run"] for each in planned.of_kind("fixed"))
+    assert [each["id"] for each in fixed.of_kind("finding")] == ["tick.disabled"]
+    assert again.of_kind("fixed") == []
+    assert (planned.code, fixed.code, again.code) == (4, 4, 4)
+
+
+def test_the_exit_code_says_whether_an_error_was_found(deployed: Deployment) -> None:
+    assert verb("doctor").code == 0
+    deployed.set_function(MemorySize=256)
+    assert verb("doctor", "--strict").code == 0
+    deployed.set_schedule(ScheduleExpression="rate(10 minutes)")
+    assert [verb("doctor").code, verb("doctor", "--strict").code] == [0, 4]
+    deployed.set_mapping(Enabled=False)
+
+    shown = verb("doctor")
+
+    assert shown.code == 4
+    assert "error: mapping of queue default to function" in shown.output
+    assert "Found: 1 error, 1 warning, 1 info. Not checked: 0." in shown.output
+    assert verb("doctor", "--ignore", "mapping").code == 0
+    (summary,) = verb("doctor", "--ignore", "mapping.state", "--json").of_kind("doctor")
+    assert summary == {
+        "kind": "doctor", "status": "ok", "error": 0, "warning": 1, "info": 1, "unchecked": 0
+    }  # fmt: skip
+
+
+def test_what_can_not_be_read_is_not_healthy(deployed: Deployment, settings: Any) -> None:
+    settings.LAMBDA_TASKS_AWS = settings.LAMBDA_TASKS_AWS | {"endpoint_url": "http://127.0.0.1:9"}
+
+    shown = verb("doctor", "--json")
+
+    unchecked = {each["id"] for each in shown.of_kind("finding") if not each["is_checked"]}
+    assert shown.code == 4
+    of_aws = {each.id for each in examination.CHECKS if each.id.startswith(("queue.", "mapping."))}
+    found = {each["id"] for each in shown.of_kind("finding") if each["is_checked"]}
+    assert found == {"queue.unreachable"}
+    assert of_aws - unchecked == {"queue.unreachable", "queue.missing"}
+    assert {"function.timeout", "tick.missing", "aws.clock"} <= unchecked
+
+
+def test_what_takes_too_long_is_not_checked(deployed: Deployment) -> None:
+    found = operations.doctor(limit=timedelta(microseconds=1))
+
+    assert any("no time left" in each.found for each in found)
+    assert "tick.missing" in {each.id for each in found if not each.is_checked}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--ignore", "queue.visibilty_timeout"], "Did you mean 'queue.visibility_timeout'?"),
+        (["--limit", "soon"], "is not a time with its unit"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(words: list[str], told: str) -> None:
+    assert told in refused("doctor", *words)
+
+
+@pytest.mark.usefixtures("_warm_handler")
+def test_the_function_examines_itself(deployed: Deployment) -> None:
+    deployed.set_queue(VisibilityTimeout=30)
+    context: Any = LambdaContext(timeout_s=60)
+    context.invoked_function_arn = deployed.arn
+
+    answer = handler.handler({"lambda_tasks": "doctor"}, context)
+
+    assert [each["id"] for each in answer["findings"]] == ["queue.visibility_timeout"]
+    assert "tests.app.tasks.add" in answer["tasks"]
+    assert set(answer["versions"]) == {"lambda_tasks", "django", "python"}
+    json.dumps(answer)
+
+
+def test_the_async_form_finds_the_same(deployed: Deployment) -> None:
+    deployed.set_mapping(Enabled=False)
+
+    assert ids(async_to_sync(operations.adoctor)()) == {"mapping.state"}
+
+
+def test_the_page_of_the_doctor_has_each_check_with_its_reason_and_no_other() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "doctor.md").read_text()
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (\w+) \| (.*) \| (.+) \|$", page, re.MULTILINE)
+    listed = {id: severity for id, severity, _, _ in rows}
+    unexplained = [each.id for each in examination.CHECKS if each.why not in page]
+
+    assert listed == {each.id: each.severity for each in examination.CHECKS}
+    assert unexplained == []
