@@ -19,6 +19,7 @@ from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 
 from ..conf import Settings
+from ..core.aws_values import FUNCTION_MARGIN_S
 from ..core.lifecycle import Claim, End, Failed, Retried, Skipped
 from ..core.message import Outgoing
 from ..database_calls import call_database
@@ -56,7 +57,7 @@ from .resender import Resender, ReturnedDelivery, SendStored
 from .run import AttemptEnd, Run
 from .run_log import log_start, log_success
 from .starts import Starts, waiting_line_of, with_current_claim
-from .time_budget import FUNCTION_MARGIN_S, NoTimeLeft, TimeBudget, limits_s
+from .time_budget import NoTimeLeft, TimeBudget, limits_s
 from .turns import Durations, Turns
 from .watchdog import watchdog
 from .write_batcher import WriteBatcher

@@ -16,9 +16,6 @@ LEASE_MARGIN_S: Final = 30.0
 RECORD_MARGIN_S: Final = 1.0
 """Seconds before a batch's deadline to roll back and to write records. In a short batch, less."""
 
-FUNCTION_MARGIN_S: Final = 3.0
-"""Seconds that a function needs beside a task's own time: to write its record, and to answer."""
-
 
 class NoTimeLeft(Exception):
     """The batch has too little time left for the task."""

@@ -118,6 +118,11 @@ class SQSQueue(Queue):
         return "/".join(_identity(self.queue_url))
 
     @property
+    def queue_name(self) -> str:
+        """The queue's name in SQS."""
+        return _identity(self.queue_url)[2]
+
+    @property
     def arn(self) -> str:
         """The queue's ARN. For parts that the URL lacks, it has the values of a local SQS."""
         region, account, name = _identity(self.queue_url)

@@ -1,0 +1,1 @@
+"""What a project needs on AWS, derived from its settings and its tasks."""

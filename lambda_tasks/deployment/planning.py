@@ -1,0 +1,94 @@
+"""The plan of a deployment: which queues and what function this project needs."""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .. import conf, registry
+from ..core.aws_values import (
+    DEAD_LETTER_SUFFIX,
+    FIFO_SUFFIX,
+    FUNCTION_MARGIN_S,
+    MAX_QUEUE_NAME,
+    QueuePlan,
+)
+from ..errors import UnknownTask
+from ..ports import Task
+from ..queues.base import MAX_LAMBDA_TIMEOUT_S
+from ..queues.batch import BatchQueue
+from ..queues.sqs import SQSQueue
+
+NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the settings ask of AWS."""
+
+    function_timeout_s: int
+    """The timeout of the function that consumes all queues, in seconds."""
+    queues: tuple[QueuePlan, ...]
+    """The SQS queues. Queues of the settings that share one in AWS are one here."""
+    batch_queues: tuple[BatchQueue, ...] = ()
+
+
+def make_plan(*, prefix: str = "") -> Plan:
+    """Return the plan of this project; `prefix` precedes the names of the queues in AWS.
+
+    Imports the modules that declare tasks. Raises ImproperlyConfigured for a name that SQS refuses.
+    """
+    registry.discover()
+    settings = conf.current()
+    timeout_s = _function_timeout_s(settings)
+    plans: dict[str, QueuePlan] = {}
+    for queue in settings.queues.values():
+        if isinstance(queue, SQSQueue):
+            name = prefix + queue.queue_name
+            _check_name(name, queue.name)
+            plans.setdefault(
+                name,
+                QueuePlan(
+                    setting=queue.name,
+                    name=name,
+                    function_timeout_s=timeout_s,
+                    max_message_bytes=queue.max_message_bytes,
+                ),
+            )
+    batch = tuple(each for each in settings.queues.values() if isinstance(each, BatchQueue))
+    return Plan(timeout_s, tuple(plans.values()), batch)
+
+
+def _function_timeout_s(settings: conf.Settings) -> int:
+    """Return the longest hard timeout of tasks on SQS queues, and the time to write its record."""
+    longest_s = max(
+        (
+            task.options.hard_timeout or settings.default_hard_timeout
+            for task in _tasks()
+            if isinstance(settings.queues.get(task.options.queue), SQSQueue)
+        ),
+        default=settings.default_hard_timeout,
+    )
+    return min(math.ceil(longest_s + FUNCTION_MARGIN_S), MAX_LAMBDA_TIMEOUT_S)
+
+
+def _tasks() -> Iterator[Task]:
+    for name in registry.names():
+        with suppress(UnknownTask):
+            yield registry.resolve(name)
+
+
+def _check_name(name: str, setting: str) -> None:
+    stem = name.removesuffix(FIFO_SUFFIX)
+    longest = MAX_QUEUE_NAME - len(DEAD_LETTER_SUFFIX)
+    if NAME_PATTERN.fullmatch(stem) and len(name) <= longest:
+        return
+    raise ImproperlyConfigured(
+        f"The queue {setting!r} of LAMBDA_TASKS_QUEUES is called {name!r} in AWS. Use letters, "
+        f"digits, - and _, at most {longest} characters: its dead-letter queue is called "
+        f"NAME{DEAD_LETTER_SUFFIX}."
+    )
