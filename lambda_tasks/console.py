@@ -15,6 +15,7 @@ from django.conf import settings
 from . import registry
 from .core.lifecycle import Status
 from .queues.base import Queue
+from .queues.batch import BatchQueue
 from .queues.sqs import SQSQueue
 
 if TYPE_CHECKING:
@@ -174,4 +175,6 @@ def _place(trace: str) -> str:
 def _kind(queue: Queue) -> str:
     if isinstance(queue, SQSQueue):
         return "SQS"
-    return "the table" if queue.is_table else "AWS Batch"
+    if isinstance(queue, BatchQueue):
+        return "AWS Batch"
+    return "the table" if queue.is_table else type(queue).__qualname__
