@@ -20,7 +20,6 @@ from . import conf, declared_schedules, pools, registry
 from .access import Custom
 from .ports import Task
 from .queues.sqs import SQSQueue
-from .queues.sqs_deliveries import queue_name
 from .records.encryption import check_available
 
 MAX_SHOWN_TASKS: Final = 3
@@ -293,7 +292,7 @@ def check_queue_prefix(app_configs: Sequence[Any] | None, **kwargs: Any) -> list
     without = [
         name
         for name, queue in conf.current().queues.items()
-        if isinstance(queue, SQSQueue) and not queue_name(queue.queue_url).startswith(prefix)
+        if isinstance(queue, SQSQueue) and not queue.queue_name.startswith(prefix)
     ]
     if not without:
         return []
@@ -301,7 +300,7 @@ def check_queue_prefix(app_configs: Sequence[Any] | None, **kwargs: Any) -> list
         Warning(
             f"LAMBDA_TASKS_QUEUE_PREFIX is {prefix!r}, but these queues are given by URLs without "
             f"it: {', '.join(without)}. A URL is taken as it is.",
-            hint='Give them by their names, as {"queue_name": ...}, or put the prefix into the URL.',
+            hint='Give them by name, {"queue_name": ...}, or write the prefix into the URLs.',
             id="lambda_tasks.W014",
         )
     ]

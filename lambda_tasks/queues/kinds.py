@@ -22,7 +22,8 @@ KINDS: Final[tuple[type[Queue], ...]] = (SQSQueue, BatchQueue, DatabaseQueue)
 def parse(setting: str, name: object, value: object, names: SQSNames) -> Queue:
     """Return the queue of a value of LAMBDA_TASKS_QUEUES.
 
-    `names` makes URLs of the names of SQS queues. Raises ImproperlyConfigured, with the fix, for an invalid name or value.
+    `names` makes URLs of the names of SQS queues. Raises ImproperlyConfigured, with the fix, for an
+    invalid name or value.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         raise setting_error(
