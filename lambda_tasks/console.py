@@ -72,9 +72,14 @@ def describe_end(record: "TaskRecord", *, with_traceback: bool = True) -> str:
 
 def describe_call(record: "TaskRecord") -> str:
     """Return a call as Python writes it. Secret arguments are redacted, long ones shortened."""
-    arguments = [_arguments.repr(each) for each in record.args or ()]
-    arguments += [f"{name}={_arguments.repr(each)}" for name, each in record.kwargs.items()]
-    return f"{record.task_name}({', '.join(arguments)})"
+    return call_as_text(record.task_name, record.args or (), record.kwargs)
+
+
+def call_as_text(task_name: str, args: Iterable[object], kwargs: Mapping[str, object]) -> str:
+    """Return a call as Python writes it, with long arguments shortened."""
+    arguments = [_arguments.repr(each) for each in args]
+    arguments += [f"{name}={_arguments.repr(each)}" for name, each in kwargs.items()]
+    return f"{task_name}({', '.join(arguments)})"
 
 
 def describe_queues(queues: Iterable[Queue]) -> str:

@@ -80,12 +80,12 @@ class SQSQueue(Queue):
 
     def make_transport(self, wiring: Wiring) -> "SQSTransport":
         """See Queue."""
-        client = self._client(wiring)
+        client = self.client(wiring)
         return SQSTransport(
             self.queue_url,
             client,
             wiring.signer(self.audience),
-            follow_ups=self._client(wiring, has_lineage=False)
+            follow_ups=self.client(wiring, has_lineage=False)
             if "AWS_LAMBDA_FUNCTION_NAME" in os.environ
             else client,
         )
@@ -95,8 +95,8 @@ class SQSQueue(Queue):
         wait_s = SHORT_POLL_S if once else LONG_POLL_S
         return SqsSource(
             self.queue_url,
-            self._client(wiring),
-            polls=self._client(wiring, waits_s=wait_s),
+            self.client(wiring),
+            polls=self.client(wiring, waits_s=wait_s),
             wait_s=wait_s,
             arn=self.arn,
         )
@@ -132,6 +132,10 @@ class SQSQueue(Queue):
         """See Queue."""
         return True
 
+    def sibling_url(self, name: str) -> str:
+        """Return the URL of another queue of the same account and region."""
+        return f"{self.queue_url.rstrip('/').rpartition('/')[0]}/{name}"
+
     def is_fed_by(self, source: str) -> bool:
         """See Queue. Compares region and account only if both the ARN and the URL have them."""
         *_, region, account, name = ("", "", *source.split(":"))
@@ -144,14 +148,15 @@ class SQSQueue(Queue):
 
     async def postpone(self, wiring: Wiring, receipt_handle: str, seconds: float) -> None:
         """See Queue."""
-        await self._client(wiring).call(
+        await self.client(wiring).call(
             "change_message_visibility",
             QueueUrl=self.queue_url,
             ReceiptHandle=receipt_handle,
             VisibilityTimeout=visibility_timeout_s(seconds),
         )
 
-    def _client(self, wiring: Wiring, *, waits_s: float = 0, has_lineage: bool = True) -> AwsClient:
+    def client(self, wiring: Wiring, *, waits_s: float = 0, has_lineage: bool = True) -> AwsClient:
+        """Return the client for the queue's region and address."""
         region = _region(urlsplit(self.queue_url).hostname or "")
         derived = {} if region is None else {"region_name": region}
         return wiring.client(
