@@ -18,7 +18,7 @@ from lambda_tasks.management import changing
 from lambda_tasks.management.output import DONE, EMPTY, TIME_FORMAT, counted, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_json, duration
 from lambda_tasks.management.verbs.purge import user
-from lambda_tasks.operations import DeadLetter
+from lambda_tasks.operations import DeadLetter, Redriven
 
 HELP: Final = "Shows dead letters, sends them back, or deletes them."
 
@@ -116,6 +116,13 @@ def _redrive(stdout: OutputWrapper, options: dict[str, Any]) -> int:
             return DONE
     with (progress := changing.Progress(stdout, options, "sent back")):
         redriven = redrive(dry_run=dry_run, on_progress=progress.show)
+    _show_redriven(stdout, options, redriven)
+    is_done = redriven.sent or redriven.dropped
+    return DONE if is_done else int(options["empty_exit_code"])
+
+
+def _show_redriven(stdout: OutputWrapper, options: dict[str, Any], redriven: Redriven) -> None:
+    dry_run = options["dry_run"]
     if options["json"]:
         _write_letters(stdout, redriven.sent, dry_run=dry_run, what="sent back")
         _write_letters(stdout, redriven.dropped, dry_run=dry_run, what="dropped")
@@ -133,8 +140,6 @@ def _redrive(stdout: OutputWrapper, options: dict[str, Any]) -> int:
             f"{counted(len(redriven.sent), 'dead letter', would=dry_run)} sent back; "
             f"{len(redriven.dropped):,} dropped, {len(redriven.skipped):,} left."
         )
-    is_done = redriven.sent or redriven.dropped
-    return DONE if is_done else int(options["empty_exit_code"])
 
 
 def _purge(stdout: OutputWrapper, options: dict[str, Any]) -> int:
