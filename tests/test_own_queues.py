@@ -1,6 +1,7 @@
 """Kinds of queues of the project's own: settings, the documented one, and the suite for all."""
 
 import importlib
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import pytest
 from django.core.checks import run_checks
 
 from lambda_tasks import conf, operations, runtime
+from lambda_tasks.errors import MessageRefused
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues import (
@@ -101,6 +103,88 @@ class TestBatch(QueueConformance):
             "job_definition_arn": "arn:aws:batch:us-east-1:123456789012:job-definition/heavy:1",
             "direct": True,
         }
+
+
+# What the suite finds
+
+
+def _unsigned(page: Any, patch: Any) -> None:
+    patch(page.DirectoryQueue, "sign", lambda self, body, wiring: body)
+
+
+def _of_another_queue(page: Any, patch: Any) -> None:
+    patch(page.DirectoryQueue, "is_fed_by", lambda self, source: False)
+
+
+def _without_delay(page: Any, patch: Any) -> None:
+    patch(page.os, "utime", lambda *args: None)
+
+
+def _greedy(page: Any, patch: Any) -> None:
+    take = page.DirectorySource._take
+    patch(page.DirectorySource, "_take", lambda self, limit: take(self, 10))
+
+
+def _forgetful(page: Any, patch: Any) -> None:
+    async def ack(self: Any, id: str) -> None:
+        self._move(id, "taken", "ready", 0.0)
+
+    patch(page.DirectorySource, "ack", ack)
+
+
+def _generous(page: Any, patch: Any) -> None:
+    patch(page, "TAKEN_FOR_S", -1.0)
+
+
+def _garbled(page: Any, patch: Any) -> None:
+    text = page.Path.read_text
+
+    def read(self: Any, encoding: str) -> Any:
+        return text(self, encoding="latin-1")
+
+    patch(page.Path, "read_text", read)
+
+
+def _raising(page: Any, patch: Any) -> None:
+    patch(page.DirectoryTransport, "_write", lambda self, outgoing: 1 / 0)
+
+
+def _small(page: Any, patch: Any) -> None:
+    failure = SendFailure("too large", retryable=False)
+    patch(
+        page.DirectoryTransport,
+        "_write",
+        lambda self, outgoing: failure if len(outgoing.body) > 1000 else None,
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("spoil", "name"),
+    [
+        (_unsigned, "signed_messages_arrive_with_a_signature_for_this_queue"),
+        (_of_another_queue, "what_is_sent_arrives_unchanged"),
+        (_without_delay, "a_delayed_message_does_not_arrive_before_its_time"),
+        (_greedy, "a_poll_returns_no_more_than_it_is_asked_for"),
+        (_forgetful, "what_is_acknowledged_does_not_come_again"),
+        (_generous, "while_one_worker_has_a_message_another_does_not_get_it"),
+        (_garbled, "what_is_sent_arrives_unchanged"),
+        (_raising, "a_transport_answers_each_message_of_a_batch"),
+        (_small, "a_queue_takes_the_largest_message_that_it_says_it_takes"),
+    ],
+)
+def test_the_suite_finds_what_a_queue_does_wrong(
+    spoil: Any, name: str, page: ModuleType, tmp_path: Path, monkeypatch: Any, settings: Any
+) -> None:
+    spool = {"kind": KIND, "path": str(tmp_path / "spool")}
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}, "conforming": spool}
+    getattr(QueueConformance(), f"test_{name}")()
+    shutil.rmtree(tmp_path / "spool")
+
+    with monkeypatch.context() as patched:
+        spoil(page, patched.setattr)
+        with pytest.raises((AssertionError, MessageRefused, ZeroDivisionError)):
+            getattr(QueueConformance(), f"test_{name}")()
 
 
 # The whole way

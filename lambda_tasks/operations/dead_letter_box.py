@@ -29,7 +29,7 @@ PEEK_HIDDEN_S: Final = 30
 CHANGE_HIDDEN_S: Final = 600
 """The same for those that may be sent back or deleted: at a low rate that takes a while."""
 
-MAX_EMPTY_POLLS: Final = 3
+MAX_EMPTY_POLLS: Final = 2
 """Polls without a new message after which all messages were seen."""
 
 NO_RECORD: Final = "there is no record of it"
@@ -139,7 +139,8 @@ class Box:
 def opened(name: str, *, hidden_s: int = CHANGE_HIDDEN_S) -> Iterator[Box]:
     """Provide the dead letters of a queue; what is held at the end is released.
 
-    If this process is killed, others see them after `hidden_s` seconds.
+    If this process is killed, others see them after `hidden_s` seconds. Raises InvalidFilter for a
+    queue without a dead-letter queue.
     """
     queue = sqs_queues(name)[name]
     letters = ask_queue(name, DeadLetterQueue.find, queue, runtime.current())

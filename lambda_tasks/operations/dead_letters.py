@@ -104,7 +104,8 @@ def peek_dead_letters(queue: str | None = None, *, limit: int = 100) -> list[Dea
     """
     check_number("limit", limit, least=1)
     found: list[DeadLetter] = []
-    for name in sqs_queues(queue):
+    names = [queue] if queue is not None else [each.queue for each in _with_dead_letters()]
+    for name in names:
         with opened(name, hidden_s=PEEK_HIDDEN_S) as box:
             found += [dead for batch in box.look(limit=limit) for _, dead in batch]
     return found
@@ -311,6 +312,10 @@ class _Pace:
         if self._next_at > now:
             time.sleep(self._next_at - now)
         self._next_at = max(now, self._next_at) + self._interval_s
+
+
+def _with_dead_letters() -> list[DeadLetterCount]:
+    return [each for each in count_dead_letters() if each.name is not None]
 
 
 def _count(name: str, queue: SQSQueue) -> DeadLetterCount:

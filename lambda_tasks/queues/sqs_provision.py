@@ -1,6 +1,6 @@
 """SQS queues in AWS, compared with a plan, and made as it says. Nothing is ever deleted."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -81,10 +81,13 @@ async def read_attributes(client: AwsClient, url: str) -> dict[str, Any] | None:
     return read(answer["Attributes"])
 
 
-async def look_at(queue: SQSQueue, plan: QueuePlan, wiring: Wiring) -> LivePair:
+async def look_at(
+    queue: SQSQueue, plan: QueuePlan, wiring: Wiring, created: Collection[str] = ()
+) -> LivePair:
     """Return a queue and its dead-letter queue as they are, with what differs from the plan.
 
-    Raises RequestFailed where AWS refuses it or can't be reached.
+    `created` has the URLs of queues that nobody else can use yet. Raises RequestFailed where AWS
+    refuses it or can't be reached.
     """
     client = queue.client(wiring)
     live = await read_attributes(client, queue.queue_url)
@@ -98,7 +101,7 @@ async def look_at(queue: SQSQueue, plan: QueuePlan, wiring: Wiring) -> LivePair:
     dead_arn = str((dead or {}).get("QueueArn", target))
     wanted = {**plan.attributes(dead_arn), "Policy": tls_only_policy(arn)}
     wanted_dead = {**plan.dead_letter_attributes(arn), "Policy": tls_only_policy(dead_arn)}
-    if dead is not None and dead.get("RedriveAllowPolicy") is None:
+    if dead is not None and dead.get("RedriveAllowPolicy") is None and url not in created:
         # Others may use this queue, too: with a policy that leaves them out, they could not.
         sources = await _sources(client, url)
         wanted_dead["RedriveAllowPolicy"] = redrive_allow_policy(arn) | {
@@ -117,11 +120,12 @@ async def make_right(queue: SQSQueue, plan: QueuePlan, wiring: Wiring) -> None:
     the next call. Raises RequestFailed, and QueueElsewhere.
     """
     client = queue.client(wiring)
-    for live in await look_at(queue, plan, wiring):
-        if live.attributes is None:
-            await _create(client, live)
+    missing = [each for each in await look_at(queue, plan, wiring) if each.attributes is None]
+    for live in missing:
+        await _create(client, live)
     # Once more: a new queue has defaults, and its true ARN.
-    for live in await look_at(queue, plan, wiring):
+    created = {each.url for each in missing}
+    for live in await look_at(queue, plan, wiring, created):
         if live.differences:
             wanted = {each.attribute: each.wanted for each in live.differences}
             await client.call(
