@@ -380,6 +380,15 @@ def test_peek_tells_that_a_signature_is_the_reason(die: Die, settings: Any) -> N
     assert (len(redriven.sent), len(redriven.dropped), len(redriven.skipped)) == (0, 0, 1)
 
 
+def test_a_call_that_its_task_does_not_take_from_a_message_stays(die: Die, settings: Any) -> None:
+    settings.LAMBDA_TASKS_DIRECT_MESSAGES = "declared"
+    die(body(tasks.leave_effect, name="x"))
+
+    (skipped,) = operations.redrive_dead_letters("default").skipped
+
+    assert "runs only from its record" in skipped.must_not_go_back
+
+
 def test_redrive_sends_back_what_can_run_and_leaves_what_has_ended(die: Die) -> None:
     open_, ended = queued(), record("SUCCESS")
     die(wake_up(open_.id), wake_up(ended.id), body(tasks.add, a=3, b=4))

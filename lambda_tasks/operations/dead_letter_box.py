@@ -16,6 +16,7 @@ from ..core.redaction import REDACTED
 from ..core.signature import verify
 from ..errors import InvalidFilter, MessageRefused, UnknownTask
 from ..models import TaskRecord
+from ..ports import Task
 from ..queues.dead_letters import DeadLetterMessage, DeadLetterQueue
 from ..queues.sqs import SQSQueue
 from ..queues.sqs_deliveries import MAX_BATCH_ENTRIES
@@ -31,6 +32,8 @@ CHANGE_HIDDEN_S: Final = 600
 
 MAX_EMPTY_POLLS: Final = 2
 """Polls without a new message after which all messages were seen."""
+
+DURABLE_TASK: Final = "its task is durable and runs only from its record, but it carries the call"
 
 NO_RECORD: Final = "there is no record of it"
 
@@ -181,9 +184,26 @@ def _read(each: DeadLetterMessage, queue: SQSQueue) -> tuple[Message | None, str
             refused = None
             break
     try:
-        return decode(each.body, fallback_id=invocation_id_of(each.id)), refused
+        message = decode(each.body, fallback_id=invocation_id_of(each.id))
     except MessageRefused as error:
         return None, str(error)
+    return message, refused or _refused_call(message)
+
+
+def _refused_call(message: Message) -> str | None:
+    """Return why a direct message is refused; None for one that runs, or whose task is unknown."""
+    if message.durable or conf.current().accepts_any_call:
+        return None
+    task = _find_loaded(message)
+    return DURABLE_TASK if task is not None and not task.is_direct(message.backend) else None
+
+
+def _find_loaded(message: Message) -> Task | None:
+    """Return the task of a message. Nothing is imported because a message names it."""
+    try:
+        return registry.resolve(message.task_name, message.backend, may_import=False)
+    except UnknownTask:
+        return None
 
 
 def _joined(
@@ -223,10 +243,7 @@ def _shown_arguments(
         return record.args or [], redacted_kwargs(record)
     if message is None:
         return [], {}
-    try:
-        # Nothing is imported because a message names it.
-        task = registry.resolve(message.task_name, message.backend, may_import=False)
-    except UnknownTask:
+    if (task := _find_loaded(message)) is None:
         # Nobody here knows which of them are secret.
         return [REDACTED for _ in message.args], dict.fromkeys(message.kwargs, REDACTED)
     secret = task.secret_names | task.unknown_names(message.kwargs)
