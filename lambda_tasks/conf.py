@@ -520,7 +520,8 @@ def _queues(name: str, value: object) -> Mapping[str, Queue]:
         queue: kinds.parse(f"{name}[{queue!r}]", queue, raw, names) for queue, raw in value.items()
     }
     if "default" not in queues:
-        raise setting_error(name, value, "Add a queue called 'default'.")
+        # Without the values: options of a kind of the project's own may be secret.
+        raise setting_error(name, list(queues), "Add a queue called 'default'.")
     return queues
 
 

@@ -1,5 +1,6 @@
 """Kinds of queues of the project's own: settings, the documented one, and the suite for all."""
 
+import asyncio
 import importlib
 import shutil
 import sys
@@ -7,16 +8,18 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from django.core.checks import run_checks
 
 from lambda_tasks import conf, operations, runtime
+from lambda_tasks.entrypoints.worker import Listener, Worker, worker_of
 from lambda_tasks.errors import MessageRefused
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.ports import DONE, RETURNED
 from lambda_tasks.queues import (
     BatchLimits,
     Delivery,
@@ -24,12 +27,13 @@ from lambda_tasks.queues import (
     PullSource,
     Queue,
     SendFailure,
+    Settlement,
     Wiring,
 )
 from lambda_tasks.testing import QueueConformance
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import relay
+from tests.conftest import PATIENCE_S, relay
 from tests.newcomer import PAGES, blocks
 from tests.servers import Moto
 
@@ -227,6 +231,45 @@ def test_what_a_queue_of_the_projects_own_did_not_take_is_relayed_later(
     assert operations.run_tasks(queue="spool").done == 1
 
 
+class UntilOne(Listener):
+    """Lets a worker finish once a run has ended."""
+
+    worker: Worker
+
+    def ended(self, invocation_id: uuid.UUID) -> None:
+        self.worker.finish()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_of_a_queue_that_cannot_delay_sends_in_time_what_waits_in_its_row(
+    page: Any, tmp_path: Path, settings: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(page.DirectoryQueue, "can_delay", False)
+    # As another process has the shift, nothing else relays.
+    monkeypatch.setattr(runtime.Runtime, "round", SimpleNamespace(run=_no_round))
+    spool = {"kind": KIND, "path": str(tmp_path / "spool")}
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | {"spool": spool}
+    tasks.aleave_effect.using(queue="spool", delay=1).execute_on_commit(name="later")
+    assert not (tmp_path / "spool").exists()
+
+    async def scene() -> None:
+        listener = UntilOne()
+        async with worker_of(
+            runtime.Runtime(), ["spool"], drain_s=1.0, listener=listener
+        ) as worker:
+            listener.worker = worker
+            async with asyncio.timeout(PATIENCE_S):
+                await worker.run()
+
+    asyncio.run(scene())
+
+    assert Effect.objects.get().name == "later"
+
+
+async def _no_round() -> None:
+    pass
+
+
 # Mistakes
 
 
@@ -292,6 +335,10 @@ HERE = __name__
         ({"kind": f"{HERE}.Careful", "pasword": "sesame-and"}, "'pasword' is not an option"),
         ({"kind": f"{HERE}.Careful", "name": "another"}, "'name' is not an option"),
         ({"kind": f"{HERE}.Forgetful"}, "returned None for these options"),
+        (
+            {"kind": f"{HERE}.Careful", "password": "sesame-and", "rate": "fast"},
+            "'fast' is no rate",
+        ),
     ],
 )
 def test_a_kind_that_cannot_work_is_an_error_of_the_settings(
@@ -304,6 +351,15 @@ def test_a_kind_that_cannot_work_is_an_error_of_the_settings(
     assert told in problem
     assert "LAMBDA_TASKS_QUEUES['own']" in problem
     assert "sesame" not in problem
+
+
+@pytest.mark.parametrize("name", ["own", "", 7])
+def test_no_error_of_the_settings_shows_the_options_of_a_kind(name: Any, settings: Any) -> None:
+    own = {"kind": f"{HERE}.Careful", "password": "sesame-and-more"}
+    settings.LAMBDA_TASKS_QUEUES = {name: own}
+
+    assert conf.errors()
+    assert "sesame" not in " ".join(conf.errors())
 
 
 def test_a_kind_of_the_projects_own_has_its_limits(settings: Any) -> None:
@@ -341,10 +397,6 @@ class Answers(PullSource):
 
 
 def test_a_source_that_is_closed_has_told_its_queue_and_survives_its_refusal(caplog: Any) -> None:
-    import asyncio
-
-    from lambda_tasks.ports import DONE, RETURNED, Settlement
-
     async def scene() -> Answers:
         source = Answers()
         source.settle("1", DONE)

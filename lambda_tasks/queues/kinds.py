@@ -26,8 +26,8 @@ def parse(setting: str, name: object, value: object, names: SQSNames) -> Queue:
     invalid name or value.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-        raise setting_error(
-            setting, value, f"A queue's name is a text of 1 to {MAX_NAME} characters."
+        raise ImproperlyConfigured(
+            f"{setting}: a queue's name is a text of 1 to {MAX_NAME} characters."
         )
     without_rate, rate = _split_rate(setting, value)
     queue = _parse_kind(setting, name, _with_url(setting, without_rate, names))
@@ -108,7 +108,7 @@ def _split_rate(setting: str, value: object) -> tuple[object, Rate | None]:
     try:
         rate = Rate.parse(value["rate"])
     except ValueError as error:
-        raise setting_error(setting, value, f"rate is {error}") from None
+        raise ImproperlyConfigured(f"{setting}['rate'] is {error}") from None
     return {name: each for name, each in value.items() if name != "rate"}, rate
 
 
