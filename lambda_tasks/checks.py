@@ -19,6 +19,7 @@ from django.utils.module_loading import import_string
 from . import conf, declared_schedules, pools, registry
 from .access import Custom
 from .ports import Task
+from .queues.sqs import SQSQueue
 from .records.encryption import check_available
 
 MAX_SHOWN_TASKS: Final = 3
@@ -280,6 +281,31 @@ def check_queues(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
     ]
 
 
+@register("lambda_tasks")
+def check_queue_prefix(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report queues of SQS by their URLs that lack LAMBDA_TASKS_QUEUE_PREFIX (W014).
+
+    A staging system would put its messages into the queues of production.
+    """
+    if conf.errors() or not (prefix := conf.current().queue_prefix):
+        return []
+    without = [
+        name
+        for name, queue in conf.current().queues.items()
+        if isinstance(queue, SQSQueue) and not queue.queue_name.startswith(prefix)
+    ]
+    if not without:
+        return []
+    return [
+        Warning(
+            f"LAMBDA_TASKS_QUEUE_PREFIX is {prefix!r}, but these queues are given by URLs without "
+            f"it: {', '.join(without)}. A URL is taken as it is.",
+            hint='Give them by name, {"queue_name": ...}, or write the prefix into the URLs.',
+            id="lambda_tasks.W014",
+        )
+    ]
+
+
 @register("lambda_tasks", Tags.security, deploy=True)
 def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Report, with --deploy, the modes that are not for production (W001, W002, W003)."""
@@ -313,7 +339,7 @@ def check_modes(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
 @register("lambda_tasks", Tags.security, deploy=True)
 def check_direct_messages(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Report, with --deploy, the tasks that unsigned direct messages can run (W006)."""
-    if conf.errors() or conf.current().signing_keys or not conf.current().is_fed_by_aws:
+    if conf.errors() or conf.current().signing_keys or not conf.current().is_open_to_others:
         return []
     if conf.current().direct_messages == "any":
         runnable = "every task"

@@ -32,11 +32,15 @@ from .queues.aws.client import CLIENT_OPTIONS
 from .queues.base import MAX_OTHER_TIMEOUT_S, Queue, setting_error
 from .queues.database import DatabaseQueue, LocalQueue
 from .queues.sqs import MAX_MESSAGE_BYTES, SQSQueue
+from .queues.sqs_names import SQSNames
 
 PREFIX: Final = "LAMBDA_TASKS_"
 
 ALMOST_PREFIX: Final = re.compile(r"LAMBDA_?TASKS?_?")
 """What somebody may write in place of the prefix. LAMBDA_TASK_ROOT, which is AWS's, is not ours."""
+
+QUEUE_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{0,40}")
+"""What SQS takes in a name; half of its 80 characters are left to the name itself."""
 
 ENDPOINT_PATTERN: Final = re.compile(r"https?://\S+")
 
@@ -74,6 +78,8 @@ class Settings:
         default_factory=lambda: {"default": DatabaseQueue(name="default")}
     )
     """The queues by name, always with one named "default"."""
+    queue_prefix: str = ""
+    """What stands before the name in AWS of each queue that is given by its name."""
     default_soft_timeout: int = 270
     """The soft timeout in seconds of tasks that declare none."""
     default_hard_timeout: int = 300
@@ -182,6 +188,11 @@ class Settings:
     @cached_property
     def is_fed_by_aws(self) -> bool:
         """Whether any queue is in AWS."""
+        return any(queue.is_in_aws for queue in self.queues.values())
+
+    @cached_property
+    def is_open_to_others(self) -> bool:
+        """Whether others than the library may put messages into any queue."""
         return any(queue.audience for queue in self.queues.values())
 
     def signer(self, audience: str) -> Signer | None:
@@ -291,6 +302,7 @@ def _in_local_run(values: dict[str, Any], run: LocalRun) -> Settings:
         for name, queue in chosen.items()
     }
     values |= {"eager": False, "local_workers": 0, "noop_execution": False, "aws": run.aws}
+    values["queue_prefix"] = ""
     if run.keys is not None and not values.get("signing_keys"):
         values["signing_keys"] = (run.keys.signing_key,)
     return Settings(**values)
@@ -503,14 +515,41 @@ def _hint_for_option(option: str) -> str:
 def _queues(name: str, value: object) -> Mapping[str, Queue]:
     if not isinstance(value, Mapping) or not value:
         raise setting_error(name, value, 'Use a dict like {"default": "https://sqs..."}.')
-    queues = {queue: kinds.parse(f"{name}[{queue!r}]", queue, raw) for queue, raw in value.items()}
+    names = _sqs_names()
+    queues = {
+        queue: kinds.parse(f"{name}[{queue!r}]", queue, raw, names) for queue, raw in value.items()
+    }
     if "default" not in queues:
-        raise setting_error(name, value, "Add a queue called 'default'.")
+        # Without the values: options of a kind of the project's own may be secret.
+        raise setting_error(name, list(queues), "Add a queue called 'default'.")
     return queues
+
+
+def _sqs_names() -> SQSNames:
+    """Return the names of SQS queues, as far as the other settings make sense.
+
+    What does not is reported by their own parsers.
+    """
+    prefix = getattr(django_settings, f"{PREFIX}QUEUE_PREFIX", "")
+    options = getattr(django_settings, f"{PREFIX}AWS", {})
+    return SQSNames.of(
+        prefix if isinstance(prefix, str) else "",
+        options if isinstance(options, Mapping) else {},
+        os.environ,
+    )
+
+
+def _queue_prefix(name: str, value: object) -> str:
+    if not isinstance(value, str) or not QUEUE_PREFIX.fullmatch(value):
+        raise setting_error(
+            name, value, 'Use up to 40 letters, digits, hyphens and underscores, like "staging-".'
+        )
+    return value
 
 
 _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "queues": _queues,
+    "queue_prefix": _queue_prefix,
     "default_soft_timeout": _whole_number(1),
     "default_hard_timeout": _whole_number(1),
     "eager": _boolean,

@@ -5,7 +5,7 @@ import os
 import re
 import reprlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Final
@@ -15,6 +15,7 @@ from django.conf import settings
 from . import registry
 from .core.lifecycle import Status
 from .queues.base import Queue
+from .queues.batch import BatchQueue
 from .queues.sqs import SQSQueue
 
 if TYPE_CHECKING:
@@ -71,9 +72,14 @@ def describe_end(record: "TaskRecord", *, with_traceback: bool = True) -> str:
 
 def describe_call(record: "TaskRecord") -> str:
     """Return a call as Python writes it. Secret arguments are redacted, long ones shortened."""
-    arguments = [_arguments.repr(each) for each in record.args or ()]
-    arguments += [f"{name}={_arguments.repr(each)}" for name, each in record.kwargs.items()]
-    return f"{record.task_name}({', '.join(arguments)})"
+    return call_as_text(record.task_name, record.args or (), record.kwargs)
+
+
+def call_as_text(task_name: str, args: Iterable[object], kwargs: Mapping[str, object]) -> str:
+    """Return a call as Python writes it, with long arguments shortened."""
+    arguments = [_arguments.repr(each) for each in args]
+    arguments += [f"{name}={_arguments.repr(each)}" for name, each in kwargs.items()]
+    return f"{task_name}({', '.join(arguments)})"
 
 
 def describe_queues(queues: Iterable[Queue]) -> str:
@@ -174,4 +180,6 @@ def _place(trace: str) -> str:
 def _kind(queue: Queue) -> str:
     if isinstance(queue, SQSQueue):
         return "SQS"
-    return "the table" if queue.is_table else "AWS Batch"
+    if isinstance(queue, BatchQueue):
+        return "AWS Batch"
+    return "the table" if queue.is_table else type(queue).__qualname__

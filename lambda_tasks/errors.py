@@ -123,6 +123,13 @@ class InvalidFilter(LambdaTasksError, ValueError):
     """A filter, a window or a threshold of an operation makes no sense. Nothing was changed."""
 
 
+class QueueUnavailable(LambdaTasksError):
+    """A queue can't be looked at or changed: AWS refuses it, or can't be reached.
+
+    The message has AWS's own words.
+    """
+
+
 class ArgumentsMismatch(Unrunnable):
     """The arguments of a message do not fit the function, as this release declares it."""
 

@@ -193,6 +193,11 @@ class Runtime:
         """See queues.base.Wiring."""
         return conf.current().aws
 
+    @property
+    def queue_prefix(self) -> str:
+        """See queues.base.Wiring."""
+        return conf.current().queue_prefix
+
     def signer(self, audience: str) -> Signer | None:
         """See queues.base.Wiring."""
         return conf.current().signer(audience)

@@ -365,7 +365,7 @@ def is_direct(alias: str) -> bool:
 @register("lambda_tasks", Tags.security, deploy=True)
 def check_direct_backends(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Warn, with --deploy, of backends by which unsigned messages can run any task."""
-    if conf.errors() or conf.current().signing_keys or not conf.current().is_fed_by_aws:
+    if conf.errors() or conf.current().signing_keys or not conf.current().is_open_to_others:
         return []
     return [
         Warning(

@@ -266,3 +266,6 @@ def as_texts(attributes: Mapping[str, Any]) -> dict[str, str]:
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in attributes.items()
     }
+
+
+ALARM_PERIOD_S: Final = 60

@@ -402,6 +402,7 @@ class _Stream:
         started_at = time.monotonic()
         try:
             failures = await self._transport.send([entry.outgoing for entry in batch])
+            _check_answers(failures, batch)
         except Exception as error:
             # A transport returns failures. One that raises must not break the other callers.
             failures = [SendFailure(repr(error), retryable=False)] * len(batch)
@@ -464,6 +465,15 @@ def _blocked_by(id: UUID) -> SendFailure:
     return SendFailure(
         f"it would overtake {id} of its group, which has not been sent", retryable=True
     )
+
+
+def _check_answers(failures: Sequence[SendFailure | None], batch: Sequence[_Entry]) -> None:
+    """Raise ValueError unless a transport has answered each message of a batch."""
+    if len(failures) != len(batch):
+        raise ValueError(
+            f"The transport's send() returned {len(failures)} answers to {len(batch)} messages: it "
+            "has to return one for each."
+        )
 
 
 def _sent_event(outgoing: Outgoing) -> hooks.Sent:

@@ -56,8 +56,8 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 RELAY_AGAIN_S: Final = 60.0
 """Seconds before a relay that failed runs again."""
 
-RELAY_IN_ORDER_EVERY_S: Final = 1.0
-"""Seconds between two relays of queues that keep an order.
+RELAY_UNDELAYED_EVERY_S: Final = 1.0
+"""Seconds between two relays of queues that can't delay a message, as FIFO queues can't.
 
 In those queues a message with a delay waits in its record, and so depends on the relay. Each worker
 looks: a look that finds nothing costs less than the question whether another worker does.
@@ -126,14 +126,14 @@ async def worker_of(
     concurrency = concurrency or settings.concurrency
     processes = processes or settings.processes
     executor = runtime.executor(concurrency=concurrency, processes=processes)
-    in_order = [name for name in queues if settings.look_terms(name).in_order]
+    undelayed = [name for name in queues if not settings.look_terms(name).can_delay]
     database_thread = InterruptibleThread("lambda_tasks-worker")
     async with DatabaseCalls(database_thread):
         try:
             yield Worker(
                 sources,
                 executor,
-                relays=_relays(runtime, in_order, always=once),
+                relays=_relays(runtime, undelayed, always=once),
                 capacity=concurrency + processes,
                 drain_s=drain_s,
                 once=once,
@@ -402,7 +402,7 @@ class BatchSize:
 
 
 def _relays(
-    runtime: runtimes.Runtime, in_order: Sequence[str], *, always: bool
+    runtime: runtimes.Runtime, undelayed: Sequence[str], *, always: bool
 ) -> list[PeriodicRelay]:
     """Return a round for all queues, and what has to happen more often than a round.
 
@@ -415,8 +415,8 @@ def _relays(
 
     relays: list[PeriodicRelay] = [(run_round_in_shift, lambda: shifts.due_in_s)]
     relays.append((partial(_hand_over_if_used, runtime), lambda: HAND_OVER_EVERY_S))
-    if in_order:
-        relays.append((partial(relay, queues=in_order), lambda: RELAY_IN_ORDER_EVERY_S))
+    if undelayed:
+        relays.append((partial(relay, queues=undelayed), lambda: RELAY_UNDELAYED_EVERY_S))
     return relays
 
 

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Final, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from ..core.batching import BatchLimits
-from ..core.lifecycle import SQS_TERMS, TABLE_TERMS
+from ..core.lifecycle import SQS_TERMS, TABLE_TERMS, LookTerms
 from ..core.message import Message, Outgoing, check_size, invocation_id_of
 from ..core.signature import Signer
 from ..errors import Retry
-from ..ports import Delivery, SendFailure, Source, Task, Transport
+from ..ports import Delivery, SendFailure, Task, Transport
 from .aws.client import AwsClient
 from .aws.errors import RequestFailed
 from .base import Queue, Wiring, setting_error
@@ -51,6 +51,11 @@ class BatchQueue(Queue):
 
     has_workers: ClassVar[bool] = False
 
+    @property
+    def look_terms(self) -> LookTerms:
+        """See Queue."""
+        return SQS_TERMS
+
     @classmethod
     def parse(cls, setting: str, name: str, value: object) -> Self | None:
         """See Queue."""
@@ -78,13 +83,6 @@ class BatchQueue(Queue):
         store = wiring.store if wiring.is_table("default") else None
         via_default = ViaDefaultQueue(default, store)
         return DirectBatchTransport(self.jobs(wiring), via_default) if self.direct else via_default
-
-    @classmethod
-    def make_sources(cls, queues: Sequence[Queue], wiring: Wiring, *, once: bool) -> list[Source]:
-        """See Queue."""
-        raise ImproperlyConfigured(
-            f"The queue {queues[0].name!r} is an AWS Batch queue, and no worker can consume it."
-        )
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
@@ -125,9 +123,15 @@ class BatchQueue(Queue):
         """See Queue."""
         return self.job_queue_arn
 
-    def is_fed_by(self, source: str) -> bool:
+    @property
+    def source(self) -> str:
         """See Queue. A job knows only the name of its job queue."""
-        return _source_of_job_queue(self.job_queue_arn.rpartition("/")[2]) == source
+        return _source_of_job_queue(self.job_queue_arn.rpartition("/")[2])
+
+    @property
+    def is_in_aws(self) -> bool:
+        """See Queue."""
+        return True
 
 
 async def submit_job(queue: Queue, wiring: Wiring, body: str) -> str:

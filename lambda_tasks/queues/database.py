@@ -77,12 +77,13 @@ class DatabaseQueue(Queue):
 
     @property
     def source(self) -> str:
-        """The source of its deliveries, a name that no queue in AWS can have."""
+        """See Queue."""
         return f"table/{self.name}"
 
-    def is_fed_by(self, source: str) -> bool:
+    @property
+    def audience(self) -> str:
         """See Queue."""
-        return source == self.source
+        return ""
 
     @classmethod
     def parse(cls, setting: str, name: str, value: object) -> Self | None:
@@ -100,9 +101,6 @@ class DatabaseQueue(Queue):
     def make_sources(cls, queues: Sequence[Queue], wiring: Wiring, *, once: bool) -> list[Source]:
         """See Queue. Returns one source for all queues, so that priorities hold among them."""
         return [DatabaseSource([queue.name for queue in queues], wiring.table_queue)]
-
-    def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
-        """See Queue. A row can hold any message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +126,11 @@ class LocalQueue(DatabaseQueue):
     def audience(self) -> str:
         """See Queue."""
         return self.stands_for.audience
+
+    @property
+    def is_in_aws(self) -> bool:
+        """See Queue."""
+        return self.stands_for.is_in_aws
 
     def is_fed_by(self, source: str) -> bool:
         """See Queue."""

@@ -90,22 +90,16 @@ class SQSQueue(Queue):
             else client,
         )
 
-    @classmethod
-    def make_sources(  # pyright: ignore[reportIncompatibleMethodOverride] # queues of its own kind
-        cls, queues: Sequence[Self], wiring: Wiring, *, once: bool
-    ) -> list[Source]:
+    def make_source(self, wiring: Wiring, *, once: bool) -> Source:
         """See Queue."""
         wait_s = SHORT_POLL_S if once else LONG_POLL_S
-        return [
-            SqsSource(
-                each.queue_url,
-                each.client(wiring),
-                polls=each.client(wiring, waits_s=wait_s),
-                wait_s=wait_s,
-                arn=each.arn,
-            )
-            for each in queues
-        ]
+        return SqsSource(
+            self.queue_url,
+            self.client(wiring),
+            polls=self.client(wiring, waits_s=wait_s),
+            wait_s=wait_s,
+            arn=self.arn,
+        )
 
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
@@ -127,6 +121,20 @@ class SQSQueue(Queue):
         """The queue's ARN. For parts that the URL lacks, it has the values of a local SQS."""
         region, account, name = _identity(self.queue_url)
         return f"arn:aws:sqs:{region or LEGACY_REGION}:{account or '0' * 12}:{name}"
+
+    @property
+    def source(self) -> str:
+        """See Queue."""
+        return self.arn
+
+    @property
+    def is_in_aws(self) -> bool:
+        """See Queue."""
+        return True
+
+    def sibling_url(self, name: str) -> str:
+        """Return the URL of another queue of the same account and region."""
+        return f"{self.queue_url.rstrip('/').rpartition('/')[0]}/{name}"
 
     def is_fed_by(self, source: str) -> bool:
         """See Queue. Compares region and account only if both the ARN and the URL have them."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .capturing import CapturedTasks, arun_enqueued, capture_tasks, run_enqueued
     from .events import CapturedTask, lambda_event
     from .faults import simulate
+    from .queue_conformance import QueueConformance
     from .testcase import CaptureTasksMixin
     from .ticking import atick, tick
 
@@ -19,6 +20,7 @@ __all__ = [
     "CaptureTasksMixin",
     "CapturedTask",
     "CapturedTasks",
+    "QueueConformance",
     "aassert_idempotent",
     "arun_enqueued",
     "assert_enqueued",
@@ -37,6 +39,7 @@ __getattr__ = lazy_names(
         "CaptureTasksMixin": "testcase",
         "CapturedTask": "events",
         "CapturedTasks": "capturing",
+        "QueueConformance": "queue_conformance",
         "aassert_idempotent": "assertions",
         "arun_enqueued": "capturing",
         "assert_enqueued": "assertions",

@@ -9,7 +9,6 @@ from typing import Any
 from .. import conf, runtime
 from ..core.message import Outgoing
 from ..payload import SQSLambdaTask
-from ..queues.database import DatabaseQueue
 from ..queues.sqs import SQSQueue
 
 
@@ -104,12 +103,10 @@ def _source_queue() -> tuple[str, str]:
 
     The source is the ARN of an SQS queue, if there is one.
     """
-    queues = conf.current().queues.values()
-    for queue in queues:
-        if isinstance(queue, SQSQueue):
-            return queue.arn, queue.audience
-    table = next(queue for queue in queues if isinstance(queue, DatabaseQueue))
-    return table.source, table.audience
+    queues = conf.current().queues
+    in_sqs = (each for each in queues.values() if isinstance(each, SQSQueue))
+    queue = next(in_sqs, queues["default"])
+    return queue.source, queue.audience
 
 
 def _make_record(body: str) -> dict[str, Any]:

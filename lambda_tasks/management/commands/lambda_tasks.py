@@ -8,7 +8,13 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from lambda_tasks.errors import ArgumentsMismatch, InvalidFilter, NotMigrated, UnknownTask
+from lambda_tasks.errors import (
+    ArgumentsMismatch,
+    InvalidFilter,
+    NotMigrated,
+    QueueUnavailable,
+    UnknownTask,
+)
 from lambda_tasks.management import completion
 from lambda_tasks.management.changing import INTERRUPTED
 from lambda_tasks.management.output import USAGE
@@ -16,12 +22,14 @@ from lambda_tasks.management.screen import abandon
 from lambda_tasks.management.verbs import (
     cancel,
     dev,
+    dlq,
     doctor,
     enqueue,
     health,
     invoke,
     listing,
     purge,
+    queues,
     replay,
     requeue,
     retry,
@@ -55,6 +63,8 @@ VERBS: Final[dict[str, ModuleType]] = {
     "cancel": cancel,
     "purge": purge,
     "template": template,
+    "queues": queues,
+    "dlq": dlq,
 }
 
 
@@ -93,7 +103,7 @@ class Command(BaseCommand):
         except BrokenPipeError:  # of `list | head`, say
             abandon(self.stdout)
             return
-        except (ImproperlyConfigured, NotMigrated) as error:
+        except (ImproperlyConfigured, NotMigrated, QueueUnavailable) as error:
             raise CommandError(str(error)) from None
         except (InvalidFilter, UnknownTask, ArgumentsMismatch) as error:
             raise CommandError(str(error), returncode=USAGE) from None

@@ -44,7 +44,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
         older_than=options["older_than"],
         all_time=options["all_time"],
         chunk_size=options["chunk_size"],
-        by=options["by"] or _user(),
+        by=options["by"] or user(),
         **filters_of(options),
     )
     dry_run = options["dry_run"]
@@ -70,7 +70,8 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     return DONE if purged.deleted else int(options["empty_exit_code"])
 
 
-def _user() -> str:
+def user() -> str:
+    """Return the name of the person at the command line."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ...ports import SendFailure
 from ...threads import in_reserved_thread
-from .errors import RequestFailed, failure_of
+from .errors import RequestFailed, code_of, failure_of
 from .lean import LeanOperation
 
 CALL_TIMEOUT_S: Final = 9.0
@@ -83,7 +83,7 @@ class AwsClient:
             reason = f"{self._service} did not answer within {CALL_TIMEOUT_S:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
         except (BotoCoreError, ClientError, RuntimeError) as error:
-            raise RequestFailed(failure_of(error)) from error
+            raise RequestFailed(failure_of(error), code=code_of(error)) from error
 
     async def aclose(self) -> None:
         """Close the connections. The client opens again at its next use, maybe on another loop."""

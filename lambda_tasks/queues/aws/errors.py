@@ -33,10 +33,14 @@ HINTS: Final = {
 
 
 class RequestFailed(Exception):
-    """AWS refused a request, or could not be reached."""
+    """AWS refused a request, or could not be reached.
 
-    def __init__(self, failure: SendFailure) -> None:
+    `code` is AWS's own; "" where it gave no answer.
+    """
+
+    def __init__(self, failure: SendFailure, *, code: str = "") -> None:
         self.failure = failure
+        self.code = code
         super().__init__(failure.reason)
 
 
@@ -48,6 +52,15 @@ def is_transient(code: str) -> bool:
     """
     name = code.rpartition(".")[2]
     return "throttl" in name.lower() or name in TRANSIENT_CODES
+
+
+def code_of(error: Exception) -> str:
+    """Return the code of an error of botocore; "" for one that is no answer of AWS."""
+    from botocore.exceptions import ClientError
+
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", ""))
+    return ""
 
 
 def failure_of(error: Exception) -> SendFailure:

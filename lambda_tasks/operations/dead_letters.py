@@ -1,0 +1,348 @@
+"""What operators do to dead letters: count them, look at them, send them back, delete them.
+
+Each message is joined with the record of its call, which says why it died, and whether it still has
+to run. Messages go back one by one, and not by SQS's own StartMessageMoveTask: that would also move
+those whose records have ended, and can neither choose nor tell.
+"""
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Final
+
+from asgiref.sync import sync_to_async
+
+from .. import runtime
+from ..errors import InvalidFilter
+from ..queues.dead_letters import DeadLetterQueue
+from ..queues.sqs import SQSQueue
+from ..twins import sync_form
+from .asking import ask_queue, sqs_queues
+from .checking import check_number, check_time
+from .dead_letter_box import PEEK_HIDDEN_S, Box, DeadLetter, Found, opened
+from .steering import OnProgress
+
+logger = logging.getLogger("lambda_tasks")
+
+SLOWEST: Final = 0.1
+"""The fewest messages a second. Ten are received at once, and hidden for ten minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterCount:
+    """How many messages a dead-letter queue has. SQS counts approximately."""
+
+    queue: str
+    """The key, in LAMBDA_TASKS_QUEUES, of the queue whose dead letters these are."""
+    name: str | None
+    """Its name in SQS; None where the queue has none."""
+    url: str | None
+    visible: int = 0
+    in_flight: int = 0
+    """The messages that somebody has received, such as peek_dead_letters() for a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterGroup:
+    """Dead letters of one task with one error."""
+
+    task_name: str | None
+    error: str | None
+    count: int
+
+
+@dataclass(slots=True)
+class Redriven:
+    """What went back to its queue, or would in a dry run."""
+
+    sent: list[DeadLetter] = field(default_factory=list)
+    dropped: list[DeadLetter] = field(default_factory=list)
+    """What was deleted, as its record had ended."""
+    skipped: list[DeadLetter] = field(default_factory=list)
+    """What stays: `must_not_go_back` says why."""
+
+
+@dataclass(slots=True)
+class PurgedLetters:
+    """What was deleted, or would be in a dry run."""
+
+    deleted: list[DeadLetter] = field(default_factory=list)
+    kept: int = 0
+    """Other messages of the dead-letter queue."""
+
+
+def _nothing(done: int, total: int) -> None:
+    """Report no progress."""
+
+
+@sync_form("acount_dead_letters(...)")
+def count_dead_letters(queue: str | None = None) -> list[DeadLetterCount]:
+    """Return how many dead letters each SQS queue has; with `queue`, this one only.
+
+    Raises InvalidFilter for a queue that is unknown or not in SQS, and QueueUnavailable.
+    """
+    return [_count(name, each) for name, each in sqs_queues(queue).items()]
+
+
+async def acount_dead_letters(queue: str | None = None) -> list[DeadLetterCount]:
+    """See count_dead_letters()."""
+    return await sync_to_async(count_dead_letters)(queue)
+
+
+@sync_form("apeek_dead_letters(...)")
+def peek_dead_letters(queue: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
+    """Return up to `limit` dead letters of each SQS queue, or of one; they stay where they are.
+
+    They are hidden from others while this looks, a few seconds, or half a minute if it is killed.
+    Of a FIFO queue only the first ten of each group are seen.
+    Raises InvalidFilter for a queue that is unknown or not in SQS, and QueueUnavailable.
+    """
+    check_number("limit", limit, least=1)
+    found: list[DeadLetter] = []
+    names = [queue] if queue is not None else [each.queue for each in _with_dead_letters()]
+    for name in names:
+        with opened(name, hidden_s=PEEK_HIDDEN_S) as box:
+            found += [dead for batch in box.look(limit=limit) for _, dead in batch]
+    return found
+
+
+async def apeek_dead_letters(queue: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
+    """See peek_dead_letters()."""
+    return await sync_to_async(peek_dead_letters)(queue, limit=limit)
+
+
+def group_dead_letters(letters: Iterable[DeadLetter]) -> list[DeadLetterGroup]:
+    """Return dead letters by task and error, the most first."""
+    counts = Counter((each.task_name, each.error) for each in letters)
+    return [DeadLetterGroup(*key, count) for key, count in counts.most_common()]
+
+
+@sync_form("aredrive_dead_letters(...)")
+def redrive_dead_letters(
+    queue: str,
+    *,
+    task: str | None = None,
+    limit: int | None = None,
+    per_second: float = 10,
+    drop_ended: bool = False,
+    dry_run: bool = False,
+    on_progress: OnProgress = _nothing,
+) -> Redriven:
+    """Send dead letters back to their queue, up to `limit`, so many a second.
+
+    `task` chooses those of one task. A message whose record has ended would do nothing there: it
+    stays, or with `drop_ended` is deleted, with a line in the log. Each one is sent first and
+    deleted then, so whatever ends this in the middle loses nothing.
+
+    Raises InvalidFilter for a queue that is unknown or not in SQS, and for a number that makes no
+    sense; QueueUnavailable with the queue's own words.
+    """
+    check_number("per_second", per_second, least=SLOWEST)
+    if limit is not None:
+        check_number("limit", limit, least=1)
+    pace = _Pace(per_second)
+    redriven = Redriven()
+    with opened(queue) as box:
+        try:
+            _redrive(
+                box,
+                redriven,
+                task=task,
+                most=limit or math.inf,
+                pace=pace,
+                drop_ended=drop_ended,
+                dry_run=dry_run,
+                on_progress=on_progress,
+            )
+        finally:
+            if not dry_run:
+                logger.info("%d dead letters went back to %s", len(redriven.sent), queue)
+    return redriven
+
+
+async def aredrive_dead_letters(
+    queue: str,
+    *,
+    task: str | None = None,
+    limit: int | None = None,
+    per_second: float = 10,
+    drop_ended: bool = False,
+    dry_run: bool = False,
+    on_progress: OnProgress = _nothing,
+) -> Redriven:
+    """See redrive_dead_letters()."""
+    return await sync_to_async(redrive_dead_letters)(
+        queue,
+        task=task,
+        limit=limit,
+        per_second=per_second,
+        drop_ended=drop_ended,
+        dry_run=dry_run,
+        on_progress=on_progress,
+    )
+
+
+@sync_form("apurge_dead_letters(...)")
+def purge_dead_letters(
+    queue: str,
+    *,
+    older_than: timedelta | None = None,
+    all_time: bool = False,
+    task: str | None = None,
+    dry_run: bool = False,
+    by: str = "",
+    on_progress: OnProgress = _nothing,
+) -> PurgedLetters:
+    """Delete dead letters for good; their records stay.
+
+    A window is required: `older_than` counts back from now to the first send, or `all_time` says
+    that there is none. `task` chooses those of one task. Only what was seen is deleted: one that
+    dies meanwhile may stay. The log has a line for each call that nothing else knows of, and one
+    with what was asked for and by whom.
+
+    Raises InvalidFilter without a window, and for a queue that is unknown or not in SQS;
+    QueueUnavailable with the queue's own words.
+    """
+    before = _window_end(older_than, all_time=all_time)
+    purged = PurgedLetters()
+    with opened(queue) as box:
+        total = box.count() if on_progress is not _nothing else 0
+        try:
+            for batch in box.look():
+                meant = [
+                    each
+                    for each in batch
+                    if task in (None, each[1].task_name) and _is_older(each[1], before, all_time)
+                ]
+                purged.kept += len(batch) - len(meant)
+                if meant and not dry_run:
+                    _delete(box, meant)
+                purged.deleted += [dead for _, dead in meant]
+                on_progress(len(purged.deleted), max(total, len(purged.deleted)))
+        finally:
+            if not dry_run:
+                logger.warning(
+                    "%d dead letters of %s, sent before %s, were deleted%s",
+                    len(purged.deleted), queue, before.isoformat(timespec="seconds"),
+                    by and f" by {by}",
+                )  # fmt: skip
+    return purged
+
+
+async def apurge_dead_letters(
+    queue: str,
+    *,
+    older_than: timedelta | None = None,
+    all_time: bool = False,
+    task: str | None = None,
+    dry_run: bool = False,
+    by: str = "",
+    on_progress: OnProgress = _nothing,
+) -> PurgedLetters:
+    """See purge_dead_letters()."""
+    return await sync_to_async(purge_dead_letters)(
+        queue,
+        older_than=older_than,
+        all_time=all_time,
+        task=task,
+        dry_run=dry_run,
+        by=by,
+        on_progress=on_progress,
+    )
+
+
+def _redrive(
+    box: Box,
+    redriven: Redriven,
+    *,
+    task: str | None,
+    most: float,
+    pace: "_Pace",
+    drop_ended: bool,
+    dry_run: bool,
+    on_progress: OnProgress,
+) -> None:
+    total = int(min(most, box.count())) if on_progress is not _nothing else 0
+    for message, dead in chain.from_iterable(box.look()):
+        if task not in (None, dead.task_name):
+            continue
+        if not (reason := dead.must_not_go_back):
+            if not dry_run:
+                pace.wait()
+                box.send_back(message)
+            redriven.sent.append(dead)
+        elif drop_ended and dead.refused is None:
+            if not dry_run:
+                box.delete([message])
+                logger.warning("Dead letter %s is dropped: %s", _named(dead), reason)
+            redriven.dropped.append(dead)
+        else:
+            redriven.skipped.append(dead)
+        on_progress(len(redriven.sent), max(total, len(redriven.sent)))
+        if len(redriven.sent) >= most:
+            return
+
+
+def _delete(box: Box, found: Sequence[Found]) -> None:
+    box.delete([message for message, _ in found])
+    for _, dead in found:
+        if dead.status is None and dead.is_direct:
+            logger.warning("Dead letter %s is deleted; it has no record", _named(dead))
+
+
+def _is_older(dead: DeadLetter, before: datetime, all_time: bool) -> bool:
+    return all_time or (dead.sent_at is not None and dead.sent_at < before)
+
+
+class _Pace:
+    """A pace of so many messages a second."""
+
+    def __init__(self, per_second: float) -> None:
+        self._interval_s = 1 / per_second
+        self._next_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait for the next message's turn."""
+        now = time.monotonic()
+        if self._next_at > now:
+            time.sleep(self._next_at - now)
+        self._next_at = max(now, self._next_at) + self._interval_s
+
+
+def _with_dead_letters() -> list[DeadLetterCount]:
+    return [each for each in count_dead_letters() if each.name is not None]
+
+
+def _count(name: str, queue: SQSQueue) -> DeadLetterCount:
+    letters = ask_queue(name, DeadLetterQueue.find, queue, runtime.current())
+    counts = None if letters is None else ask_queue(name, letters.count)
+    if letters is None or counts is None:
+        return DeadLetterCount(queue=name, name=None, url=None)
+    return DeadLetterCount(
+        queue=name,
+        name=letters.name,
+        url=letters.url,
+        visible=counts["visible"],
+        in_flight=counts["in_flight"],
+    )
+
+
+def _named(dead: DeadLetter) -> str:
+    return f"{dead.message_id} ({dead.task_name}, {dead.invocation_id})"
+
+
+def _window_end(older_than: timedelta | None, *, all_time: bool) -> datetime:
+    """Return the moment before which messages are meant. Raises InvalidFilter without a window."""
+    if (older_than is None) is not all_time:
+        raise InvalidFilter(
+            "Say how old they must be: older_than=timedelta(...), or all_time=True."
+        )
+    if older_than is None:
+        return datetime.now(UTC)
+    check_time("older_than", older_than)
+    return datetime.now(UTC) - older_than
