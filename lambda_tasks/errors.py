@@ -123,6 +123,10 @@ class InvalidFilter(LambdaTasksError, ValueError):
     """A filter, a window or a threshold of an operation makes no sense. Nothing was changed."""
 
 
+class NothingToRun(InvalidFilter):
+    """A call can't be run by its id: there is no record of it, or it has ended."""
+
+
 class ArgumentsMismatch(Unrunnable):
     """The arguments of a message do not fit the function, as this release declares it."""
 
