@@ -3,17 +3,16 @@
 No message repeats a value that may hold a secret.
 """
 
-import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
 from .core.request_signature import DEFAULT_WINDOW_S, MIN_SECRET_CHARS
-
-T = TypeVar("T")
+from .core.spelling import did_you_mean
 
 OPEN: Final = "open"
 """The value for an endpoint that answers everybody: health/ may."""
@@ -120,22 +119,26 @@ _KINDS: Final[Mapping[str, frozenset[str]]] = {
 
 
 def parse(name: str, value: object) -> Mapping[str, tuple[Authenticator, ...]]:
-    """Return the authenticators of each endpoint. Raises ImproperlyConfigured, with the fix."""
+    """Return the authenticators of each endpoint.
+
+    Raises ImproperlyConfigured, with a text for each mistake.
+    """
     if not isinstance(value, Mapping):
         raise ImproperlyConfigured(
             f"{name} is a {type(value).__name__}. Use a dict like "
             '{"tick": [{"bearer": SECRET}]}.'
         )
-    return {
-        _known(name, endpoint, ENDPOINTS, "an endpoint"): _authenticators(
-            f"{name}[{endpoint!r}]", endpoint, given
-        )
-        for endpoint, given in value.items()
-    }
+    found: dict[str, tuple[Authenticator, ...]] = {}
+    problems: list[str] = []
+    for endpoint, given in value.items():
+        with _noted(problems):
+            _check_known(name, endpoint, ENDPOINTS, "endpoint")
+            found[endpoint] = _authenticators(f"{name}[{endpoint!r}]", _TERMS[endpoint], given)
+    _refuse(problems)
+    return found
 
 
-def _authenticators(where: str, endpoint: str, value: object) -> tuple[Authenticator, ...]:
-    terms = _TERMS[endpoint]
+def _authenticators(where: str, terms: _EndpointTerms, value: object) -> tuple[Authenticator, ...]:
     if value == OPEN:
         if not terms.may_be_open:
             raise ImproperlyConfigured(f"{where} is 'open'. Only 'health' may be.")
@@ -145,7 +148,13 @@ def _authenticators(where: str, endpoint: str, value: object) -> tuple[Authentic
         raise ImproperlyConfigured(
             f"{where} is a {type(value).__name__}. Use a list of authenticators{or_open}."
         )
-    return tuple(_authenticator(f"{where}[{i}]", terms, each) for i, each in enumerate(value))
+    found: list[Authenticator] = []
+    problems: list[str] = []
+    for number, each in enumerate(value):
+        with _noted(problems):
+            found.append(_authenticator(f"{where}[{number}]", terms, each))
+    _refuse(problems)
+    return tuple(found)
 
 
 def _authenticator(where: str, terms: _EndpointTerms, value: object) -> Authenticator:
@@ -159,39 +168,64 @@ def _authenticator(where: str, terms: _EndpointTerms, value: object) -> Authenti
         raise ImproperlyConfigured(f"{where} has {has}. Use exactly one of {_listed(_KINDS)}.")
     kind = kinds[0]
     options = sorted({kind} | _KINDS[kind] | terms.options)
-    for option in value:
-        _known(where, option, options, "an option here")
-    shared: dict[str, Any] = {
-        "scope": Scope(
-            **{
-                each: _names(f"{where}[{each!r}]", value[each])
-                for each in ("tasks", "queues")
-                if each in value
-            }
-        ),
-        "shows_results": _boolean(f"{where}['results']", value.get("results", False)),
-    }
-    its = f"{where}[{kind!r}]"
+    read: dict[str, Any] = {}
+    problems: list[str] = []
+    for option, given in value.items():
+        with _noted(problems):
+            _check_known(where, option, options, "option")
+            read[option] = _read(f"{where}[{option!r}]", option, given, terms)
+    _refuse(problems)
+    scope = Scope(read.get("tasks", frozenset()), read.get("queues", frozenset()))
+    shared: dict[str, Any] = {"scope": scope, "shows_results": read.get("results", False)}
     match kind:
         case "bearer":
-            return Bearer(secrets=_secrets(its, value[kind]), **shared)
+            return Bearer(secrets=read[kind], **shared)
         case "hmac":
-            window_s = _window(f"{where}['window']", value.get("window", DEFAULT_WINDOW_S))
-            return Hmac(keys=_secrets(its, value[kind]), window_s=window_s, **shared)
+            window_s = read.get("window", DEFAULT_WINDOW_S)
+            return Hmac(keys=read[kind], window_s=window_s, **shared)
         case "staff":
-            return Staff(permission=_permission(its, value[kind], terms.permission), **shared)
+            return Staff(permission=read[kind], **shared)
         case _:
-            return Custom(path=_dotted_path(its, value[kind]), **shared)
+            return Custom(path=read[kind], **shared)
 
 
-def _known(where: str, name: Any, known: Collection[str], noun: str) -> str:
-    if name in known:
-        return str(name)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ImproperlyConfigured(
-        f"{where}: {name!r} is not {noun}, which are {_listed(known)}.{hint}"
-    )
+def _read(where: str, option: str, value: object, terms: _EndpointTerms) -> Any:
+    """Return the value of an authenticator's option."""
+    match option:
+        case "bearer" | "hmac":
+            return _secrets(where, value)
+        case "window":
+            return _window(where, value)
+        case "staff":
+            return _permission(where, value, terms.permission)
+        case "callable":
+            return _dotted_path(where, value)
+        case "results":
+            return _boolean(where, value)
+        case _:
+            return _names(where, value)
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    """Note the mistakes of what is parsed within, so that all of them are told at once."""
+    try:
+        yield
+    except ImproperlyConfigured as error:
+        problems += error.args
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    if problems:
+        raise ImproperlyConfigured(*problems)
+
+
+def _check_known(where: str, name: object, known: Collection[str], noun: str) -> None:
+    if name not in known:
+        raise ImproperlyConfigured(
+            f"{where} has the {noun} {name!r}. There are: {_listed(known)}."
+            f"{did_you_mean(name, known)}"
+        )
 
 
 def _secrets(where: str, value: object) -> tuple[str, ...]:

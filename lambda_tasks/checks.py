@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 
 from . import conf, declared_schedules, pools, registry
 from .access import Custom
+from .core.spelling import did_you_mean
 from .ports import Task
 from .queues.sqs import SQSQueue
 from .records.encryption import check_available
@@ -184,7 +185,10 @@ def check_schedules(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Ch
 
 @register("lambda_tasks", Tags.urls)
 def check_endpoints(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Report endpoints whose function is missing (E011), and those that nobody may call (W013)."""
+    """Report functions (E011) and tasks (W015) that are not there, and that nobody is let in.
+
+    The last is W013. A missing task is a warning, as the records of a former one may be meant.
+    """
     if conf.errors():
         return []
     endpoints = conf.current().endpoints
@@ -196,6 +200,17 @@ def check_endpoints(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Ch
         for endpoint, authenticators in endpoints.items()
         for each in authenticators
         if isinstance(each, Custom) and (problem := _problem_of_function(each.path))
+    ]
+    problems += [
+        Warning(
+            f"LAMBDA_TASKS_ENDPOINTS[{endpoint!r}] is for {name!r}, which is not a task."
+            f"{did_you_mean(name, registry.names())}",
+            hint="Correct the name. Leave it if you mean the records of a task that was there.",
+            id="lambda_tasks.W015",
+        )
+        for endpoint, authenticators in endpoints.items()
+        for name in sorted(set().union(*(each.scope.tasks for each in authenticators)))
+        if registry.find_task(name) is None
     ]
     if not any(endpoints.values()) and _has_endpoints():
         problems.append(

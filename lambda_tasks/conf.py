@@ -4,12 +4,11 @@ Each error is ImproperlyConfigured and names the setting, the value and the fix.
 `override_settings` take effect at once.
 """
 
-import difflib
 import importlib.util
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any, Final
@@ -26,6 +25,7 @@ from .core.limits import Rate
 from .core.retention import DEFAULT_RETENTION, Retention, parse_keep
 from .core.schedules import MAX_SCHEDULE_NAME, Schedule, resolved
 from .core.signature import MIN_KEY_CHARS, Signer
+from .core.spelling import did_you_mean
 from .local_run import ACCOUNT, LocalRun
 from .queues import kinds
 from .queues.aws.client import CLIENT_OPTIONS
@@ -209,7 +209,7 @@ class Settings:
         except (KeyError, TypeError):  # a list, say, is no key
             raise ImproperlyConfigured(
                 f"There is no queue {name!r} in LAMBDA_TASKS_QUEUES, which has "
-                f"{', '.join(map(repr, self.queues))}.{_did_you_mean(name, self.queues)}"
+                f"{', '.join(map(repr, self.queues))}.{did_you_mean(name, self.queues)}"
             ) from None
 
 
@@ -254,7 +254,7 @@ def _load() -> tuple[Settings, tuple[str, ...]]:
             key = _key_of(name)
             values[key] = _PARSERS[key](name, getattr(django_settings, name))
         except ImproperlyConfigured as error:
-            problems.append(str(error))
+            problems += map(str, error.args)  # some settings report all their mistakes at once
     if count := os.environ.get(LOCAL_WORKERS_VARIABLE):
         values["local_workers"] = values["processes"] = int(count)
     try:
@@ -322,7 +322,7 @@ def _key_of(name: str) -> str:
     if key not in _PARSERS:
         known = [PREFIX + other.upper() for other in _PARSERS]
         raise ImproperlyConfigured(
-            f"{name} is not a setting of lambda_tasks.{_did_you_mean(name, known)}"
+            f"{name} is not a setting of lambda_tasks.{did_you_mean(name, known)}"
         )
     return key
 
@@ -361,17 +361,12 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     problems += [
         f"LAMBDA_TASKS_ENDPOINTS[{endpoint!r}] names the queue {queue!r}, which is not in "
-        f"LAMBDA_TASKS_QUEUES.{_did_you_mean(queue, settings.queues)}"
+        f"LAMBDA_TASKS_QUEUES.{did_you_mean(queue, settings.queues)}"
         for endpoint, authenticators in settings.endpoints.items()
         for each in authenticators
         for queue in sorted(each.scope.queues - settings.queues.keys())
     ]
     return problems
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _boolean(name: str, value: object) -> bool:
@@ -472,7 +467,7 @@ def _cache_alias(name: str, value: object) -> str:
     caches = django_settings.CACHES
     if not isinstance(value, str) or value not in caches:
         known = ", ".join(map(repr, caches))
-        hint = _did_you_mean(value, caches) if isinstance(value, str) else ""
+        hint = did_you_mean(value, caches) if isinstance(value, str) else ""
         raise setting_error(name, value, f"Use the name of a cache in CACHES: {known}.{hint}")
     return value
 
@@ -506,7 +501,7 @@ def _mistakes_in_client_options(options: Mapping[Any, Any]) -> Iterator[str]:
 def _hint_for_option(option: str) -> str:
     if option in ("profile", "profile_name"):
         return " Name the profile in the environment variable AWS_PROFILE."
-    return _did_you_mean(option, CLIENT_OPTIONS) or (
+    return did_you_mean(option, CLIENT_OPTIONS) or (
         " Use those of create_client() of aiobotocore; timeouts, retries and proxies go into "
         "'config', an aiobotocore.config.AioConfig."
     )

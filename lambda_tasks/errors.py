@@ -130,6 +130,10 @@ class QueueUnavailable(LambdaTasksError):
     """
 
 
+class NothingToRun(InvalidFilter):
+    """A call can't be run by its id: there is no record of it, or it has ended."""
+
+
 class ArgumentsMismatch(Unrunnable):
     """The arguments of a message do not fit the function, as this release declares it."""
 

@@ -40,7 +40,7 @@ def test_every_kind_of_authenticator_is_read(settings: Any) -> None:
     ("value", "told"),
     [
         ([], "LAMBDA_TASKS_ENDPOINTS is a list. Use a dict like"),
-        ({"heath": "open"}, "'heath' is not an endpoint, which are 'health', .* mean 'health'?"),
+        ({"heath": "open"}, "has the endpoint 'heath'. There are: 'health', .* mean 'health'?"),
         ({"status": "open"}, r"LAMBDA_TASKS_ENDPOINTS\['status'\] is 'open'. Only 'health' may be"),
         ({"health": "opne"}, "is a str. Use a list of authenticators, or 'open'"),
         ({"tick": {"bearer": SECRET}}, "is a dict. Use a list of authenticators"),
@@ -48,11 +48,14 @@ def test_every_kind_of_authenticator_is_read(settings: Any) -> None:
         ({"tick": [{}]}, "has nothing. Use exactly one of 'bearer', 'hmac', 'staff', 'callable'"),
         ({"tick": [{"baerer": SECRET}]}, "has 'baerer'. Use exactly one of"),
         ({"tick": [{"bearer": SECRET, "hmac": SECRET}]}, "has 'bearer', 'hmac'. Use exactly one"),
-        ({"tick": [{"bearer": SECRET, "windw": 3}]}, "'windw' is not an option here"),
-        ({"tick": [{"bearer": SECRET, "window": 3}]}, "'window' is not an option here"),
-        ({"tick": [{"bearer": SECRET, "queues": ["default"]}]}, "'queues' is not an option here"),
-        ({"run": [{"bearer": SECRET, "tasks": ["a.b"]}]}, "'tasks' is not an option here"),
-        ({"status": [{"bearer": SECRET, "results": True}]}, "'results' is not an option here"),
+        ({"tick": [{"bearer": SECRET, "windw": 3}]}, "has the option 'windw'. There are"),
+        ({"tick": [{"bearer": SECRET, "window": 3}]}, "has the option 'window'. There are"),
+        (
+            {"tick": [{"bearer": SECRET, "queues": ["default"]}]},
+            "has the option 'queues'",
+        ),
+        ({"run": [{"bearer": SECRET, "tasks": ["a.b"]}]}, "has the option 'tasks'. There are"),
+        ({"status": [{"bearer": SECRET, "results": True}]}, "has the option 'results'. There are"),
         ({"record": [{"bearer": SECRET, "results": 1}]}, "is 1. Use True or False"),
         ({"record": [{"bearer": SECRET, "tasks": []}]}, "Use a list of one or more names"),
         ({"record": [{"bearer": SECRET, "tasks": "shop.a"}]}, "Use a list of one or more names"),
@@ -87,6 +90,24 @@ def test_a_mistake_is_told_with_its_fix_and_without_the_secret(
     assert [each.id for each in run_checks() if "LAMBDA_TASKS_ENDPOINTS" in each.msg] == [
         "lambda_tasks.E008"
     ]
+
+
+def test_all_mistakes_are_told_at_once(settings: Any) -> None:
+    settings.LAMBDA_TASKS_ENDPOINTS = {
+        "helth": "open",
+        "status": "open",
+        "tick": [{"bearer": "short", "windw": 3}, {"staff": 1}],
+        "purge": [{"hmac": SECRET, "queues": ["defualt", "tabel"]}],
+    }
+
+    told = [each.msg for each in run_checks() if each.id == "lambda_tasks.E008"]
+
+    for words in ("'helth'", "['status'] is", "5 characters", "'windw'", "['tick'][1]['staff']"):
+        assert len([each for each in told if words in each]) == 1, words
+    assert len(told) == 5
+    settings.LAMBDA_TASKS_ENDPOINTS = {"purge": settings.LAMBDA_TASKS_ENDPOINTS["purge"]}
+    queues = [each.msg for each in run_checks() if each.id == "lambda_tasks.E008"]
+    assert ["'defualt'" in each for each in queues] == [True, False]
 
 
 def test_secrets_are_in_no_repr(settings: Any) -> None:
@@ -126,3 +147,14 @@ def test_a_function_that_is_not_there_is_an_error_of_the_checks(path: str, setti
 
     settings.LAMBDA_TASKS_ENDPOINTS = {"tick": [{"callable": "tests.test_access._warnings"}]}
     assert _warnings("E011") == []
+
+
+def test_a_task_that_is_not_there_is_warned_of(settings: Any) -> None:
+    names = ["add", "tests.app.tasks.add", "tests.app.tasks.gone"]
+    settings.LAMBDA_TASKS_ENDPOINTS = {"purge": [{"hmac": SECRET, "tasks": names}]}
+
+    bare, gone = _warnings("W015")
+
+    assert "'add', which is not a task. Did you mean " in bare
+    assert "'tests.app.tasks.add'" in bare
+    assert "'tests.app.tasks.gone'" in gone

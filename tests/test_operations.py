@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from lambda_tasks import operations
-from lambda_tasks.errors import ArgumentsMismatch, InvalidFilter, UnknownTask
+from lambda_tasks.errors import ArgumentsMismatch, InvalidFilter, NothingToRun, UnknownTask
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import RelayShift, RunProgress, RunState, TaskRecord
 from tests.app import tasks
@@ -300,6 +300,20 @@ def test_a_retry_that_is_cut_off_and_called_again_retries_none_twice(
     assert (len(sent), set(sent)) == (10, failed)
 
 
+def test_what_is_left_out_has_the_reason_that_applies() -> None:
+    done, other, waits = record("SUCCESS"), record(queue="other"), record("QUEUED")
+    gone = uuid.uuid4()
+
+    skipped = operations.retry(ids=[done.id, other.id, waits.id, gone], queue="table").skipped
+
+    assert skipped == {
+        done.id: "it is SUCCESS; only FAILED and CANCELLED ones are retried",
+        other.id: "another filter excludes it",
+        waits.id: "it is QUEUED; only FAILED and CANCELLED ones are retried",
+        gone: "there is no record of it",
+    }
+
+
 def test_a_dry_run_changes_nothing_and_tells_what_would_be_done() -> None:
     failed, queued, done = record(), record("QUEUED"), record("SUCCESS")
     before = list(TaskRecord.objects.order_by("id").values())
@@ -419,7 +433,7 @@ def test_purge_deletes_what_ended_long_ago_and_nothing_unfinished(
     assert (purged.deleted, purged.kept) == (1, None)
     assert set(TaskRecord.objects.values_list("id", flat=True)) == {each.id for each in kept}
     assert not RunState.objects.exists()
-    assert "1 records" in caplog.text
+    assert "Records deleted by ada: 1," in caplog.text
     assert "by ada" in caplog.text
 
 
@@ -581,11 +595,11 @@ def test_one_task_runs_here_whatever_its_queue_and_whenever_it_is_due() -> None:
 
 
 def test_what_has_ended_or_is_unknown_does_not_run_here() -> None:
-    with pytest.raises(InvalidFilter, match=r"is FAILED\. Retry it"):
+    with pytest.raises(NothingToRun, match=r"is FAILED\. Retry it"):
         operations.run_task(record().id)
-    with pytest.raises(InvalidFilter, match=r"is SUCCESS\. Replay it"):
+    with pytest.raises(NothingToRun, match=r"is SUCCESS\. Replay it"):
         operations.run_task(record("SUCCESS").id, retry=True)
-    with pytest.raises(InvalidFilter, match="There is no record of"):
+    with pytest.raises(NothingToRun, match="There is no record of"):
         operations.run_task(uuid.uuid4())
     with pytest.raises(InvalidFilter, match="is not the id of an invocation"):
         operations.run_task("7")

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -19,7 +20,7 @@ from django.db import OperationalError, connection, connections
 from django.db.models import QuerySet
 from django.test import override_settings
 
-from lambda_tasks import handler, registry, runtime, scheduling
+from lambda_tasks import handler, operations, registry, runtime, scheduling
 from lambda_tasks.core.schedules import LOOK_AHEAD, Schedule, plan
 from lambda_tasks.declared_schedules import declared
 from lambda_tasks.decorators import lambda_task
@@ -762,33 +763,98 @@ def command(*arguments: str) -> str:
     return out.getvalue()
 
 
+SPAN = ("2026-05-01T00:00", "2026-05-01T05:00")
+"""A span with six full hours."""
+
+
+def code_of(*arguments: str) -> int:
+    """Run the command in this process; return its exit code."""
+    try:
+        command(*arguments)
+    except SystemExit as ended:
+        assert isinstance(ended.code, int)
+        return ended.code
+    return 0
+
+
 @pytest.mark.usefixtures("queue")
-def test_the_command_lists_switches_runs_and_backfills(clock: Clock) -> None:
+def test_the_command_lists_schedules_for_people_and_for_machines(clock: Clock) -> None:
+    assert code_of("schedules") == 3
+    with scheduled(hourly={"cron": "0 * * * *"}), override_settings(TIME_ZONE="Europe/Berlin"):
+        [line] = command("schedules").splitlines()
+        lists = [command("schedules", *words) for words in (["--json"], ["list", "--json"])]
+
+    assert line.startswith("hourly: 0 * * * * Europe/Berlin, tests.app.tasks.add, next 20")
+    assert ":00:00+0" in line  # the offset from UTC
+    assert lists[0] == lists[1]
+    listed = json.loads(lists[0])
+    assert (listed["kind"], listed["name"], listed["is_enabled"]) == ("schedule", "hourly", True)
+    assert all("T" in due and due.endswith("+00:00") for due in listed["next_due"])
+
+
+@pytest.mark.usefixtures("queue")
+def test_the_command_switches_and_runs_several_at_a_time(clock: Clock) -> None:
     with scheduled(hourly={"cron": "0 * * * *"}, daily={"cron": "0 4 * * *"}):
-        both = command("schedules", "disable", "daily", "hourly", "--by", "ann")
-        assert both.splitlines() == ["daily is off.", "hourly is off."]
-        assert "is on." in command("schedules", "enable", "hourly", "daily")
-        assert command("schedules", "run", "hourly", "daily").count("Enqueued as") == 2
-        TaskRecord.objects.all().delete()
-    with scheduled(hourly={"cron": "0 * * * *"}):
-        assert "hourly: 0 * * * *" in command("schedules")
-        assert "is off." in command("schedules", "disable", "hourly", "--by", "ann")
-        assert "off, by ann" in command("schedules")
-        assert "is off already." in command("schedules", "disable", "hourly")
-        assert "is on." in command("schedules", "enable", "hourly")
-        assert "Enqueued as" in command("schedules", "run", "hourly")
-        span = ["2026-05-01T00:00", "2026-05-01T05:00"]
-        assert "6 runs would be" in command("schedules", "backfill", "hourly", *span, "--dry-run")
-        assert "6 runs enqueued" in command("schedules", "backfill", "hourly", *span)
-        assert "0 runs enqueued" in command("schedules", "backfill", "hourly", *span)
-        *_, hourly = command("schedules", "list", "--json").splitlines()
-        listed = json.loads(hourly)
-        with pytest.raises(CommandError, match=r"'weekly'\. The code declares 'hourly'"):
+        off = ["schedules", "disable", "daily", "hourly", "--by", "ann"]
+        assert "daily would be off." in command(*off, "--dry-run")
+        assert command(*off).splitlines() == ["daily is off.", "hourly is off."]
+        assert command("schedules").count("off, by ann") == 2
+        assert code_of(*off) == 3
+        assert code_of(*off, "--empty-exit-code", "0") == 0
+        [on, _] = command("schedules", "enable", "hourly", "daily", "--json").splitlines()
+        assert "would be enqueued" in command("schedules", "run", "hourly", "--dry-run")
+        [ran, _] = command("schedules", "run", "hourly", "daily", "--json").splitlines()
+        with pytest.raises(CommandError, match=r"'weekly'\. The code declares 'daily', 'hourly'"):
             command("schedules", "run", "weekly")
 
-    assert (listed["name"], listed["is_enabled"], len(listed["next_due"])) == ("hourly", True, 3)
-    assert all("T" in due and due.endswith("+00:00") for due in listed["next_due"])
-    assert TaskRecord.objects.count() == 7
+    about = {"name": "hourly", "is_enabled": True, "is_changed": True, "dry_run": False}
+    assert json.loads(on) == {"kind": "switched", **about}
+    assert json.loads(ran)["schedule"] == "hourly"
+    assert TaskRecord.objects.count() == 2
+
+
+@pytest.mark.usefixtures("queue")
+def test_the_command_backfills_a_span_once(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    backfill = ["schedules", "backfill", "hourly", *SPAN]
+    with scheduled(hourly={"cron": "0 * * * *"}):
+        assert "6 runs would be enqueued." in command(*backfill, "--dry-run")
+        *due, summary = command(*backfill, "--dry-run", "--json").splitlines()
+        assert [json.loads(each)["kind"] for each in due] == ["backfilled"] * 6
+        assert json.loads(summary)["done"] == 6
+        monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+        with pytest.raises(CommandError, match="Add --yes"):
+            command(*backfill)
+        assert not TaskRecord.objects.exists()
+        assert "6 runs were enqueued." in command(*backfill, "--yes")
+        assert code_of(*backfill, "--yes") == 3
+
+    assert TaskRecord.objects.count() == 6
+
+
+@pytest.mark.usefixtures("queue")
+def test_a_backfill_does_not_make_the_system_unwell(clock: Clock) -> None:
+    async_to_sync(runtime.current().relay_shifts.take)(always=True)
+    with scheduled(hourly={"cron": "0 * * * *"}):
+        command("schedules", "backfill", "hourly", *SPAN, "--yes")
+
+    health = operations.health()
+
+    assert (health.status, health.stats.total.waiting) == ("ok", 6)
+    assert operations.stuck() == []
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["disable", "hourly"], ["enable", "hourly"], ["run", "hourly"],
+     ["backfill", "hourly", *SPAN, "--yes"]],
+)  # fmt: skip
+def test_each_action_takes_djangos_options(words: list[str]) -> None:
+    with scheduled(hourly={"cron": "0 * * * *"}):
+        options = ["--traceback", "--no-color", "-v", "0", "--empty-exit-code", "0"]
+        said = command("schedules", *words, *options)
+
+    assert said == "" or words == ["list"]
 
 
 @pytest.mark.usefixtures("queue")
@@ -811,15 +877,20 @@ def test_with_an_unknown_name_among_several_nothing_is_done() -> None:
 )  # fmt: skip
 def test_a_backfill_that_would_leave_something_out_is_refused(end: str, words: str) -> None:
     with scheduled(often={"every": 10}), pytest.raises(CommandError, match=words):
-        command("schedules", "backfill", "often", "2026-05-01T00:00", end)
+        command("schedules", "backfill", "often", "2026-05-01T00:00", end, "--yes")
 
     assert not TaskRecord.objects.exists()
+
+
+def test_a_span_that_is_no_span_is_told_with_an_example() -> None:
+    with pytest.raises(CommandError, match=r"'yesterday' is not a date.* such as 2026-05-01T08:00"):
+        command("schedules", "backfill", "often", "yesterday", "2026-05-01")
 
 
 @pytest.mark.usefixtures("queue")
 def test_the_command_ticks() -> None:
     with scheduled(often={"every": 10}):
-        assert "13 runs of schedules" in command("tick")
+        assert command("tick").startswith("13 runs were enqueued by schedules, 0 messages were")
 
 
 @pytest.mark.usefixtures("queue")

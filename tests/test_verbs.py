@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import sys
 import uuid
@@ -74,6 +75,7 @@ def test_list_shows_the_newest_calls_with_their_errors() -> None:
     assert "FAILED" in lines[0]
     assert "ValueError: what was wrong" in lines[0]
     assert "tests.app.tasks.add(a=7)" in lines[1]
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d  FAILED", lines[0])
 
 
 def test_list_filters_by_all_that_is_known_of_a_call() -> None:
@@ -272,7 +274,9 @@ def test_purge_deletes_what_is_known_of_one_customer() -> None:
     done = verb(*words, "--yes")
     again = verb(*words, "--yes")
 
-    assert planned.objects[0]["done"] == 1
+    assert [each["kind"] for each in planned.objects] == ["record", "summary"]
+    assert planned.objects[0]["kwargs"] == {"user_id": 7}
+    assert planned.objects[1]["done"] == 1
     assert "1 record was deleted" in done.output
     assert (planned.code, done.code, again.code) == (0, 0, 3)
     assert TaskRecord.objects.get().id == kept.id
@@ -296,14 +300,50 @@ def test_a_person_is_asked_with_the_number_and_the_first_ids(
 
     with terminal("n\n", monkeypatch):
         refused_one = verb("retry", "--status", "FAILED")
-    assert "Retry 12 calls?" in refused_one.output
+    assert "Retry 12 calls? Their records then forget how they ended" in refused_one.output
     assert "and 2 more" in refused_one.output
     assert sum(str(each.id) in refused_one.output for each in failed) == 10
+    assert "tests.app.tasks.add(a=1)" in refused_one.output
+    assert refused_one.code == 3
     assert TaskRecord.objects.filter(status="FAILED").count() == 12
 
     with terminal("y\n", monkeypatch):
         verb("retry", "--status", "FAILED")
     assert TaskRecord.objects.filter(status="QUEUED").count() == 12
+
+
+def test_a_purge_asks_with_the_records_that_it_would_delete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = [record("SUCCESS", end_time=now() - n * HOUR) for n in range(12, 0, -1)]
+
+    with terminal("n\n", monkeypatch):
+        asked = verb("purge", "--all-time")
+
+    shown = [str(each.id) in asked.output for each in old]
+    assert shown == [True] * 10 + [False] * 2
+    assert "and 2 more" in asked.output
+    assert "Delete 12 records for good?" in asked.output
+    assert asked.code == 3
+    assert TaskRecord.objects.count() == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "total"),
+    [
+        (["retry", "--status", "FAILED"], "12 calls would be retried."),
+        (["purge", "--all-time"], "12 records would be deleted"),
+        (["run", "--queue", "table"], "12 calls due."),
+    ],
+)
+def test_a_dry_run_shows_the_first_ten(words: list[str], total: str) -> None:
+    found = [record("QUEUED" if words[0] == "run" else "FAILED", queue="table") for _ in range(12)]
+
+    planned = verb(*words, "--dry-run")
+
+    assert sum(str(each.id) in planned.output for each in found) == 10
+    assert "  and 2 more\n" in planned.output
+    assert total in planned.output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("words", [["retry", "--status", "FAILED"], ["purge", "--all-time"]])
@@ -381,10 +421,24 @@ def test_run_exits_with_one_where_a_task_has_failed() -> None:
     rest = verb("run", "--queue", "table", "--within", "10m")
     again = verb("run", str(bad.id), "--retry", "--failed-exit-code", "7")
 
-    assert planned.objects[0]["waiting"] == 3
+    assert planned.of_kind("record")[0]["id"] == str(bad.id)
+    assert planned.of_kind("summary")[0]["waiting"] == 3
     assert (first.code, first.objects[0]["failed"]) == (1, 1)
     assert (rest.code, rest.output.split()[0]) == (0, "2")
     assert (again.code, str(bad.id) in again.output) == (7, True)
+
+
+def test_run_of_one_call_says_by_its_code_what_became_of_it() -> None:
+    good = record("QUEUED", queue="table", task_name=tasks.aadd.name)
+    held = record("RUNNING", task_name=tasks.aadd.name)
+    gone = str(uuid.uuid4())
+
+    assert verb("run", str(good.id)).code == 0
+    assert verb("run", str(held.id)).code == 3
+    unknown = verb("run", gone)
+    assert (unknown.code, unknown.output) == (3, f"There is no record of {gone}.\n")
+    ended = verb("run", str(good.id), "--empty-exit-code", "9")
+    assert (ended.code, "Replay it" in ended.output) == (9, True)
 
 
 def test_a_worker_tells_by_its_code_whether_tasks_failed_or_there_were_none() -> None:
@@ -508,7 +562,15 @@ steering.retry(status="FAILED", on_progress=kill)
         (["run", "--max-tasks", "0"], "max_tasks is 0"),
         (["run", "--queue", "nowhere"], "no queue 'nowhere'"),
         (["enqueue", "tests.app.tasks.ad"], "Did you mean 'tests.app.tasks.add"),
-        (["enqueue", ADD, "a=one"], "a: Input should be a valid integer"),
+        (["enqueue", "add_durable"], "Did you mean 'tests.app.tasks.add_durable'?"),
+        (
+            ["list", "--task", "aadd"],
+            "'tests.app.django_tasks.aadd' or 'tests.app.tasks.aadd'?",
+        ),
+        (
+            ["enqueue", ADD, "a=one"],
+            "can't take the arguments of this call: a: Input should be a valid integer",
+        ),
         (["enqueue", ADD, "--arguments", "["], "--arguments is not JSON"),
         (["enqueue", ADD, "--arguments", "[]"], "--arguments is no JSON object"),
         (["enqueue", ADD, "a=1", "--arguments", "{}"], "Use either NAME=VALUE or --arguments"),

@@ -247,7 +247,7 @@ class Arguments:
 
 def arguments_mismatch(name: str, problems: str) -> ArgumentsMismatch:
     """Return the error of arguments that a function, as this release has it, can't take."""
-    return ArgumentsMismatch(f"{name} can't take the arguments of this message: {problems}.")
+    return ArgumentsMismatch(f"{name} can't take the arguments of this call: {problems}.")
 
 
 def _problems(error: pydantic.ValidationError) -> str:

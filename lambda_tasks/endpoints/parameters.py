@@ -148,7 +148,7 @@ def _bad_request(model: type[Parameters], error: ValidationError) -> BadRequest:
         name = ".".join(map(str, each["loc"]))
         if each["type"] == "extra_forbidden":
             known = ", ".join(model.model_fields) or "none"
-            problems.append(f"{name[:100]!r} is not a parameter here, which are: {known}")
+            problems.append(f"There is no parameter {name[:100]!r} here. There are: {known}")
         else:
             problems.append(f"{name[:100]}: {each['msg']}" if name else each["msg"])
     return BadRequest("; ".join(problems) + ".")

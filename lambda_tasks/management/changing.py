@@ -2,22 +2,24 @@
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 from uuid import UUID
 
 from django.core.management.base import CommandError, OutputWrapper
 
-from lambda_tasks.management.output import DONE, EMPTY, USAGE, counted, write_json
+from lambda_tasks.management.output import DONE, EMPTY, USAGE, counted, describe, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_json
 from lambda_tasks.management.screen import Screen
 from lambda_tasks.operations import Changes
 from lambda_tasks.operations.steering import OnProgress
+from lambda_tasks.records import queries
 
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as shells have it."""
 
 SHOWN: Final = 10
-"""The most ids that a question or a summary names."""
+"""The most records that a question or a summary names."""
 
 BAR_WIDTH: Final = 30
 
@@ -39,16 +41,24 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def make(
-    stdout: OutputWrapper, options: dict[str, Any], verb: str, participle: str, change: Change
+    stdout: OutputWrapper,
+    options: dict[str, Any],
+    verb: str,
+    participle: str,
+    change: Change,
+    *,
+    warning: str = "",
 ) -> int:
     """Make a change, once it is confirmed; say what was done; return the exit code.
 
-    A person at a terminal is asked, with the number and the first ids. Elsewhere `--yes` is needed.
+    A person at a terminal is asked, with the number, the first records and what else there is to
+    know. Elsewhere `--yes` is needed.
     """
     if not (options["yes"] or options["dry_run"]):
         planned = change(dry_run=True, on_progress=_ignore)
-        if planned.done and not confirm(stdout, question(verb, planned.done)):
-            return DONE
+        question = f"{verb} {counted(len(planned.done), 'call')}?{warning and f' {warning}'}"
+        if planned.done and not confirm(stdout, question, first_of(planned.done)):
+            return int(options["empty_exit_code"])
     progress = Progress(stdout, options, participle)
     with progress:
         changes = change(dry_run=options["dry_run"], on_progress=progress.show)
@@ -56,20 +66,29 @@ def make(
     return DONE if changes.done else int(options["empty_exit_code"])
 
 
-def question(verb: str, ids: list[UUID]) -> str:
-    """Return the question whether to change records, with their number and the first ids."""
-    first = "".join(f"\n  {id}" for id in ids[:SHOWN])
-    more = f"\n  and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
-    return f"{verb} {counted(len(ids), 'call')}?{first}{more}"
+def first_of(ids: Sequence[UUID], total: int | None = None) -> list[str]:
+    """Return a line for each of the first records, and how many more there are."""
+    found = {each.id: each for each in queries.find_many(ids[:SHOWN])}
+    shown = [describe(found[id]) for id in ids[:SHOWN] if id in found]
+    return listed(shown, len(ids) if total is None else total)
 
 
-def confirm(stdout: OutputWrapper, text: str) -> bool:
+def listed(lines: Sequence[str], total: int | None = None) -> list[str]:
+    """Return the first lines, indented, and how many more there are."""
+    n_more = (len(lines) if total is None else total) - SHOWN
+    more = [f"  and {n_more:,} more"] if n_more > 0 else []
+    return [f"  {line}" for line in lines[:SHOWN]] + more
+
+
+def confirm(stdout: OutputWrapper, question: str, lines: Iterable[str]) -> bool:
     """Return whether the person at the terminal agrees. Raises CommandError where nobody is."""
     if not sys.stdin.isatty():
         raise CommandError(
             "Nobody can be asked here. Add --yes, or look first with --dry-run.", returncode=USAGE
         )
-    stdout.write(f"{text} [y/N] ", ending="")
+    for line in lines:
+        stdout.write(line)
+    stdout.write(f"{question} [y/N] ", ending="")
     stdout.flush()
     agreed = sys.stdin.readline().strip().lower() in ("y", "yes")
     if not agreed:
@@ -127,6 +146,8 @@ def _summarize(
         stdout.write(f"{id} is left out: {reason}.")
     if (n_more := len(changes.skipped) - SHOWN) > 0:
         stdout.write(f"{n_more:,} more left out; --json names them all.")
+    for text in first_of(changes.done) if dry_run else ():
+        stdout.write(text)
     stdout.write(f"{counted(len(changes.done), 'call', would=dry_run)} {participle}.")
 
 

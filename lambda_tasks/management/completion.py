@@ -10,8 +10,9 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from lambda_tasks import conf, registry
+from lambda_tasks import conf
 from lambda_tasks.core.lifecycle import Status
+from lambda_tasks.operations.checking import task_names
 
 ASKED: Final = "DJANGO_AUTO_COMPLETE"
 """The environment variable by which the shell asks for completions."""
@@ -39,17 +40,12 @@ def _candidates(verbs: Mapping[str, AddArguments], before: Sequence[str]) -> Ite
     verb, *others = before
     last = others[-1] if others else ""
     if last == "--task" or (verb == "enqueue" and not others):
-        return _task_names()
+        return task_names()
     if last == "--queue":
         return conf.current().queues
     if last == "--status":
         return [status.value for status in Status]
     return _options_of(verbs[verb]) if verb in verbs else ()
-
-
-def _task_names() -> list[str]:
-    registry.import_errors()  # what can't be imported has no names to offer
-    return registry.names()
 
 
 def _options_of(add_arguments: AddArguments) -> set[str]:

@@ -1,6 +1,7 @@
 """What verbs print: JSON, one object a line, or text for people. And their exit codes."""
 
 import json
+from datetime import datetime
 from typing import Any, Final
 
 from django.core.management.base import OutputWrapper
@@ -19,8 +20,6 @@ UNHEALTHY: Final = 4
 """The exit codes: it was done; a task failed; the arguments make no sense; there was nothing to do;
 the system is not well."""
 
-TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
-
 SHORT_ERROR: Final = 120
 """The most characters of an error in a list."""
 
@@ -33,6 +32,11 @@ def counted(number: int, noun: str, *, would: bool | None = None) -> str:
     return f"{text} would be" if would else f"{text} {'was' if number == 1 else 'were'}"
 
 
+def shown_time(moment: datetime) -> str:
+    """Return a time in the project's time zone, with its offset from UTC."""
+    return localtime(moment).isoformat(sep=" ", timespec="seconds")
+
+
 def write_json(stdout: OutputWrapper, kind: str, values: dict[str, Any]) -> None:
     """Write an object as one line of JSON."""
     stdout.write(json.dumps({"kind": kind, **values}, ensure_ascii=False))
@@ -42,7 +46,7 @@ def describe(record: TaskRecord) -> str:
     """Return a record as one line."""
     status = Status(record.status)
     when = record.end_time if status.is_finished else record.start_time or record.enqueued_at
-    time = localtime(when).strftime(TIME_FORMAT) if when else "-" * 19
+    time = shown_time(when) if when else "-" * 25
     text = f"{time}  {status:9}  {record.id}  {describe_call(record)}"
     if record.duration is not None:
         text += f" after {record.duration.total_seconds():.3f} s"

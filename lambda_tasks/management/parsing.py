@@ -1,10 +1,12 @@
-"""The arguments that several verbs have: filters, times and exit codes."""
+"""The arguments that several verbs have: filters, times, exit codes, and Django's own options."""
 
+import getpass
 import re
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from django.core.management.base import BaseCommand, CommandParser
 from django.utils.timezone import get_current_timezone
 
 from lambda_tasks.core.arguments import json_or_text
@@ -47,15 +49,21 @@ def filters_of(options: dict[str, Any]) -> Filters:
     return filters
 
 
-def add_json(parser: ArgumentParser) -> None:
-    """Add the option `--json`."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-
-
-def add_exit_code(parser: ArgumentParser, name: str, default: int, when: str) -> None:
-    """Add an option that sets an exit code."""
+def add_json(parser: ArgumentParser, *, inherits: bool = False) -> None:
+    """Add the option `--json`. With `inherits`, it may also stand before the action of a verb."""
     parser.add_argument(
-        f"--{name}-exit-code", type=_exit_code, default=default, metavar="CODE",
+        "--json", action="store_true", default=SUPPRESS if inherits else False,
+        help="print one JSON object a line",
+    )  # fmt: skip
+
+
+def add_exit_code(
+    parser: ArgumentParser, name: str, default: int, when: str, *, inherits: bool = False
+) -> None:
+    """Add an option that sets an exit code. See add_json()."""
+    parser.add_argument(
+        f"--{name}-exit-code", type=_exit_code, metavar="CODE",
+        default=SUPPRESS if inherits else default,
         help=f"the exit code if {when}, from 0 to 255 (default: {default})",
     )  # fmt: skip
 
@@ -81,11 +89,53 @@ def moment(text: str) -> datetime | timedelta:
     if DURATION.fullmatch(text):
         return duration(text)
     try:
-        found = datetime.fromisoformat(text)
+        return _date(text)
     except ValueError:
         raise ArgumentTypeError(
             f"{text!r} is neither a time with its unit, such as 2h, nor one like 2026-05-01T08:00"
         ) from None
+
+
+def date(text: str) -> datetime:
+    """Return a moment in ISO format, by default in the project's time zone."""
+    try:
+        return _date(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r} is not a date with a time, such as 2026-05-01T08:00 or "
+            "2026-05-01T08:00+02:00"
+        ) from None
+
+
+def current_user() -> str:
+    """Return who calls the command, for the log."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "the command line"
+
+
+def djangos_options() -> ArgumentParser:
+    """Return the options that Django gives to every command, for the parser of a verb."""
+    return _DjangosOptions().create_parser("manage.py", "lambda_tasks")
+
+
+class _DjangosOptions(BaseCommand):
+    """Django's options, without the defaults that would replace what was given before the verb."""
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """See BaseCommand."""
+        return super().create_parser(
+            prog_name, subcommand, add_help=False, argument_default=SUPPRESS, **kwargs
+        )
+
+    def add_base_argument(self, parser: CommandParser, *args: Any, **kwargs: Any) -> None:
+        """See BaseCommand."""
+        super().add_base_argument(parser, *args, **{**kwargs, "default": SUPPRESS})
+
+
+def _date(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
     return found if found.tzinfo else found.replace(tzinfo=get_current_timezone())
 
 

@@ -1,13 +1,12 @@
 """Checks of what callers of operations pass."""
 
-import difflib
 import math
-from collections.abc import Iterable
 from datetime import timedelta
 
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import conf, registry
+from ..core.spelling import did_you_mean
 from ..errors import InvalidFilter, UnknownTask
 from ..ports import Task
 from ..records import steering as rows
@@ -19,14 +18,20 @@ def find_task(name: str) -> Task:
     try:
         return registry.resolve(name)
     except UnknownTask as error:
-        raise UnknownTask(f"{error}{did_you_mean(name, registry.names())}") from None
+        raise UnknownTask(f"{error}{did_you_mean(name, task_names())}") from None
+
+
+def task_names() -> list[str]:
+    """Return the names of the tasks of all modules that can be imported."""
+    registry.import_errors()  # what can't be imported has no names to offer
+    return registry.names()
 
 
 def check_names(filters: Filters) -> None:
     """Raise InvalidFilter for a task or a queue that neither the project nor a record knows."""
     for name in _names(filters.get("task")):
         if registry.find_task(name) is None and not rows.knows(task_name=name):
-            hint = did_you_mean(name, registry.names())
+            hint = did_you_mean(name, task_names())
             raise InvalidFilter(f"There is no task {name!r}, and no record of one.{hint}")
     queues = conf.current().queues
     for name in _names(filters.get("queue")):
@@ -40,12 +45,6 @@ def _names(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
     return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the closest name that there is; "" for none."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def known_queue(name: str) -> str:

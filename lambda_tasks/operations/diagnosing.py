@@ -8,11 +8,12 @@ from typing import Final
 from asgiref.sync import async_to_sync
 
 from .. import runtime
+from ..core.spelling import did_you_mean
 from ..doctor import examination, fixing
 from ..doctor.findings import Finding
 from ..errors import InvalidFilter
 from ..twins import sync_form
-from .checking import check_time, did_you_mean
+from .checking import check_time
 
 LIMIT: Final = timedelta(minutes=1)
 """How long an examination may take, unless a caller says otherwise."""

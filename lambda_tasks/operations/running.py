@@ -13,7 +13,7 @@ from .. import conf
 from .. import runtime as runtimes
 from ..core.lifecycle import Status
 from ..entrypoints.worker import Listener, worker_of
-from ..errors import InvalidFilter
+from ..errors import NothingToRun
 from ..execution.interruptible_thread import InterruptibleThread
 from ..models import TaskRecord
 from ..ports import Delivery
@@ -108,7 +108,7 @@ def run_task(id: UUID | str, *, retry: bool = False) -> TaskRecord:
     One that is due later is due now. With `retry`, a FAILED or CANCELLED one starts over. If
     another worker runs it already, its record is still RUNNING; if its singleton is locked, QUEUED.
 
-    Raises InvalidFilter where there is no record of it, and where it has ended.
+    Raises NothingToRun where there is no record of it, and where it has ended.
     """
     return asyncio.run(arun_task(id, retry=retry))
 
@@ -149,14 +149,14 @@ async def _run(delivery: Delivery) -> None:
 
 
 def find_runnable(id: UUID | str, *, retry: bool) -> TaskRecord:
-    """Return the record of a call that can run. Raises InvalidFilter, with the reason."""
+    """Return the record of a call that can run. Raises NothingToRun, with the reason."""
     record = _find(id)
     if not Status(record.status).is_finished:
         return record
     if record.status not in rows.RETRYABLE:
-        raise InvalidFilter(f"{record} is {record.status}. Replay it, to run its call anew.")
+        raise NothingToRun(f"{record} is {record.status}. Replay it, to run its call anew.")
     if not retry:
-        raise InvalidFilter(f"{record} is {record.status}. Retry it.")
+        raise NothingToRun(f"{record} is {record.status}. Retry it.")
     return record
 
 
@@ -167,7 +167,7 @@ def _prepared(id: UUID | str, *, retry: bool) -> TaskRecord:
         look_terms = conf.current().look_terms
         changed = rows.reopen([record.id], refuse_retry, look_terms, dry_run=False)
         if reason := changed.skipped.get(record.id):
-            raise InvalidFilter(f"{record} can't be retried: {reason}.")
+            raise NothingToRun(f"{record} can't be retried: {reason}.")
     make_due(record.id)
     return record
 
@@ -176,7 +176,7 @@ def _find(id: UUID | str) -> TaskRecord:
     known = as_uuid(id)
     record = queries.find(known)
     if record is None:
-        raise InvalidFilter(f"There is no record of {known}.")
+        raise NothingToRun(f"There is no record of {known}.")
     return record
 
 

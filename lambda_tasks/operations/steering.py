@@ -7,7 +7,7 @@ again.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -41,6 +41,9 @@ logger = logging.getLogger("lambda_tasks")
 CHUNK_SIZE: Final = 500
 """Records that one transaction changes."""
 
+FIRST_SHOWN: Final = 10
+"""Records that a dry run of a purge names."""
+
 OnProgress = Callable[[int, int], None]
 """A function that is called after each chunk, with the numbers of records so far, and in all."""
 
@@ -70,6 +73,8 @@ class Purged:
     before: datetime
     """The moment before which records had ended."""
     deleted: int = 0
+    first: list[UUID] = field(default_factory=list)
+    """The first ten of them, in a dry run."""
     kept: int | None = None
     """The records that the filters name and that stay: unfinished, or not old enough. None without
     filters."""
@@ -93,7 +98,8 @@ def retry(
     Raises InvalidFilter without any filter, and for one that makes no sense.
     """
     ids = _select(filters, rows.RETRYABLE)
-    changes = Changes(skipped=_unsuitable(filters, ids, "FAILED and CANCELLED ones are retried"))
+    only = "only FAILED and CANCELLED ones are retried"
+    changes = Changes(skipped=_unsuitable(filters, ids, rows.RETRYABLE, only))
     look_terms = conf.current().look_terms
     for done, chunk in _chunks(ids):
         changed = rows.reopen(chunk, refuse_retry, look_terms, dry_run=dry_run)
@@ -133,7 +139,8 @@ def replay(
     Raises InvalidFilter without any filter, and for one that makes no sense.
     """
     ids = _select(filters, rows.FINISHED)
-    changes = Replays(skipped=_unsuitable(filters, ids, "finished ones are replayed"))
+    only = "only finished ones are replayed"
+    changes = Replays(skipped=_unsuitable(filters, ids, rows.FINISHED, only))
     here = runtime.current()
     for done, chunk in _chunks(ids):
         with transaction.atomic(using=here.outbox.alias):
@@ -220,7 +227,8 @@ def cancel(
     Raises InvalidFilter without any filter, and for one that makes no sense.
     """
     ids = _select(filters, UNFINISHED)
-    changes = Changes(skipped=_unsuitable(filters, ids, "unfinished ones are cancelled"))
+    only = "only unfinished ones are cancelled"
+    changes = Changes(skipped=_unsuitable(filters, ids, UNFINISHED, only))
     for done, chunk in _chunks(ids):
         if not dry_run:
             rows.cancel(chunk)
@@ -276,6 +284,9 @@ def purge(
         total = int(min(rows.count_finished(filters, before=purged.before), most))
     if dry_run:
         purged.deleted = total
+        size = int(min(FIRST_SHOWN, most))
+        chunk = rows.find_deletable(filters, before=purged.before, since=None, limit=size)
+        purged.first = list(chunk.ids)
         return purged
     since: datetime | None = None
     while purged.deleted < most:
@@ -288,8 +299,8 @@ def purge(
         since = chunk.last_end
         on_progress(purged.deleted, total)
     logger.warning(
-        "%d records that had ended before %s were deleted%s. Filters: %s.",
-        purged.deleted, purged.before.isoformat(timespec="seconds"), by and f" by {by}",
+        "Records deleted%s: %d, which had ended before %s. Filters: %s.",
+        by and f" by {by}", purged.deleted, purged.before.isoformat(timespec="seconds"),
         _describe(filters),
     )  # fmt: skip
     return purged
@@ -410,17 +421,21 @@ def _select(filters: Filters, statuses: Sequence[Status]) -> list[UUID]:
     return rows.select(filters, statuses)
 
 
-def _unsuitable(filters: Filters, found: Sequence[UUID], suitable: str) -> dict[UUID, str]:
+def _unsuitable(
+    filters: Filters, found: Sequence[UUID], suitable: Collection[Status], only: str
+) -> dict[UUID, str]:
     """Return the ids that the caller named and that were not found, each with the reason."""
     named = {as_uuid(id) for id in filters.get("ids") or ()}
     missing = named.difference(found)
     statuses = rows.statuses_of(missing) if missing else {}
-    return {
-        id: f"it is {statuses[id]}, or another filter excludes it; only {suitable}"
-        if id in statuses
-        else "there is no record of it"
-        for id in missing
-    }
+
+    def reason(id: UUID) -> str:
+        if id not in statuses:
+            return "there is no record of it"
+        status = statuses[id]
+        return "another filter excludes it" if status in suitable else f"it is {status}; {only}"
+
+    return {id: reason(id) for id in missing}
 
 
 def _chunks(ids: Sequence[UUID]) -> Iterable[tuple[int, Sequence[UUID]]]:
@@ -551,4 +566,4 @@ def _describe(filters: Filters) -> str:
 
 def _log(changes: Changes, verb: str, *, dry_run: bool) -> None:
     if not dry_run and (changes.done or changes.skipped):
-        logger.info("%d calls were %s, %d skipped.", len(changes.done), verb, len(changes.skipped))
+        logger.info("Calls %s: %d; skipped: %d.", verb, len(changes.done), len(changes.skipped))

@@ -7,7 +7,7 @@ What has ended is counted by the index of `end_time`, from the newest back to a 
 COUNTED as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +22,7 @@ from django.db.models import (
     Value,
     When,
 )
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Greatest
 
 from ..core.lifecycle import GRACE, Status
 from .clock import Now, as_moment, read_clock
@@ -108,12 +108,25 @@ def find_stuck(
 
     See is_stuck().
     """
+    return _first_of_levels(is_stuck(older_than), queues=queues, limit=limit)
+
+
+@with_retries
+def find_waiting(*, queues: Collection[str], limit: int) -> list[TaskRecord]:
+    """Return records that are due and not begun, in each queue as workers look at them."""
+    is_due = Q(run_after=None) | Q(run_after__lte=Now())
+    return _first_of_levels(Q(is_due, status=Status.QUEUED), queues=queues, limit=limit)
+
+
+def _first_of_levels(
+    condition: Q, *, queues: Collection[str] | None, limit: int
+) -> list[TaskRecord]:
+    """Return the first unfinished records of each level for which a condition holds."""
     found: list[TaskRecord] = []
-    for queue, priority in statements().levels(FOR_EVER):
+    for queue, priority in sorted(statements().levels(FOR_EVER), key=lambda level: -level[1]):
         if queues is None or queue in queues:
-            level = all_records().filter(queue=queue, priority=priority)
-            stuck = level.filter(is_stuck(older_than), look_at__isnull=False)
-            found += stuck.order_by("look_at")[: limit - len(found)]
+            level = all_records().filter(queue=queue, priority=priority, look_at__isnull=False)
+            found += level.filter(condition).order_by("look_at")[: limit - len(found)]
         if len(found) >= limit:
             break
     return found
@@ -123,11 +136,11 @@ def is_stuck(older_than: timedelta) -> Q:
     """Return the condition of what should have gone on `older_than` ago.
 
     A lost run is stuck if nobody took it over, and what is due if no worker has begun it, unless it
-    waits for a place of its limit. Behind
-    many others, that may only mean that the queue is long.
+    waits for a place of its limit. Behind many others, that may only mean that the queue is long. A
+    call for a time that was past already, as a backfill makes them, was due when it was called.
     """
     since = Now() - older_than
-    is_overdue = Q(run_after=None, enqueued_at__lt=since) | Q(run_after__lt=since)
+    is_overdue = Q(enqueued_at__lt=since) & (Q(run_after=None) | Q(run_after__lt=since))
     is_queued = Q(status=Status.QUEUED, limit_key=None)
     return Q(status=Status.RUNNING, lease_until__lt=since) | is_queued & is_overdue
 
@@ -147,7 +160,8 @@ def _unfinished(
     )
     since = Case(
         When(status=Status.RUNNING, then=F("lease_until")),
-        default=Coalesce(F("run_after"), F("enqueued_at")),
+        # Not before the call: a backfill's due times are past when it is made.
+        default=Greatest(Coalesce(F("run_after"), F("enqueued_at")), F("enqueued_at")),
         output_field=DateTimeField(),
     )
     records = all_records().filter(queue=level.queue, priority=level.priority).order_by("look_at")

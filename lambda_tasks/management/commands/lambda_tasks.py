@@ -1,7 +1,7 @@
 """The command `manage.py lambda_tasks VERB`. `--help` lists the verbs."""
 
 import sys
-from argparse import SUPPRESS, ArgumentParser
+from argparse import ArgumentParser
 from types import ModuleType
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from lambda_tasks.errors import (
 from lambda_tasks.management import completion
 from lambda_tasks.management.changing import INTERRUPTED
 from lambda_tasks.management.output import USAGE
+from lambda_tasks.management.parsing import djangos_options
 from lambda_tasks.management.screen import abandon
 from lambda_tasks.management.verbs import (
     cancel,
@@ -88,7 +89,7 @@ class Command(BaseCommand):
                     help=verb.HELP,
                     description=verb.__doc__,
                     formatter_class=parser.formatter_class,
-                    parents=[_DjangosOptions().create_parser("manage.py", name)],
+                    parents=[djangos_options()],
                 )
             )
 
@@ -111,20 +112,3 @@ class Command(BaseCommand):
             raise CommandError("Interrupted.", returncode=INTERRUPTED) from None
         if code:
             sys.exit(code)
-
-
-class _DjangosOptions(BaseCommand):
-    """The options that Django gives to every command, for the parser of a verb.
-
-    They have no defaults here, which would replace what was given before the verb.
-    """
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """See BaseCommand."""
-        return super().create_parser(
-            prog_name, subcommand, add_help=False, argument_default=SUPPRESS, **kwargs
-        )
-
-    def add_base_argument(self, parser: CommandParser, *args: Any, **kwargs: Any) -> None:
-        """See BaseCommand."""
-        super().add_base_argument(parser, *args, **{**kwargs, "default": SUPPRESS})

@@ -11,18 +11,18 @@ from functools import partial
 from typing import Any, Final
 
 from django.core.management.base import OutputWrapper
-from django.utils.timezone import localtime
 
 from lambda_tasks import console, operations
 from lambda_tasks.management import changing
-from lambda_tasks.management.output import DONE, EMPTY, TIME_FORMAT, counted, write_json
-from lambda_tasks.management.parsing import add_exit_code, add_json, duration
-from lambda_tasks.management.verbs.purge import user
+from lambda_tasks.management.output import DONE, EMPTY, counted, shown_time, write_json
+from lambda_tasks.management.parsing import add_exit_code, add_json, current_user, duration
 from lambda_tasks.operations import DeadLetter, Redriven
 
 HELP: Final = "Shows dead letters, sends them back, or deletes them."
 
 PEEKED: Final = 100
+
+DROP: Final = "Delete for good, as their records have ended,"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -110,10 +110,9 @@ def _redrive(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     dry_run = options["dry_run"]
     if not (options["yes"] or dry_run):
         planned = redrive(dry_run=True)
-        if not _confirm(stdout, "Send back", planned.sent):
-            return DONE
-        if not _confirm(stdout, "Delete for good, as their records have ended,", planned.dropped):
-            return DONE
+        asked = ("Send back", planned.sent), (DROP, planned.dropped)
+        if not all(_confirm(stdout, verb, letters) for verb, letters in asked):
+            return int(options["empty_exit_code"])
     with (progress := changing.Progress(stdout, options, "sent back")):
         redriven = redrive(dry_run=dry_run, on_progress=progress.show)
     _show_redriven(stdout, options, redriven)
@@ -149,13 +148,13 @@ def _purge(stdout: OutputWrapper, options: dict[str, Any]) -> int:
         older_than=options["older_than"],
         all_time=options["all_time"],
         task=options["task"],
-        by=options["by"] or user(),
+        by=options["by"] or current_user(),
     )
     dry_run = options["dry_run"]
     if not (options["yes"] or dry_run):
         planned = purge(dry_run=True)
         if not _confirm(stdout, "Delete for good", planned.deleted):
-            return DONE
+            return int(options["empty_exit_code"])
     with (progress := changing.Progress(stdout, options, "deleted")):
         purged = purge(dry_run=dry_run, on_progress=progress.show)
     if options["json"]:
@@ -173,20 +172,19 @@ def _confirm(stdout: OutputWrapper, verb: str, letters: Sequence[DeadLetter]) ->
         return True
     lost = sum(each.is_direct and each.status is None for each in letters)
     warning = f" {lost:,} of them have no record: nothing else knows of these calls." * bool(lost)
-    first = "".join(f"\n  {_line(each)}" for each in letters[: changing.SHOWN])
-    n_more = len(letters) - changing.SHOWN
-    more = f"\n  and {n_more:,} more" if n_more > 0 else ""
-    number = counted(len(letters), "dead letter")
-    return changing.confirm(stdout, f"{verb} {number}?{warning}{first}{more}\n")
+    question = f"{verb} {counted(len(letters), 'dead letter')}?{warning}"
+    return changing.confirm(stdout, question, changing.listed([*map(_line, letters)]))
 
 
 def _write_first(stdout: OutputWrapper, letters: Sequence[DeadLetter]) -> None:
-    for each in letters[: changing.SHOWN]:
-        sent_at = localtime(each.sent_at).strftime(TIME_FORMAT) if each.sent_at else "-" * 19
-        received = counted(each.receives, "receive")
-        stdout.write(f"  {sent_at}  {each.status or 'no record'}  {received}  {_line(each)}")
-    if (n_more := len(letters) - changing.SHOWN) > 0:
-        stdout.write(f"  and {n_more:,} more")
+    for line in changing.listed([*map(_whole_line, letters)]):
+        stdout.write(line)
+
+
+def _whole_line(each: DeadLetter) -> str:
+    sent_at = shown_time(each.sent_at) if each.sent_at else "-" * 19
+    received = counted(each.receives, "receive")
+    return f"{sent_at}  {each.status or 'no record'}  {received}  {_line(each)}"
 
 
 def _line(each: DeadLetter) -> str:

@@ -75,10 +75,9 @@ def _fix(stdout: OutputWrapper, options: dict[str, Any], findings: Sequence[Find
     if options["dry_run"] or not planned:
         _print_changes(stdout, options, planned, {}, dry_run=options["dry_run"])
         return False
-    question = f"Make {counted(len(planned), 'change')}?" + "".join(
-        f"\n  {each}" for each in planned
-    )
-    if not options["yes"] and not confirm(stdout, question):
+    question = f"Make {counted(len(planned), 'change')}?"
+    lines = [f"  {each}" for each in planned]
+    if not options["yes"] and not confirm(stdout, question, lines):
         return False
     fixes = operations.fix(findings)
     _print_changes(stdout, options, fixes.done, fixes.failed, dry_run=False)

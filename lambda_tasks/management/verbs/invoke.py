@@ -1,6 +1,7 @@
 """One invocation of the real Lambda handler, in this process, with an event from a file.
 
-The handler's answer is printed as JSON. Exit codes: 0 if the handler answered, 1 if it raised.
+The handler's answer is printed as JSON. Exit codes: 0, 1 if a task failed, or a message goes back
+to its queue (--failed-exit-code), or the handler raised, 2 for what is no event.
 """
 
 import json
@@ -12,7 +13,11 @@ from typing import Any, Final
 from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks import conf, handler
+from lambda_tasks.core.lifecycle import Status
+from lambda_tasks.core.message import decode, invocation_id_of
 from lambda_tasks.local import LambdaContext
+from lambda_tasks.management.output import DONE, FAILED, USAGE
+from lambda_tasks.management.parsing import add_exit_code
 from lambda_tasks.records import queries
 
 PING: Final = {"lambda_tasks": "ping"}
@@ -30,10 +35,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--timeout", type=float, default=900, metavar="SECONDS",
         help="the timeout of the function (default: 900)",
     )  # fmt: skip
+    add_exit_code(parser, "failed", FAILED, "a task failed or a message goes back")
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    """Invoke the handler once, print its answer, and return 0.
+    """Invoke the handler once, print its answer, and return the exit code.
 
     Raises CommandError where the file is not JSON or not an event that the handler accepts,
     NotMigrated where a table is missing, and whatever else the handler raises.
@@ -46,22 +52,37 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     try:
         answer = handler.handler(event, LambdaContext(timeout_s=options["timeout"]))
     except ValueError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(str(error), returncode=USAGE) from None
     finally:
         handler.close()
     stdout.write(json.dumps(answer, indent=2))
-    return 0
+    if answer.get("batchItemFailures") or _has_failed(event):
+        return int(options["failed_exit_code"])
+    return DONE
+
+
+def _has_failed(event: Any) -> bool:
+    """Return whether a task of the event's messages has failed: the handler keeps that to itself.
+
+    None of them went back, so each can be decoded.
+    """
+    ids = [
+        decode(each["body"], fallback_id=invocation_id_of(each["messageId"])).invocation_id
+        for each in event.get("Records", ())
+    ]
+    return any(record.status == Status.FAILED for record in queries.find_many(ids))
 
 
 def _read(name: str) -> Any:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"{name} can't be read: {error.strerror}.") from None
+        problem = f"{name} can't be read: {error.strerror}."
+        raise CommandError(problem, returncode=USAGE) from None
     try:
         return json.loads(text)
     except ValueError as error:
-        raise CommandError(f"{name} is not JSON: {error}.") from None
+        raise CommandError(f"{name} is not JSON: {error}.", returncode=USAGE) from None
 
 
 def _let_come_from_the_table(event: Any) -> None:

@@ -8,9 +8,8 @@ from argparse import ArgumentParser
 from typing import Any, Final
 
 from django.core.management.base import CommandError, OutputWrapper
-from django.utils.timezone import localtime
 
-from lambda_tasks.management.output import DONE, EMPTY, TIME_FORMAT, USAGE, describe, write_json
+from lambda_tasks.management.output import DONE, EMPTY, USAGE, describe, shown_time, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_filters, add_json, filters_of
 from lambda_tasks.operations.checking import check_names
 from lambda_tasks.operations.describing import record_as_json
@@ -42,6 +41,6 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
             stdout.write(describe(record))
     is_short = len(page.records) < options["limit"]
     if page.searched_since is not None and is_short and not options["json"]:
-        since = localtime(page.searched_since).strftime(TIME_FORMAT)
+        since = shown_time(page.searched_since)
         stdout.write(f"Calls since {since} were searched; --all searches the older ones, too.")
     return DONE if page.records else int(options["empty_exit_code"])

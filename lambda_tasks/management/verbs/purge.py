@@ -5,18 +5,18 @@ and by whom. Exit codes: 0, 2 for arguments that make no sense, 3 if there is no
 (--empty-exit-code).
 """
 
-import getpass
 from argparse import ArgumentParser
 from functools import partial
 from typing import Any, Final
 
 from django.core.management.base import OutputWrapper
-from django.utils.timezone import localtime
 
 from lambda_tasks import operations
 from lambda_tasks.management import changing
-from lambda_tasks.management.output import DONE, TIME_FORMAT, counted, write_json
-from lambda_tasks.management.parsing import add_filters, duration, filters_of
+from lambda_tasks.management.output import DONE, counted, shown_time, write_json
+from lambda_tasks.management.parsing import add_filters, current_user, duration, filters_of
+from lambda_tasks.operations.describing import record_as_json
+from lambda_tasks.records import queries
 
 HELP: Final = "Deletes finished records, within a window."
 
@@ -44,35 +44,31 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
         older_than=options["older_than"],
         all_time=options["all_time"],
         chunk_size=options["chunk_size"],
-        by=options["by"] or user(),
+        by=options["by"] or current_user(),
         **filters_of(options),
     )
     dry_run = options["dry_run"]
     if not (options["yes"] or dry_run):
         planned = purge(dry_run=True)
         question = f"Delete {counted(planned.deleted, 'record')} for good?"
-        if planned.deleted and not changing.confirm(stdout, question):
-            return DONE
+        lines = changing.first_of(planned.first, planned.deleted)
+        if planned.deleted and not changing.confirm(stdout, question, lines):
+            return int(options["empty_exit_code"])
     progress = changing.Progress(stdout, options, "deleted")
     with progress:
         purged = purge(dry_run=dry_run, on_progress=progress.show)
     if options["json"]:
+        for record in queries.find_many(purged.first):
+            write_json(stdout, "record", record_as_json(record))
         numbers = {"done": purged.deleted, "kept": purged.kept}
         about = {"what": "deleted", "dry_run": dry_run, "before": purged.before.isoformat()}
         write_json(stdout, "summary", about | numbers)
     elif options["verbosity"]:
-        before = localtime(purged.before).strftime(TIME_FORMAT)
+        for line in changing.first_of(purged.first, purged.deleted) if dry_run else ():
+            stdout.write(line)
         deleted = counted(purged.deleted, "record", would=dry_run)
-        stdout.write(f"{deleted} deleted, of what ended before {before}.")
+        stdout.write(f"{deleted} deleted, of what ended before {shown_time(purged.before)}.")
         if purged.kept:
             kept = counted(purged.kept, "record")
             stdout.write(f"{kept} with these filters stay: unfinished, or ended later.")
     return DONE if purged.deleted else int(options["empty_exit_code"])
-
-
-def user() -> str:
-    """Return the name of the person at the command line."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "the command line"

@@ -43,10 +43,10 @@ def _ensure(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     dry_run = options["dry_run"]
     if not (options["yes"] or dry_run):
         planned = operations.diff_queues(options["queue"])
-        text = "".join(f"\n  {_change_line(each)}" for each in planned)
-        question = f"Make {counted(len(planned), 'change')}?{text}"
-        if planned and not changing.confirm(stdout, question):
-            return DONE
+        lines = [f"  {_change_line(each)}" for each in planned]
+        question = f"Make {counted(len(planned), 'change')}?"
+        if planned and not changing.confirm(stdout, question, lines):
+            return int(options["empty_exit_code"])
     changes = operations.ensure_queues(options["queue"], dry_run=dry_run)
     _show_changes(stdout, options, changes, dry_run=dry_run)
     if options["json"]:

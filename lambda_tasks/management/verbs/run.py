@@ -1,7 +1,7 @@
 """Due tasks run here, by the real executor, until there is nothing to do; or one call, by its id.
 
 Exit codes: 0, 1 if a task failed (--failed-exit-code), 2 for arguments that make no sense, 3 if
-there was nothing to do (--empty-exit-code). A failure outranks.
+there was nothing to do, or the call could not begin (--empty-exit-code). A failure outranks.
 """
 
 import asyncio
@@ -13,10 +13,13 @@ from django.core.management.base import CommandError, OutputWrapper
 
 from lambda_tasks import operations, runtime
 from lambda_tasks.core.lifecycle import Status
+from lambda_tasks.errors import NothingToRun
+from lambda_tasks.management.changing import SHOWN, listed
 from lambda_tasks.management.output import DONE, EMPTY, FAILED, USAGE, counted, describe, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_json, duration
 from lambda_tasks.operations.describing import record_as_json
 from lambda_tasks.operations.running import find_runnable, queue_names, run_task, work
+from lambda_tasks.records.counts import find_waiting
 
 HELP: Final = "Runs due tasks here, or one call by its id."
 
@@ -53,15 +56,22 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
 
 
 def _run_one(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    id, retry = options["id"], options["retry"]
-    record = find_runnable(id, retry=retry) if options["dry_run"] else run_task(id, retry=retry)
+    id, retry, dry_run = options["id"], options["retry"], options["dry_run"]
+    try:
+        record = find_runnable(id, retry=retry) if dry_run else run_task(id, retry=retry)
+    except NothingToRun as error:
+        if not options["json"]:
+            stdout.write(str(error))
+        return int(options["empty_exit_code"])
     if options["json"]:
         write_json(stdout, "record", record_as_json(record))
     elif options["verbosity"]:
         stdout.write(describe(record))
-    if options["dry_run"] or record.status != Status.FAILED:
-        return DONE
-    return int(options["failed_exit_code"])
+    if record.status == Status.FAILED and not dry_run:
+        return int(options["failed_exit_code"])
+    # Another worker runs it, or it waits for a lock or a place.
+    is_left = not (dry_run or Status(record.status).is_finished)
+    return int(options["empty_exit_code"]) if is_left else DONE
 
 
 def _run_many(stdout: OutputWrapper, options: dict[str, Any]) -> int:
@@ -88,10 +98,15 @@ def _run_many(stdout: OutputWrapper, options: dict[str, Any]) -> int:
 
 
 def _preview(stdout: OutputWrapper, options: dict[str, Any]) -> int:
-    counts = operations.stats().queues
-    waiting = sum(counts[name].waiting for name in queue_names(options["queue"]))
+    counts, queues = operations.stats().queues, queue_names(options["queue"])
+    waiting = sum(counts[name].waiting for name in queues)
+    first = find_waiting(queues=queues, limit=SHOWN)
     if options["json"]:
+        for record in first:
+            write_json(stdout, "record", record_as_json(record))
         write_json(stdout, "summary", {"what": "run", "dry_run": True, "waiting": waiting})
     elif options["verbosity"]:
+        for line in listed([*map(describe, first)], waiting):
+            stdout.write(line)
         stdout.write(f"{counted(waiting, 'call')} due.")
     return DONE if waiting else int(options["empty_exit_code"])

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from django.core.management.base import OutputWrapper
-from django.utils.timezone import localtime
 
 from lambda_tasks import operations
-from lambda_tasks.management.output import DONE, TIME_FORMAT, write_json
+from lambda_tasks.management.output import DONE, shown_time, write_json
 from lambda_tasks.management.parsing import add_json, duration
 from lambda_tasks.operations import Counts
 from lambda_tasks.operations.counting import WINDOW
@@ -52,8 +51,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     for counted in (found.queues, found.tasks):
         for name, counts in counted.items():
             stdout.write(_line(name, width, counts))
-    since = localtime(found.ended_since).strftime(TIME_FORMAT)
-    stdout.write(f"What has ended is counted since {since}.")
+    stdout.write(f"What has ended is counted since {shown_time(found.ended_since)}.")
     if not found.is_complete:
         stdout.write("More waits than was counted: these are the least numbers.")
     return DONE

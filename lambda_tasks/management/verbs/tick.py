@@ -11,6 +11,7 @@ from asgiref.sync import async_to_sync
 from django.core.management.base import OutputWrapper
 
 from lambda_tasks import runtime
+from lambda_tasks.management.output import counted
 from lambda_tasks.records import queries
 
 HELP: Final = "Enqueues what schedules have due, and sends messages that were left."
@@ -27,5 +28,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     async_to_sync(here.relay_shifts.take)(always=True)
     done = async_to_sync(here.round.run)()
     if options["verbosity"]:
-        stdout.write(f"{done.scheduled} runs of schedules enqueued, {done.relayed} messages sent")
+        runs = counted(done.scheduled, "run", would=False)
+        messages = counted(done.relayed, "message", would=False)
+        stdout.write(f"{runs} enqueued by schedules, {messages} sent that had been left.")
     return 0
