@@ -156,7 +156,7 @@ class SQSQueue(Queue):
         )
 
     def client(self, wiring: Wiring, *, waits_s: float = 0, has_lineage: bool = True) -> AwsClient:
-        """Return the client for the queue. See Wiring.client()."""
+        """Return the client for the queue's region and address."""
         region = _region(urlsplit(self.queue_url).hostname or "")
         derived = {} if region is None else {"region_name": region}
         return wiring.client(
