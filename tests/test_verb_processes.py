@@ -96,6 +96,10 @@ ROWS: Final = [
     row("purge {stuck} --all-time --yes --json", 3, "summary"),
     row("worker --queue table --once", 0),  # the replay, the retry and the call by its name
     row("worker --queue table --once --empty-exit-code 3", 3),
+    row("template sam", 0, says="AWSTemplateFormatVersion"),
+    row("queues ensure nowhere --dry-run --json", 2, says="There is no queue 'nowhere'"),
+    row("dlq purge nowhere --all --yes --json", 2, says="There is no queue 'nowhere'"),
+    row("doctor --ignore queues.gone --fix --dry-run --json", 2, says="There is no check"),
     row("purge --yes", 2, says="--older-than --all-time is required"),
 ]
 """In this order: some rows are about what an earlier one has left."""
