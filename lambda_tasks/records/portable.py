@@ -258,6 +258,7 @@ class PortableStatements:
                 "lease_until": Now() + LEASE,
                 "look_at": _look_at_claimed(terms.from_table),
                 "unique_key": Case(When(unique_while="queued", then=None), default=F("unique_key")),
+                "limit_key": None,  # of a task that had a limit once
                 **_start_columns(_starts_later(waiting, terms)),
             }
             return self._compose_claim(records, claimed)
