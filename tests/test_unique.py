@@ -393,6 +393,18 @@ def test_what_is_joined_while_it_is_queued_does_not_begin_before_the_commit(
 
 
 @elsewhere
+@pytest.mark.skipif(connection.vendor != "mysql", reason="others lock the record alone")
+def test_a_join_locks_the_record_by_its_id_as_claims_do(queue: str) -> None:
+    """A lock by the key and a claim would lock index and record in different orders."""
+    unique.index.execute_on_commit(order_id=1)
+
+    with transaction.atomic(), CaptureQueriesContext(connection) as statements:
+        assert not unique.index.execute_on_commit(order_id=1).created
+
+    (locking,) = [each["sql"] for each in statements if "FOR UPDATE" in each["sql"]]
+    assert "unique_key" not in locking.partition("WHERE")[2]
+
+
 def test_a_run_ends_although_a_transaction_has_joined_it(handle: Handle, queue: str) -> None:
     first = unique.bill.execute_on_commit(order_id=1)
 

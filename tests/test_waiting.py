@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -319,3 +320,28 @@ def test_a_worker_looks_at_each_moment_of_a_rate_and_not_with_its_next_poll(
 
     with worker(["default"]):
         wait_for(lambda: Effect.objects.count() == 5)
+
+
+def test_what_waited_for_a_limit_that_its_task_has_no_more_is_claimed_like_any_other(
+    table: None, monkeypatch: Any
+) -> None:
+    enqueue(limited.two_at_once, "a", "b", "c")
+    claim_due()
+    assert waiting() == ["c"]
+    options = replace(limited.two_at_once.options, limit=None, limit_by=())
+    monkeypatch.setattr(limited.two_at_once, "options", options)
+    TaskRecord.objects.filter(kwargs__name="c").update(look_at=Now())
+
+    assert names(claim_due()) == ["c"]
+
+    assert waiting() == [], "nothing says of a run that it waits"
+
+
+def test_what_is_due_later_reserves_no_moment_before(table: None) -> None:
+    limited.ten_a_minute.using(delay=30).execute_on_commit(tenant="a")
+    limited.ten_a_minute.execute_on_commit(tenant="a")
+
+    assert len(claim_due()) == 1
+
+    assert LimitPace.objects.filter(next_at__lt=Now() + timedelta(seconds=7)).exists()
+    assert TaskRecord.objects.get(status="QUEUED").reserved_for is None

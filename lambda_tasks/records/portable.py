@@ -169,8 +169,14 @@ class PortableStatements:
         keys = [row["unique_key"] for row in rows]
         holders = self._records.filter(unique_key__in=keys).order_by()
         if not self.connection.get_autocommit() and (lock or not self._sees_all()):
+            if self._sees_all():
+                # By the ids: a lock by the key locks its index first, and a claim locks that last,
+                # so that MySQL would end one of the two.
+                ids = list(holders.values_list("id", flat=True))
+                holders = self._records.filter(id__in=ids).order_by()
             holders = holders.select_for_update()
-        return list(holders.annotate(now=Now()).values(*HOLDER_COLUMNS))
+        found = list(holders.annotate(now=Now()).values(*HOLDER_COLUMNS))
+        return [holder for holder in found if holder["unique_key"] in keys]
 
     def free_key(self, holder: Row) -> None:
         """Free the key of a record that has succeeded, and has kept it for long enough."""
@@ -252,6 +258,7 @@ class PortableStatements:
                 "lease_until": Now() + LEASE,
                 "look_at": _look_at_claimed(terms.from_table),
                 "unique_key": Case(When(unique_while="queued", then=None), default=F("unique_key")),
+                "limit_key": None,  # of a task that had a limit once
                 **_start_columns(_starts_later(waiting, terms)),
             }
             return self._compose_claim(records, claimed)
