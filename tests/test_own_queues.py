@@ -131,7 +131,14 @@ def _greedy(page: Any, patch: Any) -> None:
 
 def _forgetful(page: Any, patch: Any) -> None:
     async def ack(self: Any, id: str) -> None:
-        self._move(id, "taken", "ready", 0.0)
+        await asyncio.to_thread(self._move, id, "taken", "ready", 0.0)
+
+    patch(page.DirectorySource, "ack", ack)
+
+
+def _failing(page: Any, patch: Any) -> None:
+    async def ack(self: Any, id: str) -> None:
+        raise ConnectionError("the queue is away")
 
     patch(page.DirectorySource, "ack", ack)
 
@@ -171,6 +178,7 @@ def _small(page: Any, patch: Any) -> None:
         (_without_delay, "a_delayed_message_does_not_arrive_before_its_time"),
         (_greedy, "a_poll_returns_no_more_than_it_is_asked_for"),
         (_forgetful, "what_is_acknowledged_does_not_come_again"),
+        (_failing, "what_is_acknowledged_does_not_come_again"),
         (_generous, "while_one_worker_has_a_message_another_does_not_get_it"),
         (_garbled, "what_is_sent_arrives_unchanged"),
         (_raising, "a_transport_answers_each_message_of_a_batch"),
@@ -178,17 +186,25 @@ def _small(page: Any, patch: Any) -> None:
     ],
 )
 def test_the_suite_finds_what_a_queue_does_wrong(
-    spoil: Any, name: str, page: ModuleType, tmp_path: Path, monkeypatch: Any, settings: Any
+    spoil: Any,
+    name: str,
+    page: ModuleType,
+    tmp_path: Path,
+    monkeypatch: Any,
+    settings: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     spool = {"kind": KIND, "path": str(tmp_path / "spool")}
     settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}, "conforming": spool}
-    getattr(QueueConformance(), f"test_{name}")()
+    suite = QueueConformance()
+    suite.log = caplog
+    getattr(suite, f"test_{name}")()
     shutil.rmtree(tmp_path / "spool")
 
     with monkeypatch.context() as patched:
         spoil(page, patched.setattr)
         with pytest.raises((AssertionError, MessageRefused, ZeroDivisionError)):
-            getattr(QueueConformance(), f"test_{name}")()
+            getattr(suite, f"test_{name}")()
 
 
 # The whole way
@@ -389,6 +405,8 @@ class Answers(PullSource):
         return []
 
     async def ack(self, id: str) -> None:
+        for _ in range(5):  # as long as a queue takes to answer
+            await asyncio.sleep(0)
         self.told.append((id, "ack"))
         raise ConnectionError("the queue is away")
 

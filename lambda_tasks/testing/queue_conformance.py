@@ -4,6 +4,7 @@ Derive a class of tests from it, in a file that pytest collects.
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -166,8 +167,12 @@ class QueueConformance:
         """Return the setting of a queue whose server can't be reached; None for no such test."""
         return None
 
+    log: pytest.LogCaptureFixture
+    """The log of the test, in which a source tells what it could not do."""
+
     @pytest.fixture(autouse=True)
-    def _setting(self, queue_setting: Any) -> Iterator[None]:
+    def _setting(self, queue_setting: Any, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+        self.log = caplog
         with _queues(queue_setting):
             yield
 
@@ -327,6 +332,7 @@ class QueueConformance:
             source.settle(delivery.id, DONE)
             await room.close(source)
 
+            assert not [each for each in self.log.records if each.levelno >= logging.WARNING]
             assert await room.receive(room.source()) == []
 
         self.play_with_workers(scene, is_carried=True)
