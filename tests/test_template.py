@@ -182,6 +182,14 @@ class TestQueues:
         assert len(set(ids)) == 5
         assert all(each.isascii() and each.isalnum() for each in ids)
 
+    def test_a_queue_may_have_any_key_in_the_settings(self, settings: Any) -> None:
+        key = 'mail: "fast" #1\n- {{ x }} ${y} ü'
+        settings.LAMBDA_TASKS_QUEUES |= {key: BASE + "mail"}
+
+        alarms = of_type("AWS::CloudWatch::Alarm").values()
+
+        assert sum(key in each["AlarmDescription"] for each in alarms) == 2
+
     @pytest.mark.parametrize("name", ["x" * 77, "a.b", "..."])
     def test_a_name_that_sqs_refuses_is_named(self, settings: Any, name: str) -> None:
         settings.LAMBDA_TASKS_QUEUES = {

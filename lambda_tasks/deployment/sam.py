@@ -67,6 +67,11 @@ class NamedQueue:
     plan: QueuePlan
 
     @property
+    def label(self) -> str:
+        """The queue's key in the settings, as it stands between double quotes: any text can."""
+        return json.dumps(self.plan.setting)[1:-1]
+
+    @property
     def both(self) -> tuple[str, str]:
         """The logical ids of the queue and of its dead-letter queue."""
         return f"{self.id}Queue", f"{self.id}DeadLetters"
