@@ -88,6 +88,25 @@ def check_time_zones(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
 
 
 @register("lambda_tasks")
+def check_database(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report Aurora DSQL as the database of the records (E012)."""
+    from .records.tables import TaskRecord
+
+    database = connections[router.db_for_write(TaskRecord)]
+    engine = database.settings_dict["ENGINE"]
+    if "dsql" not in engine.lower():
+        return []
+    return [
+        Error(
+            f"DATABASES[{database.alias!r}]['ENGINE'] is {engine!r}. Aurora DSQL has no savepoints, "
+            "and conflicts show at its commit only, so task records can't be kept there.",
+            hint="Let the router keep the models of lambda_tasks in another database.",
+            id="lambda_tasks.E012",
+        )
+    ]
+
+
+@register("lambda_tasks")
 def check_transactions(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Report a database of the records whose transactions are not those of tasks (E007, W011)."""
     from .records.tables import TaskRecord

@@ -1,4 +1,5 @@
 """A CDK app with the construct: prints the templates of its stacks, as JSON by their names."""
+# pyright: reportMissingImports=false
 
 import json
 import sys

@@ -57,6 +57,14 @@ def test_records_in_another_database_than_the_models_are_warned_of(settings: Any
     assert "in 'shop'" in warning.msg
 
 
+def test_aurora_dsql_is_refused_as_the_database_of_the_records(monkeypatch: Any) -> None:
+    assert not [each for each in run_checks() if each.id == "lambda_tasks.E012"]
+    monkeypatch.setitem(connections["default"].settings_dict, "ENGINE", "aurora_dsql_django")
+
+    (error,) = [each for each in run_checks() if each.id == "lambda_tasks.E012"]
+    assert "'aurora_dsql_django'. Aurora DSQL has no savepoints" in error.msg
+
+
 def test_a_database_without_autocommit_is_an_error_of_the_checks(monkeypatch: Any) -> None:
     monkeypatch.setitem(connections["default"].settings_dict, "AUTOCOMMIT", False)
 

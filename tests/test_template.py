@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ BATCH: Final = {
 VARIANTS: Final = {
     "plain": (),
     "vpc": ("--vpc", "--secret", "--kms-key", "--image-uri"),
-    "proxy": ("--rds-proxy", "mysql", "--image-uri"),
+    "proxy": ("--rds-proxy", "mysql", "--image-uri", "--parameters", "--doctor"),
     "snapshots": ("--snapstart", "--pollers"),
 }
 """The options of the command, so that each is in one of them."""
@@ -181,6 +182,14 @@ class TestQueues:
         assert len(set(ids)) == 5
         assert all(each.isascii() and each.isalnum() for each in ids)
 
+    def test_a_queue_may_have_any_key_in_the_settings(self, settings: Any) -> None:
+        key = 'mail: "fast" #1\n- {{ x }} ${y} ü'
+        settings.LAMBDA_TASKS_QUEUES |= {key: BASE + "mail"}
+
+        alarms = of_type("AWS::CloudWatch::Alarm").values()
+
+        assert sum(key in each["AlarmDescription"] for each in alarms) == 2
+
     @pytest.mark.parametrize("name", ["x" * 77, "a.b", "..."])
     def test_a_name_that_sqs_refuses_is_named(self, settings: Any, name: str) -> None:
         settings.LAMBDA_TASKS_QUEUES = {
@@ -274,6 +283,34 @@ class TestPermissions:
         assert parts["Name"] == {
             "Fn::Select": [6, {"Fn::Split": [":", {"Ref": "EnvironmentSecret"}]}]
         }
+
+    def test_parameters_are_read_below_their_path_only(self) -> None:
+        found = resources("--parameters")
+        (variables,) = (
+            each["Properties"]["Environment"]["Variables"]
+            for each in found.values()
+            if each["Type"] == "AWS::Lambda::Function"
+        )
+
+        read = statements(found["FunctionRole"]["Properties"])[-1]
+
+        assert variables["LAMBDA_TASKS_SSM_ENVIRONMENT"] == {"Fn::Sub": "${ParameterPath}/"}
+        names = [each["Fn::Sub"].rpartition(":")[2] for each in read["Resource"]]
+        assert names == ["parameter${ParameterPath}", "parameter${ParameterPath}/*"]
+
+    def test_what_the_doctor_reads_it_can_not_change(self) -> None:
+        role = of_type("AWS::IAM::Role", "--doctor")["FunctionRole"]
+        plain = of_type("AWS::IAM::Role")["FunctionRole"]
+
+        added = [each for each in statements(role) if each not in statements(plain)]
+
+        actions = [
+            action
+            for each in added
+            for action in ([each["Action"]] if isinstance(each["Action"], str) else each["Action"])
+        ]
+        assert "lambda:ListEventSourceMappings" in actions
+        assert all(re.match("(Get|List|Describe)", action.partition(":")[2]) for action in actions)
 
 
 class TestCommand:

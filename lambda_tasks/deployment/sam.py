@@ -40,6 +40,10 @@ class Options:
     """Whether the function is in a VPC."""
     secret: bool = False
     """Whether its environment is a secret of Secrets Manager."""
+    parameters: bool = False
+    """Whether its environment is a path in Parameter Store."""
+    doctor: bool = False
+    """Whether the function may read what the doctor looks at."""
     kms_key: bool = False
     """Whether the project's own KMS key encrypts messages."""
     snapstart: bool = False
@@ -61,6 +65,11 @@ class NamedQueue:
 
     id: str
     plan: QueuePlan
+
+    @property
+    def label(self) -> str:
+        """The queue's key in the settings, as it stands between double quotes: any text can."""
+        return json.dumps(self.plan.setting)[1:-1]
 
     @property
     def both(self) -> tuple[str, str]:

@@ -39,6 +39,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="the function's environment is a secret of Secrets Manager",
     )  # fmt: skip
     parser.add_argument(
+        "--parameters", action="store_true",
+        help="the function's environment comes from a path in Parameter Store",
+    )  # fmt: skip
+    parser.add_argument(
+        "--doctor", action="store_true",
+        help="the function may read what the doctor looks at from inside",
+    )  # fmt: skip
+    parser.add_argument(
         "--kms-key", action="store_true", help="a KMS key of your own encrypts messages"
     )
     parser.add_argument(
