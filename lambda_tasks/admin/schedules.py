@@ -56,9 +56,7 @@ QUESTIONS: Final = {
         title=_("Run schedules now"),
         button=_("Run now"),
         will=ngettext_lazy("%d schedule will run now.", "%d schedules will run now."),
-        did=ngettext_lazy(
-            "%d run was enqueued.", "%d runs were enqueued."
-        ),
+        did=ngettext_lazy("%d run was enqueued.", "%d runs were enqueued."),
         warnings=[_("Each runs once more than its rule says, also if it is off.")],
     ),
 }
