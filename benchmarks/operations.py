@@ -3,43 +3,19 @@
 Run `uv run --group bench python -m benchmarks.operations --rows 100000` for a first look.
 """
 
-import argparse
-import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.admin_list import SERVERS, fill
+from benchmarks.many_records import many_records
 
 REPEATED: Final = 9
 WAITING: Final = 50_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--database", choices=SERVERS, default="PostgreSQL")
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    chosen = parser.parse_args()
-    with SERVERS[chosen.database]() as server:
-        database = server.django_database("operations")
-        os.environ["LAMBDA_TASKS_TEST_DATABASES"] = json.dumps({"default": database})
-        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-        import django
-
-        django.setup()
-        from django.core.management import call_command
-        from django.db import connection
-
-        call_command("migrate", verbosity=0)
-        fill(chosen.rows)
-        _add_waiting()
-        with connection.cursor() as cursor:
-            table = "lambda_tasks_taskrecord"
-            postgres = connection.vendor == "postgresql"
-            cursor.execute(f"VACUUM ANALYZE {table}" if postgres else f"ANALYZE TABLE {table}")
-        print(f"{chosen.database}, {chosen.rows:,} records, load {os.getloadavg()[0]:.1f}")
+    with many_records(__doc__, _add_waiting):
         print("| what | ms | CPU of this process, ms |\n|---|---:|---:|")
         for name, ask in questions().items():
             print(measure(name, ask))

@@ -1,12 +1,13 @@
 """LAMBDA_TASKS_ENDPOINTS: each mistake is an error that names the fix, and no secret."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 
-from lambda_tasks import conf
+from lambda_tasks import conf, registry
 from lambda_tasks.access import Bearer, Custom, Hmac, Open, Scope, Staff
 
 SECRET = "a-secret-of-more-than-thirty-two-characters"
@@ -158,3 +159,16 @@ def test_a_task_that_is_not_there_is_warned_of(settings: Any) -> None:
     assert "'add', which is not a task. Did you mean " in bare
     assert "'tests.app.tasks.add'" in bare
     assert "'tests.app.tasks.gone'" in gone
+
+
+def test_a_task_whose_module_can_not_be_imported_is_not_said_to_be_missing(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_tasks.py").write_text("raise TypeError('wrong')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry._state, "discovered", False)
+    settings.LAMBDA_TASKS_MODULES = ["broken_tasks"]
+    settings.LAMBDA_TASKS_ENDPOINTS = {"purge": [{"hmac": SECRET, "tasks": ["broken_tasks.a"]}]}
+
+    assert _warnings("W015") == []
+    assert "broken_tasks" in _warnings("E006")[0]

@@ -124,7 +124,7 @@ def test_pause_and_resume_ask_why_and_leave_a_trace(
     answer(admin, SCHEDULES, chosen(states["poll"], action="resume"), reason="Done")
 
     assert "2 schedules will be paused." in asked
-    assert "Done for 2 schedules." in page
+    assert "2 schedules were paused." in page
     assert "Skipped poll: it is so already" in again
     found = ScheduleState.objects.order_by("name")
     assert [(each.is_enabled, each.changed_by, each.reason) for each in found] == [

@@ -55,6 +55,10 @@ class Question:
     action: str
     title: StrPromise
     button: StrPromise
+    will: StrPromise
+    """What will be done to how many: a plural form, with %d."""
+    did: StrPromise
+    """What was done, in the same way."""
     warnings: Sequence[StrPromise] = ()
     """What there is to know before it is done."""
     asks_why: bool = False
@@ -101,7 +105,6 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
         question: Question,
         chosen: Sequence[Any],
         *,
-        sentence: str,
         warnings: Iterable[str] = (),
         refused: Refused = (),
     ) -> TemplateResponse:
@@ -111,7 +114,7 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
             "opts": self.opts,
             "media": self.media,
             "question": question,
-            "sentence": sentence,
+            "sentence": question.will % len(chosen),
             "warnings": [*question.warnings, *warnings],
             "named": chosen[:FIRST_NAMED],
             "n_more": max(len(chosen) - FIRST_NAMED, 0),
@@ -146,16 +149,18 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
             logger.info("%s: %s By %s, in the admin.", each, change, user.get_username())
         LogEntry.objects.bulk_create(entries)
 
-    def report(self, request: HttpRequest, done: str | None, refused: Refused = ()) -> None:
-        """Tell the user what was done, and why what was not."""
+    def report(
+        self, request: HttpRequest, question: Question, n_done: int, refused: Refused
+    ) -> None:
+        """Tell the user what was done to how many, and why nothing was done to others."""
         for each, why in refused[:MAX_TOLD]:
             told = gettext("Skipped %(name)s: %(reason)s") % {"name": each, "reason": why}
             self.message_user(request, told, level=messages.ERROR)
         if n_more := len(refused[MAX_TOLD:]):
             told = ngettext("and %d more", "and %d more", n_more) % n_more
             self.message_user(request, told, level=messages.ERROR)
-        if done:
-            self.message_user(request, done, level=messages.SUCCESS)
+        if n_done:
+            self.message_user(request, question.did % n_done, level=messages.SUCCESS)
 
     def may(self, request: HttpRequest, permission: str) -> bool:
         """Return whether the user has a permission on this model."""

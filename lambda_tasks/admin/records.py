@@ -324,7 +324,7 @@ class TaskRecordAdmin(AsksFirst):
         """Enqueue finished tasks as new invocations with the same arguments, once confirmed."""
         return self._steer(request, queryset, "replay")
 
-    @admin.action(description=_("Send stuck selected tasks again"), permissions=("replay",))
+    @admin.action(description=_("Send selected stuck tasks again"), permissions=("replay",))
     def requeue(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> Any:
         """Make what is stuck due at once, and send it again, once confirmed."""
         return self._steer(request, queryset, "requeue")
@@ -341,6 +341,7 @@ class TaskRecordAdmin(AsksFirst):
 
     def _steer(self, request: HttpRequest, queryset: QuerySet[TaskRecord], action: str) -> Any:
         """Do to the chosen records what an action says, or ask about those that allow it."""
+        question = steering.QUESTIONS[action]
         chosen = {each.pk: each for each in self.chosen(request, queryset)}
         is_asking, user = not self.is_confirmed(request), cast("Any", request.user)
         try:
@@ -352,11 +353,9 @@ class TaskRecordAdmin(AsksFirst):
         refused = [(chosen[id], why) for id, why in made.skipped.items()]
         if is_asking:
             return self.ask(
-                request, steering.QUESTIONS[action], done, refused=refused,
-                sentence=steering.sentence(action, len(done)),
-                warnings=steering.warnings(action, done),
-            )  # fmt: skip
+                request, question, done, refused=refused, warnings=steering.warnings(action, done)
+            )
         flag = DELETION if action == "delete_selected" else CHANGE
         self.note(request, steering.changes(action, done, made), flag=flag)
-        self.report(request, steering.report(action, len(done)) if done else None, refused)
+        self.report(request, question, len(done), refused)
         return None

@@ -9,7 +9,7 @@ from django.db import router
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from .. import scheduling
@@ -34,6 +34,8 @@ QUESTIONS: Final = {
         action="pause",
         title=_("Pause schedules"),
         button=_("Pause"),
+        will=ngettext_lazy("%d schedule will be paused.", "%d schedules will be paused."),
+        did=ngettext_lazy("%d schedule was paused.", "%d schedules were paused."),
         warnings=[
             _("What was enqueued ahead and has not begun is cancelled. What runs goes on."),
             _("What is due until it is resumed does not run later either."),
@@ -44,6 +46,8 @@ QUESTIONS: Final = {
         action="resume",
         title=_("Resume schedules"),
         button=_("Resume"),
+        will=ngettext_lazy("%d schedule will be resumed.", "%d schedules will be resumed."),
+        did=ngettext_lazy("%d schedule was resumed.", "%d schedules were resumed."),
         warnings=[_("What was due meanwhile does not run.")],
         asks_why=True,
     ),
@@ -51,6 +55,8 @@ QUESTIONS: Final = {
         action="run_now",
         title=_("Run schedules now"),
         button=_("Run now"),
+        will=ngettext_lazy("%d schedule will run now.", "%d schedules will run now."),
+        did=ngettext_lazy("%d run was enqueued.", "%d runs were enqueued."),
         warnings=[_("Each runs once more than its rule says, also if it is off.")],
     ),
 }
@@ -259,8 +265,7 @@ class ScheduleStateAdmin(AsksFirst):
     ) -> Any:
         chosen = self.chosen(request, queryset)
         if not self.is_confirmed(request):
-            sentence = _sentence(action, len(chosen))
-            return self.ask(request, QUESTIONS[action], chosen, sentence=sentence)
+            return self.ask(request, QUESTIONS[action], chosen)
         done: list[tuple[ScheduleState, str]] = []
         refused: list[tuple[Any, object]] = []
         for state in chosen:
@@ -269,8 +274,7 @@ class ScheduleStateAdmin(AsksFirst):
             except (LambdaTasksError, TypeError, ValueError) as error:
                 refused.append((state, error))
         self.note(request, done)
-        words = ngettext("Done for %d schedule.", "Done for %d schedules.", len(done))
-        self.report(request, words % len(done) if done else None, refused)
+        self.report(request, QUESTIONS[action], len(done), refused)
         return None
 
     def _warn_of_unseen(self, request: HttpRequest) -> None:
@@ -280,15 +284,3 @@ class ScheduleStateAdmin(AsksFirst):
             names = ", ".join(unseen[:N_UNSEEN]) + (", …" if len(unseen) > N_UNSEEN else "")
             told = gettext("No tick has seen these schedules yet: %s. Does a tick run each minute?")
             self.message_user(request, told % names, level=messages.WARNING)
-
-
-def _sentence(action: str, n: int) -> str:
-    """Return what an action will do to so many."""
-    match action:
-        case "pause":
-            words = ngettext("%d schedule will be paused.", "%d schedules will be paused.", n)
-        case "resume":
-            words = ngettext("%d schedule will be resumed.", "%d schedules will be resumed.", n)
-        case _:
-            words = ngettext("%d schedule will run now.", "%d schedules will run now.", n)
-    return words % n

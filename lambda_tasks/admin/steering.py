@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from .. import operations
@@ -19,27 +19,46 @@ QUESTIONS: Final = {
         action="retry",
         title=_("Retry selected tasks"),
         button=_("Retry"),
-        warnings=[_("Each starts over under its own id, with its attempts and retries at 0.")],
+        will=ngettext_lazy("%d task will start over.", "%d tasks will start over."),
+        did=ngettext_lazy("%d task starts over.", "%d tasks start over."),
+        warnings=[
+            _("Each starts over under its own id, with its attempts and retries at 0."),
+            _("Its old error and traceback are gone then. A replay keeps them."),
+        ],
     ),
     "replay": Question(
         action="replay",
         title=_("Replay selected tasks"),
         button=_("Replay"),
+        will=ngettext_lazy(
+            "%d task will run once more, with the same arguments.",
+            "%d tasks will run once more, with the same arguments.",
+        ),
+        did=ngettext_lazy("%d task was replayed.", "%d tasks were replayed."),
         warnings=[_("Each becomes a new record. The old ones stay as they are.")],
     ),
     "requeue": Question(
         action="requeue",
-        title=_("Send stuck selected tasks again"),
+        title=_("Send selected stuck tasks again"),
         button=_("Send again"),
+        will=ngettext_lazy("%d task will be sent again.", "%d tasks will be sent again."),
+        did=ngettext_lazy("%d task was sent again.", "%d tasks were sent again."),
         warnings=[_("None of them runs twice: it is claimed once, however many messages it has.")],
     ),
     "cancel": Question(
-        action="cancel", title=_("Cancel selected tasks"), button=_("Cancel"), is_harmful=True
+        action="cancel",
+        title=_("Cancel selected tasks"),
+        button=_("Cancel"),
+        will=ngettext_lazy("%d task will be cancelled.", "%d tasks will be cancelled."),
+        did=ngettext_lazy("%d task was cancelled.", "%d tasks were cancelled."),
+        is_harmful=True,
     ),
     "delete_selected": Question(
         action="delete_selected",
         title=_("Delete selected task records"),
         button=_("Delete"),
+        will=ngettext_lazy("%d record will be deleted.", "%d records will be deleted."),
+        did=ngettext_lazy("%d record was deleted.", "%d records were deleted."),
         warnings=[_("Their arguments, results and tracebacks are gone then.")],
         is_harmful=True,
     ),
@@ -106,26 +125,6 @@ ACTIONS: Final[Mapping[str, Callable[..., Made]]] = {
 }  # fmt: skip
 
 
-def sentence(action: str, n: int) -> str:
-    """Return what an action will do to so many."""
-    match action:
-        case "retry":
-            words = ngettext("%d task will start over.", "%d tasks will start over.", n)
-        case "replay":
-            words = ngettext(
-                "%d task will run once more, with the same arguments.",
-                "%d tasks will run once more, with the same arguments.",
-                n,
-            )
-        case "requeue":
-            words = ngettext("%d task will be sent again.", "%d tasks will be sent again.", n)
-        case "cancel":
-            words = ngettext("%d task will be cancelled.", "%d tasks will be cancelled.", n)
-        case _:
-            words = ngettext("%d record will be deleted.", "%d records will be deleted.", n)
-    return words % n
-
-
 def warnings(action: str, records: Iterable[TaskRecord]) -> list[str]:
     """Return what there is to know about these records before the action."""
     statuses = [record.status for record in records]
@@ -145,22 +144,6 @@ def warnings(action: str, records: Iterable[TaskRecord]) -> list[str]:
         )
         return [words % n_running]
     return []
-
-
-def report(action: str, n: int) -> str:
-    """Return what an action has done to so many."""
-    match action:
-        case "retry":
-            words = ngettext("%d task starts over.", "%d tasks start over.", n)
-        case "replay":
-            words = ngettext("%d task was replayed.", "%d tasks were replayed.", n)
-        case "requeue":
-            words = ngettext("%d task was sent again.", "%d tasks were sent again.", n)
-        case "cancel":
-            words = ngettext("%d task was cancelled.", "%d tasks were cancelled.", n)
-        case _:
-            words = ngettext("%d record was deleted.", "%d records were deleted.", n)
-    return words % n
 
 
 def changes(

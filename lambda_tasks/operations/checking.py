@@ -18,7 +18,9 @@ def find_task(name: str) -> Task:
     try:
         return registry.resolve(name)
     except UnknownTask as error:
-        raise UnknownTask(f"{error}{did_you_mean(name, task_names())}") from None
+        hint = did_you_mean(name, task_names())
+        told = f"There is no task {name!r}." if hint and "." not in name else error
+        raise UnknownTask(f"{told}{hint}") from None
 
 
 def task_names() -> list[str]:
