@@ -67,3 +67,8 @@ async def submit_batch_job(*, message_json: str, batch_queue: str) -> str:
     """
     here, queue = runtime.current(), conf.current().queue(batch_queue)
     return await here.portal.acall(submit_job, queue, here, message_json)
+
+
+@lambda_task(atomic=False, durable=True, expires=600, keep=1)
+async def answer_doctor() -> None:
+    """Do nothing. That it runs is the answer to `manage.py lambda_tasks doctor --round-trip`."""

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import sys
+import threading
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.conf import settings as django_settings
 from django.core.checks import Error
+from django.db import connections
+from django.db.migrations.recorder import MigrationRecorder
 from django.test import override_settings
 
 from lambda_tasks import handler, operations
@@ -29,9 +32,8 @@ from lambda_tasks.deployment.sam import Options, render
 from lambda_tasks.doctor import examination, reading
 from lambda_tasks.doctor.facts import Facts
 from lambda_tasks.doctor.findings import Fact
-from lambda_tasks.local import LambdaContext
+from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.operations import Finding
-from lambda_tasks.records.server import Migrations
 from tests.servers.local_aws import ACCOUNT, REGION, LocalAws
 from tests.stack import PARAMETERS, Stack
 from tests.test_operations import record, ticked
@@ -265,23 +267,19 @@ def test_each_fault_is_found_with_its_fix_and_nothing_where_there_is_none(
 MADE_UP: dict[str, Callable[[Facts], Facts]] = {
     "function.snap_start": lambda it: of_function(it, SnapStart={"ApplyOn": "PublishedVersions"}),
     "function.state": lambda it: of_function(it, State="Failed", StateReason="no such image"),
-    "database.connections": lambda it: of_server(it, max_connections=20),
+    "database.connections": lambda it: of_server(
+        it, max_connections=20, n_connections=3, is_behind_pooler=False
+    ),
     "database.isolation": lambda it: of_server(it, isolation="serializable"),
     "database.pooler": lambda it: of_server(
         it, is_behind_pooler=True, has_server_side_cursors=True
     ),
     "database.clock": lambda it: of_system(it, database_ahead_s=Fact(-90.0)),
     "aws.clock": lambda it: of_system(it, aws_ahead_s=Fact(90.0)),
-    "database.migrations": lambda it: of_system(
-        it, migrations=Fact(Migrations(("shop.0002_price",), ()))
-    ),
-    "release.older": lambda it: of_system(
-        it, migrations=Fact(Migrations((), ("lambda_tasks.0099_later",)))
-    ),
     "cost.polling": lambda it: of_server(
         of_system(it, mappings=Fact(list(it.mappings) * 20)), max_connections=None
     ),
-    "settings.check": lambda it: of_system(it, check_messages=[Error("wrong", id="x.E001")]),
+    "settings.check": lambda it: of_system(it, check_messages=Fact([Error("wrong", id="x.E001")])),
 }
 
 
@@ -346,7 +344,7 @@ def test_the_function_is_asked_and_its_release_is_compared(deployed: Deployment)
     (inside,) = [each for each in found if each.id == "image.tzdata"]
     assert inside.where == f"inside of function {deployed.name}: inside"
     texts = " ".join(each.found for each in found)
-    assert "The function does not have lambda_tasks.tasks.cleanup_task_records" in texts
+    assert "The function does not have lambda_tasks.tasks.answer_doctor, " in texts
     assert "This side does not have shop.tasks.new." in texts
 
 
@@ -361,19 +359,75 @@ def test_a_function_that_can_not_answer_is_found(deployed: Deployment) -> None:
     assert "No module named shop" in found[0].found
 
 
+def test_migrations_that_are_missing_here_or_there_are_found(deployed: Deployment) -> None:
+    recorder = MigrationRecorder(connections["default"])
+    recorder.record_applied("lambda_tasks", "0099_later")
+    recorder.record_unapplied("sessions", "0001_initial")
+    try:
+        found = operations.doctor()
+    finally:
+        recorder.record_unapplied("lambda_tasks", "0099_later")
+        recorder.record_applied("sessions", "0001_initial")
+
+    assert {each.id: each.found for each in found} == {
+        "database.migrations": "Not applied: sessions.0001_initial.",
+        "release.older": "The database has lambda_tasks.0099_later, which this release does not "
+        "know.",
+    }
+
+
+def test_a_refusal_of_aws_is_told_as_a_missing_permission(
+    queue: str, sqs: LocalSqs, settings: Any
+) -> None:
+    # This SQS answers whatever is not SQS with AccessDenied.
+    settings.LAMBDA_TASKS_AWS = sqs.client_options
+
+    found = {each.id: each for each in operations.doctor() if "default" in each.where}
+
+    assert found["queue.dead_letters"].is_checked
+    assert not found["mapping.missing"].is_checked
+    told = "Not checked: No permission for lambda:list_event_source_mappings. AccessDenied: "
+    assert found["mapping.missing"].found.startswith(told)
+    assert not found["mapping.filter"].is_checked
+    assert not found["tick.missing"].is_checked
+
+
+def test_a_call_goes_through_each_queue_or_is_missed(deployed: Deployment, settings: Any) -> None:
+    settings.LAMBDA_TASKS_QUEUES = {
+        name: queue for name, queue in settings.LAMBDA_TASKS_QUEUES.items() if name != "fifo"
+    }
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.1):
+            operations.run_tasks(queue=["table", "other"])
+        connections.close_all()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        found = operations.doctor(round_trip=True, limit=timedelta(seconds=5))
+    finally:
+        ended.set()
+        worker.join()
+
+    assert [each.where for each in found if each.id == "queue.round_trip"] == ["queue default"]
+
+
 def test_each_check_is_tried() -> None:
     elsewhere = {
         "queue.unreachable", "image.tzdata", "image.snapshot_hooks",
-        "function.answer", "release.tasks", "release.versions",
+        "function.answer", "release.tasks", "release.versions", "queue.round_trip",
+        "database.migrations", "release.older",
     }  # fmt: skip
 
     assert {each.id for each in examination.CHECKS} == {*FAULTS, *MADE_UP, *elsewhere}
 
 
 FIXABLE = (
-    "queue.visibility_timeout", "queue.max_receive_count",
-    "queue.dead_letter_retention", "queue.redrive_allow_policy", "queue.encryption", "queue.tls",
-    "queue.receive_wait", "queue.delay", "mapping.partial_batches",
+    "queue.visibility_timeout", "queue.max_receive_count", "queue.dead_letter_retention",
+    "queue.encryption", "queue.receive_wait", "queue.delay", "queue.max_message_size",
+    "mapping.partial_batches",
 )  # fmt: skip
 
 
@@ -382,14 +436,16 @@ def test_what_is_safe_is_fixed_at_once_and_a_second_time_there_is_nothing_to_do(
 ) -> None:
     for id in FIXABLE:
         FAULTS[id](deployed)
-    FAULTS["tick.disabled"](deployed)  # a person decides
+    deployed.set_dead(RedriveAllowPolicy={"redrivePermission": "denyAll"})
+    for id in ("tick.disabled", "queue.tls"):  # a person decides
+        FAULTS[id](deployed)
 
     planned = verb("doctor", "--fix", "--dry-run", "--json")
     fixed = verb("doctor", "--fix", "--yes", "--json")
     again = verb("doctor", "--fix", "--yes", "--json")
 
     before = {each["id"] for each in planned.of_kind("finding")}
-    assert before == {*FIXABLE, "tick.disabled"}
+    assert before == {*FIXABLE, "queue.redrive_allow_policy", "tick.disabled", "queue.tls"}
     changes = [each["command"] for each in planned.of_kind("fixed")]
     assert [each["command"] for each in fixed.of_kind("fixed")] == changes
     assert any(
@@ -398,7 +454,7 @@ def test_what_is_safe_is_fixed_at_once_and_a_second_time_there_is_nothing_to_do(
         for each in changes
     )
     assert all(each["dry_run"] for each in planned.of_kind("fixed"))
-    assert [each["id"] for each in fixed.of_kind("finding")] == ["tick.disabled"]
+    assert [each["id"] for each in fixed.of_kind("finding")] == ["tick.disabled", "queue.tls"]
     assert again.of_kind("fixed") == []
     assert (planned.code, fixed.code, again.code) == (4, 4, 4)
 
@@ -433,7 +489,7 @@ def test_what_can_not_be_read_is_not_healthy(deployed: Deployment, settings: Any
     of_aws = {each.id for each in examination.CHECKS if each.id.startswith(("queue.", "mapping."))}
     found = {each["id"] for each in shown.of_kind("finding") if each["is_checked"]}
     assert found == {"queue.unreachable"}
-    assert of_aws - unchecked == {"queue.unreachable", "queue.missing"}
+    assert of_aws - unchecked == {"queue.unreachable", "queue.missing", "queue.round_trip"}
     assert {"function.timeout", "tick.missing", "aws.clock"} <= unchecked
 
 

@@ -126,6 +126,10 @@ SHOWN_BY: dict[tuple[str, ...], str] = {
         "collect_sql", "deferred_sql", "introspection", "get_constraints", "get_table_description",
         "table_names", "supports_table_check_constraints", "allow_migrate_model", "concurrently",
     ): "tests/test_migrations.py::test_cut_off_after_each_single_change_it_gets_there",
+    (
+        "MigrationExecutor", "migration_plan", "leaf_nodes", "applied_migrations",
+        "disk_migrations",
+    ): "tests/test_doctor.py::test_migrations_that_are_missing_here_or_there_are_found",
     ("quote_name",): (
         "tests/test_migrations.py::test_the_predecessors_rows_come_along_and_can_go_back"
     ),

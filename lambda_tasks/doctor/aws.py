@@ -106,11 +106,13 @@ class Aws:
 
 
 async def learn(reading: Awaitable[T]) -> Fact[T]:
-    """Return what a reading finds, or the reason why it finds nothing."""
+    """Return what a reading finds, or the reason why it finds nothing, whatever it raises."""
     try:
         return Fact(await reading)
     except NotChecked as reason:
         return Fact(error=reason)
+    except Exception as error:  # the project's, the database's, or an answer in an unknown form
+        return Fact(error=NotChecked(f"{type(error).__name__}: {error}".strip()))
 
 
 def _reason(what: str, error: RequestFailed) -> NotChecked:

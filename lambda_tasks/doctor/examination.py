@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from ..database_calls import call_database
 from ..runtime import Runtime
-from . import databases, functions, mappings, project, queues, releases, ticks
+from . import databases, functions, mappings, project, queues, releases, round_trips, ticks
 from .facts import Facts
 from .findings import SEVERITIES, Change, Check, Finding, Found, NotChecked
 from .inside import Answer, ask_functions
 from .reading import read
+from .round_trips import RoundTrip
 
 SYSTEM_CHECKS: Final[tuple[Check[Any], ...]] = (
     *project.CHECKS, *databases.CHECKS, *ticks.SYSTEM_CHECKS
@@ -24,34 +25,44 @@ FUNCTION_CHECKS: Final[tuple[Check[Any], ...]] = (*functions.CHECKS, *ticks.FUNC
 
 ANSWER_CHECKS: Final[tuple[Check[Any], ...]] = releases.CHECKS
 
+TRIP_CHECKS: Final[tuple[Check[Any], ...]] = round_trips.CHECKS
+
 CHECKS: Final = (
-    *SYSTEM_CHECKS, *QUEUE_CHECKS, *MAPPING_CHECKS, *FUNCTION_CHECKS, *ANSWER_CHECKS
+    *SYSTEM_CHECKS, *QUEUE_CHECKS, *MAPPING_CHECKS, *FUNCTION_CHECKS, *ANSWER_CHECKS,
+    *TRIP_CHECKS,
 )  # fmt: skip
 """All checks."""
 
 
 async def examine(
-    runtime: Runtime, *, own_arn: str | None = None, inside: bool = False, limit_s: float
+    runtime: Runtime,
+    *,
+    own_arn: str | None = None,
+    inside: bool = False,
+    trips: Sequence[RoundTrip] = (),
+    limit_s: float,
 ) -> list[Finding]:
     """Return all that is wrong, and what could not be checked, the worst first.
 
-    With `inside`, each function is asked, too. See reading.read() for the other parameters.
+    With `inside`, each function is asked, too; `trips` were made before. See reading.read() for the
+    other parameters.
     """
     deadline = time.monotonic() + limit_s
     facts = await read(runtime, own_arn=own_arn, deadline=deadline)
     answers = await ask_functions(runtime, facts, deadline=deadline) if inside else []
     # On a thread, as checks may import modules and read files.
-    findings = await call_database(_judge, facts, answers)
+    findings = await call_database(_judge, facts, answers, trips)
     return sorted(findings, key=lambda each: SEVERITIES.index(each.severity))
 
 
-def _judge(facts: Facts, answers: Sequence[Answer]) -> list[Finding]:
+def _judge(facts: Facts, answers: Sequence[Answer], trips: Sequence[RoundTrip]) -> list[Finding]:
     subjects: tuple[tuple[Iterable[object], Sequence[Check[Any]]], ...] = (
         ([facts.system], SYSTEM_CHECKS),
         (facts.queues, QUEUE_CHECKS),
         (facts.mappings, MAPPING_CHECKS),
         (facts.functions, FUNCTION_CHECKS),
         (answers, ANSWER_CHECKS),
+        (trips, TRIP_CHECKS),
     )
     return [
         *(

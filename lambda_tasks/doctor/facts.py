@@ -139,7 +139,7 @@ class System:
     waiting_tasks: Fact[Mapping[str, int]]
     """How many records wait, by the names of their tasks."""
     mappings: Fact[Sequence[LiveMapping]]
-    check_messages: Sequence[CheckMessage]
+    check_messages: Fact[Sequence[CheckMessage]]
     """What the system checks of the library say."""
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ MAX_IDLE_REQUESTS: Final = 5_000_000
 )
 def settings(system: System) -> Iterator[Found]:
     """Yield what the system checks of the library find."""
-    for each in system.check_messages:
+    for each in system.check_messages.value:
         yield Found(
             f"{each.id}: {each.msg}",
             "No message of manage.py check --deploy.",

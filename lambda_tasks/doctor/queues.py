@@ -179,12 +179,15 @@ def allow_policy(queue: LiveQueue) -> Iterator[Found]:
     if permission == "byQueue" and may_itself:
         return
     wanted = redrive_allow_policy(queue.queue.arn)
+    wanted["sourceQueueArns"] += policy.get("sourceQueueArns", ())
+    change = _set_dead(queue, dead, RedriveAllowPolicy=wanted)
     yield Found(
         "Any queue may use its dead-letter queue."
         if may_itself
         else "Its dead-letter queue refuses its dead letters.",
-        "Only this queue may use it.",
-        _set_dead(queue, dead, RedriveAllowPolicy=wanted),
+        "Only this queue may use it, and others that you name.",
+        # A person knows whether another queue uses it, too.
+        str(change) if may_itself else change,
         f"RedriveAllowPolicy: {json.dumps(wanted)}",
         None if may_itself else "error",
     )
@@ -233,8 +236,8 @@ def tls(queue: LiveQueue) -> Iterator[Found]:
     yield Found(
         "It may be used without TLS.",
         "A policy that denies every action where aws:SecureTransport is false.",
-        # A policy that is there says something else, which a person must join with this.
-        str(change) if statements else change,
+        # A person joins it with the policy that is there, and knows who sends without TLS.
+        str(change),
         "See QueuePolicy in the template.",
     )
 
@@ -260,7 +263,9 @@ def message_size(queue: LiveQueue) -> Iterator[Found]:
     yield Found(
         f"MaximumMessageSize is {found:,} bytes.",
         f"{wanted:,} bytes, as LAMBDA_TASKS_QUEUES has it.",
-        _set(queue, MaximumMessageSize=wanted),
+        _set(queue, MaximumMessageSize=wanted)
+        if found < wanted
+        else f'"max_message_bytes": {found} in LAMBDA_TASKS_QUEUES[{queue.queue.name!r}]',
         f"MaximumMessageSize: {wanted}",
         "error" if found < wanted else "info",
     )

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from django.core.checks import CheckMessage, run_checks
-from django.db import Error as DatabaseErrors
 
 from .. import conf
 from ..core.aws_values import QueuePlan
 from ..database_calls import call_database
 from ..deployment.planning import Plan, make_plan
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 from ..queues.sqs import SQSQueue
 from ..records import counts, server
 from ..runtime import Runtime
@@ -161,15 +161,23 @@ class _Reader:
         """Read what the database knows, and compare the clocks."""
         return System(
             plan=self._plan,
-            server=await _from_database(server.describe),
-            database_ahead_s=await _from_database(_database_ahead_s),
+            server=await self._ask_here(server.describe),
+            database_ahead_s=await self._ask_here(_database_ahead_s),
             aws_ahead_s=self._aws_ahead_s(),
-            migrations=await _from_database(server.compare_migrations),
-            last_round_s=await _from_database(_last_round_s),
-            waiting_tasks=await _from_database(_waiting_tasks),
+            migrations=await self._ask_here(server.compare_migrations),
+            last_round_s=await self._ask_here(_last_round_s),
+            waiting_tasks=await self._ask_here(_waiting_tasks),
             mappings=mappings,
-            check_messages=await call_database(_check_messages),
+            check_messages=await self._ask_here(_check_messages),
         )
+
+    async def _ask_here(self, ask: Callable[[], T]) -> Fact[T]:
+        """Ask the project or its database, for as long as there is time."""
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            return Fact(error=NotChecked("There was no time left."))
+        limit_s = min(left_s, LIBRARY_STATEMENT_LIMIT_S)
+        return await learn(call_database(ask, limit_s=limit_s))
 
     def _aws_ahead_s(self) -> Fact[float]:
         ahead = [each.clock_ahead_s for each in self._regions.values()]
@@ -250,13 +258,6 @@ async def _log_group(
     answer = await aws.call("logs", "describe_log_groups", logGroupNamePrefix=group)
     named = [each for each in answer.get("logGroups", []) if each["logGroupName"] == group]
     return named[0] if named else None
-
-
-async def _from_database(ask: Callable[[], T]) -> Fact[T]:
-    try:
-        return Fact(await call_database(ask))
-    except DatabaseErrors as error:
-        return Fact(error=NotChecked(f"The database says: {error}".strip()))
 
 
 def _check_messages() -> Sequence[CheckMessage]:

@@ -1,5 +1,6 @@
 """What is wrong with the deployment, and the changes that put right what is safe."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -7,13 +8,15 @@ from typing import Final
 
 from asgiref.sync import async_to_sync
 
-from .. import runtime
+from .. import conf, runtime
 from ..core.spelling import did_you_mean
 from ..doctor import examination, fixing
 from ..doctor.findings import Finding
+from ..doctor.round_trips import TASK, RoundTrip
 from ..errors import InvalidFilter
 from ..twins import sync_form
 from .checking import check_time
+from .steering import aenqueue
 
 LIMIT: Final = timedelta(minutes=1)
 """How long an examination may take, unless a caller says otherwise."""
@@ -30,28 +33,39 @@ class Fixes:
 
 @sync_form("adoctor(...)")
 def doctor(
-    *, inside: bool = False, ignore: Iterable[str] = (), limit: timedelta = LIMIT
+    *,
+    inside: bool = False,
+    round_trip: bool = False,
+    ignore: Iterable[str] = (),
+    limit: timedelta = LIMIT,
 ) -> list[Finding]:
     """Return what is wrong with the deployment, and what could not be checked, the worst first.
 
     Reads settings, database, and from AWS queues, event source mappings, functions, logs and
-    schedules. With `inside`, each function is invoked to examine itself, too. `ignore` has ids of
+    schedules. With `inside`, each function is invoked to examine itself, too. With `round_trip`, a
+    call is enqueued to each queue, except those of AWS Batch, and has to run. `ignore` has ids of
     checks to leave out; "queue" leaves out all that begin with "queue.". After `limit`, what was
     not read is not checked. Raises ImproperlyConfigured for settings that are invalid, and
     InvalidFilter for an id that no check has.
     """
-    return async_to_sync(adoctor)(inside=inside, ignore=ignore, limit=limit)
+    return async_to_sync(adoctor)(inside=inside, round_trip=round_trip, ignore=ignore, limit=limit)
 
 
 async def adoctor(
-    *, inside: bool = False, ignore: Iterable[str] = (), limit: timedelta = LIMIT
+    *,
+    inside: bool = False,
+    round_trip: bool = False,
+    ignore: Iterable[str] = (),
+    limit: timedelta = LIMIT,
 ) -> list[Finding]:
     """See doctor()."""
     check_time("limit", limit)
     ignored = [ignore] if isinstance(ignore, str) else list(ignore)
     _check_ids(ignored)
+    limit_s = limit.total_seconds()
+    trips = await _round_trips(limit_s) if round_trip else []
     found = await examination.examine(
-        runtime.current(), inside=inside, limit_s=limit.total_seconds()
+        runtime.current(), inside=inside, trips=trips, limit_s=limit_s
     )
     return [each for each in found if not any(_is_named(each.id, name) for name in ignored)]
 
@@ -70,6 +84,23 @@ async def afix(findings: Iterable[Finding], *, dry_run: bool = False) -> Fixes:
     changes = fixing.changes_of(findings)
     failed = {} if dry_run else await fixing.make(runtime.current(), changes)
     return Fixes(tuple(str(each) for each in changes if str(each) not in failed), failed)
+
+
+async def _round_trips(limit_s: float) -> list[RoundTrip]:
+    """Call through each queue that a function or a worker consumes; a job of Batch would cost."""
+    queues = [each.name for each in conf.current().queues.values() if each.has_workers]
+    return await asyncio.gather(*(_round_trip(each, limit_s) for each in queues))
+
+
+async def _round_trip(queue: str, limit_s: float) -> RoundTrip:
+    try:
+        invocation = await aenqueue(TASK, queue=queue)
+        await invocation.aresult(timeout=limit_s)
+    except TimeoutError:
+        return RoundTrip(queue, f"it has not ended within {limit_s:g} s.")
+    except Exception as error:
+        return RoundTrip(queue, f"{type(error).__name__}: {error}")
+    return RoundTrip(queue, None)
 
 
 def _check_ids(names: Iterable[str]) -> None:

@@ -27,6 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--inside", action="store_true", help="invoke each function, which examines itself, too"
     )
     parser.add_argument(
+        "--round-trip", action="store_true", help="call a task through each queue, which must run"
+    )
+    parser.add_argument(
         "--ignore", action="append", default=[], metavar="ID",
         help="leave out a check, or all of a subject, such as queue",
     )  # fmt: skip
@@ -45,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Print what is wrong, and return the exit code. Raises InvalidFilter for an unknown check."""
-    asked = {name: options[name] for name in ("inside", "ignore", "limit")}
+    asked = {name: options[name] for name in ("inside", "round_trip", "ignore", "limit")}
     findings = operations.doctor(**asked)
     if options["fix"] and _fix(stdout, options, findings):
         findings = operations.doctor(**asked)
