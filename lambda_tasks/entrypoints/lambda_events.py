@@ -15,12 +15,10 @@ from typing import Any, Final, Self
 
 import django
 
-from .. import hooks
 from ..conf import current
 from ..database_calls import call_database
 from ..execution import connections
 from ..execution.executor import Executor
-from ..hooks.beside import call_beside
 from ..logging import log_error
 from ..ports import Delivery, RoundResult, Settlement
 from ..queues.sqs_deliveries import delivery_of
@@ -169,8 +167,6 @@ class EventHandler:
 
     async def _tick(self, deadline: float | None) -> dict[str, Any]:
         done = await self._run_round(deadline, always=True)
-        if hooks.ticked:
-            call_beside(hooks.ticked, hooks.Ticked(done.relayed, done.scheduled))
         return {"relayed": done.relayed, "scheduled": done.scheduled}
 
     async def _run_round(self, deadline: float | None, *, always: bool = False) -> RoundResult:

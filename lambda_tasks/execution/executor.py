@@ -46,7 +46,7 @@ from .attempt import Attempt, MakeAttempt
 from .batch import Chain, ClaimedBatch, StartedRun, schedule
 from .connections import refresh
 from .finishing import Finisher, describe, end_of, release_claim, release_unstarted
-from .hook_events import announce_end, announce_return
+from .hook_events import announce_batch, announce_end, announce_return
 from .intake import Intake
 from .lanes import LaneLost, Lanes
 from .leases import Leases
@@ -222,6 +222,7 @@ class Executor:
                 recalling.cancel()
             for claimed in unsettled.values():
                 self._turns.leave(claimed)
+            announce_batch(batch, settlements)
         return settlements
 
     async def return_batch(self, batch: ClaimedBatch, *, on_settled: OnSettled) -> None:
@@ -325,6 +326,7 @@ class Executor:
             announce_end(begun.claimed, None)
             return replace(RETURNED, reason="its outcome is unknown")
         started = batch.started[claimed.delivery.id]
+        batch.ends[claimed.delivery.id] = ended
         if ended.wait_s is not None:
             return await self._wait_for_lock(started.claimed, ended.wait_s)
         if ended.refused is not None:
