@@ -20,11 +20,12 @@ PLACEHOLDER = re.compile(r"%(?:\.\d+)?[sdrgf]|\{[^}]*\}")
 HEAD = """\
 # Log messages
 
-These are the library's own messages, by level. `…` stands for what differs: an id, a name, a time. The
-logger is `lambda_tasks`; for those marked *run* it is `lambda_tasks.task`. Each says what happened and, where
-you can do something, what. [Watch it](watching.md#logs) has the attributes that they carry, and queries.
+These are the library's own messages, by level. `…` stands for what differs: an id, a name, a time.
+The logger is `lambda_tasks`; for those marked *run* it is `lambda_tasks.task`. Each says what
+happened and, where you can do something, what.
 
-Texts may change in any release, so filter by level, logger and [attributes](watching.md#logs).
+Texts may change in any release. So filter by level, logger and [attributes](watching.md#logs),
+for which there are queries.
 """
 
 

@@ -136,5 +136,5 @@ called. Its task does not run then, so `current_run` is None there."""
 
 
 def run_of_this_code() -> TaskContext | None:
-    """Return the context of the run that the current code belongs to, its start and end included."""
+    """Return the context of the run that this code belongs to, its start and end included."""
     return current_run.get() or boundary_run.get()

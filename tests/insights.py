@@ -1,7 +1,7 @@
 """The part of CloudWatch Logs Insights' language that the documentation's queries use.
 
-It is a stand-in: whether AWS reads a query in the same way, only AWS can say. It finds queries whose
-fields no line has, and queries that do not parse.
+It is a stand-in: whether AWS reads a query in the same way, only AWS can say. It finds queries
+whose fields no line has, and queries that do not parse.
 """
 
 import json

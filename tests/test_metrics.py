@@ -1,4 +1,4 @@
-"""Metrics: what a batch writes for CloudWatch, by the real handler, its processes and the worker."""
+"""Metrics: what a batch writes for CloudWatch, by the handler, its processes and the worker."""
 
 import io
 import json

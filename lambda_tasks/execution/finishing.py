@@ -115,7 +115,7 @@ class Finisher:
                 extra=run_attributes(run.message, run.claim.attempt, run.queue),
             )  # fmt: skip
             return AttemptEnd(None)
-        log_failure(call, run.message, run.claim, run.queue, outcome, error, ran_for=ran_for)
+        log_failure(call, run.message, run.claim, outcome, error, queue=run.queue, ran_for=ran_for)
         call.ended(outcome, error)
         return AttemptEnd(outcome, retry, ran_for=ran_for)
 
@@ -198,7 +198,7 @@ def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> N
     outcome = Failed(reason)
     try:
         call = resolved.task.make_call(resolved.message, claim)
-        log_failure(call, resolved.message, claim, resolved.queue, outcome, None)
+        log_failure(call, resolved.message, claim, outcome, None, queue=resolved.queue)
         call.ended(outcome, None)
     except Exception:
         logger.exception(

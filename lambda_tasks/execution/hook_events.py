@@ -180,6 +180,8 @@ def _of_attempt(
         "attempt": claim.attempt,
         "n_retries": message.n_retries,
         "metadata": metadata,
+        "started_at": claim.started_at,
+        "enqueued_at": claim.enqueued_at,
     }
 
 

@@ -72,10 +72,10 @@ def log_failure(
     call: TaskCall,
     message: Message,
     claim: Claim,
-    queue: str,
     outcome: Outcome,
     error: BaseException | None,
     *,
+    queue: str,
     ran_for: timedelta | None = None,
 ) -> None:
     """Log an outcome that is a failure, or a retry after one. `error` has the traceback, if known.

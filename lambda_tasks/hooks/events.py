@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -49,6 +50,10 @@ class Started(_OfInvocation):
     """The number of retries before this invocation, from 0."""
     metadata: Mapping[str, Any]
     """JSON values that describe the host process of the run."""
+    started_at: datetime | None = None
+    """The start of the attempt by the database's clock; None if it is unknown."""
+    enqueued_at: datetime | None = None
+    """The time of the call, or of the retry; None if it is unknown."""
 
 
 Ending = Literal["succeeded", "failed", "retried", "continued", "lost"]

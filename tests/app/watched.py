@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from lambda_tasks import Continue, Retry, TaskContext, lambda_task, task_logger
 from lambda_tasks.backends import task as task_with_options
 from lambda_tasks.logging import JSONFormatter
+from tests.app import tracing
 
 other = logging.getLogger("shop.orders")
 """A logger that knows nothing of the library."""
@@ -58,8 +59,13 @@ def django_say() -> None:
 
 
 @lambda_task
-async def afail(*, token: SecretStr | None = None) -> None:
+async def afail() -> None:
     raise LookupError("no order 7")
+
+
+@lambda_task
+async def afail_with(*, token: SecretStr) -> None:
+    raise LookupError(f"no order of {token.get_secret_value()}")
 
 
 @lambda_task
@@ -99,3 +105,37 @@ def die() -> None:
 async def aspeak(*, token: SecretStr, extra: dict[str, Any]) -> None:
     secret = token.get_secret_value()
     other.warning("the token is %s", secret, extra={"seen": [secret], **extra})
+
+
+@lambda_task
+def trace_to(*, path: str) -> None:
+    """Trace this worker process into a file, one span a line."""
+    from lambda_tasks.watching import opentelemetry
+
+    opentelemetry.instrument(tracing.provider_of(tracing.FileExporter(path)))
+
+
+@lambda_task
+def call_another() -> None:
+    with tracing.span("in the task"):
+        asay.execute_on_commit()
+    transaction.on_commit(_call_say)
+
+
+def _call_say() -> None:
+    say.execute_on_commit()
+
+
+@lambda_task
+async def acall_another() -> None:
+    with tracing.span("in the task"):
+        await asay.aexecute_on_commit()
+
+
+@task_with_options
+def django_call() -> None:
+    asay.execute_on_commit()
+
+
+@lambda_task
+async def aecho(*, text: str) -> None: ...
