@@ -1,12 +1,15 @@
 """Tasks that are watched: by log lines, metrics, traces and error trackers."""
 
 import asyncio
+import importlib
+import json
 import logging
 import os
 import signal
 import threading
 import time
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -16,7 +19,7 @@ from pydantic import SecretStr
 from lambda_tasks import Continue, Retry, TaskContext, lambda_task, task_logger
 from lambda_tasks.backends import task as task_with_options
 from lambda_tasks.logging import JSONFormatter
-from tests.app import tracing
+from tests.app import capturing, tracing
 
 other = logging.getLogger("shop.orders")
 """A logger that knows nothing of the library."""
@@ -139,3 +142,29 @@ def django_call() -> None:
 
 @lambda_task
 async def aecho(*, text: str) -> None: ...
+
+
+@lambda_task
+def capture_to(*, path: str) -> None:
+    """Let Sentry in this worker process write what it would send into a file, one item a line."""
+    from lambda_tasks.watching import sentry
+
+    def keep(item: dict[str, Any]) -> None:
+        with Path(path).open("a") as file:
+            file.write(json.dumps(item) + "\n")
+
+    capturing.init(keep)
+    sentry.instrument()
+
+
+@task_with_options
+def django_fail() -> None:
+    raise LookupError("no order 7")
+
+
+@lambda_task
+async def atag_and_fail(*, name: str) -> None:
+    sentry_sdk: Any = importlib.import_module("sentry_sdk")
+    sentry_sdk.set_tag("own", name)
+    await asyncio.sleep(0)
+    raise LookupError(name)
