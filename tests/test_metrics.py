@@ -201,6 +201,23 @@ def test_a_round_writes_lag_and_backlog(written: Written, settings: Any) -> None
     assert tick["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [[]]
 
 
+def test_metrics_cost_no_statement(
+    handle: Handle, settings: Any, statements: Any, written: Written
+) -> None:
+    def count() -> int:
+        handle(body(watched.aecho, text=""))  # what only the first event does
+        with statements() as executed:
+            handle(body(watched.aecho, text=""), body(watched.aecho, text=""))
+        return len(executed)
+
+    with_metrics = count()
+    assert written()
+    settings.LAMBDA_TASKS_METRICS = None
+
+    assert with_metrics == count()
+    assert written() == []
+
+
 def test_without_the_setting_nothing_is_written_and_nobody_is_called(handle: Handle) -> None:
     with override_settings(LAMBDA_TASKS_METRICS="Shop"):
         assert hooks.batch_ended
