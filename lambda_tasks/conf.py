@@ -50,6 +50,9 @@ MAX_KEEP_SECRETS_S: Final = 10 * 365 * 24 * 3600
 MAX_DEPLOYMENT_GRACE_S: Final = 14 * 24 * 3600
 """Fourteen days, the longest time that SQS keeps a message (Amazon SQS quotas)."""
 
+METRICS_NAMESPACE: Final = re.compile(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}")
+"""What CloudWatch takes for a namespace (MetricDatum and PutMetricData, its API reference)."""
+
 DIRECT_MESSAGES: Final = ("declared", "signed", "any")
 """The values of LAMBDA_TASKS_DIRECT_MESSAGES: which messages may run without a record.
 
@@ -132,6 +135,8 @@ class Settings:
     """Names of parameters whose values are secret."""
     endpoints: Mapping[str, tuple[Authenticator, ...]] = field(default_factory=dict, repr=False)
     """Who may call which endpoint, by its name. Endpoints that are not here answer nobody."""
+    metrics: str | None = None
+    """The namespace of metrics in CloudWatch; None writes none."""
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Keyword arguments of the AWS client, such as region_name."""
 
@@ -463,6 +468,17 @@ def _keys(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _metrics_namespace(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not METRICS_NAMESPACE.fullmatch(value):
+        raise setting_error(
+            name, value, "Use a namespace of CloudWatch, like 'Shop': 1 to 255 of A-Z a-z 0-9 "
+            "and . - _ / # :, and not one that starts with 'AWS/'."
+        )  # fmt: skip
+    return value
+
+
 def _cache_alias(name: str, value: object) -> str:
     caches = django_settings.CACHES
     if not isinstance(value, str) or value not in caches:
@@ -571,6 +587,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "schedules": _schedules,
     "redact": _parameter_names,
     "endpoints": access.parse,
+    "metrics": _metrics_namespace,
     "aws": _client_options,
 }
 

@@ -57,6 +57,8 @@ class TaskContext:
     """The number of this execution of the invocation, from 1."""
     n_retries: int = 0
     """The number of retries before this invocation, from 0."""
+    queue: str = ""
+    """The name of the queue in LAMBDA_TASKS_QUEUES."""
     deadline: float | None = None
     """The end of remaining(), in `time.monotonic()` seconds; None without timeouts."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +79,12 @@ class TaskContext:
         Pass it to APIs outside the database, so that they do nothing twice.
         """
         return self.root_id or self.invocation_id
+
+    @property
+    def schedule(self) -> str | None:
+        """The name of the schedule whose run this is; None for other calls."""
+        name: str | None = self.headers.get(SCHEDULE_HEADER)
+        return name
 
     @property
     def scheduled_for(self) -> datetime | None:
@@ -121,3 +129,12 @@ class TaskContext:
 
 current_run: ContextVar[TaskContext | None] = ContextVar("lambda_tasks_current_run", default=None)
 """The context of the run that the current code belongs to; None outside of a run."""
+
+boundary_run: ContextVar[TaskContext | None] = ContextVar("lambda_tasks_boundary_run", default=None)
+"""The context of the run for which on_commit functions, and listeners of its start and end, are
+called. Its task does not run then, so `current_run` is None there."""
+
+
+def run_of_this_code() -> TaskContext | None:
+    """Return the context of the run that this code belongs to, its start and end included."""
+    return current_run.get() or boundary_run.get()

@@ -1,14 +1,21 @@
 """Log lines that name the run of the task that wrote them.
 
-`task_logger` puts the invocation id before each message. TaskContextFilter adds `invocation_id`,
-`task_name` and `attempt` to every record of any logger instead, for a formatter of your own.
+`task_logger` puts the invocation id before each message. For every record of any logger,
+TaskContextFilter adds attributes for a format of your own, JSONFormatter writes one JSON object in
+the format of Lambda's own lines, and `add_run` is a processor for structlog.
 """
 
+import copy
+import json
 import logging
+import traceback
 from collections.abc import MutableMapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from .context import TaskContext, current_run
+from .context import SCHEDULE_HEADER, TaskContext, run_of_this_code
+from .core.lifecycle import STATUS_OF, Claim, Outcome
+from .core.message import Message
 from .core.redaction import REDACTED, redact, redact_value
 from .errors import NotMigrated
 
@@ -25,7 +32,7 @@ class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
-        run = current_run.get()
+        run = run_of_this_code()
         return (msg if run is None else f"{_prefix(run)}{msg}"), kwargs
 
 
@@ -36,15 +43,57 @@ def _prefix(run: TaskContext) -> str:
 LIBRARY_PREFIX: Final = "[%s] "
 """The prefix of the library's own lines about runs, before their arguments are filled in."""
 
+# The attributes of log records
 
-def run_attributes(task_name: str, invocation_id: object, attempt: object) -> dict[str, Any]:
-    """Return the attributes by which a log record names a run."""
-    return {"invocation_id": str(invocation_id), "task_name": task_name, "attempt": attempt}
+RUN_FIELDS: Final = ("invocation_id", "root_id", "task_name", "attempt", "queue", "schedule")
+"""The attributes by which each log record of a run names it."""
+
+END_FIELDS: Final = ("status", "duration_ms", "error_class", "worker_id")
+"""The attributes that the library's own line about the end of a run has as well."""
+
+
+def run_attributes(message: Message, attempt: int | None, queue: str) -> dict[str, Any]:
+    """Return the attributes by which the library's own line names a run."""
+    return {
+        "invocation_id": str(message.invocation_id),
+        "root_id": str(message.root_id or message.invocation_id),
+        "task_name": message.task_name,
+        "attempt": attempt,
+        "queue": queue,
+        "schedule": message.headers.get(SCHEDULE_HEADER, ""),
+    }
+
+
+def end_attributes(
+    message: Message, claim: Claim, queue: str, outcome: Outcome, ran_s: float | None
+) -> dict[str, Any]:
+    """Return the attributes of the library's own line about the end of a run."""
+    raised = outcome.raised
+    return run_attributes(message, claim.attempt, queue) | {
+        "status": str(STATUS_OF[type(outcome)].value),
+        "duration_ms": "" if ran_s is None else round(ran_s * 1000, 3),
+        "error_class": "" if raised is None else raised.exception_class,
+        "worker_id": claim.worker_ids[-1] if claim.worker_ids else "",
+    }
+
+
+def _attributes_of(run: TaskContext) -> dict[str, Any]:
+    return {
+        "invocation_id": str(run.invocation_id),
+        "root_id": str(run.idempotency_key),
+        "task_name": run.task_name,
+        "attempt": run.attempt,
+        "queue": run.queue,
+        "schedule": run.schedule or "",
+    }
+
+
+# Redaction
 
 
 class _Redaction(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        run = current_run.get()
+        run = run_of_this_code()
         if run is not None and run.secrets:
             try:
                 _redact(record, run.secrets)
@@ -81,7 +130,7 @@ def _hide(record: logging.LogRecord, error: Exception) -> None:
 
 _formatter = logging.Formatter()
 
-_STANDARD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
+_STANDARD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
 
 task_logger = _TaskLogger(logging.getLogger("lambda_tasks.task"))
@@ -90,28 +139,34 @@ task_logger = _TaskLogger(logging.getLogger("lambda_tasks.task"))
 task_logger.logger.addFilter(_Redaction())
 
 
-class TaskContextFilter(_Redaction):
-    """A logging filter that adds `invocation_id`, `task_name` and `attempt` to each record.
+# What a project puts into its LOGGING
 
-    Add it to a handler in LOGGING. Outside of a task the three attributes are empty strings. Lines
-    of `task_logger` lose the id at their beginning, which the attribute names. The filter also
-    redacts the values of the running task's secret arguments.
+
+class TaskContextFilter(_Redaction):
+    """A logging filter that adds the attributes of the current run to each record.
+
+    They are `invocation_id`, `root_id`, `task_name`, `attempt`, `queue` and `schedule`. The
+    library's own line about the end of a run also has `status`, `duration_ms`, `error_class` and
+    `worker_id`. Where one does not apply, it is an empty string.
+
+    Add it to a handler in LOGGING. Lines of `task_logger` lose the id at their beginning, which the
+    attribute names. The filter also redacts the values of the running task's secret arguments.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the attributes to a record. Returns True: no record is dropped."""
         super().filter(record)
-        run = current_run.get()
-        if hasattr(record, "invocation_id"):
+        run, attributes = run_of_this_code(), vars(record)
+        if "root_id" in attributes:
             _remove_library_prefix(record)  # the library's line names the run itself
-            return True
-        if run is not None and isinstance(record.msg, str):
-            # The attribute names the run, so the line itself need not do so again.
-            record.msg = record.msg.removeprefix(_prefix(run))
-        if run is None:
-            vars(record).update(run_attributes("", "", ""))
-        else:
-            vars(record).update(run_attributes(run.task_name, run.invocation_id, run.attempt))
+        elif run is not None:
+            if isinstance(record.msg, str):
+                # The attribute names the run, so the line itself need not do so again.
+                record.msg = record.msg.removeprefix(_prefix(run))
+            for name, value in _attributes_of(run).items():
+                attributes.setdefault(name, value)
+        for name in (*RUN_FIELDS, *END_FIELDS):
+            attributes.setdefault(name, "")
         return True
 
 
@@ -119,3 +174,103 @@ def _remove_library_prefix(record: logging.LogRecord) -> None:
     args = record.args
     if str(record.msg).startswith(LIBRARY_PREFIX) and isinstance(args, tuple) and args:
         record.msg, record.args = record.msg.removeprefix(LIBRARY_PREFIX), args[1:]
+
+
+class JSONFormatter(logging.Formatter):
+    """A log formatter that writes one JSON object a line, with the keys of Lambda's own JSON lines.
+
+    These are `timestamp`, `level`, `message`, `logger` and `requestId`; for an exception
+    `errorType`, `errorMessage`, `stackTrace` and `location`. The attributes of TaskContextFilter
+    and those of a caller's `extra` follow under their names. It needs no filter beside it.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as JSON. Other handlers see the record unchanged."""
+        record = copy.copy(record)
+        _context_filter.filter(record)
+        extra = {
+            name: value
+            for name, value in vars(record).items()
+            if name not in _NOT_EXTRA and not _is_empty(value)
+        }
+        return _encode(_lambda_keys(record), extra)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value)
+
+
+_context_filter = TaskContextFilter()
+
+_NOT_EXTRA: Final = _STANDARD_ATTRIBUTES | {"aws_request_id", "_frame_type"}
+"""The attributes that become no key of their own: Python's, and those of Lambda's runtime."""
+
+
+def _lambda_keys(record: logging.LogRecord) -> dict[str, Any]:
+    at = datetime.fromtimestamp(record.created, UTC)
+    keys: dict[str, Any] = {
+        "timestamp": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": record.levelname,
+        "message": record.getMessage(),
+        "logger": record.name,
+    }
+    if request_id := _request_id(record):
+        keys["requestId"] = request_id
+    if record.exc_info and record.exc_info[1] is not None:
+        described = traceback.TracebackException(*record.exc_info)
+        keys["errorType"] = type(record.exc_info[1]).__name__
+        keys["errorMessage"] = str(described)
+        keys["stackTrace"] = list(described.format())
+        keys["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
+    elif record.exc_text:  # redacted
+        keys["stackTrace"] = record.exc_text.splitlines(keepends=True)
+    if record.stack_info:
+        keys["stackInfo"] = record.stack_info
+    return keys
+
+
+def _request_id(record: logging.LogRecord) -> str | None:
+    """Return the id of Lambda's request: from its runtime, or in a worker process from the run."""
+    id: str | None = getattr(record, "aws_request_id", None)
+    run = run_of_this_code()
+    return id or (None if run is None else run.metadata.get("aws_request_id"))
+
+
+def _encode(keys: dict[str, Any], extra: dict[str, Any]) -> str:
+    try:
+        text = _json.encode(extra | keys)
+    except (TypeError, ValueError, RecursionError):
+        # NaN, a key that is no text, a circle: the value becomes text, and the line is not lost.
+        text = _json.encode({name: _text_of(each) for name, each in extra.items()} | keys)
+    # A lone surrogate, which no file takes, becomes its escape, which JSON has, too.
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _text_of(value: object) -> object:
+    try:
+        _json.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+    return value
+
+
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
+
+
+def add_run(
+    logger: object, method_name: str, event_dict: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Add the attributes of the current run to an event of structlog, as one of its processors.
+
+    They are those of TaskContextFilter. Values of secret arguments are redacted. Put it before the
+    processor that renders.
+    """
+    run = run_of_this_code()
+    if run is None:
+        return event_dict
+    if run.secrets:
+        event_dict = dict(redact_value(event_dict, run.secrets))
+    for name, value in _attributes_of(run).items():
+        if value != "":
+            event_dict.setdefault(name, value)
+    return event_dict

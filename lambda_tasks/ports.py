@@ -159,6 +159,15 @@ class ShiftTable(Protocol):
         ...
 
 
+class TickResult(NamedTuple):
+    """What a look at the schedules has done."""
+
+    scheduled: int = 0
+    """Runs that were enqueued."""
+    lag_s: float = 0.0
+    """Seconds by which the most overdue of them was enqueued too late."""
+
+
 class RoundResult(NamedTuple):
     """What a round of the scheduler and the relay has done."""
 

@@ -92,7 +92,7 @@ LAMBDA_TASKS_MODULES = [
     f"tests.app.{name}"
     for name in (
         "django_tasks", "everywhere", "ledger", "outages", "places", "pooling", "processes",
-        "resuming", "secretive", "sessions", "stubborn", "turns", "waiting",
+        "resuming", "secretive", "sessions", "stubborn", "turns", "waiting", "watched",
     )
 ]  # fmt: skip
 TASKS = {

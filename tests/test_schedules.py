@@ -69,7 +69,7 @@ def scheduled(**schedules: Any) -> Any:
 
 
 def tick() -> int:
-    return async_to_sync(runtime.current().scheduler.tick)()
+    return async_to_sync(runtime.current().scheduler.tick)().scheduled
 
 
 def due_times(name: str | None = None) -> list[datetime]:

@@ -68,7 +68,7 @@ def ticks(*, schedules: int, times: int) -> dict[str, float]:
         for _ in range(times):
             now += timedelta(minutes=1)
             began, began_cpu = time.perf_counter(), time.process_time()
-            enqueued += tick(now)
+            enqueued += tick(now).scheduled
             wall.append(time.perf_counter() - began)
             cpu.append(time.process_time() - began_cpu)
         with CaptureQueriesContext(connection) as queries:

@@ -54,8 +54,10 @@ class LambdaTasksConfig(AppConfig):
         """
         from .. import checks, console  # noqa: F401
         from ..threads import check_server
+        from ..watching import metrics
 
         check_server()
+        metrics.follow_setting()
         # LOGGING without "disable_existing_loggers": False disables every logger that was made
         # before. In a worker process or a function ours are, and failures would be silent.
         for name in ("lambda_tasks", "lambda_tasks.task"):

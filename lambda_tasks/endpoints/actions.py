@@ -14,10 +14,9 @@ from uuid import UUID
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
-from .. import conf, hooks, operations, runtime
+from .. import conf, operations, runtime
 from ..access import Authenticator, Scope, Staff
 from ..errors import NotMigrated
-from ..hooks.beside import call_beside
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
 from ..models import TaskRecord
 from ..operations.running import work
@@ -184,8 +183,6 @@ async def tick(call: Call[NoParameters]) -> HttpResponse:
     """Tick, as the function's tick event does."""
     here = runtime.current()
     done = await _within(LIMIT_S, _run_round(here))
-    if hooks.ticked:
-        call_beside(hooks.ticked, hooks.Ticked(done.relayed, done.scheduled))
     return JsonResponse({"scheduled": done.scheduled, "relayed": done.relayed})
 
 

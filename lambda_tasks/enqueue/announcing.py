@@ -10,7 +10,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 
 from .. import hooks
 from ..conf import current
-from ..context import current_run
+from ..context import run_of_this_code
 from ..core.arguments import copy_json
 from ..core.message import Outgoing, check_headers
 from ..hooks.calling import Reporting, acall_receiver, call_receiver
@@ -78,7 +78,7 @@ def _event_of(outgoing: Outgoing) -> hooks.Enqueued:
         invocation_id=outgoing.message.invocation_id,
         queue=outgoing.queue,
         headers=copy_json(outgoing.message.headers),
-        parent=current_run.get(),
+        parent=run_of_this_code(),
     )
 
 

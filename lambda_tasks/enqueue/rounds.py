@@ -6,8 +6,10 @@ It enqueues what schedules have due, hands over places that were lost, and relay
 import logging
 from collections.abc import Awaitable, Callable
 
+from .. import hooks
+from ..hooks.beside import call_beside
 from ..logging import log_error
-from ..ports import RoundResult
+from ..ports import RoundResult, TickResult
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -17,7 +19,7 @@ class Round:
 
     def __init__(
         self,
-        tick: Callable[[], Awaitable[int]],
+        tick: Callable[[], Awaitable[TickResult]],
         hand_over_places: Callable[[], Awaitable[None]],
         relay: Callable[[], Awaitable[int]],
     ) -> None:
@@ -27,13 +29,16 @@ class Round:
 
     async def run(self) -> RoundResult:
         """Run a round. Raises the relay's errors; the others are logged."""
-        scheduled = 0
+        ticked = TickResult()
         try:
-            scheduled = await self._tick()
+            ticked = await self._tick()
         except Exception as error:
             log_error(logger, error, "The schedules could not be read; the next round tries again")
         try:
             await self._hand_over_places()
         except Exception as error:
             log_error(logger, error, "No place could be handed over; the next round tries again")
-        return RoundResult(scheduled, await self._relay())
+        relayed = await self._relay()
+        if hooks.ticked:
+            call_beside(hooks.ticked, hooks.Ticked(relayed, ticked.scheduled, ticked.lag_s))
+        return RoundResult(ticked.scheduled, relayed)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from ..context import OVERLAP_HEADER, SCHEDULE_HEADER, SCHEDULED_FOR_HEADER
@@ -11,7 +11,7 @@ from ..core.message import Outgoing
 from ..core.schedules import Schedule
 from ..database_calls import call_database
 from ..logging import log_error
-from ..ports import ScheduledRun, ScheduleTable, Task
+from ..ports import ScheduledRun, ScheduleTable, Task, TickResult
 from .prepare import prepare
 
 logger = logging.getLogger("lambda_tasks")
@@ -59,26 +59,30 @@ class Scheduler:
         self._enqueue_now = enqueue
         self._declared = declared
 
-    async def tick(self, now: datetime | None = None) -> int:
-        """Enqueue what is due until about two minutes from now; return how many runs.
+    async def tick(self, now: datetime | None = None) -> TickResult:
+        """Enqueue what is due until about two minutes from now; return how much, and how late.
 
         `now` is for tests; by default the database's clock counts.
         """
         return await call_database(self._tick, now, limit_s=TICK_LIMIT_S)
 
-    def _tick(self, now: datetime | None) -> int:
+    def _tick(self, now: datetime | None) -> TickResult:
         declared = self._declared()
         if not declared:
-            return 0
+            return TickResult()
+        lag_s = 0.0
 
         def enqueue(runs: Mapping[str, Sequence[ScheduledRun]]) -> Collection[str]:
+            nonlocal lag_s
+            lag_s = max(lag_s, _lag_s(runs, now or datetime.now(UTC)))
             return self._enqueue(declared, runs)
 
-        return self._table.advance(
+        scheduled = self._table.advance(
             {name: (each.task_name, each.schedule) for name, each in declared.items()},
             enqueue,
             now=now,
         )
+        return TickResult(scheduled, lag_s)
 
     def _enqueue(
         self, declared: Mapping[str, Declared], runs: Mapping[str, Sequence[ScheduledRun]]
@@ -95,6 +99,12 @@ class Scheduler:
         if messages:
             self._enqueue_now(messages, using=self._table.alias)
         return failed
+
+
+def _lag_s(runs: Mapping[str, Sequence[ScheduledRun]], now: datetime) -> float:
+    """Return the seconds by which the most overdue run is late; 0 if none is."""
+    due = [each.due for of_one in runs.values() for each in of_one]
+    return max((now - min(due)).total_seconds(), 0.0) if due else 0.0
 
 
 def message_of(declared: Declared, run: ScheduledRun) -> Outgoing:

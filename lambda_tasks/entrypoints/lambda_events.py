@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from .. import hooks
 from ..conf import current
 from ..database_calls import call_database
 from ..doctor.versions import versions
 from ..execution import connections
 from ..execution.executor import Executor
-from ..hooks.beside import call_beside
 from ..logging import log_error
 from ..ports import Delivery, RoundResult, Settlement
 from ..queues.sqs_deliveries import delivery_of
@@ -172,8 +170,6 @@ class EventHandler:
 
     async def _tick(self, deadline: float | None) -> dict[str, Any]:
         done = await self._run_round(deadline, always=True)
-        if hooks.ticked:
-            call_beside(hooks.ticked, hooks.Ticked(done.relayed, done.scheduled))
         return {"relayed": done.relayed, "scheduled": done.scheduled}
 
     async def _examine(self, context: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 A worker process calls it directly. A lane calls it on the thread that owns the connection.
 """
 
+import contextvars
 import logging
 import math
 import random
@@ -12,14 +13,20 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from django.db import Error as DatabaseErrors
 from django.db import connections as django_connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import hooks, interrupts
-from ..context import OVERLAP_HEADER, SCHEDULE_HEADER, TaskContext
+from ..context import (
+    OVERLAP_HEADER,
+    SCHEDULE_HEADER,
+    TaskContext,
+    boundary_run,
+    current_run,
+)
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
 from ..core.message import Outgoing
@@ -45,6 +52,9 @@ from .run import AttemptEnd, Run
 from .sessions import RunGuard
 
 logger = logging.getLogger("lambda_tasks")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_CONFLICTS: Final = 3
 """The number of restarts of an atomic task that meets conflicts within one attempt."""
@@ -79,6 +89,8 @@ class Attempt:
         self.task = task
         self.finisher = finisher
         self.context = _context_of(run, finisher)
+        self.variables = contextvars.Context()
+        """The context variables of the task, which on_commit functions see, too."""
         self._call = task.make_call(run.message, run.claim)
         self._lock = lock
         self._lock_stack = ExitStack()
@@ -154,7 +166,8 @@ class Attempt:
                 self._acquire_lock(key)
             if self._call.has_listeners or hooks.started:
                 self._call.check_arguments()
-            self._call.started()
+            if self._call.has_listeners:
+                self._call_at_boundary(self._call.started)
 
     def start_event(self) -> hooks.Started | None:
         """Return the event for hooks.started; None if there is nobody to call.
@@ -260,7 +273,8 @@ class Attempt:
             return AttemptEnd(None, lost=self._reason_of_loss(error))
         connections.refresh()  # the error may come from a broken connection
         self.error = error
-        ended = self.finisher.fail(
+        ended = self._call_at_boundary(
+            self.finisher.fail,
             self.run,
             self.task,
             self._call,
@@ -391,9 +405,10 @@ class Attempt:
         )
         with interrupts.interrupt_after(limit_s):
             self.finisher.finish(self.run, outcome, ran_for=ran_for, following=following)
-        self._end_transaction(None)
+        self._call_at_boundary(self._end_transaction, None)
         self._lock_stack.close()
-        self._call.ended(outcome, None)
+        if self._call.has_listeners:
+            self._call_at_boundary(self._call.ended, outcome, None)
         return AttemptEnd(outcome, following, ran_for=ran_for)
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
@@ -424,6 +439,20 @@ class Attempt:
         finally:
             self._clean_up()
 
+    def _call_at_boundary(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what calls the project's code at the start or the end of the run, but not the task.
+
+        That code sees the task's context variables, and its log lines, calls and spans belong to
+        the run. It is not held to what the run's transaction demands of the task.
+        """
+
+        def call() -> T:
+            current_run.set(None)
+            boundary_run.set(self.context)
+            return function(*args, **kwargs)
+
+        return self.variables.copy().run(call)
+
     def _clean_up(self) -> None:
         if self._guard is not None:
             self._guard.clean_up()
@@ -452,6 +481,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         root_id=run.message.root_id,
         attempt=run.claim.attempt,
         n_retries=run.message.n_retries,
+        queue=run.queue,
         deadline=time.monotonic() + min(_warning_s(run), run.budget_s),
         metadata=run.metadata,
         headers=copy_json(run.message.headers) if run.message.headers else {},

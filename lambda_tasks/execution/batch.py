@@ -15,6 +15,7 @@ from ..ports import (
     UnrunnableDelivery,
 )
 from .resender import ReturnedDelivery
+from .run import AttemptEnd
 from .time_budget import TimeBudget
 
 
@@ -38,6 +39,8 @@ class ClaimedBatch:
     """The messages that stay in the table unclaimed, because they would have to wait here."""
     started: dict[str, "StartedRun"] = field(default_factory=dict)
     """The runs that have started, by delivery id."""
+    ends: dict[str, AttemptEnd] = field(default_factory=dict)
+    """The ends of runs that have ended by themselves, or whose process has, by delivery id."""
     unbegun: "dict[str, asyncio.Task[Any] | None]" = field(default_factory=dict)
     """The asyncio tasks that wait for a lane or worker process, by delivery id."""
     waiting_line: dict[str, ClaimedDelivery] = field(default_factory=dict)

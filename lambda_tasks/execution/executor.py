@@ -26,6 +26,7 @@ from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
 from ..errors import HardTimeLimitExceeded, WorkerProcessDied
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
+from ..logging import run_attributes
 from ..ports import (
     DONE,
     DONE_FAILED,
@@ -46,7 +47,7 @@ from .attempt import Attempt, MakeAttempt
 from .batch import Chain, ClaimedBatch, StartedRun, schedule
 from .connections import refresh
 from .finishing import Finisher, describe, end_of, release_claim, release_unstarted
-from .hook_events import announce_end, announce_return
+from .hook_events import announce_batch, announce_end, announce_return
 from .intake import Intake
 from .lanes import LaneLost, Lanes
 from .leases import Leases
@@ -222,6 +223,7 @@ class Executor:
                 recalling.cancel()
             for claimed in unsettled.values():
                 self._turns.leave(claimed)
+            announce_batch(batch, settlements)
         return settlements
 
     async def return_batch(self, batch: ClaimedBatch, *, on_settled: OnSettled) -> None:
@@ -316,12 +318,16 @@ class Executor:
             return await self._return_delivery(claimed, batch)
         except Exception:
             # The outcome may not be durable. The next delivery finds it out from the record.
-            logger.exception("%s (%s) goes back", claimed.task.name, claimed.message.invocation_id)
+            logger.exception(
+                "[%s] %s goes back", claimed.message.invocation_id, claimed.task.name,
+                extra=run_attributes(claimed.message, claimed.claim.attempt, claimed.queue),
+            )  # fmt: skip
             if (begun := batch.started.get(claimed.delivery.id)) is None:
                 return await self._return_delivery(claimed, batch)
             announce_end(begun.claimed, None)
             return replace(RETURNED, reason="its outcome is unknown")
         started = batch.started[claimed.delivery.id]
+        batch.ends[claimed.delivery.id] = ended
         if ended.wait_s is not None:
             return await self._wait_for_lock(started.claimed, ended.wait_s)
         if ended.refused is not None:
@@ -333,8 +339,9 @@ class Executor:
         claimed = started.claimed
         if ended.interrupted:
             logger.info(
-                "%s %s raised KeyboardInterrupt and goes back",
-                claimed.task.name, claimed.message.invocation_id,
+                "[%s] %s raised KeyboardInterrupt and goes back",
+                claimed.message.invocation_id, claimed.task.name,
+                extra=run_attributes(claimed.message, claimed.claim.attempt, claimed.queue),
             )  # fmt: skip
             announce_end(claimed, None)
             release = partial(release_claim, self._claims, claimed, counts=True)
@@ -350,12 +357,19 @@ class Executor:
             logger.warning(
                 "[%s] %s was taken over or cancelled while it ran, and its writes are rolled back",
                 claimed.message.invocation_id, claimed.task.name,
+                extra=run_attributes(claimed.message, claimed.claim.attempt, claimed.queue),
             )  # fmt: skip
             return replace(RETURNED, reason="lease lost")
         if isinstance(ended.outcome, Failed):
             return DONE_FAILED
         if not isinstance(ended.outcome, Retried):
-            log_success(claimed.message, claimed.claim, ended.outcome, _ran_s(started, ended))
+            log_success(
+                claimed.message,
+                claimed.claim,
+                claimed.queue,
+                ended.outcome,
+                _ran_s(started, ended),
+            )
         return DONE
 
     async def _free_places(self, ended: Sequence[ClaimedDelivery]) -> None:
@@ -386,8 +400,9 @@ class Executor:
             await self._send_stored([following])
         except Exception:
             logger.exception(
-                "%s %s is stored and could not be sent yet: the relay sends it",
-                following.message.task_name, following.message.invocation_id,
+                "[%s] %s is stored and could not be sent yet: the relay sends it",
+                following.message.invocation_id, following.message.task_name,
+                extra=run_attributes(following.message, None, following.queue),
             )  # fmt: skip
 
     async def _attempt(
@@ -409,7 +424,7 @@ class Executor:
             batch.unbegun.pop(claimed.delivery.id, None)
             batch.started[claimed.delivery.id] = StartedRun(counted)
             self._turns.begin(claimed)
-            log_start(claimed.message, counted.claim)
+            log_start(claimed.message, counted.claim, claimed.queue)
 
         async def start_attempt() -> Attempt:
             run = await make_run()
@@ -501,15 +516,20 @@ class Executor:
     async def _return_delivery(self, claimed: ClaimedDelivery, batch: ClaimedBatch) -> Settlement:
         """Return a delivery that has not started to its queue. This counts as no attempt."""
         logger.info(
-            "%s has not started and waits for its next delivery", claimed.message.invocation_id
-        )
+            "[%s] %s has not started and waits for its next delivery",
+            claimed.message.invocation_id, claimed.task.name,
+            extra=run_attributes(claimed.message, claimed.claim.attempt, claimed.queue),
+        )  # fmt: skip
         claimed = with_current_claim(claimed, batch)
         ((_, settlement),) = await call_database(release_unstarted, self._claims, [claimed])
         return await self._resender.settlement(claimed, settlement)
 
     async def _wait_for_lock(self, claimed: ClaimedDelivery, wait_s: float) -> Settlement:
         """Return a singleton to its queue until its lock may be free."""
-        logger.info("%s waits for its lock", claimed.message.invocation_id)
+        logger.info(
+            "[%s] %s waits for its lock", claimed.message.invocation_id, claimed.task.name,
+            extra=run_attributes(claimed.message, claimed.claim.attempt, claimed.queue),
+        )  # fmt: skip
         waiting = partial(
             release_claim,
             self._claims,

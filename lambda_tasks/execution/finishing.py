@@ -42,6 +42,7 @@ from ..errors import (
     RunSkipped,
     Unrunnable,
 )
+from ..logging import run_attributes
 from ..ports import (
     DONE_FAILED,
     RETURNED,
@@ -109,11 +110,12 @@ class Finisher:
         except LeaseLost:
             # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
-                "%s (%s) raised an error after its record was finished or claimed by another:\n%s",
-                task.name, run.message.invocation_id, describe(error, run.message).traceback,
+                "[%s] %s raised an error after its record was finished or claimed by another:\n%s",
+                run.message.invocation_id, task.name, describe(error, run.message).traceback,
+                extra=run_attributes(run.message, run.claim.attempt, run.queue),
             )  # fmt: skip
             return AttemptEnd(None)
-        log_failure(call, run.message, run.claim, outcome, error, ran_for=ran_for)
+        log_failure(call, run.message, run.claim, outcome, error, queue=run.queue, ran_for=ran_for)
         call.ended(outcome, error)
         return AttemptEnd(outcome, retry, ran_for=ran_for)
 
@@ -138,7 +140,7 @@ class Finisher:
         It goes back to run again, or fails; the last attempt fails in any case.
         """
         if claimed.may_rerun and not is_last:
-            log_lost_attempt(claimed.message, claimed.claim, reason)
+            log_lost_attempt(claimed.message, claimed.claim, claimed.queue, reason)
             announce_end(claimed, None, raised=reason)
             return release_claim(
                 self.claims, claimed, counts=True, reason="lost its database connection"
@@ -158,7 +160,7 @@ class Finisher:
             return self._fail_lost(claimed, CUT_OFF)
         if reason := cut_off_too_often(claimed.claim.cut_off_s + ran_s, hard_s):
             return self._fail_lost(claimed, reason)
-        log_lost_attempt(claimed.message, claimed.claim, CUT_OFF)
+        log_lost_attempt(claimed.message, claimed.claim, claimed.queue, CUT_OFF)
         announce_end(claimed, None, raised=CUT_OFF)
         wait_s = turn_wait_s(claimed.claim.n_waits)
         return release_claim(
@@ -175,9 +177,10 @@ class Finisher:
             self.claims.finish(end_of(claimed.message, claimed.claim, Failed(reason), None))
         except Exception:
             logger.exception(
-                "The end of %s can't be written; it runs again when its lease is over",
-                claimed.message.invocation_id,
-            )
+                "[%s] The end of %s can't be written; it runs again when its lease is over",
+                claimed.message.invocation_id, claimed.task.name,
+                extra=run_attributes(claimed.message, claimed.claim.attempt, claimed.queue),
+            )  # fmt: skip
             announce_end(claimed, None, raised=reason)
             return replace(RETURNED, reason="its end can't be written")
         notify_failed(claimed, claimed.claim, reason)
@@ -195,12 +198,14 @@ def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> N
     outcome = Failed(reason)
     try:
         call = resolved.task.make_call(resolved.message, claim)
-        log_failure(call, resolved.message, claim, outcome, None)
+        log_failure(call, resolved.message, claim, outcome, None, queue=resolved.queue)
         call.ended(outcome, None)
     except Exception:
         logger.exception(
-            "%s has failed, and its listeners could not be notified", resolved.message.invocation_id
-        )
+            "[%s] %s has failed, and its listeners could not be notified",
+            resolved.message.invocation_id, resolved.task.name,
+            extra=run_attributes(resolved.message, claim.attempt, resolved.queue),
+        )  # fmt: skip
 
 
 def release_claim(

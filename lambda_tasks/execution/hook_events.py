@@ -1,21 +1,34 @@
 """The events of runs and deliveries that hooks get, and their calls beside the engine."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import hooks
 from ..core.arguments import copy_json
-from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried, Succeeded
+from ..core.lifecycle import (
+    Claim,
+    Continued,
+    Failed,
+    Outcome,
+    Raised,
+    Retried,
+    Skipped,
+    Succeeded,
+)
 from ..core.message import Message, Outgoing
 from ..errors import TaskFailed
 from ..hooks.beside import call_beside
 from ..ports import (
+    RETURNED,
     ClaimedDelivery,
     Delivery,
     ResolvedDelivery,
     Settlement,
     UnrunnableDelivery,
 )
+from .batch import ClaimedBatch
+from .run import AttemptEnd
 
 ENDINGS: Final[Mapping[type[Outcome], hooks.Ending]] = {
     Succeeded: "succeeded",
@@ -115,6 +128,49 @@ def announce_return(
         call_beside(hooks.given_back, event)
 
 
+def announce_batch(batch: ClaimedBatch, settlements: Mapping[str, Settlement]) -> None:
+    """Have hooks.batch_ended called beside, for a batch with these settlements."""
+    if hooks.batch_ended:
+        runs = [_run_of(id, batch, settlements.get(id, RETURNED)) for id in batch.started]
+        event = hooks.BatchEnded(
+            runs=tuple(each for each in runs if each is not None),
+            n_given_back=_count_returns(batch, settlements),
+        )
+        call_beside(hooks.batch_ended, event)
+
+
+def _run_of(id: str, batch: ClaimedBatch, settlement: Settlement) -> hooks.BatchRun | None:
+    """Return the run of a delivery; None if it did not begin after all."""
+    claimed, ended = batch.started[id].claimed, batch.ends.get(id, AttemptEnd(None))
+    if ended.wait_s is not None or ended.refused is not None or isinstance(ended.outcome, Skipped):
+        return None
+    outcome: hooks.Ending = "failed" if settlement.has_failed else "lost"
+    return hooks.BatchRun(
+        task_name=claimed.message.task_name,
+        invocation_id=claimed.message.invocation_id,
+        queue=claimed.queue,
+        attempt=claimed.claim.attempt,
+        outcome=outcome if ended.outcome is None else ENDINGS[type(ended.outcome)],
+        waited_s=_waited_s(claimed),
+        ran_s=None if ended.ran_for is None else ended.ran_for.total_seconds(),
+    )
+
+
+def _waited_s(claimed: ClaimedDelivery) -> float | None:
+    """Return the seconds from when a call was due to its start, by the database's clock."""
+    started_at, due = claimed.claim.started_at, claimed.claim.enqueued_at or claimed.enqueued_at
+    if started_at is None or due is None:
+        return None
+    if claimed.message.run_after is not None:
+        due = max(due, claimed.message.run_after)
+    return max((started_at - due).total_seconds(), 0.0)
+
+
+def _count_returns(batch: ClaimedBatch, settlements: Mapping[str, Settlement]) -> Mapping[str, int]:
+    queues = {each.delivery.id: each.queue for each in batch.readable}
+    return Counter(queues.get(id, "") for id, each in settlements.items() if not each.is_final)
+
+
 def _of_attempt(
     message: Message, claim: Claim, queue: str, metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -124,6 +180,8 @@ def _of_attempt(
         "attempt": claim.attempt,
         "n_retries": message.n_retries,
         "metadata": metadata,
+        "started_at": claim.started_at,
+        "enqueued_at": claim.enqueued_at,
     }
 
 

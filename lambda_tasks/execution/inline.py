@@ -23,7 +23,7 @@ def run_inline(attempt: Attempt, *, with_limits: bool) -> AttemptEnd:
     KeyboardInterrupt after a rollback if the task raises it.
     """
     # One context for all of it: what a hook sets at the start, the task and the end must see.
-    context = contextvars.copy_context()
+    context = attempt.variables = contextvars.copy_context()
     run = partial(_run_once, attempt, context, with_limits)
     ended = run()
     while ended.restarts:

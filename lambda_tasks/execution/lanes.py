@@ -177,7 +177,7 @@ async def _run(lane_run: _LaneRun, thread: LaneThread | AnyThread) -> AttemptEnd
     attempt = await lane_run.start()
     lane_run.claim = attempt.run.claim
     # A copy of the lane's context, so that no context variable reaches the next run.
-    lane_run.context = contextvars.copy_context()
+    lane_run.context = attempt.variables = contextvars.copy_context()
     ended = await _run_once(lane_run, attempt, thread)
     while ended.restarts:
         ended = await _run_once(lane_run, attempt, thread)

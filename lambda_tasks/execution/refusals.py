@@ -150,7 +150,7 @@ class Refusals:
     def _report_failure(self, delivery: UnrunnableDelivery) -> None:
         reason = failure_of(delivery.reason, self._grace_s)
         if delivery.claimed is None:
-            log_given_up(delivery.message, reason)
+            log_given_up(delivery.message, delivery.queue, reason)
         else:
             notify_failed(delivery.claimed, delivery.claimed.claim, reason)
         announce_failed_unbegun(delivery.message, queue=delivery.queue, reason=reason)

@@ -12,9 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from ..core.lifecycle import Claim, Continued, Failed, Outcome, Raised, Retried, Skipped
+from ..core.lifecycle import (
+    Claim,
+    Continued,
+    Failed,
+    Outcome,
+    Raised,
+    Retried,
+    Skipped,
+    Status,
+)
 from ..core.message import Message
-from ..logging import run_attributes
+from ..logging import end_attributes, run_attributes
 from ..ports import TaskCall
 
 logger = logging.getLogger("lambda_tasks.task")
@@ -26,19 +35,21 @@ PACKAGE_DIR: Final = str(Path(__file__).parents[1])
 """The library's directory; tracebacks leave out its frames."""
 
 
-def log_start(message: Message, claim: Claim) -> None:
+def log_start(message: Message, claim: Claim, queue: str) -> None:
     """Log the start of an attempt, for debugging."""
     if logger.isEnabledFor(logging.DEBUG):
         logger.debug(
             "[%s] %s starts, attempt %d",
             message.invocation_id, message.task_name, claim.attempt,
-            extra=run_attributes(message.task_name, message.invocation_id, claim.attempt),
+            extra=run_attributes(message, claim.attempt, queue),
         )  # fmt: skip
 
 
-def log_success(message: Message, claim: Claim, outcome: Outcome, ran_s: float) -> None:
+def log_success(message: Message, claim: Claim, queue: str, outcome: Outcome, ran_s: float) -> None:
     """Log an outcome that is no failure."""
-    extra = run_attributes(message.task_name, message.invocation_id, claim.attempt)
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    extra = end_attributes(message, claim, queue, outcome, ran_s)
     if isinstance(outcome, Skipped):
         logger.info(
             "[%s] %s was skipped, as the run of %r before it still runs",
@@ -64,6 +75,7 @@ def log_failure(
     outcome: Outcome,
     error: BaseException | None,
     *,
+    queue: str,
     ran_for: timedelta | None = None,
 ) -> None:
     """Log an outcome that is a failure, or a retry after one. `error` has the traceback, if known.
@@ -71,16 +83,20 @@ def log_failure(
     An exception may hold secret arguments anywhere, or characters that a log file refuses. Then the
     line has the text of the record instead, with these redacted and escaped.
     """
-    extra = run_attributes(message.task_name, message.invocation_id, claim.attempt)
+    ran_s = None if ran_for is None else ran_for.total_seconds()
+    extra = end_attributes(message, claim, queue, outcome, ran_s)
     name_and_id = message.invocation_id, message.task_name
-    after = "" if ran_for is None else f" after {ran_for.total_seconds():.3f} s"
+    after = "" if ran_s is None else f" after {ran_s:.3f} s"
     if isinstance(outcome, Retried):
         logger.warning(
             "[%s] %s failed%s and is retried in %.0f s (due to %s)",
             *name_and_id, after, outcome.delay.total_seconds(), outcome.raised.exception_class,
             extra=extra,
         )  # fmt: skip
-    elif isinstance(outcome, Failed) and not call.logs_failures:
+    elif isinstance(outcome, Failed) and call.logs_failures:
+        # The framework of the task has logged the error. This line has its figures.
+        logger.info("[%s] %s failed%s", *name_and_id, after, extra=extra)
+    elif isinstance(outcome, Failed):
         text = outcome.raised.traceback
         if error is None or message.secret or ESCAPED.search(text):
             logger.error("[%s] %s failed%s:\n%s", *name_and_id, after, text, extra=extra)
@@ -89,21 +105,23 @@ def log_failure(
         logger.error("[%s] %s failed%s", *name_and_id, after, exc_info=exc_info, extra=extra)
 
 
-def log_lost_attempt(message: Message, claim: Claim, reason: Raised) -> None:
+def log_lost_attempt(message: Message, claim: Claim, queue: str, reason: Raised) -> None:
     """Log an attempt that ended through no fault of the task, and is repeated."""
     logger.warning(
         "[%s] %s has lost an attempt and runs again:\n%s",
         message.invocation_id, message.task_name, reason.traceback,
-        extra=run_attributes(message.task_name, message.invocation_id, claim.attempt),
+        extra=run_attributes(message, claim.attempt, queue)
+        | {"error_class": reason.exception_class},
     )  # fmt: skip
 
 
-def log_given_up(message: Message, reason: Raised) -> None:
+def log_given_up(message: Message, queue: str, reason: Raised) -> None:
     """Log the failure of an invocation that no release could run."""
     logger.error(
         "[%s] %s failed:\n%s",
         message.invocation_id, message.task_name, reason.traceback,
-        extra=run_attributes(message.task_name, message.invocation_id, None),
+        extra=run_attributes(message, None, queue)
+        | {"status": Status.FAILED.value, "error_class": reason.exception_class},
     )  # fmt: skip
 
 

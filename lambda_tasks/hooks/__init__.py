@@ -14,6 +14,8 @@ sync or async. What it raises is logged, and changes nothing for the task.
 from typing import Any
 
 from .events import (
+    BatchEnded,
+    BatchRun,
     Cancelled,
     Ended,
     Ending,
@@ -66,7 +68,13 @@ relayed: Hook[Relayed] = Hook("relayed")
 """Called once for each round of the relay. Beside."""
 
 ticked: Hook[Ticked] = Hook("ticked")
-"""Called once for each tick event that the function has answered. Beside."""
+"""Called once for each round of schedules and relay: by a tick, an event or a worker. Beside."""
+
+batch_ended: Hook[BatchEnded] = Hook("batch_ended")
+"""Called once for each batch of deliveries that a function or a worker has settled. Beside.
+
+It is called in the process that received them, wherever they ran.
+"""
 
 ALL: tuple[Hook[Any], ...] = (
     enqueued,
@@ -78,11 +86,14 @@ ALL: tuple[Hook[Any], ...] = (
     cancelled,
     relayed,
     ticked,
+    batch_ended,
 )
 """All hooks, in the order of a task's life."""
 
 __all__ = [
     "ALL",
+    "BatchEnded",
+    "BatchRun",
     "Cancelled",
     "Ended",
     "Ending",
@@ -94,6 +105,7 @@ __all__ = [
     "Sent",
     "Started",
     "Ticked",
+    "batch_ended",
     "cancelled",
     "ended",
     "enqueued",

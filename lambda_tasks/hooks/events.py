@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -49,6 +50,10 @@ class Started(_OfInvocation):
     """The number of retries before this invocation, from 0."""
     metadata: Mapping[str, Any]
     """JSON values that describe the host process of the run."""
+    started_at: datetime | None = None
+    """The start of the attempt by the database's clock; None if it is unknown."""
+    enqueued_at: datetime | None = None
+    """The time of the call, or of the retry; None if it is unknown."""
 
 
 Ending = Literal["succeeded", "failed", "retried", "continued", "lost"]
@@ -120,9 +125,37 @@ class Relayed:
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """A tick event was answered. See hooks.ticked."""
+    """A round of schedules and relay has ended. See hooks.ticked."""
 
     n_relayed: int
     """The number of stored messages that were sent."""
     n_scheduled: int = 0
     """The number of runs of schedules that were enqueued."""
+    lag_s: float = 0.0
+    """The seconds by which the most overdue of these was enqueued too late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRun(_OfInvocation):
+    """An attempt that a batch has started."""
+
+    attempt: int
+    """The number of this execution of the invocation, from 1."""
+    outcome: Ending
+    waited_s: float | None
+    """The seconds from when the call was due to the start; None if they are unknown."""
+    ran_s: float | None
+    """The seconds that the task ran; None if it did not end by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEnded:
+    """A batch of deliveries is settled. See hooks.batch_ended."""
+
+    runs: tuple[BatchRun, ...]
+    """The attempts that it has started, in the order of their starts."""
+    n_given_back: Mapping[str, int]
+    """The number of deliveries that returned to their queue, by its name in LAMBDA_TASKS_QUEUES.
+
+    That of messages that could not be read is under the empty name.
+    """

@@ -38,8 +38,17 @@ endpoint itself.
 
 ACCOUNT_PATTERN: Final = re.compile(r"\d{12}")
 
+TRACE_HEADERS: Final = ("traceparent", "tracestate")
+"""The headers that go along as attributes, too, where others read them (W3C Trace Context)."""
+
+MAX_TRACE_CHARS: Final = 512
+"""The longest of these that goes along: the specification asks to carry as much of them."""
+
+TRACE_BYTES: Final = sum(len(name) + len("String") + MAX_TRACE_CHARS for name in TRACE_HEADERS)
+"""The most bytes of these attributes, which count as the message's (quotas of Amazon SQS)."""
+
 SQS_BATCH_LIMITS: Final = BatchLimits(
-    max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * SIGNATURE_BYTES
+    max_entries=10, max_bytes=MAX_MESSAGE_BYTES - 10 * (SIGNATURE_BYTES + TRACE_BYTES)
 )
 
 
@@ -104,6 +113,8 @@ class SQSQueue(Queue):
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
         limit = self.max_message_bytes - (SIGNATURE_BYTES if is_signed else 0)
+        if _trace_attributes(message):
+            limit -= TRACE_BYTES
         check_size(body, task_name=message.task_name, limit_bytes=limit)
 
     @property
@@ -215,6 +226,8 @@ class SQSTransport:
         if self._signer is not None:
             body = self._signer.sign(body, now=time.time())
         entry: dict[str, Any] = {"Id": id, "MessageBody": body}
+        if attributes := _trace_attributes(message):
+            entry["MessageAttributes"] = attributes
         if self._is_fifo:
             # A FIFO queue refuses a delay for a single message, and requires a group.
             entry["MessageGroupId"] = message.group
@@ -225,6 +238,20 @@ class SQSTransport:
         if message.group_key is not None:
             entry["MessageGroupId"] = message.group_key
         return entry
+
+
+def _trace_attributes(message: Message) -> dict[str, Any]:
+    """Return the message attributes with the trace of a call, for those who read no bodies."""
+    if not message.headers:
+        return {}
+    return {
+        name: {"DataType": "String", "StringValue": value}
+        for name in TRACE_HEADERS
+        if isinstance(value := message.headers.get(name), str)
+        and 0 < len(value) <= MAX_TRACE_CHARS
+        and value.isascii()
+        and value.isprintable()
+    }
 
 
 def _delay_left_s(outgoing: Outgoing) -> int:

@@ -20,4 +20,4 @@ def tick(now: datetime | None = None) -> int:
 
 async def atick(now: datetime | None = None) -> int:
     """See tick()."""
-    return await runtime.current().scheduler.tick(now)
+    return (await runtime.current().scheduler.tick(now)).scheduled

@@ -1,0 +1,1 @@
+"""The project of `benchmarks.watching`: two trivial tasks, watched as a variable says."""
