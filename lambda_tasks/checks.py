@@ -99,8 +99,7 @@ def check_database(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
     return [
         Error(
             f"DATABASES[{database.alias!r}]['ENGINE'] is {engine!r}. Aurora DSQL has no "
-            "savepoints, and conflicts show at its commit only, so task records can't be kept "
-            "there.",
+            "savepoints, and conflicts show at its commit only: it can't keep task records.",
             hint="Let the router keep the models of lambda_tasks in another database.",
             id="lambda_tasks.E012",
         )
