@@ -76,7 +76,8 @@ class Queue(ABC):
     """One queue of LAMBDA_TASKS_QUEUES.
 
     Fields of a subclass are the options that its setting may have. A subclass has to be a frozen
-    dataclass, and to say how messages come in (`make_transport`). Everything else has a default.
+    dataclass, and to say how messages get into the queue (`make_transport`) and, for workers, out
+    of it (`make_source`). Everything else has a default.
     """
 
     name: str

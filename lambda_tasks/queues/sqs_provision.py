@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple
 from ..core.aws_values import (
     QueuePlan,
     as_texts,
-    redrive_allow_policy,
     tls_only_policy,
 )
 from .aws.client import AwsClient
@@ -30,6 +29,9 @@ COUNTS: Final = {
 
 MAX_PAGE: Final = 1000
 """The most queues of one answer (ListDeadLetterSourceQueues, Amazon SQS API reference)."""
+
+MAX_SOURCES: Final = 10
+"""The most queues in a RedriveAllowPolicy (SetQueueAttributes, Amazon SQS API reference)."""
 
 NEEDS_ARN: Final = frozenset({"RedrivePolicy", "RedriveAllowPolicy", "Policy"})
 """The attributes that name queues by their ARNs. A new queue gets them when its ARN is known."""
@@ -91,22 +93,22 @@ async def look_at(
     """
     client = queue.client(wiring)
     live = await read_attributes(client, queue.queue_url)
-    target = dead_letter_target(live or {}) or _sibling_arn(
-        str((live or {}).get("QueueArn", queue.arn)), plan.dead_letter_name
-    )
+    arn = _arn(live, queue.arn)
+    target = dead_letter_target(live or {}) or _sibling_arn(arn, plan.dead_letter_name)
     name = target.rpartition(":")[2]
     url = queue.sibling_url(name)
     dead = await read_attributes(client, url)
-    arn = str((live or {}).get("QueueArn", queue.arn))
-    dead_arn = str((dead or {}).get("QueueArn", target))
+    dead_arn = _arn(dead, target)
     wanted = {**plan.attributes(dead_arn), "Policy": tls_only_policy(arn)}
     wanted_dead = {**plan.dead_letter_attributes(arn), "Policy": tls_only_policy(dead_arn)}
-    if dead is not None and dead.get("RedriveAllowPolicy") is None and url not in created:
+    if dead is not None and not _names_its_sources(dead) and url not in created:
         # Others may use this queue, too: with a policy that leaves them out, they could not.
-        sources = await _sources(client, url)
-        wanted_dead["RedriveAllowPolicy"] = redrive_allow_policy(arn) | {
-            "sourceQueueArns": [arn, *(_sibling_arn(arn, each) for each in sources)]
-        }
+        names = await _sources(client, url)
+        sources = dict.fromkeys([arn, *(_sibling_arn(arn, each) for each in names)])
+        if len(sources) > MAX_SOURCES:
+            del wanted_dead["RedriveAllowPolicy"]
+        else:
+            wanted_dead["RedriveAllowPolicy"] |= {"sourceQueueArns": list(sources)}
     return LivePair(
         _live(name, url, dead_arn, dead, wanted_dead, is_dead_letters=True),
         _live(plan.name, queue.queue_url, arn, live, wanted, is_dead_letters=False),
@@ -174,6 +176,14 @@ async def _sources(client: AwsClient, url: str) -> Iterable[str]:
         if not (token := answer.get("NextToken")):
             return dict.fromkeys(names)
         page["NextToken"] = token
+
+
+def _arn(live: Attributes | None, expected: str) -> str:
+    return str((live or {}).get("QueueArn", expected))
+
+
+def _names_its_sources(dead: Attributes) -> bool:
+    return (dead.get("RedriveAllowPolicy") or {}).get("redrivePermission") == "byQueue"
 
 
 def _sibling_arn(arn: str, name: str) -> str:
