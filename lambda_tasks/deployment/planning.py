@@ -37,8 +37,10 @@ class Plan:
     batch_queues: tuple[BatchQueue, ...] = ()
 
 
-def make_plan(*, prefix: str = "") -> Plan:
-    """Return the plan of this project; `prefix` precedes the names of the queues in AWS.
+def make_plan(*, prefix: str | None = None) -> Plan:
+    """Return the plan of this project.
+
+    `prefix` precedes the names of the queues in AWS, in place of the one in the settings.
 
     Imports the modules that declare tasks. Raises ImproperlyConfigured for a name that SQS refuses.
     """
@@ -48,7 +50,9 @@ def make_plan(*, prefix: str = "") -> Plan:
     plans: dict[str, QueuePlan] = {}
     for queue in settings.queues.values():
         if isinstance(queue, SQSQueue):
-            name = prefix + queue.queue_name
+            name = queue.queue_name
+            if prefix is not None:
+                name = prefix + name.removeprefix(settings.queue_prefix)
             _check_name(name, queue.name)
             plans.setdefault(
                 name,

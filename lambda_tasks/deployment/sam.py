@@ -82,7 +82,7 @@ def render(options: Options) -> str:
 
     Raises ImproperlyConfigured where the settings have no SQS queue, or too many.
     """
-    plan = make_plan()
+    plan = make_plan(prefix="")  # which is a parameter of the template
     if not 0 < len(plan.queues) <= MAX_QUEUES:
         raise ImproperlyConfigured(
             f"LAMBDA_TASKS_QUEUES has {len(plan.queues)} SQS queues, and a template has 1 to "
