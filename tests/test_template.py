@@ -174,11 +174,11 @@ class TestQueues:
     def test_the_prefix_of_the_settings_stands_in_the_parameter_only(self, settings: Any) -> None:
         settings.LAMBDA_TASKS_AWS = {"region_name": REGION, "aws_account_id": ACCOUNT}
         settings.LAMBDA_TASKS_QUEUES = {"default": {"queue_name": "shop"}}
-        settings.LAMBDA_TASKS_QUEUE_PREFIX = "staging-"
+        settings.LAMBDA_TASKS_QUEUE_PREFIX = "seventh-"
 
-        assert [plan.name for plan in make_plan().queues] == ["staging-shop"]
-        assert [plan.name for plan in make_plan(prefix="staging-").queues] == ["staging-shop"]
-        assert "staging-" not in sam.render(sam.Options())
+        assert [plan.name for plan in make_plan().queues] == ["seventh-shop"]
+        assert [plan.name for plan in make_plan(prefix="seventh-").queues] == ["seventh-shop"]
+        assert "seventh-" not in sam.render(sam.Options())
 
     def test_names_that_differ_in_punctuation_only_keep_apart(self) -> None:
         plans = [
