@@ -634,6 +634,22 @@ def test_a_replay_runs_although_its_call_is_still_unique_for_a_time(
     assert unfinished == f"{again.new[first.id]} holds its unique key, and has not ended"
 
 
+def test_a_replay_of_all_calls_of_a_key_makes_one_run(handle: Handle, queue: str) -> None:
+    failed = unique.remind.execute_on_commit(order_id=1, fails=True)
+    run(handle, failed)
+    succeeded = unique.remind.execute_on_commit(order_id=1)
+    run(handle, succeeded)
+    last = unique.remind.using(unique_by=None).execute_on_commit(order_id=1, fails=True)
+    run(handle, last)
+
+    replays = operations.replay(ids=[failed.id, succeeded.id, last.id], change={"fails": False})
+
+    (made,) = replays.new.values()
+    assert TaskRecord.objects.filter(status="QUEUED").count() == 1
+    assert {str(made)} == {reason[:36] for reason in replays.skipped.values()}
+    assert all(reason.endswith("has not ended") for reason in replays.skipped.values())
+
+
 def test_a_replay_with_other_arguments_leaves_the_key_of_its_call(
     handle: Handle, queue: str
 ) -> None:

@@ -148,11 +148,8 @@ def replay(
             superseded = set() if again else rows.find_superseded(chunk)
             outgoing = list(_replays_of(records, superseded, change or {}, changes))
             if outgoing and not dry_run:
-                rows.free_keys(
-                    (each.message.unique.key, each.message.root_id)
-                    for each in outgoing
-                    if each.message.unique
-                )
+                unique = [each.message for each in outgoing if each.message.unique]
+                rows.free_keys({(each.unique.key, each.root_id) for each in unique if each.unique})
                 joins = here.enqueuer.enqueue(outgoing, using=here.outbox.alias)
                 _skip_joined(joins, changes)
         on_progress(done, len(ids))

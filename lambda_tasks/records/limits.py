@@ -351,6 +351,7 @@ def _give_places(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Adm
     given: dict[UUID, Admitted | Refused] = {}
     if not by_key:
         return given
+    held: list[Any] = []
     for _ in range(MAX_RACES):
         held = _lock_places(alias, limits)
         _delete(alias, [each for each in held if not each.is_live])
@@ -367,10 +368,13 @@ def _give_places(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Adm
         if not kept or _keep(alias, kept):
             break
     for key, wanting in by_key.items():
-        kept_places = [each for each in held if each.key == key and each.is_live and not each.token]
-        for each, other in _take_over(
-            alias, [w for w in wanting if w.id not in given], kept_places
-        ):
+        full = [each for each in wanting if each.id not in given]
+        kept_places = [
+            each
+            for each in held
+            if each.key == key and each.number < limits[key] and each.is_live and not each.token
+        ]
+        for each, other in _take_over(alias, full, kept_places):
             given[each.id] = Admitted(each.needs.places)
             given.pop(other, None)
         full = [each for each in wanting if each.id not in given]
@@ -566,6 +570,7 @@ def _lock_places(alias: str, keys: Iterable[str]) -> list[Any]:
     now = places.annotate(is_live=Q(held_until__gte=Now()), is_over=_is_over())
     if not connections[alias].features.has_select_for_update:
         return list(now)
+    found: list[Any] = []
     for _ in range(MAX_RACES):
         locked = set(places.select_for_update().values_list("key", "number"))
         found = list(now.all())
@@ -612,7 +617,9 @@ def _first_waiting(alias: str, key: str, count: int) -> tuple[list[Row], int]:
     waiting = all_records().filter(MAY_BEGIN, limit_key=key, status=Status.QUEUED)
     waiting = waiting.annotate(now=Now()).order_by("-priority", "enqueued_at")
     n_waiting = len(waiting.values_list("id")[:count])
-    rows = list(lock_unlocked(waiting).values(*WAITING_COLUMNS)[:count]) if n_waiting else []
+    rows: list[Row] = []
+    if n_waiting:
+        rows += lock_unlocked(waiting).values(*WAITING_COLUMNS)[:count]
     return rows, max(0, n_waiting - len(rows))
 
 

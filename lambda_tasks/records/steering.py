@@ -73,15 +73,15 @@ def find_superseded(ids: Collection[UUID]) -> set[UUID]:
 
 
 @with_retries
-def free_keys(keys: Iterable[tuple[UUID, UUID | None]]) -> None:
+def free_keys(keys: Collection[tuple[UUID, UUID | None]]) -> None:
     """Free unique keys that succeeded runs of the calls with these roots have kept (`unique_for`).
 
     Any record of a call may have its key: a retry or a replay takes it over.
     """
-    roots = dict(keys)
-    kept = all_records().filter(unique_key__in=list(roots), status=Status.SUCCESS).order_by()
-    found = kept.values_list("id", "unique_key", "root_id") if roots else []
-    own = [id for id, key, root in found if key and roots[key] == root]
+    wanted = {key for key, _ in keys}
+    kept = all_records().filter(unique_key__in=wanted, status=Status.SUCCESS).order_by()
+    found = kept.values_list("id", "unique_key", "root_id")
+    own = [id for id, key, root in found if (key, root) in keys]
     if own:
         kept.filter(id__in=own).update(unique_key=None)
 
