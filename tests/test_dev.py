@@ -431,11 +431,13 @@ def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
     newcomer.write("mysite/settings.py", any_message, add=True)
     newcomer.shell('from shop.models import Order\nOrder(title="Emma").save()')
     body = {"task_name": "shop.tasks.print_invoice", "kwargs": {"order_id": 1}}
-    newcomer.write("event.json", json.dumps(sqs_event(json.dumps(body), "no JSON")))
+    newcomer.write("event.json", json.dumps(sqs_event(json.dumps(body))))
+    newcomer.write("refused.json", json.dumps(sqs_event("no JSON")))
 
     answer = json.loads(newcomer.command("invoke", "event.json"))
 
-    assert len(answer["batchItemFailures"]) == 1
+    assert answer["batchItemFailures"] == []
+    assert newcomer.fail("invoke", "refused.json").count("itemIdentifier") == 1
     ping = newcomer.command("invoke", "-", stdin='{"lambda_tasks": "ping"}')
     assert set(json.loads(ping)) == {"lambda_tasks", "django", "python"}
     newcomer.write("event.json", "{")

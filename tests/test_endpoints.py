@@ -81,7 +81,7 @@ def _is_admitted(response: HttpResponse) -> bool:
     assert response.headers["Cache-Control"].count("no-store") == 1
     code, message = _error(response)
     assert code == ("unauthorized" if response.status_code == 401 else "bad_request")
-    assert ("is not a parameter here" in message) is (response.status_code == 400)
+    assert ("There is no parameter" in message) is (response.status_code == 400)
     return response.status_code == 400
 
 
