@@ -95,7 +95,8 @@ def _record(task_name: str) -> dict[str, Any]:
 
 def _cpu_s(processes: Sequence[Any]) -> float:
     times = [each.cpu_times() for each in processes]
-    return float(sum(each.user + each.system for each in times))
+    used_s: float = sum(each.user + each.system for each in times)
+    return used_s
 
 
 @contextmanager

@@ -12,7 +12,7 @@ except ImportError:
 Keep = Callable[[dict[str, Any]], object]
 
 
-class KeepingTransport(Transport):
+class KeepingTransport(Transport):  # pyright: ignore[reportGeneralTypeIssues]
     def __init__(self, keep: Keep) -> None:
         super().__init__()
         self._keep = keep

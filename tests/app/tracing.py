@@ -21,7 +21,7 @@ except ImportError:
 Span = dict[str, Any]
 
 
-class FileExporter(SpanExporter):
+class FileExporter(SpanExporter):  # pyright: ignore[reportGeneralTypeIssues]
     """Append each span to a file as JSON, as spans of all processes come there."""
 
     def __init__(self, path: str | Path) -> None:
@@ -37,7 +37,7 @@ class FileExporter(SpanExporter):
         return [json.loads(each) for each in self.path.read_text().splitlines()]
 
 
-class ListExporter(SpanExporter):
+class ListExporter(SpanExporter):  # pyright: ignore[reportGeneralTypeIssues]
     """Keep each span of this process: its event loop must not write to files."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ def _shown(span: "ReadableSpan") -> Span:
 _providers: "list[TracerProvider]" = []
 
 
-def provider_of(exporter: SpanExporter) -> "TracerProvider":
+def provider_of(exporter: FileExporter | ListExporter) -> "TracerProvider":
     """Return a provider that exports each span at once, and that span() uses from now on."""
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
