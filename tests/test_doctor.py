@@ -67,8 +67,8 @@ class Deployment:
             template = render(Options(image_uri=True))
         parameters = {**PARAMETERS, "MaximumConcurrency": str(aws_values.MIN_CONCURRENCY)}
         stack = Stack.deploy(aws, template, name=self.name, parameters=parameters)
-        self.sqs, self.functions, self.schedules, self.logs = self.clients = [
-            aws.client(each) for each in ("sqs", "lambda", "scheduler", "logs")
+        self.sqs, self.functions, self.schedules, self.logs, self.events = self.clients = [
+            aws.client(each) for each in ("sqs", "lambda", "scheduler", "logs", "events")
         ]
         self.dead_url = stack.queue_url("DefaultDeadLetters")
         self.arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.name}"
@@ -359,6 +359,20 @@ def test_a_function_that_can_not_answer_is_found(deployed: Deployment) -> None:
     assert "No module named shop" in found[0].found
 
 
+def test_a_rule_may_tick_instead_of_a_schedule(deployed: Deployment) -> None:
+    FAULTS["tick.missing"](deployed)
+    deployed.events.put_rule(Name=deployed.name, ScheduleExpression=aws_values.TICK_EXPRESSION)
+    event = json.dumps(aws_values.TICK_EVENT)
+    deployed.events.put_targets(
+        Rule=deployed.name, Targets=[{"Id": "1", "Arn": deployed.arn, "Input": event}]
+    )
+
+    found = operations.doctor()
+    deployed.events.remove_targets(Rule=deployed.name, Ids=["1"])
+
+    assert found == []
+
+
 def test_migrations_that_are_missing_here_or_there_are_found(deployed: Deployment) -> None:
     recorder = MigrationRecorder(connections["default"])
     recorder.record_applied("lambda_tasks", "0099_later")
@@ -513,13 +527,15 @@ def test_arguments_that_make_no_sense_are_refused(words: list[str], told: str) -
 
 @pytest.mark.usefixtures("_warm_handler")
 def test_the_function_examines_itself(deployed: Deployment) -> None:
-    deployed.set_queue(VisibilityTimeout=30)
+    FAULTS["mapping.missing"](deployed)  # so that only its context tells the function its name
+    FAULTS["function.memory"](deployed)
     context: Any = LambdaContext(timeout_s=60)
     context.invoked_function_arn = deployed.arn
 
     answer = handler.handler({"lambda_tasks": "doctor"}, context)
 
-    assert [each["id"] for each in answer["findings"]] == ["queue.visibility_timeout"]
+    found = {each["id"] for each in answer["findings"] if each["is_checked"]}
+    assert found == {"mapping.missing", "function.memory"}
     assert "tests.app.tasks.add" in answer["tasks"]
     assert set(answer["versions"]) == {"lambda_tasks", "django", "python"}
     json.dumps(answer)

@@ -147,10 +147,9 @@ class _Reader:
         arn = policy_of(found.value, "RedrivePolicy").get("deadLetterTargetArn")
         if not arn:
             return None
-        account, name = arn.split(":")[-2:]
-        owner = {} if account == queue.arn.split(":")[-2] else {"QueueOwnerAWSAccountId": account}
-        answer = await self._ask_sqs(queue, "get_queue_url", QueueName=name, **owner)
-        return DeadLetters(answer["QueueUrl"], await self._attributes(queue, answer["QueueUrl"]))
+        # It is in the queue's own account and region (CreateQueue, Amazon SQS API reference).
+        url = f"{queue.queue_url.rstrip('/').rpartition('/')[0]}/{arn.rpartition(':')[2]}"
+        return DeadLetters(url, await self._attributes(queue, url))
 
     async def _ask_sqs(self, queue: SQSQueue, operation: str, **parameters: Any) -> Any:
         # By the queue's own client, which finds hosts that are unusual.
@@ -219,10 +218,9 @@ async def _recursive_loop(aws: Aws, name: str) -> str:
 
 
 async def _ticks(aws: Aws, arn: str) -> Sequence[Mapping[str, Any]]:
-    """Return what invokes a function by time: schedules of EventBridge Scheduler, and rules."""
+    """Return what invokes a function by time: schedules of EventBridge Scheduler, else rules."""
     function = unqualified(arn)
-    schedules, rules = await asyncio.gather(_schedules(aws, function), _rules(aws, function))
-    return [*schedules, *rules]
+    return await _schedules(aws, function) or await _rules(aws, function)
 
 
 async def _schedules(aws: Aws, function: str) -> Sequence[Mapping[str, Any]]:
