@@ -271,6 +271,7 @@ class Runtime:
             resolve=registry.resolve,
             make_attempt=self.make_attempt,
             send_stored=self._send_stored,
+            send_steps=self.enqueuer.asend_released,
             limits=self.limits,
             lock=self.locks,
             lanes=lanes,

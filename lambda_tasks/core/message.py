@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from ..errors import MessageRefused, MessageTooLarge, NewerFormat
+from .graphs import Place
 from .lifecycle import SQS_TERMS, LookTerms
 from .pickling import pickled_by_position
 from .redaction import REDACTED
@@ -114,6 +115,8 @@ class Message:
     """Time from which on the task must not begin; None for none."""
     unique: UniqueKey | None = field(default=None, compare=False)
     """The unique key that the record holds; not part of the body."""
+    place: Place | None = field(default=None, compare=False)
+    """The place in a workflow; None outside of one. Not part of the body."""
     secret: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the secret arguments; not part of the body."""
     has_arguments: bool = field(default=True, compare=False)

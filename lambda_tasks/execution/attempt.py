@@ -390,11 +390,11 @@ class Attempt:
             self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
         )
         with interrupts.interrupt_after(limit_s):
-            self.finisher.finish(self.run, outcome, ran_for=ran_for, following=following)
+            released = self.finisher.finish(self.run, outcome, ran_for=ran_for, following=following)
         self._end_transaction(None)
         self._lock_stack.close()
         self._call.ended(outcome, None)
-        return AttemptEnd(outcome, following, ran_for=ran_for)
+        return AttemptEnd(outcome, following, ran_for=ran_for, released=released)
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
         return AttemptEnd(outcome, is_recorded=False, ran_for=self._ran_for())

@@ -47,6 +47,7 @@ from ..ports import (
     RETURNED,
     ClaimedDelivery,
     Claims,
+    Released,
     ResolvedDelivery,
     Settlement,
     Task,
@@ -78,13 +79,13 @@ class Finisher:
         *,
         ran_for: timedelta | None,
         following: Outgoing | None = None,
-    ) -> None:
+    ) -> Sequence[Released]:
         """Write the outcome of a run, and the QUEUED record of the run that follows it.
 
-        `ran_for` is None if the time of the run is unknown. Raises LeaseLost, and writes nothing,
-        if the claim no longer holds.
+        `ran_for` is None if the time of the run is unknown. Returns the steps of its workflow that
+        are released now. Raises LeaseLost, and writes nothing, if the claim no longer holds.
         """
-        self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
+        return self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
 
     def fail(
         self,
@@ -105,7 +106,7 @@ class Finisher:
             return AttemptEnd(None)
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
         try:
-            self.finish(run, outcome, ran_for=ran_for, following=retry)
+            released = self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
             # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
@@ -115,7 +116,7 @@ class Finisher:
             return AttemptEnd(None)
         log_failure(call, run.message, run.claim, outcome, error, ran_for=ran_for)
         call.ended(outcome, error)
-        return AttemptEnd(outcome, retry, ran_for=ran_for)
+        return AttemptEnd(outcome, retry, ran_for=ran_for, released=released)
 
     def skip(self, run: Run, held: BaseException) -> AttemptEnd:
         """End a run that its schedule skips, as another run holds the lock.
@@ -187,7 +188,9 @@ class Finisher:
 
 def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> End:
     """Return the end of a run of this message."""
-    return End(claim, outcome, ran_for, drops_arguments=message.drops_arguments)
+    return End(
+        claim, outcome, ran_for, drops_arguments=message.drops_arguments, place=message.place
+    )
 
 
 def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:

@@ -1,0 +1,65 @@
+"""Tasks of workflows. Each writes what it has done as an Effect."""
+
+from typing import Any
+
+from lambda_tasks import Continue, Retry, TaskContext, lambda_task
+from lambda_tasks.workflows import Results
+from tests.app.models import Effect
+
+
+class Broken(Exception):
+    pass
+
+
+@lambda_task
+def charge(*, order_id: int, cents: int) -> str:
+    Effect.objects.create(name=f"charge {order_id}")
+    return f"receipt {order_id} of {cents}"
+
+
+@lambda_task
+async def send_receipt(*, order_id: int, receipt: str) -> int:
+    await Effect.objects.acreate(name=f"mail {order_id} {receipt}")
+    return len(receipt)
+
+
+@lambda_task
+def resize(*, image_id: int, fails: bool = False) -> int:
+    if fails and not Effect.objects.filter(name="repaired").exists():
+        raise Broken(f"image {image_id}")
+    Effect.objects.create(name=f"resize {image_id}")
+    return image_id * 10
+
+
+@lambda_task
+async def measure(*, image_id: int) -> int:
+    """Touches no table, so that its end is written together with others."""
+    return image_id * 10
+
+
+@lambda_task
+def summarize(*, sizes: Results[int], title: str = "all") -> dict[str, Any]:
+    Effect.objects.create(name=f"summary {title}")
+    return {"sizes": list(sizes), "total": sizes.total, "failed": sizes.failed}
+
+
+@lambda_task
+def note(*, text: str) -> str:
+    Effect.objects.create(name=text)
+    return text
+
+
+@lambda_task(takes_context=True)
+def second_time(context: TaskContext, *, text: str) -> str:
+    if context.n_retries == 0:
+        raise Retry(delay=0)
+    Effect.objects.create(name=f"second {text}")
+    return text
+
+
+@lambda_task(takes_context=True)
+def two_runs(context: TaskContext, *, text: str) -> str:
+    if context.state is None:
+        raise Continue("half")
+    Effect.objects.create(name=f"whole {text}")
+    return text
