@@ -29,7 +29,6 @@ from django.db import DEFAULT_DB_ALIAS
 from . import conf, registry, runtime
 from .context import TaskContext
 from .core.arguments import (
-    GROUP_RESULT,
     Arguments,
     arguments_mismatch,
     copy_json,
@@ -48,6 +47,7 @@ from .core.options import (
     parse_options,
     parse_unique,
 )
+from .core.references import GROUP_RESULT
 from .core.results import ResultType
 from .core.unique import (
     OnConflict,
@@ -68,7 +68,7 @@ from .invocation import Invocation
 from .payload import SQSLambdaTask
 from .ports import Joins, TaskCall
 from .twins import sync_form
-from .workflows import Step, references_in, refuse_unusable
+from .workflows import Chain, Step, references_in, refuse_unusable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -357,6 +357,19 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         self._refuse_limiting(references)
         return Step(self._outgoing(args, kwargs, references=references.keys()), references)
 
+    def then(self, task: Any, /, *, result_as: str | None = None, **kwargs: Any) -> Chain:
+        """Return a chain: another task, with these arguments, once this one has succeeded.
+
+        `result_as` names its parameter that takes the result of this one. A chain has the call
+        forms of a task, with the arguments of its first one, and `then()` again.
+        """
+        return Chain(self, []).then(task, result_as=result_as, **kwargs)
+
+    @property
+    def using_alias(self) -> str:
+        """The alias of the database whose transaction its calls join."""
+        return self._overrides.using
+
     def _refuse_limiting(self, references: Mapping[str, Any]) -> None:
         """Raise TypeError where a result would name a limit or a lock, which is needed earlier."""
         options = self.options
@@ -530,7 +543,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             named,
             queue=queue,
             task_queue=options.queue,
-            durable=self._durable if references is None else True,
+            durable=self._durable,
+            is_step=references is not None,
             delay_s=options.delay if overrides.delay is None else overrides.delay,
             run_after=overrides.run_after,
             group_key=overrides.group_key,

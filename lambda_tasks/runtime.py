@@ -338,7 +338,10 @@ class Runtime:
     def _run_now(self, outgoing: Outgoing) -> BaseException | None:
         from .execution.eager import EagerRunner
 
-        return EagerRunner(self.finisher, registry.resolve, self.make_attempt).run(outgoing)
+        runner = EagerRunner(
+            self.finisher, registry.resolve, self.make_attempt, self.enqueuer.find_released
+        )
+        return runner.run(outgoing)
 
 
 class _Process:

@@ -13,11 +13,11 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar, cast
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 from django.db.transaction import TransactionManagementError
 from pydantic import GetCoreSchemaHandler
@@ -50,9 +50,11 @@ if TYPE_CHECKING:
     from .records.workflows import Progress
 
 __all__ = [
+    "Chain",
     "Group",
     "Results",
     "Step",
+    "TaskGroup",
     "WorkflowGraph",
     "WorkflowRun",
     "WorkflowStatus",
@@ -324,6 +326,142 @@ def _placed(planned: PlannedStep, whole: Plan, id: UUID) -> Outgoing:
     return replace(outgoing, message=replace(message, place=place, group_key=group_key))
 
 
+class Chain:
+    """Tasks of which each begins once the one before it has succeeded. `task.then(...)` makes one.
+
+    The call forms take the arguments of the first one.
+    """
+
+    def __init__(self, first: Any, links: "Sequence[_Link]") -> None:
+        self._first = first
+        self._links = links
+
+    def __repr__(self) -> str:
+        return (
+            f"<Chain {' -> '.join([self._first.name, *(each.task.name for each in self._links)])}>"
+        )
+
+    def then(self, task: Any, /, *, result_as: str | None = None, **kwargs: Any) -> "Chain":
+        """Return a chain that goes on with another task.
+
+        `result_as` names the parameter that takes the result of the task before it.
+        """
+        if not hasattr(task, "step"):
+            raise TypeError(f"{task!r:.80} can't be a step of a chain. Pass a @lambda_task.")
+        return Chain(self._first, [*self._links, _Link(task, kwargs, result_as)])
+
+    def build(self, /, *args: Any, **kwargs: Any) -> WorkflowGraph:
+        """Return the chain as a workflow, which nothing has stored yet."""
+        last: Step[Any] = self._first.step(*args, **kwargs)
+        for link in self._links:
+            passed = {} if link.result_as is None else {link.result_as: last.result}
+            last = link.task.step(**link.kwargs, **passed).after(last)
+        return workflow(self._first.name, last)
+
+    @sync_form("chain.aexecute_on_commit(...)")
+    def execute_on_commit(self, /, *args: Any, **kwargs: Any) -> "WorkflowRun":
+        """Execute the chain. See WorkflowGraph.execute_on_commit()."""
+        return self.build(*args, **kwargs).execute_on_commit(using=self._first.using_alias)
+
+    async def aexecute_on_commit(self, /, *args: Any, **kwargs: Any) -> "WorkflowRun":
+        """See execute_on_commit()."""
+        graph = self.build(*args, **kwargs)
+        return await graph.aexecute_on_commit(using=self._first.using_alias)
+
+
+class _Link(NamedTuple):
+    """A task of a chain, with its arguments."""
+
+    task: Any
+    kwargs: Mapping[str, Any]
+    result_as: str | None
+
+
+class TaskGroup:
+    """Tasks that run at the same time, and one that follows once all have succeeded."""
+
+    class Status(StrEnum):
+        """The statuses of a group."""
+
+        PENDING = "PENDING"
+        SUCCESS = "SUCCESS"
+        FAILED = "FAILED"
+
+    def __init__(self, id: UUID) -> None:
+        self.run = WorkflowRun(id)
+        """The workflow that the group is."""
+
+    def __repr__(self) -> str:
+        return f"<TaskGroup {self.id}>"
+
+    @property
+    def id(self) -> UUID:
+        """The id by which it is found again: `TaskGroup(id)`."""
+        return self.run.id
+
+    @classmethod
+    @sync_form("TaskGroup.acreate(...)")
+    def create(
+        cls,
+        members: "Iterable[Step[Any]]",
+        *,
+        then: Any = None,
+        name: str = "group",
+        using: str = DEFAULT_DB_ALIAS,
+    ) -> Self:
+        """Execute steps when the current transaction commits, and then `then`, a step or a task.
+
+        It runs once, after all of them have succeeded; at once if there are none.
+        """
+        return cls(_group_graph(members, then, name).execute_on_commit(using=using).id)
+
+    @classmethod
+    async def acreate(
+        cls,
+        members: "Iterable[Step[Any]]",
+        *,
+        then: Any = None,
+        name: str = "group",
+        using: str = DEFAULT_DB_ALIAS,
+    ) -> Self:
+        """See create()."""
+        return cls((await _group_graph(members, then, name).aexecute_on_commit(using=using)).id)
+
+    @sync_form("group.astatus()")
+    def status(self) -> "TaskGroup.Status":
+        """Return PENDING, SUCCESS, or FAILED, also for one that was cancelled."""
+        return _GROUP_STATUS[self.run.status()]
+
+    async def astatus(self) -> "TaskGroup.Status":
+        """See status()."""
+        return await sync_to_async(self.status)()
+
+    @sync_form("group.aprogress()")
+    def progress(self) -> "Progress":
+        """Return how many tasks have ended, of how many, and how many have failed."""
+        return self.run.progress()
+
+    async def aprogress(self) -> "Progress":
+        """See progress()."""
+        return await self.run.aprogress()
+
+
+_GROUP_STATUS: Final = {
+    WorkflowStatus.RUNNING: TaskGroup.Status.PENDING,
+    WorkflowStatus.SUCCESS: TaskGroup.Status.SUCCESS,
+    WorkflowStatus.FAILED: TaskGroup.Status.FAILED,
+    WorkflowStatus.CANCELLED: TaskGroup.Status.FAILED,
+}
+
+
+def _group_graph(members: "Iterable[Step[Any]]", then: Any, name: str) -> WorkflowGraph:
+    grouped = group(members)
+    if then is None:
+        return workflow(name, grouped)
+    following = then if isinstance(then, _Step) else step(then)
+    return workflow(name, following.after(grouped))
+
+
 class Results(Sequence[R_co]):
     """The results of the members of a group that have succeeded, in the order of the members.
 
@@ -567,11 +705,4 @@ def refuse_unusable(task_name: str, *, is_unique: bool, is_direct: bool) -> None
         raise TypeError(
             f"{task_name} is declared with durable=False, and a step must be stored. Declare the "
             "task without it."
-        )
-    settings = conf.current()
-    if settings.noop_execution or settings.eager:
-        raise ImproperlyConfigured(
-            "A workflow needs its steps stored and run one after the other, and the settings have "
-            "LAMBDA_TASKS_EAGER or LAMBDA_TASKS_NOOP_EXECUTION. Use a database queue and a worker, "
-            "or in tests lambda_tasks.testing.capture_tasks()."
         )

@@ -1,12 +1,15 @@
 """Workflows: chains, groups, and any graph of them."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
-from lambda_tasks.models import TaskRecord
+from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
+from lambda_tasks.tasks import cleanup_task_records
 from lambda_tasks.testing import capture_tasks
-from lambda_tasks.workflows import WorkflowRun, WorkflowStatus, group, workflow
+from lambda_tasks.workflows import TaskGroup, WorkflowRun, WorkflowStatus, group, step, workflow
 from tests.app import graphs
 from tests.app.models import Effect
 
@@ -85,4 +88,125 @@ def test_a_failure_stops_what_waits_for_it_and_retry_failed_goes_on(db: None) ->
     assert run.status() == "SUCCESS"
     assert run.result(timeout=5)["sizes"] == [10, 20]
     assert _effects().count("told") == 1
+    assert run.retry_failed() == 0
+
+
+def test_in_eager_mode_a_workflow_runs_to_its_end_at_once(
+    transactional_db: None, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_EAGER = True
+    sizes = group(graphs.resize.step(image_id=number) for number in range(3))
+    total = graphs.summarize.step(sizes=sizes.results)
+
+    run = workflow("gallery", graphs.note.step(text="end").after(total)).execute_on_commit()
+
+    assert run.status() == "SUCCESS"
+    assert _effects()[3:] == ["summary all", "end"]
+
+
+def test_with_fail_fast_a_failure_ends_the_other_members(transactional_db: None) -> None:
+    members = [graphs.resize.step(image_id=n, fails=n == 0) for n in range(40)]
+    total = graphs.summarize.step(sizes=group(members, fail_fast=True).results)
+
+    with capture_tasks() as captured:
+        run = workflow("gallery", total).execute_on_commit()
+        captured.run(raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert run.progress().failed > 30
+
+
+def test_records_of_a_workflow_that_runs_are_kept_and_go_together(db: None) -> None:
+    paid = graphs.charge.step(order_id=1, cents=500)
+    mailed = graphs.send_receipt.step(order_id=1, receipt=paid.result)
+    with capture_tasks() as captured:
+        run = workflow("order", mailed).execute_on_commit()
+        TaskRecord.objects.filter(id=paid.id).update(
+            status="SUCCESS", end_time=timezone.now() - timedelta(days=30), result="kept"
+        )
+        cleanup_task_records(retention_days=7)
+        assert TaskRecord.objects.count() == 2
+        TaskRecord.objects.filter(id=paid.id).update(status="QUEUED", result=None)
+        captured.run()
+    assert run.status() == "SUCCESS"
+    Workflow.objects.update(ended_at=timezone.now() - timedelta(days=30))
+
+    cleanup_task_records(retention_days=7)
+
+    assert not TaskRecord.objects.exists()
+    assert not Workflow.objects.exists()
+    assert not WorkflowJoin.objects.exists()
+
+
+def test_then_is_a_short_form_of_a_chain(db: None) -> None:
+    chain = graphs.charge.then(graphs.send_receipt, order_id=1, result_as="receipt").then(
+        graphs.note, text="done"
+    )
+
+    with capture_tasks() as captured:
+        run = chain.execute_on_commit(order_id=1, cents=500)
+        captured.run()
+
+    assert _effects() == ["charge 1", "mail 1 receipt 1 of 500", "done"]
+    assert run.result(timeout=5) == "done"
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_a_task_group_is_followed_by_one_task(db: None, n: int) -> None:
+    with capture_tasks() as captured:
+        made = TaskGroup.create(
+            [graphs.resize.step(image_id=number) for number in range(n)],
+            then=graphs.note.step(text="all"),
+        )
+        assert made.status() == "PENDING"
+        captured.run()
+
+    assert made.status() == "SUCCESS"
+    assert made.progress() == (n + 1, n + 1, 0)
+    assert _effects()[-1] == "all"
+
+
+def test_a_workflow_is_a_step_of_another(db: None) -> None:
+    inner = workflow("inner", graphs.note.step(text="b").after(graphs.note.step(text="a")))
+    first = graphs.note.step(text="first")
+    inner.after(first)
+    last = graphs.note.step(text=inner.result)
+
+    run = _run(workflow("outer", last))
+
+    assert _effects() == ["first", "a", "b", "b"]
+    assert run.status() == "SUCCESS"
+    assert run.progress() == (4, 4, 0)
+
+
+def test_a_workflow_undoes_what_failed_by_another(db: None) -> None:
+    undo = workflow("undo", graphs.note.step(text="undone").after(graphs.note.step(text="undoing")))
+    broken = graphs.resize.step(image_id=1, fails=True).on_failure(undo)
+
+    run = _run(workflow("outer", broken), raise_failures=False)
+
+    assert _effects() == ["undoing", "undone"]
+    assert run.status() == "FAILED"
+
+
+def test_django_tasks_are_steps(db: None) -> None:
+    from tests.app import django_tasks
+
+    first = step(django_tasks.add, 1, b=2)
+    second = step(django_tasks.aadd, first.result, b=10)
+
+    assert _run(workflow("sums", second)).result(timeout=5) == 13
+
+
+def test_a_cancelled_workflow_is_over(db: None) -> None:
+    first = graphs.note.step(text="first")
+    with capture_tasks() as captured:
+        run = workflow("order", graphs.note.step(text=first.result)).execute_on_commit()
+        assert run.cancel()
+        assert not run.cancel()
+        captured.run()
+
+    assert run.status() == "CANCELLED"
+    assert _effects() == []
+    assert set(TaskRecord.objects.values_list("status", flat=True)) == {"CANCELLED"}
     assert run.retry_failed() == 0

@@ -27,7 +27,6 @@ from .parameter_types import (
     is_set,
     pass_the_primary_key,
 )
-from .references import GROUP_RESULT as GROUP_RESULT
 from .references import check_reference
 from .unique import UniqueTerms, refuse_secret_keys
 

@@ -55,12 +55,14 @@ class When(IntEnum):
     SUCCESS = 0
     END = 1
     FAILURE = 2
+    FAST_SUCCESS = 3
+    """SUCCESS; after a failure, the other inputs are cancelled if the join can't be satisfied."""
 
     def is_satisfied(self, succeeded: bool) -> bool:
         """Return whether an input that has ended like this satisfies the join."""
         if self is When.END:
             return True
-        return succeeded is (self is When.SUCCESS)
+        return succeeded is not (self is When.FAILURE)
 
 
 class Feed(NamedTuple):
@@ -153,8 +155,6 @@ class Terms:
     the seconds before it is due, as its LookTerms have them."""
     values: Sequence[Sequence[int]] = ()
     """The numbers of the steps whose results the group has, in order, as ranges."""
-    fails_fast: bool = False
-    """Whether the members that have not ended are cancelled once it can't be satisfied any more."""
 
     @property
     def is_gate(self) -> bool:
@@ -211,7 +211,8 @@ class GroupNode(Node):
     @property
     def inputs(self) -> list[Edge]:
         """The members, as inputs of the group's join."""
-        return [Edge(member, When.SUCCESS) for member in self.members]
+        when = When.FAST_SUCCESS if self.fails_fast else When.SUCCESS
+        return [Edge(member, when) for member in self.members]
 
 
 class Graph(Node):
@@ -481,7 +482,6 @@ class _Planner:
             feeds=_merged(feed for source in sources for feed in feeds[source]),
             queues=dict(self._queues[step] for step in join.steps),
             values=self._values(node) if isinstance(node, GroupNode) else (),
-            fails_fast=isinstance(node, GroupNode) and node.fails_fast,
         )
         return PlannedJoin(join.number, shards, terms)
 

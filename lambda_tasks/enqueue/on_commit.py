@@ -8,7 +8,7 @@ waits until its messages are sent, and the stored ones that were accepted are ma
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -303,12 +303,21 @@ class Enqueuer:
 
     async def asend_released(self, released: Sequence[Released]) -> None:
         """Send the messages of steps of workflows that were released, page by page."""
+        pages = self._pages_of(released)
+        while messages := await call_database(next, pages, ()):
+            await self.asend_stored(messages)
+
+    def find_released(self, released: Sequence[Released]) -> Iterator[Outgoing]:
+        """Yield the messages of steps of workflows that were released."""
+        for page in self._pages_of(released):
+            yield from page
+
+    def _pages_of(self, released: Sequence[Released]) -> Iterator[Sequence[Outgoing]]:
         for each in released:
             after = each.first - 1
-            find = partial(self._outbox.find_released, each, limit=RELEASED_PAGE)
-            while messages := await call_database(find, after=after):
-                await self.asend_stored(messages)
-                place = messages[-1].message.place
+            while page := self._outbox.find_released(each, after=after, limit=RELEASED_PAGE):
+                yield page
+                place = page[-1].message.place
                 assert place is not None
                 after = place.step
 
@@ -326,17 +335,18 @@ class Enqueuer:
         workflow = replace(workflow, steps=steps)
         first = [step.outgoing for step in steps if not step.waits]
         connection = connections[using]
-        if using == self._outbox.alias:
+        if not all(step.outgoing.message.durable for step in steps):  # All of them are dropped.
+            self._hand_over_later(connection, first, is_stored=True)
+        elif using == self._outbox.alias:
             self.store_workflow(workflow)
             if first:
                 self._hand_over_later(connection, first, is_stored=True)
-            return
+        else:
+            transaction.on_commit(partial(self._store_and_begin, workflow, first), using=using)
 
-        def store_and_send() -> None:
-            self.store_workflow(workflow)
-            self.send_now(first)
-
-        transaction.on_commit(store_and_send, using=using)
+    def _store_and_begin(self, workflow: StoredWorkflow, first: Sequence[Outgoing]) -> None:
+        self.store_workflow(workflow)
+        self.send_now(first)
 
     async def aenqueue_workflow(self, workflow: StoredWorkflow, *, using: str) -> None:
         """See enqueue_workflow()."""

@@ -9,16 +9,17 @@ import heapq
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from django.db import OperationalError, connections
+from django.db import OperationalError, connections, transaction
 from django.db.models import F
 from django.db.models.functions import Coalesce, Greatest
 
-from ..core.graphs import HUB, ROOT, Count, Counts, Place, Terms, WorkflowStatus, add_ends
+from ..core.graphs import HUB, ROOT, Count, Counts, Place, Terms, When, WorkflowStatus, add_ends
 from ..core.graphs import lock_order as order_of
-from ..core.lifecycle import Cancelled, Status
+from ..core.lifecycle import UNFINISHED, Cancelled, Raised, Status
 from ..ports import Released
 from .clock import Now
 from .statements import execute
@@ -31,6 +32,12 @@ CHANGE: Final = (
     'UPDATE "lambda_tasks_workflowjoin" SET remaining = remaining - %s, failed = failed + %s'
     " WHERE workflow_id = %s AND number = %s AND shard = %s"
 )
+
+
+STOPPED: Final = Cancelled(
+    Raised("lambda_tasks.errors.TaskCancelled", "Its group can't succeed any more (fail_fast).")
+)
+"""The end of a member of a group with `fail_fast`."""
 
 
 class Row(NamedTuple):
@@ -51,14 +58,47 @@ def count_ends(
     released after the commit; without, the relay does so.
     """
     counts: dict[UUID, Counts] = {}
+    failing_fast: set[tuple[UUID, int]] = set()
     for place, succeeded in ends:
         add_ends(counts.setdefault(place.workflow_id, {}), place.feeds, succeeded=succeeded)
+        if not succeeded:
+            failing_fast |= {
+                (place.workflow_id, feed.number)
+                for feed in place.feeds
+                if feed.when == When.FAST_SUCCESS
+            }
+    for workflow_id, number in failing_fast:
+        stop = partial(stop_group, alias, workflow_id, number)
+        transaction.on_commit(stop, using=alias, robust=True)
     released: list[Released] = []
     for workflow_id in sorted(counts):
         counting = _Counting(alias, workflow_id, has_sender=has_sender)
         counting.add(counts[workflow_id])
         released += counting.released
     return released
+
+
+def stop_group(alias: str, workflow_id: UUID, number: int) -> None:
+    """Cancel the members of a group that have not ended, if it can't be satisfied any more.
+
+    If this is cut off, the group goes on to its end, or until the next failure. Members that others
+    have locked are just ending.
+    """
+    from .cancelling import cancel  # above this module
+    from .looks import lock_unlocked
+
+    join = WorkflowJoin.objects.using(alias).filter(workflow_id=workflow_id, number=number)
+    failed = sum(join.exclude(shard=HUB).values_list("failed", flat=True))
+    (stored,) = join.filter(terms__isnull=False)
+    terms = Terms.of(stored.terms or {})
+    if terms.total - failed >= terms.need:
+        return
+    unfinished = _steps(alias, workflow_id).filter(status__in=UNFINISHED)
+    for first, stop in terms.values:
+        with transaction.atomic(using=alias):
+            members = unfinished.filter(step__gte=first, step__lt=stop).order_by()
+            ids = list(lock_unlocked(members).values_list("id", flat=True))
+            cancel(TaskRecord.objects.using(alias).filter(id__in=ids), STOPPED)
 
 
 def take_back_ends(alias: str, places: Iterable[Place]) -> None:

@@ -215,6 +215,7 @@ def find_deletable(
     `since` is the end of the last chunk: nothing that ended earlier is left.
     """
     finished = filtered(all_records(), filters).filter(end_time__lt=before, status__in=FINISHED)
+    finished = finished.exclude(_is_needed())
     if since is not None:
         finished = finished.filter(end_time__gte=since)
     rows = list(finished.order_by("end_time").values_list("id", "end_time")[:limit])
@@ -223,13 +224,23 @@ def find_deletable(
 
 @with_retries
 def delete(ids: Collection[UUID]) -> int:
-    """Delete the finished records among these, with all that belongs to them; return how many."""
+    """Delete the finished records among these, with all that belongs to them; return how many.
+
+    Those of a workflow that runs stay: other steps may take their results.
+    """
     with transaction.atomic(using=record_alias()):
         # Locked, so that none starts over meanwhile: the DELETE itself does not ask for the status.
         finished = all_records().filter(id__in=ids, status__in=FINISHED).order_by("id")
+        finished = finished.exclude(_is_needed())
         locked = list(finished.select_for_update().values_list("id", flat=True))
         _, deleted = all_records().filter(id__in=locked).only("id").delete()
     return deleted.get(TaskRecord._meta.label, 0)
+
+
+def _is_needed() -> Exists:
+    """Return the condition of records whose workflow runs."""
+    workflows = Workflow.objects.using(record_alias())
+    return Exists(workflows.filter(id=OuterRef("workflow_id"), status=WorkflowStatus.RUNNING))
 
 
 @with_retries

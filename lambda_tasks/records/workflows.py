@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -26,6 +27,9 @@ PAGE: Final = 500
 
 CANCEL_FOR_S: Final = 5.0
 """Seconds in which a cancel comes back for records that others have locked."""
+
+CHUNK_SIZE: Final = 1000
+"""Records that are deleted in one transaction."""
 
 PAUSE_S: Final = 0.05
 """Seconds between two looks at such records."""
@@ -165,6 +169,41 @@ def _cancel_steps(id: UUID) -> bool:
         ids = list(lock_unlocked(unfinished).values_list("id", flat=True))
         finish(all_records().filter(id__in=ids), Cancelled(), is_counted=False)
     return unfinished.exists()
+
+
+def delete_ended(before: datetime, statuses: Collection[str]) -> Iterator[int]:
+    """Delete workflows with these statuses that ended before a moment, each with all its records.
+
+    Records go in chunks, each in a transaction of its own. Yields how many after each.
+    """
+    while (id := _find_ended(before, statuses)) is not None:
+        while n_deleted := _delete_chunk(id):
+            yield n_deleted
+
+
+@with_retries
+def _find_ended(before: datetime, statuses: Collection[str]) -> UUID | None:
+    ended = Workflow.objects.using(record_alias()).filter(
+        ended_at__lt=before, status__in=tuple(statuses)
+    )
+    return ended.order_by("ended_at").values_list("id", flat=True).first()
+
+
+@with_retries
+def _delete_chunk(id: UUID) -> int:
+    """Delete some records of a workflow that has ended; after the last ones, the workflow."""
+    alias = record_alias()
+    with transaction.atomic(using=alias):
+        # Locked, so that none of its steps starts over meanwhile.
+        workflow = Workflow.objects.using(alias).filter(id=id, ended_at__isnull=False)
+        if not workflow.select_for_update().exists():
+            return 0
+        chunk = list(all_records().filter(workflow_id=id).values_list("id", flat=True)[:CHUNK_SIZE])
+        all_records().filter(id__in=chunk).only("id").delete()
+        if len(chunk) < CHUNK_SIZE:
+            WorkflowJoin.objects.using(alias).filter(workflow_id=id).delete()
+            workflow.delete()
+    return len(chunk)
 
 
 @with_retries
