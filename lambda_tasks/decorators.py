@@ -57,6 +57,7 @@ from .core.unique import (
     UniqueWhile,
     refuse_secret_keys,
 )
+from .enqueue.announcing import announce
 from .enqueue.prepare import (
     check_delay,
     check_expires,
@@ -356,6 +357,14 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         )
         self._refuse_limiting(references)
         return Step(self._outgoing(args, kwargs, references=references.keys()), references)
+
+    def stored_call(self) -> Outgoing:
+        """Return a call without arguments, to be stored with the success of another task.
+
+        Raises pydantic.ValidationError where it needs arguments.
+        """
+        (announced,) = announce([self._outgoing((), {}, references=())])
+        return announced
 
     def then(self, task: Any, /, *, result_as: str | None = None, **kwargs: Any) -> Chain:
         """Return a chain: another task, with these arguments, once this one has succeeded.

@@ -229,7 +229,7 @@ def workflow(name: str, *last: _Step) -> WorkflowGraph:
 
 
 def group(
-    members: "Iterable[Step[R]]",
+    members: "Iterable[Step[R] | WorkflowGraph]",
     *,
     need: "str | int | float" = "all",
     fail_fast: bool = False,

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
@@ -210,3 +211,82 @@ def test_a_cancelled_workflow_is_over(db: None) -> None:
     assert _effects() == []
     assert set(TaskRecord.objects.values_list("status", flat=True)) == {"CANCELLED"}
     assert run.retry_failed() == 0
+
+
+def test_on_success_enqueues_the_fixed_follow_up_of_each_success(db: None) -> None:
+    with capture_tasks() as captured:
+        graphs.sell.execute_on_commit()
+        graphs.sell.execute_on_commit(fails=True)
+        graphs.count.execute_on_commit(number=1)
+        sold = workflow("sale", graphs.sell.step()).execute_on_commit()
+        captured.run(raise_failures=False)
+
+    assert sorted(_effects()) == ["sell", "sell", "thank", "thank", "thank"]
+    assert sold.status() == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: workflow("none"), ValueError, "has no steps"),
+        (lambda: workflow("x", group([graphs.resize])), TypeError, "task.step"),  # type: ignore[list-item]
+        (lambda: workflow("x", graphs.note), TypeError, "Call `.step"),  # type: ignore[arg-type]
+        (lambda: graphs.note.step(), Exception, "text"),  # type: ignore[call-arg]
+        (lambda: graphs.note.step(text=1), Exception, "text"),  # type: ignore[arg-type]
+        (
+            lambda: graphs.note.step(text=graphs.resize.step(image_id=1).result),  # type: ignore[arg-type]
+            TypeError,
+            "'text' is a str",
+        ),
+        (
+            lambda: graphs.note.step(text=group([graphs.resize.step(image_id=1)]).results),  # type: ignore[arg-type]
+            TypeError,
+            "Annotate it with Results",
+        ),
+        (
+            lambda: graphs.summarize.step(sizes=graphs.resize.step(image_id=1).result),  # type: ignore[arg-type]
+            TypeError,
+            "group.results",
+        ),
+        (lambda: graphs.note.using(queue="nowhere").step(text="x"), Exception, "nowhere"),
+        (lambda: group([graphs.note.step(text="x")], need=2), ValueError, "1 members only"),
+        (lambda: group([graphs.note.step(text="x")], need="most"), ValueError, "need is 'most'"),
+        (lambda: group(graphs.note.step(text="x") for _ in range(3)).after(1), TypeError, "got 1"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_can_not_be_a_workflow_is_refused_at_the_call(
+    make: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_steps_that_wait_for_each_other_are_refused(db: None) -> None:
+    first, second = graphs.note.step(text="a"), graphs.charge.step(order_id=1, cents=1)
+    first.after(second)
+    second.after(first)
+
+    with pytest.raises(ValueError, match=r"note -> .*charge -> .*note"):
+        workflow("circle", first)
+
+
+def test_a_step_is_part_of_one_workflow_and_a_workflow_is_executed_once(db: None) -> None:
+    first = graphs.note.step(text="a")
+    made = workflow("one", first)
+
+    with pytest.raises(ValueError, match=r"note is part of the workflow 'one' already"):
+        workflow("two", graphs.note.step(text=first.result))
+    _run(made)
+    with pytest.raises(ValueError, match="executed once"):
+        made.execute_on_commit()
+
+
+def test_a_workflow_that_is_rolled_back_was_never_there(transactional_db: None) -> None:
+    with capture_tasks() as captured:
+        with pytest.raises(RuntimeError), transaction.atomic():
+            workflow("order", graphs.note.step(text="a")).execute_on_commit()
+            raise RuntimeError
+        captured.run()
+
+    assert not TaskRecord.objects.exists()
+    assert not Workflow.objects.exists()

@@ -37,7 +37,14 @@ from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
 from ..ports import Lock, Task
 from . import connections
 from .alarm import HARD_MESSAGE
-from .finishing import Finisher, continuation_of, describe, describe_refusal, outcome_of
+from .finishing import (
+    Finisher,
+    continuation_of,
+    describe,
+    describe_refusal,
+    follow_up_of,
+    outcome_of,
+)
 from .hook_events import announce_failed_unbegun, end_event, start_event
 from .needs import singleton_key
 from .progress import ProgressRecorder
@@ -113,7 +120,8 @@ class Attempt:
     @property
     def may_defer_begin(self) -> bool:
         """Whether begin() may wait until the task uses the database for the first time."""
-        return not self._lock_keys() and not self.has_listeners
+        goes_on = self.task.options.on_success is not None
+        return not (goes_on or self._lock_keys() or self.has_listeners)
 
     @property
     def has_listeners(self) -> bool:
@@ -382,6 +390,7 @@ class Attempt:
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         ran_for = self._ran_for()
+        following = following or follow_up_of(outcome, self.task)
         if self._transaction is None:
             self._clean_up()
         elif self._guard is not None:

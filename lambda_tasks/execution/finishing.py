@@ -105,6 +105,7 @@ class Finisher:
         if isinstance(error, LeaseLost):
             return AttemptEnd(None)
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
+        retry = retry or follow_up_of(outcome, task)
         try:
             released = self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
@@ -261,6 +262,15 @@ def outcome_of(value: object, task: Task) -> Succeeded:
     Raises TypeError if the value is not JSON.
     """
     return Succeeded(to_json_values(value, what=f"the result of {task.name}"))
+
+
+def follow_up_of(outcome: Outcome, task: Task) -> Outgoing | None:
+    """Return the message of the task that follows a success (`on_success`); None for none."""
+    other = task.options.on_success
+    if other is None or not isinstance(outcome, Succeeded):
+        return None
+    call: Outgoing = other.stored_call()
+    return call
 
 
 def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued, Outgoing]:

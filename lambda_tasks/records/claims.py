@@ -161,27 +161,22 @@ class RecordClaims:
     @with_retries
     def finish(self, end: End, following: Outgoing | None = None) -> Sequence[Released]:
         """See ports.Claims."""
-        if end.place is not None and not end.moves_on:
-            with transaction.atomic(using=self.alias, savepoint=False):
-                _finish_held(end)
-                return count_ends(self.alias, [_place_and_success(end)])
-        if isinstance(end.outcome, Skipped):
-            with transaction.atomic(using=self.alias, savepoint=False):
-                _finish_held(end)
-                schedule = ScheduleState.objects.using(self.alias).filter(name=end.outcome.schedule)
-                schedule.update(n_skipped=F("n_skipped") + 1)
-            return ()
-        if following is None:
+        is_counted = end.place is not None and not end.moves_on
+        if following is None and not is_counted and not isinstance(end.outcome, Skipped):
             _finish_held(end)
             return ()
-        # One transaction: otherwise a crash between the two would lose the follow-up.
+        # One transaction: otherwise a crash in between would lose what follows.
         with transaction.atomic(using=self.alias, savepoint=False):
             _finish_held(end)
-            statements().insert_queued([queued_row(following)])
-            state = _next_state(end)
-            if state is not None:
-                statements().save_initial_state(following.message.invocation_id, state)
-        return ()
+            if isinstance(end.outcome, Skipped):
+                schedule = ScheduleState.objects.using(self.alias).filter(name=end.outcome.schedule)
+                schedule.update(n_skipped=F("n_skipped") + 1)
+            if following is not None:
+                statements().insert_queued([queued_row(following)])
+                state = _next_state(end) if end.moves_on else None
+                if state is not None:
+                    statements().save_initial_state(following.message.invocation_id, state)
+            return count_ends(self.alias, [_place_and_success(end)]) if is_counted else ()
 
     @with_retries
     def finish_many(self, ends: Sequence[End]) -> Finished:

@@ -63,3 +63,21 @@ def two_runs(context: TaskContext, *, text: str) -> str:
         raise Continue("half")
     Effect.objects.create(name=f"whole {text}")
     return text
+
+
+@lambda_task
+def thank() -> None:
+    Effect.objects.create(name="thank")
+
+
+@lambda_task(on_success=thank)
+def sell(*, fails: bool = False) -> None:
+    if fails:
+        raise Broken
+    Effect.objects.create(name="sell")
+
+
+@lambda_task(on_success=thank)
+async def count(*, number: int) -> int:
+    """Touches no table."""
+    return number
