@@ -155,7 +155,10 @@ class Runtime:
     def round(self) -> Round:
         """What one process of the system does once a minute."""
         return Round(
-            self.scheduler.tick, partial(self.hand_over_places, thorough=True), self.relay.run_once
+            self.scheduler.tick,
+            partial(self.hand_over_places, thorough=True),
+            self._end_cancelled,
+            self.relay.run_once,
         )
 
     @cached_property
@@ -323,6 +326,11 @@ class Runtime:
         await self.background.drain()
         for client in self._clients.values():
             await client.aclose()
+
+    async def _end_cancelled(self) -> None:
+        from .records.workflows import finish_all_cancelled
+
+        await call_database(finish_all_cancelled)
 
     async def _is_left(self, id: UUID) -> bool:
         return await _ask_on_reserved_thread(lambda: self.outbox.is_unsent(id))

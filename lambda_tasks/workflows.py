@@ -607,7 +607,7 @@ class WorkflowRun:
 
         look_terms = conf.current().look_terms
         failed = workflows.failed_steps(self.id)
-        done = steering.reopen(failed, lambda record: None, look_terms, dry_run=False).done
+        done = steering.reopen(failed, workflows.refuse_retry, look_terms, dry_run=False).done
         if done:
             messages = steering.stored_messages(done, look_terms)
             runtime.current().enqueuer.send_now(messages)

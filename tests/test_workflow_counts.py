@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import connection, connections
+from django.utils import timezone
 
 import lambda_tasks
 from lambda_tasks import runtime
 from lambda_tasks.core.lifecycle import Claim, End, Failed, Raised, Succeeded
 from lambda_tasks.errors import LeaseLost
-from lambda_tasks.models import TaskRecord, WorkflowJoin
+from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
 from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
 from lambda_tasks.testing import capture_tasks, simulate
 from lambda_tasks.workflows import WorkflowRun, group, workflow
@@ -237,3 +239,12 @@ def test_nobody_finds_what_waits(transactional_db: None) -> None:
 
     assert _claim([total]) == []
     assert TaskRecord.objects.get(id=total).status == "WAITING"
+
+
+def test_a_round_cancels_the_steps_that_a_cancel_has_left(transactional_db: None) -> None:
+    _gallery(2)
+    Workflow.objects.update(status="CANCELLED", ended_at=timezone.now())
+
+    async_to_sync(runtime.current().round.run)()
+
+    assert set(TaskRecord.objects.values_list("status", flat=True)) == {"CANCELLED"}

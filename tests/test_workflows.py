@@ -229,7 +229,7 @@ def test_on_success_enqueues_the_fixed_follow_up_of_each_success(db: None) -> No
     ("make", "error", "words"),
     [
         (lambda: workflow("none"), ValueError, "has no steps"),
-        (lambda: workflow("x", group([graphs.resize])), TypeError, "task.step"),  # type: ignore[list-item]
+        (lambda: workflow("x", group([graphs.resize])), TypeError, "task.step"),  # type: ignore[arg-type]
         (lambda: workflow("x", graphs.note), TypeError, "Call `.step"),  # type: ignore[arg-type]
         (lambda: graphs.note.step(), Exception, "text"),  # type: ignore[call-arg]
         (lambda: graphs.note.step(text=1), Exception, "text"),  # type: ignore[arg-type]

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q
 
 from ..core.graphs import HUB, WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
+from ..core.redaction import REDACTED
 from ..ports import StoredWorkflow
 from .clock import Now
 from .database import all_records, record_alias, statements
@@ -18,9 +19,9 @@ from .encryption import decrypt_result
 from .finishes import finish
 from .joins import read_terms
 from .looks import lock_unlocked
-from .mapping import queued_rows
+from .mapping import DROPPED, queued_rows
 from .retrying import with_retries
-from .tables import Workflow, WorkflowJoin
+from .tables import TaskRecord, Workflow, WorkflowJoin
 
 PAGE: Final = 500
 """Results that are read at once."""
@@ -30,6 +31,12 @@ CANCEL_FOR_S: Final = 5.0
 
 CHUNK_SIZE: Final = 1000
 """Records that are deleted in one transaction."""
+
+CANCELS_LATELY: Final = timedelta(days=1)
+"""The time in which somebody comes back for the steps of a cancelled workflow."""
+
+MAX_CANCELS: Final = 100
+"""The most workflows whose steps one round cancels."""
 
 PAUSE_S: Final = 0.05
 """Seconds between two looks at such records."""
@@ -124,6 +131,13 @@ def failed_steps(id: UUID) -> list[UUID]:
     return list(failed.order_by("step").values_list("id", flat=True))
 
 
+def refuse_retry(step: TaskRecord) -> str | None:
+    """Return why a step can't start over, or None if it can."""
+    if step.secrets is None and (step.kwargs == DROPPED or REDACTED in step.kwargs.values()):
+        return "its secret arguments were removed"
+    return None
+
+
 @with_retries
 def errors(id: UUID, limit: int = 3) -> list[tuple[str, str]]:
     """Return the task and the traceback of the first steps of a workflow that have failed."""
@@ -159,6 +173,19 @@ def finish_cancelled(id: UUID) -> bool:
             return False
         time.sleep(PAUSE_S)
     return True
+
+
+@with_retries
+def finish_all_cancelled() -> None:
+    """Cancel the steps that a cancel has left, as others had locked them or it was cut off."""
+    steps = all_records().filter(workflow_id=OuterRef("id"), status__in=UNFINISHED)
+    cancelled = Workflow.objects.using(record_alias()).filter(
+        Exists(steps),
+        status=WorkflowStatus.CANCELLED,
+        ended_at__gt=Now() - CANCELS_LATELY,
+    )
+    for id in cancelled.values_list("id", flat=True)[:MAX_CANCELS]:
+        _cancel_steps(id)
 
 
 @with_retries
