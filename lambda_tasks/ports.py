@@ -110,6 +110,9 @@ class Outbox(Protocol):
     def insert_workflow(self, workflow: StoredWorkflow) -> None:
         """Store a workflow: steps as QUEUED records, or WAITING ones that wait for others."""
 
+    def add_steps(self, addition: StoredWorkflow) -> None:
+        """Store steps that are added to a workflow, in the transaction of the step that does so."""
+
     def find_released(self, released: Released, *, after: int, limit: int) -> Sequence[Outgoing]:
         """Return the messages of released steps with numbers above `after` that can be sent now.
 

@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import TransactionManagementError
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from . import conf, registry, runtime
+from .context import current_run
 from .core.graphs import (
     MAX_NAME,
     MAX_STEPS,
+    Addition,
     Graph,
     GroupNode,
     Node,
@@ -58,6 +60,8 @@ __all__ = [
     "WorkflowGraph",
     "WorkflowRun",
     "WorkflowStatus",
+    "aadd_steps",
+    "add_steps",
     "group",
     "step",
     "workflow",
@@ -196,10 +200,15 @@ class WorkflowGraph(_Step, Graph):
                 f"{self.label} is part of {self.owner.label} already. A workflow is executed once: "
                 "make another one."
             )
-        queues: dict[Node, Any] = {each: _queue_of(each) for each in _steps_of(self)}
-        planned = plan(self, max_shards=max_shards(), queues=queues)
+        planned = self._planned(max_shards(), None)
         self.owner = self
-        id = uuid.uuid4()
+        return self._stored_as(planned, uuid.uuid4())
+
+    def _planned(self, max_shards: int, addition: Addition | None) -> Plan:
+        queues: dict[Node, Any] = {each: _queue_of(each) for each in _steps_of(self)}
+        return plan(self, max_shards=max_shards, queues=queues, addition=addition)
+
+    def _stored_as(self, planned: Plan, id: UUID) -> StoredWorkflow:
         return StoredWorkflow(
             id=id,
             name=self.name,
@@ -258,6 +267,47 @@ def group(
         twice = next(each for each in steps if steps.count(each) > 1)
         raise ValueError(f"{twice.label} is in a group twice. A step runs once: make another one.")
     return Group(steps, needed(need, len(steps)), fails_fast=fail_fast)
+
+
+@sync_form("aadd_steps(...)")
+def add_steps(*last: _Step) -> None:
+    """Add steps to the workflow of the step that runs here, in its own transaction.
+
+    They are what workflow() makes of `last`, and begin after the commit. What waits for the step
+    that runs here waits for them, too. Raises RuntimeError outside of a step, or of its
+    transaction, and where the workflow is over or would have more than MAX_STEPS.
+    """
+    from .records.workflows import max_shards, reserve
+
+    run, alias = current_run.get(), runtime.current().outbox.alias
+    place = run.places[-1] if run is not None and run.places else None
+    if run is None or place is None:
+        raise RuntimeError(
+            "add_steps() is called outside of a step. Call it in a task that a workflow runs."
+        )
+    if not connections[alias].in_atomic_block:
+        raise RuntimeError(
+            f"{run.task_name} adds steps outside of its transaction, so they could be there twice. "
+            "Remove `atomic=False` from the task."
+        )
+    added = workflow(f"what {run.task_name} adds", *last)
+    counted = added._planned(max_shards(), None)
+    n_steps, n_joins = len(counted.steps), len(counted.joins)
+    reserved = reserve(place.workflow_id, n_steps=n_steps, n_joins=n_joins)
+    if reserved is None:
+        raise RuntimeError(
+            f"{run.task_name} can't add {n_steps} steps: its workflow is over, or would have more "
+            f"than {MAX_STEPS}."
+        )
+    planned = added._planned(max_shards(), Addition(place, *reserved))
+    added.owner = added
+    runtime.current().enqueuer.add_steps(added._stored_as(planned, place.workflow_id))
+    run.places.append(place.fed_by_addition(planned.joins[-1]))
+
+
+async def aadd_steps(*last: _Step) -> None:
+    """See add_steps()."""
+    await sync_to_async(add_steps)(*last)
 
 
 def step(task: Any, *args: Any, **kwargs: Any) -> Step[Any]:

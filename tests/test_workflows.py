@@ -10,7 +10,15 @@ from django.utils import timezone
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
 from lambda_tasks.tasks import cleanup_task_records
 from lambda_tasks.testing import capture_tasks
-from lambda_tasks.workflows import TaskGroup, WorkflowRun, WorkflowStatus, group, step, workflow
+from lambda_tasks.workflows import (
+    TaskGroup,
+    WorkflowRun,
+    WorkflowStatus,
+    add_steps,
+    group,
+    step,
+    workflow,
+)
 from tests.app import graphs
 from tests.app.models import Effect
 
@@ -290,3 +298,39 @@ def test_a_workflow_that_is_rolled_back_was_never_there(transactional_db: None) 
 
     assert not TaskRecord.objects.exists()
     assert not Workflow.objects.exists()
+
+
+def test_a_step_adds_steps_for_which_what_follows_it_waits(db: None) -> None:
+    first = graphs.split.step(n=3)
+    second = graphs.asplit.step(n=2).after(first)
+
+    run = _run(workflow("dynamic", graphs.note.step(text="last").after(second)))
+
+    assert run.status() == "SUCCESS"
+    assert run.progress() == (8, 8, 0)
+    effects = _effects()
+    assert effects[0] == "split"
+    assert sorted(effects[1:4]) == ["resize 0", "resize 1", "resize 2"]
+    assert sorted(effects[4:6]) == ["added 0", "added 1"]
+    assert effects[6:] == ["last"]
+
+
+def test_added_steps_that_fail_are_retried_like_others(db: None) -> None:
+    first = graphs.split.step(n=2, fails=True)
+    run = _run(
+        workflow("dynamic", graphs.note.step(text="last").after(first)), raise_failures=False
+    )
+    assert run.status() == "FAILED"
+    Effect.objects.create(name="repaired")
+
+    with capture_tasks() as captured:
+        assert run.retry_failed() == 2
+        captured.run()
+
+    assert run.status() == "SUCCESS"
+    assert _effects()[-1] == "last"
+
+
+def test_steps_are_added_by_steps_only() -> None:
+    with pytest.raises(RuntimeError, match="outside of a step"):
+        add_steps(graphs.note.step(text="x"))

@@ -13,7 +13,7 @@ numbers only: whoever counts in this order can't deadlock with others who do.
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
@@ -121,6 +121,10 @@ class Place:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """The arguments that are results of others, by name or position: ["step", number] for the
     result of a step, ["group", number of the join] for those of a group, None for an empty one."""
+
+    def fed_by_addition(self, join: "PlannedJoin") -> "Place":
+        """Return the place of a step that has added others: it feeds the last join of these."""
+        return replace(self, feeds=(Feed(join.number, 0, When.SUCCESS),))
 
     def links(self) -> dict[str, Any]:
         """Return feeds and inputs as JSON values."""
@@ -350,12 +354,29 @@ def source_of(node: Node) -> Node:
     return node
 
 
-def plan(graph: Graph, *, max_shards: int, queues: Mapping[Node, Any]) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Where steps are added to a workflow that runs, by one of its steps."""
+
+    by: Place
+    first_step: int
+    first_join: int
+    """The lowest number of the new joins. They are below all others, which they feed."""
+
+
+def plan(
+    graph: Graph,
+    *,
+    max_shards: int,
+    queues: Mapping[Node, Any],
+    addition: Addition | None = None,
+) -> Plan:
     """Return how a workflow is stored. `queues` has the name and look terms of each step's queue.
 
-    Raises ValueError for a handler that could never run.
+    An `addition` counts as part of the step that makes it: what waits for that step waits for the
+    new ones, too. Raises ValueError for a handler that could never run.
     """
-    return _Planner(graph, max_shards, queues).plan()
+    return _Planner(graph, max_shards, queues, addition).plan()
 
 
 class _Join:
@@ -370,8 +391,17 @@ class _Join:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, max_shards: int, queues: Mapping[Node, Any]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        max_shards: int,
+        queues: Mapping[Node, Any],
+        addition: Addition | None,
+    ) -> None:
         self._graph = graph
+        self._addition = addition
+        self._first_step = 0 if addition is None else addition.first_step
+        self._first_join = 0 if addition is None else addition.first_join
         self._max_shards = max_shards
         self._queues = queues
         self._edges: dict[Node, list[Edge]] = {}
@@ -383,7 +413,8 @@ class _Planner:
         self._flatten(self._graph, [])
         self._number()
         root_inputs = self._filled(self._graph.inputs)
-        root = _Join(ROOT, root_inputs, len(root_inputs))
+        last = ROOT if self._addition is None else self._first_join + len(self._joins)
+        root = _Join(last, root_inputs, len(root_inputs))
         joins = [*self._joins, root]
         feeds = self._feeds(joins)
         numbers = self._numbers
@@ -393,6 +424,8 @@ class _Planner:
             for step in self._steps
         ]
         planned = [self._planned(join, feeds) for join in joins]
+        if self._addition is not None:
+            planned[-1] = _joined_by(self._addition.by, planned[-1])
         return Plan(steps, planned, numbers, [self._source(goal) for goal in self._graph.goals])
 
     def _source(self, goal: Node) -> Any:
@@ -442,11 +475,11 @@ class _Planner:
         if edges and steps:
             self._add_join(edges, len(edges)).steps = steps
         for step in steps:
-            self._numbers[step] = len(self._steps)
+            self._numbers[step] = self._first_step + len(self._steps)
             self._steps.append(step)
 
     def _add_join(self, inputs: Sequence[Edge], need: int) -> _Join:
-        join = _Join(len(self._joins), inputs, need)
+        join = _Join(self._first_join + len(self._joins), inputs, need)
         self._joins.append(join)
         return join
 
@@ -487,6 +520,13 @@ class _Planner:
 
     def _values(self, group: GroupNode) -> list[list[int]]:
         return as_ranges(self._numbers[source_of(member)] for member in group.members)
+
+
+def _joined_by(step: Place, join: PlannedJoin) -> PlannedJoin:
+    """Return the last join of an addition: it waits for the step, too, and feeds what that fed."""
+    terms = join.terms
+    terms = replace(terms, total=terms.total + 1, need=terms.need + 1, feeds=step.feeds)
+    return PlannedJoin(join.number, [join.shards[0] + 1, *join.shards[1:]], terms)
 
 
 def _is_empty(node: Node) -> bool:

@@ -327,12 +327,8 @@ class Enqueuer:
         Outside of a transaction, or where the records are in another database, it is stored in one
         of its own, after the commit.
         """
-        announced = announce([step.outgoing for step in workflow.steps])
-        steps = [
-            step._replace(outgoing=outgoing)
-            for step, outgoing in zip(workflow.steps, announced, strict=True)
-        ]
-        workflow = replace(workflow, steps=steps)
+        workflow = _announced(workflow)
+        steps = workflow.steps
         first = [step.outgoing for step in steps if not step.waits]
         connection = connections[using]
         if not all(step.outgoing.message.durable for step in steps):  # All of them are dropped.
@@ -343,6 +339,16 @@ class Enqueuer:
                 self._hand_over_later(connection, first, is_stored=True)
         else:
             transaction.on_commit(partial(self._store_and_begin, workflow, first), using=using)
+
+    def add_steps(self, addition: StoredWorkflow) -> None:
+        """Store steps that the current run adds to its workflow; send the first after its commit.
+
+        The transaction is on the database of the records.
+        """
+        addition = _announced(addition)
+        self._outbox.add_steps(addition)
+        first = [step.outgoing for step in addition.steps if not step.waits]
+        self._hand_over_later(connections[self._outbox.alias], first, is_stored=True)
 
     def _store_and_begin(self, workflow: StoredWorkflow, first: Sequence[Outgoing]) -> None:
         self.store_workflow(workflow)
@@ -467,6 +473,16 @@ class _Caller:
             self.done.cancel()
         else:
             self.done.set_exception(error)
+
+
+def _announced(workflow: StoredWorkflow) -> StoredWorkflow:
+    """Announce the steps of a workflow, and return it with the headers that hooks have added."""
+    announced = announce([step.outgoing for step in workflow.steps])
+    steps = [
+        step._replace(outgoing=outgoing)
+        for step, outgoing in zip(workflow.steps, announced, strict=True)
+    ]
+    return replace(workflow, steps=steps)
 
 
 def _is_unique(messages: Sequence[Outgoing]) -> bool:

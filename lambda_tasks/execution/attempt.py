@@ -254,7 +254,7 @@ class Attempt:
         if isinstance(error, Continue):
             try:
                 self._check_transactions()
-                return self._commit(*continuation_of(error, self.run, self.task))
+                return self._commit(*continuation_of(error, self._placed_run, self.task))
             except Exception as failure:
                 error = failure
         self._end_transaction(error)
@@ -358,7 +358,9 @@ class Attempt:
         self._n_conflicts += 1
         self._is_task_over = False
         # With a new context, code that the last try left running is refused by the lane's thread.
-        self.context = replace(self.context, state=copy_json(self.run.claim.state))
+        self.context = replace(
+            self.context, state=copy_json(self.run.claim.state), places=[self.run.message.place]
+        )
         return not self._is_claim_lost()
 
     def _is_recorded(self) -> bool:
@@ -399,11 +401,21 @@ class Attempt:
             self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
         )
         with interrupts.interrupt_after(limit_s):
-            released = self.finisher.finish(self.run, outcome, ran_for=ran_for, following=following)
+            released = self.finisher.finish(
+                self._placed_run, outcome, ran_for=ran_for, following=following
+            )
         self._end_transaction(None)
         self._lock_stack.close()
         self._call.ended(outcome, None)
         return AttemptEnd(outcome, following, ran_for=ran_for, released=released)
+
+    @property
+    def _placed_run(self) -> Run:
+        """The run with its place in its workflow, which steps that it has added have changed."""
+        place, message = self.context.places[-1], self.run.message
+        if place is message.place:
+            return self.run
+        return replace(self.run, message=replace(message, place=place))
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
         return AttemptEnd(outcome, is_recorded=False, ran_for=self._ran_for())
@@ -467,6 +479,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         state=copy_json(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
+        places=[run.message.place],
     )
 
 

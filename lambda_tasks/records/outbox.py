@@ -65,6 +65,10 @@ class RecordOutbox:
         """See ports.Outbox."""
         run_with_retries(self.alias, lambda: workflows.insert(workflow))
 
+    def add_steps(self, addition: StoredWorkflow) -> None:
+        """See ports.Outbox."""
+        workflows.add(addition)
+
     @with_retries
     def find_released(self, released: Released, *, after: int, limit: int) -> Sequence[Outgoing]:
         """See ports.Outbox."""

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Count, Exists, F, OuterRef, Q
 
-from ..core.graphs import HUB, WorkflowStatus
+from ..core.graphs import HUB, MAX_STEPS, WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
 from ..core.redaction import REDACTED
 from ..ports import StoredWorkflow
@@ -47,12 +47,44 @@ def insert(workflow: StoredWorkflow) -> None:
     alias = record_alias()
     with transaction.atomic(using=alias, savepoint=False):
         Workflow.objects.using(alias).bulk_create([_row_of(workflow)])
-        WorkflowJoin.objects.using(alias).bulk_create(list(_counts_of(workflow)), batch_size=1000)
-        for waits in (False, True):
-            rows = queued_rows(each.outgoing for each in workflow.steps if each.waits is waits)
-            if rows:
-                insert_rows = statements().insert_waiting if waits else statements().insert_queued
-                insert_rows(rows)
+        _insert_parts(workflow)
+
+
+def _insert_parts(workflow: StoredWorkflow) -> None:
+    joins = WorkflowJoin.objects.using(record_alias())
+    joins.bulk_create(list(_counts_of(workflow)), batch_size=1000)
+    for waits in (False, True):
+        rows = queued_rows(each.outgoing for each in workflow.steps if each.waits is waits)
+        if rows:
+            insert_rows = statements().insert_waiting if waits else statements().insert_queued
+            insert_rows(rows)
+
+
+@with_retries
+def reserve(id: UUID, *, n_steps: int, n_joins: int) -> tuple[int, int] | None:
+    """Reserve numbers for steps and joins that are added; return the lowest of each.
+
+    Returns None where the workflow does not run, or would have too many steps. Locks the workflow
+    until the end of the transaction.
+    """
+    workflow = Workflow.objects.using(record_alias()).filter(
+        id=id, status=WorkflowStatus.RUNNING, n_steps__lte=MAX_STEPS - n_steps
+    )
+    changed = workflow.update(
+        n_steps=F("n_steps") + n_steps, lowest_join=F("lowest_join") - n_joins
+    )
+    if not changed:
+        return None
+    all_steps, lowest = (
+        Workflow.objects.using(record_alias()).values_list("n_steps", "lowest_join").get(id=id)
+    )
+    return all_steps - n_steps, lowest
+
+
+@with_retries
+def add(addition: StoredWorkflow) -> None:
+    """Store steps and joins that are added to a workflow that runs."""
+    _insert_parts(addition)
 
 
 def _row_of(workflow: StoredWorkflow) -> Workflow:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lambda_tasks import Continue, Retry, TaskContext, lambda_task
-from lambda_tasks.workflows import Results
+from lambda_tasks.workflows import Results, aadd_steps, add_steps, group
 from tests.app.models import Effect
 
 
@@ -81,3 +81,16 @@ def sell(*, fails: bool = False) -> None:
 async def count(*, number: int) -> int:
     """Touches no table."""
     return number
+
+
+@lambda_task
+def split(*, n: int, fails: bool = False) -> int:
+    Effect.objects.create(name="split")
+    add_steps(group(resize.step(image_id=number, fails=fails) for number in range(n)))
+    return n
+
+
+@lambda_task
+async def asplit(*, n: int) -> int:
+    await aadd_steps(*(note.step(text=f"added {number}") for number in range(n)))
+    return n
