@@ -193,29 +193,31 @@ class WorkflowGraph(_Step, Graph):
         return WorkflowRun(stored.id, self.name)
 
     def _stored(self) -> StoredWorkflow:
-        from .records.workflows import max_shards
-
         if self.owner is not None:
             raise ValueError(
                 f"{self.label} is part of {self.owner.label} already. A workflow is executed once: "
                 "make another one."
             )
-        planned = self._planned(max_shards(), None)
+        planned = _plan_of(self)
         self.owner = self
-        return self._stored_as(planned, uuid.uuid4())
+        return _stored_as(self, planned, uuid.uuid4())
 
-    def _planned(self, max_shards: int, addition: Addition | None) -> Plan:
-        queues: dict[Node, Any] = {each: _queue_of(each) for each in _steps_of(self)}
-        return plan(self, max_shards=max_shards, queues=queues, addition=addition)
 
-    def _stored_as(self, planned: Plan, id: UUID) -> StoredWorkflow:
-        return StoredWorkflow(
-            id=id,
-            name=self.name,
-            steps=[StoredStep(_placed(each, planned, id), each.waits) for each in planned.steps],
-            joins=planned.joins,
-            results=planned.results,
-        )
+def _plan_of(graph: WorkflowGraph, addition: Addition | None = None) -> Plan:
+    from .records.workflows import max_shards
+
+    queues: dict[Node, Any] = {each: _queue_of(each) for each in _steps_of(graph)}
+    return plan(graph, max_shards=max_shards(), queues=queues, addition=addition)
+
+
+def _stored_as(graph: WorkflowGraph, planned: Plan, id: UUID) -> StoredWorkflow:
+    return StoredWorkflow(
+        id=id,
+        name=graph.name,
+        steps=[StoredStep(_placed(each, planned, id), each.waits) for each in planned.steps],
+        joins=planned.joins,
+        results=planned.results,
+    )
 
 
 def workflow(name: str, *last: _Step) -> WorkflowGraph:
@@ -277,7 +279,7 @@ def add_steps(*last: _Step) -> None:
     that runs here waits for them, too. Raises RuntimeError outside of a step, or of its
     transaction, and where the workflow is over or would have more than MAX_STEPS.
     """
-    from .records.workflows import max_shards, reserve
+    from .records.workflows import reserve
 
     run, alias = current_run.get(), runtime.current().outbox.alias
     place = run.places[-1] if run is not None and run.places else None
@@ -291,7 +293,7 @@ def add_steps(*last: _Step) -> None:
             "Remove `atomic=False` from the task."
         )
     added = workflow(f"what {run.task_name} adds", *last)
-    counted = added._planned(max_shards(), None)
+    counted = _plan_of(added)
     n_steps, n_joins = len(counted.steps), len(counted.joins)
     reserved = reserve(place.workflow_id, n_steps=n_steps, n_joins=n_joins)
     if reserved is None:
@@ -299,9 +301,9 @@ def add_steps(*last: _Step) -> None:
             f"{run.task_name} can't add {n_steps} steps: its workflow is over, or would have more "
             f"than {MAX_STEPS}."
         )
-    planned = added._planned(max_shards(), Addition(place, *reserved))
+    planned = _plan_of(added, Addition(place, *reserved))
     added.owner = added
-    runtime.current().enqueuer.add_steps(added._stored_as(planned, place.workflow_id))
+    runtime.current().enqueuer.add_steps(_stored_as(added, planned, place.workflow_id))
     run.places.append(place.fed_by_addition(planned.joins[-1]))
 
 
@@ -533,13 +535,14 @@ class Results(Sequence[R_co]):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Let pydantic read what the claim of a step has found."""
         return core_schema.json_or_python_schema(
-            core_schema.no_info_plain_validator_function(cls._of),
+            core_schema.no_info_plain_validator_function(cls.from_json),
             core_schema.is_instance_schema(cls),
             serialization=core_schema.plain_serializer_function_ser_schema(cls._to_json),
         )
 
     @classmethod
-    def _of(cls, value: Any) -> "Results[Any]":
+    def from_json(cls, value: Any) -> "Results[Any]":
+        """Return the results that a claim has found. Raises ValueError for anything else."""
         if isinstance(value, Mapping) and value.keys() == {
             "workflow_id", "values", "total", "failed"
         }:  # fmt: skip
@@ -741,7 +744,7 @@ class WorkflowRun:
         if kind == "step":
             return _typed(*workflows.read_step(self.id, number))
         found = workflows.read_group(self.id, number) if number is not None else None
-        return [] if found is None else list(Results._of(found))
+        return [] if found is None else list(Results.from_json(found))
 
 
 def refuse_unusable(task_name: str, *, is_unique: bool, is_direct: bool) -> None:

@@ -25,7 +25,7 @@ from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..errors import EnqueueError
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
-from ..ports import Joined, Joins, Outbox, Released, StoredWorkflow
+from ..ports import Joined, Joins, Outbox, Released, StoredStep, StoredWorkflow
 from ..threads import check_event_loops
 from . import joining
 from .announcing import aannounce, announce
@@ -479,7 +479,7 @@ def _announced(workflow: StoredWorkflow) -> StoredWorkflow:
     """Announce the steps of a workflow, and return it with the headers that hooks have added."""
     announced = announce([step.outgoing for step in workflow.steps])
     steps = [
-        step._replace(outgoing=outgoing)
+        StoredStep(outgoing, step.waits)
         for step, outgoing in zip(workflow.steps, announced, strict=True)
     ]
     return replace(workflow, steps=steps)
