@@ -248,3 +248,25 @@ def test_a_round_cancels_the_steps_that_a_cancel_has_left(transactional_db: None
     async_to_sync(runtime.current().round.run)()
 
     assert set(TaskRecord.objects.values_list("status", flat=True)) == {"CANCELLED"}
+
+
+def test_a_group_that_was_satisfied_is_not_counted_again_after_a_retry(
+    transactional_db: None,
+) -> None:
+    members = [graphs.measure.step(image_id=number) for number in range(2)]
+    other = graphs.measure.step(image_id=9)
+    total = graphs.summarize.step(sizes=group(members, need="any_outcome").results).after(other)
+    with capture_tasks():
+        run = workflow("gallery", total).execute_on_commit()
+    claims = runtime.current().claims
+    ids = [members[0].id, members[1].id, other.id]
+    claims.finish_many([_end(each, BROKEN) for each in _claim(ids)])
+    assert run.status() == "FAILED"
+    assert run.retry_failed() == 3
+
+    for each in _claim(ids[:2]):
+        claims.finish(_end(each))
+
+    assert TaskRecord.objects.get(id=total.id).status == "WAITING"
+    (last,) = _claim([other.id])
+    assert len(claims.finish(_end(last))) == 1
