@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
@@ -194,8 +194,23 @@ class Message:
         """Return whether the message has the same task, and arguments if any, as its record."""
         if (self.task_name, self.backend) != (record.task_name, record.backend):
             return False
-        return not self.has_arguments or _are_same(
-            [self.args, self.kwargs], [record.args, record.kwargs]
+        if not self.has_arguments:
+            return True
+        record = record.without_results()
+        return _are_same([self.args, self.kwargs], [record.args, record.kwargs])
+
+    def without_results(self) -> "Message":
+        """Return the message without the arguments that are results of other steps.
+
+        They are read at each claim, and are in no record and no message.
+        """
+        if self.place is None or not self.place.inputs:
+            return self
+        inputs = self.place.inputs
+        return replace(
+            self,
+            kwargs={name: value for name, value in self.kwargs.items() if name not in inputs},
+            args=[None if str(index) in inputs else each for index, each in enumerate(self.args)],
         )
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -88,7 +87,7 @@ def row_of(
     age_s: float = 0.0,
 ) -> Row:
     """Return the row of a new record; with `waits`, nobody is about to send its message."""
-    message = without_results(message)
+    message = message.without_results()
     secret_values = _encrypted_arguments(message)
     return {
         "id": message.invocation_id,
@@ -116,21 +115,6 @@ def row_of(
         "ahead_s": look.ahead.total_seconds(),
         "age_s": age_s,
     }
-
-
-def without_results(message: Message) -> Message:
-    """Return a message without the arguments that are results of other steps.
-
-    They are read at each claim, and copied into no record.
-    """
-    if message.place is None or not message.place.inputs:
-        return message
-    inputs = message.place.inputs
-    return replace(
-        message,
-        kwargs={name: value for name, value in message.kwargs.items() if name not in inputs},
-        args=[None if str(index) in inputs else each for index, each in enumerate(message.args)],
-    )
 
 
 def _unique_columns(unique: UniqueKey | None) -> dict[str, Any]:
