@@ -39,7 +39,13 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def make(
-    stdout: OutputWrapper, options: dict[str, Any], verb: str, participle: str, change: Change
+    stdout: OutputWrapper,
+    options: dict[str, Any],
+    verb: str,
+    participle: str,
+    change: Change,
+    *,
+    noun: str = "call",
 ) -> int:
     """Make a change, once it is confirmed; say what was done; return the exit code.
 
@@ -47,20 +53,20 @@ def make(
     """
     if not (options["yes"] or options["dry_run"]):
         planned = change(dry_run=True, on_progress=_ignore)
-        if planned.done and not confirm(stdout, question(verb, planned.done)):
+        if planned.done and not confirm(stdout, question(verb, planned.done, noun)):
             return DONE
     progress = Progress(stdout, options, participle)
     with progress:
         changes = change(dry_run=options["dry_run"], on_progress=progress.show)
-    _summarize(stdout, options, participle, changes)
+    _summarize(stdout, options, participle, changes, noun)
     return DONE if changes.done else int(options["empty_exit_code"])
 
 
-def question(verb: str, ids: list[UUID]) -> str:
+def question(verb: str, ids: list[UUID], noun: str = "call") -> str:
     """Return the question whether to change records, with their number and the first ids."""
     first = "".join(f"\n  {id}" for id in ids[:SHOWN])
     more = f"\n  and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
-    return f"{verb} {counted(len(ids), 'call')}?{first}{more}"
+    return f"{verb} {counted(len(ids), noun)}?{first}{more}"
 
 
 def confirm(stdout: OutputWrapper, text: str) -> bool:
@@ -108,7 +114,7 @@ class Progress:
 
 
 def _summarize(
-    stdout: OutputWrapper, options: dict[str, Any], participle: str, changes: Changes
+    stdout: OutputWrapper, options: dict[str, Any], participle: str, changes: Changes, noun: str
 ) -> None:
     dry_run = options["dry_run"]
     if options["json"]:
@@ -127,7 +133,7 @@ def _summarize(
         stdout.write(f"{id} is left out: {reason}.")
     if (n_more := len(changes.skipped) - SHOWN) > 0:
         stdout.write(f"{n_more:,} more left out; --json names them all.")
-    stdout.write(f"{counted(len(changes.done), 'call', would=dry_run)} {participle}.")
+    stdout.write(f"{counted(len(changes.done), noun, would=dry_run)} {participle}.")
 
 
 def _ignore(done: int, total: int) -> None:

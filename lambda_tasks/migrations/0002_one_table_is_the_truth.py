@@ -394,13 +394,25 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("name", models.CharField(editable=False, max_length=255)),
-                ("status", models.CharField(default="RUNNING", editable=False, max_length=10)),
-                ("created_at", models.DateTimeField(editable=False)),
+                (
+                    "status",
+                    models.CharField(
+                        db_index=True, default="RUNNING", editable=False, max_length=10
+                    ),
+                ),
+                ("created_at", models.DateTimeField(db_index=True, editable=False)),
                 ("ended_at", models.DateTimeField(db_index=True, editable=False, null=True)),
                 ("n_steps", models.PositiveIntegerField(editable=False)),
                 ("lowest_join", models.IntegerField(default=0, editable=False)),
                 ("results", models.JSONField(editable=False)),
             ],
+            options={
+                "default_permissions": ("view",),
+                "permissions": (
+                    ("cancel_workflow", "Can cancel workflow"),
+                    ("retry_workflow", "Can retry failed steps of workflow"),
+                ),
+            },
         ),
         repeatable.CreateTable(
             "WorkflowJoin",
@@ -425,6 +437,7 @@ class Migration(migrations.Migration):
                 ("terms", models.JSONField(editable=False, null=True)),
                 ("succeeded", models.BooleanField(editable=False, null=True)),
             ],
+            options={"default_permissions": ()},
         ),
         # A record is written four times in its life, and the second time soon after the first, to
         # note that it was sent. With room on its page that costs a fifth: no index has to learn

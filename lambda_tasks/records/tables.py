@@ -506,15 +506,22 @@ class Workflow(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=255, editable=False)
     status = models.CharField(
-        max_length=10, default=_choice(WorkflowStatus.RUNNING), editable=False
+        max_length=10, default=_choice(WorkflowStatus.RUNNING), db_index=True, editable=False
     )
-    created_at = models.DateTimeField(editable=False)
+    created_at = models.DateTimeField(db_index=True, editable=False)
     ended_at = models.DateTimeField(null=True, db_index=True, editable=False)
     n_steps = models.PositiveIntegerField(editable=False)
     lowest_join = models.IntegerField(default=0, editable=False)
     """The lowest number of a join. Joins of steps that are added later have lower ones."""
     results = models.JSONField(editable=False)
     """Where the result is: see core.graphs.Plan."""
+
+    class Meta:
+        default_permissions = ("view",)
+        permissions = (
+            ("cancel_workflow", "Can cancel workflow"),
+            ("retry_workflow", "Can retry failed steps of workflow"),
+        )
 
     def __str__(self) -> str:
         return f"{self.name} {self.id}"
@@ -538,6 +545,9 @@ class WorkflowJoin(models.Model):
     """What follows when it reaches zero: see core.graphs.Terms. None for one count among others."""
     succeeded = models.BooleanField(null=True, editable=False)
     """The decision; None before it."""
+
+    class Meta:
+        default_permissions = ()
 
     def __str__(self) -> str:
         return f"{self.pk}"

@@ -31,6 +31,7 @@ from lambda_tasks.management.verbs import (
     tail,
     tick,
     worker,
+    workflows,
 )
 
 VERBS: Final[dict[str, ModuleType]] = {
@@ -39,6 +40,7 @@ VERBS: Final[dict[str, ModuleType]] = {
     "invoke": invoke,
     "tick": tick,
     "schedules": schedules,
+    "workflows": workflows,
     "stats": stats,
     "health": health,
     "list": listing,
