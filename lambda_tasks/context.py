@@ -71,6 +71,8 @@ class TaskContext:
     """The values of the run's secret arguments, which log lines redact. Internal."""
     recorder: Recorder = field(default_factory=_NullRecorder, repr=False, compare=False)
     """The writer behind save() and progress(). Internal."""
+    places: list[Any] = field(default_factory=list, repr=False, compare=False)
+    """The place in a workflow, and those that followed it as steps were added. Internal."""
 
     @property
     def idempotency_key(self) -> UUID:

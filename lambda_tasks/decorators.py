@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -28,8 +28,14 @@ from django.db import DEFAULT_DB_ALIAS
 
 from . import conf, registry, runtime
 from .context import TaskContext
-from .core.arguments import Arguments, arguments_mismatch, copy_json, refuse_positional
+from .core.arguments import (
+    Arguments,
+    arguments_mismatch,
+    copy_json,
+    refuse_positional,
+)
 from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_position
+from .core.graphs import GroupNode, Node, source_of
 from .core.hints import UnresolvedHint, parameters_of
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing, check_headers
@@ -41,6 +47,7 @@ from .core.options import (
     parse_options,
     parse_unique,
 )
+from .core.references import GROUP_RESULT
 from .core.results import ResultType
 from .core.unique import (
     OnConflict,
@@ -50,6 +57,7 @@ from .core.unique import (
     UniqueWhile,
     refuse_secret_keys,
 )
+from .enqueue.announcing import announce
 from .enqueue.prepare import (
     check_delay,
     check_expires,
@@ -61,6 +69,7 @@ from .invocation import Invocation
 from .payload import SQSLambdaTask
 from .ports import Joins, TaskCall
 from .twins import sync_form
+from .workflows import Chain, Step, references_in, refuse_unusable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -242,6 +251,11 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         self.arguments.build()
         self._check_unique()
 
+    @property
+    def result_hint(self) -> Any:
+        """The annotation of the function's result; Any where it has none."""
+        return self._result_type.hint
+
     def result_from_json(self, value: Any) -> Any:
         """See ports.Task."""
         return self._result_type.from_json(value)
@@ -321,6 +335,59 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         outgoing = self._outgoing_many(calls)
         joins = await runtime.current().enqueuer.aenqueue(outgoing, using=self._overrides.using)
         return [self._invocation(each, joins) for each in outgoing]
+
+    @overload
+    def step(
+        self: "LambdaTaskWrapper[P, Coroutine[Any, Any, T]]", /, *args: P.args, **kwargs: P.kwargs
+    ) -> Step[T]: ...
+
+    @overload
+    def step(self, /, *args: P.args, **kwargs: P.kwargs) -> Step[R_co]: ...
+
+    def step(self, /, *args: P.args, **kwargs: P.kwargs) -> Step[Any]:
+        """Return a call as a step of a workflow. Arguments may be the results of other steps.
+
+        Raises what execute_on_commit() raises, and TypeError for a task that can't be a step.
+        """
+        is_direct = self.options.durable is False
+        refuse_unusable(self.name, is_unique=self._terms is not None, is_direct=is_direct)
+        references = references_in(kwargs)
+        self.arguments.check_references(
+            {name: _result_hint(each.source) for name, each in references.items()}
+        )
+        self._refuse_limiting(references)
+        return Step(self._outgoing(args, kwargs, references=references.keys()), references)
+
+    def stored_call(self) -> Outgoing:
+        """Return a call without arguments, to be stored with the success of another task.
+
+        Raises pydantic.ValidationError where it needs arguments.
+        """
+        (announced,) = announce([self._outgoing((), {}, references=())])
+        return announced
+
+    def then(self, task: Any, /, *, result_as: str | None = None, **kwargs: Any) -> Chain:
+        """Return a chain: another task, with these arguments, once this one has succeeded.
+
+        `result_as` names its parameter that takes the result of this one. A chain has the call
+        forms of a task, with the arguments of its first one, and `then()` again.
+        """
+        return Chain(self, []).then(task, result_as=result_as, **kwargs)
+
+    @property
+    def using_alias(self) -> str:
+        """The alias of the database whose transaction its calls join."""
+        return self._overrides.using
+
+    def _refuse_limiting(self, references: Mapping[str, Any]) -> None:
+        """Raise TypeError where a result would name a limit or a lock, which is needed earlier."""
+        options = self.options
+        for option in ("limit_by", "rate_by", "singleton_by"):
+            if names := references.keys() & set(getattr(options, option) or ()):
+                raise TypeError(
+                    f"{self.name}: {option} names {sorted(names)}, which is the result of another "
+                    "step here, and must be known before the step is claimed. Pass a value."
+                )
 
     def serialize(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Return a call as a dict of JSON values, which SQSLambdaTask.model_validate() reads."""
@@ -455,7 +522,14 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             "other decorators, and keep the name."
         )
 
-    def _outgoing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Outgoing:
+    def _outgoing(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        references: Collection[str] | None = None,
+    ) -> Outgoing:
+        """Return the message of a call; that of a step has `references` among its arguments."""
         if not self._is_found:
             self._check_name()
         refuse_positional(self.name, args)
@@ -468,13 +542,18 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             )
         options = self.options
         queue = options.queue if overrides.queue is None else overrides.queue
-        named = self.arguments_to_json(arguments)
+        if references:
+            hides = bool(self.secret_names)
+            named = self.arguments.some_valid(arguments, without=references, hides_inputs=hides)
+        else:
+            named = self.arguments_to_json(arguments)
         return prepare(
             self.name,
             named,
             queue=queue,
             task_queue=options.queue,
             durable=self._durable,
+            is_step=references is not None,
             delay_s=options.delay if overrides.delay is None else overrides.delay,
             run_after=overrides.run_after,
             group_key=overrides.group_key,
@@ -535,6 +614,15 @@ def lambda_task(
     if func is None:
         return functools.partial(LambdaTaskWrapper, **given)
     return LambdaTaskWrapper(func, **given)
+
+
+def _result_hint(node: Node) -> Any:
+    """Return the annotation of what a step or group returns; Any where it has none."""
+    if isinstance(node, GroupNode):
+        return GROUP_RESULT
+    source = source_of(node)
+    task: Any = registry.registered(source.label) if isinstance(source, Step) else None
+    return getattr(task, "result_hint", Any)
 
 
 def _missing(task_name: str | None, name: str) -> str:

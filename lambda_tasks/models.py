@@ -12,6 +12,8 @@ from .records.tables import (
     TaskRecord,
     TaskStatus,
     UsedSignature,
+    Workflow,
+    WorkflowJoin,
 )
 
 __all__ = [
@@ -27,4 +29,6 @@ __all__ = [
     "TaskRecord",
     "TaskStatus",
     "UsedSignature",
+    "Workflow",
+    "WorkflowJoin",
 ]

@@ -10,6 +10,7 @@ from uuid import UUID
 from .context import TaskContext
 from .core.batching import BatchLimits
 from .core.grace import RefusedRecord
+from .core.graphs import PlannedJoin
 from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, Refused, Release
 from .core.limits import Needs, Places
 from .core.message import Message, Outgoing
@@ -66,6 +67,35 @@ Joins = Mapping[UUID, Joined]
 """The calls that got no record, by the ids that they would have had."""
 
 
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Steps of a workflow that an end has released: QUEUED ones, whose messages can be sent."""
+
+    workflow_id: UUID
+    first: int
+    stop: int
+    """Their numbers: from `first`, and below `stop`."""
+
+
+class StoredStep(NamedTuple):
+    """A step of a workflow to store, with its message, which has its place."""
+
+    outgoing: Outgoing
+    waits: bool
+    """Whether it waits for others, and its message is not sent yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWorkflow:
+    """A workflow to store: its steps, and the joins that release them."""
+
+    id: UUID
+    name: str
+    steps: Sequence[StoredStep]
+    joins: Sequence[PlannedJoin]
+    results: Sequence[Any]
+
+
 class Outbox(Protocol):
     """The stored messages, each kept until its queue has accepted it."""
 
@@ -76,6 +106,19 @@ class Outbox(Protocol):
 
     def insert_queued(self, messages: Iterable[Outgoing]) -> None:
         """Store messages as QUEUED records. A message that has a record already is skipped."""
+
+    def insert_workflow(self, workflow: StoredWorkflow) -> None:
+        """Store a workflow: steps as QUEUED records, or WAITING ones that wait for others."""
+
+    def add_steps(self, addition: StoredWorkflow) -> None:
+        """Store steps that are added to a workflow, in the transaction of the step that does so."""
+
+    def find_released(self, released: Released, *, after: int, limit: int) -> Sequence[Outgoing]:
+        """Return the messages of released steps with numbers above `after` that can be sent now.
+
+        Up to `limit` of them. What is due later is left to the relay.
+        """
+        ...
 
     def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:
         """Store messages with unique keys; return those that join others instead.
@@ -581,6 +624,15 @@ class Source(Protocol):
         """Send the settlements that are still pending."""
 
 
+class Finished(NamedTuple):
+    """What became of ends that were written together."""
+
+    ids: Collection[UUID]
+    """The ids of the invocations whose claim still held."""
+    released: Sequence[Released] = ()
+    """The steps of their workflows that are released now."""
+
+
 class Claims(Protocol):
     """The ownership of invocations, and the outcomes of their runs."""
 
@@ -620,14 +672,16 @@ class Claims(Protocol):
         """
         ...
 
-    def finish(self, end: End, following: Outgoing | None = None) -> None:
+    def finish(self, end: End, following: Outgoing | None = None) -> Sequence[Released]:
         """Write the end of a run, and the QUEUED record of the retry or run that follows it.
 
-        Raises LeaseLost, and changes nothing, where the claim no longer holds.
+        Returns the steps of its workflow that are released now. Raises LeaseLost, and changes
+        nothing, where the claim no longer holds.
         """
+        ...
 
-    def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
-        """Write the ends of runs, and return the ids of the invocations whose claim still held."""
+    def finish_many(self, ends: Sequence[End]) -> Finished:
+        """Write the ends of runs whose claims still hold."""
         ...
 
     def release(self, claims: Sequence[Claim], release: Release) -> None:

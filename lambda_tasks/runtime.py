@@ -155,7 +155,10 @@ class Runtime:
     def round(self) -> Round:
         """What one process of the system does once a minute."""
         return Round(
-            self.scheduler.tick, partial(self.hand_over_places, thorough=True), self.relay.run_once
+            self.scheduler.tick,
+            partial(self.hand_over_places, thorough=True),
+            self._end_cancelled,
+            self.relay.run_once,
         )
 
     @cached_property
@@ -276,6 +279,7 @@ class Runtime:
             resolve=registry.resolve,
             make_attempt=self.make_attempt,
             send_stored=self._send_stored,
+            send_steps=self.enqueuer.asend_released,
             limits=self.limits,
             lock=self.locks,
             lanes=lanes,
@@ -328,6 +332,11 @@ class Runtime:
         for client in self._clients.values():
             await client.aclose()
 
+    async def _end_cancelled(self) -> None:
+        from .records.workflows import finish_all_cancelled
+
+        await call_database(finish_all_cancelled)
+
     async def _is_left(self, id: UUID) -> bool:
         return await _ask_on_reserved_thread(lambda: self.outbox.is_unsent(id))
 
@@ -342,7 +351,10 @@ class Runtime:
     def _run_now(self, outgoing: Outgoing) -> BaseException | None:
         from .execution.eager import EagerRunner
 
-        return EagerRunner(self.finisher, registry.resolve, self.make_attempt).run(outgoing)
+        runner = EagerRunner(
+            self.finisher, registry.resolve, self.make_attempt, self.enqueuer.find_released
+        )
+        return runner.run(outgoing)
 
 
 class _Process:

@@ -525,7 +525,7 @@ def test_filters_narrow_down_what_is_meant() -> None:
         ({}, "No filter says which records are meant"),
         ({"ids": None, "status": None}, "No filter says which records are meant"),
         ({"ids": ["7"]}, "'7' is not the id of an invocation"),
-        ({"status": "BROKEN"}, "There is no status 'BROKEN'. There are: QUEUED"),
+        ({"status": "BROKEN"}, "There is no status 'BROKEN'. There are: WAITING, QUEUED"),
         ({"since": datetime(2026, 1, 1)}, "since is .* Use a datetime with a time zone"),
         ({"until": -HOUR}, "until is"),
         ({"arguments": {"not a name": 1}}, "can't be the name of an argument"),

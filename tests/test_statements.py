@@ -97,6 +97,9 @@ OTHER_VALUES: Final[dict[str, Any]] = {
     "unique_key": uuid4(),
     "unique_while": "queued",
     "unique_until": WHEN + 3 * HOUR,
+    "workflow_id": uuid4(),
+    "step": 7,
+    "links": {"feeds": [[1, 0, 0, 1]], "inputs": {"é": ["step", 3]}},
 }
 """For each column of a row one value that _row() does not have."""
 
@@ -910,6 +913,9 @@ rows_to_insert = st.fixed_dictionaries(
         "unique_key": optional_ids,
         "unique_while": unique_whiles,
         "unique_until": moments,
+        "workflow_id": optional_ids,
+        "step": st.none() | st.integers(0, 2**31 - 1),
+        "links": st.none() | st.dictionaries(some_text, json_values, max_size=3),
         "delay_s": st.none() | st.integers(0, 900),
         "grace_s": st.sampled_from([0.0, 30.0]),
         "ahead_s": st.sampled_from([0.0, 900.0]),
@@ -1031,7 +1037,7 @@ def test_the_clock_stands_still_where_records_are_compared() -> None:
 def test_both_insert_the_same(first: list[Row], second: list[Row], is_sent: bool) -> None:
     def insert(sql: PortableStatements) -> None:
         sql.insert_queued(first, is_sent=is_sent)
-        sql.insert_queued(second)
+        sql.insert_waiting(second)
 
     _assert_same([], insert)
 

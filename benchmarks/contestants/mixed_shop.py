@@ -19,13 +19,14 @@ from benchmarks.contestants.database import migrate
 from benchmarks.contestants.work import logbook, mixed
 from benchmarks.contestants.work.models import Order, Shipment
 from lambda_tasks.errors import EnqueueError
-from lambda_tasks.models import TaskRecord
+from lambda_tasks.models import TaskRecord, Workflow
+from lambda_tasks.workflows import WorkflowRun
 
 __all__ = ["audit", "done_per_s", "migrate", "movement", "take_orders"]
 
 T = TypeVar("T")
 
-OPEN: Final = ("QUEUED", "RUNNING")
+OPEN: Final = ("WAITING", "QUEUED", "RUNNING")
 
 DIRECT: Final = ("send_directly", "asend_directly")
 
@@ -47,8 +48,17 @@ WEIGHTS: Final = {
     "send_directly": 4,
     "asend_directly": 4,
     "refuse": 2,
+    "chain": 2,
+    "fan": 1,
+    "nested": 2,
 }
-"""How often an order is of each kind, which is the name of its task."""
+"""How often an order is of each kind: the name of its task, or of what makes its workflow."""
+
+WORKFLOWS: Final[Mapping[str, int]] = {"chain": 3, "fan": mixed.MEMBERS + 1, "nested": 4}
+"""The kinds that are workflows, and their steps, each of which leaves a parcel."""
+
+RETRY_EVERY: Final = 20
+"""Orders between two looks for workflows that have failed."""
 
 DELAYED: Final = 0.1
 LONGEST_DELAY_S: Final = 8
@@ -91,17 +101,25 @@ def take_orders(
         queue = wanted.choice(queues)
         if kind in DIRECT:
             _take_directly(number, kind)
+        elif kind in WORKFLOWS:
+            _insist(partial(_take_workflow, number, kind, queue))
         else:
             delay_s = wanted.randint(1, longest_delay_s) if wanted.random() < DELAYED else 0
             _insist(partial(_take, number, kind, queue, delay_s))
+        if number % RETRY_EVERY == 0:
+            _insist(_retry_failed)
         due_at += pause_s
         time.sleep(max(0.0, due_at - time.monotonic()))
     return _insist(Order.objects.count)
 
 
 def movement() -> dict[str, int]:
-    """What changes as long as anything happens; what is `open` or `waiting` is not done yet."""
+    """What changes as long as anything happens; what is `open` or `waiting` is not done yet.
+
+    Workflows that have failed are retried, as an operator would.
+    """
     connection.close()
+    _retry_failed()
     shipped = Shipment.objects.order_by().values("number").distinct()
     promised = Order.objects.exclude(kind__in=EFFECTLESS)  # a doubtful one may be shipped, too
     return {
@@ -269,6 +287,17 @@ def _store_doubtful(number: int) -> None:
         Order.objects.create(number=number, kind=DOUBTFUL)
 
 
+def _take_workflow(number: int, kind: str, queue: str) -> None:
+    with suppress(IntegrityError), transaction.atomic():
+        Order.objects.create(number=number, kind=kind, due_at=time.time())
+        getattr(mixed, kind)(number=number, queue=queue).execute_on_commit()
+
+
+def _retry_failed() -> None:
+    for id in Workflow.objects.filter(status="FAILED").values_list("pk", flat=True):
+        WorkflowRun(id).retry_failed()
+
+
 def _insist(ask: Callable[..., T], **kwargs: Any) -> T:
     """Ask the database until it answers."""
     while True:
@@ -283,6 +312,8 @@ def _promised(kind: str) -> range:
     """The parcels that an order of this kind must have."""
     if kind in EFFECTLESS:
         return range(0)
+    if kind in WORKFLOWS:
+        return range(WORKFLOWS[kind])
     return range(mixed.PARCELS if kind == "send_in_parcels" else 1)
 
 
@@ -296,8 +327,8 @@ def _number(record: TaskRecord) -> int:
 
 
 def _is_first(record: TaskRecord) -> bool:
-    """Not a retry or a continuation."""
-    return record.root_id in (None, record.id)
+    """Not a retry, a continuation, or a step of a workflow behind its first one."""
+    return record.root_id in (None, record.id) and not record.kwargs.get("parcel")
 
 
 def _last_line(traceback: str | None) -> str:

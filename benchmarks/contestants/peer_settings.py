@@ -11,6 +11,14 @@ DATABASES = {
     "default": {"CONN_MAX_AGE": None, **json.loads(os.environ["BENCHMARK_DATABASE"])},
 }
 
+if "BENCHMARK_CACHE" in os.environ:  # where django-q2 collects the results of an iterable
+    CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": os.environ["BENCHMARK_CACHE"],
+        }
+    }
+
 # Of django-q2. By tens it is faster with many tasks, and slower with one.
 Q_CLUSTER = {
     "orm": "default",

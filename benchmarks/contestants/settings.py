@@ -37,6 +37,8 @@ if "BENCHMARK_HOOKS" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.hooked")
 if "BENCHMARK_SCHEDULES" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.scheduled")
+if "BENCHMARK_FLOWS" in os.environ:
+    LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.flows")
 if "BENCHMARK_MARKS" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.marks")
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ

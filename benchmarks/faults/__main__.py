@@ -34,6 +34,7 @@ def main() -> None:
     chosen = _options()
     logging.getLogger("lambda_tasks").setLevel(logging.CRITICAL)  # the kills are no news
     said = f"--orders {chosen.orders} --faults {chosen.faults} --seed {chosen.seed}"
+    said += f" --kinds {' '.join(chosen.kinds)}" if chosen.kinds else ""
     said += "" if chosen.hurry == HURRY else f" --hurry {chosen.hurry:g}"
     verdicts = {
         (consumer, engine): _try(consumer, engine, chosen)
@@ -64,6 +65,7 @@ def _try(consumer: Consumer, engine: Engine, chosen: argparse.Namespace) -> Verd
             faults=chosen.faults,
             every_s=FAULT_EVERY_S,
             seed=chosen.seed,
+            kinds=chosen.kinds,
         )
     if verdict.is_clean:
         shutil.rmtree(directory)
@@ -90,6 +92,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--database", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument(
         "--hurry", type=float, default=HURRY, help="so many times as fast SQS's timeouts run"
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", metavar="KIND", help="of orders, such as chain, fan and nested"
     )
     parser.add_argument(
         "--no-peer", action="store_true", help="without the kills beside django-lambda-tasks"

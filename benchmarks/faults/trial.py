@@ -75,12 +75,17 @@ def run(
     faults: int,
     every_s: tuple[float, float],
     seed: int,
+    kinds: Sequence[str] | None = None,
 ) -> Verdict:
-    """Take orders while so many faults happen, one in `every_s` seconds; audit when all is calm."""
+    """Take orders while so many faults happen, one in `every_s` seconds; audit when all is calm.
+
+    `kinds` of orders; all of them by default.
+    """
     random.seed(seed)
     with begun(site, consumer) as scene:
         pause_s = faults * sum(every_s) / 2 / orders
-        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed)
+        only = {} if kinds is None else {"kinds": kinds}
+        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed, **only)
         with taking, Storm(scene, KINDS) as storm:
             storm.blow(every_s=every_s, faults=faults)
         settle(site)

@@ -32,9 +32,9 @@ async def reserve_stock(*, order_id: int, copies: int = 1) -> int:
 
 
 @lambda_task(soft_timeout=20, hard_timeout=30)
-def print_invoice(*, order_id: int, pages: int = 3) -> dict[str, int]:
+def print_invoice(*, order_id: int, copies: int, pages: int = 3) -> dict[str, int]:
     """Work for a processor: runs in a worker process, beside the event loop."""
     order = Order.objects.get(pk=order_id)
     checksum = sum(ord(letter) * number for letter in order.title for number in range(pages * 500))
     Step.objects.create(order=order, name="invoiced")
-    return {"pages": pages, "checksum": checksum % 9973}
+    return {"pages": pages * copies, "checksum": checksum % 9973}

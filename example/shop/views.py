@@ -10,8 +10,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from lambda_tasks import Invocation
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.workflows import workflow
 from shop.models import Order
 from shop.tasks import print_invoice, reserve_stock, send_confirmation
 from shop.transactions import async_atomic
@@ -30,15 +30,15 @@ def place_order(request: HttpRequest) -> HttpResponse:
     try:
         with transaction.atomic():
             order = Order.objects.create(**fields)
-            placed = [
-                reserve_stock.execute_on_commit(order_id=order.pk),
-                send_confirmation.execute_on_commit(order_id=order.pk),
-                print_invoice.execute_on_commit(order_id=order.pk),
-            ]
+            # The invoice needs to know what was reserved, and nobody is told before that.
+            reserved = reserve_stock.step(order_id=order.pk)
+            invoiced = print_invoice.step(order_id=order.pk, copies=reserved.result)
+            confirmed = send_confirmation.step(order_id=order.pk).after(reserved)
+            workflow("order", invoiced, confirmed).execute_on_commit()
             _check_stock(request)
     except OutOfStock:
         return JsonResponse({"order": fields["reference"], "error": "out of stock"}, status=409)
-    return _answer(request, order, placed)
+    return _answer(request, order, [reserved.id, invoiced.id, confirmed.id])
 
 
 @require_POST
@@ -54,7 +54,7 @@ async def place_order_async(request: HttpRequest) -> HttpResponse:
             _check_stock(request)
     except OutOfStock:
         return JsonResponse({"order": fields["reference"], "error": "out of stock"}, status=409)
-    return _answer(request, order, placed)
+    return _answer(request, order, [invocation.id for invocation in placed])
 
 
 def index(request: HttpRequest) -> HttpResponse:
@@ -89,10 +89,10 @@ def _check_stock(request: HttpRequest) -> None:
         raise OutOfStock
 
 
-def _answer(request: HttpRequest, order: Order, placed: list[Invocation]) -> HttpResponse:
+def _answer(request: HttpRequest, order: Order, placed: list[uuid.UUID]) -> HttpResponse:
     if "from_the_page" in request.POST:
         return redirect("index")
     return JsonResponse(
-        {"order": order.reference, "invocations": [str(invocation.id) for invocation in placed]},
+        {"order": order.reference, "invocations": [str(id) for id in placed]},
         status=201,
     )

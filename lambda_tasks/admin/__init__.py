@@ -1,6 +1,7 @@
-"""The admin's pages: the records, and the schedules. They show, and act only by actions."""
+"""The admin's pages: records, schedules and workflows. They show, and act only by actions."""
 
 from .records import TaskRecordAdmin
 from .schedules import ScheduleStateAdmin
+from .workflows import WorkflowAdmin
 
-__all__ = ["ScheduleStateAdmin", "TaskRecordAdmin"]
+__all__ = ["ScheduleStateAdmin", "TaskRecordAdmin", "WorkflowAdmin"]

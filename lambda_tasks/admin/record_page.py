@@ -19,7 +19,7 @@ from ..records.tables import TaskRecord
 from . import shown
 
 FIELDSETS: Final = {
-    "": ("id", "task_name", "status_now", "last_error", "lineage"),
+    "": ("id", "task_name", "status_now", "last_error", "lineage", "workflow_shown"),
     "Call": ("queue", "priority", "group_key", "backend", "headers_shown"),
     "Arguments and result": (
         "positional_arguments", "arguments", "result_shown", "traceback_shown", "state_shown",
@@ -49,6 +49,7 @@ WITHOUT_PAYLOADS: Final = {"last_error": "error_class"}
 """The fields that say less to users without that permission, and what they see instead."""
 
 IF_ANY: Final = {
+    "workflow_shown": "workflow_id",
     "group_key": "group_key",
     "backend": "backend",
     "headers_shown": "headers",

@@ -222,6 +222,11 @@ class TaskRecordAdmin(AsksFirst):
         """See record_page."""
         return record_page.lineage(record, self.admin_site.name)
 
+    @admin.display(description=_("Workflow"))
+    def workflow_shown(self, record: TaskRecord) -> SafeString | None:
+        """Return a link to the workflow that it is a step of."""
+        return shown.workflow_link(record.workflow_id, self.admin_site.name)
+
     @admin.display(description=_("Headers"))
     def headers_shown(self, record: TaskRecord) -> SafeString:
         """Return the headers as indented JSON."""

@@ -157,6 +157,14 @@ def record_link(id: UUID, site: str) -> SafeString:
     return format_html('<a href="{}">{}</a>', url, short_id(id))
 
 
+def workflow_link(id: UUID | None, site: str) -> SafeString | None:
+    """Return a link to a workflow's page in an admin site; None for no id."""
+    if id is None:
+        return None
+    url = reverse(f"{site}:lambda_tasks_workflow_change", args=[id])
+    return format_html('<a href="{}">{}</a>', url, short_id(id))
+
+
 def record_line(record: TaskRecord, site: str, remark: str = "") -> SafeString:
     """Return a record in one line: its status, its id as a link, and when it was enqueued."""
     status = badge(record.status, record.status)

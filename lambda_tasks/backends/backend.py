@@ -26,6 +26,7 @@ from ..errors import UnknownTask
 from ..ports import Joins
 from ..queues.base import Queue
 from ..twins import sync_form
+from ..workflows import Step, references_in, refuse_unusable, step
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
     AnyResult,
@@ -132,6 +133,21 @@ class LambdaTasksBackend(BaseTaskBackend):
         """See enqueue_many()."""
         return await self._aenqueue(self._prepare_many(task, calls))
 
+    def make_step(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Step[Any]:
+        """Return a call as a step of a workflow. See workflows.step()."""
+        wrapper = task.wrapper if isinstance(task, LambdaTask) else None
+        if wrapper is not None:
+            refuse_positional(wrapper.name, args)
+            return step(wrapper, **kwargs)
+        named = references_in({str(index): each for index, each in enumerate(args)} | dict(kwargs))
+        given = [None if str(index) in named else each for index, each in enumerate(args)]
+        rest = {name: value for name, value in kwargs.items() if name not in named}
+        _, outgoing = self._prepare(task, given, rest, is_step=True)
+        refuse_unusable(
+            task.module_path, is_unique=outgoing.message.unique is not None, is_direct=False
+        )
+        return Step(outgoing, named)
+
     def get_result(self, result_id: str) -> AnyResult:
         """Return the result of an enqueued task, with all its attempts.
 
@@ -195,7 +211,12 @@ class LambdaTasksBackend(BaseTaskBackend):
         return [self._prepare(task, *split_call(task, call)) for call in calls]
 
     def _prepare(
-        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        task: AnyTask,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        is_step: bool = False,
     ) -> PreparedCall:
         self.validate_task(task)
         _check_queue(task)
@@ -218,6 +239,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             enqueued_at=now,
             expires=options.expires,
             unique=_unique_call(task, options, positional, named, secret),
+            is_step=is_step,
         )
         message = outgoing.message
         result: AnyResult = TaskResult(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..records.tables import TaskRecord
 
 RESULT_STATUSES: Final[Mapping[Status, TaskResultStatus]] = {
+    Status.WAITING: TaskResultStatus.READY,
     Status.QUEUED: TaskResultStatus.READY,
     Status.RETRYING: TaskResultStatus.READY,
     Status.RUNNING: TaskResultStatus.RUNNING,

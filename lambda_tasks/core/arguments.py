@@ -6,7 +6,7 @@ same model turns them back into the annotated types.
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -27,6 +27,7 @@ from .parameter_types import (
     is_set,
     pass_the_primary_key,
 )
+from .references import check_reference
 from .unique import UniqueTerms, refuse_secret_keys
 
 
@@ -49,6 +50,7 @@ class Arguments:
     def __init__(self, func: Callable[..., Any], *, takes_context: bool) -> None:
         self._func = func
         self._models: dict[bool, type[pydantic.BaseModel]] = {}
+        self._partial_models: dict[frozenset[str], type[pydantic.BaseModel]] = {}
         self._names = [
             name
             for name in parameters_of(func)
@@ -68,6 +70,32 @@ class Arguments:
         can't serialize.
         """
         return self._validate(kwargs, hides_inputs=hides_inputs)[1]
+
+    def some_valid(
+        self, kwargs: Mapping[str, Any], *, without: Collection[str], hides_inputs: bool = False
+    ) -> dict[str, Any]:
+        """Validate a call's arguments, except for those that are not known yet; see to_json().
+
+        Returns the others as JSON values.
+        """
+        key = frozenset(without)
+        model = self._partial_models.get(key)
+        if model is None:
+            model = self._partial_models[key] = self._make_model(
+                hides_inputs=hides_inputs or bool(self.secret_names), without=key
+            )
+        given = {name: None if name in key else value for name, value in kwargs.items()}
+        named = self._validate_by(model, given)[1]
+        return {name: value for name, value in named.items() if name not in key}
+
+    def check_references(self, results: Mapping[str, Any]) -> None:
+        """Raise TypeError where a parameter can't take the result of a step.
+
+        `results` has the annotations of the results; GROUP_RESULT stands for those of a group.
+        """
+        for name, hint in results.items():
+            if name in self._names:
+                check_reference(self._func.__qualname__, name, self._hints[name], hint)
 
     def some_to_json(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return some of a call's arguments as JSON values, without validating them.
@@ -168,8 +196,13 @@ class Arguments:
     def _validate(
         self, kwargs: Mapping[str, Any], *, hides_inputs: bool
     ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
+        return self._validate_by(self._model(hides_inputs=hides_inputs), kwargs)
+
+    def _validate_by(
+        self, by: type[pydantic.BaseModel], kwargs: Mapping[str, Any]
+    ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
         try:
-            model = self._model(hides_inputs=hides_inputs).model_validate(kwargs)
+            model = by.model_validate(kwargs)
         except pydantic.ValidationError:
             self._refuse_model_instances(kwargs)
             raise
@@ -218,7 +251,10 @@ class Arguments:
             model = self._models[hides_inputs] = self._make_model(hides_inputs=hides_inputs)
         return model
 
-    def _make_model(self, *, hides_inputs: bool) -> type[pydantic.BaseModel]:
+    def _make_model(
+        self, *, hides_inputs: bool, without: Collection[str] = ()
+    ) -> type[pydantic.BaseModel]:
+        """Return a model that takes anything for the parameters `without`."""
         # Fields have neutral names, with the parameters' names as aliases, because a parameter may
         # have the name of an attribute of pydantic's models, like `json` or `copy`.
         hints = self._hints
@@ -227,7 +263,7 @@ class Arguments:
             check_type(self._func.__qualname__, name, hints[name])
         fields: dict[str, Any] = {
             field: (
-                _with_revealed_secrets(hints[name]),
+                Any if name in without else _with_revealed_secrets(hints[name]),
                 pydantic.Field(_field_default(parameters[name]), alias=name),
             )
             for field, name in self._names_by_field.items()

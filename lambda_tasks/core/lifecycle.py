@@ -1,7 +1,8 @@
 """The life of a record: its statuses, the verdict on a claim, and the outcomes of an attempt.
 
+    WAITING -> QUEUED   a step of a workflow, once the steps that it waits for have ended
     QUEUED -> RUNNING -> SUCCESS | FAILED | RETRYING
-    QUEUED | RUNNING -> CANCELLED   by somebody, or by a schedule that skips a run
+    WAITING | QUEUED | RUNNING -> CANCELLED   by somebody, or by a schedule that skips a run
     RUNNING -> RUNNING   its worker died, its lease ran out, another worker took it over
 
 A RETRYING record is finished: the retry is a new invocation. A SUCCESS record whose task continues
@@ -16,6 +17,7 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from ..errors import TaskExpired, WorkerProcessDied
+from .graphs import Place
 from .limits import Places
 from .pickling import pickled_by_position
 from .retries import MAX_DELAY_S
@@ -24,6 +26,7 @@ from .retries import MAX_DELAY_S
 class Status(StrEnum):
     """The values of a record's `status`."""
 
+    WAITING = "WAITING"
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
     SUCCESS = "SUCCESS"
@@ -37,7 +40,10 @@ class Status(StrEnum):
         return self not in UNFINISHED
 
 
-UNFINISHED: Final = (Status.QUEUED, Status.RUNNING)
+UNFINISHED: Final = (Status.WAITING, Status.QUEUED, Status.RUNNING)
+
+ACTIVE: Final = (Status.QUEUED, Status.RUNNING)
+"""The statuses of records that somebody must look at: their `look_at` is set."""
 
 LONGEST_VISIBILITY_TIMEOUT: Final = timedelta(hours=12)
 """The longest time that SQS hides a message (ChangeMessageVisibility, Amazon SQS API reference)."""
@@ -260,6 +266,16 @@ delivery comes back soon instead.
 """
 
 
+NEVER_CLAIMED: Final = {
+    Status.WAITING: Refusal.PARKED,  # No message of it is sent before it is released.
+    Status.CANCELLED: Refusal.CANCELLED,
+    Status.SUCCESS: Refusal.FINISHED,
+    Status.FAILED: Refusal.FINISHED,
+    Status.RETRYING: Refusal.FINISHED,
+}
+"""Why records with these statuses can't be claimed."""
+
+
 def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int) -> Refused | None:
     """Return why a record was not claimed; None where it was.
 
@@ -267,10 +283,8 @@ def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int
     """
     if found is None:
         return Refused(Refusal.UNKNOWN)
-    if found.status is Status.CANCELLED:
-        return Refused(Refusal.CANCELLED)
-    if found.status.is_finished:
-        return Refused(Refusal.FINISHED)
+    if found.status in NEVER_CLAIMED:
+        return Refused(NEVER_CLAIMED[found.status])
     if found.is_ours:
         return None
     if found.is_expired and (found.status is Status.QUEUED or found.lease_left_s < 0):
@@ -450,3 +464,10 @@ class End:
     """Duration of the task itself; None where it is unknown, so that the record keeps its start."""
     drops_arguments: bool = False
     """Whether the record loses its arguments; that of a failed run only when it loses secrets."""
+    place: Place | None = None
+    """The run's place in a workflow; None outside of one."""
+
+    @property
+    def moves_on(self) -> bool:
+        """Whether another run follows, which takes over the place in the workflow."""
+        return isinstance(self.outcome, Retried | Continued)

@@ -10,12 +10,13 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from ..errors import MessageRefused, MessageTooLarge, NewerFormat
+from .graphs import Place
 from .lifecycle import SQS_TERMS, LookTerms
 from .pickling import pickled_by_position
 from .redaction import REDACTED
@@ -114,6 +115,8 @@ class Message:
     """Time from which on the task must not begin; None for none."""
     unique: UniqueKey | None = field(default=None, compare=False)
     """The unique key that the record holds; not part of the body."""
+    place: Place | None = field(default=None, compare=False)
+    """The place in a workflow; None outside of one. Not part of the body."""
     secret: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the secret arguments; not part of the body."""
     has_arguments: bool = field(default=True, compare=False)
@@ -191,8 +194,23 @@ class Message:
         """Return whether the message has the same task, and arguments if any, as its record."""
         if (self.task_name, self.backend) != (record.task_name, record.backend):
             return False
-        return not self.has_arguments or _are_same(
-            [self.args, self.kwargs], [record.args, record.kwargs]
+        if not self.has_arguments:
+            return True
+        record = record.without_results()
+        return _are_same([self.args, self.kwargs], [record.args, record.kwargs])
+
+    def without_results(self) -> "Message":
+        """Return the message without the arguments that are results of other steps.
+
+        They are read at each claim, and are in no record and no message.
+        """
+        if self.place is None or not self.place.inputs:
+            return self
+        inputs = self.place.inputs
+        return replace(
+            self,
+            kwargs={name: value for name, value in self.kwargs.items() if name not in inputs},
+            args=[None if str(index) in inputs else each for index, each in enumerate(self.args)],
         )
 
 

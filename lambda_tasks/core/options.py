@@ -57,6 +57,7 @@ class CommonOptionNames(TypedDict, total=False):
     unique_for: float | timedelta | None
     on_conflict: OnConflict | None
     expires: float | timedelta | None
+    on_success: Any
 
 
 class OptionNames(CommonOptionNames, total=False):
@@ -130,6 +131,8 @@ class TaskOptions:
     and times, while it is queued; or "raise" UniqueConflict."""
     expires: float | timedelta | None = None
     """Seconds from when a call is due; if it has not begun by then, it is CANCELLED."""
+    on_success: Any = None
+    """Another task, without arguments, which is enqueued in the transaction of each success."""
     takes_context: bool = False
     """Whether the function gets `context: TaskContext`, too."""
 
@@ -202,6 +205,7 @@ def parse_options(
     _check_keep(function, parsed)
     parse_unique(function, parsed, parameters)
     _check_expires(function, parsed)
+    _check_on_success(function, parsed)
     return parsed
 
 
@@ -378,6 +382,21 @@ def parse_unique(
             "and a direct message has none. Remove durable=False."
         )
     return terms
+
+
+def _check_on_success(function: str, options: TaskOptions) -> None:
+    other = options.on_success
+    if other is None:
+        return
+    if not hasattr(other, "stored_call"):
+        raise TypeError(
+            f"{function}: on_success is {other!r}. Use another @lambda_task, itself and not a call."
+        )
+    if other.options.unique_by is not None or other.options.durable is False:
+        raise TypeError(
+            f"{function}: on_success is {other.name}, whose calls are unique or have no record. "
+            "Use a task without unique_by and durable=False."
+        )
 
 
 def _check_expires(function: str, options: TaskOptions) -> None:

@@ -51,8 +51,13 @@ class ResultType:
                 f"return annotation: {error}\nThe record's `result` has the JSON value."
             ) from error
 
+    @property
+    def hint(self) -> Any:
+        """The annotation of the result; Any where there is none."""
+        has_one = "return" in annotations_of(self._func)
+        return resolve_hint(self._func, "return") if has_one else Any
+
     @cached_property
     def _adapter(self) -> "pydantic.TypeAdapter[Any] | None":
-        if "return" not in annotations_of(self._func):
-            return None
-        return pydantic.TypeAdapter(resolve_hint(self._func, "return"))
+        hint = self.hint
+        return None if hint is Any else pydantic.TypeAdapter(hint)

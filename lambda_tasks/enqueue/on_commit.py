@@ -8,9 +8,11 @@ waits until its messages are sent, and the stored ones that were accepted are ma
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, NamedTuple, Protocol
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from asgiref.sync import SyncToAsync, sync_to_async
@@ -23,7 +25,7 @@ from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..errors import EnqueueError
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S, interrupt_after
-from ..ports import Joined, Joins, Outbox
+from ..ports import Joined, Joins, Outbox, Released, StoredStep, StoredWorkflow
 from ..threads import check_event_loops
 from . import joining
 from .announcing import aannounce, announce
@@ -37,6 +39,9 @@ logger = logging.getLogger("lambda_tasks")
 Hook = Callable[[Joins], None]
 
 NO_JOINS: Joins = {}
+
+RELEASED_PAGE: Final = 1000
+"""Messages of released steps that are read and sent together."""
 
 
 class Stored(NamedTuple):
@@ -296,6 +301,68 @@ class Enqueuer:
             failed.raise_for(messages)
         _raise_for_direct(messages, failures)
 
+    async def asend_released(self, released: Sequence[Released]) -> None:
+        """Send the messages of steps of workflows that were released, page by page."""
+        pages = self._pages_of(released)
+        while messages := await call_database(next, pages, ()):
+            await self.asend_stored(messages)
+
+    def find_released(self, released: Sequence[Released]) -> Iterator[Outgoing]:
+        """Yield the messages of steps of workflows that were released."""
+        for page in self._pages_of(released):
+            yield from page
+
+    def _pages_of(self, released: Sequence[Released]) -> Iterator[Sequence[Outgoing]]:
+        for each in released:
+            after = each.first - 1
+            while page := self._outbox.find_released(each, after=after, limit=RELEASED_PAGE):
+                yield page
+                place = page[-1].message.place
+                assert place is not None
+                after = place.step
+
+    def enqueue_workflow(self, workflow: StoredWorkflow, *, using: str) -> None:
+        """Store a workflow in the transaction on the database `using`, and send its first steps.
+
+        Outside of a transaction, or where the records are in another database, it is stored in one
+        of its own, after the commit.
+        """
+        workflow = _announced(workflow)
+        steps = workflow.steps
+        first = [step.outgoing for step in steps if not step.waits]
+        connection = connections[using]
+        if not all(step.outgoing.message.durable for step in steps):  # All of them are dropped.
+            self._hand_over_later(connection, first, is_stored=True)
+        elif using == self._outbox.alias:
+            self.store_workflow(workflow)
+            if first:
+                self._hand_over_later(connection, first, is_stored=True)
+        else:
+            transaction.on_commit(partial(self._store_and_begin, workflow, first), using=using)
+
+    def add_steps(self, addition: StoredWorkflow) -> None:
+        """Store steps that the current run adds to its workflow; send the first after its commit.
+
+        The transaction is on the database of the records.
+        """
+        addition = _announced(addition)
+        self._outbox.add_steps(addition)
+        first = [step.outgoing for step in addition.steps if not step.waits]
+        self._hand_over_later(connections[self._outbox.alias], first, is_stored=True)
+
+    def _store_and_begin(self, workflow: StoredWorkflow, first: Sequence[Outgoing]) -> None:
+        self.store_workflow(workflow)
+        self.send_now(first)
+
+    async def aenqueue_workflow(self, workflow: StoredWorkflow, *, using: str) -> None:
+        """See enqueue_workflow()."""
+        check_event_loops()
+        await sync_to_async(self.enqueue_workflow)(workflow, using=using)
+
+    def store_workflow(self, workflow: StoredWorkflow) -> None:
+        """Write a workflow and the records of its steps."""
+        self._outbox.insert_workflow(workflow)
+
     async def asend_stored(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """Send messages and mark the stored ones as sent.
 
@@ -326,9 +393,13 @@ class Enqueuer:
         return [each for each in messages if not (each.waits and self._outbox.can_rebuild(each))]
 
     def waits_for_commit(self, invocation_id: UUID) -> bool:
-        """Return whether a call waits for the commit of a transaction of this thread."""
+        """Return whether a call, or a workflow with this id, waits for a commit of this thread."""
         return any(
             outgoing.message.invocation_id == invocation_id
+            or (
+                outgoing.message.place is not None
+                and outgoing.message.place.workflow_id == invocation_id
+            )
             for connection in connections.all()
             for hand_over in hand_overs_on(connection)
             for outgoing in hand_over.messages
@@ -402,6 +473,16 @@ class _Caller:
             self.done.cancel()
         else:
             self.done.set_exception(error)
+
+
+def _announced(workflow: StoredWorkflow) -> StoredWorkflow:
+    """Announce the steps of a workflow, and return it with the headers that hooks have added."""
+    announced = announce([step.outgoing for step in workflow.steps])
+    steps = [
+        StoredStep(outgoing, step.waits)
+        for step, outgoing in zip(workflow.steps, announced, strict=True)
+    ]
+    return replace(workflow, steps=steps)
 
 
 def _is_unique(messages: Sequence[Outgoing]) -> bool:

@@ -57,13 +57,14 @@ def prepare(
     enqueued_at: datetime | None = None,
     expires: float | timedelta | datetime | None = None,
     unique: UniqueCall | None = None,
+    is_step: bool = False,
 ) -> Outgoing:
     """Return the message of a call, encoded for a queue.
 
     `args` and `kwargs` are JSON values. With `durable` None the setting decides. `task_queue` is
     the queue that the task declares; a message for it need not name it. `keeps_arguments` says
     whether the record has them after the run. `expires` is a moment, or a time from when the call
-    is due.
+    is due. A step of a workflow (`is_step`) is always stored.
 
     Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored;
     ValueError for a delay, priority or group key that the queue does not accept, and for text that
@@ -81,7 +82,8 @@ def prepare(
             "do not support them. Use a separate queue, or a database queue."
         )
     look = settings.look_terms(queue)
-    if unique is not None and settings.eager:
+    keeps_row = unique is not None or is_step
+    if keeps_row and settings.eager:
         delay_s, run_after = 0, None  # Its record must be due when it runs, at once.
     wait_s = delay_s or (0 if run_after is None else _seconds_until(run_after))
     due = run_after or datetime.now(UTC) + timedelta(seconds=delay_s)
@@ -93,9 +95,9 @@ def prepare(
         backend=backend,
         n_retries=n_retries,
         queue=None if queue == task_queue else queue,
-        durable=_is_durable(look, settings, durable, is_delayed=wait_s > 0)
-        if unique is None
-        else not settings.noop_execution,
+        durable=not settings.noop_execution
+        if keeps_row
+        else _is_durable(look, settings, durable, is_delayed=wait_s > 0),
         run_after=run_after,
         group_key=group_key,
         priority=priority,

@@ -21,10 +21,12 @@ class Round:
         self,
         tick: Callable[[], Awaitable[TickResult]],
         hand_over_places: Callable[[], Awaitable[None]],
+        end_cancelled: Callable[[], Awaitable[None]],
         relay: Callable[[], Awaitable[int]],
     ) -> None:
         self._tick = tick
         self._hand_over_places = hand_over_places
+        self._end_cancelled = end_cancelled
         self._relay = relay
 
     async def run(self) -> RoundResult:
@@ -38,6 +40,10 @@ class Round:
             await self._hand_over_places()
         except Exception as error:
             log_error(logger, error, "No place could be handed over; the next round tries again")
+        try:
+            await self._end_cancelled()
+        except Exception as error:
+            log_error(logger, error, "Steps could not be cancelled; the next round tries again")
         relayed = await self._relay()
         if hooks.ticked:
             call_beside(hooks.ticked, hooks.Ticked(relayed, ticked.scheduled, ticked.lag_s))

@@ -44,7 +44,14 @@ from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
 from ..ports import Lock, Task
 from . import connections
 from .alarm import HARD_MESSAGE
-from .finishing import Finisher, continuation_of, describe, describe_refusal, outcome_of
+from .finishing import (
+    Finisher,
+    continuation_of,
+    describe,
+    describe_refusal,
+    follow_up_of,
+    outcome_of,
+)
 from .hook_events import announce_failed_unbegun, end_event, start_event
 from .needs import singleton_key
 from .progress import ProgressRecorder
@@ -125,7 +132,8 @@ class Attempt:
     @property
     def may_defer_begin(self) -> bool:
         """Whether begin() may wait until the task uses the database for the first time."""
-        return not self._lock_keys() and not self.has_listeners
+        goes_on = self.task.options.on_success is not None
+        return not (goes_on or self._lock_keys() or self.has_listeners)
 
     @property
     def has_listeners(self) -> bool:
@@ -259,7 +267,7 @@ class Attempt:
         if isinstance(error, Continue):
             try:
                 self._check_transactions()
-                return self._commit(*continuation_of(error, self.run, self.task))
+                return self._commit(*continuation_of(error, self._placed_run, self.task))
             except Exception as failure:
                 error = failure
         self._end_transaction(error)
@@ -364,7 +372,9 @@ class Attempt:
         self._n_conflicts += 1
         self._is_task_over = False
         # With a new context, code that the last try left running is refused by the lane's thread.
-        self.context = replace(self.context, state=copy_json(self.run.claim.state))
+        self.context = replace(
+            self.context, state=copy_json(self.run.claim.state), places=[self.run.message.place]
+        )
         return not self._is_claim_lost()
 
     def _is_recorded(self) -> bool:
@@ -396,6 +406,7 @@ class Attempt:
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         ran_for = self._ran_for()
+        following = following or follow_up_of(outcome, self.task)
         if self._transaction is None:
             self._clean_up()
         elif self._guard is not None:
@@ -404,12 +415,22 @@ class Attempt:
             self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
         )
         with interrupts.interrupt_after(limit_s):
-            self.finisher.finish(self.run, outcome, ran_for=ran_for, following=following)
+            released = self.finisher.finish(
+                self._placed_run, outcome, ran_for=ran_for, following=following
+            )
         self._call_at_boundary(self._end_transaction, None)
         self._lock_stack.close()
         if self._call.has_listeners:
             self._call_at_boundary(self._call.ended, outcome, None)
-        return AttemptEnd(outcome, following, ran_for=ran_for)
+        return AttemptEnd(outcome, following, ran_for=ran_for, released=released)
+
+    @property
+    def _placed_run(self) -> Run:
+        """The run with its place in its workflow, which steps that it has added have changed."""
+        place, message = self.context.places[-1], self.run.message
+        if place is message.place:
+            return self.run
+        return replace(self.run, message=replace(message, place=place))
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
         return AttemptEnd(outcome, is_recorded=False, ran_for=self._ran_for())
@@ -488,6 +509,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         state=copy_json(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
+        places=[run.message.place],
     )
 
 

@@ -1,6 +1,8 @@
 """Eager mode: runs a message at once on the caller's thread, and keeps its record as usual."""
 
 import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -8,7 +10,7 @@ from typing import Final
 from ..conf import current
 from ..core.lifecycle import Failed
 from ..core.message import Outgoing
-from ..ports import ClaimedDelivery, Delivery, Granted, Resolve, ResolvedDelivery
+from ..ports import ClaimedDelivery, Delivery, Granted, Released, Resolve, ResolvedDelivery
 from .attempt import MakeAttempt
 from .finishing import Finisher, release_claim
 from .inline import run_inline
@@ -23,7 +25,14 @@ LEASE: Final = timedelta(hours=1)
 class EagerRunner:
     """An executor without lanes and worker processes, for one message at a time."""
 
-    def __init__(self, finisher: Finisher, resolve: Resolve, make_attempt: MakeAttempt) -> None:
+    def __init__(
+        self,
+        finisher: Finisher,
+        resolve: Resolve,
+        make_attempt: MakeAttempt,
+        find_steps: Callable[[Sequence[Released]], Iterable[Outgoing]],
+    ) -> None:
+        self._find_steps = find_steps
         self._claims = finisher.claims
         self._finisher = finisher
         self._resolve = resolve
@@ -31,17 +40,20 @@ class EagerRunner:
         self._error: BaseException | None = None
 
     def run(self, outgoing: Outgoing) -> BaseException | None:
-        """Run a message and all its retries, without delays and time limits.
+        """Run a message, all its retries, and the steps that these release.
 
-        A lost attempt is repeated at once as well. Returns the error that the task has failed with
-        in the end, if it has.
+        There are no delays and time limits. A lost attempt is repeated at once as well. Returns the
+        first error that a task has failed with in the end, if any has.
         """
-        next_one: Outgoing | None = outgoing
-        while next_one is not None:
-            next_one = self._run_one(next_one)
+        waiting = deque([outgoing])
+        while waiting:
+            following, released = self._run_one(waiting.popleft())
+            if following is not None:
+                waiting.appendleft(following)
+            waiting.extend(self._find_steps(released))
         return self._error
 
-    def _run_one(self, outgoing: Outgoing) -> Outgoing | None:
+    def _run_one(self, outgoing: Outgoing) -> tuple[Outgoing | None, Sequence[Released]]:
         settings, message = current(), replace(outgoing.message, run_after=None)
         id = message.invocation_id
         task = self._resolve(message.task_name, message.backend)
@@ -53,7 +65,9 @@ class EagerRunner:
         verdict = self._claims.claim([resolved], lease=LEASE, max_attempts=attempts)[id]
         if not isinstance(verdict, Granted):
             logger.info("%s is not run: %s", id, verdict.refusal.name.lower())
-            return None
+            return None, ()
+        if message.place is not None:  # with the results that it takes from others
+            message = replace(verdict.message, run_after=None)
         claim = verdict.claim
         limit = task.options.max_retries
         run = Run(
@@ -69,15 +83,16 @@ class EagerRunner:
         )
         attempt = self._make_attempt(run, task)
         ended = run_inline(attempt, with_limits=False)
-        self._error = attempt.error if isinstance(ended.outcome, Failed) else None
+        if isinstance(ended.outcome, Failed):
+            self._error = self._error or attempt.error
         claimed = ClaimedDelivery(
             delivery=delivery, message=resolved.message, task=task, claim=claim
         )
         if ended.wait_s is not None:
             release_claim(self._claims, claimed, counts=False, reason="waits for its lock")
-            return outgoing
+            return outgoing, ()
         if ended.lost is None:
-            return ended.following
+            return ended.following, ended.released
         is_last = claim.attempt >= attempts
         goes_on = not self._finisher.finish_lost(claimed, ended.lost, is_last=is_last).is_final
-        return outgoing if goes_on else None
+        return (outgoing if goes_on else None), ()

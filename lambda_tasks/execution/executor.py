@@ -37,6 +37,7 @@ from ..ports import (
     Limits,
     Lock,
     ReceivedBatch,
+    Released,
     Resolve,
     Settlement,
     Task,
@@ -81,6 +82,9 @@ CANCEL_GRACE_S: Final = 0.3
 AHEAD_TYPICAL_S: Final = 0.01
 """Typical seconds of tasks that are sent to the worker processes while those are busy."""
 
+SendSteps = Callable[[Sequence[Released]], Awaitable[None]]
+"""A function that sends the messages of released steps."""
+
 OnSettled = Callable[[str, Settlement], None]
 """A callback that gets a delivery's id and settlement as soon as its outcome is durable."""
 
@@ -96,6 +100,7 @@ class Executor:
         resolve: Resolve,
         make_attempt: MakeAttempt,
         send_stored: SendStored,
+        send_steps: SendSteps,
         limits: Limits,
         lock: Lock,
         lanes: Lanes,
@@ -120,6 +125,7 @@ class Executor:
         self._leases = Leases(self._claims, settings, lanes)
         self._make_attempt = make_attempt
         self._send_stored = send_stored
+        self._send_steps = send_steps
         self._resender = Resender(send_stored)
         self._lanes = lanes
         self._processes = processes
@@ -353,6 +359,8 @@ class Executor:
             return await self._resender.settlement(claimed, await call_database(finish_lost))
         if ended.following is not None:
             await self._send_following(ended.following)
+        if ended.released:
+            await self._send_released(ended.released)
         if ended.outcome is None:
             logger.warning(
                 "[%s] %s was taken over or cancelled while it ran, and its writes are rolled back",
@@ -404,6 +412,13 @@ class Executor:
                 following.message.invocation_id, following.message.task_name,
                 extra=run_attributes(following.message, None, following.queue),
             )  # fmt: skip
+
+    async def _send_released(self, released: Sequence[Released]) -> None:
+        """Send the steps that an end has released: what fails here is left to the relay."""
+        try:
+            await self._send_steps(released)
+        except Exception:
+            logger.exception("Steps are stored and could not be sent yet: the relay sends them")
 
     async def _attempt(
         self, claimed: ClaimedDelivery, batch: ClaimedBatch, metadata: Mapping[str, Any]
@@ -501,10 +516,12 @@ class Executor:
             if meaning_of(error, from_library=True) is Meaning.REFUSAL:  # it refuses the result
                 return await self._fail(claimed, error)
             return AttemptEnd(None, lost=describe(error, claimed.message))
-        return ended if held else AttemptEnd(None)
+        return AttemptEnd(None) if held is None else replace(ended, released=held)
 
-    def _finish_many(self, ends: Sequence[End]) -> Mapping[UUID, bool]:
-        return dict.fromkeys(self._claims.finish_many(ends), True)
+    def _finish_many(self, ends: Sequence[End]) -> Mapping[UUID, Sequence[Released]]:
+        """Write ends; return what they have released, with the first one that was written."""
+        ids, released = self._claims.finish_many(ends)
+        return {id: () if number else released for number, id in enumerate(ids)}
 
     async def _fail(self, claimed: ClaimedDelivery, error: BaseException) -> AttemptEnd:
         """Record the failure of a run whose process or lane is gone."""

@@ -48,6 +48,7 @@ from ..ports import (
     RETURNED,
     ClaimedDelivery,
     Claims,
+    Released,
     ResolvedDelivery,
     Settlement,
     Task,
@@ -79,13 +80,13 @@ class Finisher:
         *,
         ran_for: timedelta | None,
         following: Outgoing | None = None,
-    ) -> None:
+    ) -> Sequence[Released]:
         """Write the outcome of a run, and the QUEUED record of the run that follows it.
 
-        `ran_for` is None if the time of the run is unknown. Raises LeaseLost, and writes nothing,
-        if the claim no longer holds.
+        `ran_for` is None if the time of the run is unknown. Returns the steps of its workflow that
+        are released now. Raises LeaseLost, and writes nothing, if the claim no longer holds.
         """
-        self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
+        return self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
 
     def fail(
         self,
@@ -105,8 +106,9 @@ class Finisher:
         if isinstance(error, LeaseLost):
             return AttemptEnd(None)
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
+        retry = retry or follow_up_of(outcome, task)
         try:
-            self.finish(run, outcome, ran_for=ran_for, following=retry)
+            released = self.finish(run, outcome, ran_for=ran_for, following=retry)
         except LeaseLost:
             # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
@@ -117,7 +119,7 @@ class Finisher:
             return AttemptEnd(None)
         log_failure(call, run.message, run.claim, outcome, error, queue=run.queue, ran_for=ran_for)
         call.ended(outcome, error)
-        return AttemptEnd(outcome, retry, ran_for=ran_for)
+        return AttemptEnd(outcome, retry, ran_for=ran_for, released=released)
 
     def skip(self, run: Run, held: BaseException) -> AttemptEnd:
         """End a run that its schedule skips, as another run holds the lock.
@@ -190,7 +192,9 @@ class Finisher:
 
 def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> End:
     """Return the end of a run of this message."""
-    return End(claim, outcome, ran_for, drops_arguments=message.drops_arguments)
+    return End(
+        claim, outcome, ran_for, drops_arguments=message.drops_arguments, place=message.place
+    )
 
 
 def notify_failed(resolved: ResolvedDelivery, claim: Claim, reason: Raised) -> None:
@@ -263,6 +267,15 @@ def outcome_of(value: object, task: Task) -> Succeeded:
     Raises TypeError if the value is not JSON.
     """
     return Succeeded(to_json_values(value, what=f"the result of {task.name}"))
+
+
+def follow_up_of(outcome: Outcome, task: Task) -> Outgoing | None:
+    """Return the message of the task that follows a success (`on_success`); None for none."""
+    other = task.options.on_success
+    if other is None or not isinstance(outcome, Succeeded):
+        return None
+    call: Outgoing = other.stored_call()
+    return call
 
 
 def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued, Outgoing]:

@@ -1,7 +1,7 @@
 """A run to attempt, and the end of the attempt: what a worker process receives and returns."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from ..core.lifecycle import SQS_TERMS, Claim, LookTerms, Outcome, Raised
 from ..core.message import Message, Outgoing
 from ..core.pickling import pickled_by_position
+from ..ports import Released
 
 
 @pickled_by_position
@@ -68,5 +69,7 @@ class AttemptEnd:
     """Whether the worker process is to be replaced, with all processes that the task started."""
     is_recorded: bool = True
     """False if the caller has to write the outcome, as there was nothing else to commit."""
+    released: Sequence[Released] = ()
+    """The steps of its workflow that its end has released, to be sent."""
     ran_for: timedelta | None = None
     """The time that the task ran, by the clock of its own process; None if it is unknown."""

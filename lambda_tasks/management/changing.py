@@ -2,8 +2,8 @@
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from django.core.management.base import CommandError, OutputWrapper
@@ -40,32 +40,6 @@ def add_options(parser: ArgumentParser) -> None:
     add_exit_code(parser, "empty", EMPTY, "there is nothing to do")
 
 
-def make(
-    stdout: OutputWrapper,
-    options: dict[str, Any],
-    verb: str,
-    participle: str,
-    change: Change,
-    *,
-    warning: str = "",
-) -> int:
-    """Make a change, once it is confirmed; say what was done; return the exit code.
-
-    A person at a terminal is asked, with the number, the first records and what else there is to
-    know. Elsewhere `--yes` is needed.
-    """
-    if not (options["yes"] or options["dry_run"]):
-        planned = change(dry_run=True, on_progress=_ignore)
-        question = f"{verb} {counted(len(planned.done), 'call')}?{warning and f' {warning}'}"
-        if planned.done and not confirm(stdout, question, first_of(planned.done)):
-            return int(options["empty_exit_code"])
-    progress = Progress(stdout, options, participle)
-    with progress:
-        changes = change(dry_run=options["dry_run"], on_progress=progress.show)
-    _summarize(stdout, options, participle, changes)
-    return DONE if changes.done else int(options["empty_exit_code"])
-
-
 def first_of(ids: Sequence[UUID], total: int | None = None) -> list[str]:
     """Return a line for each of the first records, and how many more there are."""
     found = {each.id: each for each in queries.find_many(ids[:SHOWN])}
@@ -78,6 +52,43 @@ def listed(lines: Sequence[str], total: int | None = None) -> list[str]:
     n_more = (len(lines) if total is None else total) - SHOWN
     more = [f"  and {n_more:,} more"] if n_more > 0 else []
     return [f"  {line}" for line in lines[:SHOWN]] + more
+
+
+class Subject(NamedTuple):
+    """What a verb changes: its noun, and the lines that show the first of them."""
+
+    noun: str
+    first: Callable[[Sequence[UUID]], list[str]]
+
+
+CALLS: Final = Subject("call", first_of)
+
+
+def make(
+    stdout: OutputWrapper,
+    options: dict[str, Any],
+    verb: str,
+    participle: str,
+    change: Change,
+    *,
+    warning: str = "",
+    subject: Subject = CALLS,
+) -> int:
+    """Make a change, once it is confirmed; say what was done; return the exit code.
+
+    A person at a terminal is asked, with the number, the first records and what else there is to
+    know. Elsewhere `--yes` is needed.
+    """
+    if not (options["yes"] or options["dry_run"]):
+        planned = change(dry_run=True, on_progress=_ignore)
+        question = f"{verb} {counted(len(planned.done), subject.noun)}?{warning and f' {warning}'}"
+        if planned.done and not confirm(stdout, question, subject.first(planned.done)):
+            return int(options["empty_exit_code"])
+    progress = Progress(stdout, options, participle)
+    with progress:
+        changes = change(dry_run=options["dry_run"], on_progress=progress.show)
+    _summarize(stdout, options, participle, changes, subject)
+    return DONE if changes.done else int(options["empty_exit_code"])
 
 
 def confirm(stdout: OutputWrapper, question: str, lines: Iterable[str]) -> bool:
@@ -127,7 +138,11 @@ class Progress:
 
 
 def _summarize(
-    stdout: OutputWrapper, options: dict[str, Any], participle: str, changes: Changes
+    stdout: OutputWrapper,
+    options: dict[str, Any],
+    participle: str,
+    changes: Changes,
+    subject: Subject,
 ) -> None:
     dry_run = options["dry_run"]
     if options["json"]:
@@ -146,9 +161,9 @@ def _summarize(
         stdout.write(f"{id} is left out: {reason}.")
     if (n_more := len(changes.skipped) - SHOWN) > 0:
         stdout.write(f"{n_more:,} more left out; --json names them all.")
-    for text in first_of(changes.done) if dry_run else ():
+    for text in subject.first(changes.done) if dry_run else ():
         stdout.write(text)
-    stdout.write(f"{counted(len(changes.done), 'call', would=dry_run)} {participle}.")
+    stdout.write(f"{counted(len(changes.done), subject.noun, would=dry_run)} {participle}.")
 
 
 def _ignore(done: int, total: int) -> None:

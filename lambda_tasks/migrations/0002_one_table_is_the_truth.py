@@ -14,7 +14,7 @@ from django.utils import timezone
 from . import _repeatable as repeatable
 
 RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
-STATUSES = ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "RETRYING", "CANCELLED"]
+STATUSES = ["WAITING", "QUEUED", "RUNNING", "SUCCESS", "FAILED", "RETRYING", "CANCELLED"]
 
 NO_END = (
     "django-lambda-tasks has not recorded the end of this run before the move to lambda_tasks. The"
@@ -66,6 +66,9 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
         help_text="The record holds its key until this time although it has succeeded.",
         null=True,
     ),
+    "workflow_id": models.UUIDField(editable=False, null=True),
+    "step": models.PositiveIntegerField(editable=False, null=True),
+    "links": models.JSONField(editable=False, null=True),
     "args": models.JSONField(editable=False, null=True),
     "backend": models.CharField(editable=False, max_length=255, null=True),
     "exception_class": models.TextField(editable=False, null=True),
@@ -89,6 +92,11 @@ INDEXES = [
         fields=["limit_key", "-priority", "enqueued_at"],
         condition=models.Q(limit_key__isnull=False),
         name="taskrecord_limit_key",
+    ),
+    models.Index(
+        fields=["workflow_id", "step"],
+        condition=models.Q(workflow_id__isnull=False),
+        name="taskrecord_workflow",
     ),
 ]
 
@@ -124,11 +132,11 @@ def end_old_runs(apps: Any, schema_editor: Any) -> None:
 
 def refuse_unfinished(apps: Any, schema_editor: Any) -> None:
     """Refuse the way back while records wait or run, before anything is changed."""
-    unfinished = ["QUEUED", "RUNNING"]
+    unfinished = ["WAITING", "QUEUED", "RUNNING"]
     if left := _records(apps, schema_editor).filter(status__in=unfinished).count():
         raise IrreversibleError(
-            f"{left} record(s) are QUEUED or RUNNING, and django-lambda-tasks can't run them. Let"
-            " them end, or cancel them:"
+            f"{left} record(s) are WAITING, QUEUED or RUNNING, and django-lambda-tasks can't run"
+            " them. Let them end, or cancel them:"
             f" TaskRecord.objects.filter(status__in={unfinished}).cancel()"
         )
 
@@ -375,6 +383,61 @@ class Migration(migrations.Migration):
                     ("run_schedulestate", "Can run schedule now"),
                 ),
             },
+        ),
+        repeatable.CreateTable(
+            "Workflow",
+            [
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid.uuid4, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(editable=False, max_length=255)),
+                (
+                    "status",
+                    models.CharField(
+                        db_index=True, default="RUNNING", editable=False, max_length=10
+                    ),
+                ),
+                ("created_at", models.DateTimeField(db_index=True, editable=False)),
+                ("ended_at", models.DateTimeField(db_index=True, editable=False, null=True)),
+                ("n_steps", models.PositiveIntegerField(editable=False)),
+                ("lowest_join", models.IntegerField(default=0, editable=False)),
+                ("results", models.JSONField(editable=False)),
+            ],
+            options={
+                "default_permissions": ("view",),
+                "permissions": (
+                    ("cancel_workflow", "Can cancel workflow"),
+                    ("retry_workflow", "Can retry failed steps of workflow"),
+                ),
+            },
+        ),
+        repeatable.CreateTable(
+            "WorkflowJoin",
+            [
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "workflow_id",
+                        "number",
+                        "shard",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("workflow_id", models.UUIDField(editable=False)),
+                ("number", models.IntegerField(editable=False)),
+                ("shard", models.SmallIntegerField(editable=False)),
+                ("remaining", models.IntegerField(editable=False)),
+                ("failed", models.IntegerField(editable=False)),
+                ("terms", models.JSONField(editable=False, null=True)),
+                ("succeeded", models.BooleanField(editable=False, null=True)),
+            ],
+            options={"default_permissions": ()},
         ),
         # A record is written four times in its life, and the second time soon after the first, to
         # note that it was sent. With room on its page that costs a fifth: no index has to learn

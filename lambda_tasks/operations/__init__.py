@@ -63,6 +63,13 @@ from .steering import (
     requeue,
     retry,
 )
+from .workflows import (
+    WorkflowFilters,
+    acancel_workflows,
+    aretry_workflows,
+    cancel_workflows,
+    retry_workflows,
+)
 
 __all__ = [
     "Changes",
@@ -84,7 +91,9 @@ __all__ = [
     "Replays",
     "RunCount",
     "Stats",
+    "WorkflowFilters",
     "acancel",
+    "acancel_workflows",
     "acount_dead_letters",
     "adescribe_queues",
     "adiff_queues",
@@ -100,11 +109,13 @@ __all__ = [
     "areplay",
     "arequeue",
     "aretry",
+    "aretry_workflows",
     "arun_task",
     "arun_tasks",
     "astats",
     "astuck",
     "cancel",
+    "cancel_workflows",
     "count_dead_letters",
     "describe_queues",
     "diff_queues",
@@ -121,6 +132,7 @@ __all__ = [
     "replay",
     "requeue",
     "retry",
+    "retry_workflows",
     "run_task",
     "run_tasks",
     "stats",

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from .. import registry
 from ..core.redaction import REDACTED
-from ..models import TaskRecord
+from ..models import TaskRecord, Workflow
+from ..workflows import WorkflowRun
 from .counting import Health, Stats
 
 FIELDS: Final = (
     "id", "task_name", "status", "queue", "group_key", "priority", "backend", "headers",
     "enqueued_at", "sent_at", "run_after", "start_time", "end_time", "n_attempts", "n_retries",
-    "n_continues", "root_id", "retry_of", "exception_class",
+    "n_continues", "root_id", "retry_of", "workflow_id", "step", "exception_class",
 )  # fmt: skip
 """The columns of a record that are shown as they are.
 
@@ -46,6 +47,21 @@ def record_as_json(record: TaskRecord, *, details: bool = False) -> dict[str, An
         shown |= {name: _json(getattr(record, name)) for name in DETAILS}
         shown["worker_ids"] = (record.worker_ids or "").splitlines()
     return shown
+
+
+def workflow_as_json(workflow: Workflow) -> dict[str, Any]:
+    """Return a workflow as JSON values, with how many of its steps have ended."""
+    progress = WorkflowRun(workflow.pk).progress()
+    return {
+        "id": str(workflow.pk),
+        "name": workflow.name,
+        "status": workflow.status,
+        "created_at": _json(workflow.created_at),
+        "ended_at": _json(workflow.ended_at),
+        "done": progress.done,
+        "failed": progress.failed,
+        "total": progress.total,
+    }
 
 
 def redacted_kwargs(record: TaskRecord) -> dict[str, Any]:

@@ -80,13 +80,13 @@ class Purged:
     filters."""
 
 
-def _nothing(done: int, total: int) -> None:
+def ignore_progress(done: int, total: int) -> None:
     """Report no progress."""
 
 
 @sync_form("aretry(...)")
 def retry(
-    *, dry_run: bool = False, on_progress: OnProgress = _nothing, **filters: Unpack[Filters]
+    *, dry_run: bool = False, on_progress: OnProgress = ignore_progress, **filters: Unpack[Filters]
 ) -> Changes:
     """Run FAILED and CANCELLED calls again, as the same invocations.
 
@@ -113,7 +113,7 @@ def retry(
 
 
 async def aretry(
-    *, dry_run: bool = False, on_progress: OnProgress = _nothing, **filters: Unpack[Filters]
+    *, dry_run: bool = False, on_progress: OnProgress = ignore_progress, **filters: Unpack[Filters]
 ) -> Changes:
     """See retry()."""
     return await sync_to_async(retry)(dry_run=dry_run, on_progress=on_progress, **filters)
@@ -125,7 +125,7 @@ def replay(
     change: Mapping[str, Any] | None = None,
     again: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = _nothing,
+    on_progress: OnProgress = ignore_progress,
     **filters: Unpack[Filters],
 ) -> Replays:
     """Enqueue finished calls anew, as new invocations; the old records stay as they are.
@@ -164,7 +164,7 @@ async def areplay(
     change: Mapping[str, Any] | None = None,
     again: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = _nothing,
+    on_progress: OnProgress = ignore_progress,
     **filters: Unpack[Filters],
 ) -> Replays:
     """See replay()."""
@@ -178,7 +178,7 @@ def requeue(
     *,
     older_than: timedelta = STUCK_AFTER,
     dry_run: bool = False,
-    on_progress: OnProgress = _nothing,
+    on_progress: OnProgress = ignore_progress,
     **filters: Unpack[Filters],
 ) -> Changes:
     """Make what is stuck due at once, and send its messages again. See stuck().
@@ -206,7 +206,7 @@ async def arequeue(
     *,
     older_than: timedelta = STUCK_AFTER,
     dry_run: bool = False,
-    on_progress: OnProgress = _nothing,
+    on_progress: OnProgress = ignore_progress,
     **filters: Unpack[Filters],
 ) -> Changes:
     """See requeue()."""
@@ -217,7 +217,7 @@ async def arequeue(
 
 @sync_form("acancel(...)")
 def cancel(
-    *, dry_run: bool = False, on_progress: OnProgress = _nothing, **filters: Unpack[Filters]
+    *, dry_run: bool = False, on_progress: OnProgress = ignore_progress, **filters: Unpack[Filters]
 ) -> Changes:
     """Cancel unfinished calls: what is QUEUED never runs, what is RUNNING can't commit any more.
 
@@ -241,7 +241,7 @@ def cancel(
 
 
 async def acancel(
-    *, dry_run: bool = False, on_progress: OnProgress = _nothing, **filters: Unpack[Filters]
+    *, dry_run: bool = False, on_progress: OnProgress = ignore_progress, **filters: Unpack[Filters]
 ) -> Changes:
     """See cancel()."""
     return await sync_to_async(cancel)(dry_run=dry_run, on_progress=on_progress, **filters)
@@ -256,7 +256,7 @@ def purge(
     chunk_size: int = 1000,
     dry_run: bool = False,
     by: str = "",
-    on_progress: OnProgress = _nothing,
+    on_progress: OnProgress = ignore_progress,
     **filters: Unpack[Filters],
 ) -> Purged:
     """Delete finished records for good, the earliest end first. Unfinished ones always stay.
@@ -277,7 +277,7 @@ def purge(
     if not is_empty(filters):
         purged.kept = rows.count_others(filters, before=purged.before)
     total = 0
-    if dry_run or on_progress is not _nothing:
+    if dry_run or on_progress is not ignore_progress:
         total = int(min(rows.count_finished(filters, before=purged.before), most))
     if dry_run:
         purged.deleted = total
@@ -311,7 +311,7 @@ async def apurge(
     chunk_size: int = 1000,
     dry_run: bool = False,
     by: str = "",
-    on_progress: OnProgress = _nothing,
+    on_progress: OnProgress = ignore_progress,
     **filters: Unpack[Filters],
 ) -> Purged:
     """See purge()."""

@@ -19,6 +19,7 @@ from django.db.models.functions import Coalesce
 
 from .. import interrupts
 from ..core.grace import RefusedRecord
+from ..core.graphs import Place
 from ..core.lifecycle import (
     LOCKED,
     WORKER_DIED,
@@ -32,16 +33,25 @@ from ..core.lifecycle import (
     Release,
     Skipped,
     Status,
+    Succeeded,
     judge_claim,
 )
 from ..core.message import Message, Outgoing
 from ..errors import LeaseLost
-from ..ports import FoundLost, Granted, ResolvedDelivery, UnrunnableDelivery
-from . import expiry, limits, postponing, refusals
+from ..ports import (
+    Finished,
+    FoundLost,
+    Granted,
+    Released,
+    ResolvedDelivery,
+    UnrunnableDelivery,
+)
+from . import expiry, inputs, limits, postponing, refusals
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
 from .finishes import finish
+from .joins import count_ends
 from .mapping import (
     STATE_COLUMNS,
     Row,
@@ -128,7 +138,7 @@ class RecordClaims:
         wanted: defaultdict[UUID, list[ResolvedDelivery]] = defaultdict(list)
         for each in sorted(deliveries, key=attrgetter("message.invocation_id.int")):
             wanted[each.message.invocation_id].append(each)
-        return _claim_in_places(wanted, terms)
+        return _read_inputs(_claim_in_places(wanted, terms), terms)
 
     @with_retries
     def begin(self, claims: Sequence[Claim], lease: timedelta) -> Mapping[UUID, Claim]:
@@ -149,31 +159,34 @@ class RecordClaims:
         }
 
     @with_retries
-    def finish(self, end: End, following: Outgoing | None = None) -> None:
+    def finish(self, end: End, following: Outgoing | None = None) -> Sequence[Released]:
         """See ports.Claims."""
-        if isinstance(end.outcome, Skipped):
-            with transaction.atomic(using=self.alias, savepoint=False):
-                _finish_held(end)
-                schedule = ScheduleState.objects.using(self.alias).filter(name=end.outcome.schedule)
-                schedule.update(n_skipped=F("n_skipped") + 1)
-            return
-        if following is None:
+        is_counted = end.place is not None and not end.moves_on
+        if following is None and not is_counted and not isinstance(end.outcome, Skipped):
             _finish_held(end)
-            return
-        # One transaction: otherwise a crash between the two would lose the follow-up.
+            return ()
+        # One transaction: otherwise a crash in between would lose what follows.
         with transaction.atomic(using=self.alias, savepoint=False):
             _finish_held(end)
-            statements().insert_queued([queued_row(following)])
-            state = _next_state(end)
-            if state is not None:
-                statements().save_initial_state(following.message.invocation_id, state)
+            if isinstance(end.outcome, Skipped):
+                schedule = ScheduleState.objects.using(self.alias).filter(name=end.outcome.schedule)
+                schedule.update(n_skipped=F("n_skipped") + 1)
+            if following is not None:
+                statements().insert_queued([queued_row(following)])
+                state = _next_state(end) if end.moves_on else None
+                if state is not None:
+                    statements().save_initial_state(following.message.invocation_id, state)
+            return count_ends(self.alias, [_place_and_success(end)]) if is_counted else ()
 
     @with_retries
-    def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
+    def finish_many(self, ends: Sequence[End]) -> Finished:
         """See ports.Claims."""
-        if len(ends) > 1:
-            return statements().finish_many(ends)
-        return {end.claim.invocation_id for end in ends if statements().finish(end)}
+        if not any(end.place is not None for end in ends):
+            return Finished(_finish_all(ends))
+        with transaction.atomic(using=self.alias, savepoint=False):
+            ids = _finish_all(ends)
+            held = [end for end in ends if end.place and end.claim.invocation_id in ids]
+            return Finished(ids, count_ends(self.alias, map(_place_and_success, held)))
 
     @with_retries
     def release(self, claims: Sequence[Claim], release: Release) -> None:
@@ -260,6 +273,20 @@ class RecordClaims:
     def show_progress(self, claim: Claim, progress: object) -> None:
         """See ports.Claims."""
         statements().show_progress(claim, progress)
+
+
+def _read_inputs(verdicts: Verdicts, terms: ClaimTerms) -> Verdicts:
+    """Give granted steps of workflows the results that they take from others."""
+    steps = {
+        id: verdict
+        for id, verdict in verdicts.items()
+        if isinstance(verdict, Granted) and verdict.message.place and verdict.message.place.inputs
+    }
+    if not steps:
+        return verdicts
+    verdicts |= inputs.read({id: granted.message for id, granted in steps.items()}, steps)
+    _release_refused(verdicts, terms)
+    return verdicts
 
 
 @with_retries
@@ -570,6 +597,17 @@ def _group_by_earlier_workers(
         earlier = claim.worker_ids[:-1] if takes_back else claim.worker_ids
         groups[join_worker_ids(earlier)].append(claim)
     return groups.items()
+
+
+def _finish_all(ends: Sequence[End]) -> Collection[UUID]:
+    if len(ends) > 1:
+        return statements().finish_many(ends)
+    return {end.claim.invocation_id for end in ends if statements().finish(end)}
+
+
+def _place_and_success(end: End) -> tuple[Place, bool]:
+    assert end.place is not None
+    return end.place, isinstance(end.outcome, Succeeded)
 
 
 def _finish_held(end: End) -> None:

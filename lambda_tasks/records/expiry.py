@@ -9,9 +9,10 @@ from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Least
 
 from ..core.lifecycle import EXPIRED, Status
+from .cancelling import cancel
 from .database import record_alias, statements
 from .portable import HAS_EXPIRED, IS_LOST
-from .tables import TaskRecord, cancel
+from .tables import TaskRecord
 
 
 def expire(ids: Sequence[UUID]) -> None:

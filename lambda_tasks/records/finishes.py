@@ -3,19 +3,28 @@
 `portable` and `postgres` write them at the end of a claimed run, if its token still matches.
 """
 
+import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
+from django.core.exceptions import EmptyResultSet
+from django.db import connections, transaction
 from django.db.models import Case, DateTimeField, F, JSONField, Q, QuerySet, UUIDField, Value, When
 from django.db.models.functions import Coalesce, Greatest
 
+from ..core.graphs import Place
 from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Status, Succeeded
 from ..core.message import KEEP_ARGUMENTS_HEADER
 from .clock import Now
 from .encryption import UNAVAILABLE, encrypt_result, secrets_retention
-from .mapping import DROPPED
-from .statements import Placeholder
+from .joins import count_ends
+from .mapping import DROPPED, place_of
+from .statements import Placeholder, execute, update
+
+PLACE_COLUMNS: Final = ("workflow_id", "step", "links")
+"""The columns of a Place."""
 
 DROPS_ARGUMENTS: Final = Q(headers__has_key=KEEP_ARGUMENTS_HEADER)
 """The condition of records that do not keep their arguments."""
@@ -31,6 +40,8 @@ def end_columns(end: End) -> dict[str, Any]:
         columns["result"] = encrypt_result(columns["result"], id=end.claim.invocation_id)
     if end.drops_arguments and not (isinstance(end.outcome, Failed) and secrets_retention()):
         columns |= {"kwargs": DROPPED, "args": None}
+    if end.place is not None and end.moves_on:
+        columns |= {"step": None, "links": None}  # The run that follows has the place now.
     return columns
 
 
@@ -113,14 +124,46 @@ def reopened_columns(look_at: Any) -> Mapping[str, Any]:
     }
 
 
-def finish(records: "QuerySet[Any]", outcome: Outcome | Cancelled) -> int:
+def finish(
+    records: "QuerySet[Any]", outcome: Outcome | Cancelled, *, is_counted: bool = True
+) -> int:
     """Write the end of these records; return how many.
 
-    The caller's query selects them by the state that it expects.
+    The caller's query selects them by the state that it expects. With `is_counted`, the ends of
+    steps are counted in their workflows, and the relay sends the steps that they release.
     """
     secrets_for = secrets_retention()
     common = common_columns(outcome, secrets_for, drops=DROPS_ARGUMENTS)
     is_over = not isinstance(outcome, Failed) or secrets_for is None
     forgotten = forgotten_columns() if is_over else {}
     columns = {**finished_columns(outcome), **common, **forgotten}
-    return records.update(**columns, limit_key=None)
+    columns = {**columns, "limit_key": None}
+    if not is_counted:
+        return records.update(**columns)
+    with transaction.atomic(using=records.db, savepoint=False):
+        n_ended, places = _update_returning_places(records, columns)
+        succeeded = isinstance(outcome, Succeeded)
+        count_ends(records.db, [(each, succeeded) for each in places], has_sender=False)
+    return n_ended
+
+
+def _update_returning_places(
+    records: "QuerySet[Any]", columns: Mapping[str, Any]
+) -> tuple[int, list[Place]]:
+    """Update records; return how many, and the places of those that are steps of workflows."""
+    connection = connections[records.db]
+    if connection.vendor == "mysql" or not connection.features.can_return_columns_from_insert:
+        found = list(records.select_for_update().values("id", *PLACE_COLUMNS))
+        these = records.model.objects.using(records.db).filter(id__in=[row["id"] for row in found])
+        return these.update(**columns), [place for row in found if (place := place_of(row))]
+    try:
+        sql, params = update(records, columns)
+    except EmptyResultSet:
+        return 0, []
+    returning = f" RETURNING {', '.join(PLACE_COLUMNS)}"
+    _, rows = execute(connection, sql, params, returning=returning)
+    return len(rows), [
+        Place.of(UUID(str(workflow_id)), step, json.loads(links))
+        for workflow_id, step, links in rows
+        if step is not None
+    ]

@@ -48,6 +48,7 @@ from ..core.limits import (
 from ..core.message import Outgoing
 from ..ports import Admitted, ResolvedDelivery
 from . import notify
+from .cancelling import cancel
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
@@ -66,7 +67,7 @@ from .mapping import (
 from .portable import EARLY_DELIVERY, IS_LOST, MAY_BEGIN
 from .postponing import count_wait
 from .retrying import run_with_retries, with_retries
-from .tables import LimitPace, LimitPlace, TaskRecord, cancel
+from .tables import LimitPace, LimitPlace, TaskRecord
 
 logger = logging.getLogger("lambda_tasks")
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from ..core.graphs import Place
 from ..core.lifecycle import Claim, LookTerms, Raised, RecordState, Status
 from ..core.message import Message, Outgoing
 from ..core.redaction import REDACTED
@@ -59,6 +60,9 @@ MESSAGE_COLUMNS: Final = (
     "unique_key",
     "unique_while",
     "unique_until",
+    "workflow_id",
+    "step",
+    "links",
 )
 """The columns of a message, except for its id."""
 
@@ -66,7 +70,7 @@ GRANTED_COLUMNS: Final = (*CLAIM_COLUMNS, *MESSAGE_COLUMNS)
 
 MICROSECOND_S: Final = 1e-6
 
-JSON_COLUMNS: Final = ("saved", "args", "kwargs", "headers")
+JSON_COLUMNS: Final = ("saved", "args", "kwargs", "headers", "links")
 
 STATE_COLUMNS: Final = (*GRANTED_COLUMNS, "status", "claim_token", "lease_until", "now")
 """The columns that decide about a claim; `now` is the database's clock."""
@@ -83,6 +87,7 @@ def row_of(
     age_s: float = 0.0,
 ) -> Row:
     """Return the row of a new record; with `waits`, nobody is about to send its message."""
+    message = message.without_results()
     secret_values = _encrypted_arguments(message)
     return {
         "id": message.invocation_id,
@@ -102,6 +107,7 @@ def row_of(
         "headers": message.headers or None,
         "expires_at": message.expires_at,
         **_unique_columns(message.unique),
+        **_place_columns(message.place),
         "enqueued_at": enqueued_at,
         "run_after": message.run_after,
         "delay_s": delay_s,
@@ -119,6 +125,22 @@ def _unique_columns(unique: UniqueKey | None) -> dict[str, Any]:
         "unique_while": unique.held_while,
         "unique_until": unique.until,
     }
+
+
+def _place_columns(place: Place | None) -> dict[str, Any]:
+    if place is None:
+        return {"workflow_id": None, "step": None, "links": None}
+    return {"workflow_id": place.workflow_id, "step": place.step, "links": place.links()}
+
+
+def place_of(row: Row) -> Place | None:
+    """Return the place of a row in its workflow.
+
+    None outside of one, and once a retry or a further run has taken it over.
+    """
+    if row["step"] is None:
+        return None
+    return Place.of(row["workflow_id"], row["step"], row["links"])
 
 
 def _encrypted_arguments(message: Message) -> Mapping[str, Any]:
@@ -258,6 +280,7 @@ def message_of(row: Row) -> Message:
         headers=row["headers"] or {},
         expires_at=row["expires_at"],
         unique=_unique_of(row),
+        place=place_of(row),
         # If all arguments are encrypted, only the task knows which of them are secret.
         secret=frozenset(secret_values) if args is None else frozenset(),
     )

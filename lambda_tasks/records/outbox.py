@@ -4,6 +4,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -15,13 +16,13 @@ from django.db.models.functions import Cast, Coalesce, Greatest
 from .. import interrupts
 from ..core.lifecycle import LookTerms, Raised, Status
 from ..core.message import Outgoing
-from ..ports import Joined
-from . import expiry, fifo, looks, notify, postponing, refusals, unique
+from ..ports import Joined, Released, StoredWorkflow
+from . import expiry, fifo, looks, notify, postponing, refusals, unique, workflows
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
 from .finishes import forgotten_columns
-from .mapping import Row, is_expired, outgoing_of, queued_rows, read_messages
+from .mapping import MESSAGE_COLUMNS, Row, is_expired, outgoing_of, queued_rows, read_messages
 from .retrying import is_in_transaction, run_with_retries, with_retries
 from .tables import RecordQuerySet, TaskRecord
 
@@ -59,6 +60,36 @@ class RecordOutbox:
         """
         rows = queued_rows(messages)
         run_with_retries(self.alias, lambda: _insert(self.alias, rows))
+
+    def insert_workflow(self, workflow: StoredWorkflow) -> None:
+        """See ports.Outbox."""
+        run_with_retries(self.alias, lambda: workflows.insert(workflow))
+
+    def add_steps(self, addition: StoredWorkflow) -> None:
+        """See ports.Outbox."""
+        workflows.add(addition)
+
+    @with_retries
+    def find_released(self, released: Released, *, after: int, limit: int) -> Sequence[Outgoing]:
+        """See ports.Outbox."""
+        rows = (
+            all_records()
+            .filter(
+                workflow_id=released.workflow_id,
+                step__gte=max(released.first, after + 1),
+                step__lt=released.stop,
+                status=Status.QUEUED,
+                sent_at=None,
+            )
+            .order_by("step")
+            .annotate(now=Now())
+            .values("id", *MESSAGE_COLUMNS, "now")[:limit]
+        )
+        return [
+            replace(outgoing_of(message, due_in_s, look), waits=look.waits(due_in_s))
+            for message, due_in_s in read_messages(rows, {})
+            if (look := self._look_terms(message.queue or ""))
+        ]
 
     def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:
         """See ports.Outbox."""

@@ -135,6 +135,10 @@ class PortableStatements:
         sent = {"sent_at": Now()} if is_sent else {}
         self._create([record_of(row, status=Status.QUEUED, **sent) for row in rows])
 
+    def insert_waiting(self, rows: Sequence[Row]) -> None:
+        """Insert rows as WAITING records, which nobody looks at; skip those that exist already."""
+        self._create([record_of(row, status=Status.WAITING, look_at=None) for row in rows])
+
     def looks_before_insert(self) -> bool:
         """Return whether to look for the holder of a unique key before the INSERT.
 

@@ -60,6 +60,9 @@ ROW_TYPES: Final = {
     "unique_key": "uuid",
     "unique_while": "text",
     "unique_until": "timestamptz",
+    "workflow_id": "uuid",
+    "step": "integer",
+    "links": "jsonb",
     "enqueued_at": "timestamptz",
     "run_after": "timestamptz",
     "delay_s": "double precision",
@@ -155,6 +158,12 @@ class PostgresStatements(PortableStatements):
             columns["sent_at"] = NOW
         self._insert(rows, columns, {"status": Status.QUEUED})
 
+    def insert_waiting(self, rows: Sequence[Row]) -> None:
+        """See PortableStatements."""
+        columns = {"status": "%(status)s", "n_attempts": "0", "n_waits": "0"}
+        columns["look_at"] = "NULL::timestamptz"
+        self._insert(rows, columns, {"status": Status.WAITING})
+
     def insert_unique(self, rows: Sequence[Row]) -> set[UUID]:
         """See PortableStatements. Executes one statement."""
         columns = {"status": "%(status)s", "n_attempts": "0", "n_waits": "0"}
@@ -239,7 +248,7 @@ class PostgresStatements(PortableStatements):
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """See PortableStatements."""
-        if any(end.drops_arguments for end in ends):
+        if any(end.drops_arguments or end.moves_on for end in ends):
             return super().finish_many(ends)
         optional = ", ".join(
             f"{name} = CASE WHEN given.has_{name} THEN given.{name} ELSE record.{name} END"

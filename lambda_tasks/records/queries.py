@@ -24,6 +24,8 @@ from .tables import (
     ScheduleState,
     TaskRecord,
     UsedSignature,
+    Workflow,
+    WorkflowJoin,
 )
 
 
@@ -72,7 +74,7 @@ def check_migrated() -> None:
     """Raise NotMigrated unless the database has every table and column of the library."""
     for model in (
         TaskRecord, RunState, RunProgress, LimitPlace, LimitPace, RelayShift, ScheduleState,
-        UsedSignature,
+        UsedSignature, Workflow, WorkflowJoin,
     ):  # fmt: skip
         model._base_manager.using(record_alias()).order_by().first()
 

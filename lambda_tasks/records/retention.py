@@ -9,6 +9,7 @@ from uuid import UUID
 from django.db.models import Q
 
 from ..core.retention import Cleanup, Retention
+from . import workflows
 from .clock import read_clock
 from .database import all_records, record_alias
 from .retrying import with_retries
@@ -32,12 +33,15 @@ def delete_ended(
     before = now - max(cleanup.kept_for, at_least)
     ended = all_records().filter(end_time__lt=before, status__in=cleanup.statuses)
     ended = ended.exclude(unique_until__gt=now)  # an equal call must still find it
+    ended = ended.filter(workflow_id=None)  # those of a workflow go together
     if cleanup.task_name is None:
         column, records = "end_time", ended.exclude(_of_others(others))
     else:
         # Called before the end, so the index of the task's calls leads to its old records.
         column = "enqueued_at"
         records = ended.filter(task_name=cleanup.task_name, enqueued_at__lt=before)
+    if cleanup.task_name is None:
+        yield from workflows.delete_ended(before, cleanup.statuses)
     start = None
     while chunk := _find(records, column, start):
         start = chunk[-1][1]

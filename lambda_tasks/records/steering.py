@@ -12,16 +12,21 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
-from ..core.lifecycle import UNFINISHED, LookTerms, Raised, Status
+from ..core.graphs import WorkflowStatus
+from ..core.lifecycle import ACTIVE, UNFINISHED, LookTerms, Raised, Status
 from ..core.message import Outgoing
 from .clock import Now
 from .counts import is_stuck
 from .database import all_records, record_alias
 from .filters import Filters, filtered
 from .finishes import reopened_columns
-from .mapping import MESSAGE_COLUMNS, outgoing_of, read_messages
+from .joins import take_back_ends
+from .mapping import MESSAGE_COLUMNS, outgoing_of, place_of, read_messages
 from .retrying import with_retries
-from .tables import RunProgress, RunState, TaskRecord
+from .tables import RunProgress, RunState, TaskRecord, Workflow
+
+OVER: Final = (WorkflowStatus.SUCCESS, WorkflowStatus.CANCELLED)
+"""The statuses of workflows whose steps can't start over."""
 
 RETRYABLE: Final = (Status.FAILED, Status.CANCELLED)
 """The statuses of invocations that can start over."""
@@ -111,6 +116,7 @@ def reopen(
             reason = SUPERSEDED if record.id in superseded else refuse(record)
             if reason is not None:
                 skipped[record.id] = reason
+        skipped |= _parts_of_ended_workflows(records)
         done = [record for record in records if record.id not in skipped]
         if done and not dry_run:
             _keep_last_states([record.id for record in done])
@@ -118,7 +124,23 @@ def reopen(
                 of_queue = [record.id for record in done if record.queue == queue]
                 columns = reopened_columns(Now() + look_terms(queue).grace)
                 all_records().filter(id__in=of_queue).update(**columns)
+            places = [place for record in done if (place := place_of(vars(record)))]
+            take_back_ends(record_alias(), places)
     return Changed([record.id for record in done], skipped)
+
+
+def _parts_of_ended_workflows(records: Sequence[TaskRecord]) -> dict[UUID, str]:
+    """Return why steps can't start over whose workflow is over for good."""
+    ids = {record.workflow_id for record in records if record.workflow_id is not None}
+    if not ids:
+        return {}
+    ended = Workflow.objects.using(record_alias()).filter(id__in=ids, status__in=OVER)
+    status_of = dict(ended.values_list("id", "status"))
+    return {
+        record.id: f"its workflow is {status_of[record.workflow_id]}, and so it is over: replay it"
+        for record in records
+        if record.workflow_id in status_of
+    }
 
 
 @with_retries
@@ -152,7 +174,7 @@ def stored_messages(
     """
     rows = (
         all_records()
-        .filter(id__in=ids, status__in=UNFINISHED)
+        .filter(id__in=ids, status__in=ACTIVE)
         .order_by("enqueued_at", "id")
         .annotate(now=Now())
         .values("id", *MESSAGE_COLUMNS, "now")
@@ -193,6 +215,7 @@ def find_deletable(
     `since` is the end of the last chunk: nothing that ended earlier is left.
     """
     finished = filtered(all_records(), filters).filter(end_time__lt=before, status__in=FINISHED)
+    finished = finished.exclude(_is_needed())
     if since is not None:
         finished = finished.filter(end_time__gte=since)
     rows = list(finished.order_by("end_time").values_list("id", "end_time")[:limit])
@@ -201,13 +224,23 @@ def find_deletable(
 
 @with_retries
 def delete(ids: Collection[UUID]) -> int:
-    """Delete the finished records among these, with all that belongs to them; return how many."""
+    """Delete the finished records among these, with all that belongs to them; return how many.
+
+    Those of a workflow that runs stay: other steps may take their results.
+    """
     with transaction.atomic(using=record_alias()):
         # Locked, so that none starts over meanwhile: the DELETE itself does not ask for the status.
         finished = all_records().filter(id__in=ids, status__in=FINISHED).order_by("id")
+        finished = finished.exclude(_is_needed())
         locked = list(finished.select_for_update().values_list("id", flat=True))
         _, deleted = all_records().filter(id__in=locked).only("id").delete()
     return deleted.get(TaskRecord._meta.label, 0)
+
+
+def _is_needed() -> Exists:
+    """Return the condition of records whose workflow runs."""
+    workflows = Workflow.objects.using(record_alias())
+    return Exists(workflows.filter(id=OuterRef("workflow_id"), status=WorkflowStatus.RUNNING))
 
 
 @with_retries

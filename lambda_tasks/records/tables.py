@@ -2,21 +2,19 @@
 
 import datetime
 import uuid
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
-from django.db import models, router, transaction
+from django.db import models, router
 from django.db.models.query_utils import DeferredAttribute
 
-from .. import hooks
+from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
 from ..core.schedules import MAX_SCHEDULE_NAME
-from ..hooks.beside import call_beside
 from ..twins import sync_form
 from .encryption import decrypt_result
-from .finishes import finish
 
 
 class RecordQuerySet(models.QuerySet["TaskRecord"]):
@@ -28,6 +26,8 @@ class RecordQuerySet(models.QuerySet["TaskRecord"]):
         A QUEUED task never runs. A RUNNING task can't commit any more: an async task is cancelled
         at its next await, and a sync task runs to its end and is rolled back there.
         """
+        from .cancelling import cancel  # above this module, as it ends records
+
         return cancel(self.filter(status__in=UNFINISHED), Cancelled())
 
     def with_progress(self) -> Self:
@@ -40,34 +40,6 @@ class RecordQuerySet(models.QuerySet["TaskRecord"]):
             progress=_progress_column("progress"),
             progress_at=_progress_column("shown_at"),
         )
-
-
-def cancel(unfinished: "models.QuerySet[TaskRecord]", end: Cancelled) -> int:
-    """Cancel unfinished records, and announce that; return how many."""
-    return _cancel_and_announce(unfinished, end) if hooks.cancelled else finish(unfinished, end)
-
-
-def _cancel_and_announce(unfinished: "models.QuerySet[TaskRecord]", end: Cancelled) -> int:
-    """Cancel records, and have hooks.cancelled called beside for each after the commit."""
-    with transaction.atomic(using=unfinished.db):
-        records = list(unfinished.select_for_update().only("task_name", "queue", "headers"))
-        ids = [record.pk for record in records]
-        n_cancelled = finish(TaskRecord.objects.using(unfinished.db).filter(pk__in=ids), end)
-        reason = end.raised.traceback if end.raised else None
-        transaction.on_commit(partial(_announce_cancelled, records, reason), using=unfinished.db)
-    return n_cancelled
-
-
-def _announce_cancelled(records: "list[TaskRecord]", reason: str | None) -> None:
-    for record in records:
-        event = hooks.Cancelled(
-            task_name=record.task_name,
-            invocation_id=record.pk,
-            queue=record.queue,
-            headers=record.headers or {},
-            reason=reason,
-        )
-        call_beside(hooks.cancelled, event)
 
 
 if TYPE_CHECKING:
@@ -90,7 +62,7 @@ else:
     RecordManager = models.Manager.from_queryset(RecordQuerySet)
 
 
-def _choice(status: Status) -> Any:
+def _choice(status: Status | WorkflowStatus) -> Any:
     """Return the value of a choice.
 
     Without django-stubs mypy takes a member for what it is assigned, here Any and not a plain str.
@@ -101,6 +73,7 @@ def _choice(status: Status) -> Any:
 class TaskStatus(models.TextChoices):
     """The statuses of a record; `core.lifecycle` says which follows which."""
 
+    WAITING = _choice(Status.WAITING)
     QUEUED = _choice(Status.QUEUED)
     RUNNING = _choice(Status.RUNNING)
     SUCCESS = _choice(Status.SUCCESS)
@@ -247,6 +220,12 @@ class TaskRecord(models.Model):
         )
     )
 
+    workflow_id: uuid.UUID | None = _column(models.UUIDField(null=True, editable=False))
+    step: int | None = _column(models.PositiveIntegerField(null=True, editable=False))
+    """The number of the step in its workflow. A retry or a further run takes it over."""
+    links: dict[str, Any] | None = _column(models.JSONField(null=True, editable=False))
+    """What the step gets from others, and which joins count its end: see core.graphs.Place."""
+
     objects: ClassVar[RecordManager] = RecordManager()
 
     class Meta:
@@ -274,6 +253,11 @@ class TaskRecord(models.Model):
                 fields=["limit_key", "-priority", "enqueued_at"],
                 condition=models.Q(limit_key__isnull=False),
                 name="taskrecord_limit_key",
+            ),
+            models.Index(
+                fields=["workflow_id", "step"],
+                condition=models.Q(workflow_id__isnull=False),
+                name="taskrecord_workflow",
             ),
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
@@ -514,3 +498,56 @@ class RelayShift(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Workflow(models.Model):
+    """A graph of steps that was called as one. Its steps are TaskRecords with its id."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=255, editable=False)
+    status = models.CharField(
+        max_length=10, default=_choice(WorkflowStatus.RUNNING), db_index=True, editable=False
+    )
+    created_at = models.DateTimeField(db_index=True, editable=False)
+    ended_at = models.DateTimeField(null=True, db_index=True, editable=False)
+    n_steps = models.PositiveIntegerField(editable=False)
+    lowest_join = models.IntegerField(default=0, editable=False)
+    """The lowest number of a join. Joins of steps that are added later have lower ones."""
+    results = models.JSONField(editable=False)
+    """Where the result is: see core.graphs.Plan."""
+
+    class Meta:
+        default_permissions = ("view",)
+        permissions = (
+            ("cancel_workflow", "Can cancel workflow"),
+            ("retry_workflow", "Can retry failed steps of workflow"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.id}"
+
+
+class WorkflowJoin(models.Model):
+    """One count of a join: the steps of a workflow without an end that it waits for.
+
+    A wide join has several counts, so that members that end at the same time do not wait for each
+    other, and one more, numbered HUB, of those that are still open. The last one to reach zero
+    decides; it has the columns that say what then happens.
+    """
+
+    pk = models.CompositePrimaryKey("workflow_id", "number", "shard")
+    workflow_id = models.UUIDField(editable=False)
+    number = models.IntegerField(editable=False)
+    shard = models.SmallIntegerField(editable=False)
+    remaining = models.IntegerField(editable=False)
+    failed = models.IntegerField(editable=False)
+    terms = models.JSONField(null=True, editable=False)
+    """What follows when it reaches zero: see core.graphs.Terms. None for one count among others."""
+    succeeded = models.BooleanField(null=True, editable=False)
+    """The decision; None before it."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.pk}"

@@ -1,5 +1,6 @@
 """The capture of calls, which keeps them instead of sending them, and runs them on request."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,7 +41,8 @@ class CapturedTasks(Sequence[CapturedTask]):
 
     def __init__(self, capturing: CapturingRuntime) -> None:
         self._runtime = capturing
-        self._delivered: set[UUID] = set()
+        self._delivered: Counter[UUID] = Counter()
+        """How often each message had been enqueued when it was delivered."""
         self._kept: list[Outgoing] = []
 
     def __repr__(self) -> str:
@@ -87,11 +89,13 @@ class CapturedTasks(Sequence[CapturedTask]):
         no_grace = override_settings(LAMBDA_TASKS_DEPLOYMENT_GRACE=0)
         with runtime.replace_current(self._runtime), no_grace:
             for _ in range(MAX_ROUNDS):
-                outstanding = await sync_to_async(self._store_outstanding)()
+                enqueued = self._count_enqueued()
+                outstanding = await sync_to_async(self._store_outstanding)(enqueued)
                 if not outstanding:
                     break
                 for outgoing in outstanding:
-                    self._delivered.add(outgoing.message.invocation_id)
+                    id = outgoing.message.invocation_id
+                    self._delivered[id] = enqueued[id]
                     delivered.append(outgoing.message.invocation_id)
                     await self._deliver(outgoing)
             else:
@@ -116,16 +120,28 @@ class CapturedTasks(Sequence[CapturedTask]):
             key=lambda each: enqueuer.call_order.get(each.message.invocation_id, last),
         )
 
-    def _store_outstanding(self) -> list[Outgoing]:
+    def _store_outstanding(self, enqueued: Counter[UUID]) -> list[Outgoing]:
         """Store the records of the calls that have not run, make them due, and return the calls."""
         from ..records.postponing import make_due
 
-        found = [each for each in self._all() if each.message.invocation_id not in self._delivered]
+        found = [
+            each
+            for each in self._all()
+            if enqueued[each.message.invocation_id] > self._delivered[each.message.invocation_id]
+        ]
         self._runtime.enqueuer.store(found)
         for outgoing in found:
             if outgoing.message.durable:
                 make_due(outgoing.message.invocation_id)
         return found
+
+    def _count_enqueued(self) -> Counter[UUID]:
+        """Count how often each message was enqueued: again by a retry under the same id."""
+        enqueuer = self._runtime.enqueuer
+        enqueued = (*self._runtime.sender.sent, *enqueuer.uncommitted_messages())
+        counted = Counter(outgoing.message.invocation_id for outgoing in enqueued)
+        kept = Counter(outgoing.message.invocation_id for outgoing in self._kept)
+        return counted | kept
 
     async def _deliver(self, outgoing: Outgoing) -> None:
         due = replace(outgoing, body=replace(outgoing.message, run_after=None).encode())

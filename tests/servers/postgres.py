@@ -28,9 +28,16 @@ SETTINGS = {
 
 
 class PostgresServer(ServerProcess):
-    """A server with a temporary directory, and a superuser `postgres` without a password."""
+    """A server with a temporary directory, and a superuser `postgres` without a password.
+
+    `settings` are put before those of the tests, such as fsync="on".
+    """
 
     stop_signal = signal.SIGINT  # ends the sessions that are open; SIGTERM would wait for them
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__()
+        self._settings = settings
 
     @property
     def socket_directory(self) -> str:
@@ -77,7 +84,7 @@ class PostgresServer(ServerProcess):
         if user is not None:
             os.chown(directory, user.pw_uid, user.pw_gid)
         _make_cluster(programs, data, user)
-        settings = SETTINGS | {"unix_socket_directories": directory}
+        settings = SETTINGS | self._settings | {"unix_socket_directories": directory}
         options = [word for each in settings.items() for word in ("-c", "{}={}".format(*each))]
         self._spawn(
             [programs / "postgres", "-D", data, *options],

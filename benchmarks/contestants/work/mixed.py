@@ -12,12 +12,15 @@ from benchmarks.contestants.work.logbook import BEGUN, DONE, note
 from benchmarks.contestants.work.models import Shipment
 from benchmarks.contestants.work.orders import NotYet
 from lambda_tasks import Continue, TaskContext, lambda_task
+from lambda_tasks.workflows import Results, WorkflowGraph, group, workflow
 
 SOFT_S, HARD_S = 18, 20
 SHORT_S: Final = (0.0, 0.03)
 LONG_S: Final = (1.0, 3.0)
 PARCELS: Final = 3
+MEMBERS: Final = 20
 SHELVES: Final = 4
+REFUSED: Final = 0.05
 
 limited: Final[dict[str, Any]] = {"soft_timeout": SOFT_S, "hard_timeout": HARD_S}
 
@@ -143,3 +146,61 @@ def refuse(*, number: int) -> None:
     note(number, BEGUN)
     Shipment.objects.create(number=number)
     raise OutOfStock
+
+
+@lambda_task(**limited)
+async def send_parcel(*, number: int, parcel: int, before: int = 0) -> int:
+    """Be a step of a workflow. `before` is what the step before it has returned."""
+    note(number, BEGUN)
+    assert before in (0, parcel)
+    await Shipment.objects.acreate(number=number, parcel=parcel)
+    await asyncio.sleep(random.uniform(*SHORT_S))
+    note(number, DONE)
+    return parcel + 1
+
+
+@lambda_task(**limited)
+def pack_parcel(*, number: int, parcel: int) -> int:
+    """Be a member of a group that fails now and then, so that `retry_failed` has work."""
+    note(number, BEGUN)
+    Shipment.objects.create(number=number, parcel=parcel)
+    time.sleep(random.uniform(*SHORT_S))
+    if random.random() < REFUSED:
+        raise OutOfStock
+    note(number, DONE)
+    return parcel
+
+
+@lambda_task(**limited)
+async def seal(*, number: int, parcels: Results[int]) -> None:
+    """Follow a group."""
+    note(number, BEGUN)
+    packed = [parcel async for parcel in parcels]
+    assert packed == list(range(MEMBERS)), packed
+    await Shipment.objects.acreate(number=number, parcel=MEMBERS)
+    note(number, DONE)
+
+
+def chain(*, number: int, queue: str) -> WorkflowGraph:
+    """Make a workflow of three steps, each of which takes the result of the one before it."""
+    task = send_parcel.using(queue=queue)
+    first = task.step(number=number, parcel=0)
+    second = task.step(number=number, parcel=1, before=first.result)
+    return workflow("chain", task.step(number=number, parcel=2, before=second.result))
+
+
+def fan(*, number: int, queue: str) -> WorkflowGraph:
+    """Make a group of twenty, and what follows it."""
+    task = pack_parcel.using(queue=queue)
+    packed = group(task.step(number=number, parcel=parcel) for parcel in range(MEMBERS))
+    return workflow("fan", seal.using(queue=queue).step(number=number, parcels=packed.results))
+
+
+def nested(*, number: int, queue: str) -> WorkflowGraph:
+    """Make a workflow with another one between its first step and its last one."""
+    task = send_parcel.using(queue=queue)
+    first = task.step(number=number, parcel=0)
+    inner_first = task.step(number=number, parcel=1)
+    inner_last = task.step(number=number, parcel=2, before=inner_first.result)
+    inner = workflow("inner", inner_last).after(first)
+    return workflow("nested", task.step(number=number, parcel=3).after(inner))

@@ -32,3 +32,14 @@ class Shipment(models.Model):
 
     def __str__(self) -> str:
         return f"shipment of order {self.number}"
+
+
+class Counter(models.Model):
+    """How many members of a group have not ended: one row, which each of them changes."""
+
+    remaining = models.IntegerField()
+
+    objects: ClassVar["models.Manager[Counter]"] = models.Manager()
+
+    def __str__(self) -> str:
+        return f"{self.remaining} remaining"

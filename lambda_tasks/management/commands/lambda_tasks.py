@@ -42,6 +42,7 @@ from lambda_tasks.management.verbs import (
     template,
     tick,
     worker,
+    workflows,
 )
 
 VERBS: Final[dict[str, ModuleType]] = {
@@ -50,6 +51,7 @@ VERBS: Final[dict[str, ModuleType]] = {
     "invoke": invoke,
     "tick": tick,
     "schedules": schedules,
+    "workflows": workflows,
     "stats": stats,
     "health": health,
     "doctor": doctor,

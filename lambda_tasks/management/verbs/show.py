@@ -69,6 +69,8 @@ def _facts(record: TaskRecord, shown: dict[str, Any]) -> Iterator[tuple[str, Any
     yield "id", record.id
     yield "queue", record.queue
     yield "group", record.group_key
+    yield "workflow", record.workflow_id
+    yield "step", record.step
     yield "priority", record.priority or None
     yield "headers", record.headers
     yield "called", _time(record.enqueued_at)

@@ -6,6 +6,7 @@ from typing import Any, assert_type
 
 from lambda_tasks import LambdaTaskWrapper, Retry, TaskContext, lambda_task, task_logger
 from lambda_tasks.backends import django_task, task
+from lambda_tasks.workflows import Results
 
 
 @dataclass
@@ -99,3 +100,13 @@ def helper(task: LambdaTaskWrapper[..., Any]) -> str:
 assert_type(helper(add) + helper(name_of), str)
 charge_by_django = django_task(charge, backend="default")
 name_by_django = django_task(name_of)
+
+
+@lambda_task
+def total(*, sizes: Results[int], title: str = "") -> int:
+    return sum(sizes)
+
+
+@lambda_task
+async def total_later(*, sizes: Results[int]) -> str:
+    return str(sum([size async for size in sizes]) + sizes.total + sizes.failed)

@@ -103,7 +103,7 @@ def _table(accounts: Accounts, orders: int, seconds: float) -> Table:
         "orders placed": orders,
         "orders rolled back": accounts.rolled_back_orders,
         "tasks sent": accounts.sent,
-        "SendMessageBatch requests": accounts.requests,
+        "SendMessageBatch requests of the views": accounts.requests,
         "messages per request": f"{accounts.messages_per_request:.1f}",
         "failed on purpose": accounts.failed_on_purpose,
         "steps done": accounts.steps,

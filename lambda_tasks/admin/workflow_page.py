@@ -1,0 +1,56 @@
+"""How the admin shows a workflow: its progress, its steps by task, and those that have failed."""
+
+from uuid import UUID
+
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+
+from ..operations.workflows import N_FAILED, count_steps
+from ..operations.workflows import failed_steps as find_failed
+from ..records.tables import Workflow
+from ..workflows import WorkflowRun
+from . import shown
+
+
+def as_id(text: str) -> UUID | None:
+    """Return an id that was searched for; None for other words."""
+    try:
+        return UUID(text.strip())
+    except ValueError:
+        return None
+
+
+def progress(workflow: Workflow) -> SafeString | None:
+    """Return how many steps have ended, with a bar, and how many of them without success."""
+    counted = WorkflowRun(workflow.pk).progress()
+    failed = ngettext("%d failed", "%d failed", counted.failed) % counted.failed
+    text = failed if counted.failed else None
+    return shown.progress_bar({"done": counted.done, "total": counted.total, "text": text})
+
+
+def steps(workflow: Workflow) -> SafeString:
+    """Return the numbers of steps by task and status."""
+    rows = (
+        (
+            shown.badge(each["status"], each["status"]),
+            each["count"],
+            shown.dotted(each["task_name"]),
+        )
+        for each in count_steps(workflow.pk)
+    )
+    return shown.lines(format_html("{} {} {}", *row) for row in rows)
+
+
+def failed_steps(workflow: Workflow, site: str) -> SafeString:
+    """Return the first failed steps, as links to their records, with their errors."""
+    found = find_failed(workflow.pk)
+    lines = [
+        format_html(
+            "{} {}", shown.record_line(record, site), shown.error(record.exception_class or "")
+        )
+        for record in found
+    ]
+    if len(found) == N_FAILED:
+        lines.append(shown.quiet(gettext("There may be more: filter the task records.")))
+    return shown.lines(lines) or format_html_join("", "", ())

@@ -1,0 +1,270 @@
+"""Counts the ends of steps, and releases the steps that wait for them. See core.graphs.
+
+All of it happens in the transaction that writes the end. The locks are taken in one order, so that
+two that count can't deadlock: the record of the step, then the counts of the joins by number and
+shard, each join's hub behind its shards, and its steps with it; last, the workflow.
+"""
+
+import heapq
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from django.db import OperationalError, connections, transaction
+from django.db.models import F
+from django.db.models.functions import Coalesce, Greatest
+
+from ..core.graphs import HUB, ROOT, Count, Counts, Place, Terms, When, WorkflowStatus, add_ends
+from ..core.graphs import lock_order as order_of
+from ..core.lifecycle import UNFINISHED, Cancelled, Raised, Status
+from ..ports import Released
+from .clock import Now
+from .statements import execute
+from .tables import TaskRecord, Workflow, WorkflowJoin
+
+ANSWER: Final = ("remaining", "failed", "terms", "succeeded")
+"""The columns of a count after its change."""
+
+CHANGE: Final = (
+    'UPDATE "lambda_tasks_workflowjoin" SET remaining = remaining - %s, failed = failed + %s'
+    " WHERE workflow_id = %s AND number = %s AND shard = %s"
+)
+
+
+STOPPED: Final = Cancelled(
+    Raised("lambda_tasks.errors.TaskCancelled", "Its group can't succeed any more (fail_fast).")
+)
+"""The end of a member of a group with `fail_fast`."""
+
+
+class Row(NamedTuple):
+    """A count after its change."""
+
+    remaining: int
+    failed: int
+    terms: Terms | None
+    succeeded: bool | None
+
+
+def count_ends(
+    alias: str, ends: Iterable[tuple[Place, bool]], *, has_sender: bool = True
+) -> list[Released]:
+    """Count the ends of steps, each with whether it succeeded; return the steps that are released.
+
+    Call it in the transaction that writes the ends. With `has_sender`, the caller sends what is
+    released after the commit; without, the relay does so.
+    """
+    counts: dict[UUID, Counts] = {}
+    failing_fast: set[tuple[UUID, int]] = set()
+    for place, succeeded in ends:
+        add_ends(counts.setdefault(place.workflow_id, {}), place.feeds, succeeded=succeeded)
+        if not succeeded:
+            failing_fast |= {
+                (place.workflow_id, feed.number)
+                for feed in place.feeds
+                if feed.when == When.FAST_SUCCESS
+            }
+    for workflow_id, number in failing_fast:
+        stop = partial(stop_group, alias, workflow_id, number)
+        transaction.on_commit(stop, using=alias, robust=True)
+    released: list[Released] = []
+    for workflow_id in sorted(counts):
+        counting = _Counting(alias, workflow_id, has_sender=has_sender)
+        counting.add(counts[workflow_id])
+        released += counting.released
+    return released
+
+
+def stop_group(alias: str, workflow_id: UUID, number: int) -> None:
+    """Cancel the members of a group that have not ended, if it can't be satisfied any more.
+
+    If this is cut off, the group goes on to its end, or until the next failure. Members that others
+    have locked are just ending.
+    """
+    from .cancelling import cancel  # above this module
+    from .looks import lock_unlocked
+
+    join = WorkflowJoin.objects.using(alias).filter(workflow_id=workflow_id, number=number)
+    failed = sum(join.exclude(shard=HUB).values_list("failed", flat=True))
+    (stored,) = join.filter(terms__isnull=False)
+    terms = Terms.of(stored.terms or {})
+    if terms.total - failed >= terms.need:
+        return
+    unfinished = _steps(alias, workflow_id).filter(status__in=UNFINISHED)
+    for first, stop in terms.values:
+        with transaction.atomic(using=alias):
+            members = unfinished.filter(step__gte=first, step__lt=stop).order_by()
+            ids = list(lock_unlocked(members).values_list("id", flat=True))
+            cancel(TaskRecord.objects.using(alias).filter(id__in=ids), STOPPED)
+
+
+def take_back_ends(alias: str, places: Iterable[Place]) -> None:
+    """Take back the ends of steps that have not succeeded and start over.
+
+    Call it in the transaction that makes the steps QUEUED. Raises OperationalError, as a conflict
+    does, where a workflow has ended for good meanwhile.
+    """
+    counts: dict[UUID, Counts] = {}
+    for place in places:
+        add_ends(counts.setdefault(place.workflow_id, {}), place.feeds, succeeded=False)
+    for workflow_id in sorted(counts):
+        taking_back = _TakingBack(alias, workflow_id)
+        taking_back.add({key: -count for key, count in counts[workflow_id].items()})
+    for workflow_id in sorted(counts):
+        workflow = _workflow(alias, workflow_id).filter(
+            status__in=(WorkflowStatus.RUNNING, WorkflowStatus.FAILED)
+        )
+        if not workflow.update(status=WorkflowStatus.RUNNING, ended_at=None):
+            raise OperationalError(f"the workflow {workflow_id} has ended meanwhile; try again")
+
+
+class _Changes:
+    """Changes of counts of one workflow, made in the order of their locks."""
+
+    def __init__(self, alias: str, workflow_id: UUID) -> None:
+        self._alias = alias
+        self._workflow_id = workflow_id
+        self._counts: Counts = {}
+        self._order: list[tuple[tuple[int, float], tuple[int, int]]] = []
+
+    def add(self, counts: Mapping[tuple[int, int], Count]) -> None:
+        """Make changes, and those that follow from them, in the order of the locks."""
+        self._plan(counts)
+        while self._order:
+            _, key = heapq.heappop(self._order)
+            change = self._counts.pop(key)
+            self._changed(*key, change, self._change(*key, change))
+
+    def _plan(self, counts: Mapping[tuple[int, int], Count]) -> None:
+        for key, count in counts.items():
+            if key not in self._counts:
+                heapq.heappush(self._order, (order_of(*key), key))
+                self._counts[key] = count
+            else:
+                self._counts[key] += count
+
+    def _changed(self, number: int, shard: int, change: Count, row: Row) -> None:
+        """Plan what follows from a change."""
+        raise NotImplementedError
+
+    def _change(self, number: int, shard: int, change: Count) -> Row:
+        connection = connections[self._alias]
+        if connection.vendor == "postgresql":
+            params = [*change, self._workflow_id, number, shard]
+            returning = f" RETURNING {', '.join(ANSWER)}"
+            _, rows = execute(connection, CHANGE, params, returning=returning)
+            ((remaining, failed, terms, succeeded),) = rows
+            terms = terms if terms is None else json.loads(terms)
+        else:
+            count = self._join(number).filter(shard=shard)
+            count.update(
+                remaining=F("remaining") - change.ended, failed=F("failed") + change.failed
+            )
+            remaining, failed, terms, succeeded = count.values_list(*ANSWER).get()
+        return Row(remaining, failed, None if terms is None else Terms.of(terms), succeeded)
+
+    def _join(self, number: int) -> Any:
+        joins = WorkflowJoin.objects.using(self._alias)
+        return joins.filter(workflow_id=self._workflow_id, number=number)
+
+
+class _Counting(_Changes):
+    """The counting of ends."""
+
+    def __init__(self, alias: str, workflow_id: UUID, *, has_sender: bool) -> None:
+        super().__init__(alias, workflow_id)
+        self.released: list[Released] = []
+        self._has_sender = has_sender
+
+    def _changed(self, number: int, shard: int, change: Count, row: Row) -> None:
+        if row.remaining:
+            return
+        if row.terms is None:
+            self._plan({(number, HUB): Count(1, row.failed)})
+        elif row.succeeded is None:
+            self._decide(number, shard, row.terms, row.failed)
+
+    def _decide(self, number: int, shard: int, terms: Terms, failed: int) -> None:
+        succeeded = terms.total - failed >= terms.need
+        self._join(number).filter(shard=shard).update(succeeded=succeeded)
+        if number == ROOT:
+            _end_workflow(self._alias, self._workflow_id, succeeded=succeeded)
+        elif terms.is_gate and succeeded:
+            _release(self._alias, self._workflow_id, terms, has_sender=self._has_sender)
+            self.released.append(Released(self._workflow_id, terms.first, terms.stop))
+        else:
+            counts: Counts = {}
+            add_ends(counts, terms.feeds, succeeded=succeeded)
+            self._plan(counts)
+
+
+class _TakingBack(_Changes):
+    """The taking back of ends. Their changes are negative.
+
+    A join that was satisfied stays so: what it has released is not released again.
+    """
+
+    def _changed(self, number: int, shard: int, change: Count, row: Row) -> None:
+        if row.remaining + change.ended:
+            return  # It had not reached zero.
+        if row.terms is None:
+            self._plan({(number, HUB): Count(-1, change.failed - row.failed)})
+        elif row.succeeded is False:
+            self._join(number).filter(shard=shard).update(succeeded=None)
+            counts: Counts = {}
+            add_ends(counts, row.terms.feeds, succeeded=False)
+            self._plan({key: -count for key, count in counts.items()})
+
+
+def _release(alias: str, workflow_id: UUID, terms: Terms, *, has_sender: bool) -> None:
+    """Make the steps that a gate holds QUEUED, each to be looked at as its queue wants it.
+
+    They wait from now on, as ones that are called now.
+    """
+    due = Greatest(Coalesce(F("run_after"), Now()), Now())
+    waiting = _steps(alias, workflow_id).filter(step__gte=terms.first, step__lt=terms.stop)
+    for queue, (grace_s, ahead_s) in terms.queues.items():
+        of_queue = waiting if len(terms.queues) == 1 else waiting.filter(queue=queue)
+        soon = Now() + timedelta(seconds=grace_s) if has_sender else Now()
+        of_queue.filter(status=Status.WAITING).update(
+            # First, as it reads run_after: MySQL assigns columns from left to right.
+            look_at=Greatest(soon, Coalesce(F("run_after"), Now()) - timedelta(seconds=ahead_s)),
+            status=Status.QUEUED,
+            run_after=due,
+        )
+
+
+def _end_workflow(alias: str, workflow_id: UUID, *, succeeded: bool) -> None:
+    """End a workflow. After a success, steps that still wait were not needed."""
+    from .finishes import finish  # above this module
+
+    status = WorkflowStatus.SUCCESS if succeeded else WorkflowStatus.FAILED
+    running = _workflow(alias, workflow_id).filter(status=WorkflowStatus.RUNNING)
+    if running.update(status=status, ended_at=Now()) and succeeded:
+        waiting = _steps(alias, workflow_id).filter(status=Status.WAITING)
+        finish(waiting, Cancelled(), is_counted=False)
+
+
+def _workflow(alias: str, workflow_id: UUID) -> Any:
+    return Workflow.objects.using(alias).filter(id=workflow_id)
+
+
+def _steps(alias: str, workflow_id: UUID) -> Any:
+    return TaskRecord.objects.using(alias).filter(workflow_id=workflow_id)
+
+
+def read_terms(alias: str, joins: Collection[tuple[UUID, int]]) -> dict[tuple[UUID, int], Any]:
+    """Return the terms of joins, and how many of their inputs have failed."""
+    ids = {workflow_id for workflow_id, _ in joins}
+    numbers = {number for _, number in joins}
+    found = WorkflowJoin.objects.using(alias).filter(
+        workflow_id__in=ids, number__in=numbers, terms__isnull=False
+    )
+    columns: Sequence[str] = ("workflow_id", "number", "terms", "failed")
+    return {
+        (workflow_id, number): (Terms.of(terms), failed)
+        for workflow_id, number, terms, failed in found.values_list(*columns)
+    }

@@ -1,0 +1,96 @@
+"""Tasks of workflows. Each writes what it has done as an Effect."""
+
+from typing import Any
+
+from lambda_tasks import Continue, Retry, TaskContext, lambda_task
+from lambda_tasks.workflows import Results, aadd_steps, add_steps, group
+from tests.app.models import Effect
+
+
+class Broken(Exception):
+    pass
+
+
+@lambda_task
+def charge(*, order_id: int, cents: int) -> str:
+    Effect.objects.create(name=f"charge {order_id}")
+    return f"receipt {order_id} of {cents}"
+
+
+@lambda_task
+async def send_receipt(*, order_id: int, receipt: str) -> int:
+    await Effect.objects.acreate(name=f"mail {order_id} {receipt}")
+    return len(receipt)
+
+
+@lambda_task
+def resize(*, image_id: int, fails: bool = False) -> int:
+    if fails and not Effect.objects.filter(name="repaired").exists():
+        raise Broken(f"image {image_id}")
+    Effect.objects.create(name=f"resize {image_id}")
+    return image_id * 10
+
+
+@lambda_task
+async def measure(*, image_id: int) -> int:
+    """Touches no table, so that its end is written together with others."""
+    return image_id * 10
+
+
+@lambda_task
+def summarize(*, sizes: Results[int], title: str = "all") -> dict[str, Any]:
+    Effect.objects.create(name=f"summary {title}")
+    return {"sizes": list(sizes), "total": sizes.total, "failed": sizes.failed}
+
+
+@lambda_task
+def note(*, text: str) -> str:
+    Effect.objects.create(name=text)
+    return text
+
+
+@lambda_task(takes_context=True)
+def second_time(context: TaskContext, *, text: str) -> str:
+    if context.n_retries == 0:
+        raise Retry(delay=0)
+    Effect.objects.create(name=f"second {text}")
+    return text
+
+
+@lambda_task(takes_context=True)
+def two_runs(context: TaskContext, *, text: str) -> str:
+    if context.state is None:
+        raise Continue("half")
+    Effect.objects.create(name=f"whole {text}")
+    return text
+
+
+@lambda_task
+def thank() -> None:
+    Effect.objects.create(name="thank")
+
+
+@lambda_task(on_success=thank)
+def sell(*, fails: bool = False) -> None:
+    if fails:
+        raise Broken
+    Effect.objects.create(name="sell")
+
+
+@lambda_task(on_success=thank)
+async def count(*, number: int) -> int:
+    """Touches no table."""
+    return number
+
+
+@lambda_task
+def split(*, n: int, fails: bool = False) -> int:
+    Effect.objects.create(name="split")
+    add_steps(group(resize.step(image_id=number, fails=fails) for number in range(n)))
+    return n
+
+
+@lambda_task
+async def asplit(*, n: int) -> int:
+    await aadd_steps(*(note.step(text=f"added {number}") for number in range(n)))
+    return n

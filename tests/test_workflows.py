@@ -1,0 +1,336 @@
+"""Workflows: chains, groups, and any graph of them."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
+from lambda_tasks.tasks import cleanup_task_records
+from lambda_tasks.testing import capture_tasks
+from lambda_tasks.workflows import (
+    TaskGroup,
+    WorkflowRun,
+    WorkflowStatus,
+    add_steps,
+    group,
+    step,
+    workflow,
+)
+from tests.app import graphs
+from tests.app.models import Effect
+
+
+def _effects() -> list[str]:
+    return list(Effect.objects.order_by("pk").values_list("name", flat=True))
+
+
+def _run(flow: Any, *, raise_failures: bool = True) -> WorkflowRun:
+    with capture_tasks() as captured:
+        run: WorkflowRun = flow.execute_on_commit()
+        captured.run(raise_failures=raise_failures)
+    return run
+
+
+def test_a_chain_runs_step_by_step_and_passes_results_by_reference(db: None) -> None:
+    paid = graphs.charge.step(order_id=1, cents=500)
+    mailed = graphs.send_receipt.step(order_id=1, receipt=paid.result)
+
+    with capture_tasks() as captured:
+        run = workflow("order", mailed).execute_on_commit()
+        waiting = TaskRecord.objects.get(task_name=mailed.label)
+        assert (waiting.status, waiting.look_at) == ("WAITING", None)
+        assert run.status() == "RUNNING"
+        assert run.progress() == (0, 2, 0)
+        captured.run()
+
+    assert _effects() == ["charge 1", "mail 1 receipt 1 of 500"]
+    assert run.status() is WorkflowStatus.SUCCESS
+    assert run.progress() == (2, 2, 0)
+    assert run.result(timeout=5) == len("receipt 1 of 500")
+    assert "receipt 1 of" not in str(TaskRecord.objects.values_list("kwargs", flat=True))
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 100])
+def test_a_group_of_any_size_is_followed_once(db: None, n: int) -> None:
+    sizes = group(graphs.resize.step(image_id=number) for number in range(n))
+    total = graphs.summarize.step(sizes=sizes.results)
+
+    run = _run(workflow("gallery", total))
+
+    assert run.result(timeout=5) == {
+        "sizes": [number * 10 for number in range(n)],
+        "total": n,
+        "failed": 0,
+    }
+    assert run.progress() == (n + 1, n + 1, 0)
+    assert _effects().count("summary all") == 1
+
+
+def test_a_step_that_is_retried_and_one_that_continues_keep_their_places(db: None) -> None:
+    first = graphs.second_time.step(text="a")
+    second = graphs.two_runs.step(text=first.result)
+
+    run = _run(workflow("again", graphs.note.step(text=second.result)))
+
+    assert _effects() == ["second a", "whole a", "a"]
+    assert run.progress() == (3, 3, 0)
+    assert run.status() == "SUCCESS"
+
+
+def test_a_failure_stops_what_waits_for_it_and_retry_failed_goes_on(db: None) -> None:
+    sizes = group([graphs.resize.step(image_id=1), graphs.resize.step(image_id=2, fails=True)])
+    total = graphs.summarize.step(sizes=sizes.results)
+    total.on_failure(graphs.note.step(text="told")).finally_(graphs.note.step(text="unlocked"))
+
+    run = _run(workflow("gallery", total), raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert sorted(_effects()) == ["resize 1", "told", "unlocked"]
+    Effect.objects.create(name="repaired")
+    with capture_tasks() as captured:
+        assert run.retry_failed() == 1
+        assert run.status() == "RUNNING"
+        captured.run()
+    assert run.status() == "SUCCESS"
+    assert run.result(timeout=5)["sizes"] == [10, 20]
+    assert _effects().count("told") == 1
+    assert run.retry_failed() == 0
+
+
+def test_in_eager_mode_a_workflow_runs_to_its_end_at_once(
+    transactional_db: None, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_EAGER = True
+    sizes = group(graphs.resize.step(image_id=number) for number in range(3))
+    total = graphs.summarize.step(sizes=sizes.results)
+
+    run = workflow("gallery", graphs.note.step(text="end").after(total)).execute_on_commit()
+
+    assert run.status() == "SUCCESS"
+    assert _effects()[3:] == ["summary all", "end"]
+
+
+def test_with_fail_fast_a_failure_ends_the_other_members(transactional_db: None) -> None:
+    members = [graphs.resize.step(image_id=n, fails=n == 0) for n in range(40)]
+    total = graphs.summarize.step(sizes=group(members, fail_fast=True).results)
+
+    with capture_tasks() as captured:
+        run = workflow("gallery", total).execute_on_commit()
+        captured.run(raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert run.progress().failed > 30
+
+
+def test_records_of_a_workflow_that_runs_are_kept_and_go_together(db: None) -> None:
+    paid = graphs.charge.step(order_id=1, cents=500)
+    mailed = graphs.send_receipt.step(order_id=1, receipt=paid.result)
+    with capture_tasks() as captured:
+        run = workflow("order", mailed).execute_on_commit()
+        TaskRecord.objects.filter(id=paid.id).update(
+            status="SUCCESS", end_time=timezone.now() - timedelta(days=30), result="kept"
+        )
+        cleanup_task_records(retention_days=7)
+        assert TaskRecord.objects.count() == 2
+        TaskRecord.objects.filter(id=paid.id).update(status="QUEUED", result=None)
+        captured.run()
+    assert run.status() == "SUCCESS"
+    Workflow.objects.update(ended_at=timezone.now() - timedelta(days=30))
+
+    cleanup_task_records(retention_days=7)
+
+    assert not TaskRecord.objects.exists()
+    assert not Workflow.objects.exists()
+    assert not WorkflowJoin.objects.exists()
+
+
+def test_then_is_a_short_form_of_a_chain(db: None) -> None:
+    chain = graphs.charge.then(graphs.send_receipt, order_id=1, result_as="receipt").then(
+        graphs.note, text="done"
+    )
+
+    with capture_tasks() as captured:
+        run = chain.execute_on_commit(order_id=1, cents=500)
+        captured.run()
+
+    assert _effects() == ["charge 1", "mail 1 receipt 1 of 500", "done"]
+    assert run.result(timeout=5) == "done"
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_a_task_group_is_followed_by_one_task(db: None, n: int) -> None:
+    with capture_tasks() as captured:
+        made = TaskGroup.create(
+            [graphs.resize.step(image_id=number) for number in range(n)],
+            then=graphs.note.step(text="all"),
+        )
+        assert made.status() == "PENDING"
+        captured.run()
+
+    assert made.status() == "SUCCESS"
+    assert made.progress() == (n + 1, n + 1, 0)
+    assert _effects()[-1] == "all"
+
+
+def test_a_workflow_is_a_step_of_another(db: None) -> None:
+    inner = workflow("inner", graphs.note.step(text="b").after(graphs.note.step(text="a")))
+    first = graphs.note.step(text="first")
+    inner.after(first)
+    last = graphs.note.step(text=inner.result)
+
+    run = _run(workflow("outer", last))
+
+    assert _effects() == ["first", "a", "b", "b"]
+    assert run.status() == "SUCCESS"
+    assert run.progress() == (4, 4, 0)
+
+
+def test_a_workflow_undoes_what_failed_by_another(db: None) -> None:
+    undo = workflow("undo", graphs.note.step(text="undone").after(graphs.note.step(text="undoing")))
+    broken = graphs.resize.step(image_id=1, fails=True).on_failure(undo)
+
+    run = _run(workflow("outer", broken), raise_failures=False)
+
+    assert _effects() == ["undoing", "undone"]
+    assert run.status() == "FAILED"
+
+
+def test_django_tasks_are_steps(db: None) -> None:
+    from tests.app import django_tasks
+
+    first = step(django_tasks.add, 1, b=2)
+    second = step(django_tasks.aadd, first.result, b=10)
+
+    assert _run(workflow("sums", second)).result(timeout=5) == 13
+
+
+def test_a_cancelled_workflow_is_over(db: None) -> None:
+    first = graphs.note.step(text="first")
+    with capture_tasks() as captured:
+        run = workflow("order", graphs.note.step(text=first.result)).execute_on_commit()
+        assert run.cancel()
+        assert not run.cancel()
+        captured.run()
+
+    assert run.status() == "CANCELLED"
+    assert _effects() == []
+    assert set(TaskRecord.objects.values_list("status", flat=True)) == {"CANCELLED"}
+    assert run.retry_failed() == 0
+
+
+def test_on_success_enqueues_the_fixed_follow_up_of_each_success(db: None) -> None:
+    with capture_tasks() as captured:
+        graphs.sell.execute_on_commit()
+        graphs.sell.execute_on_commit(fails=True)
+        graphs.count.execute_on_commit(number=1)
+        sold = workflow("sale", graphs.sell.step()).execute_on_commit()
+        captured.run(raise_failures=False)
+
+    assert sorted(_effects()) == ["sell", "sell", "thank", "thank", "thank"]
+    assert sold.status() == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: workflow("none"), ValueError, "has no steps"),
+        (lambda: workflow("x", group([graphs.resize])), TypeError, "task.step"),  # type: ignore[arg-type]
+        (lambda: workflow("x", graphs.note), TypeError, "Call `.step"),  # type: ignore[arg-type]
+        (lambda: graphs.note.step(), Exception, "text"),  # type: ignore[call-arg]
+        (lambda: graphs.note.step(text=1), Exception, "text"),  # type: ignore[arg-type]
+        (
+            lambda: graphs.note.step(text=graphs.resize.step(image_id=1).result),  # type: ignore[arg-type]
+            TypeError,
+            "'text' is a str",
+        ),
+        (
+            lambda: graphs.note.step(text=group([graphs.resize.step(image_id=1)]).results),  # type: ignore[arg-type]
+            TypeError,
+            "Annotate it with Results",
+        ),
+        (
+            lambda: graphs.summarize.step(sizes=graphs.resize.step(image_id=1).result),  # type: ignore[arg-type]
+            TypeError,
+            "group.results",
+        ),
+        (lambda: graphs.note.using(queue="nowhere").step(text="x"), Exception, "nowhere"),
+        (lambda: group([graphs.note.step(text="x")], need=2), ValueError, "1 members only"),
+        (lambda: group([graphs.note.step(text="x")], need="most"), ValueError, "need is 'most'"),
+        (lambda: group(graphs.note.step(text="x") for _ in range(3)).after(1), TypeError, "got 1"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_can_not_be_a_workflow_is_refused_at_the_call(
+    make: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_steps_that_wait_for_each_other_are_refused(db: None) -> None:
+    first, second = graphs.note.step(text="a"), graphs.charge.step(order_id=1, cents=1)
+    first.after(second)
+    second.after(first)
+
+    with pytest.raises(ValueError, match=r"note -> .*charge -> .*note"):
+        workflow("circle", first)
+
+
+def test_a_step_is_part_of_one_workflow_and_a_workflow_is_executed_once(db: None) -> None:
+    first = graphs.note.step(text="a")
+    made = workflow("one", first)
+
+    with pytest.raises(ValueError, match=r"note is part of the workflow 'one' already"):
+        workflow("two", graphs.note.step(text=first.result))
+    _run(made)
+    with pytest.raises(ValueError, match="executed once"):
+        made.execute_on_commit()
+
+
+def test_a_workflow_that_is_rolled_back_was_never_there(transactional_db: None) -> None:
+    with capture_tasks() as captured:
+        with pytest.raises(RuntimeError), transaction.atomic():
+            workflow("order", graphs.note.step(text="a")).execute_on_commit()
+            raise RuntimeError
+        captured.run()
+
+    assert not TaskRecord.objects.exists()
+    assert not Workflow.objects.exists()
+
+
+def test_a_step_adds_steps_for_which_what_follows_it_waits(db: None) -> None:
+    first = graphs.split.step(n=3)
+    second = graphs.asplit.step(n=2).after(first)
+
+    run = _run(workflow("dynamic", graphs.note.step(text="last").after(second)))
+
+    assert run.status() == "SUCCESS"
+    assert run.progress() == (8, 8, 0)
+    effects = _effects()
+    assert effects[0] == "split"
+    assert sorted(effects[1:4]) == ["resize 0", "resize 1", "resize 2"]
+    assert sorted(effects[4:6]) == ["added 0", "added 1"]
+    assert effects[6:] == ["last"]
+
+
+def test_added_steps_that_fail_are_retried_like_others(db: None) -> None:
+    first = graphs.split.step(n=2, fails=True)
+    run = _run(
+        workflow("dynamic", graphs.note.step(text="last").after(first)), raise_failures=False
+    )
+    assert run.status() == "FAILED"
+    Effect.objects.create(name="repaired")
+
+    with capture_tasks() as captured:
+        assert run.retry_failed() == 2
+        captured.run()
+
+    assert run.status() == "SUCCESS"
+    assert _effects()[-1] == "last"
+
+
+def test_steps_are_added_by_steps_only() -> None:
+    with pytest.raises(RuntimeError, match="outside of a step"):
+        add_steps(graphs.note.step(text="x"))
