@@ -389,6 +389,22 @@ def test_migrations_that_are_missing_here_or_there_are_found(deployed: Deploymen
     }
 
 
+def test_dead_letters_of_tasks_that_are_gone_are_named(deployed: Deployment) -> None:
+    for name in ("shop.tasks.gone", "tests.app.tasks.add"):
+        text = json.dumps({"task_name": name, "kwargs": {}, "invocation_id": str(uuid.uuid4())})
+        deployed.sqs.send_message(QueueUrl=deployed.dead_url, MessageBody=text)
+    deployed.sqs.send_message(QueueUrl=deployed.dead_url, MessageBody="no message")
+
+    found = operations.doctor(dead_letters=True)
+
+    texts = {each.found for each in found if each.id == "dead_letters.unknown_tasks"}
+    assert texts == {
+        "1 of the first dead letters can't be read.",
+        "1 of the first dead letters are of shop.tasks.gone, and there is no such task.",
+    }
+    assert "dead_letters.waiting" in ids(found)
+
+
 def test_a_refusal_of_aws_is_told_as_a_missing_permission(
     queue: str, sqs: LocalSqs, settings: Any
 ) -> None:
@@ -421,6 +437,7 @@ def test_each_check_is_tried() -> None:
     elsewhere = {
         "queue.unreachable", "image.tzdata", "image.snapshot_hooks",
         "function.answer", "release.tasks", "release.versions", "queue.round_trip",
+        "dead_letters.unknown_tasks",
         "database.migrations", "release.older",
     }  # fmt: skip
 

@@ -6,7 +6,18 @@ from typing import Any, Final
 
 from ..database_calls import call_database
 from ..runtime import Runtime
-from . import databases, functions, mappings, project, queues, releases, round_trips, ticks
+from . import (
+    databases,
+    dead_letters,
+    functions,
+    mappings,
+    project,
+    queues,
+    releases,
+    round_trips,
+    ticks,
+)
+from .dead_letters import DeadTasks
 from .facts import Facts
 from .findings import SEVERITIES, Change, Check, Finding, Found, NotChecked
 from .inside import Answer, ask_functions
@@ -27,9 +38,11 @@ ANSWER_CHECKS: Final[tuple[Check[Any], ...]] = releases.CHECKS
 
 TRIP_CHECKS: Final[tuple[Check[Any], ...]] = round_trips.CHECKS
 
+DEAD_LETTER_CHECKS: Final[tuple[Check[Any], ...]] = dead_letters.CHECKS
+
 CHECKS: Final = (
     *SYSTEM_CHECKS, *QUEUE_CHECKS, *MAPPING_CHECKS, *FUNCTION_CHECKS, *ANSWER_CHECKS,
-    *TRIP_CHECKS,
+    *TRIP_CHECKS, *DEAD_LETTER_CHECKS,
 )  # fmt: skip
 """All checks."""
 
@@ -40,22 +53,28 @@ async def examine(
     own_arn: str | None = None,
     inside: bool = False,
     trips: Sequence[RoundTrip] = (),
+    dead: Sequence[DeadTasks] = (),
     limit_s: float,
 ) -> list[Finding]:
     """Return all that is wrong, and what could not be checked, the worst first.
 
-    With `inside`, each function is asked, too; `trips` were made before. See reading.read() for the
-    other parameters.
+    With `inside`, each function is asked, too; `trips` were made and `dead` letters looked at
+    before. See reading.read() for the other parameters.
     """
     deadline = time.monotonic() + limit_s
     facts = await read(runtime, own_arn=own_arn, deadline=deadline)
     answers = await ask_functions(runtime, facts, deadline=deadline) if inside else []
     # On a thread, as checks may import modules and read files.
-    findings = await call_database(_judge, facts, answers, trips)
+    findings = await call_database(_judge, facts, answers, trips, dead)
     return sorted(findings, key=lambda each: SEVERITIES.index(each.severity))
 
 
-def _judge(facts: Facts, answers: Sequence[Answer], trips: Sequence[RoundTrip]) -> list[Finding]:
+def _judge(
+    facts: Facts,
+    answers: Sequence[Answer],
+    trips: Sequence[RoundTrip],
+    dead: Sequence[DeadTasks],
+) -> list[Finding]:
     subjects: tuple[tuple[Iterable[object], Sequence[Check[Any]]], ...] = (
         ([facts.system], SYSTEM_CHECKS),
         (facts.queues, QUEUE_CHECKS),
@@ -63,6 +82,7 @@ def _judge(facts: Facts, answers: Sequence[Answer], trips: Sequence[RoundTrip]) 
         (facts.functions, FUNCTION_CHECKS),
         (answers, ANSWER_CHECKS),
         (trips, TRIP_CHECKS),
+        (dead, DEAD_LETTER_CHECKS),
     )
     return [
         *(

@@ -1,6 +1,7 @@
 """What is wrong with the deployment, and the changes that put right what is safe."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,11 +12,15 @@ from asgiref.sync import async_to_sync
 from .. import conf, runtime
 from ..core.spelling import did_you_mean
 from ..doctor import examination, fixing
+from ..doctor.aws import learn
+from ..doctor.dead_letters import DeadTasks
 from ..doctor.findings import Finding
 from ..doctor.round_trips import TASK, RoundTrip
 from ..errors import InvalidFilter
+from ..queues.sqs import SQSQueue
 from ..twins import sync_form
 from .checking import check_time
+from .dead_letters import apeek_dead_letters
 from .steering import aenqueue
 
 LIMIT: Final = timedelta(minutes=1)
@@ -36,6 +41,7 @@ def doctor(
     *,
     inside: bool = False,
     round_trip: bool = False,
+    dead_letters: bool = False,
     ignore: Iterable[str] = (),
     limit: timedelta = LIMIT,
 ) -> list[Finding]:
@@ -43,18 +49,22 @@ def doctor(
 
     Reads settings, database, and from AWS queues, event source mappings, functions, logs and
     schedules. With `inside`, each function is invoked to examine itself, too. With `round_trip`, a
-    call is enqueued to each queue, except those of AWS Batch, and has to run. `ignore` has ids of
-    checks to leave out; "queue" leaves out all that begin with "queue.". After `limit`, what was
+    call is enqueued to each queue, except those of AWS Batch, and has to run. With
+    `dead_letters`, some of each queue are received, and stay there. `ignore` has ids of checks to
+    leave out; "queue" leaves out all that begin with "queue.". After `limit`, what was
     not read is not checked. Raises ImproperlyConfigured for settings that are invalid, and
     InvalidFilter for an id that no check has.
     """
-    return async_to_sync(adoctor)(inside=inside, round_trip=round_trip, ignore=ignore, limit=limit)
+    return async_to_sync(adoctor)(
+        inside=inside, round_trip=round_trip, dead_letters=dead_letters, ignore=ignore, limit=limit
+    )
 
 
 async def adoctor(
     *,
     inside: bool = False,
     round_trip: bool = False,
+    dead_letters: bool = False,
     ignore: Iterable[str] = (),
     limit: timedelta = LIMIT,
 ) -> list[Finding]:
@@ -64,8 +74,9 @@ async def adoctor(
     _check_ids(ignored)
     limit_s = limit.total_seconds()
     trips = await _round_trips(limit_s) if round_trip else []
+    dead = await _dead_tasks() if dead_letters else []
     found = await examination.examine(
-        runtime.current(), inside=inside, trips=trips, limit_s=limit_s
+        runtime.current(), inside=inside, trips=trips, dead=dead, limit_s=limit_s
     )
     return [each for each in found if not any(_is_named(each.id, name) for name in ignored)]
 
@@ -101,6 +112,16 @@ async def _round_trip(queue: str, limit_s: float) -> RoundTrip:
     except Exception as error:
         return RoundTrip(queue, f"{type(error).__name__}: {error}")
     return RoundTrip(queue, None)
+
+
+async def _dead_tasks() -> list[DeadTasks]:
+    """Look at some dead letters of each queue in SQS."""
+    names = [each.name for each in conf.current().queues.values() if isinstance(each, SQSQueue)]
+    return [DeadTasks(name, await learn(_tasks_of(name))) for name in names]
+
+
+async def _tasks_of(queue: str) -> Counter[str | None]:
+    return Counter(each.task_name for each in await apeek_dead_letters(queue))
 
 
 def _check_ids(names: Iterable[str]) -> None:

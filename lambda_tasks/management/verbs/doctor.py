@@ -30,6 +30,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--round-trip", action="store_true", help="call a task through each queue, which must run"
     )
     parser.add_argument(
+        "--dead-letters", action="store_true", help="look at some, which are hidden for seconds"
+    )
+    parser.add_argument(
         "--ignore", action="append", default=[], metavar="ID",
         help="leave out a check, or all of a subject, such as queue",
     )  # fmt: skip
@@ -48,7 +51,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Print what is wrong, and return the exit code. Raises InvalidFilter for an unknown check."""
-    asked = {name: options[name] for name in ("inside", "round_trip", "ignore", "limit")}
+    asked = {
+        name: options[name] for name in ("inside", "round_trip", "dead_letters", "ignore", "limit")
+    }
     findings = operations.doctor(**asked)
     if options["fix"] and _fix(stdout, options, findings):
         findings = operations.doctor(**asked)
