@@ -75,7 +75,7 @@ class Invocation(Generic[R_co]):
         waits for ever. Raises TransactionManagementError where the call waits for the commit of a
         transaction that is still open, and TypeError where the result does not fit the annotation.
         """
-        for pause_s in _pauses(self, timeout):
+        for pause_s in pauses(self, timeout):
             if (record := self._find_finished()) is not None:
                 result: R_co = _result_of(record)
                 return result
@@ -84,7 +84,7 @@ class Invocation(Generic[R_co]):
 
     async def aresult(self, timeout: float | None = None) -> R_co:
         """See result()."""
-        for pause_s in _pauses(self, timeout):
+        for pause_s in pauses(self, timeout):
             if (record := await sync_to_async(self._find_finished)()) is not None:
                 result: R_co = await sync_to_async(_result_of)(record)
                 return result
@@ -107,7 +107,7 @@ class Invocation(Generic[R_co]):
         return None
 
 
-def _pauses(invocation: Invocation[Any], timeout: float | None) -> Iterator[float]:
+def pauses(handle: object, timeout: float | None) -> Iterator[float]:
     """Yield growing pauses in seconds. Raises TimeoutError once `timeout` is over."""
     deadline = None if timeout is None else time.monotonic() + timeout
     pause_s = FIRST_POLL_S
@@ -115,7 +115,7 @@ def _pauses(invocation: Invocation[Any], timeout: float | None) -> Iterator[floa
         remaining_s = float("inf") if deadline is None else deadline - time.monotonic()
         yield min(pause_s, max(remaining_s, 0.0))
         if remaining_s <= 0:
-            raise TimeoutError(f"{invocation!r} has not ended within {timeout} s.")
+            raise TimeoutError(f"{handle!r} has not ended within {timeout} s.")
         pause_s = min(pause_s * 1.5, MAX_POLL_S)
 
 

@@ -44,6 +44,7 @@ from .core.graphs import Place as StepPlace
 from .core.lifecycle import SQS_TERMS
 from .core.message import Outgoing
 from .errors import TaskFailed
+from .invocation import pauses
 from .ports import StoredStep, StoredWorkflow
 from .twins import sync_form
 
@@ -70,10 +71,6 @@ __all__ = [
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 SelfNode = TypeVar("SelfNode", bound="_Step")
-
-FIRST_POLL_S: Final = 0.02
-MAX_POLL_S: Final = 1.0
-"""Seconds between two looks at a workflow: at first, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -678,7 +675,7 @@ class WorkflowRun:
         scripts and tests. Raises TaskFailed where the workflow ends otherwise, and TimeoutError
         after `timeout` seconds; None waits for ever.
         """
-        for pause_s in self._pauses(timeout):
+        for pause_s in pauses(self, timeout):
             if (stored := self._find_finished()) is not None:
                 return self._result_of(stored)
             time.sleep(pause_s)
@@ -686,21 +683,11 @@ class WorkflowRun:
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """See result()."""
-        for pause_s in self._pauses(timeout):
+        for pause_s in pauses(self, timeout):
             if (stored := await sync_to_async(self._find_finished)()) is not None:
                 return await sync_to_async(self._result_of)(stored)
             await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
-
-    def _pauses(self, timeout: float | None) -> Iterator[float]:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause_s = FIRST_POLL_S
-        while True:
-            remaining_s = float("inf") if deadline is None else deadline - time.monotonic()
-            yield min(pause_s, max(remaining_s, 0.0))
-            if remaining_s <= 0:
-                raise TimeoutError(f"{self!r} has not ended within {timeout} s.")
-            pause_s = min(pause_s * 1.5, MAX_POLL_S)
 
     def _stored(self) -> "Workflow":
         from .records import workflows
