@@ -17,7 +17,7 @@ from lambda_tasks.handler import handler
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.local.event_source import EventSourceMapping
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.workflows import group, workflow
+from lambda_tasks.workflows import WorkflowRun, group, workflow
 
 __all__ = ["chain", "join", "migrate", "postgres_version", "release", "store"]
 
@@ -38,6 +38,7 @@ def join(*, kind: str, members: int, joined: bool, lanes: int) -> float:
     _clear()
     Counter.objects.create(remaining=members)
     task = TASKS[kind].using(queue="table")
+    run: WorkflowRun | None = None
     if joined:
         numbers = group(task.step(number=number) for number in range(members))
         follower = flows.total.using(queue="table").step(numbers=numbers.results)
@@ -45,7 +46,7 @@ def join(*, kind: str, members: int, joined: bool, lanes: int) -> float:
     else:
         task.execute_many_on_commit({"number": number} for number in range(members))
     call_command("lambda_tasks", "worker", "--once", "--queue", "table", "--concurrency", lanes)
-    if joined:
+    if run is not None:
         assert run.result(timeout=0) == [sum(range(members))] or run.status() == "SUCCESS"
     records = TaskRecord.objects.filter(task_name=TASKS[kind].name)
     assert records.filter(status="SUCCESS").count() == members

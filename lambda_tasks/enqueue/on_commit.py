@@ -304,7 +304,7 @@ class Enqueuer:
     async def asend_released(self, released: Sequence[Released]) -> None:
         """Send the messages of steps of workflows that were released, page by page."""
         pages = self._pages_of(released)
-        while messages := await call_database(next, pages, ()):
+        while messages := await call_database(lambda: next(pages, ())):
             await self.asend_stored(messages)
 
     def find_released(self, released: Sequence[Released]) -> Iterator[Outgoing]:

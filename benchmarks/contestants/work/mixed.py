@@ -148,7 +148,7 @@ def refuse(*, number: int) -> None:
     raise OutOfStock
 
 
-@lambda_task(**limited)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
 async def send_parcel(*, number: int, parcel: int, before: int = 0) -> int:
     """Be a step of a workflow. `before` is what the step before it has returned."""
     note(number, BEGUN)
@@ -159,7 +159,7 @@ async def send_parcel(*, number: int, parcel: int, before: int = 0) -> int:
     return parcel + 1
 
 
-@lambda_task(**limited)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
 def pack_parcel(*, number: int, parcel: int) -> int:
     """Be a member of a group that fails now and then, so that `retry_failed` has work."""
     note(number, BEGUN)
@@ -171,7 +171,7 @@ def pack_parcel(*, number: int, parcel: int) -> int:
     return parcel
 
 
-@lambda_task(**limited)
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
 async def seal(*, number: int, parcels: Results[int]) -> None:
     """Follow a group."""
     note(number, BEGUN)
