@@ -277,11 +277,10 @@ def test_an_end_that_the_predecessor_writes_during_the_migration_counts(monkeypa
 
 
 def test_the_way_back_is_refused_while_records_wait_or_run() -> None:
-    TaskRecord.objects.create(task_name="f", kwargs={}, status="QUEUED")
-    TaskRecord.objects.create(task_name="f", kwargs={}, status="RUNNING")
-    TaskRecord.objects.create(task_name="f", kwargs={}, status="FAILED")
+    for status in ("WAITING", "QUEUED", "RUNNING", "FAILED"):
+        TaskRecord.objects.create(task_name="f", kwargs={}, status=status)
 
-    with pytest.raises(IrreversibleError, match=r"^2 record\(s\) are QUEUED or RUNNING"):
+    with pytest.raises(IrreversibleError, match=r"^3 record\(s\) are WAITING, QUEUED or RUNNING"):
         _migrate(OLD)
 
     assert _schema() == _schemas()["new"]
