@@ -18,6 +18,7 @@ from lambda_tasks import handler
 from lambda_tasks.context import SCHEDULE_HEADER
 from lambda_tasks.logging import RUN_FIELDS, JSONFormatter, TaskContextFilter, add_run
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.workflows import group, workflow
 from tests import insights
 from tests.app import watched
 from tests.conftest import Handle, Task, body, record_of, wake_up
@@ -64,9 +65,11 @@ def _run_of(record: TaskRecord) -> Line:
         "task_name": record.task_name,
         "attempt": record.n_attempts,
         "queue": record.queue,
+        "workflow": record.workflow_id and str(record.workflow_id),
+        "step": record.step,
         "schedule": (record.headers or {}).get(SCHEDULE_HEADER),
     }
-    return {name: value for name, value in run.items() if value}
+    return {name: value for name, value in run.items() if value is not None}
 
 
 def _named(line: Line) -> Line:
@@ -99,6 +102,23 @@ def test_each_line_of_a_run_names_it_whichever_logger_wrote_it(
     assert uuid.UUID(request_id)
     assert {found[each]["logger"] for each in SAID[1:]} == {"shop.orders"}
     assert found["by another logger"]["order_id"] == 7
+
+
+def test_a_line_of_a_step_names_its_workflow(handle: Handle, queue: str, lines: Lines) -> None:
+    steps = group([watched.asay.step(), watched.asay.step()])
+    run = workflow("greetings", steps).execute_on_commit()
+    records = TaskRecord.objects.order_by("step")
+
+    handle(*(wake_up(each.id, each.task_name) for each in records))
+
+    for record in records.all():
+        found = [each for each in lines() if each.get("invocation_id") == str(record.id)]
+        assert {"by the task", "by another logger", "in a thread"} <= _by_message(found).keys()
+        assert [each for each in found if "status" in each]
+        for each in found:
+            assert _named(each) == _run_of(record)
+            assert each["workflow"] == str(run.id)
+    assert [each.step for each in records] == [0, 1]
 
 
 def test_a_line_of_djangos_own_task_names_its_run(
