@@ -186,7 +186,7 @@ def test_actions_ask_first_and_say_what_was_left_out(failed: Any, running: Any) 
 
     done = answer(admin, WORKFLOWS, chosen(*both, action="cancel"))
 
-    assert "Done for 1 workflow." in done
+    assert "1 workflow was cancelled." in done
     assert running.status() == "CANCELLED"
     assert failed.status() == "FAILED"
     told = admin.post(WORKFLOWS, chosen(*both, action="cancel"), follow=True).content.decode()
