@@ -151,7 +151,8 @@ def _change(
         raise InvalidFilter("Name workflows by ids or by a filter, such as status or name.")
     ids = filters.get("ids")
     named = None if ids is None else list(map(as_uuid, ids))
-    meant = find_workflows(**{**filters, "ids": named})
+    filters["ids"] = named
+    meant = find_workflows(**filters)
     if named is None:
         meant = meant.filter(status=status)
     found = {each.pk: each.status for each in meant.only("status")}
