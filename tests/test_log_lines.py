@@ -1,5 +1,6 @@
 """Log lines: each says whose run it is of, whichever logger wrote it, and where it runs."""
 
+import ast
 import io
 import json
 import logging
@@ -16,7 +17,13 @@ from pydantic import SecretStr
 from docs import log_messages
 from lambda_tasks import handler
 from lambda_tasks.context import SCHEDULE_HEADER
-from lambda_tasks.logging import RUN_FIELDS, JSONFormatter, TaskContextFilter, add_run
+from lambda_tasks.logging import (
+    LIBRARY_PREFIX,
+    RUN_FIELDS,
+    JSONFormatter,
+    TaskContextFilter,
+    add_run,
+)
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.workflows import group, workflow
 from tests import insights
@@ -122,6 +129,21 @@ def test_a_line_of_a_step_names_its_workflow(handle: Handle, queue: str, lines: 
     of_workflow = re.sub(r'"[\w-]+"', f'"{run.id}"', query)
     rows = insights.rows_of(json.dumps(each) for each in lines())
     assert {each["step"] for each in insights.run(of_workflow, rows)} == {0, 1}
+
+
+def test_a_line_about_a_delivery_that_does_not_run_names_its_run(
+    handle: Handle, lines: Lines
+) -> None:
+    message = body(watched.asay)
+    handle(message)
+
+    handle(message)
+
+    (line,) = [each for each in lines() if "already finished" in each["message"]]
+    record = record_of(message)
+    named = _named(line) | {"attempt": record.n_attempts}  # no attempt of its own
+    assert named == _run_of(record)
+    assert not line["message"].startswith("[")
 
 
 def test_a_line_of_djangos_own_task_names_its_run(
@@ -362,6 +384,22 @@ def test_the_queries_of_cold_starts_read_lambdas_own_lines(
 def test_the_page_of_log_messages_has_those_of_the_code() -> None:
     hint = "Run `python -m docs.log_messages` after a change of a message, and look at the page."
     assert log_messages.PAGE.read_text() == log_messages.page(), hint
+
+
+def test_each_message_of_the_code_that_begins_with_an_id_has_the_runs_attributes() -> None:
+    nameless = [
+        f"{path.name}:{call.lineno}"
+        for path in log_messages.PACKAGE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and any(
+            isinstance(each, ast.Constant) and str(each.value).startswith(LIBRARY_PREFIX)
+            for each in call.args
+        )
+        and "extra" not in [each.arg for each in call.keywords]
+    ]
+
+    assert nameless == []
 
 
 CALL = re.compile(
