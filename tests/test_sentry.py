@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from django.core.management import call_command
+from pydantic import SecretStr
 
 from lambda_tasks import handler, hooks
 from lambda_tasks.context import SCHEDULE_HEADER
@@ -98,6 +99,16 @@ def test_a_failure_of_djangos_own_task_is_one_event(
 
     (event,) = _of("event", captured())
     assert event["tags"]["invocation_id"] == str(record.id)
+
+
+def test_a_secret_stays_out_of_an_event(handle: Handle, captured: Captured) -> None:
+    handle(body(watched.aspeak_and_fail_with, token=SecretStr("swordfish and chips")))
+
+    items = captured()
+    (event,) = _of("event", items)
+    said = [each["message"] for each in event["breadcrumbs"]["values"]]
+    assert "the token is **********" in said
+    assert "swordfish" not in json.dumps(items, default=str)
 
 
 def test_what_is_retried_is_no_event(handle: Handle, queue: str, captured: Captured) -> None:

@@ -18,7 +18,8 @@ from asgiref.sync import sync_to_async
 from django.utils.text import slugify
 
 from .. import hooks
-from ..context import SCHEDULE_HEADER
+from ..context import SCHEDULE_HEADER, run_of_this_code
+from ..core.redaction import redact_value
 from ..core.schedules import Cron, Every
 from ..declared_schedules import declared
 from ..errors import Continue, HardTimeLimitExceeded, Retry
@@ -44,6 +45,11 @@ MAX_BAGGAGE: Final = 2048
 MAX_SLUG: Final = 50
 """The longest slug of a monitor (Sentry's documentation of crons)."""
 
+TEXTS: Final = frozenset(
+    {"breadcrumbs", "exception", "extra", "logentry", "message", "spans", "threads"}
+)
+"""The parts of an event that may hold what a task has said."""
+
 MAX_OPEN: Final = 10_000
 """The most runs that wait for their end. Those that nobody has seen end are forgotten."""
 
@@ -60,6 +66,7 @@ def instrument() -> "Watch":
     hooks.started.connect(watch.start)
     hooks.ended.connect(watch.end)
     sentry_sdk.get_global_scope().add_event_processor(_tag)
+    sentry_sdk.get_global_scope().add_event_processor(_redact)
     if IN_LAMBDA:
         hooks.batch_ended.connect(watch.flush)
         hooks.ticked.connect(watch.flush)
@@ -199,6 +206,14 @@ def _tag(event: Any, hint: Mapping[str, Any]) -> Any:
             if (value := getattr(record, name, None)) not in (None, ""):
                 tags.setdefault(name, str(value))
         event.setdefault("transaction", tags.get("task_name"))
+    return event
+
+
+def _redact(event: Any, hint: Mapping[str, Any]) -> Any:
+    """Redact the secret arguments of the run that an event is of, as in its log lines."""
+    run = run_of_this_code()
+    if run is not None and run.secrets:
+        event |= {name: redact_value(event[name], run.secrets) for name in TEXTS & event.keys()}
     return event
 
 
