@@ -83,6 +83,20 @@ class TaskContext:
         return self.root_id or self.invocation_id
 
     @property
+    def workflow_id(self) -> UUID | None:
+        """The id of the workflow whose step this is; None for other calls."""
+        place = self.places[-1] if self.places else None
+        id: UUID | None = None if place is None else place.workflow_id
+        return id
+
+    @property
+    def step(self) -> int | None:
+        """The number of the step in its workflow, from 0; None for other calls."""
+        place = self.places[-1] if self.places else None
+        number: int | None = None if place is None else place.step
+        return number
+
+    @property
     def schedule(self) -> str | None:
         """The name of the schedule whose run this is; None for other calls."""
         name: str | None = self.headers.get(SCHEDULE_HEADER)

@@ -45,7 +45,9 @@ LIBRARY_PREFIX: Final = "[%s] "
 
 # The attributes of log records
 
-RUN_FIELDS: Final = ("invocation_id", "root_id", "task_name", "attempt", "queue", "schedule")
+RUN_FIELDS: Final = (
+    "invocation_id", "root_id", "task_name", "attempt", "queue", "workflow", "step", "schedule"
+)  # fmt: skip
 """The attributes by which each log record of a run names it."""
 
 END_FIELDS: Final = ("status", "duration_ms", "error_class", "worker_id")
@@ -54,12 +56,15 @@ END_FIELDS: Final = ("status", "duration_ms", "error_class", "worker_id")
 
 def run_attributes(message: Message, attempt: int | None, queue: str) -> dict[str, Any]:
     """Return the attributes by which the library's own line names a run."""
+    place = message.place
     return {
         "invocation_id": str(message.invocation_id),
         "root_id": str(message.root_id or message.invocation_id),
         "task_name": message.task_name,
         "attempt": attempt,
         "queue": queue,
+        "workflow": "" if place is None else str(place.workflow_id),
+        "step": "" if place is None else place.step,
         "schedule": message.headers.get(SCHEDULE_HEADER, ""),
     }
 
@@ -84,6 +89,8 @@ def _attributes_of(run: TaskContext) -> dict[str, Any]:
         "task_name": run.task_name,
         "attempt": run.attempt,
         "queue": run.queue,
+        "workflow": "" if run.workflow_id is None else str(run.workflow_id),
+        "step": "" if run.step is None else run.step,
         "schedule": run.schedule or "",
     }
 
@@ -145,9 +152,9 @@ task_logger.logger.addFilter(_Redaction())
 class TaskContextFilter(_Redaction):
     """A logging filter that adds the attributes of the current run to each record.
 
-    They are `invocation_id`, `root_id`, `task_name`, `attempt`, `queue` and `schedule`. The
-    library's own line about the end of a run also has `status`, `duration_ms`, `error_class` and
-    `worker_id`. Where one does not apply, it is an empty string.
+    They are `invocation_id`, `root_id`, `task_name`, `attempt`, `queue`, `workflow`, `step` and
+    `schedule`. The library's own line about the end of a run also has `status`, `duration_ms`,
+    `error_class` and `worker_id`. Where one does not apply, it is an empty string.
 
     Add it to a handler in LOGGING. Lines of `task_logger` lose the id at their beginning, which the
     attribute names. The filter also redacts the values of the running task's secret arguments.

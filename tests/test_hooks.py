@@ -718,6 +718,8 @@ def test_given_back_has_what_returns_before_any_of_its_batch_begins(connect: Con
     """As in a worker that stops while it receives."""
     back: list[hooks.GivenBack] = []
     connect("given_back", back.append)
+    ended: list[hooks.BatchEnded] = []
+    connect("batch_ended", ended.append)
     message = body(tasks.aadd, a=1)
     arriving = [
         Delivery(id=id, source="default", fallback_id=uuid4(), body=each)
@@ -738,6 +740,7 @@ def test_given_back_has_what_returns_before_any_of_its_batch_begins(connect: Con
 
     assert beside.flush(AMPLE_S)
     assert {each.delivery_id: each.reason for each in back} == {"1": "not started", "2": "refused"}
+    assert [(each.runs, each.n_given_back) for each in ended] == [((), {"default": 1, "": 1})]
     assert record_of(message).status == "QUEUED"
 
 

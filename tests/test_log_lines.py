@@ -1,5 +1,6 @@
 """Log lines: each says whose run it is of, whichever logger wrote it, and where it runs."""
 
+import ast
 import io
 import json
 import logging
@@ -16,8 +17,15 @@ from pydantic import SecretStr
 from docs import log_messages
 from lambda_tasks import handler
 from lambda_tasks.context import SCHEDULE_HEADER
-from lambda_tasks.logging import RUN_FIELDS, JSONFormatter, TaskContextFilter, add_run
+from lambda_tasks.logging import (
+    LIBRARY_PREFIX,
+    RUN_FIELDS,
+    JSONFormatter,
+    TaskContextFilter,
+    add_run,
+)
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.workflows import group, workflow
 from tests import insights
 from tests.app import watched
 from tests.conftest import Handle, Task, body, record_of, wake_up
@@ -64,9 +72,11 @@ def _run_of(record: TaskRecord) -> Line:
         "task_name": record.task_name,
         "attempt": record.n_attempts,
         "queue": record.queue,
+        "workflow": record.workflow_id and str(record.workflow_id),
+        "step": record.step,
         "schedule": (record.headers or {}).get(SCHEDULE_HEADER),
     }
-    return {name: value for name, value in run.items() if value}
+    return {name: value for name, value in run.items() if value is not None}
 
 
 def _named(line: Line) -> Line:
@@ -99,6 +109,41 @@ def test_each_line_of_a_run_names_it_whichever_logger_wrote_it(
     assert uuid.UUID(request_id)
     assert {found[each]["logger"] for each in SAID[1:]} == {"shop.orders"}
     assert found["by another logger"]["order_id"] == 7
+
+
+def test_a_line_of_a_step_names_its_workflow(handle: Handle, queue: str, lines: Lines) -> None:
+    steps = group([watched.asay.step(), watched.asay.step()])
+    run = workflow("greetings", steps).execute_on_commit()
+    records = TaskRecord.objects.order_by("step")
+
+    handle(*(wake_up(each.id, each.task_name) for each in records))
+
+    for record in records.all():
+        found = [each for each in lines() if each.get("invocation_id") == str(record.id)]
+        assert {"by the task", "by another logger", "in a thread"} <= _by_message(found).keys()
+        assert [each for each in found if "status" in each]
+        for each in found:
+            assert _named(each) == _run_of(record)
+            assert each["workflow"] == str(run.id)
+    query = _query(PAGES["docs/watching.md"], "fields @timestamp, step")
+    of_workflow = re.sub(r'"[\w-]+"', f'"{run.id}"', query)
+    rows = insights.rows_of(json.dumps(each) for each in lines())
+    assert {each["step"] for each in insights.run(of_workflow, rows)} == {0, 1}
+
+
+def test_a_line_about_a_delivery_that_does_not_run_names_its_run(
+    handle: Handle, lines: Lines
+) -> None:
+    message = body(watched.asay)
+    handle(message)
+
+    handle(message)
+
+    (line,) = [each for each in lines() if "already finished" in each["message"]]
+    record = record_of(message)
+    named = _named(line) | {"attempt": record.n_attempts}  # no attempt of its own
+    assert named == _run_of(record)
+    assert not line["message"].startswith("[")
 
 
 def test_a_line_of_djangos_own_task_names_its_run(
@@ -339,6 +384,22 @@ def test_the_queries_of_cold_starts_read_lambdas_own_lines(
 def test_the_page_of_log_messages_has_those_of_the_code() -> None:
     hint = "Run `python -m docs.log_messages` after a change of a message, and look at the page."
     assert log_messages.PAGE.read_text() == log_messages.page(), hint
+
+
+def test_each_message_of_the_code_that_begins_with_an_id_has_the_runs_attributes() -> None:
+    nameless = [
+        f"{path.name}:{call.lineno}"
+        for path in log_messages.PACKAGE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and any(
+            isinstance(each, ast.Constant) and str(each.value).startswith(LIBRARY_PREFIX)
+            for each in call.args
+        )
+        and "extra" not in [each.arg for each in call.keywords]
+    ]
+
+    assert nameless == []
 
 
 CALL = re.compile(

@@ -1,16 +1,20 @@
 """Sentry: one event for each last failure, in the task's scope and in the caller's trace."""
 
 import json
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.core.management import call_command
+from pydantic import SecretStr
 
-from lambda_tasks import handler
+from lambda_tasks import handler, hooks
 from lambda_tasks.context import SCHEDULE_HEADER
 from lambda_tasks.hooks import beside
+from lambda_tasks.hooks.calling import call_receiver
 from lambda_tasks.models import TaskRecord
 from tests.app import capturing, watched
 from tests.conftest import AMPLE_S, Handle, Task, body, record_of, wake_up
@@ -97,6 +101,16 @@ def test_a_failure_of_djangos_own_task_is_one_event(
     assert event["tags"]["invocation_id"] == str(record.id)
 
 
+def test_a_secret_stays_out_of_an_event(handle: Handle, captured: Captured) -> None:
+    handle(body(watched.aspeak_and_fail_with, token=SecretStr("swordfish and chips")))
+
+    items = captured()
+    (event,) = _of("event", items)
+    said = [each["message"] for each in event["breadcrumbs"]["values"]]
+    assert "the token is **********" in said
+    assert "swordfish" not in json.dumps(items, default=str)
+
+
 def test_what_is_retried_is_no_event(handle: Handle, queue: str, captured: Captured) -> None:
     watched.aretry_once.execute_on_commit()
     for _ in range(2):
@@ -164,6 +178,37 @@ def test_a_schedule_makes_its_monitor_and_checks_in(
         "schedule": {"type": "crontab", "value": "30 2 * * *"},
         "timezone": "Europe/Berlin",
     }
+
+
+def test_a_check_in_is_sent_before_a_function_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(sentry, "IN_LAMBDA", True)
+    monkeypatch.setattr(multiprocessing, "parent_process", object)  # as in a worker process
+    monkeypatch.setattr(sentry, "capture_checkin", lambda **_: done.append("check-in"))
+    monkeypatch.setattr(sentry_sdk, "flush", lambda _: done.append("flush"))
+    id = uuid4()
+    ended = hooks.Ended(
+        task_name=watched.say.name, invocation_id=id, queue="default", root_id=id, attempt=1,
+        headers={SCHEDULE_HEADER: "every night"}, n_retries=0, metadata={}, outcome="succeeded",
+        error=None, traceback=None, ran_s=1.0, next_id=None,
+    )  # fmt: skip
+
+    call_receiver(sentry.Watch().end, ended)
+
+    assert done == ["check-in", "flush"]
+
+
+def test_a_function_sends_what_a_batch_or_a_round_has_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sentry, "IN_LAMBDA", True)
+    watch = sentry.instrument()
+    try:
+        assert watch.flush in hooks.batch_ended.receivers
+        assert watch.flush in hooks.ticked.receivers
+    finally:
+        watch.disconnect()
+    assert not hooks.ticked
 
 
 def test_the_worker_reports_too(settings: Any, captured: Captured) -> None:

@@ -1,5 +1,6 @@
 """Traces: one from the request to the task, through whatever brings the task there."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from lambda_tasks.core.message import MAX_HEADERS_BYTES
 from lambda_tasks.hooks import beside
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
-from tests.app import tasks, tracing, watched
+from lambda_tasks.workflows import group, workflow
+from tests.app import graphs, tasks, tracing, watched
 from tests.app.tracing import Span
 from tests.conftest import AMPLE_S, Handle, Task, body, relay, wake_up
 
@@ -124,6 +126,63 @@ def test_a_task_that_calls_another_is_its_ancestor(
     assert {each["trace"] for each in found if each["name"] != _process(watched.trace_to)} == {
         caller["trace"]
     }
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments"), [(graphs.sell, {}), (graphs.count, {"number": 1})], ids=["sync", "async"]
+)
+def test_what_follows_each_success_is_called_by_the_run(
+    task: Task, arguments: dict[str, Any], handle: Handle, queue: str, spans: Spans
+) -> None:
+    handle(body(task, **arguments))
+
+    found = spans()
+    assert _one(found, "send default")["parent"] == _one(found, _process(task))["id"]
+
+
+def test_many_calls_that_are_made_together_have_traces_with_links(
+    handle: Handle, queue: str, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opentelemetry, "MAX_CHILDREN", 2)
+
+    with tracing.span("few"):
+        workflow("few", group(watched.asay.step() for _ in range(2))).execute_on_commit()
+    with tracing.span("many"):
+        many = workflow("many", group(watched.asay.step() for _ in range(3))).execute_on_commit()
+    record = TaskRecord.objects.get(workflow_id=many.id, step=2)
+    handle(wake_up(record.id, record.task_name))
+
+    found = spans()
+    few, wide = _one(found, "few"), _one(found, "many")
+    sends = [each for each in found if each["name"] == "send default"]
+    assert [(each["parent"], each["links"]) for each in sends[:2]] == [(few["id"], [])] * 2
+    assert [(each["parent"], each["links"]) for each in sends[2:]] == [(None, [wide["id"]])] * 3
+    assert len({each["trace"] for each in sends[2:]} | {wide["trace"]}) == 4
+    process = _one(found, _process(watched.asay))
+    assert process["parent"] == sends[-1]["id"]
+    assert process["attributes"]["lambda_tasks.workflow"] == str(many.id)
+    assert process["attributes"]["lambda_tasks.step"] == 2
+
+
+def test_an_exporter_that_hangs_is_waited_for_once_and_shortly() -> None:
+    begun, go_on = [], threading.Event()
+
+    class Hanging:
+        def force_flush(self, limit_ms: int) -> None:
+            begun.append(limit_ms)
+            go_on.wait(AMPLE_S)
+
+    traces = opentelemetry.Traces(Hanging())  # type: ignore[arg-type]
+    traces.flush()
+    traces.flush()
+    assert len(begun) == 1
+    assert not go_on.is_set()
+
+    go_on.set()
+    assert traces.flushing is not None
+    traces.flushing.join(AMPLE_S)
+    traces.flush()
+    assert len(begun) == 2
 
 
 def test_djangos_own_task_is_traced(handle: Handle, queue: str, spans: Spans) -> None:

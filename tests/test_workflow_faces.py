@@ -7,6 +7,7 @@ import pytest
 from django.test import Client
 
 from lambda_tasks.models import TaskRecord, Workflow
+from lambda_tasks.operations import workflows
 from lambda_tasks.testing import CapturedTasks, run_enqueued
 from lambda_tasks.workflows import workflow
 from tests.admin_pages import answer, chosen, superuser, text_of, user_with
@@ -105,6 +106,25 @@ def test_cancel_cancels_those_that_have_not_ended(failed: Any, running: Any) -> 
     assert "Name workflows by ids or by a filter" in refused("workflows", "cancel", "--yes")
 
 
+def test_what_could_not_be_retried_is_no_success_and_others_are_told_if_they_are_named(
+    failed: Any, running: Any
+) -> None:
+    TaskRecord.objects.filter(workflow_id=failed.id).delete()
+
+    done = verb("workflows", "retry", "--since", "1h", "--yes", "--json")
+
+    assert done.code == 3
+    ((id, reason),) = [(each["id"], each["reason"]) for each in done.of_kind("skipped")]
+    assert id == str(failed.id)
+    assert "can run again" in reason
+    assert verb("workflows", "retry", str(running.id), "--yes", "--json").of_kind("skipped")
+
+
+def test_no_ids_are_no_workflows(running: Any) -> None:
+    assert workflows.cancel_workflows(ids=[]).done == []
+    assert running.status() == "RUNNING"
+
+
 def test_retry_lets_a_failed_workflow_go_on(failed: Any, running: Any) -> None:
     assert verb("workflows", "retry", "--status", "FAILED", "--dry-run").code == 0
     assert failed.status() == "FAILED"
@@ -166,7 +186,7 @@ def test_actions_ask_first_and_say_what_was_left_out(failed: Any, running: Any) 
 
     done = answer(admin, WORKFLOWS, chosen(*both, action="cancel"))
 
-    assert "Done for 1 workflow." in done
+    assert "1 workflow was cancelled." in done
     assert running.status() == "CANCELLED"
     assert failed.status() == "FAILED"
     told = admin.post(WORKFLOWS, chosen(*both, action="cancel"), follow=True).content.decode()

@@ -33,30 +33,30 @@ async def aannounce(messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
     """See announce(). A sync function is called on the thread of the caller's connection."""
     for receiver in hooks.enqueued.receivers:
         if iscoroutinefunction(receiver):
-            messages = [await _aannounce(receiver, outgoing) for outgoing in messages]
+            messages = [await _aannounce(receiver, each, len(messages)) for each in messages]
         else:
             messages = await sync_to_async(_announce_all)(receiver, messages)
     return messages
 
 
 def _announce_all(receiver: EnqueuedReceiver, messages: Sequence[Outgoing]) -> list[Outgoing]:
-    return [_announce(receiver, outgoing) for outgoing in messages]
+    return [_announce(receiver, outgoing, len(messages)) for outgoing in messages]
 
 
-def _announce(receiver: EnqueuedReceiver, outgoing: Outgoing) -> Outgoing:
+def _announce(receiver: EnqueuedReceiver, outgoing: Outgoing, n_together: int) -> Outgoing:
     if receiver in _under_way.get():
         return outgoing
-    event = _event_of(outgoing)
+    event = _event_of(outgoing, n_together)
     with Reporting(hooks.enqueued, receiver, event), _calling(receiver):
         call_receiver(receiver, event)
         return _with_headers(outgoing, event.headers)
     return outgoing
 
 
-async def _aannounce(receiver: EnqueuedReceiver, outgoing: Outgoing) -> Outgoing:
+async def _aannounce(receiver: EnqueuedReceiver, outgoing: Outgoing, n_together: int) -> Outgoing:
     if receiver in _under_way.get():
         return outgoing
-    event = _event_of(outgoing)
+    event = _event_of(outgoing, n_together)
     with Reporting(hooks.enqueued, receiver, event), _calling(receiver):
         await acall_receiver(receiver, event)
         return _with_headers(outgoing, event.headers)
@@ -72,13 +72,14 @@ def _calling(receiver: EnqueuedReceiver) -> Iterator[None]:
         _under_way.reset(token)
 
 
-def _event_of(outgoing: Outgoing) -> hooks.Enqueued:
+def _event_of(outgoing: Outgoing, n_together: int) -> hooks.Enqueued:
     return hooks.Enqueued(
         task_name=outgoing.message.task_name,
         invocation_id=outgoing.message.invocation_id,
         queue=outgoing.queue,
         headers=copy_json(outgoing.message.headers),
         parent=run_of_this_code(),
+        n_together=n_together,
     )
 
 

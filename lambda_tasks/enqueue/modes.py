@@ -8,6 +8,7 @@ from asgiref.sync import sync_to_async
 
 from ..conf import current
 from ..core.message import Outgoing
+from ..logging import run_attributes
 from ..threads import run_between_requests
 from .background import Background
 from .dispatcher import Dispatcher
@@ -107,4 +108,5 @@ def _drop(messages: Sequence[Outgoing]) -> None:
         logger.warning(
             "[%s] %s(%r) for the queue %r is dropped: LAMBDA_TASKS_NOOP_EXECUTION is set.",
             message.invocation_id, message.task_name, arguments, outgoing.queue,
+            extra=run_attributes(message, None, outgoing.queue),
         )  # fmt: skip

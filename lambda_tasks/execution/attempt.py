@@ -406,7 +406,8 @@ class Attempt:
     def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         ran_for = self._ran_for()
-        following = following or follow_up_of(outcome, self.task)
+        if self.task.options.on_success is not None:
+            following = following or self._call_at_boundary(follow_up_of, outcome, self.task)
         if self._transaction is None:
             self._clean_up()
         elif self._guard is not None:

@@ -234,7 +234,13 @@ class Executor:
 
     async def return_batch(self, batch: ClaimedBatch, *, on_settled: OnSettled) -> None:
         """Return a claimed batch to its queue. None of its tasks has started."""
-        settle = _announcing_returns(batch, on_settled)
+        settlements: dict[str, Settlement] = {}
+        announce_and_settle = _announcing_returns(batch, on_settled)
+
+        def settle(id: str, settlement: Settlement) -> None:
+            settlements[id] = settlement
+            announce_and_settle(id, settlement)
+
         for claimed in batch.claimed:
             self._turns.leave(claimed)
         for id, settlement in batch.refused.items():
@@ -244,6 +250,7 @@ class Executor:
         await self._free_places(batch.claimed)
         for id, settlement in await self._resender.settlements(back):
             settle(id, settlement)
+        announce_batch(batch, settlements)
 
     def pids(self) -> list[int]:
         """Return the process ids of the worker processes."""

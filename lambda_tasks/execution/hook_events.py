@@ -174,8 +174,11 @@ def _count_returns(batch: ClaimedBatch, settlements: Mapping[str, Settlement]) -
 def _of_attempt(
     message: Message, claim: Claim, queue: str, metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
+    place = message.place
     return {
         **_of_invocation(message, queue),
+        "workflow_id": None if place is None else place.workflow_id,
+        "step": None if place is None else place.step,
         "root_id": message.root_id or message.invocation_id,
         "attempt": claim.attempt,
         "n_retries": message.n_retries,

@@ -16,6 +16,7 @@ from ..core.grace import RECEIVE_WAITS, RefusedRecord, failure_of, receive_wait_
 from ..core.lifecycle import LOCKED, Raised, Refusal, Refused, Release
 from ..core.limits import LOOK_AGAIN_S
 from ..errors import NewerFormat, Unrunnable
+from ..logging import run_attributes
 from ..ports import (
     DONE,
     DONE_FAILED,
@@ -135,6 +136,7 @@ class Refusals:
             "[%s] %s can't be run, and a record can't keep its arguments without cryptography: it "
             "goes to the dead letters. %s",
             delivery.id, delivery.message.task_name, delivery.reason.traceback,
+            extra=run_attributes(delivery.message, None, delivery.queue),
         )  # fmt: skip
         return UNRUNNABLE
 
@@ -177,6 +179,7 @@ def settle_refused(delivery: ResolvedDelivery | UnrunnableDelivery, refused: Ref
     """Return the settlement of a delivery whose record can't be claimed."""
     id, task_name = delivery.message.invocation_id, delivery.message.task_name
     state = refused.refusal.name.lower().replace("_", " ")
+    extra = run_attributes(delivery.message, None, delivery.queue)
     if refused.refusal is Refusal.FOREIGN:
         logger.error(
             "Delivery %s is refused and goes back to its queue: the record of %s has another task "
@@ -188,12 +191,15 @@ def settle_refused(delivery: ResolvedDelivery | UnrunnableDelivery, refused: Ref
     if refused.refusal is Refusal.FULL:
         return _full(delivery)
     if refused.is_final:
-        logger.info("[%s] %s is already %s: its delivery is acknowledged", id, task_name, state)
+        logger.info(
+            "[%s] %s is already %s: its delivery is acknowledged",
+            id, task_name, state, extra=extra,
+        )  # fmt: skip
         return replace(DONE, leaves_place=_may_leave_place(delivery, refused))
     if refused.refusal is Refusal.PACED:
         state = WAITS_FOR_RATE
     else:
-        logger.warning("[%s] %s goes back to its queue: %s", id, task_name, state)
+        logger.warning("[%s] %s goes back to its queue: %s", id, task_name, state, extra=extra)
     waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE, Refusal.PACED)
     return Settlement(
         is_final=False,
@@ -225,6 +231,7 @@ def _log_wait(delivery: UnrunnableDelivery, next_step: str, *, is_first: bool = 
         logging.WARNING if is_first else logging.INFO,
         "[%s] %s can't be run by this release: %s %s",
         delivery.id, delivery.message.task_name, delivery.reason.traceback, next_step,
+        extra=run_attributes(delivery.message, None, delivery.queue),
     )  # fmt: skip
 
 

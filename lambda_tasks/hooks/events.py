@@ -28,6 +28,8 @@ class Enqueued(_OfInvocation):
     """The headers of the call. What a hook adds here travels with the call."""
     parent: TaskContext | None
     """The run that makes the call; None outside of a run."""
+    n_together: int = 1
+    """The number of calls that are made together, as the steps of a workflow are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,10 @@ class Started(_OfInvocation):
     """The start of the attempt by the database's clock; None if it is unknown."""
     enqueued_at: datetime | None = None
     """The time of the call, or of the retry; None if it is unknown."""
+    workflow_id: UUID | None = None
+    """The id of the workflow whose step it is; None for other calls."""
+    step: int | None = None
+    """The number of the step in its workflow, from 0; None for other calls."""
 
 
 Ending = Literal["succeeded", "failed", "retried", "continued", "lost"]

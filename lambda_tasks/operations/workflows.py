@@ -83,6 +83,7 @@ def cancel_workflows(
         "RUNNING",
         "cancelled",
         WorkflowRun.cancel,
+        "it has ended meanwhile",
         dry_run=dry_run,
         on_progress=on_progress,
     )
@@ -116,6 +117,7 @@ def retry_workflows(
         "FAILED",
         "retried",
         WorkflowRun.retry_failed,
+        "none of its failed steps can run again: their secrets or records are gone",
         dry_run=dry_run,
         on_progress=on_progress,
     )
@@ -136,26 +138,34 @@ def _change(
     status: str,
     participle: str,
     act: "Callable[[WorkflowRun], object]",
+    why_not: str,
     *,
     dry_run: bool,
     on_progress: OnProgress,
 ) -> Changes:
-    """Change the workflows that are in a status; say of the others that are named why not."""
+    """Change the workflows that are in a status; say of the others that are named why not.
+
+    `act` returns what is false where it could do nothing, for the reason `why_not`.
+    """
     if all(value is None for value in filters.values()):
         raise InvalidFilter("Name workflows by ids or by a filter, such as status or name.")
-    changes = Changes()
-    found = {each.pk: each.status for each in find_workflows(**filters).only("status")}
-    for id in map(as_uuid, filters.get("ids") or ()):
-        if id not in found:
-            changes.skipped[id] = "there is no such workflow"
-    for done, (id, current) in enumerate(found.items(), 1):
+    ids = filters.get("ids")
+    named = None if ids is None else list(map(as_uuid, ids))
+    filters["ids"] = named
+    meant = find_workflows(**filters)
+    if named is None:
+        meant = meant.filter(status=status)
+    found = {each.pk: each.status for each in meant.only("status")}
+    changes = Changes(skipped=dict.fromkeys(named or (), "there is no such workflow"))
+    for number, (id, current) in enumerate(found.items(), 1):
+        changes.skipped.pop(id, None)
         if current != status:
             changes.skipped[id] = f"it is {current}; {status} ones are {participle}"
-            continue
-        if not dry_run:
-            act(WorkflowRun(id))
-        changes.done.append(id)
-        on_progress(done, len(found))
+        elif not (dry_run or act(WorkflowRun(id))):
+            changes.skipped[id] = why_not
+        else:
+            changes.done.append(id)
+        on_progress(number, len(found))
     if changes.done and not dry_run:
         logger.info("%d workflows were %s.", len(changes.done), participle)
     return changes

@@ -46,6 +46,7 @@ from ..core.limits import (
     wait_words,
 )
 from ..core.message import Outgoing
+from ..logging import run_attributes
 from ..ports import Admitted, ResolvedDelivery
 from . import notify
 from .cancelling import cancel
@@ -451,6 +452,7 @@ def _let_wait(full: Sequence[_Candidate], key: str) -> None:
         logger.info(
             "[%s] %s waits in its row: all %d places of %s are taken",
             each.id, each.delivery.task.name, each.needs.places.limit, each.needs.places.key,
+            extra=run_attributes(each.delivery.message, None, each.delivery.queue),
         )  # fmt: skip
 
 
@@ -486,6 +488,7 @@ def _wait(candidate: _Candidate, wait_s: float) -> Refused:
     logger.info(
         "[%s] %s waits %s for its turn, as its rate allows",
         candidate.id, candidate.delivery.task.name, wait_words(wait_s),
+        extra=run_attributes(candidate.delivery.message, None, candidate.delivery.queue),
     )  # fmt: skip
     is_parked = candidate.may_wait_in_row and wait_s > MAX_DELAY.total_seconds()
     return Refused(Refusal.PARKED if is_parked else Refusal.PACED, wait_s)

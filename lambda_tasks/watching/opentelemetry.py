@@ -7,6 +7,7 @@ call's headers: so its relays, retries and further runs keep the trace. Each att
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +24,7 @@ from . import conventions as names
 try:
     from opentelemetry import context, trace
     from opentelemetry.context import Context
-    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+    from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     raise ImportError(
@@ -32,6 +33,10 @@ except ImportError as error:
 
 FLUSH_MS: Final = 400
 """Milliseconds for the export of finished spans: a function waits half a second for its hooks."""
+
+MAX_CHILDREN: Final = 100
+"""The most calls that are made together and become children of one span. More have traces of their
+own, with a link to it: traces of many thousands of spans are cut off, or can't be shown."""
 
 MAX_OPEN: Final = 10_000
 """The most spans that wait for their end. Those of runs that nobody has seen end are forgotten."""
@@ -70,6 +75,8 @@ class Traces:
     flushes_each: bool = False
     open: dict[_Key, Span] = field(default_factory=dict)
     """The spans of attempts that run, by invocation and attempt."""
+    flushing: threading.Thread | None = None
+    """The thread that exports, or has exported last."""
 
     def disconnect(self) -> None:
         """Trace nothing more."""
@@ -81,11 +88,14 @@ class Traces:
 
     def send(self, call: hooks.Enqueued) -> None:
         """Trace a call, and let its context travel in the headers."""
-        attributes = _attributes(call, "send")
-        is_traced = trace.get_current_span().get_span_context().is_valid
-        parent = None if is_traced else _PROPAGATOR.extract(call.headers)
+        attributes, caller = _attributes(call, "send"), trace.get_current_span().get_span_context()
+        parent, links = None, []
+        if not caller.is_valid:
+            parent = _PROPAGATOR.extract(call.headers)
+        elif call.n_together > MAX_CHILDREN:
+            parent, links = Context(), [Link(caller)]
         span = self._tracer.start_span(
-            f"send {call.queue}", parent, kind=SpanKind.PRODUCER, attributes=attributes
+            f"send {call.queue}", parent, kind=SpanKind.PRODUCER, attributes=attributes, links=links
         )
         _PROPAGATOR.inject(call.headers, trace.set_span_in_context(span))
         span.end()
@@ -113,8 +123,15 @@ class Traces:
     def flush(self, _: object = None) -> None:
         """Export the spans that have ended, before a function freezes."""
         force_flush = getattr(self.provider or trace.get_tracer_provider(), "force_flush", None)
-        if force_flush is not None:  # only the SDK's provider exports
-            force_flush(FLUSH_MS)
+        is_stuck = self.flushing is not None and self.flushing.is_alive()
+        if force_flush is None or is_stuck:  # only the SDK's provider exports
+            return
+        # On a thread: the SDK's processors wait for their exporter, whatever the limit is.
+        self.flushing = threading.Thread(
+            target=force_flush, args=(FLUSH_MS,), name="lambda_tasks-traces", daemon=True
+        )
+        self.flushing.start()
+        self.flushing.join(FLUSH_MS / 1000)
 
     def _flush_worker_process(self) -> None:
         """Export before the parent knows the end: it may freeze then, or replace this process."""
@@ -131,6 +148,8 @@ class Traces:
         }
         if (schedule := run.headers.get(SCHEDULE_HEADER)) is not None:
             attributes[names.SCHEDULE] = schedule
+        if run.workflow_id is not None:
+            attributes |= {names.WORKFLOW: str(run.workflow_id), names.STEP: run.step}
         around = _PROPAGATOR.extract(run.headers)
         since = None if started_at is None else int(started_at.timestamp() * 1e9)
         span = self._tracer.start_span(

@@ -18,7 +18,8 @@ from asgiref.sync import sync_to_async
 from django.utils.text import slugify
 
 from .. import hooks
-from ..context import SCHEDULE_HEADER
+from ..context import SCHEDULE_HEADER, run_of_this_code
+from ..core.redaction import redact_value
 from ..core.schedules import Cron, Every
 from ..declared_schedules import declared
 from ..errors import Continue, HardTimeLimitExceeded, Retry
@@ -44,6 +45,11 @@ MAX_BAGGAGE: Final = 2048
 MAX_SLUG: Final = 50
 """The longest slug of a monitor (Sentry's documentation of crons)."""
 
+TEXTS: Final = frozenset(
+    {"breadcrumbs", "exception", "extra", "logentry", "message", "spans", "threads"}
+)
+"""The parts of an event that may hold what a task has said."""
+
 MAX_OPEN: Final = 10_000
 """The most runs that wait for their end. Those that nobody has seen end are forgotten."""
 
@@ -60,8 +66,10 @@ def instrument() -> "Watch":
     hooks.started.connect(watch.start)
     hooks.ended.connect(watch.end)
     sentry_sdk.get_global_scope().add_event_processor(_tag)
+    sentry_sdk.get_global_scope().add_event_processor(_redact)
     if IN_LAMBDA:
         hooks.batch_ended.connect(watch.flush)
+        hooks.ticked.connect(watch.flush)
     return watch
 
 
@@ -86,6 +94,7 @@ class Watch:
         hooks.started.disconnect(self.start)
         hooks.ended.disconnect(self.end)
         hooks.batch_ended.disconnect(self.flush)
+        hooks.ticked.disconnect(self.flush)
 
     def send(self, call: hooks.Enqueued) -> None:
         """Put a call into the current trace, which travels in its headers."""
@@ -124,11 +133,15 @@ class Watch:
             opened.transaction.set_status(_status_of(run))
             # Where the attempt could not end by itself, its scope went with its context.
             opened.scopes.close()
-        was_cut_off = isinstance(run.error, HardTimeLimitExceeded)
-        if (IN_LAMBDA or was_cut_off) and multiprocessing.parent_process() is not None:
-            sentry_sdk.flush(WORKER_FLUSH_S)
+        check_in = None
         if run.outcome in ("succeeded", "failed"):
-            return _check_in(run, "ok" if run.outcome == "succeeded" else "error")
+            check_in = _check_in(run, "ok" if run.outcome == "succeeded" else "error")
+        was_cut_off = isinstance(run.error, HardTimeLimitExceeded)
+        if not (IN_LAMBDA or was_cut_off) or multiprocessing.parent_process() is None:
+            return check_in
+        if check_in is not None:
+            return _flush_after(check_in)
+        sentry_sdk.flush(WORKER_FLUSH_S)
         return None
 
     def flush(self, _: object = None) -> None:
@@ -157,6 +170,8 @@ def _tags_of(run: hooks.Started) -> dict[str, str]:
         "task_name": run.task_name,
         "attempt": run.attempt,
         "queue": run.queue,
+        "workflow": run.workflow_id,
+        "step": run.step,
         "schedule": run.headers.get(SCHEDULE_HEADER),
     }
     return {name: str(value) for name, value in tags.items() if value is not None}
@@ -188,9 +203,17 @@ def _tag(event: Any, hint: Mapping[str, Any]) -> Any:
     if getattr(record, "root_id", None):
         tags = event.setdefault("tags", {})
         for name in RUN_FIELDS:
-            if value := getattr(record, name, None):
+            if (value := getattr(record, name, None)) not in (None, ""):
                 tags.setdefault(name, str(value))
         event.setdefault("transaction", tags.get("task_name"))
+    return event
+
+
+def _redact(event: Any, hint: Mapping[str, Any]) -> Any:
+    """Redact the secret arguments of the run that an event is of, as in its log lines."""
+    run = run_of_this_code()
+    if run is not None and run.secrets:
+        event |= {name: redact_value(event[name], run.secrets) for name in TEXTS & event.keys()}
     return event
 
 
@@ -210,6 +233,12 @@ async def _acheck_in(schedule: str, root_id: UUID, status: str) -> None:
         status=status,
         monitor_config=config,
     )
+
+
+async def _flush_after(check_in: Awaitable[None]) -> None:
+    """Send a check-in with all else, in a worker process: its loop has nothing else to do."""
+    await check_in
+    sentry_sdk.flush(WORKER_FLUSH_S)
 
 
 def _monitor_of(schedule: str) -> Any:

@@ -57,6 +57,7 @@ def _shown(span: "ReadableSpan") -> Span:
         "trace": f"{span.context.trace_id:032x}",
         "id": f"{span.context.span_id:016x}",
         "parent": None if span.parent is None else f"{span.parent.span_id:016x}",
+        "links": [f"{each.context.span_id:016x}" for each in span.links],
         "attributes": dict(span.attributes or {}),
         "status": span.status.status_code.name,
         "exceptions": [(each.attributes or {})["exception.type"] for each in span.events],

@@ -72,6 +72,12 @@ async def afail_with(*, token: SecretStr) -> None:
 
 
 @lambda_task
+async def aspeak_and_fail_with(*, token: SecretStr) -> None:
+    other.warning("the token is %s", token.get_secret_value())
+    raise LookupError("no order 7")
+
+
+@lambda_task
 def fail() -> None:
     raise LookupError("no order 7")
 
