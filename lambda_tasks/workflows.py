@@ -150,7 +150,15 @@ class Group(_Step, GroupNode, Generic[R_co]):
 
     @property
     def results(self) -> "Results[R_co]":
-        """The results of the members, to be passed to a step that takes Results."""
+        """The results of the members, to be passed to a step that takes Results.
+
+        Raises ValueError where a member is a workflow that ends with a group, so has many results.
+        """
+        if any(isinstance(source_of(each), GroupNode) for each in self.members):
+            raise ValueError(
+                f"{self.label} has members that are workflows and end with a group, so each has "
+                "many results. End them with one step that takes these."
+            )
         return cast("Results[R_co]", Reference(self))
 
 

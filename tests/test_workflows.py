@@ -188,6 +188,51 @@ def test_a_workflow_is_a_step_of_another(db: None) -> None:
     assert run.progress() == (4, 4, 0)
 
 
+@pytest.mark.parametrize("n", [0, 2])
+def test_a_group_waits_for_what_it_is_told(db: None, n: int) -> None:
+    first = graphs.note.step(text="first")
+    members = group(graphs.note.step(text=f"member {number}") for number in range(n)).after(first)
+    unneeded = group([graphs.note.step(text="handler")])
+    last = graphs.note.step(text="last").after(members).on_failure(unneeded)
+
+    run = _run(workflow("x", last))
+
+    assert run.status() == "SUCCESS"
+    effects = _effects()
+    assert effects[0] == "first"
+    assert sorted(effects[1:-1]) == [f"member {number}" for number in range(n)]
+    assert effects[-1] == "last"
+
+
+def test_a_group_of_no_members_fails_with_what_it_waits_for(db: None) -> None:
+    broken = graphs.resize.step(image_id=1, fails=True)
+    last = graphs.note.step(text="last").after(group([]).after(broken))
+    last.finally_(graphs.note.step(text="cleaned"))
+
+    run = _run(workflow("x", last), raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert _effects() == ["cleaned"]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_members_that_are_empty_workflows_have_succeeded(db: None, n: int) -> None:
+    members: list[Any] = [workflow("empty", group([])) for _ in range(2)]
+    members += [graphs.note.step(text="member") for _ in range(n)]
+
+    run = _run(workflow("x", graphs.note.step(text="last").after(group(members))))
+
+    assert run.status() == "SUCCESS"
+    assert _effects() == ["member"] * n + ["last"]
+
+
+def test_a_group_of_workflows_that_end_with_groups_has_no_results(db: None) -> None:
+    inner: Any = workflow("inner", group([graphs.resize.step(image_id=1)]))
+
+    with pytest.raises(ValueError, match="members that are workflows and end with a group"):
+        _ = group([inner, graphs.resize.step(image_id=2)]).results
+
+
 def test_a_workflow_undoes_what_failed_by_another(db: None) -> None:
     undo = workflow("undo", graphs.note.step(text="undone").after(graphs.note.step(text="undoing")))
     broken = graphs.resize.step(image_id=1, fails=True).on_failure(undo)
