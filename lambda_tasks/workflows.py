@@ -286,9 +286,9 @@ def add_steps(*last: _Step) -> None:
     """
     from .records.workflows import reserve
 
-    run, alias = current_run.get(), runtime.current().outbox.alias
-    place = run.places[-1] if run is not None and run.places else None
-    if run is None or place is None:
+    run, here = current_run.get(), runtime.current()
+    alias = here.outbox.alias
+    if run is None or not run.places or run.places[0] is None:
         raise RuntimeError(
             "add_steps() is called outside of a step. Call it in a task that a workflow runs."
         )
@@ -297,6 +297,7 @@ def add_steps(*last: _Step) -> None:
             f"{run.task_name} adds steps outside of its transaction, so they could be there twice. "
             "Remove `atomic=False` from the task."
         )
+    place = here.claims.standing(run.places)
     added = workflow(f"what {run.task_name} adds", *last)
     counted = _plan_of(added)
     n_steps, n_joins = len(counted.steps), len(counted.joins)
@@ -308,7 +309,7 @@ def add_steps(*last: _Step) -> None:
         )
     planned = _plan_of(added, Addition(place, *reserved))
     added.owner = added
-    runtime.current().enqueuer.add_steps(_stored_as(added, planned, place.workflow_id))
+    here.enqueuer.add_steps(_stored_as(added, planned, place.workflow_id))
     run.places.append(place.fed_by_addition(planned.joins[-1]))
 
 

@@ -125,6 +125,36 @@ def test_with_fail_fast_a_failure_ends_the_other_members(transactional_db: None)
     assert run.progress().failed > 30
 
 
+def test_with_fail_fast_a_member_that_can_not_begin_ends_the_others(
+    transactional_db: None,
+) -> None:
+    members: list[Any] = []
+    for n in range(40):
+        begun = graphs.resize.step(image_id=n, fails=n == 0)
+        members.append(workflow("member", graphs.note.step(text=f"{n}").after(begun)))
+    last = graphs.note.step(text="last").after(group(members, fail_fast=True))
+
+    with capture_tasks() as captured:
+        run = workflow("gallery", last).execute_on_commit()
+        captured.run(raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert run.progress().failed > 30
+
+
+def test_a_step_that_has_lost_its_arguments_is_not_retried(db: None, settings: Any) -> None:
+    from tests.app import django_tasks
+
+    settings.LAMBDA_TASKS_ENCRYPT_ARGUMENTS = True
+    first = step(django_tasks.add, 1, 2)
+    with capture_tasks():
+        run = workflow("sums", first).execute_on_commit()
+    TaskRecord.objects.get(id=first.id).cancel()
+
+    assert run.retry_failed() == 0
+    assert run.status() == "FAILED"
+
+
 def test_records_of_a_workflow_that_runs_are_kept_and_go_together(db: None) -> None:
     paid = graphs.charge.step(order_id=1, cents=500)
     mailed = graphs.send_receipt.step(order_id=1, receipt=paid.result)
@@ -379,3 +409,13 @@ def test_added_steps_that_fail_are_retried_like_others(db: None) -> None:
 def test_steps_are_added_by_steps_only() -> None:
     with pytest.raises(RuntimeError, match="outside of a step"):
         add_steps(graphs.note.step(text="x"))
+
+
+def test_steps_that_are_added_in_a_savepoint_go_with_it(db: None) -> None:
+    last = graphs.note.step(text="last").after(graphs.split_twice.step())
+
+    run = _run(workflow("dynamic", last))
+
+    assert run.status() == "SUCCESS"
+    assert run.progress() == (3, 3, 0)
+    assert _effects() == ["kept", "last"]

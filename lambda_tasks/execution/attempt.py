@@ -427,9 +427,10 @@ class Attempt:
     @property
     def _placed_run(self) -> Run:
         """The run with its place in its workflow, which steps that it has added have changed."""
-        place, message = self.context.places[-1], self.run.message
-        if place is message.place:
+        places, message = self.context.places, self.run.message
+        if len(places) == 1:
             return self.run
+        place = self.finisher.claims.standing(places)
         return replace(self.run, message=replace(message, place=place))
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:

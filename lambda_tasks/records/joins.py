@@ -72,24 +72,20 @@ def count_ends(
     Call it in the transaction that writes the ends. With `has_sender`, the caller sends what is
     released after the commit; without, the relay does so.
     """
-    counts: dict[UUID, Counts] = {}
-    failing_fast: set[tuple[UUID, int]] = set()
+    countings: dict[UUID, _Counting] = {}
     for place, succeeded in ends:
-        add_ends(counts.setdefault(place.workflow_id, {}), place.feeds, succeeded=succeeded)
-        if not succeeded:
-            failing_fast |= {
-                (place.workflow_id, feed.number)
-                for feed in place.feeds
-                if feed.when == When.FAST_SUCCESS
-            }
-    for workflow_id, number in failing_fast:
-        stop = partial(stop_group, alias, workflow_id, number)
-        transaction.on_commit(stop, using=alias, robust=True)
+        workflow_id = place.workflow_id
+        if workflow_id not in countings:
+            countings[workflow_id] = _Counting(alias, workflow_id, has_sender=has_sender)
+        countings[workflow_id].end(place.feeds, succeeded=succeeded)
     released: list[Released] = []
-    for workflow_id in sorted(counts):
-        counting = _Counting(alias, workflow_id, has_sender=has_sender)
-        counting.add(counts[workflow_id])
+    for workflow_id in sorted(countings):
+        counting = countings[workflow_id]
+        counting.run()
         released += counting.released
+        for number in counting.failing_fast:
+            stop = partial(stop_group, alias, workflow_id, number)
+            transaction.on_commit(stop, using=alias, robust=True)
     return released
 
 
@@ -116,6 +112,15 @@ def stop_group(alias: str, workflow_id: UUID, number: int) -> None:
             cancel(TaskRecord.objects.using(alias).filter(id__in=ids), STOPPED)
 
 
+def standing(alias: str, places: Sequence[Place]) -> Place:
+    """Return the last of the places of a run whose addition was not rolled back to a savepoint."""
+    for place in reversed(places[1:]):
+        joins = WorkflowJoin.objects.using(alias).filter(workflow_id=place.workflow_id)
+        if joins.filter(number=place.feeds[0].number).exists():
+            return place
+    return places[0]
+
+
 def take_back_ends(
     alias: str, begun: Sequence[Place], unbegun: Sequence[Place]
 ) -> list[tuple[UUID, int]]:
@@ -133,7 +138,7 @@ def take_back_ends(
         for place in (*begun, *unbegun):
             if place.workflow_id == workflow_id:
                 taking_back.start_over(place, gates.get((workflow_id, place.step)))
-        taking_back.add({})
+        taking_back.run()
         waiting += [(workflow_id, step) for step in taking_back.waiting]
         if taking_back.has_changed:
             changed.append(workflow_id)
@@ -173,9 +178,8 @@ class _Changes:
         self._counts: Counts = {}
         self._order: list[tuple[tuple[int, float], tuple[int, int]]] = []
 
-    def add(self, counts: Mapping[tuple[int, int], Count]) -> None:
-        """Make changes, and those that follow from them, in the order of the locks."""
-        self._plan(counts)
+    def run(self) -> None:
+        """Make the changes, and those that follow from them, in the order of the locks."""
         while self._order:
             _, key = heapq.heappop(self._order)
             change = self._counts.pop(key)
@@ -220,7 +224,18 @@ class _Counting(_Changes):
     def __init__(self, alias: str, workflow_id: UUID, *, has_sender: bool) -> None:
         super().__init__(alias, workflow_id)
         self.released: list[Released] = []
+        self.failing_fast: set[int] = set()
+        """The groups with `fail_fast` of which a member has failed."""
         self._has_sender = has_sender
+
+    def end(self, feeds: Iterable[Feed], *, succeeded: bool) -> None:
+        """Plan the counts of an end."""
+        counts: Counts = {}
+        add_ends(counts, feeds, succeeded=succeeded)
+        self._plan(counts)
+        if not succeeded:
+            fast = (feed.number for feed in feeds if feed.when == When.FAST_SUCCESS)
+            self.failing_fast.update(fast)
 
     def _changed(self, number: int, shard: int, change: Count, row: Row) -> None:
         if row.remaining:
@@ -238,9 +253,7 @@ class _Counting(_Changes):
         elif terms.is_gate and succeeded:
             self._release(terms)
         else:
-            counts: Counts = {}
-            add_ends(counts, terms.feeds, succeeded=succeeded)
-            self._plan(counts)
+            self.end(terms.feeds, succeeded=succeeded)
 
     def _release(self, terms: Terms) -> None:
         """Release the steps of a gate; count those that were cancelled while they waited."""
@@ -251,11 +264,9 @@ class _Counting(_Changes):
         cancelled = _steps(self._alias, self._workflow_id).filter(
             step__gte=terms.first, step__lt=terms.stop, status=Status.CANCELLED
         )
-        counts: Counts = {}
         # Locked, as MySQL would else show them as they were when the transaction began.
         for links in cancelled.order_by().select_for_update().values_list("links", flat=True):
-            add_ends(counts, read_feeds(links["feeds"]), succeeded=False)
-        self._plan(counts)
+            self.end(read_feeds(links["feeds"]), succeeded=False)
 
 
 class _TakingBack(_Changes):
