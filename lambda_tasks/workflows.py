@@ -104,6 +104,7 @@ class _Step(Node):
         return self._handle(handler, When.END, "finally_")
 
     def _handle(self: SelfNode, handler: "_Step", when: When, name: str) -> SelfNode:
+        self.check_open()
         _checked(handler, f"{self.label}.{name}()").wait_for(self, when)
         self.handlers.append(handler)
         return self

@@ -7,6 +7,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
+from lambda_tasks import operations
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
 from lambda_tasks.tasks import cleanup_task_records
 from lambda_tasks.testing import capture_tasks
@@ -362,6 +363,29 @@ def test_a_step_is_part_of_one_workflow_and_a_workflow_is_executed_once(db: None
     _run(made)
     with pytest.raises(ValueError, match="executed once"):
         made.execute_on_commit()
+
+
+@pytest.mark.parametrize("change", ["after", "on_failure", "finally_"])
+def test_a_step_of_a_workflow_can_not_be_changed(change: str) -> None:
+    first = graphs.note.step(text="a")
+    workflow("one", first)
+
+    with pytest.raises(ValueError, match=r"note is part of the workflow 'one' already"):
+        getattr(first, change)(graphs.note.step(text="late"))
+
+
+def test_a_step_that_takes_results_is_replayed_with_values_only(db: None) -> None:
+    from tests.app import django_tasks
+
+    added = step(django_tasks.add, step(django_tasks.add, 1, 2).result, 5)
+    resized = graphs.resize.step(image_id=graphs.resize.step(image_id=1).result)
+    _run(workflow("sums", added, resized))
+
+    with capture_tasks():
+        replayed = operations.replay(ids=[added.id, resized.id])
+        assert set(replayed.skipped) == {added.id, resized.id}
+        assert "results of other steps (0)" in replayed.skipped[added.id]
+        assert operations.replay(ids=[resized.id], change={"image_id": 3}).done == [resized.id]
 
 
 def test_a_workflow_that_is_rolled_back_was_never_there(transactional_db: None) -> None:

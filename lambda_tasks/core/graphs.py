@@ -191,9 +191,18 @@ class Node:
 
     def wait_for(self, other: "Node", when: When = When.SUCCESS) -> None:
         """Let this node begin once another one has ended."""
+        self.check_open()
         edge = Edge(other, when)
         if edge not in self.edges:
             self.edges.append(edge)
+
+    def check_open(self) -> None:
+        """Raise ValueError where a workflow has collected this node already."""
+        if self.owner is not None:
+            raise ValueError(
+                f"{self.label} is part of {self.owner.label} already. Say what it waits for, and "
+                "its handlers, before you make the workflow."
+            )
 
 
 class Edge(NamedTuple):
