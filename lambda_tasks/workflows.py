@@ -289,11 +289,11 @@ def add_steps(*last: _Step) -> None:
 
     run, here = current_run.get(), runtime.current()
     alias = here.outbox.alias
-    if run is None or not run.places or run.places[0] is None:
+    if run is None or (run.places and run.places[0] is None):
         raise RuntimeError(
             "add_steps() is called outside of a step. Call it in a task that a workflow runs."
         )
-    if not connections[alias].in_atomic_block:
+    if not run.places or not connections[alias].in_atomic_block:
         raise RuntimeError(
             f"{run.task_name} adds steps outside of its transaction, so they could be there twice. "
             "Remove `atomic=False` from the task."

@@ -443,3 +443,10 @@ def test_steps_that_are_added_in_a_savepoint_go_with_it(db: None) -> None:
     assert run.status() == "SUCCESS"
     assert run.progress() == (3, 3, 0)
     assert _effects() == ["kept", "last"]
+
+
+def test_steps_are_added_in_the_transaction_of_their_step_only(transactional_db: None) -> None:
+    run = _run(workflow("dynamic", graphs.split_alone.step()), raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert "Remove `atomic=False` from the task" in str(TaskRecord.objects.get().traceback)

@@ -107,3 +107,10 @@ def split_twice() -> None:
             add_steps(note.step(text=text))
             if text == "lost":
                 raise Broken
+
+
+@lambda_task(atomic=False)
+def split_alone() -> None:
+    """Adds steps in a transaction of its own, which is not that of its end."""
+    with transaction.atomic():
+        add_steps(note.step(text="alone"))
