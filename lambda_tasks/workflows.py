@@ -667,10 +667,11 @@ class WorkflowRun:
 
         look_terms = conf.current().look_terms
         failed = workflows.failed_steps(self.id)
+        # A worker that had a message before the commit would find that its step has failed.
         done = steering.reopen(failed, workflows.refuse_retry, look_terms, dry_run=False).done
         if done:
             messages = steering.stored_messages(done, look_terms)
-            runtime.current().enqueuer.send_now(messages)
+            runtime.current().enqueuer.send_after_commit(messages)
         return len(done)
 
     async def aretry_failed(self) -> int:

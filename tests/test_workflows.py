@@ -7,7 +7,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from lambda_tasks import operations
+from lambda_tasks import operations, runtime
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
 from lambda_tasks.tasks import cleanup_task_records
 from lambda_tasks.testing import capture_tasks
@@ -450,3 +450,16 @@ def test_steps_are_added_in_the_transaction_of_their_step_only(transactional_db:
 
     assert run.status() == "FAILED"
     assert "Remove `atomic=False` from the task" in str(TaskRecord.objects.get().traceback)
+
+
+def test_steps_that_are_retried_are_sent_after_the_commit(transactional_db: None) -> None:
+    broken = graphs.resize.step(image_id=1, fails=True)
+    run = _run(workflow("one", broken), raise_failures=False)
+
+    with pytest.MonkeyPatch.context() as patch, capture_tasks():
+        sent: list[Any] = []
+        patch.setattr(runtime.current().enqueuer, "send_now", sent.extend)
+        with transaction.atomic():
+            assert run.retry_failed() == 1
+            assert sent == []
+        assert [each.message.invocation_id for each in sent] == [broken.id]
