@@ -72,7 +72,8 @@ class TaskContext:
     recorder: Recorder = field(default_factory=_NullRecorder, repr=False, compare=False)
     """The writer behind save() and progress(). Internal."""
     places: list[Any] = field(default_factory=list, repr=False, compare=False)
-    """The place in a workflow, and those that followed it as steps were added. Internal."""
+    """The place in a workflow, and those that followed it as steps were added; empty where a step
+    has no transaction to add some in. Internal."""
 
     @property
     def idempotency_key(self) -> UUID:

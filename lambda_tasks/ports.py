@@ -10,7 +10,7 @@ from uuid import UUID
 from .context import TaskContext
 from .core.batching import BatchLimits
 from .core.grace import RefusedRecord
-from .core.graphs import PlannedJoin
+from .core.graphs import Place, PlannedJoin
 from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, Refused, Release
 from .core.limits import Needs, Places
 from .core.message import Message, Outgoing
@@ -711,6 +711,10 @@ class Claims(Protocol):
 
     def find_lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """Return the claims that no longer hold, as they were cancelled or taken over."""
+        ...
+
+    def standing(self, places: Sequence[Place]) -> Place:
+        """Return the last place of a run whose added steps are still there, or its own."""
         ...
 
     def save_state(self, claim: Claim, state: object) -> None:

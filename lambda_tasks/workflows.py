@@ -104,6 +104,7 @@ class _Step(Node):
         return self._handle(handler, When.END, "finally_")
 
     def _handle(self: SelfNode, handler: "_Step", when: When, name: str) -> SelfNode:
+        self.check_open()
         _checked(handler, f"{self.label}.{name}()").wait_for(self, when)
         self.handlers.append(handler)
         return self
@@ -150,7 +151,15 @@ class Group(_Step, GroupNode, Generic[R_co]):
 
     @property
     def results(self) -> "Results[R_co]":
-        """The results of the members, to be passed to a step that takes Results."""
+        """The results of the members, to be passed to a step that takes Results.
+
+        Raises ValueError where a member is a workflow that ends with a group, so has many results.
+        """
+        if any(isinstance(source_of(each), GroupNode) for each in self.members):
+            raise ValueError(
+                f"{self.label} has members that are workflows and end with a group, so each has "
+                "many results. End them with one step that takes these."
+            )
         return cast("Results[R_co]", Reference(self))
 
 
@@ -278,17 +287,18 @@ def add_steps(*last: _Step) -> None:
     """
     from .records.workflows import reserve
 
-    run, alias = current_run.get(), runtime.current().outbox.alias
-    place = run.places[-1] if run is not None and run.places else None
-    if run is None or place is None:
+    run, here = current_run.get(), runtime.current()
+    alias = here.outbox.alias
+    if run is None or (run.places and run.places[0] is None):
         raise RuntimeError(
             "add_steps() is called outside of a step. Call it in a task that a workflow runs."
         )
-    if not connections[alias].in_atomic_block:
+    if not run.places or not connections[alias].in_atomic_block:
         raise RuntimeError(
             f"{run.task_name} adds steps outside of its transaction, so they could be there twice. "
             "Remove `atomic=False` from the task."
         )
+    place = here.claims.standing(run.places)
     added = workflow(f"what {run.task_name} adds", *last)
     counted = _plan_of(added)
     n_steps, n_joins = len(counted.steps), len(counted.joins)
@@ -300,7 +310,7 @@ def add_steps(*last: _Step) -> None:
         )
     planned = _plan_of(added, Addition(place, *reserved))
     added.owner = added
-    runtime.current().enqueuer.add_steps(_stored_as(added, planned, place.workflow_id))
+    here.enqueuer.add_steps(_stored_as(added, planned, place.workflow_id))
     run.places.append(place.fed_by_addition(planned.joins[-1]))
 
 
@@ -657,10 +667,11 @@ class WorkflowRun:
 
         look_terms = conf.current().look_terms
         failed = workflows.failed_steps(self.id)
+        # A worker that had a message before the commit would find that its step has failed.
         done = steering.reopen(failed, workflows.refuse_retry, look_terms, dry_run=False).done
         if done:
             messages = steering.stored_messages(done, look_terms)
-            runtime.current().enqueuer.send_now(messages)
+            runtime.current().enqueuer.send_after_commit(messages)
         return len(done)
 
     async def aretry_failed(self) -> int:

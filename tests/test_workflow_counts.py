@@ -14,7 +14,7 @@ from django.db import connection, connections
 from django.utils import timezone
 
 import lambda_tasks
-from lambda_tasks import runtime
+from lambda_tasks import operations, runtime
 from lambda_tasks.core.lifecycle import Claim, End, Failed, Raised, Succeeded
 from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
@@ -28,8 +28,7 @@ from tests.conftest import PATIENCE_S
 BROKEN = Failed(Raised("Broken", "broken"))
 
 DOORS = {
-    "cancelling._cancel_and_announce",
-    "cancelling.cancel",
+    "cancelling._cancel",
     "claims.RecordClaims.fail_direct",
     "claims._fail_exhausted",
     "claims._finish_all",
@@ -69,7 +68,7 @@ def _ends_records(function: ast.AST) -> bool:
                 each.arg == "status"
                 and "Status" in ast.dump(each.value)
                 # these go on, or are the statuses of workflows
-                and not {"QUEUED", "RUNNING"} & {getattr(each.value, "attr", "")}
+                and not {"WAITING", "QUEUED", "RUNNING"} & {getattr(each.value, "attr", "")}
                 and "Workflow" not in ast.dump(each.value)
                 for each in node.keywords
             ):
@@ -190,6 +189,60 @@ def test_a_member_that_is_cancelled_expired_or_exhausted_counts_as_failed(
 
     assert run.status() == "FAILED"
     assert run.progress() == (3, 4, 3)
+
+
+def test_a_handler_that_is_not_needed_counts_once_when_it_is_cancelled(
+    transactional_db: None,
+) -> None:
+    first, other, handler = (graphs.measure.step(image_id=number) for number in range(3))
+    with capture_tasks():
+        run = workflow("order", first.on_failure(handler), other).execute_on_commit()
+    claims = runtime.current().claims
+    claims.finish(_end(*_claim([first.id])))
+
+    assert TaskRecord.objects.get(id=handler.id).cancel()
+
+    assert run.status() == "RUNNING"
+    claims.finish(_end(*_claim([other.id])))
+    assert run.status() == "SUCCESS"
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(1), BROKEN])
+@pytest.mark.parametrize("retried", ["at once", "alone", "after the end", None])
+def test_a_step_that_is_cancelled_while_it_waits_counts_with_its_gate(
+    transactional_db: None, outcome: Any, retried: str | None
+) -> None:
+    first, other = (graphs.measure.step(image_id=number) for number in range(2))
+    follower = graphs.measure.step(image_id=2).after(first)
+    with capture_tasks():
+        run = workflow("order", follower, other).execute_on_commit()
+    claims = runtime.current().claims
+    record = TaskRecord.objects.get(id=follower.id)
+
+    record.cancel()
+    if retried == "at once":
+        assert run.retry_failed() == 1
+        record.refresh_from_db()
+        assert (record.status, record.look_at) == ("WAITING", None)
+    claims.finish(_end(*_claim([first.id]), outcome))
+
+    assert run.status() == "RUNNING"
+    claims.finish(_end(*_claim([other.id])))
+    succeeds = isinstance(outcome, Succeeded)
+    assert run.status() == ("RUNNING" if succeeds and retried == "at once" else "FAILED")
+    if retried is None:
+        return
+    if retried == "alone":
+        assert operations.retry(ids=[follower.id]).done == [follower.id]
+        record.refresh_from_db()
+        assert record.status == ("QUEUED" if succeeds else "WAITING")
+        assert run.status() == ("RUNNING" if succeeds else "FAILED")
+    run.retry_failed()
+    if not succeeds:
+        assert _claim([follower.id]) == []
+        claims.finish(_end(*_claim([first.id])))
+    claims.finish(_end(*_claim([follower.id])))
+    assert run.status() == "SUCCESS"
 
 
 @pytest.mark.parametrize("fault", ["crash", "duplicate"])

@@ -7,6 +7,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
+from lambda_tasks import operations, runtime
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
 from lambda_tasks.tasks import cleanup_task_records
 from lambda_tasks.testing import capture_tasks
@@ -125,6 +126,36 @@ def test_with_fail_fast_a_failure_ends_the_other_members(transactional_db: None)
     assert run.progress().failed > 30
 
 
+def test_with_fail_fast_a_member_that_can_not_begin_ends_the_others(
+    transactional_db: None,
+) -> None:
+    members: list[Any] = []
+    for n in range(40):
+        begun = graphs.resize.step(image_id=n, fails=n == 0)
+        members.append(workflow("member", graphs.note.step(text=f"{n}").after(begun)))
+    last = graphs.note.step(text="last").after(group(members, fail_fast=True))
+
+    with capture_tasks() as captured:
+        run = workflow("gallery", last).execute_on_commit()
+        captured.run(raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert run.progress().failed > 30
+
+
+def test_a_step_that_has_lost_its_arguments_is_not_retried(db: None, settings: Any) -> None:
+    from tests.app import django_tasks
+
+    settings.LAMBDA_TASKS_ENCRYPT_ARGUMENTS = True
+    first = step(django_tasks.add, 1, 2)
+    with capture_tasks():
+        run = workflow("sums", first).execute_on_commit()
+    TaskRecord.objects.get(id=first.id).cancel()
+
+    assert run.retry_failed() == 0
+    assert run.status() == "FAILED"
+
+
 def test_records_of_a_workflow_that_runs_are_kept_and_go_together(db: None) -> None:
     paid = graphs.charge.step(order_id=1, cents=500)
     mailed = graphs.send_receipt.step(order_id=1, receipt=paid.result)
@@ -186,6 +217,51 @@ def test_a_workflow_is_a_step_of_another(db: None) -> None:
     assert _effects() == ["first", "a", "b", "b"]
     assert run.status() == "SUCCESS"
     assert run.progress() == (4, 4, 0)
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_a_group_waits_for_what_it_is_told(db: None, n: int) -> None:
+    first = graphs.note.step(text="first")
+    members = group(graphs.note.step(text=f"member {number}") for number in range(n)).after(first)
+    unneeded = group([graphs.note.step(text="handler")])
+    last = graphs.note.step(text="last").after(members).on_failure(unneeded)
+
+    run = _run(workflow("x", last))
+
+    assert run.status() == "SUCCESS"
+    effects = _effects()
+    assert effects[0] == "first"
+    assert sorted(effects[1:-1]) == [f"member {number}" for number in range(n)]
+    assert effects[-1] == "last"
+
+
+def test_a_group_of_no_members_fails_with_what_it_waits_for(db: None) -> None:
+    broken = graphs.resize.step(image_id=1, fails=True)
+    last = graphs.note.step(text="last").after(group([]).after(broken))
+    last.finally_(graphs.note.step(text="cleaned"))
+
+    run = _run(workflow("x", last), raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert _effects() == ["cleaned"]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_members_that_are_empty_workflows_have_succeeded(db: None, n: int) -> None:
+    members: list[Any] = [workflow("empty", group([])) for _ in range(2)]
+    members += [graphs.note.step(text="member") for _ in range(n)]
+
+    run = _run(workflow("x", graphs.note.step(text="last").after(group(members))))
+
+    assert run.status() == "SUCCESS"
+    assert _effects() == ["member"] * n + ["last"]
+
+
+def test_a_group_of_workflows_that_end_with_groups_has_no_results(db: None) -> None:
+    inner: Any = workflow("inner", group([graphs.resize.step(image_id=1)]))
+
+    with pytest.raises(ValueError, match="members that are workflows and end with a group"):
+        _ = group([inner, graphs.resize.step(image_id=2)]).results
 
 
 def test_a_workflow_undoes_what_failed_by_another(db: None) -> None:
@@ -289,6 +365,29 @@ def test_a_step_is_part_of_one_workflow_and_a_workflow_is_executed_once(db: None
         made.execute_on_commit()
 
 
+@pytest.mark.parametrize("change", ["after", "on_failure", "finally_"])
+def test_a_step_of_a_workflow_can_not_be_changed(change: str) -> None:
+    first = graphs.note.step(text="a")
+    workflow("one", first)
+
+    with pytest.raises(ValueError, match=r"note is part of the workflow 'one' already"):
+        getattr(first, change)(graphs.note.step(text="late"))
+
+
+def test_a_step_that_takes_results_is_replayed_with_values_only(db: None) -> None:
+    from tests.app import django_tasks
+
+    added = step(django_tasks.add, step(django_tasks.add, 1, 2).result, 5)
+    resized = graphs.resize.step(image_id=graphs.resize.step(image_id=1).result)
+    _run(workflow("sums", added, resized))
+
+    with capture_tasks():
+        replayed = operations.replay(ids=[added.id, resized.id])
+        assert set(replayed.skipped) == {added.id, resized.id}
+        assert "results of other steps (0)" in replayed.skipped[added.id]
+        assert operations.replay(ids=[resized.id], change={"image_id": 3}).done == [resized.id]
+
+
 def test_a_workflow_that_is_rolled_back_was_never_there(transactional_db: None) -> None:
     with capture_tasks() as captured:
         with pytest.raises(RuntimeError), transaction.atomic():
@@ -334,3 +433,33 @@ def test_added_steps_that_fail_are_retried_like_others(db: None) -> None:
 def test_steps_are_added_by_steps_only() -> None:
     with pytest.raises(RuntimeError, match="outside of a step"):
         add_steps(graphs.note.step(text="x"))
+
+
+def test_steps_that_are_added_in_a_savepoint_go_with_it(db: None) -> None:
+    last = graphs.note.step(text="last").after(graphs.split_twice.step())
+
+    run = _run(workflow("dynamic", last))
+
+    assert run.status() == "SUCCESS"
+    assert run.progress() == (3, 3, 0)
+    assert _effects() == ["kept", "last"]
+
+
+def test_steps_are_added_in_the_transaction_of_their_step_only(transactional_db: None) -> None:
+    run = _run(workflow("dynamic", graphs.split_alone.step()), raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert "Remove `atomic=False` from the task" in str(TaskRecord.objects.get().traceback)
+
+
+def test_steps_that_are_retried_are_sent_after_the_commit(transactional_db: None) -> None:
+    broken = graphs.resize.step(image_id=1, fails=True)
+    run = _run(workflow("one", broken), raise_failures=False)
+
+    with pytest.MonkeyPatch.context() as patch, capture_tasks():
+        sent: list[Any] = []
+        patch.setattr(runtime.current().enqueuer, "send_now", sent.extend)
+        with transaction.atomic():
+            assert run.retry_failed() == 1
+            assert sent == []
+        assert [each.message.invocation_id for each in sent] == [broken.id]

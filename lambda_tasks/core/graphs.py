@@ -191,9 +191,18 @@ class Node:
 
     def wait_for(self, other: "Node", when: When = When.SUCCESS) -> None:
         """Let this node begin once another one has ended."""
+        self.check_open()
         edge = Edge(other, when)
         if edge not in self.edges:
             self.edges.append(edge)
+
+    def check_open(self) -> None:
+        """Raise ValueError where a workflow has collected this node already."""
+        if self.owner is not None:
+            raise ValueError(
+                f"{self.label} is part of {self.owner.label} already. Say what it waits for, and "
+                "its handlers, before you make the workflow."
+            )
 
 
 class Edge(NamedTuple):
@@ -211,6 +220,13 @@ class GroupNode(Node):
         self.members = members
         self.need = need
         self.fails_fast = fails_fast
+
+    def wait_for(self, other: Node, when: When = When.SUCCESS) -> None:
+        """Let the members begin once another node has ended; without any, what follows them."""
+        for member in self.members:
+            member.wait_for(other, when)
+        if not self.members:
+            super().wait_for(other, when)
 
     @property
     def inputs(self) -> list[Edge]:
@@ -441,19 +457,25 @@ class _Planner:
                 self._flatten(node, edges or entries)
                 self._edges[node] = self._filled(node.inputs)
             elif isinstance(node, GroupNode):
-                self._edges[node] = self._filled(node.inputs)
+                self._edges[node] = [each for each in node.inputs if not _is_empty(each.source)]
             else:
                 self._edges[node] = edges or list(entries)
 
     def _filled(self, edges: Sequence[Edge]) -> list[Edge]:
-        """Return the inputs without empty groups, which are satisfied from the start."""
-        filled = []
+        """Return the inputs with what empty groups wait for in their place: they do nothing."""
+        filled: list[Edge] = []
         for edge in edges:
             if not _is_empty(edge.source):
                 filled.append(edge)
             elif edge.when is When.FAILURE:
                 raise ValueError(f"{edge.source.label} is empty and can't fail.")
-        return filled
+            else:
+                before = edge.source.edges
+                is_end = edge.when is When.END
+                filled += self._filled(
+                    [each._replace(when=When.END) for each in before] if is_end else before
+                )
+        return list(dict.fromkeys(filled))
 
     def _number(self) -> None:
         """Give steps and joins their numbers, each behind all that it waits for."""
@@ -466,8 +488,7 @@ class _Planner:
             if not isinstance(node, Graph | GroupNode):
                 self._number_steps(edges, gates.pop(tuple(edges), []))
             elif edges:
-                need = node.need if isinstance(node, GroupNode) else len(edges)
-                join = self._add_join(edges, need)
+                join = self._add_join(edges, _needed_of(node, len(edges)))
                 join.node, self._numbers[node] = node, join.number
 
     def _number_steps(self, edges: Sequence[Edge], steps: Sequence[Node]) -> None:
@@ -519,7 +540,8 @@ class _Planner:
         return PlannedJoin(join.number, shards, terms)
 
     def _values(self, group: GroupNode) -> list[list[int]]:
-        return as_ranges(self._numbers[source_of(member)] for member in group.members)
+        sources = map(source_of, group.members)
+        return as_ranges(self._numbers[each] for each in sources if not isinstance(each, GroupNode))
 
 
 def _joined_by(step: Place, join: PlannedJoin) -> PlannedJoin:
@@ -530,9 +552,18 @@ def _joined_by(step: Place, join: PlannedJoin) -> PlannedJoin:
 
 
 def _is_empty(node: Node) -> bool:
+    """Return whether nothing of a node ever runs: then it is satisfied from the start."""
     if isinstance(node, GroupNode):
-        return not node.members
+        return all(_is_empty(each) for each in node.members)
     return isinstance(node, Graph) and all(_is_empty(each) for each in node.nodes)
+
+
+def _needed_of(node: Node, n_inputs: int) -> int:
+    """Return how many of the inputs of a group or workflow must be satisfied."""
+    if not isinstance(node, GroupNode):
+        return n_inputs
+    n_empty = len(node.members) - n_inputs
+    return max(0, node.need - n_empty)
 
 
 def _merged(feeds: Iterable[Feed]) -> tuple[Feed, ...]:

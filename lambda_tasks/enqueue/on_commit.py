@@ -347,8 +347,11 @@ class Enqueuer:
         """
         addition = _announced(addition)
         self._outbox.add_steps(addition)
-        first = [step.outgoing for step in addition.steps if not step.waits]
-        self._hand_over_later(connections[self._outbox.alias], first, is_stored=True)
+        self.send_after_commit([step.outgoing for step in addition.steps if not step.waits])
+
+    def send_after_commit(self, messages: Sequence[Outgoing]) -> None:
+        """Send stored messages after the commit of the transaction in which they were changed."""
+        self._hand_over_later(connections[self._outbox.alias], messages, is_stored=True)
 
     def _store_and_begin(self, workflow: StoredWorkflow, first: Sequence[Outgoing]) -> None:
         self.store_workflow(workflow)

@@ -95,7 +95,7 @@ class Attempt:
         self.run = run
         self.task = task
         self.finisher = finisher
-        self.context = _context_of(run, finisher)
+        self.context = _context_of(run, task, finisher)
         self.variables = contextvars.Context()
         """The context variables of the task, which on_commit functions see, too."""
         self._call = task.make_call(run.message, run.claim)
@@ -428,9 +428,10 @@ class Attempt:
     @property
     def _placed_run(self) -> Run:
         """The run with its place in its workflow, which steps that it has added have changed."""
-        place, message = self.context.places[-1], self.run.message
-        if place is message.place:
+        places, message = self.context.places, self.run.message
+        if len(places) <= 1:
             return self.run
+        place = self.finisher.claims.standing(places)
         return replace(self.run, message=replace(message, place=place))
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
@@ -495,8 +496,9 @@ class Attempt:
         return keys
 
 
-def _context_of(run: Run, finisher: Finisher) -> TaskContext:
+def _context_of(run: Run, task: Task, finisher: Finisher) -> TaskContext:
     """Return the context of a run whose time starts now."""
+    place = run.message.place
     return TaskContext(
         task_name=run.message.task_name,
         invocation_id=run.message.invocation_id,
@@ -510,7 +512,7 @@ def _context_of(run: Run, finisher: Finisher) -> TaskContext:
         state=copy_json(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
-        places=[run.message.place],
+        places=[place] if place is None or task.options.atomic else [],
     )
 
 

@@ -489,6 +489,12 @@ def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
     replayed.
     """
     task = _task_of(record)
+    if results := (record.links or {}).get("inputs", {}).keys() - change.keys():
+        names = ", ".join(sorted(results))
+        raise ValueError(
+            f"it takes results of other steps ({names}), which only its workflow passes on: retry "
+            "it, or pass them as changes"
+        )
     args, kwargs = _arguments_of(record, task, without=change.keys())
     kwargs |= change
     task.check_json(args, kwargs)

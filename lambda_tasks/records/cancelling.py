@@ -5,7 +5,7 @@ from functools import partial
 from django.db import models, transaction
 
 from .. import hooks
-from ..core.lifecycle import Cancelled
+from ..core.lifecycle import ACTIVE, Cancelled, Status
 from ..hooks.beside import call_beside
 from .finishes import finish
 from .tables import TaskRecord
@@ -13,7 +13,15 @@ from .tables import TaskRecord
 
 def cancel(unfinished: "models.QuerySet[TaskRecord]", end: Cancelled) -> int:
     """Cancel unfinished records, and announce that; return how many."""
-    return _cancel_and_announce(unfinished, end) if hooks.cancelled else finish(unfinished, end)
+    return _cancel_and_announce(unfinished, end) if hooks.cancelled else _cancel(unfinished, end)
+
+
+def _cancel(unfinished: "models.QuerySet[TaskRecord]", end: Cancelled) -> int:
+    """Cancel unfinished records. A step that waits is counted by its gate: see records.joins."""
+    with transaction.atomic(using=unfinished.db, savepoint=False):
+        # First: one that is released meanwhile is then found among the others.
+        n_waiting = finish(unfinished.filter(status=Status.WAITING), end, is_counted=False)
+        return n_waiting + finish(unfinished.filter(status__in=ACTIVE), end)
 
 
 def _cancel_and_announce(unfinished: "models.QuerySet[TaskRecord]", end: Cancelled) -> int:
@@ -21,7 +29,7 @@ def _cancel_and_announce(unfinished: "models.QuerySet[TaskRecord]", end: Cancell
     with transaction.atomic(using=unfinished.db):
         records = list(unfinished.select_for_update().only("task_name", "queue", "headers"))
         ids = [record.pk for record in records]
-        n_cancelled = finish(TaskRecord.objects.using(unfinished.db).filter(pk__in=ids), end)
+        n_cancelled = _cancel(TaskRecord.objects.using(unfinished.db).filter(pk__in=ids), end)
         reason = end.raised.traceback if end.raised else None
         transaction.on_commit(partial(_announce_cancelled, records, reason), using=unfinished.db)
     return n_cancelled

@@ -51,7 +51,7 @@ from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
 from .finishes import finish
-from .joins import count_ends
+from .joins import count_ends, standing
 from .mapping import (
     STATE_COLUMNS,
     Row,
@@ -262,6 +262,11 @@ class RecordClaims:
         """See ports.Claims."""
         held = set(_held_records(claims).values_list("id", flat=True))
         return [claim for claim in claims if claim.invocation_id not in held]
+
+    @with_retries
+    def standing(self, places: Sequence[Place]) -> Place:
+        """See ports.Claims."""
+        return standing(self.alias, places)
 
     @with_retries
     def save_state(self, claim: Claim, state: object) -> None:

@@ -3,6 +3,9 @@
 All of it happens in the transaction that writes the end. The locks are taken in one order, so that
 two that count can't deadlock: the record of the step, then the counts of the joins by number and
 shard, each join's hub behind its shards, and its steps with it; last, the workflow.
+
+A gate that is not satisfied counts all its steps as failed. One that is satisfied counts those that
+were cancelled while they waited; nobody counts these before.
 """
 
 import heapq
@@ -14,10 +17,22 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import OperationalError, connections, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Greatest
 
-from ..core.graphs import HUB, ROOT, Count, Counts, Place, Terms, When, WorkflowStatus, add_ends
+from ..core.graphs import (
+    HUB,
+    ROOT,
+    Count,
+    Counts,
+    Feed,
+    Place,
+    Terms,
+    When,
+    WorkflowStatus,
+    add_ends,
+    read_feeds,
+)
 from ..core.graphs import lock_order as order_of
 from ..core.lifecycle import UNFINISHED, Cancelled, Raised, Status
 from ..ports import Released
@@ -57,24 +72,20 @@ def count_ends(
     Call it in the transaction that writes the ends. With `has_sender`, the caller sends what is
     released after the commit; without, the relay does so.
     """
-    counts: dict[UUID, Counts] = {}
-    failing_fast: set[tuple[UUID, int]] = set()
+    countings: dict[UUID, _Counting] = {}
     for place, succeeded in ends:
-        add_ends(counts.setdefault(place.workflow_id, {}), place.feeds, succeeded=succeeded)
-        if not succeeded:
-            failing_fast |= {
-                (place.workflow_id, feed.number)
-                for feed in place.feeds
-                if feed.when == When.FAST_SUCCESS
-            }
-    for workflow_id, number in failing_fast:
-        stop = partial(stop_group, alias, workflow_id, number)
-        transaction.on_commit(stop, using=alias, robust=True)
+        workflow_id = place.workflow_id
+        if workflow_id not in countings:
+            countings[workflow_id] = _Counting(alias, workflow_id, has_sender=has_sender)
+        countings[workflow_id].end(place.feeds, succeeded=succeeded)
     released: list[Released] = []
-    for workflow_id in sorted(counts):
-        counting = _Counting(alias, workflow_id, has_sender=has_sender)
-        counting.add(counts[workflow_id])
+    for workflow_id in sorted(countings):
+        counting = countings[workflow_id]
+        counting.run()
         released += counting.released
+        for number in counting.failing_fast:
+            stop = partial(stop_group, alias, workflow_id, number)
+            transaction.on_commit(stop, using=alias, robust=True)
     return released
 
 
@@ -101,24 +112,61 @@ def stop_group(alias: str, workflow_id: UUID, number: int) -> None:
             cancel(TaskRecord.objects.using(alias).filter(id__in=ids), STOPPED)
 
 
-def take_back_ends(alias: str, places: Iterable[Place]) -> None:
+def standing(alias: str, places: Sequence[Place]) -> Place:
+    """Return the last of the places of a run whose addition was not rolled back to a savepoint."""
+    for place in reversed(places[1:]):
+        joins = WorkflowJoin.objects.using(alias).filter(workflow_id=place.workflow_id)
+        if joins.filter(number=place.feeds[0].number).exists():
+            return place
+    return places[0]
+
+
+def take_back_ends(
+    alias: str, begun: Sequence[Place], unbegun: Sequence[Place]
+) -> list[tuple[UUID, int]]:
     """Take back the ends of steps that have not succeeded and start over.
 
-    Call it in the transaction that makes the steps QUEUED. Raises OperationalError, as a conflict
-    does, where a workflow has ended for good meanwhile.
+    Call it in the transaction that makes the steps QUEUED. Returns the workflow and number of those
+    among `unbegun` whose gate is not satisfied: they wait as before, and were not counted. Raises
+    OperationalError, as a conflict does, where a workflow has ended for good meanwhile.
     """
-    counts: dict[UUID, Counts] = {}
-    for place in places:
-        add_ends(counts.setdefault(place.workflow_id, {}), place.feeds, succeeded=False)
-    for workflow_id in sorted(counts):
+    gates = _unsatisfied_gates(alias, unbegun)
+    waiting: list[tuple[UUID, int]] = []
+    changed: list[UUID] = []
+    for workflow_id in sorted({place.workflow_id for place in (*begun, *unbegun)}):
         taking_back = _TakingBack(alias, workflow_id)
-        taking_back.add({key: -count for key, count in counts[workflow_id].items()})
-    for workflow_id in sorted(counts):
+        for place in (*begun, *unbegun):
+            if place.workflow_id == workflow_id:
+                taking_back.start_over(place, gates.get((workflow_id, place.step)))
+        taking_back.run()
+        waiting += [(workflow_id, step) for step in taking_back.waiting]
+        if taking_back.has_changed:
+            changed.append(workflow_id)
+    for workflow_id in changed:
         workflow = _workflow(alias, workflow_id).filter(
             status__in=(WorkflowStatus.RUNNING, WorkflowStatus.FAILED)
         )
         if not workflow.update(status=WorkflowStatus.RUNNING, ended_at=None):
             raise OperationalError(f"the workflow {workflow_id} has ended meanwhile; try again")
+    return waiting
+
+
+def _unsatisfied_gates(
+    alias: str, places: Sequence[Place]
+) -> dict[tuple[UUID, int], tuple[int, int]]:
+    """Return for steps the number and shard of their gates, unless these are satisfied for good."""
+    gates: dict[tuple[UUID, int], tuple[int, int]] = {}
+    for workflow_id in {place.workflow_id for place in places}:
+        joins = WorkflowJoin.objects.using(alias).filter(
+            Q(succeeded=None) | Q(succeeded=False), workflow_id=workflow_id, terms__isnull=False
+        )
+        steps = [place.step for place in places if place.workflow_id == workflow_id]
+        for number, shard, stored in joins.values_list("number", "shard", "terms"):
+            terms = Terms.of(stored)
+            for step in steps:
+                if terms.first <= step < terms.stop:
+                    gates[workflow_id, step] = number, shard
+    return gates
 
 
 class _Changes:
@@ -130,9 +178,8 @@ class _Changes:
         self._counts: Counts = {}
         self._order: list[tuple[tuple[int, float], tuple[int, int]]] = []
 
-    def add(self, counts: Mapping[tuple[int, int], Count]) -> None:
-        """Make changes, and those that follow from them, in the order of the locks."""
-        self._plan(counts)
+    def run(self) -> None:
+        """Make the changes, and those that follow from them, in the order of the locks."""
         while self._order:
             _, key = heapq.heappop(self._order)
             change = self._counts.pop(key)
@@ -177,7 +224,18 @@ class _Counting(_Changes):
     def __init__(self, alias: str, workflow_id: UUID, *, has_sender: bool) -> None:
         super().__init__(alias, workflow_id)
         self.released: list[Released] = []
+        self.failing_fast: set[int] = set()
+        """The groups with `fail_fast` of which a member has failed."""
         self._has_sender = has_sender
+
+    def end(self, feeds: Iterable[Feed], *, succeeded: bool) -> None:
+        """Plan the counts of an end."""
+        counts: Counts = {}
+        add_ends(counts, feeds, succeeded=succeeded)
+        self._plan(counts)
+        if not succeeded:
+            fast = (feed.number for feed in feeds if feed.when == When.FAST_SUCCESS)
+            self.failing_fast.update(fast)
 
     def _changed(self, number: int, shard: int, change: Count, row: Row) -> None:
         if row.remaining:
@@ -193,12 +251,22 @@ class _Counting(_Changes):
         if number == ROOT:
             _end_workflow(self._alias, self._workflow_id, succeeded=succeeded)
         elif terms.is_gate and succeeded:
-            _release(self._alias, self._workflow_id, terms, has_sender=self._has_sender)
-            self.released.append(Released(self._workflow_id, terms.first, terms.stop))
+            self._release(terms)
         else:
-            counts: Counts = {}
-            add_ends(counts, terms.feeds, succeeded=succeeded)
-            self._plan(counts)
+            self.end(terms.feeds, succeeded=succeeded)
+
+    def _release(self, terms: Terms) -> None:
+        """Release the steps of a gate; count those that were cancelled while they waited."""
+        n = _release(self._alias, self._workflow_id, terms, has_sender=self._has_sender)
+        self.released.append(Released(self._workflow_id, terms.first, terms.stop))
+        if n == terms.stop - terms.first:
+            return
+        cancelled = _steps(self._alias, self._workflow_id).filter(
+            step__gte=terms.first, step__lt=terms.stop, status=Status.CANCELLED
+        )
+        # Locked, as MySQL would else show them as they were when the transaction began.
+        for links in cancelled.order_by().select_for_update().values_list("links", flat=True):
+            self.end(read_feeds(links["feeds"]), succeeded=False)
 
 
 class _TakingBack(_Changes):
@@ -207,34 +275,61 @@ class _TakingBack(_Changes):
     A join that was satisfied stays so: what it has released is not released again.
     """
 
+    def __init__(self, alias: str, workflow_id: UUID) -> None:
+        super().__init__(alias, workflow_id)
+        self.waiting: list[int] = []
+        """The steps whose gates are not satisfied."""
+        self.has_changed = False
+        self._held: dict[tuple[int, int], list[Place]] = {}
+        """Steps by the number and shard of their gates, which say whether they were counted."""
+
+    def start_over(self, place: Place, gate: tuple[int, int] | None) -> None:
+        """Take back the end of a step, unless its gate has not let it begin."""
+        if gate is None:
+            self._take_back(place.feeds)
+        else:
+            self._held.setdefault(gate, []).append(place)
+            self._plan({gate: Count(0, 0)})
+
+    def _take_back(self, feeds: Iterable[Feed]) -> None:
+        self.has_changed = True
+        counts: Counts = {}
+        add_ends(counts, feeds, succeeded=False)
+        self._plan({key: -count for key, count in counts.items()})
+
     def _changed(self, number: int, shard: int, change: Count, row: Row) -> None:
-        if row.remaining + change.ended:
+        for place in self._held.pop((number, shard), ()):
+            if row.succeeded:
+                self._take_back(place.feeds)
+            else:
+                self.waiting.append(place.step)
+        if not change.ended or row.remaining + change.ended:
             return  # It had not reached zero.
         if row.terms is None:
             self._plan({(number, HUB): Count(-1, change.failed - row.failed)})
         elif row.succeeded is False:
             self._join(number).filter(shard=shard).update(succeeded=None)
-            counts: Counts = {}
-            add_ends(counts, row.terms.feeds, succeeded=False)
-            self._plan({key: -count for key, count in counts.items()})
+            self._take_back(row.terms.feeds)
 
 
-def _release(alias: str, workflow_id: UUID, terms: Terms, *, has_sender: bool) -> None:
+def _release(alias: str, workflow_id: UUID, terms: Terms, *, has_sender: bool) -> int:
     """Make the steps that a gate holds QUEUED, each to be looked at as its queue wants it.
 
-    They wait from now on, as ones that are called now.
+    They wait from now on, as ones that are called now. Returns how many were WAITING.
     """
+    n_released = 0
     due = Greatest(Coalesce(F("run_after"), Now()), Now())
     waiting = _steps(alias, workflow_id).filter(step__gte=terms.first, step__lt=terms.stop)
     for queue, (grace_s, ahead_s) in terms.queues.items():
         of_queue = waiting if len(terms.queues) == 1 else waiting.filter(queue=queue)
         soon = Now() + timedelta(seconds=grace_s) if has_sender else Now()
-        of_queue.filter(status=Status.WAITING).update(
+        n_released += of_queue.filter(status=Status.WAITING).update(
             # First, as it reads run_after: MySQL assigns columns from left to right.
             look_at=Greatest(soon, Coalesce(F("run_after"), Now()) - timedelta(seconds=ahead_s)),
             status=Status.QUEUED,
             run_after=due,
         )
+    return n_released
 
 
 def _end_workflow(alias: str, workflow_id: UUID, *, succeeded: bool) -> None:

@@ -124,9 +124,19 @@ def reopen(
                 of_queue = [record.id for record in done if record.queue == queue]
                 columns = reopened_columns(Now() + look_terms(queue).grace)
                 all_records().filter(id__in=of_queue).update(**columns)
-            places = [place for record in done if (place := place_of(vars(record)))]
-            take_back_ends(record_alias(), places)
+            _take_back_ends(done)
     return Changed([record.id for record in done], skipped)
+
+
+def _take_back_ends(records: Sequence[TaskRecord]) -> None:
+    """Take back the ends of those records that are steps; let those wait that are not released."""
+    begun, unbegun = [], []
+    for record in records:
+        if (place := place_of(vars(record))) is not None:
+            (begun if record.start_time else unbegun).append(place)
+    for workflow_id, step in take_back_ends(record_alias(), begun, unbegun):
+        waiting = all_records().filter(workflow_id=workflow_id, step=step)
+        waiting.update(status=Status.WAITING, look_at=None)
 
 
 def _parts_of_ended_workflows(records: Sequence[TaskRecord]) -> dict[UUID, str]:

@@ -165,7 +165,8 @@ def failed_steps(id: UUID) -> list[UUID]:
 
 def refuse_retry(step: TaskRecord) -> str | None:
     """Return why a step can't start over, or None if it can."""
-    if step.secrets is None and (step.kwargs == DROPPED or REDACTED in step.kwargs.values()):
+    given = (*step.kwargs.values(), *(step.args or ()))
+    if step.secrets is None and (step.kwargs == DROPPED or REDACTED in given):
         return "its secret arguments were removed"
     return None
 

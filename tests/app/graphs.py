@@ -1,6 +1,9 @@
 """Tasks of workflows. Each writes what it has done as an Effect."""
 
+from contextlib import suppress
 from typing import Any
+
+from django.db import transaction
 
 from lambda_tasks import Continue, Retry, TaskContext, lambda_task
 from lambda_tasks.workflows import Results, aadd_steps, add_steps, group
@@ -94,3 +97,20 @@ def split(*, n: int, fails: bool = False) -> int:
 async def asplit(*, n: int) -> int:
     await aadd_steps(*(note.step(text=f"added {number}") for number in range(n)))
     return n
+
+
+@lambda_task
+def split_twice() -> None:
+    """Adds steps in a savepoint that is rolled back, and others that stay."""
+    for text in ("lost", "kept", "lost"):
+        with suppress(Broken), transaction.atomic():
+            add_steps(note.step(text=text))
+            if text == "lost":
+                raise Broken
+
+
+@lambda_task(atomic=False)
+def split_alone() -> None:
+    """Adds steps in a transaction of its own, which is not that of its end."""
+    with transaction.atomic():
+        add_steps(note.step(text="alone"))
