@@ -136,7 +136,7 @@ def snap_start(function: LiveFunction) -> Iterator[Found]:
             "A mapping to an alias of a published version.",
             f"aws lambda publish-version --function-name {function.name}, then an alias of it, "
             "and update-event-source-mapping --function-name with the alias's ARN",
-            "AutoPublishAlias: live",
+            "manage.py lambda_tasks template sam --snapstart",
         )
 
 
