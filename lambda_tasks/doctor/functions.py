@@ -25,7 +25,7 @@ def missing(function: LiveFunction) -> Iterator[Found]:
 
 @check("function.state", "error", why="Until then Lambda can't run it, or runs the code before.")
 def state(function: LiveFunction) -> Iterator[Found]:
-    """Yield that it can't run, or that its last update has failed."""
+    """Yield that it can't run, or its last update has failed."""
     configuration = function.configuration.value
     if configuration.get("State") == "Failed":
         reason = configuration.get("StateReason") or "no reason is given"

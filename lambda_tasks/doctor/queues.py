@@ -169,7 +169,7 @@ def dead_letter_retention(queue: LiveQueue) -> Iterator[Found]:
     "this one may not, its dead letters go nowhere.",
 )
 def allow_policy(queue: LiveQueue) -> Iterator[Found]:
-    """Yield that other queues may use its dead-letter queue, or that it may not itself."""
+    """Yield that other queues may use its dead-letter queue, or it may not itself."""
     dead = queue.dead_letters.value
     if dead is None:
         return
