@@ -462,7 +462,7 @@ def test_the_command_that_makes_a_tick_is_one(deployed: Deployment) -> None:
 
 
 def test_a_call_goes_through_each_queue_or_is_missed(deployed: Deployment, settings: Any) -> None:
-    missed = operations.doctor(round_trip=True, limit=timedelta(seconds=2))
+    missed = operations.doctor(round_trip=True, within=timedelta(seconds=2))
     settings.LAMBDA_TASKS_EAGER = True
     done = operations.doctor(round_trip=True)
 
@@ -554,7 +554,7 @@ def test_what_can_not_be_read_is_not_healthy(deployed: Deployment, settings: Any
 
 
 def test_what_takes_too_long_is_not_checked(deployed: Deployment) -> None:
-    found = operations.doctor(limit=timedelta(microseconds=1))
+    found = operations.doctor(within=timedelta(microseconds=1))
 
     assert any("no time left" in each.found for each in found)
     assert "tick.missing" in {each.id for each in found if not each.is_checked}
@@ -564,7 +564,7 @@ def test_what_takes_too_long_is_not_checked(deployed: Deployment) -> None:
     ("words", "told"),
     [
         (["--ignore", "queue.visibilty_timeout"], "Did you mean 'queue.visibility_timeout'?"),
-        (["--limit", "soon"], "is not a time with its unit"),
+        (["--within", "soon"], "is not a time with its unit"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(words: list[str], told: str) -> None:
