@@ -20,7 +20,11 @@ from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.operations import dead_letters
 from lambda_tasks.operations.dead_letter_box import Box
+from lambda_tasks.ports import SendFailure
 from lambda_tasks.queues import dead_letters as sqs_dead_letters
+from lambda_tasks.queues import sqs_provision
+from lambda_tasks.queues.aws.client import AwsClient
+from lambda_tasks.queues.aws.errors import RequestFailed
 from lambda_tasks.queues.sqs_attributes import differences, read
 from tests.app import tasks
 from tests.conftest import bodies_in, body, wake_up
@@ -151,6 +155,31 @@ def test_ensure_goes_on_where_it_was_cut_off(sqs: LocalSqs, prefix: str) -> None
     assert verb("queues", "diff", "default").code == 0
     sources = attributes(sqs, f"{prefix}orders-dlq")["RedriveAllowPolicy"]["sourceQueueArns"]
     assert sources == ["arn:aws:sqs:x:1:another", attributes(sqs, f"{prefix}orders")["QueueArn"]]
+
+
+def test_a_new_queue_is_set_only_once_sqs_knows_it(
+    sqs: LocalSqs, prefix: str, monkeypatch: Any
+) -> None:
+    set_to: list[Any] = []
+    hidden = [False, False, True, False, True]  # two are missing; then each new one is late
+    call = AwsClient.call
+
+    async def call_late(self: AwsClient, operation: str, **parameters: Any) -> Any:
+        if operation == "set_queue_attributes":
+            set_to.append(parameters["Attributes"])
+        if operation == "get_queue_attributes" and hidden and hidden.pop(0):
+            late = SendFailure("it is new", retryable=False)
+            raise RequestFailed(late, code="QueueDoesNotExist")
+        return await call(self, operation, **parameters)
+
+    monkeypatch.setattr(AwsClient, "call", call_late)
+    monkeypatch.setattr(sqs_provision, "NEW_POLL_S", 0)
+
+    operations.ensure_queues("fifo")
+
+    assert operations.diff_queues("fifo") == []
+    assert len(set_to) == 2
+    assert not any("FifoQueue" in each for each in set_to), "SQS lets nobody set this later"
 
 
 def test_describe_shows_what_there_is(sqs: LocalSqs, prefix: str) -> None:
@@ -663,7 +692,7 @@ def test_a_queue_that_is_given_by_its_name_has_its_url(
     options: Any, variables: dict[str, str], url: str, settings: Any, monkeypatch: Any
 ) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCOUNT_ID", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings.LAMBDA_TASKS_AWS = options
@@ -691,7 +720,7 @@ def test_a_name_from_which_no_url_follows_is_an_error_of_the_settings(
     name: Any, options: Any, told: str, settings: Any, monkeypatch: Any
 ) -> None:
     for variable in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCOUNT_ID"):
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable)
     settings.LAMBDA_TASKS_AWS = options
     settings.LAMBDA_TASKS_QUEUE_PREFIX = "stage-"
     settings.LAMBDA_TASKS_QUEUES = {"default": {"queue_name": name}}
