@@ -186,8 +186,8 @@ def allow_policy(queue: LiveQueue) -> Iterator[Found]:
         if may_itself
         else "Its dead-letter queue refuses its dead letters.",
         "Only this queue may use it, and others that you name.",
-        # A person knows whether another queue uses it, too.
-        str(change) if may_itself else change,
+        # Others may use it by now: `ensure` asks SQS for them, and names them, too.
+        f"manage.py lambda_tasks queues ensure {queue.queue.name}" if may_itself else change,
         f"RedriveAllowPolicy: {json.dumps(wanted)}",
         None if may_itself else "error",
     )
