@@ -8,6 +8,7 @@ get facts that are made up.
 import io
 import json
 import re
+import shlex
 import sys
 import uuid
 import zipfile
@@ -421,8 +422,47 @@ def test_a_refusal_of_aws_is_told_as_a_missing_permission(
     assert not found["tick.missing"].is_checked
 
 
+def test_the_doctor_judges_a_queue_as_queues_diff_does(sqs: LocalSqs, settings: Any) -> None:
+    settings.LAMBDA_TASKS_AWS = sqs.client_options
+    fifo, plain = (
+        sqs.create_queue(f"{uuid.uuid4().hex}{end}", max_receive_count=5) for end in (".fifo", "")
+    )
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | {"default": plain, "fifo": fifo}
+    (denied,) = aws_values.tls_only_policy("*")["Statement"]
+    denied["Condition"] = {"Bool": {"aws:SecureTransport": ["false"]}}
+    mine = {"Sid": "Mine", "Effect": "Allow", "Principal": "*", "Action": "sqs:SendMessage"}
+    for url, statement in ((fifo, denied), (plain, mine)):
+        policy = aws_values.as_texts({"Policy": {"Statement": [statement]}})
+        sqs.client.set_queue_attributes(QueueUrl=url, Attributes=policy)
+
+    found = {(each.id, each.where): each for each in operations.doctor() if each.is_checked}
+
+    assert found["queue.max_receive_count", "queue fifo"].expected == "20 or more."
+    assert ("queue.max_receive_count", "queue default") not in found
+    assert ("queue.tls", "queue fifo") not in found
+    assert "Mine" in found["queue.tls", "queue default"].fix, "what is there stays"
+
+
+def test_the_command_that_makes_a_tick_is_one(deployed: Deployment) -> None:
+    FAULTS["tick.missing"](deployed)
+
+    (found,) = operations.doctor()
+    words = shlex.split(found.fix.partition(", where ROLE")[0])
+
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    target = json.loads(options["--target"])
+    assert json.loads(target["Input"]) == aws_values.TICK_EVENT
+    deployed.schedules.create_schedule(
+        Name=options["--name"], ScheduleExpression=options["--schedule-expression"],
+        FlexibleTimeWindow={"Mode": "OFF"}, Target=target,
+    )  # fmt: skip
+    again = operations.doctor()
+    deployed.schedules.delete_schedule(Name=options["--name"])
+    assert again == []
+
+
 def test_a_call_goes_through_each_queue_or_is_missed(deployed: Deployment, settings: Any) -> None:
-    missed = operations.doctor(round_trip=True, limit=timedelta(seconds=2))
+    missed = operations.doctor(round_trip=True, within=timedelta(seconds=2))
     settings.LAMBDA_TASKS_EAGER = True
     done = operations.doctor(round_trip=True)
 
@@ -514,7 +554,7 @@ def test_what_can_not_be_read_is_not_healthy(deployed: Deployment, settings: Any
 
 
 def test_what_takes_too_long_is_not_checked(deployed: Deployment) -> None:
-    found = operations.doctor(limit=timedelta(microseconds=1))
+    found = operations.doctor(within=timedelta(microseconds=1))
 
     assert any("no time left" in each.found for each in found)
     assert "tick.missing" in {each.id for each in found if not each.is_checked}
@@ -524,7 +564,7 @@ def test_what_takes_too_long_is_not_checked(deployed: Deployment) -> None:
     ("words", "told"),
     [
         (["--ignore", "queue.visibilty_timeout"], "Did you mean 'queue.visibility_timeout'?"),
-        (["--limit", "soon"], "is not a time with its unit"),
+        (["--within", "soon"], "is not a time with its unit"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(words: list[str], told: str) -> None:

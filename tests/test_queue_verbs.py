@@ -5,6 +5,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,12 @@ from lambda_tasks.errors import InvalidFilter, QueueUnavailable
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.operations import dead_letters
+from lambda_tasks.operations.dead_letter_box import Box
+from lambda_tasks.ports import SendFailure
 from lambda_tasks.queues import dead_letters as sqs_dead_letters
+from lambda_tasks.queues import sqs_provision
+from lambda_tasks.queues.aws.client import AwsClient
+from lambda_tasks.queues.aws.errors import RequestFailed
 from lambda_tasks.queues.sqs_attributes import differences, read
 from tests.app import tasks
 from tests.conftest import bodies_in, body, wake_up
@@ -149,6 +155,31 @@ def test_ensure_goes_on_where_it_was_cut_off(sqs: LocalSqs, prefix: str) -> None
     assert verb("queues", "diff", "default").code == 0
     sources = attributes(sqs, f"{prefix}orders-dlq")["RedriveAllowPolicy"]["sourceQueueArns"]
     assert sources == ["arn:aws:sqs:x:1:another", attributes(sqs, f"{prefix}orders")["QueueArn"]]
+
+
+def test_a_new_queue_is_set_only_once_sqs_knows_it(
+    sqs: LocalSqs, prefix: str, monkeypatch: Any
+) -> None:
+    set_to: list[Any] = []
+    hidden = [False, False, True, False, True]  # two are missing; then each new one is late
+    call = AwsClient.call
+
+    async def call_late(self: AwsClient, operation: str, **parameters: Any) -> Any:
+        if operation == "set_queue_attributes":
+            set_to.append(parameters["Attributes"])
+        if operation == "get_queue_attributes" and hidden and hidden.pop(0):
+            late = SendFailure("it is new", retryable=False)
+            raise RequestFailed(late, code="QueueDoesNotExist")
+        return await call(self, operation, **parameters)
+
+    monkeypatch.setattr(AwsClient, "call", call_late)
+    monkeypatch.setattr(sqs_provision, "NEW_POLL_S", 0)
+
+    operations.ensure_queues("fifo")
+
+    assert operations.diff_queues("fifo") == []
+    assert len(set_to) == 2
+    assert not any("FifoQueue" in each for each in set_to), "SQS lets nobody set this later"
 
 
 def test_describe_shows_what_there_is(sqs: LocalSqs, prefix: str) -> None:
@@ -466,6 +497,51 @@ def test_a_redrive_that_is_cut_off_has_sent_before_it_deletes(die: Die, monkeypa
     assert left() == 1, "what was held is released"
 
 
+def test_a_redrive_ends_although_all_dies_again(die: Die, monkeypatch: Any) -> None:
+    text = body(tasks.add, a=1, b=2)
+    die(text)
+    sent: list[Any] = []
+    send_back = Box.send_back
+
+    def send_and_die(*args: Any) -> None:
+        send_back(*args)
+        sent.append(args)
+        if len(sent) < 5:  # so that the test ends, too
+            die(text)
+
+    monkeypatch.setattr(Box, "send_back", send_and_die)
+
+    done = verb("dlq", "redrive", "default", "--yes", "--per-second", "1000")
+
+    assert "1 dead letter was sent back; 0 dropped, 1 left." in done.output
+    assert "stays: it had gone back, and came again." in done.output
+    assert left() == 1
+
+
+def test_what_came_from_another_queue_is_neither_sent_nor_deleted(
+    die: Die, monkeypatch: Any
+) -> None:
+    another = "arn:aws:sqs:us-east-1:000000000000:another"
+    die(body(tasks.add, a=1, b=2), body(tasks.add, a=3, b=4))
+    receive = sqs_dead_letters.DeadLetterQueue.receive
+
+    async def receive_with_sources(*args: Any) -> list[Any]:  # this SQS tells none
+        sources = {1: another, 3: conf.current().queue("default").source}
+        return [
+            replace(each, source_arn=sources[json.loads(str(each.body))["kwargs"]["a"]])
+            for each in await receive(*args)
+        ]
+
+    monkeypatch.setattr(sqs_dead_letters.DeadLetterQueue, "receive", receive_with_sources)
+
+    redriven = operations.redrive_dead_letters("default", drop_ended=True)
+    purged = operations.purge_dead_letters("default", all_time=True)
+
+    assert [each.came_from for each in redriven.sent] == [None]
+    assert [each.must_not_go_back for each in redriven.skipped] == [f"it came from {another}"]
+    assert (len(purged.deleted), purged.kept, left()) == (0, 1, 1)
+
+
 class Interrupted(Exception):
     """Something ends a redrive."""
 
@@ -513,15 +589,15 @@ def test_fifo_dead_letters_go_back_although_they_were_just_sent(sqs: LocalSqs, p
 def test_purge_needs_a_window_and_deletes_what_is_older(die: Die, caplog: Any) -> None:
     caplog.set_level(logging.WARNING, "lambda_tasks")
     die(body(tasks.add, a=1, b=2), wake_up(queued().id))
-    assert "one of the arguments --older-than --all is required" in refused(
+    assert "one of the arguments --older-than --all-time is required" in refused(
         "dlq", "purge", "default"
     )
-    assert "Add --yes" in refused("dlq", "purge", "default", "--all")
+    assert "Add --yes" in refused("dlq", "purge", "default", "--all-time")
 
     kept = verb("dlq", "purge", "default", "--older-than", "1h", "--yes")
     assert (kept.code, left()) == (3, 2)
     assert "2 others stay" in kept.output
-    done = verb("dlq", "purge", "default", "--all", "--task", "tests.app.tasks.add", "--yes")
+    done = verb("dlq", "purge", "default", "--all-time", "--task", "tests.app.tasks.add", "--yes")
 
     assert "2 dead letters were deleted" in done.output
     assert left() == 0
@@ -533,7 +609,14 @@ def test_purge_shows_what_it_would_delete(die: Die) -> None:
     die(body(tasks.add, a=1, b=2), body(tasks.leave_effect, name="x"))
 
     done = verb(
-        "dlq", "purge", "default", "--all", "--task", "tests.app.tasks.add", "--dry-run", "--json"
+        "dlq",
+        "purge",
+        "default",
+        "--all-time",
+        "--task",
+        "tests.app.tasks.add",
+        "--dry-run",
+        "--json",
     )
 
     (letter,) = done.of_kind("dead_letter")
@@ -609,7 +692,7 @@ def test_a_queue_that_is_given_by_its_name_has_its_url(
     options: Any, variables: dict[str, str], url: str, settings: Any, monkeypatch: Any
 ) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCOUNT_ID", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings.LAMBDA_TASKS_AWS = options
@@ -637,7 +720,7 @@ def test_a_name_from_which_no_url_follows_is_an_error_of_the_settings(
     name: Any, options: Any, told: str, settings: Any, monkeypatch: Any
 ) -> None:
     for variable in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCOUNT_ID"):
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable)
     settings.LAMBDA_TASKS_AWS = options
     settings.LAMBDA_TASKS_QUEUE_PREFIX = "stage-"
     settings.LAMBDA_TASKS_QUEUES = {"default": {"queue_name": name}}

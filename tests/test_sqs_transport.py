@@ -61,6 +61,17 @@ def test_region_and_endpoint_come_from_the_queues_url(
     assert asked == [(derived | options, f"https://{host}" if endpoint_is_its_own else None)]
 
 
+@pytest.mark.parametrize(
+    ("region", "partition"),
+    [("eu-west-1", "aws"), ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")],
+)
+def test_the_arn_of_a_queue_has_the_partition_of_its_region(region: str, partition: str) -> None:
+    queue = SQSQueue("default", f"https://sqs.{region}.amazonaws.com/123456789012/default")
+
+    assert queue.arn == f"arn:{partition}:sqs:{region}:123456789012:default"
+    assert queue.is_fed_by(queue.arn)
+
+
 ELSEWHERE = "http://elsewhere:4566"
 
 

@@ -98,7 +98,7 @@ ROWS: Final = [
     row("worker --queue table --once --empty-exit-code 3", 3),
     row("template sam", 0, says="AWSTemplateFormatVersion"),
     row("queues ensure nowhere --dry-run --json", 2, says="There is no queue 'nowhere'"),
-    row("dlq purge nowhere --all --yes --json", 2, says="There is no queue 'nowhere'"),
+    row("dlq purge nowhere --all-time --yes --json", 2, says="There is no queue 'nowhere'"),
     row("doctor --ignore queues.gone --fix --dry-run --json", 2, says="There is no check"),
     row("purge --yes", 2, says="--older-than --all-time is required"),
 ]

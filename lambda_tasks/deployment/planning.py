@@ -1,18 +1,15 @@
 """The plan of a deployment: which queues and what function this project needs."""
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
 
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import conf, registry
 from ..core.aws_values import (
     DEAD_LETTER_SUFFIX,
-    FIFO_SUFFIX,
     FUNCTION_MARGIN_S,
     MAX_QUEUE_NAME,
     QueuePlan,
@@ -22,8 +19,7 @@ from ..ports import Task
 from ..queues.base import MAX_LAMBDA_TIMEOUT_S
 from ..queues.batch import BatchQueue
 from ..queues.sqs import SQSQueue
-
-NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+")
+from ..queues.sqs_names import NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +83,8 @@ def _tasks() -> Iterator[Task]:
 
 
 def _check_name(name: str, setting: str) -> None:
-    stem = name.removesuffix(FIFO_SUFFIX)
     longest = MAX_QUEUE_NAME - len(DEAD_LETTER_SUFFIX)
-    if NAME_PATTERN.fullmatch(stem) and len(name) <= longest:
+    if NAME.fullmatch(name) and len(name) <= longest:
         return
     raise ImproperlyConfigured(
         f"The queue {setting!r} of LAMBDA_TASKS_QUEUES is called {name!r} in AWS. Use letters, "

@@ -1,5 +1,6 @@
 """The template of this project for AWS SAM, as text."""
 
+import itertools
 import json
 import os
 import re
@@ -121,8 +122,9 @@ def named(queues: Iterable[QueuePlan]) -> list[NamedQueue]:
     for plan in queues:
         words = re.findall(r"[A-Za-z0-9]+", plan.setting)
         stem = id = "".join(word[0].upper() + word[1:] for word in words) or "Other"
+        numbers = itertools.count(2)
         while id in found:
-            id = f"{stem}{len(found)}"
+            id = f"{stem}{next(numbers)}"
         found[id] = NamedQueue(id, plan)
     return list(found.values())
 

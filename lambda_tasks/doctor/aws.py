@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ..queues.aws.errors import RequestFailed
+from ..queues.sqs_provision import MISSING_CODES
 from ..runtime import Runtime
 from .findings import Fact, NotChecked
 
@@ -20,11 +21,7 @@ MAX_PAGES: Final = 20
 REFUSED: Final = ("AccessDenied", "UnauthorizedOperation", "NotAuthorized")
 """How the codes of a missing permission begin."""
 
-MISSING: Final = (
-    "AWS.SimpleQueueService.NonExistentQueue",
-    "QueueDoesNotExist",
-    "ResourceNotFoundException",
-)
+MISSING: Final = (*MISSING_CODES, "ResourceNotFoundException")
 """The codes of a resource that does not exist."""
 
 

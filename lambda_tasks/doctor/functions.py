@@ -25,7 +25,7 @@ def missing(function: LiveFunction) -> Iterator[Found]:
 
 @check("function.state", "error", why="Until then Lambda can't run it, or runs the code before.")
 def state(function: LiveFunction) -> Iterator[Found]:
-    """Yield that it can't run, or that its last update has failed."""
+    """Yield that it can't run, or its last update has failed."""
     configuration = function.configuration.value
     if configuration.get("State") == "Failed":
         reason = configuration.get("StateReason") or "no reason is given"
@@ -136,7 +136,7 @@ def snap_start(function: LiveFunction) -> Iterator[Found]:
             "A mapping to an alias of a published version.",
             f"aws lambda publish-version --function-name {function.name}, then an alias of it, "
             "and update-event-source-mapping --function-name with the alias's ARN",
-            "AutoPublishAlias: live",
+            "manage.py lambda_tasks template sam --snapstart",
         )
 
 

@@ -45,7 +45,7 @@ def duplicate(queue: LiveQueue) -> Iterator[Found]:
 
 @check("mapping.state", "error", why="While it is not enabled, no task of its queue runs.")
 def state(mapping: LiveMapping) -> Iterator[Found]:
-    """Yield that it is not enabled, or that Lambda has a problem with it."""
+    """Yield that it is not enabled, or Lambda has a problem with it."""
     found = mapping.mapping.get("State", "")
     result = mapping.mapping.get("LastProcessingResult") or ""
     if found in ("Disabled", "Disabling", "Deleting"):

@@ -10,6 +10,7 @@ from django.conf import settings as django_settings
 from django.core.checks import ERROR, WARNING, CheckMessage
 
 from .. import registry
+from ..core.aws_values import MIN_POLLERS
 from .facts import System, is_inside
 from .findings import Found, Severity, check
 
@@ -110,12 +111,10 @@ def polling(system: System) -> Iterator[Found]:
                 f"The {each} keeps {least} pollers, which are paid for each hour.",
                 f"{MIN_POLLERS}, unless a queue that fills within seconds must not wait for more.",
                 f"aws lambda update-event-source-mapping --uuid {each.id} "
-                f"--provisioned-poller-config MinimumPollers={MIN_POLLERS}",
+                f"--provisioned-poller-config MinimumPollers={MIN_POLLERS} "
+                f"--region {each.function.region}",
                 f"ProvisionedPollerConfig: {{MinimumPollers: {MIN_POLLERS}}}",
             )
 
-
-MIN_POLLERS: Final = 2
-"""The least MinimumPollers of a queue (ProvisionedPollerConfig, AWS Lambda API reference)."""
 
 CHECKS: Final = (settings, time_zones, snapshot_hooks, unknown_tasks, polling)

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from ..core.aws_values import (
     DEAD_LETTER_RETENTION_S,
-    MAX_RECEIVE_COUNT,
     RECEIVE_WAIT_S,
     RETENTION_S,
     VISIBILITY_TIMEOUTS,
@@ -16,6 +15,7 @@ from ..core.aws_values import (
     visibility_timeout_s,
 )
 from ..queues.sqs import MAX_MESSAGE_BYTES
+from ..queues.sqs_attributes import differences, read
 from .aws import Missing, Unreachable
 from .facts import DeadLetters, LiveQueue, policy_of
 from .findings import Change, Found, check
@@ -32,7 +32,8 @@ def missing(queue: LiveQueue) -> Iterator[Found]:
         yield Found(
             f"SQS has no queue {queue.queue.queue_url}.",
             "A queue of this name, in this account and region.",
-            "Create it, or correct LAMBDA_TASKS_QUEUES.",
+            f"Create it: manage.py lambda_tasks queues ensure {queue.queue.name}; or correct "
+            "LAMBDA_TASKS_QUEUES.",
         )
 
 
@@ -92,7 +93,7 @@ def dead_letters(queue: LiveQueue) -> Iterator[Found]:
         yield Found(
             "It has no dead-letter queue.",
             f"A redrive policy to {name}.",
-            f"Create {name}, then: " + str(_set(queue, RedrivePolicy=policy)),
+            f"manage.py lambda_tasks queues ensure {queue.queue.name}",
             f"RedrivePolicy: {json.dumps(policy)}",
         )
 
@@ -105,13 +106,12 @@ def dead_letters(queue: LiveQueue) -> Iterator[Found]:
 )
 def receives(queue: LiveQueue) -> Iterator[Found]:
     """Yield that messages are given up too early."""
-    policy = queue.redrive_policy
+    policy, needed = queue.redrive_policy, queue.plan.max_receive_count
     found = policy.get("maxReceiveCount")
-    if found is not None and int(found) < MAX_RECEIVE_COUNT:
-        needed = queue.plan.max_receive_count
+    if found is not None and int(found) < needed:
         yield Found(
             f"maxReceiveCount is {found}.",
-            f"{MAX_RECEIVE_COUNT} or more.",
+            f"{needed} or more.",
             _set(queue, RedrivePolicy={**policy, "maxReceiveCount": needed}),
             f"RedrivePolicy: {{maxReceiveCount: {needed}, ...}}",
         )
@@ -169,7 +169,7 @@ def dead_letter_retention(queue: LiveQueue) -> Iterator[Found]:
     "this one may not, its dead letters go nowhere.",
 )
 def allow_policy(queue: LiveQueue) -> Iterator[Found]:
-    """Yield that other queues may use its dead-letter queue, or that it may not itself."""
+    """Yield that other queues may use its dead-letter queue, or it may not itself."""
     dead = queue.dead_letters.value
     if dead is None:
         return
@@ -186,8 +186,8 @@ def allow_policy(queue: LiveQueue) -> Iterator[Found]:
         if may_itself
         else "Its dead-letter queue refuses its dead letters.",
         "Only this queue may use it, and others that you name.",
-        # A person knows whether another queue uses it, too.
-        str(change) if may_itself else change,
+        # Others may use it by now: `ensure` asks SQS for them, and names them, too.
+        f"manage.py lambda_tasks queues ensure {queue.queue.name}" if may_itself else change,
         f"RedriveAllowPolicy: {json.dumps(wanted)}",
         None if may_itself else "error",
     )
@@ -228,24 +228,15 @@ def _is_encrypted(attributes: Mapping[str, str]) -> bool:
 )
 def tls(queue: LiveQueue) -> Iterator[Found]:
     """Yield that it may be used without TLS."""
-    policy = policy_of(queue.attributes.value, "Policy")
-    statements: Any = policy.get("Statement") or []
-    if any(map(_refuses_plain_text, [statements] if isinstance(statements, dict) else statements)):
-        return
-    change = _set(queue, Policy=tls_only_policy(queue.queue.arn))
-    yield Found(
-        "It may be used without TLS.",
-        "A policy that denies every action where aws:SecureTransport is false.",
-        # A person joins it with the policy that is there, and knows who sends without TLS.
-        str(change),
-        "See QueuePolicy in the template.",
-    )
-
-
-def _refuses_plain_text(statement: Mapping[str, Any]) -> bool:
-    conditions = statement.get("Condition", {}).get("Bool", {})
-    value = str(conditions.get("aws:SecureTransport", "")).lower()
-    return statement.get("Effect") == "Deny" and value == "false"
+    policy = {"Policy": tls_only_policy(queue.queue.arn)}
+    for each in differences(policy, read(queue.attributes.value)):
+        yield Found(
+            "It may be used without TLS.",
+            "A policy that denies every action where aws:SecureTransport is false.",
+            # With the statements that are there. A person knows who sends without TLS.
+            str(_set(queue, Policy=each.wanted)),
+            "See QueuePolicy in the template.",
+        )
 
 
 @check(

@@ -148,7 +148,7 @@ class _Reader:
         if not arn:
             return None
         # It is in the queue's own account and region (CreateQueue, Amazon SQS API reference).
-        url = f"{queue.queue_url.rstrip('/').rpartition('/')[0]}/{arn.rpartition(':')[2]}"
+        url = queue.sibling_url(arn.rpartition(":")[2])
         return DeadLetters(url, await self._attributes(queue, url))
 
     async def _ask_sqs(self, queue: SQSQueue, operation: str, **parameters: Any) -> Any:
@@ -219,8 +219,10 @@ async def _recursive_loop(aws: Aws, name: str) -> str:
 
 async def _ticks(aws: Aws, arn: str) -> Sequence[Mapping[str, Any]]:
     """Return what invokes a function by time: schedules of EventBridge Scheduler, else rules."""
-    function = unqualified(arn)
-    return await _schedules(aws, function) or await _rules(aws, function)
+    if schedules := await _schedules(aws, unqualified(arn)):
+        return schedules
+    targets = sorted({arn, unqualified(arn)})  # an alias is a target of its own
+    return [rule for target in targets for rule in await _rules(aws, target)]
 
 
 async def _schedules(aws: Aws, function: str) -> Sequence[Mapping[str, Any]]:
@@ -235,16 +237,14 @@ async def _schedules(aws: Aws, function: str) -> Sequence[Mapping[str, Any]]:
     return list(found)
 
 
-async def _rules(aws: Aws, function: str) -> Sequence[Mapping[str, Any]]:
+async def _rules(aws: Aws, arn: str) -> Sequence[Mapping[str, Any]]:
     """Return the rules of EventBridge, the older way, in the form of schedules."""
-    answer = await aws.call("events", "list_rule_names_by_target", TargetArn=function)
+    answer = await aws.call("events", "list_rule_names_by_target", TargetArn=arn)
     found: list[Mapping[str, Any]] = []
     for name in answer.get("RuleNames", ()):
         rule = await aws.call("events", "describe_rule", Name=name)
         targets = await aws.call("events", "list_targets_by_rule", Rule=name)
-        found += [
-            {**rule, "Target": each} for each in targets["Targets"] if each["Arn"] == function
-        ]
+        found += [{**rule, "Target": each} for each in targets["Targets"] if each["Arn"] == arn]
     return [each for each in found if each.get("ScheduleExpression")]
 
 

@@ -4,7 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from ..core.aws_values import TICK_EVENT, TICK_EXPRESSION, TICK_STOPPED_AFTER
+from ..core.aws_values import (
+    TICK_EVENT,
+    TICK_EXPRESSION,
+    TICK_MAX_AGE_S,
+    TICK_RETRIES,
+    TICK_STOPPED_AFTER,
+)
 from .facts import LiveFunction, System
 from .findings import Found, check
 
@@ -18,14 +24,23 @@ def missing(function: LiveFunction) -> Iterator[Found]:
     """Yield that no schedule ticks."""
     if not any(map(_is_tick, function.ticks.value)):
         others = ", ".join(each["Name"] for each in function.ticks.value)
+        target = {
+            "Arn": function.arn,
+            "RoleArn": "ROLE",
+            "Input": json.dumps(TICK_EVENT),
+            "RetryPolicy": {
+                "MaximumRetryAttempts": TICK_RETRIES,
+                "MaximumEventAgeInSeconds": TICK_MAX_AGE_S,
+            },
+        }
         yield Found(
             f"No schedule invokes it with {json.dumps(TICK_EVENT)}"
             + (f"; other events come from {others}." if others else "."),
             f"A schedule of EventBridge, {TICK_EXPRESSION}.",
             "aws scheduler create-schedule --name lambda-tasks-tick --schedule-expression "
             f"'{TICK_EXPRESSION}' --flexible-time-window Mode=OFF --region {function.region} "
-            f'--target \'{{"Arn": "{function.arn}", "RoleArn": ROLE, '
-            f'"Input": {json.dumps(json.dumps(TICK_EVENT))}}}\'',
+            f"--target '{json.dumps(target)}', where ROLE is the ARN of a role that EventBridge "
+            "Scheduler may assume, and that may invoke the function",
             "AWS::Scheduler::Schedule",
         )
 

@@ -62,10 +62,14 @@ class DeadLetter:
     """The reason, or the last line of its record's traceback; None where nobody knows."""
     receives: int
     sent_at: datetime | None
+    came_from: str | None = None
+    """The ARN of another queue, with which this one shares its dead letters; None else."""
 
     @property
     def must_not_go_back(self) -> str:
         """The reason why the message would do nothing in its queue; "" for one that would run."""
+        if self.came_from is not None:
+            return f"it came from {self.came_from}"
         if self.refused is not None:
             return f"it would be refused again: {self.refused}"
         if self.status is None and not self.is_direct:
@@ -108,13 +112,12 @@ class Box:
             seen.update(each.id for each in new)
             self._held |= {each.id: each for each in received}
             if new:
-                yield list(zip(new, _join(self._name, self._queue, new), strict=True))
+                yield list(zip(new, _join(self._queue, new), strict=True))
 
     def send_back(self, message: DeadLetterMessage) -> None:
-        """Send a message to the queue that it came from, and delete it here."""
-        queue = self._source_of(message)
+        """Send a message to its queue, and delete it here."""
         send = self._letters.send_back
-        ask_queue(self._name, send, message, queue, runtime.current())
+        ask_queue(self._name, send, message, self._queue, runtime.current())
         self._held.pop(message.id)
 
     def delete(self, messages: Sequence[DeadLetterMessage]) -> None:
@@ -128,14 +131,6 @@ class Box:
         held, self._held = list(self._held.values()), {}
         if held:
             ask_queue(self._name, self._letters.release, held)
-
-    def _source_of(self, message: DeadLetterMessage) -> SQSQueue:
-        """Return the queue of a message: several may share a dead-letter queue."""
-        if message.source_arn is not None:
-            for each in conf.current().queues_fed_by(message.source_arn).values():
-                if isinstance(each, SQSQueue):
-                    return each
-        return self._queue
 
 
 @contextmanager
@@ -159,30 +154,24 @@ def opened(name: str, *, hidden_s: int = CHANGE_HIDDEN_S) -> Iterator[Box]:
         box.release()
 
 
-def _join(name: str, queue: SQSQueue, messages: Sequence[DeadLetterMessage]) -> list[DeadLetter]:
+def _join(queue: SQSQueue, messages: Sequence[DeadLetterMessage]) -> list[DeadLetter]:
     """Return messages with what is known of their calls, by one question to the records."""
     read = [_read(each, queue) for each in messages]
     ids = {message.invocation_id for message, _ in read if message is not None}
     records = {record.id: record for record in queries.find_many(ids)} if ids else {}
     return [
-        _joined(name, each, message, refused, records)
+        _joined(queue, each, message, refused, records)
         for each, (message, refused) in zip(messages, read, strict=True)
     ]
 
 
 def _read(each: DeadLetterMessage, queue: SQSQueue) -> tuple[Message | None, str | None]:
     """Return the message of a body, and why a delivery of it is refused."""
-    settings = conf.current()
-    fed = settings.queues_fed_by(each.source_arn or queue.arn) or {queue.name: queue}
-    refused: str | None = None
-    for audience in {one.audience for one in fed.values()}:
-        try:
-            verify(each.body, keys=settings.signing_keys, audience=audience, now=time.time())
-        except MessageRefused as error:
-            refused = str(error)
-        else:
-            refused = None
-            break
+    keys, refused = conf.current().signing_keys, None
+    try:
+        verify(each.body, keys=keys, audience=queue.audience, now=time.time())
+    except MessageRefused as error:
+        refused = str(error)
     try:
         message = decode(each.body, fallback_id=invocation_id_of(each.id))
     except MessageRefused as error:
@@ -207,7 +196,7 @@ def _find_loaded(message: Message) -> Task | None:
 
 
 def _joined(
-    name: str,
+    queue: SQSQueue,
     each: DeadLetterMessage,
     message: Message | None,
     refused: str | None,
@@ -220,8 +209,9 @@ def _joined(
     else:
         error = NO_RECORD if message is not None and message.durable else None
     args, kwargs = _shown_arguments(message, record)
+    source = each.source_arn
     return DeadLetter(
-        queue=name,
+        queue=queue.name,
         message_id=each.id,
         task_name=None if message is None else message.task_name,
         invocation_id=id,
@@ -233,6 +223,7 @@ def _joined(
         error=refused or error,
         receives=each.receives,
         sent_at=each.sent_at,
+        came_from=None if source is None or queue.is_fed_by(source) else source,
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Final
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
@@ -64,7 +65,7 @@ class Redriven:
     dropped: list[DeadLetter] = field(default_factory=list)
     """What was deleted, as its record had ended."""
     skipped: list[DeadLetter] = field(default_factory=list)
-    """What stays: `must_not_go_back` says why."""
+    """What stays: `must_not_go_back` says why; "" for what had gone back, and came again."""
 
 
 @dataclass(slots=True)
@@ -136,8 +137,9 @@ def redrive_dead_letters(
     """Send dead letters back to their queue, up to `limit`, so many a second.
 
     `task` chooses those of one task. A message whose record has ended would do nothing there: it
-    stays, or with `drop_ended` is deleted, with a line in the log. Each one is sent first and
-    deleted then, so whatever ends this in the middle loses nothing.
+    stays, or with `drop_ended` is deleted, with a line in the log. What comes back while this runs
+    stays, and so does what came from another queue. Each one is sent first and deleted then, so
+    whatever ends this in the middle loses nothing.
 
     Raises InvalidFilter for a queue that is unknown or not in SQS, and for a number that makes no
     sense; QueueUnavailable with the queue's own words.
@@ -202,8 +204,8 @@ def purge_dead_letters(
 
     A window is required: `older_than` counts back from now to the first send, or `all_time` says
     that there is none. `task` chooses those of one task. Only what was seen is deleted: one that
-    dies meanwhile may stay. The log has a line for each call that nothing else knows of, and one
-    with what was asked for and by whom.
+    dies meanwhile may stay, and what came from another queue stays. The log has a line for each
+    call that nothing else knows of, and one with what was asked for and by whom.
 
     Raises InvalidFilter without a window, and for a queue that is unknown or not in SQS;
     QueueUnavailable with the queue's own words.
@@ -217,7 +219,9 @@ def purge_dead_letters(
                 meant = [
                     each
                     for each in batch
-                    if task in (None, each[1].task_name) and _is_older(each[1], before, all_time)
+                    if each[1].came_from is None
+                    and task in (None, each[1].task_name)
+                    and _is_older(each[1], before, all_time)
                 ]
                 purged.kept += len(batch) - len(meant)
                 if meant and not dry_run:
@@ -268,15 +272,19 @@ def _redrive(
     on_progress: OnProgress,
 ) -> None:
     total = int(min(most, box.count())) if on_progress is not _nothing else 0
-    for message, dead in chain.from_iterable(box.look()):
-        if task not in (None, dead.task_name):
-            continue
-        if not (reason := dead.must_not_go_back):
+    gone: set[UUID | None] = set()
+    found = chain.from_iterable(box.look())
+    for message, dead in (each for each in found if task in (None, each[1].task_name)):
+        if dead.invocation_id in gone:
+            # It died again meanwhile, or is a copy: sent on, it could go round for ever.
+            redriven.skipped.append(dead)
+        elif not (reason := dead.must_not_go_back):
             if not dry_run:
                 pace.wait()
                 box.send_back(message)
             redriven.sent.append(dead)
-        elif drop_ended and dead.refused is None:
+            gone.add(dead.invocation_id)
+        elif drop_ended and dead.refused is None and dead.came_from is None:
             if not dry_run:
                 box.delete([message])
                 logger.warning("Dead letter %s is dropped: %s", _named(dead), reason)

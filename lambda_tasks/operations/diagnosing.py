@@ -43,7 +43,7 @@ def doctor(
     round_trip: bool = False,
     dead_letters: bool = False,
     ignore: Iterable[str] = (),
-    limit: timedelta = LIMIT,
+    within: timedelta = LIMIT,
 ) -> list[Finding]:
     """Return what is wrong with the deployment, and what could not be checked, the worst first.
 
@@ -51,12 +51,16 @@ def doctor(
     schedules. With `inside`, each function is invoked to examine itself, too. With `round_trip`, a
     call is enqueued to each queue, except those of AWS Batch, and has to run. With
     `dead_letters`, some of each queue are received, and stay there. `ignore` has ids of checks to
-    leave out; "queue" leaves out all that begin with "queue.". After `limit`, what was
+    leave out; "queue" leaves out all that begin with "queue.". After `within`, what was
     not read is not checked. Raises ImproperlyConfigured for settings that are invalid, and
     InvalidFilter for an id that no check has.
     """
     return async_to_sync(adoctor)(
-        inside=inside, round_trip=round_trip, dead_letters=dead_letters, ignore=ignore, limit=limit
+        inside=inside,
+        round_trip=round_trip,
+        dead_letters=dead_letters,
+        ignore=ignore,
+        within=within,
     )
 
 
@@ -66,13 +70,13 @@ async def adoctor(
     round_trip: bool = False,
     dead_letters: bool = False,
     ignore: Iterable[str] = (),
-    limit: timedelta = LIMIT,
+    within: timedelta = LIMIT,
 ) -> list[Finding]:
     """See doctor()."""
-    check_time("limit", limit)
+    check_time("within", within)
     ignored = [ignore] if isinstance(ignore, str) else list(ignore)
     _check_ids(ignored)
-    limit_s = limit.total_seconds()
+    limit_s = within.total_seconds()
     trips = await _round_trips(limit_s) if round_trip else []
     dead = await _dead_tasks() if dead_letters else []
     found = await examination.examine(

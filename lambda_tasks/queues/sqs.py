@@ -36,6 +36,9 @@ A host that is neither usual nor legacy (FIPS, dual stack, a VPC endpoint) becom
 endpoint itself.
 """
 
+PARTITIONS: Final = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
+"""The partitions of ARNs by how their regions begin; others are "aws" (AWS General Reference)."""
+
 ACCOUNT_PATTERN: Final = re.compile(r"\d{12}")
 
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
@@ -131,7 +134,9 @@ class SQSQueue(Queue):
     def arn(self) -> str:
         """The queue's ARN. For parts that the URL lacks, it has the values of a local SQS."""
         region, account, name = _identity(self.queue_url)
-        return f"arn:aws:sqs:{region or LEGACY_REGION}:{account or '0' * 12}:{name}"
+        region = region or LEGACY_REGION
+        partition = next((p for start, p in PARTITIONS.items() if region.startswith(start)), "aws")
+        return f"arn:{partition}:sqs:{region}:{account or '0' * 12}:{name}"
 
     @property
     def source(self) -> str:

@@ -1,5 +1,6 @@
 """SQS queues in AWS, compared with a plan, and made as it says. Nothing is ever deleted."""
 
+import asyncio
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -32,6 +33,11 @@ MAX_PAGE: Final = 1000
 
 MAX_SOURCES: Final = 10
 """The most queues in a RedriveAllowPolicy (SetQueueAttributes, Amazon SQS API reference)."""
+
+NEW_POLL_S: Final = 1.0
+"""Seconds that a new queue needs before it can be used (CreateQueue, Amazon SQS API reference)."""
+
+MAX_NEW_POLLS: Final = 10
 
 NEEDS_ARN: Final = frozenset({"RedrivePolicy", "RedriveAllowPolicy", "Policy"})
 """The attributes that name queues by their ARNs. A new queue gets them when its ARN is known."""
@@ -125,6 +131,8 @@ async def make_right(queue: SQSQueue, plan: QueuePlan, wiring: Wiring) -> None:
     missing = [each for each in await look_at(queue, plan, wiring) if each.attributes is None]
     for live in missing:
         await _create(client, live)
+    for live in missing:
+        await _wait_for(client, live.url)
     # Once more: a new queue has defaults, and its true ARN.
     created = {each.url for each in missing}
     for live in await look_at(queue, plan, wiring, created):
@@ -147,6 +155,14 @@ async def _create(client: AwsClient, live: LiveQueue) -> None:
             f"{answer['QueueUrl']}. These credentials are of that account; correct them or the "
             "URL, and delete the new queue if nobody wants it."
         )
+
+
+async def _wait_for(client: AwsClient, url: str) -> None:
+    """Wait until SQS knows a new queue; what comes next tells if it never does."""
+    for _ in range(MAX_NEW_POLLS):
+        if await read_attributes(client, url) is not None:
+            return
+        await asyncio.sleep(NEW_POLL_S)
 
 
 def _account(url: str) -> str:

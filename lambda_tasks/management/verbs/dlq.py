@@ -22,6 +22,8 @@ HELP: Final = "Shows dead letters, sends them back, or deletes them."
 
 PEEKED: Final = 100
 
+CAME_AGAIN: Final = "it had gone back, and came again"
+
 DROP: Final = "Delete for good, as their records have ended,"
 
 
@@ -39,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"how many of each queue (default: {PEEKED})",
     )  # fmt: skip
     redrive = actions.add_parser("redrive", help="send dead letters back to their queue")
-    redrive.add_argument("--max", type=int, metavar="N", dest="limit", help="at most so many")
+    redrive.add_argument("--limit", type=int, metavar="N", help="at most so many")
     redrive.add_argument(
         "--per-second", type=float, default=10, metavar="N", help="how fast (default: 10)"
     )
@@ -52,7 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     window.add_argument(
         "--older-than", type=duration, metavar="TIME", help="what was sent so long ago, such as 7d"
     )
-    window.add_argument("--all", action="store_true", dest="all_time", help="whatever there is")
+    window.add_argument("--all-time", action="store_true", help="whatever there is")
     purge.add_argument("--by", metavar="NAME", help="who does it, for the log (default: you)")
     for action in (redrive, purge):
         action.add_argument("queue", metavar="QUEUE", help="the queue that they came from")
@@ -126,7 +128,7 @@ def _show_redriven(stdout: OutputWrapper, options: dict[str, Any], redriven: Red
         _write_letters(stdout, redriven.sent, dry_run=dry_run, what="sent back")
         _write_letters(stdout, redriven.dropped, dry_run=dry_run, what="dropped")
         for each in redriven.skipped:
-            reason = each.must_not_go_back
+            reason = each.must_not_go_back or CAME_AGAIN
             write_json(stdout, "skipped", {"id": each.message_id, "reason": reason})
         numbers = {"done": len(redriven.sent), "dropped": len(redriven.dropped)}
         _write_summary(stdout, "sent back", dry_run, numbers | {"skipped": len(redriven.skipped)})
@@ -134,7 +136,7 @@ def _show_redriven(stdout: OutputWrapper, options: dict[str, Any], redriven: Red
         for each in redriven.dropped[: changing.SHOWN]:
             stdout.write(f"{_line(each)} is dropped: {each.must_not_go_back}.")
         for each in redriven.skipped[: changing.SHOWN]:
-            stdout.write(f"{_line(each)} stays: {each.must_not_go_back}.")
+            stdout.write(f"{_line(each)} stays: {each.must_not_go_back or CAME_AGAIN}.")
         stdout.write(
             f"{counted(len(redriven.sent), 'dead letter', would=dry_run)} sent back; "
             f"{len(redriven.dropped):,} dropped, {len(redriven.skipped):,} left."
@@ -182,9 +184,10 @@ def _write_first(stdout: OutputWrapper, letters: Sequence[DeadLetter]) -> None:
 
 
 def _whole_line(each: DeadLetter) -> str:
-    sent_at = shown_time(each.sent_at) if each.sent_at else "-" * 19
+    sent_at = shown_time(each.sent_at) if each.sent_at else "-" * 25
     received = counted(each.receives, "receive")
-    return f"{sent_at}  {each.status or 'no record'}  {received}  {_line(each)}"
+    source = f" from {each.came_from}" if each.came_from else ""
+    return f"{sent_at}  {each.status or 'no record'}  {received}{source}  {_line(each)}"
 
 
 def _line(each: DeadLetter) -> str:

@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="exit with 4 for warnings, too")
     parser.add_argument(
-        "--limit", type=duration, default=timedelta(minutes=1), metavar="TIME",
+        "--within", type=duration, default=timedelta(minutes=1), metavar="TIME",
         help="how long to read (default: 1m); what was not read is not checked",
     )  # fmt: skip
     parser.add_argument(
@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Print what is wrong, and return the exit code. Raises InvalidFilter for an unknown check."""
     asked = {
-        name: options[name] for name in ("inside", "round_trip", "dead_letters", "ignore", "limit")
+        name: options[name] for name in ("inside", "round_trip", "dead_letters", "ignore", "within")
     }
     findings = operations.doctor(**asked)
     if options["fix"] and _fix(stdout, options, findings):
