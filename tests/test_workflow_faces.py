@@ -6,7 +6,9 @@ from uuid import uuid4
 import pytest
 from django.test import Client
 
+from lambda_tasks import operations
 from lambda_tasks.models import TaskRecord, Workflow
+from lambda_tasks.records.mapping import DROPPED
 from lambda_tasks.testing import CapturedTasks, run_enqueued
 from lambda_tasks.workflows import workflow
 from tests.admin_pages import answer, chosen, superuser, text_of, user_with
@@ -116,6 +118,15 @@ def test_retry_lets_a_failed_workflow_go_on(failed: Any, running: Any) -> None:
     assert failed.status() == "SUCCESS"
 
 
+def test_a_workflow_of_which_no_step_can_be_retried_is_named(failed: Any) -> None:
+    TaskRecord.objects.filter(workflow_id=failed.id).update(kwargs=DROPPED)
+
+    changes = operations.retry_workflows(ids=[failed.id])
+
+    assert changes.done == []
+    assert changes.skipped == {failed.id: "nothing of it could be retried"}
+
+
 def test_the_record_of_a_step_names_its_workflow(failed: Any) -> None:
     step = TaskRecord.objects.get(workflow_id=failed.id, status="FAILED")
 
@@ -166,7 +177,7 @@ def test_actions_ask_first_and_say_what_was_left_out(failed: Any, running: Any) 
 
     done = answer(admin, WORKFLOWS, chosen(*both, action="cancel"))
 
-    assert "Done for 1 workflow." in done
+    assert "1 workflow was cancelled." in done
     assert running.status() == "CANCELLED"
     assert failed.status() == "FAILED"
     told = admin.post(WORKFLOWS, chosen(*both, action="cancel"), follow=True).content.decode()

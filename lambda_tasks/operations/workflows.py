@@ -152,9 +152,10 @@ def _change(
         if current != status:
             changes.skipped[id] = f"it is {current}; {status} ones are {participle}"
             continue
-        if not dry_run:
-            act(WorkflowRun(id))
-        changes.done.append(id)
+        if dry_run or act(WorkflowRun(id)):
+            changes.done.append(id)
+        else:
+            changes.skipped[id] = f"nothing of it could be {participle}"
         on_progress(done, len(found))
     if changes.done and not dry_run:
         logger.info("%d workflows were %s.", len(changes.done), participle)
