@@ -308,7 +308,7 @@ def test_what_waits_in_its_row_by_now_is_not_marked(
     """Marked, it would be sent again a day later."""
     monkeypatch.setattr(marker, "GATHER_FOR_S", 600)
     invocation, neighbour = (tasks.add.execute_on_commit(a=number) for number in (1, 2))
-    wait_for(lambda: runtime.current().dispatcher.stats.accepted == 2)
+    wait_for(lambda: runtime.current().dispatcher.stats.accepted >= 2)
     values = {"refused_at": Now()} if changed == "refused_at" else {changed: 1}
     TaskRecord.objects.filter(id=invocation.id).update(**values)
 

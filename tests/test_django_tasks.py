@@ -568,7 +568,7 @@ def test_every_status_maps_both_ways() -> None:
     assert sorted(each for some in mapped.values() for each in some) == sorted(
         TaskRecord.TaskStatus.values
     )
-    assert mapped[compat.TaskResultStatus.READY] == ["QUEUED", "RETRYING"]
+    assert mapped[compat.TaskResultStatus.READY] == ["WAITING", "QUEUED", "RETRYING"]
 
 
 def test_signals_are_sent_by_the_backends_class_and_the_exception_is_at_hand(

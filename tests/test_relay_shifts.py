@@ -302,6 +302,7 @@ def test_several_workers_relay_once_a_minute_in_all(
         for _ in range(3):
             workers.enter_context(worker())
         wait_for(lambda: RelayShift.objects.filter(n_asked=3).exists())
+        wait_for(lambda: rounds)
 
     assert beside.flush(AMPLE_S)
     assert len(rounds) == 1

@@ -412,7 +412,7 @@ def test_attempts_of_no_time_at_all_are_closed_together() -> None:
         End(each.claim, Succeeded(), timedelta(0)) for each in claims if isinstance(each, Granted)
     ]
 
-    assert len(holder.finish_many(ends)) == 3
+    assert len(holder.finish_many(ends).ids) == 3
     assert all(record.duration == timedelta(0) for record in TaskRecord.objects.all())
 
 
@@ -424,7 +424,7 @@ def test_ends_that_are_written_together_leave_what_another_has_taken_over() -> N
 
     held = holder.finish_many([End(each, Succeeded("from the dead")) for each in claims])
 
-    assert set(held) == {each.message.invocation_id for each in requests[1:]}
+    assert held.ids == {each.message.invocation_id for each in requests[1:]}
     holder.finish(End(taken_over, Succeeded("from the living")))
     assert TaskRecord.objects.get(id=taken_over.invocation_id).result == "from the living"
 

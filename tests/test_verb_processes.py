@@ -96,6 +96,8 @@ ROWS: Final = [
     row("purge {stuck} --all-time --yes --json", 3, "summary"),
     row("worker --queue table --once", 0),  # the replay, the retry and the call by its name
     row("worker --queue table --once --empty-exit-code 3", 3),
+    row("workflows list --json", 3),
+    row("workflows cancel {gone} --dry-run --json", 3, "skipped", "summary"),
     row("template sam", 0, says="AWSTemplateFormatVersion"),
     row("queues ensure nowhere --dry-run --json", 2, says="There is no queue 'nowhere'"),
     row("dlq purge nowhere --all-time --yes --json", 2, says="There is no queue 'nowhere'"),

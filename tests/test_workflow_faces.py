@@ -6,8 +6,10 @@ from uuid import uuid4
 import pytest
 from django.test import Client
 
+from lambda_tasks import operations
 from lambda_tasks.models import TaskRecord, Workflow
 from lambda_tasks.operations import workflows
+from lambda_tasks.records.mapping import DROPPED
 from lambda_tasks.testing import CapturedTasks, run_enqueued
 from lambda_tasks.workflows import workflow
 from tests.admin_pages import answer, chosen, superuser, text_of, user_with
@@ -134,6 +136,16 @@ def test_retry_lets_a_failed_workflow_go_on(failed: Any, running: Any) -> None:
 
     assert "1 workflow was retried." in done.output
     assert failed.status() == "SUCCESS"
+
+
+def test_a_workflow_of_which_no_step_can_be_retried_is_named(failed: Any) -> None:
+    TaskRecord.objects.filter(workflow_id=failed.id).update(kwargs=DROPPED)
+
+    changes = operations.retry_workflows(ids=[failed.id])
+
+    assert changes.done == []
+    (why_not,) = changes.skipped.values()
+    assert why_not == "none of its failed steps can run again: their secrets or records are gone"
 
 
 def test_the_record_of_a_step_names_its_workflow(failed: Any) -> None:

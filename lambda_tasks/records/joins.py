@@ -161,7 +161,8 @@ def _unsatisfied_gates(
             Q(succeeded=None) | Q(succeeded=False), workflow_id=workflow_id, terms__isnull=False
         )
         steps = [place.step for place in places if place.workflow_id == workflow_id]
-        for number, shard, stored in joins.values_list("number", "shard", "terms"):
+        columns: Sequence[str] = ("number", "shard", "terms")
+        for number, shard, stored in joins.values_list(*columns):
             terms = Terms.of(stored)
             for step in steps:
                 if terms.first <= step < terms.stop:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_tasks.core.lifecycle import (
+    ACTIVE,
     MAX_TRACEBACK_CHARS,
     STATUS_OF,
-    UNFINISHED,
     Cancelled,
     Claim,
     Outcome,
@@ -48,6 +48,7 @@ CANCELLED  any        any          any       any       any      any     CANCELLE
 SUCCESS    any        any          any       any       any      any     FINISHED    0
 FAILED     any        any          any       any       any      any     FINISHED    0
 RETRYING   any        any          any       any       any      any     FINISHED    0
+WAITING    any        any          any       any       any      any     PARKED      0
 QUEUED     ours       any          any       any       any      any     granted     -
 RUNNING    ours       any          any       any       any      any     granted     -
 QUEUED     another's  now          any       below     any      any     HELD        5
@@ -145,15 +146,18 @@ def test_whatever_a_claim_finds_its_verdict_makes_sense(
 ) -> None:
     refused = judge_claim(found, may_rerun=may_rerun, max_attempts=max_attempts)
 
-    is_unfinished = found is not None and found.status in UNFINISHED
-    is_granted = found is not None and is_unfinished and found.is_ours
+    is_active = found is not None and found.status in ACTIVE
+    is_granted = found is not None and is_active and found.is_ours
     assert (refused is None) == is_granted
     if refused is None:
         return
     assert (refused.refusal is Refusal.UNKNOWN) == (found is None)
     by_end = (Refusal.CANCELLED, Refusal.FINISHED)
-    assert (refused.refusal in by_end) == (found is not None and not is_unfinished)
+    assert (refused.refusal in by_end) == (found is not None and found.status.is_finished)
     is_parked = refused.refusal is Refusal.PARKED
+    if found is not None and found.status is Status.WAITING:
+        assert is_parked
+        return
     assert is_parked == (refused.retry_after_s > 12 * HOUR and refused.refusal is not Refusal.HELD)
     assert not refused.is_final or is_parked or refused.retry_after_s == 0
     assert refused.refusal is not Refusal.HELD or refused.retry_after_s >= 0
@@ -174,8 +178,10 @@ def test_every_end_has_a_status_and_every_finished_status_an_end() -> None:
     assert set(STATUS_OF.values()) == {each for each in Status if each.is_finished}
 
 
-def test_what_is_queued_or_runs_is_unfinished_and_nothing_else() -> None:
-    assert [each for each in Status if not each.is_finished] == [Status.QUEUED, Status.RUNNING]
+def test_what_waits_is_queued_or_runs_is_unfinished_and_nothing_else() -> None:
+    unfinished = [each for each in Status if not each.is_finished]
+
+    assert unfinished == [Status.WAITING, Status.QUEUED, Status.RUNNING]
 
 
 def test_what_was_raised_is_named_by_its_dotted_path() -> None:
