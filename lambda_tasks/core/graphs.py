@@ -428,6 +428,11 @@ class _Planner:
     def plan(self) -> Plan:
         self._flatten(self._graph, [])
         self._number()
+        if len(self._steps) > MAX_STEPS:
+            raise ValueError(
+                f"{self._graph.label} has {len(self._steps)} steps with those of the workflows in "
+                f"it, and a workflow has at most {MAX_STEPS}. Split it into several."
+            )
         root_inputs = self._filled(self._graph.inputs)
         last = ROOT if self._addition is None else self._first_join + len(self._joins)
         root = _Join(last, root_inputs, len(root_inputs))
