@@ -223,7 +223,8 @@ def test_a_step_that_is_cancelled_while_it_waits_counts_with_its_gate(
         assert run.retry_failed() == 1
         record.refresh_from_db()
         assert (record.status, record.look_at) == ("WAITING", None)
-    claims.finish(_end(*_claim([first.id]), outcome))
+    (claimed,) = _claim([first.id])
+    claims.finish(_end(claimed, outcome))
 
     assert run.status() == "RUNNING"
     claims.finish(_end(*_claim([other.id])))

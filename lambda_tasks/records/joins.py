@@ -162,7 +162,7 @@ def _unsatisfied_gates(
         )
         steps = [place.step for place in places if place.workflow_id == workflow_id]
         for number, shard, stored in joins.values_list("number", "shard", "terms"):
-            terms = Terms.of(stored)
+            terms = Terms.of(stored or {})
             for step in steps:
                 if terms.first <= step < terms.stop:
                     gates[workflow_id, step] = number, shard

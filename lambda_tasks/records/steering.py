@@ -12,7 +12,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
-from ..core.graphs import WorkflowStatus
+from ..core.graphs import Place, WorkflowStatus
 from ..core.lifecycle import ACTIVE, UNFINISHED, LookTerms, Raised, Status
 from ..core.message import Outgoing
 from .clock import Now
@@ -130,7 +130,8 @@ def reopen(
 
 def _take_back_ends(records: Sequence[TaskRecord]) -> None:
     """Take back the ends of those records that are steps; let those wait that are not released."""
-    begun, unbegun = [], []
+    begun: list[Place] = []
+    unbegun: list[Place] = []
     for record in records:
         if (place := place_of(vars(record))) is not None:
             (begun if record.start_time else unbegun).append(place)
