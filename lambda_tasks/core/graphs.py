@@ -478,7 +478,7 @@ class _Planner:
                 before = edge.source.edges
                 is_end = edge.when is When.END
                 filled += self._filled(
-                    [each._replace(when=When.END) for each in before] if is_end else before
+                    [Edge(each.source, When.END) for each in before] if is_end else before
                 )
         return list(dict.fromkeys(filled))
 
