@@ -131,7 +131,7 @@ def test_records_that_are_kept_are_read_once_by_a_cleanup(monkeypatch: pytest.Mo
     starts: list[Any] = []
 
     def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if "LIMIT 2" in sql and "ORDER BY" in sql and "lambda_tasks_taskrecord" in sql:
+        if "LIMIT 2" in sql and "ORDER BY" in sql and "lambda_tasks_workflow" not in sql:
             starts.append(sql.count(">="))
         return execute(sql, params, many, context)
 

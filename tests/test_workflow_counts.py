@@ -29,15 +29,14 @@ BROKEN = Failed(Raised("Broken", "broken"))
 
 DOORS = {
     "cancelling._cancel",
+    "cancelling._cancel_uncounted",
     "claims.RecordClaims.fail_direct",
     "claims._fail_exhausted",
     "claims._finish_all",
     "claims._finish_held",
-    "joins._end_workflow",
     "portable.PortableStatements.finish_many",
     "postgres.PostgresStatements.finish_many",
     "refusals.refuse",
-    "workflows._cancel_steps",
 }
 """The functions that end records, by `finish` or `finish_many`. Each counts the ends of steps, or
 ends those of a workflow that is over."""

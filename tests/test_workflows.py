@@ -7,7 +7,9 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from lambda_tasks import operations, runtime
+from lambda_tasks import hooks, operations, runtime
+from lambda_tasks.core import graphs as core_graphs
+from lambda_tasks.hooks import beside
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
 from lambda_tasks.tasks import cleanup_task_records
 from lambda_tasks.testing import capture_tasks
@@ -22,6 +24,7 @@ from lambda_tasks.workflows import (
 )
 from tests.app import graphs
 from tests.app.models import Effect
+from tests.conftest import AMPLE_S
 
 
 def _effects() -> list[str]:
@@ -297,6 +300,21 @@ def test_a_cancelled_workflow_is_over(db: None) -> None:
     assert run.retry_failed() == 0
 
 
+def test_the_steps_of_a_cancelled_workflow_are_announced(transactional_db: None) -> None:
+    cancelled: list[hooks.Cancelled] = []
+    hooks.cancelled.connect(cancelled.append)
+    try:
+        first = graphs.note.step(text="first")
+        last = graphs.note.step(text="last").after(first)
+        with capture_tasks():
+            workflow("order", last).execute_on_commit().cancel()
+
+        assert beside.flush(AMPLE_S)
+    finally:
+        hooks.cancelled.disconnect(cancelled.append)
+    assert {each.invocation_id for each in cancelled} == {first.id, last.id}
+
+
 def test_on_success_enqueues_the_fixed_follow_up_of_each_success(db: None) -> None:
     with capture_tasks() as captured:
         graphs.sell.execute_on_commit()
@@ -343,6 +361,16 @@ def test_what_can_not_be_a_workflow_is_refused_at_the_call(
 ) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+def test_the_steps_of_inner_workflows_count_for_the_most(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_graphs, "MAX_STEPS", 3)
+    inner = [workflow(name, *(graphs.note.step(text=name) for _ in range(2))) for name in "ab"]
+
+    with pytest.raises(ValueError, match="4 steps with those of the workflows in it"):
+        workflow("outer", *inner).execute_on_commit()
 
 
 def test_steps_that_wait_for_each_other_are_refused(db: None) -> None:

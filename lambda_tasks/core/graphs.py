@@ -428,6 +428,11 @@ class _Planner:
     def plan(self) -> Plan:
         self._flatten(self._graph, [])
         self._number()
+        if len(self._steps) > MAX_STEPS:
+            raise ValueError(
+                f"{self._graph.label} has {len(self._steps)} steps with those of the workflows in "
+                f"it, and a workflow has at most {MAX_STEPS}. Split it into several."
+            )
         root_inputs = self._filled(self._graph.inputs)
         last = ROOT if self._addition is None else self._first_join + len(self._joins)
         root = _Join(last, root_inputs, len(root_inputs))
@@ -473,7 +478,7 @@ class _Planner:
                 before = edge.source.edges
                 is_end = edge.when is When.END
                 filled += self._filled(
-                    [each._replace(when=When.END) for each in before] if is_end else before
+                    [Edge(each.source, When.END) for each in before] if is_end else before
                 )
         return list(dict.fromkeys(filled))
 

@@ -335,13 +335,13 @@ def _release(alias: str, workflow_id: UUID, terms: Terms, *, has_sender: bool) -
 
 def _end_workflow(alias: str, workflow_id: UUID, *, succeeded: bool) -> None:
     """End a workflow. After a success, steps that still wait were not needed."""
-    from .finishes import finish  # above this module
+    from .cancelling import cancel  # above this module
 
     status = WorkflowStatus.SUCCESS if succeeded else WorkflowStatus.FAILED
     running = _workflow(alias, workflow_id).filter(status=WorkflowStatus.RUNNING)
     if running.update(status=status, ended_at=Now()) and succeeded:
         waiting = _steps(alias, workflow_id).filter(status=Status.WAITING)
-        finish(waiting, Cancelled(), is_counted=False)
+        cancel(waiting, Cancelled(), is_counted=False)
 
 
 def _workflow(alias: str, workflow_id: UUID) -> Any:

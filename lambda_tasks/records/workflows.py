@@ -13,10 +13,10 @@ from ..core.graphs import HUB, MAX_STEPS, WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
 from ..core.redaction import REDACTED
 from ..ports import StoredWorkflow
+from .cancelling import cancel as cancel_records
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import decrypt_result
-from .finishes import finish
 from .joins import read_terms
 from .looks import lock_unlocked
 from .mapping import DROPPED, queued_rows
@@ -227,7 +227,7 @@ def _cancel_steps(id: UUID) -> bool:
     unfinished = all_records().filter(workflow_id=id, status__in=UNFINISHED).order_by()
     with transaction.atomic(using=record_alias()):
         ids = list(lock_unlocked(unfinished).values_list("id", flat=True))
-        finish(all_records().filter(id__in=ids), Cancelled(), is_counted=False)
+        cancel_records(all_records().filter(id__in=ids), Cancelled(), is_counted=False)
     return unfinished.exists()
 
 
