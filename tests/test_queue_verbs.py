@@ -692,7 +692,7 @@ def test_a_queue_that_is_given_by_its_name_has_its_url(
     options: Any, variables: dict[str, str], url: str, settings: Any, monkeypatch: Any
 ) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCOUNT_ID", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings.LAMBDA_TASKS_AWS = options
@@ -720,7 +720,7 @@ def test_a_name_from_which_no_url_follows_is_an_error_of_the_settings(
     name: Any, options: Any, told: str, settings: Any, monkeypatch: Any
 ) -> None:
     for variable in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCOUNT_ID"):
-        monkeypatch.delenv(variable)
+        monkeypatch.delenv(variable, raising=False)
     settings.LAMBDA_TASKS_AWS = options
     settings.LAMBDA_TASKS_QUEUE_PREFIX = "stage-"
     settings.LAMBDA_TASKS_QUEUES = {"default": {"queue_name": name}}
