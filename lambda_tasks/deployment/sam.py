@@ -87,8 +87,7 @@ def render(options: Options) -> str:
     if not 0 < len(plan.queues) <= MAX_QUEUES:
         raise ImproperlyConfigured(
             f"LAMBDA_TASKS_QUEUES has {len(plan.queues)} SQS queues, and a template has 1 to "
-            f'{MAX_QUEUES}. A queue of SQS is set by its URL: {{"default": "https://sqs.eu-west-1.'
-            'amazonaws.com/123456789012/default"}.'
+            f'{MAX_QUEUES}. Name them there: {{"default": {{"queue_name": "orders"}}}}.'
         )
     source = LONE_TAG.sub(r"\1", SOURCE.read_text())
     context = {
