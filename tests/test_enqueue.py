@@ -263,7 +263,7 @@ def test_a_bulk_call_stores_its_records_with_one_insert(
 ) -> None:
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
         tasks.add.execute_many_on_commit(
-            {"a": number} for number in range(25)
+            {"a": number} for number in range(20)
         )  # SQLite takes 999 parameters
 
     statements = [query["sql"].split()[0] for query in captured.captured_queries]
