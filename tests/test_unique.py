@@ -392,7 +392,6 @@ def test_what_is_joined_while_it_is_queued_does_not_begin_before_the_commit(
     assert run(handle, first) == "SUCCESS"
 
 
-@elsewhere
 @pytest.mark.skipif(connection.vendor != "mysql", reason="others lock the record alone")
 def test_a_join_locks_the_record_by_its_id_as_claims_do(queue: str) -> None:
     """A lock by the key and a claim would lock index and record in different orders."""
@@ -405,6 +404,7 @@ def test_a_join_locks_the_record_by_its_id_as_claims_do(queue: str) -> None:
     assert "unique_key" not in locking.partition("WHERE")[2]
 
 
+@elsewhere
 def test_a_run_ends_although_a_transaction_has_joined_it(handle: Handle, queue: str) -> None:
     first = unique.bill.execute_on_commit(order_id=1)
 
