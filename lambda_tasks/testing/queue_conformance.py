@@ -142,13 +142,13 @@ Scene = Callable[[Room], Coroutine[Any, Any, None]]
 class QueueConformance:
     """Tests of a kind of queue. Give them a `queue_setting`, and mark the class for the database.
 
-    ```python
-    @pytest.mark.django_db(transaction=True)
-    class TestMyQueue(QueueConformance):
-        @pytest.fixture
-        def queue_setting(self, tmp_path):
-            return {"kind": "shop.queues.DirectoryQueue", "path": str(tmp_path)}
-    ```
+    ::
+
+        @pytest.mark.django_db(transaction=True)
+        class TestMyQueue(QueueConformance):
+            @pytest.fixture
+            def queue_setting(self, tmp_path):
+                return {"kind": "shop.queues.DirectoryQueue", "path": str(tmp_path)}
 
     Each test needs an empty queue. What doesn't apply to the kind is skipped. All tests use only
     what the library itself uses.
