@@ -83,7 +83,7 @@ def test_a_last_failure_is_one_event_with_the_tags_of_its_run(
         "invocation_id": str(record.id), "root_id": str(record.id), "task_name": task.name,
         "attempt": "1", "queue": "default",
     }  # fmt: skip
-    assert tags.items() <= event["tags"].items()
+    assert tags.items() <= event.get("tags", {}).items(), event
     assert event["transaction"] == task.name
     if error is not None:
         assert event["exception"]["values"][-1]["type"] == error
