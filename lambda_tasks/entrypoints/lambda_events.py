@@ -66,6 +66,11 @@ class EventHandler:
         self._versions = versions()
         self._shutdown: asyncio.Future[None] | None = None
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether the current event has runs that are not settled."""
+        return self._shutdown is not None
+
     def interrupt(self) -> None:
         """Interrupt the runs of the current event, which go back to their queues."""
         if self._shutdown is not None and not self._shutdown.done():
@@ -111,6 +116,7 @@ class EventHandler:
             )
         )
         settlements = await _result_before(answer_by, running)
+        self._shutdown = None
         if any(each.retry_after_s is not None for each in settlements.values()):
             await self._postpone(of_sqs, settlements, limit_s=answer_by.postpone_limit_s)
         await self._relay_if_due(deadline)
