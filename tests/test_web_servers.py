@@ -67,10 +67,10 @@ def ended(request):
     return JsonResponse([each.status for each in records], safe=False)
 """
 URLS = """
-from shop import more_views
+from shop.more_views import confirm, ended, enqueue, invoice
 
 urlpatterns += [
-    path(f"{name}/", getattr(more_views, name)) for name in ("invoice", "confirm", "enqueue", "ended")
+    path(f"{view.__name__}/", view) for view in (confirm, ended, enqueue, invoice)
 ]
 """
 WSGI = """
