@@ -66,12 +66,27 @@ class Question:
 
 
 class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time in 5.2
-    """An admin whose actions show a confirmation, and leave a trace in the admin's log."""
+    """An admin of rows that the library writes, and that only actions change.
+
+    They show a confirmation, and leave a trace in the admin's log.
+    """
 
     max_chosen: int
     """The most objects that one action takes."""
     named_by: Sequence[str] = ()
     """The columns that actions need; all if there are none."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Return False: only calls and code create these rows."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: a saved form would overwrite what tasks and ticks write meanwhile."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: Django's page would delete a row on which something still depends."""
+        return False
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

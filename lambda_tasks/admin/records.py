@@ -112,18 +112,6 @@ class TaskRecordAdmin(AsksFirst):
         """
         return lookup in LOOKUPS
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: only calls create records."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: a saved form would overwrite the whole row with the values of the page."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: Django's page would delete what may still run. The action does not."""
-        return False
-
     def has_payload_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may see arguments, results and tracebacks."""
         return self.may(request, "view_payload")

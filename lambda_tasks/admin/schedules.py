@@ -133,18 +133,6 @@ class ScheduleStateAdmin(AsksFirst):
         """Return the list that knows their last runs."""
         return ScheduleChangeList
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: only the code declares schedules."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: a saved form would overwrite what a tick has written meanwhile."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: without its row, a schedule would forget that it is off."""
-        return False
-
     def has_switch_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may pause and resume schedules."""
         return self.may(request, "switch")

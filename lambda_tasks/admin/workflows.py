@@ -107,18 +107,6 @@ class WorkflowAdmin(AsksFirst):
             return queryset.filter(pk=id), False
         return super().get_search_results(request, queryset, search_term)
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: only calls create workflows."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: a saved form would overwrite what a step has written meanwhile."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: without its row, its steps could not go on."""
-        return False
-
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may cancel workflows."""
         return self.may(request, "cancel")
