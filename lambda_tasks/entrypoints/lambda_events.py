@@ -177,12 +177,12 @@ class EventHandler:
         from ..doctor.examination import examine
         from ..doctor.inside import about_this_side
 
-        deadline = _AnswerBy.of(context).deadline
-        left_s = DOCTOR_LIMIT_S if deadline is None else deadline - time.monotonic()
+        answer_by = _AnswerBy.of(context).deadline
+        latest = time.monotonic() + DOCTOR_LIMIT_S
         findings = await examine(
             self._runtime,
             own_arn=getattr(context, "invoked_function_arn", None),
-            limit_s=min(left_s, DOCTOR_LIMIT_S),
+            deadline=latest if answer_by is None else min(answer_by, latest),
         )
         here = await call_database(about_this_side)
         return {**here, "findings": [each.as_json() for each in findings]}
