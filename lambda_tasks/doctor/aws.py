@@ -68,7 +68,8 @@ class Aws:
             async with asyncio.timeout(left_s):
                 answer = await self._runtime.portal.acall(request)
         except TimeoutError:
-            raise Unreachable(f"{what}: there was no time left to wait for the answer.") from None
+            # Not the service's fault: a client gives up by itself, if there is time for that.
+            raise NotChecked(f"{what}: there was no time left to wait for the answer.") from None
         except RequestFailed as error:
             raise _reason(what, error) from None
         except AttributeError:
