@@ -112,7 +112,7 @@ async def _round_trip(queue: str, deadline: float) -> RoundTrip:
             invocation = await call_database(enqueue, TASK, queue=queue, limit_s=limit_s)
             await invocation.aresult()
     except TimeoutError:
-        return RoundTrip(queue, f"it has not ended within {round(left_s, 1):g} s.")
+        return RoundTrip(queue, "it has not ended in time.")
     except Exception as error:
         return RoundTrip(queue, f"{type(error).__name__}: {error}")
     return RoundTrip(queue, None)
