@@ -324,8 +324,8 @@ async def _environments(
 async def _job_definition(aws: Aws, arn: str) -> Mapping[str, Any] | None:
     name, _, revision = arn.rpartition("/")[2].partition(":")
     # Without a revision, a job is of the latest active one.
-    latest = {"jobDefinitionName": name, "status": "ACTIVE"}
-    which = {"jobDefinitions": [arn]} if revision else latest
+    latest: dict[str, Any] = {"jobDefinitionName": name, "status": "ACTIVE"}
+    which: dict[str, Any] = {"jobDefinitions": [arn]} if revision else latest
     answer = await aws.call("batch", "describe_job_definitions", **which)
     return max(answer["jobDefinitions"], key=lambda each: int(each["revision"]), default=None)
 
