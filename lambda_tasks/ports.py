@@ -10,7 +10,7 @@ from uuid import UUID
 from .context import TaskContext
 from .core.batching import BatchLimits
 from .core.grace import RefusedRecord
-from .core.graphs import Place, PlannedJoin
+from .core.graphs import PlannedJoin
 from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, Refused, Release
 from .core.limits import Needs, Places
 from .core.message import Message, Outgoing
@@ -684,6 +684,9 @@ class Claims(Protocol):
         """Write the ends of runs whose claims still hold."""
         ...
 
+    def send_released(self, released: Sequence[Released]) -> None:
+        """Have steps sent that an end has released. What can't be sent is left to the relay."""
+
     def release(self, claims: Sequence[Claim], release: Release) -> None:
         """Release the claims that still hold, so that another delivery can run the invocations.
 
@@ -711,10 +714,6 @@ class Claims(Protocol):
 
     def find_lost(self, claims: Sequence[Claim]) -> list[Claim]:
         """Return the claims that no longer hold, as they were cancelled or taken over."""
-        ...
-
-    def standing(self, places: Sequence[Place]) -> Place:
-        """Return the last place of a run whose added steps are still there, or its own."""
         ...
 
     def save_state(self, claim: Claim, state: object) -> None:

@@ -34,8 +34,9 @@ from .enqueue.relay import Relay
 from .enqueue.relay_shifts import RelayShifts
 from .enqueue.rounds import Round
 from .enqueue.scheduler import Scheduler
-from .ports import Transport
+from .ports import Released, Transport
 from .queues.aws.client import AwsClient
+from .records import releasing
 from .threads import in_reserved_thread
 
 if TYPE_CHECKING:
@@ -372,6 +373,13 @@ def current() -> Runtime:
             if _Process.runtime is None:
                 _Process.runtime = Runtime()
     return _Process.runtime
+
+
+def _send_released(released: Sequence[Released]) -> None:
+    current().enqueuer.send_released(released)
+
+
+releasing.send_by(_send_released)
 
 
 @contextmanager

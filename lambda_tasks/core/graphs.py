@@ -371,7 +371,7 @@ def source_of(node: Node) -> Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Addition:
+class AddedTo:
     """Where steps are added to a workflow that runs, by one of its steps."""
 
     by: Place
@@ -385,7 +385,7 @@ def plan(
     *,
     max_shards: int,
     queues: Mapping[Node, Any],
-    addition: Addition | None = None,
+    addition: AddedTo | None = None,
 ) -> Plan:
     """Return how a workflow is stored. `queues` has the name and look terms of each step's queue.
 
@@ -412,7 +412,7 @@ class _Planner:
         graph: Graph,
         max_shards: int,
         queues: Mapping[Node, Any],
-        addition: Addition | None,
+        addition: AddedTo | None,
     ) -> None:
         self._graph = graph
         self._addition = addition

@@ -239,13 +239,13 @@ class Attempt:
         self._check_transactions()
         outcome = outcome_of(result, self.task)
         if self._transaction is None or not connections.is_untouched(self._connection):
-            return self._commit(outcome)
+            return self._commit(self._add_steps(), outcome)
         # The task has sent no statement, so its record needs no transaction and can be written
         # together with those of other runs.
         self._end_transaction(None)
         if self.run.leaves_record and self.may_defer_begin:
             return self._end_unrecorded(outcome)
-        return self._commit(outcome)
+        return self._commit(self.run, outcome)
 
     def succeed_without_begin(self, result: object) -> AttemptEnd:
         """Return the end of a task that ended before begin(). The caller writes the record.
@@ -267,7 +267,8 @@ class Attempt:
         if isinstance(error, Continue):
             try:
                 self._check_transactions()
-                return self._commit(*continuation_of(error, self._placed_run, self.task))
+                run = self._add_steps()
+                return self._commit(run, *continuation_of(error, run, self.task))
             except Exception as failure:
                 error = failure
         self._end_transaction(error)
@@ -372,9 +373,7 @@ class Attempt:
         self._n_conflicts += 1
         self._is_task_over = False
         # With a new context, code that the last try left running is refused by the lane's thread.
-        self.context = replace(
-            self.context, state=copy_json(self.run.claim.state), places=[self.run.message.place]
-        )
+        self.context = replace(self.context, state=copy_json(self.run.claim.state), additions=[])
         return not self._is_claim_lost()
 
     def _is_recorded(self) -> bool:
@@ -403,7 +402,23 @@ class Attempt:
         add_remedy(error)
         return describe(self._pool_error or error, self.run.message)
 
-    def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
+    def _add_steps(self) -> Run:
+        """Store what the run adds to its workflow; return the run with the place that it then has.
+
+        As late as this, as it locks the workflow's row until the commit: steps that add some run
+        side by side, and a cancel waits for none of them.
+        """
+        message, added = self.run.message, self.context.additions
+        if not added:
+            return self.run
+        self._is_task_over = True
+        place, kept = message.place, connections.hooks_of(self._connection)
+        for each in added:
+            if any(hook is each for hook in kept):  # else it went with its savepoint
+                place = self._call_at_boundary(each.store, place)
+        return replace(self.run, message=replace(message, place=place))
+
+    def _commit(self, run: Run, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         ran_for = self._ran_for()
         if self.task.options.on_success is not None:
@@ -416,23 +431,12 @@ class Attempt:
             self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
         )
         with interrupts.interrupt_after(limit_s):
-            released = self.finisher.finish(
-                self._placed_run, outcome, ran_for=ran_for, following=following
-            )
+            released = self.finisher.finish(run, outcome, ran_for=ran_for, following=following)
         self._call_at_boundary(self._end_transaction, None)
         self._lock_stack.close()
         if self._call.has_listeners:
             self._call_at_boundary(self._call.ended, outcome, None)
         return AttemptEnd(outcome, following, ran_for=ran_for, released=released)
-
-    @property
-    def _placed_run(self) -> Run:
-        """The run with its place in its workflow, which steps that it has added have changed."""
-        places, message = self.context.places, self.run.message
-        if len(places) <= 1:
-            return self.run
-        place = self.finisher.claims.standing(places)
-        return replace(self.run, message=replace(message, place=place))
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
         return AttemptEnd(outcome, is_recorded=False, ran_for=self._ran_for())
@@ -498,7 +502,6 @@ class Attempt:
 
 def _context_of(run: Run, task: Task, finisher: Finisher) -> TaskContext:
     """Return the context of a run whose time starts now."""
-    place = run.message.place
     return TaskContext(
         task_name=run.message.task_name,
         invocation_id=run.message.invocation_id,
@@ -512,7 +515,8 @@ def _context_of(run: Run, task: Task, finisher: Finisher) -> TaskContext:
         state=copy_json(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
-        places=[place] if place is None or task.options.atomic else [],
+        place=run.message.place,
+        additions=[] if task.options.atomic else None,
     )
 
 

@@ -176,7 +176,8 @@ class Finisher:
 
     def _fail_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
         try:
-            self.claims.finish(end_of(claimed.message, claimed.claim, Failed(reason), None))
+            end = end_of(claimed.message, claimed.claim, Failed(reason), None)
+            self.claims.send_released(self.claims.finish(end))
         except Exception:
             logger.exception(
                 "[%s] The end of %s can't be written; it runs again when its lease is over",

@@ -51,7 +51,7 @@ from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
 from .finishes import finish
-from .joins import count_ends, standing
+from .joins import count_ends
 from .mapping import (
     STATE_COLUMNS,
     Row,
@@ -63,6 +63,7 @@ from .mapping import (
     state_of,
 )
 from .portable import IS_LOST, ClaimTerms
+from .releasing import send_released
 from .retrying import with_retries
 from .tables import RecordQuerySet, ScheduleState, latest_state
 
@@ -184,9 +185,13 @@ class RecordClaims:
         if not any(end.place is not None for end in ends):
             return Finished(_finish_all(ends))
         with transaction.atomic(using=self.alias, savepoint=False):
-            ids = _finish_all(ends)
+            ids, counted = statements().finish_counting(ends)
             held = [end for end in ends if end.place and end.claim.invocation_id in ids]
-            return Finished(ids, count_ends(self.alias, map(_place_and_success, held)))
+            return Finished(ids, count_ends(self.alias, map(_place_and_success, held), counted))
+
+    def send_released(self, released: Sequence[Released]) -> None:
+        """See ports.Claims."""
+        send_released(released)
 
     @with_retries
     def release(self, claims: Sequence[Claim], release: Release) -> None:
@@ -262,11 +267,6 @@ class RecordClaims:
         """See ports.Claims."""
         held = set(_held_records(claims).values_list("id", flat=True))
         return [claim for claim in claims if claim.invocation_id not in held]
-
-    @with_retries
-    def standing(self, places: Sequence[Place]) -> Place:
-        """See ports.Claims."""
-        return standing(self.alias, places)
 
     @with_retries
     def save_state(self, claim: Claim, state: object) -> None:

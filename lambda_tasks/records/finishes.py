@@ -16,18 +16,16 @@ from django.db.models.functions import Coalesce, Greatest
 
 from ..core.graphs import Place
 from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Status, Succeeded
-from ..core.message import KEEP_ARGUMENTS_HEADER
 from .clock import Now
 from .encryption import UNAVAILABLE, encrypt_result, secrets_retention
 from .joins import count_ends
 from .mapping import DROPPED, place_of
+from .releasing import send_released
 from .statements import Placeholder, execute, update
+from .tables import DROPS_ARGUMENTS
 
 PLACE_COLUMNS: Final = ("workflow_id", "step", "links")
 """The columns of a Place."""
-
-DROPS_ARGUMENTS: Final = Q(headers__has_key=KEEP_ARGUMENTS_HEADER)
-"""The condition of records that do not keep their arguments."""
 
 
 def end_columns(end: End) -> dict[str, Any]:
@@ -130,7 +128,7 @@ def finish(
     """Write the end of these records; return how many.
 
     The caller's query selects them by the state that it expects. With `is_counted`, the ends of
-    steps are counted in their workflows, and the relay sends the steps that they release.
+    steps are counted in their workflows, and the steps that they release are sent.
     """
     secrets_for = secrets_retention()
     common = common_columns(outcome, secrets_for, drops=DROPS_ARGUMENTS)
@@ -143,7 +141,7 @@ def finish(
     with transaction.atomic(using=records.db, savepoint=False):
         n_ended, places = _update_returning_places(records, columns)
         succeeded = isinstance(outcome, Succeeded)
-        count_ends(records.db, [(each, succeeded) for each in places], has_sender=False)
+        send_released(count_ends(records.db, [(each, succeeded) for each in places]))
     return n_ended
 
 

@@ -17,7 +17,7 @@ from .. import interrupts
 from ..core.lifecycle import LookTerms, Raised, Status
 from ..core.message import Outgoing
 from ..ports import Joined, Released, StoredWorkflow
-from . import expiry, fifo, looks, notify, postponing, refusals, unique, workflows
+from . import expiry, fifo, joins, looks, notify, postponing, refusals, unique, workflows
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
@@ -153,6 +153,7 @@ class RecordOutbox:
                 continue
             kept_too_long = looks.kept_secrets_due(level)
             _update_in_parts(kept_too_long, update_until, look_at=None, **forgotten_columns())
+            _forget_waiting(level)
             look = self._look_terms(level.queue)
             if not look.is_sent:
                 continue
@@ -203,6 +204,14 @@ def _without_expired(records: Sequence[TaskRecord]) -> Sequence[TaskRecord]:
         return records
     expiry.expire(expired)
     return [each for each in records if each.id not in expired]
+
+
+def _forget_waiting(level: looks.Level) -> None:
+    """Cancel steps that have waited in failed workflows for long, some of them at each look."""
+    with transaction.atomic(using=record_alias()):
+        due = looks.lock_unlocked(looks.waiting_secrets_due(level)).values_list("id", flat=True)
+        if ids := list(due[:MAX_UPDATED_TOGETHER]):
+            joins.forget_waiting(all_records().filter(id__in=ids))
 
 
 def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> Case:

@@ -140,6 +140,26 @@ def _take_back_ends(records: Sequence[TaskRecord]) -> None:
         waiting.update(status=Status.WAITING, look_at=None)
 
 
+@with_retries
+def find_failed_steps(records: Sequence[TaskRecord]) -> list[TaskRecord]:
+    """Return those of these records that are failed steps of workflows that can still go on."""
+    failed = [each for each in records if each.step is not None and each.status in RETRYABLE]
+    over = _parts_of_ended_workflows(failed)
+    return [each for each in failed if each.id not in over]
+
+
+@with_retries
+def hand_places_on(steps: Sequence[TaskRecord]) -> dict[UUID, Place]:
+    """Take back the ends of failed steps, whose places others take over; return these by id.
+
+    Call it in the transaction that stores the others.
+    """
+    places = {each.id: place for each in steps if (place := place_of(vars(each))) is not None}
+    take_back_ends(record_alias(), list(places.values()), [])
+    all_records().filter(id__in=places).update(step=None, links=None)
+    return places
+
+
 def _parts_of_ended_workflows(records: Sequence[TaskRecord]) -> dict[UUID, str]:
     """Return why steps can't start over whose workflow is over for good."""
     ids = {record.workflow_id for record in records if record.workflow_id is not None}

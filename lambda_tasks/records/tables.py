@@ -12,9 +12,13 @@ from django.db.models.query_utils import DeferredAttribute
 
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
+from ..core.message import KEEP_ARGUMENTS_HEADER
 from ..core.schedules import MAX_SCHEDULE_NAME
 from ..twins import sync_form
 from .encryption import decrypt_result
+
+DROPS_ARGUMENTS: Final = models.Q(headers__has_key=KEEP_ARGUMENTS_HEADER)
+"""The condition of records that do not keep their arguments."""
 
 
 class RecordQuerySet(models.QuerySet["TaskRecord"]):
@@ -510,6 +514,7 @@ class Workflow(models.Model):
     )
     created_at = models.DateTimeField(db_index=True, editable=False)
     ended_at = models.DateTimeField(null=True, db_index=True, editable=False)
+    """When it ended; where it was cancelled, when the last of its steps was."""
     n_steps = models.PositiveIntegerField(editable=False)
     lowest_join = models.IntegerField(default=0, editable=False)
     """The lowest number of a join. Joins of steps that are added later have lower ones."""
