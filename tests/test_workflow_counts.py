@@ -35,16 +35,13 @@ DOORS = {
     "cancelling._cancel_uncounted",
     "claims.RecordClaims.fail_direct",
     "claims._fail_exhausted",
-    "claims.RecordClaims.finish_many",
     "claims._finish_all",
     "claims._finish_held",
-    "portable.PortableStatements.finish_counting",
     "portable.PortableStatements.finish_many",
-    "postgres.PostgresStatements.finish_counting",
     "postgres.PostgresStatements.finish_many",
     "refusals.refuse",
 }
-"""The functions that end records, by `finish` and its like. Each counts the ends of steps, or
+"""The functions that end records, by `finish` or `finish_many`. Each counts the ends of steps, or
 ends those of a workflow that is over."""
 
 STATUS_WRITERS = {"finishes.finished_columns"}
@@ -67,7 +64,7 @@ def _ends_records(function: ast.AST) -> bool:
     for node in ast.walk(function):
         if isinstance(node, ast.Call):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if called in ("finish", "finish_many", "finish_counting"):
+            if called in ("finish", "finish_many"):
                 return True
             if called == "update" and any(
                 each.arg == "status"
@@ -293,10 +290,8 @@ def test_the_end_of_a_member_costs_one_statement_for_its_count(
 
     per_count = 1 if connection.vendor == "postgresql" else 2
     assert of_joins(counted) == of_joins(counted_together) == per_count
-    n_counts = {"postgresql": 1, "sqlite": 1}.get(connection.vendor, 4)
-    assert of_joins(counted_in_shards) == n_counts * per_count
-    if connection.vendor == "postgresql":
-        assert len(counted_in_shards) == 3  # with BEGIN and COMMIT
+    assert of_joins(counted_in_shards) == (1 if connection.vendor == "sqlite" else 4) * per_count
+    assert not any("SAVEPOINT" in sql for sql in counted_in_shards)
 
 
 def test_nobody_finds_what_waits(transactional_db: None) -> None:

@@ -102,12 +102,13 @@ Counts = dict[tuple[int, int], Count]
 """Counts by the number of the join and of its shard."""
 
 
-def add_ends(counts: Counts, feeds: Iterable[Feed], *, succeeded: bool) -> None:
-    """Add ends of one kind to the counts that they feed."""
+def add_ends(counts: Counts, feeds: Iterable[Feed], *, succeeded: bool, n_ends: int = 1) -> None:
+    """Add ends of one kind to the counts that each of them feeds."""
     for feed in feeds:
-        failed = 0 if When(feed.when).is_satisfied(succeeded) else feed.n
+        ended = feed.n * n_ends
+        failed = 0 if When(feed.when).is_satisfied(succeeded) else ended
         key = feed.number, feed.shard
-        counts[key] = counts.get(key, Count(0, 0)) + Count(feed.n, failed)
+        counts[key] = counts.get(key, Count(0, 0)) + Count(ended, failed)
 
 
 @pickled_by_position

@@ -185,9 +185,9 @@ class RecordClaims:
         if not any(end.place is not None for end in ends):
             return Finished(_finish_all(ends))
         with transaction.atomic(using=self.alias, savepoint=False):
-            ids, counted = statements().finish_counting(ends)
+            ids = _finish_all(ends)
             held = [end for end in ends if end.place and end.claim.invocation_id in ids]
-            return Finished(ids, count_ends(self.alias, map(_place_and_success, held), counted))
+            return Finished(ids, count_ends(self.alias, map(_place_and_success, held)))
 
     def send_released(self, released: Sequence[Released]) -> None:
         """See ports.Claims."""

@@ -10,10 +10,10 @@ were cancelled while they waited; nobody counts these before.
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -72,30 +72,18 @@ class Row(NamedTuple):
     succeeded: bool | None
 
 
-def read_row(remaining: int, failed: int, terms: str | None, succeeded: bool | None) -> Row:
-    """Return a count whose ANSWER raw SQL has returned."""
-    read = None if terms is None else Terms.of(json.loads(terms))
-    return Row(remaining, failed, read, succeeded)
-
-
-Counted = Mapping[tuple[UUID, int, int], Row]
-"""Counts after their change, by the workflow and the numbers of join and shard."""
-
-
-def count_ends(
-    alias: str, ends: Iterable[tuple[Place, bool]], counted: Counted = MappingProxyType({})
-) -> list[Released]:
+def count_ends(alias: str, ends: Iterable[tuple[Place, bool]]) -> list[Released]:
     """Count the ends of steps, each with whether it succeeded; return the steps that are released.
 
     Call it in the transaction that writes the ends, and send what is released after the commit.
-    `counted` are the counts that the statement that wrote the ends has changed: see first_join().
     """
     countings: dict[UUID, _Counting] = {}
-    for place, succeeded in ends:
-        workflow_id = place.workflow_id
+    # Neighbours of a group have the same feeds: those that end together are counted together.
+    alike = Counter((place.workflow_id, place.feeds, succeeded) for place, succeeded in ends)
+    for (workflow_id, feeds, succeeded), n_ends in alike.items():
         if workflow_id not in countings:
-            countings[workflow_id] = _Counting(alias, workflow_id, counted)
-        countings[workflow_id].end(place.feeds, succeeded=succeeded)
+            countings[workflow_id] = _Counting(alias, workflow_id)
+        countings[workflow_id].end(feeds, succeeded=succeeded, n_ends=n_ends)
     released: list[Released] = []
     for workflow_id in sorted(countings):
         counting = countings[workflow_id]
@@ -105,16 +93,6 @@ def count_ends(
             stop = partial(stop_group, alias, workflow_id, number)
             transaction.on_commit(stop, using=alias, robust=True)
     return released
-
-
-def first_join(places: Iterable[Place]) -> tuple[UUID, int] | None:
-    """Return the workflow and the number of the join whose counts the ends of steps change first.
-
-    Whoever writes the ends may change these in the same statement: in the order of the locks, all
-    other counts come after them, and all that follows from them. None if nothing is counted.
-    """
-    joins = ((place.workflow_id, feed.number) for place in places for feed in place.feeds)
-    return min(joins, default=None)
 
 
 def stop_group(alias: str, workflow_id: UUID, number: int) -> None:
@@ -236,10 +214,14 @@ class _Changes:
             params = [*change, self._workflow_id, number, shard]
             returning = f" RETURNING {', '.join(ANSWER)}"
             _, rows = execute(connection, CHANGE, params, returning=returning)
-            return read_row(*rows[0])
-        count = self._join(number).filter(shard=shard)
-        count.update(remaining=F("remaining") - change.ended, failed=F("failed") + change.failed)
-        remaining, failed, terms, succeeded = count.values_list(*ANSWER).get()
+            ((remaining, failed, terms, succeeded),) = rows
+            terms = terms if terms is None else json.loads(terms)
+        else:
+            count = self._join(number).filter(shard=shard)
+            count.update(
+                remaining=F("remaining") - change.ended, failed=F("failed") + change.failed
+            )
+            remaining, failed, terms, succeeded = count.values_list(*ANSWER).get()
         return Row(remaining, failed, None if terms is None else Terms.of(terms), succeeded)
 
     def _join(self, number: int) -> Any:
@@ -250,25 +232,20 @@ class _Changes:
 class _Counting(_Changes):
     """The counting of ends."""
 
-    def __init__(self, alias: str, workflow_id: UUID, counted: Counted) -> None:
+    def __init__(self, alias: str, workflow_id: UUID) -> None:
         super().__init__(alias, workflow_id)
         self.released: list[Released] = []
         self.failing_fast: set[int] = set()
         """The groups with `fail_fast` of which a member has failed."""
-        self._counted = counted
 
-    def end(self, feeds: Iterable[Feed], *, succeeded: bool) -> None:
-        """Plan the counts of an end."""
+    def end(self, feeds: Iterable[Feed], *, succeeded: bool, n_ends: int = 1) -> None:
+        """Plan the counts of ends with the same feeds."""
         counts: Counts = {}
-        add_ends(counts, feeds, succeeded=succeeded)
+        add_ends(counts, feeds, succeeded=succeeded, n_ends=n_ends)
         self._plan(counts)
         if not succeeded:
             fast = (feed.number for feed in feeds if feed.when == When.FAST_SUCCESS)
             self.failing_fast.update(fast)
-
-    def _change(self, number: int, shard: int, change: Count) -> Row:
-        counted = self._counted.get((self._workflow_id, number, shard))
-        return super()._change(number, shard, change) if counted is None else counted
 
     def _changed(self, number: int, shard: int, change: Count, row: Row) -> None:
         if row.remaining:

@@ -29,7 +29,7 @@ from django.db.models import (
 from django.db.models.functions import Concat, Greatest
 
 from ..core.lifecycle import Claim, End, Status
-from . import finishes, joins
+from . import finishes
 from .clock import Now
 from .encryption import secrets_retention
 from .mapping import GRANTED_COLUMNS, Row, rows_of
@@ -364,15 +364,8 @@ class PortableStatements:
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """Write the ends of claimed runs; return the invocation ids of those whose claim held."""
-        with transaction.atomic(using=self.alias):
+        with transaction.atomic(using=self.alias, savepoint=False):
             return {end.claim.invocation_id for end in ends if self.finish(end)}
-
-    def finish_counting(self, ends: Sequence[End]) -> tuple[Collection[UUID], joins.Counted]:
-        """See finish_many(). Also returns the counts that the statement has changed with them.
-
-        These are those of joins.first_join(), or none.
-        """
-        return self.finish_many(ends), {}
 
     def save_state(self, claim: Claim, state: Any) -> bool:
         """Store the state of a claimed run; return False where the claim no longer holds."""

@@ -13,9 +13,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
-from ..core.graphs import Feed, When
-from ..core.lifecycle import Claim, End, Status, Succeeded
-from . import joins
+from ..core.lifecycle import Claim, End, Status
 from .encryption import UNAVAILABLE, secrets_retention
 from .finishes import end_columns, may_keep_key
 from .mapping import CLAIM_COLUMNS, GRANTED_COLUMNS, Row, claim_of, rows_of
@@ -28,8 +26,6 @@ NOW: Final = "STATEMENT_TIMESTAMP()"
 TABLE: Final = '"lambda_tasks_taskrecord"'
 
 STATE_TABLE: Final = '"lambda_tasks_runstate"'
-
-JOIN_TABLE: Final = '"lambda_tasks_workflowjoin"'
 
 PROGRESS_TABLE: Final = '"lambda_tasks_runprogress"'
 
@@ -95,11 +91,7 @@ END_TYPES: Final = {
     **OPTIONAL_END_TYPES,
     **{f"has_{name}": "boolean" for name in OPTIONAL_END_TYPES},
     "may_keep_key": "boolean",
-    "shard": "smallint",
-    "n_ended": "integer",
-    "n_failed": "integer",
 }
-"""The values of an end, and what it adds to the count of a join."""
 
 SECRETS_ASSIGNMENTS: Final = (
     "secrets = CASE WHEN given.status = %(failed)s AND %(secrets_for)s::interval IS NOT NULL"
@@ -114,53 +106,6 @@ UNIQUE_KEY_ASSIGNMENT: Final = (
     f" AND record.unique_until > {NOW} THEN record.unique_key END"
 )
 """The same for the unique key."""
-
-
-def _recordset(param: str, types: Mapping[str, str]) -> str:
-    columns = ", ".join(f"{name} {type}" for name, type in types.items())
-    return f"jsonb_to_recordset(%({param})s::jsonb) AS given ({columns})"
-
-
-ENDING: Final = (
-    f"UPDATE {TABLE} AS record SET status = given.status, {SECRETS_ASSIGNMENTS},"  # noqa: S608
-    f" {UNIQUE_KEY_ASSIGNMENT}, end_time = {NOW},"
-    f" start_time = COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time), "
-    + ", ".join(
-        f"{name} = CASE WHEN given.has_{name} THEN given.{name} ELSE record.{name} END"
-        for name in OPTIONAL_END_TYPES
-    )
-    + f" FROM {_recordset('rows', END_TYPES)}"
-    " WHERE record.id = given.id AND record.claim_token = given.claim_token"
-    " AND record.status = %(status)s"
-)
-"""The statement that writes the ends of claimed runs whose claims still hold."""
-
-COUNTING: Final = f"""
-WITH ended AS (
-    {ENDING} RETURNING record.id, given.shard, given.n_ended, given.n_failed
-), change AS (
-    SELECT shard, SUM(n_ended)::integer AS n_ended, SUM(n_failed)::integer AS n_failed
-    FROM ended WHERE shard IS NOT NULL GROUP BY shard
-), locked AS (
-    SELECT change.* FROM {JOIN_TABLE} AS held JOIN change ON held.shard = change.shard
-    WHERE held.workflow_id = %(workflow_id)s AND held.number = %(number)s
-    ORDER BY held.shard FOR NO KEY UPDATE OF held
-), counted AS (
-    UPDATE {JOIN_TABLE} AS held
-    SET remaining = held.remaining - locked.n_ended, failed = held.failed + locked.n_failed
-    FROM locked
-    WHERE held.workflow_id = %(workflow_id)s AND held.number = %(number)s
-    AND held.shard = locked.shard
-    RETURNING held.shard, held.remaining, held.failed, held.terms, held.succeeded
-)
-"""  # noqa: S608
-"""The same, and the counts of one join that these ends change."""
-
-COUNTED: Final = (
-    "SELECT id, NULL::smallint, NULL::integer, NULL::integer, NULL::jsonb, NULL::boolean FROM ended"
-    " UNION ALL SELECT NULL, shard, remaining, failed, terms, succeeded FROM counted"
-)
-"""What it returns: the ids of what has ended, and the counts after their change."""
 
 HELD_RECORD: Final = (
     f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
@@ -305,29 +250,27 @@ class PostgresStatements(PortableStatements):
         """See PortableStatements."""
         if any(end.drops_arguments or end.moves_on for end in ends):
             return super().finish_many(ends)
-        params = _ending_params(ends, {})
-        _, held = execute(self.connection, ENDING, params, returning=" RETURNING record.id")
-        return {id for (id,) in held}
-
-    def finish_counting(self, ends: Sequence[End]) -> tuple[Collection[UUID], joins.Counted]:
-        """See PortableStatements. Executes one statement, which locks the counts in their order."""
-        counted = {end.claim.invocation_id: end for end in ends if end.place is not None}
-        first = joins.first_join(end.place for end in counted.values() if end.place is not None)
-        if first is None or any(end.drops_arguments or end.moves_on for end in ends):
-            return super().finish_counting(ends)
-        workflow_id, number = first
-        feeds = {id: _feeds_of(end, workflow_id, number) for id, end in counted.items()}
-        if any(len(each) > 1 for each in feeds.values()):
-            return super().finish_counting(ends)
-        params = _ending_params(ends, {id: each[0] for id, each in feeds.items() if each})
-        params |= {"workflow_id": workflow_id, "number": number}
-        _, rows = execute(self.connection, COUNTING, params, returning=COUNTED)
-        counts = {
-            (workflow_id, number, shard): joins.read_row(*row)
-            for id, shard, *row in rows
-            if id is None
+        optional = ", ".join(
+            f"{name} = CASE WHEN given.has_{name} THEN given.{name} ELSE record.{name} END"
+            for name in OPTIONAL_END_TYPES
+        )
+        start_time = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
+        sql = (
+            f"UPDATE {TABLE} AS record SET status = given.status, {SECRETS_ASSIGNMENTS},"  # noqa: S608
+            f" {UNIQUE_KEY_ASSIGNMENT},"
+            f" end_time = {NOW}, start_time = {start_time}, {optional}"
+            f" FROM {_recordset('rows', END_TYPES)}"
+            " WHERE record.id = given.id AND record.claim_token = given.claim_token"
+            " AND record.status = %(status)s"
+        )
+        params = {
+            "rows": _encode([_end_row(end) for end in ends]),
+            "status": Status.RUNNING,
+            "failed": Status.FAILED,
+            "secrets_for": secrets_retention(),
         }
-        return {id for id, *_ in rows if id is not None}, counts
+        _, held = execute(self.connection, sql, params, returning=" RETURNING record.id")
+        return {id for (id,) in held}
 
     def save_state(self, claim: Claim, state: Any) -> bool:
         """See PortableStatements."""
@@ -450,29 +393,8 @@ def _claim_params(claim: Claim) -> dict[str, Any]:
     return {"id": claim.invocation_id, "token": claim.token, "status": Status.RUNNING}
 
 
-def _feeds_of(end: End, workflow_id: UUID, number: int) -> list[Feed]:
-    """Return what an end is counted as in one join."""
-    if end.place is None or end.place.workflow_id != workflow_id:
-        return []
-    return [feed for feed in end.place.feeds if feed.number == number]
-
-
-def _ending_params(ends: Sequence[End], feeds: Mapping[UUID, Feed]) -> dict[str, Any]:
-    """Return the parameters of ENDING. `feeds` is what ends are counted as, by id."""
-    return {
-        "rows": _encode([_end_row(end, feeds.get(end.claim.invocation_id)) for end in ends]),
-        "status": Status.RUNNING,
-        "failed": Status.FAILED,
-        "secrets_for": secrets_retention(),
-    }
-
-
-def _end_row(end: End, feed: Feed | None) -> Row:
+def _end_row(end: End) -> Row:
     columns = end_columns(end)
-    if feed is not None:
-        is_satisfied = When(feed.when).is_satisfied(isinstance(end.outcome, Succeeded))
-        n_failed = 0 if is_satisfied else feed.n
-        columns |= {"shard": feed.shard, "n_ended": feed.n, "n_failed": n_failed}
     return {
         "id": end.claim.invocation_id,
         "claim_token": end.claim.token,
@@ -510,3 +432,8 @@ def _param_of(name: str, value: Any) -> Any:
 def _array_of(ids: Iterable[UUID]) -> str:
     """Return ids as the text of an array: one parameter, however many they are."""
     return f"{{{','.join(map(str, ids))}}}"
+
+
+def _recordset(param: str, types: Mapping[str, str]) -> str:
+    columns = ", ".join(f"{name} {type}" for name, type in types.items())
+    return f"jsonb_to_recordset(%({param})s::jsonb) AS given ({columns})"
