@@ -68,9 +68,9 @@ EFFECTLESS: Final = ("refuse", DOUBTFUL)
 SHOWN: Final = 10
 """Orders, of each thing that must not be."""
 
-LEFT_S: Final = 30.0 + 60.0
+LEFT_S: Final = 30.0 + 60.0 + 10.0
 """What a web process that was killed has left is sent after its half a minute, by the relay's next
-round, of which there is one a minute."""
+round, of which there is one a minute. That round, the delivery and the start take their time."""
 
 AGAIN_S: Final = 0.2
 """After an error of the database."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import report
-from benchmarks.faults.kinds import KINDS, LEASE_S, Scene
+from benchmarks.faults.kinds import BY_NAME, LEASE_S, Scene
 from benchmarks.faults.lapsed import LapsedLeases
 from benchmarks.faults.site import (
     DRAIN_MARGIN_S,
@@ -76,17 +76,19 @@ def run(
     every_s: tuple[float, float],
     seed: int,
     kinds: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
 ) -> Verdict:
     """Take orders while so many faults happen, one in `every_s` seconds; audit when all is calm.
 
-    `kinds` of orders; all of them by default.
+    `kinds` of orders, and `only` these faults; all of them by default.
     """
     random.seed(seed)
+    disturbances = [BY_NAME[name] for name in only or BY_NAME]
     with begun(site, consumer) as scene:
         pause_s = faults * sum(every_s) / 2 / orders
-        only = {} if kinds is None else {"kinds": kinds}
-        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed, **only)
-        with taking, Storm(scene, KINDS) as storm:
+        chosen = {} if kinds is None else {"kinds": kinds}
+        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed, **chosen)
+        with taking, Storm(scene, disturbances) as storm:
             storm.blow(every_s=every_s, faults=faults)
         settle(site)
         unresponsive = scene.unresponsive()

@@ -13,7 +13,7 @@ from benchmarks.faults.site import MAX_RECEIVES, Site, open_site
 
 ORDERS = 5
 LEASE_S = 60.0
-LATE_S = 90.0  # LEFT_S of the shop, which is longer
+LATE_S = 100.0  # LEFT_S of the shop, which is longer
 
 
 @pytest.fixture(scope="module")
