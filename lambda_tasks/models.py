@@ -3,12 +3,16 @@
 from .errors import MaxRetriesExceededError
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
 from .records.tables import (
+    ErrorFigures,
     LimitPace,
     LimitPlace,
     RelayShift,
+    ReleaseSeen,
+    RunFigures,
     RunProgress,
     RunState,
     ScheduleState,
+    TaskError,
     TaskRecord,
     TaskStatus,
     UsedSignature,
@@ -17,15 +21,19 @@ from .records.tables import (
 )
 
 __all__ = [
+    "ErrorFigures",
     "LimitPace",
     "LimitPlace",
     "MaxRetriesExceededError",
     "RelayShift",
+    "ReleaseSeen",
+    "RunFigures",
     "RunProgress",
     "RunState",
     "SQSLambdaTask",
     "SQSLambdaTaskMessage",
     "ScheduleState",
+    "TaskError",
     "TaskRecord",
     "TaskStatus",
     "UsedSignature",

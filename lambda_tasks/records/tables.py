@@ -226,6 +226,14 @@ class TaskRecord(models.Model):
     links: dict[str, Any] | None = _column(models.JSONField(null=True, editable=False))
     """What the step gets from others, and which joins count its end: see core.graphs.Place."""
 
+    error_id: uuid.UUID | None = _column(models.UUIDField(null=True, editable=False))
+    """The TaskError of a run that has FAILED, or is RETRYING: equal ones have the same."""
+    broken_since: datetime.datetime | None = _column(
+        models.DateTimeField(null=True, editable=False)
+    )
+    """The end of a FAILED record that is still broken: no later record of its lineage has
+    succeeded, and nobody has acknowledged it. None for all others."""
+
     objects: ClassVar[RecordManager] = RecordManager()
 
     class Meta:
@@ -258,6 +266,16 @@ class TaskRecord(models.Model):
                 fields=["workflow_id", "step"],
                 condition=models.Q(workflow_id__isnull=False),
                 name="taskrecord_workflow",
+            ),
+            models.Index(
+                fields=["broken_since", "error_id"],
+                condition=models.Q(broken_since__isnull=False),
+                name="taskrecord_broken",
+            ),
+            models.Index(
+                fields=["error_id", "end_time"],
+                condition=models.Q(error_id__isnull=False),
+                name="taskrecord_error",
             ),
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
@@ -551,3 +569,97 @@ class WorkflowJoin(models.Model):
 
     def __str__(self) -> str:
         return f"{self.pk}"
+
+
+class RunFigures(models.Model):
+    """How many records of one task, queue and outcome have ended in a span of time, and how fast.
+
+    The sum of all tasks has the name "". Each end counts in the four spans of core.figures.SPANS in
+    which it is, so whoever reads takes the longest spans that will do.
+    """
+
+    pk = models.CompositePrimaryKey("minutes", "start", "task_name", "queue", "status")
+    minutes = models.PositiveSmallIntegerField(editable=False)
+    """The length of the span."""
+    start = models.DateTimeField(editable=False)
+    """A multiple of the length since midnight in UTC."""
+    task_name = models.CharField(max_length=255, editable=False)
+    queue = models.CharField(max_length=255, editable=False)
+    status = models.CharField(max_length=10, choices=TaskStatus, editable=False)
+    n = models.PositiveIntegerField(editable=False)
+    wait_s = models.FloatField(editable=False)
+    """The seconds from when each was due to its start, in all."""
+    run_s = models.FloatField(editable=False)
+    """The seconds of the last attempt of each, in all."""
+    waits = models.TextField(editable=False)
+    """The histogram of the seconds that they waited, as core.histograms writes it. What ended
+    without a start is not in it."""
+    runs = models.TextField(editable=False)
+    """The histogram of the seconds that they ran."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.pk}"
+
+
+class TaskError(models.Model):
+    """An error of tasks: what all failures have in common that differ in numbers and names only."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    """A digest of the following three, so that all processes agree on it."""
+    exception_class = models.TextField(editable=False)
+    """The dotted name of the exception's class."""
+    message = models.TextField(editable=False)
+    """The exception's text, with placeholders for numbers, ids and what is in quotes."""
+    raised_in = models.TextField(editable=False)
+    """The file and function of the project's own code that raised it, or called what did."""
+    task_name = models.CharField(max_length=255, editable=False)
+    """The task that failed with it last."""
+    first_seen = models.DateTimeField(editable=False)
+    last_seen = models.DateTimeField(db_index=True, editable=False)
+    releases = models.JSONField(default=list, editable=False)
+    """The releases in which it was seen, the first one first; the last ten of them."""
+    examples = models.JSONField(default=list, editable=False)
+    """The ids of the last records with it, the latest first."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.exception_class}: {self.message}"
+
+
+class ErrorFigures(models.Model):
+    """How many records of one task have ended with an error in a span of time."""
+
+    pk = models.CompositePrimaryKey("minutes", "start", "error_id", "task_name")
+    minutes = models.PositiveSmallIntegerField(editable=False)
+    """The length of the span: see RunFigures."""
+    start = models.DateTimeField(editable=False)
+    error_id = models.UUIDField(editable=False)
+    task_name = models.CharField(max_length=255, editable=False)
+    failed = models.PositiveIntegerField(editable=False)
+    retried = models.PositiveIntegerField(editable=False)
+    """The runs that a retry has followed by itself."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.pk}"
+
+
+class ReleaseSeen(models.Model):
+    """A release of the project that has run tasks, as LAMBDA_TASKS_RELEASE names it."""
+
+    name = models.CharField(max_length=100, primary_key=True, editable=False)
+    first_seen = models.DateTimeField(db_index=True, editable=False)
+    last_seen = models.DateTimeField(editable=False)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.name
