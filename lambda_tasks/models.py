@@ -4,10 +4,10 @@ from .errors import MaxRetriesExceededError
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
 from .records.tables import (
     ErrorFigures,
+    LastTick,
     LimitPace,
     LimitPlace,
     RelayShift,
-    ReleaseSeen,
     RunFigures,
     RunProgress,
     RunState,
@@ -22,11 +22,11 @@ from .records.tables import (
 
 __all__ = [
     "ErrorFigures",
+    "LastTick",
     "LimitPace",
     "LimitPlace",
     "MaxRetriesExceededError",
     "RelayShift",
-    "ReleaseSeen",
     "RunFigures",
     "RunProgress",
     "RunState",

@@ -1,10 +1,12 @@
-"""The spans of time in which ends of runs are counted, and the ranges that pages show."""
+"""The figures of runs that have ended, the spans of time in which they are counted, and ranges."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Final
+from typing import Final, Self
+
+from .histograms import Histogram, added
 
 MINUTE: Final = 1
 TEN_MINUTES: Final = 10
@@ -14,15 +16,63 @@ DAY: Final = 1440
 SPANS: Final = (MINUTE, TEN_MINUTES, HOUR, DAY)
 """The lengths, in minutes, of the spans in which an end counts, each time."""
 
+KEPT: Final[Mapping[int, timedelta]] = {
+    MINUTE: timedelta(hours=3),
+    TEN_MINUTES: timedelta(days=2),
+    HOUR: timedelta(days=9),
+}
+"""For how long the figures of each span are kept, as long as a page shows them and somewhat longer.
+Those of days follow LAMBDA_TASKS_KEEP_FIGURES."""
+
+MIN_KEEP_DAYS: Final = 9
+"""The fewest days for which figures of days are kept: a page shows a week."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigure:
+    """How many runs have ended, and how long they waited and ran."""
+
+    n: int = 0
+    wait_s: float = 0.0
+    run_s: float = 0.0
+    waits: Histogram = field(default_factory=dict)
+    runs: Histogram = field(default_factory=dict)
+    last_end: datetime | None = None
+
+    @classmethod
+    def total(cls, figures: Iterable[Self]) -> Self:
+        """Return the sum of figures."""
+        parts = list(figures)
+        return cls(
+            sum(each.n for each in parts),
+            sum(each.wait_s for each in parts),
+            sum(each.run_s for each in parts),
+            added(each.waits for each in parts),
+            added(each.runs for each in parts),
+            max((each.last_end for each in parts if each.last_end is not None), default=None),
+        )
+
+    def beyond(self, other: Self) -> Self:
+        """Return what this has more than the other: other + self.beyond(other) == self."""
+        return type(self)(
+            self.n - other.n,
+            self.wait_s - other.wait_s,
+            self.run_s - other.run_s,
+            added([self.waits, _negative(other.waits)]),
+            added([self.runs, _negative(other.runs)]),
+            self.last_end,
+        )
+
+
+def _negative(histogram: Histogram) -> Histogram:
+    return {bucket: -count for bucket, count in histogram.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class _Range:
     length: timedelta
     step: int
-    """The spans, in minutes, of which charts show one after the other."""
     coarse: int
-    """The spans, in minutes, that are summed by task or error. They are few, and the first of them
-    may begin a little before the range."""
 
 
 class Range(Enum):
@@ -44,7 +94,10 @@ class Range(Enum):
 
     @property
     def coarse(self) -> int:
-        """The minutes of the spans that are summed by task or error."""
+        """The minutes of the spans that are summed by task or error.
+
+        They are few, and the first of them may begin a little before the range.
+        """
         return _RANGES[self].coarse
 
 
@@ -68,3 +121,17 @@ def starts(since: datetime, until: datetime, minutes: int) -> Iterator[datetime]
     while start < until:
         yield start
         start += timedelta(minutes=minutes)
+
+
+def release_of(worker_ids: str | None) -> str | None:
+    """Return the release that ran a record last, as the id of its worker tells; None for unknown.
+
+    The id has the name of the release behind a space. A published version of a function is one,
+    too: `2026/11/27/[42]3f...` is a log stream of version 42.
+    """
+    last = (worker_ids or "").rstrip("\n").rpartition("\n")[2]
+    process, _, release = last.partition(" ")
+    if release:
+        return release
+    version = process.partition("[")[2].partition("]")[0]
+    return None if version in ("", "$LATEST") else version

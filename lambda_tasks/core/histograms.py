@@ -40,12 +40,12 @@ def bounds_of(bucket: int) -> tuple[float, float]:
 
 
 def added(histograms: Iterable[Histogram]) -> dict[int, int]:
-    """Return the sum of histograms."""
+    """Return the sum of histograms. Counts may be negative, as long as the sum has none that is."""
     total: dict[int, int] = {}
     for histogram in histograms:
         for bucket, count in histogram.items():
             total[bucket] = total.get(bucket, 0) + count
-    return total
+    return {bucket: count for bucket, count in total.items() if count}
 
 
 def percentile(histogram: Histogram, share: float) -> float | None:

@@ -14,8 +14,9 @@ from django.db import connections, transaction
 from django.db.models import Case, DateTimeField, F, JSONField, Q, QuerySet, UUIDField, Value, When
 from django.db.models.functions import Coalesce, Greatest
 
+from ..core.fingerprints import fingerprint
 from ..core.graphs import Place
-from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Status, Succeeded
+from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Retried, Status, Succeeded
 from ..core.message import KEEP_ARGUMENTS_HEADER
 from .clock import Now
 from .encryption import UNAVAILABLE, encrypt_result, secrets_retention
@@ -51,6 +52,9 @@ def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
     if outcome.raised is not None:
         columns["exception_class"] = outcome.raised.exception_class
         columns["traceback"] = outcome.raised.traceback
+    if isinstance(outcome, Failed | Retried):
+        raised = outcome.raised
+        columns["error_id"] = fingerprint(raised.exception_class, raised.traceback).id
     if isinstance(outcome, Succeeded):
         columns["result"] = outcome.result
     return columns
@@ -68,6 +72,8 @@ def common_columns(
     be replayed, and so its arguments if it `drops` them. Then the relay removes them.
     """
     ended = {"end_time": Now(), "unique_key": _unique_key(outcome)}
+    if isinstance(outcome, Failed):
+        ended["broken_since"] = Now()
     if not isinstance(outcome, Failed) or secrets_for is None:
         return {**ended, "secrets": None, "look_at": None}
     if drops is True:
@@ -111,6 +117,7 @@ def reopened_columns(look_at: Any) -> Mapping[str, Any]:
     cleared = (
         "result", "exception_class", "traceback", "start_time", "end_time", "sent_at", "worker_ids",
         "claim_token", "lease_until", "refused_at", "cut_off_s", "limit_key", "expires_at",
+        "error_id", "broken_since",
     )  # fmt: skip
     counters = ("n_attempts", "n_retries", "n_continues", "n_waits")
     return {

@@ -585,7 +585,7 @@ class RunFigures(models.Model):
     """A multiple of the length since midnight in UTC."""
     task_name = models.CharField(max_length=255, editable=False)
     queue = models.CharField(max_length=255, editable=False)
-    status = models.CharField(max_length=10, choices=TaskStatus, editable=False)
+    status = models.CharField(max_length=10, editable=False)
     n = models.PositiveIntegerField(editable=False)
     wait_s = models.FloatField(editable=False)
     """The seconds from when each was due to its start, in all."""
@@ -596,6 +596,7 @@ class RunFigures(models.Model):
     without a start is not in it."""
     runs = models.TextField(editable=False)
     """The histogram of the seconds that they ran."""
+    last_end = models.DateTimeField(editable=False)
 
     class Meta:
         default_permissions = ()
@@ -651,15 +652,23 @@ class ErrorFigures(models.Model):
         return f"{self.pk}"
 
 
-class ReleaseSeen(models.Model):
-    """A release of the project that has run tasks, as LAMBDA_TASKS_RELEASE names it."""
+class LastTick(models.Model):
+    """What the last tick has found: a single row."""
 
-    name = models.CharField(max_length=100, primary_key=True, editable=False)
-    first_seen = models.DateTimeField(db_index=True, editable=False)
-    last_seen = models.DateTimeField(editable=False)
+    id = models.PositiveSmallIntegerField(primary_key=True, editable=False)
+    """Always 1."""
+    counted_until = models.DateTimeField(editable=False)
+    """The minute up to which all ends are counted, but those that become visible late."""
+    at = models.DateTimeField(null=True, editable=False)
+    """The time of the tick that has counted last; None for none."""
+    n_connections = models.PositiveIntegerField(null=True, editable=False)
+    """The connections to the database server, of everybody; None where that is unknown."""
+    max_connections = models.PositiveIntegerField(null=True, editable=False)
+    releases = models.JSONField(default=list, editable=False)
+    """The last releases that have run tasks, each with its name and the time it was first seen."""
 
     class Meta:
         default_permissions = ()
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.at}"
