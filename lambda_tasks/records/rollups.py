@@ -94,6 +94,8 @@ ALL_TASKS: Final = ""
 
 HAVE_ERRORS: Final = (Status.FAILED, Status.RETRYING)
 
+RUN_KEY: Final = ("minutes", "start", "task_name", "queue", "status")
+ERROR_KEY: Final = ("minutes", "start", "error_id", "task_name")
 RUN_COLUMNS: Final = ("n", "wait_s", "run_s", "waits", "runs", "last_end")
 ERROR_COLUMNS: Final = ("failed", "retried")
 
@@ -356,7 +358,7 @@ def _run_row(
 ) -> RunFigures:
     total = RunFigure.total([stored, more])
     return RunFigures(
-        (*span, *key),
+        **dict(zip(RUN_KEY, (*span, *key), strict=True)),
         n=total.n,
         wait_s=total.wait_s,
         run_s=total.run_s,
@@ -370,7 +372,7 @@ def _error_row(
     span: tuple[int, datetime], key: ErrorKey, stored: ErrorCount, more: ErrorCount
 ) -> ErrorFigures:
     return ErrorFigures(
-        (*span, *key),
+        **dict(zip(ERROR_KEY, (*span, *key), strict=True)),
         failed=stored.failed + more.failed,
         retried=stored.retried + more.retried,
     )
