@@ -1,252 +1,143 @@
-"""The figures that the dashboard shows, from the rows that the tick has counted.
+"""The figures that the admin's pages show, from the rows that the tick has counted.
 
 Nothing here reads all records, however many there are: ends are counted once a minute, in
 `RunFigures` and `ErrorFigures`, and what is still broken, waits or runs is found by an index. So the
-last minute may be missing, and for a longer time if nobody ticks: `Facts.last_tick_s` tells.
+last minute may be missing, and more if nobody ticks: `Facts.counted_s` tells.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+import logging
+import time
+from collections.abc import Collection
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from ..core.figures import Range
-from .counting import Counts
+from .. import runtime
+from ..core.figures import HOUR, Range, start_of
+from ..core.schedules import in_words
+from ..declared_schedules import declared, find_declared
+from ..errors import UnknownSchedule
+from ..queues.aws.errors import RequestFailed
+from ..queues.dead_letters import DeadLetterQueue
+from ..queues.sqs import SQSQueue
+from ..queues.sqs_provision import QueueElsewhere
+from ..records import counts, figures
+from ..records.figures import Wanted
+from .asking import sqs_queues
+from .counting import STUCK_AFTER
+from .shapes import (
+    HEAT_S,
+    STILL_BROKEN_COUNTED,
+    ErrorGroup,
+    Facts,
+    Moment,
+    NextDue,
+    Outcomes,
+    Overview,
+    QueueFigures,
+    ReleaseMark,
+    ScheduleRun,
+    Series,
+    Spread,
+    TaskFigures,
+    TaskStory,
+)
+from .summing import by_error, by_queue, by_task, coarse, facts, past_hours, series, steps, sums
 
-__all__ = ["Range"]
+__all__ = [
+    "HEAT_S",
+    "STILL_BROKEN_COUNTED",
+    "ErrorGroup",
+    "Facts",
+    "Moment",
+    "NextDue",
+    "Outcomes",
+    "Overview",
+    "QueueFigures",
+    "Range",
+    "ReleaseMark",
+    "ScheduleRun",
+    "Series",
+    "Spread",
+    "TaskFigures",
+    "TaskStory",
+    "acknowledge",
+    "dead_letters",
+    "error",
+    "errors",
+    "last_successes",
+    "overview",
+    "queues",
+    "schedule_runs",
+    "still_broken_ids",
+    "task",
+    "tasks",
+]
 
+logger = logging.getLogger("lambda_tasks")
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """How runs have ended."""
+SHOWN: Final = 10
+"""The most errors, tasks and schedules in each list of the overview."""
 
-    succeeded: int = 0
-    failed: int = 0
-    retried: int = 0
-    """The runs that have failed, and that a retry has followed by itself."""
-    cancelled: int = 0
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.succeeded + self.failed + self.retried + self.cancelled
-
-    @property
-    def failure_rate(self) -> float | None:
-        """The share of FAILED among SUCCESS and FAILED, from 0 to 1; None without ends."""
-        ended = self.succeeded + self.failed
-        return self.failed / ended if ended else None
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How long something took, of many times: the median, and what one in twenty exceeds."""
-
-    p50_s: float | None
-    p95_s: float | None
-    total_s: float
-    """The seconds of all of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """One span of a chart's time: a bar, a point, or a column of the heat map."""
-
-    start: datetime
-    minutes: int
-    outcomes: Outcomes
-    wait: Spread
-    run: Spread
-    waits: Mapping[int, int]
-    """How many waited for so long, by the index of `HEAT_S`, without those that are 0."""
-
-
-HEAT_S: tuple[float, ...] = (0.1, 1, 10, 60, 600, 3600)
-"""The seconds at which the heat map's rows end; the last row has what waited longer.
-
-Row 0 has waits below 0.1 s, row 6 those of an hour and more.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseMark:
-    """A release, and when it first ran a task."""
-
-    name: str
-    first_seen: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """What has ended in a range of time, one moment after the other, without gaps."""
-
-    range: Range
-    moments: Sequence[Moment]
-    total: Moment
-    """All of them as one."""
-    releases: Sequence[ReleaseMark] = ()
-    """The releases that are new in the range, the earliest first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What can be wrong with the system as a whole."""
-
-    now: datetime
-    """The time of the database's clock."""
-    last_tick_s: float | None
-    """About the seconds since the last tick; None for never."""
-    oldest_waiting_s: float | None
-    """The seconds since the oldest waiting call was due; None if none waits."""
-    oldest_waiting_queue: str | None
-    stuck: int
-    """Runs whose worker has died and that nobody has taken over for long."""
-    still_broken: int
-    """FAILED records that nobody has put right; at most STILL_BROKEN_COUNTED."""
-    failure_rate: float | None
-    """The share of runs that have FAILED since the hour began, or in the hour before, if fewer than
-    20 have ended since; None without ends."""
-    usual_failure_rate: float | None
-    """The same of the same hours of the past seven days; None if fewer than 20 have ended then."""
-    connections: int | None
-    """The connections to the database server, of everybody; None where that is unknown."""
-    max_connections: int | None
-
-
-STILL_BROKEN_COUNTED: int = 10_000
-"""The most records that are counted as still broken, as it takes a millisecond for each 2,000."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueFigures:
-    """How a queue stands, and what has ended in it."""
-
-    name: str
-    counts: Counts
-    """What waits (`waiting`, `delayed`), is in flight (`running`, `stuck`), and the age of the
-    oldest, now. Its counts of ends are of the last hour."""
-    is_complete: bool
-    """Whether all that waits is counted; if not, there is at least as much."""
-    outcomes: Outcomes
-    """In the range."""
-    wait: Spread
-    throughput: Sequence[int]
-    """The ends of each moment of the range: a spark line."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorGroup:
-    """Failures by error: the class, the text without what differs, and where it was raised."""
-
-    id: UUID
-    exception_class: str
-    message: str
-    raised_in: str
-    """The file and function of the project's own code, as "shop/tasks.py in charge"; or ""."""
-    task_names: Sequence[str]
-    """The tasks that had it in the range, the most failures first."""
-    failed: int
-    """In the range."""
-    retried: int
-    still_broken: int
-    """The FAILED records with it that nobody has put right, of any time; up to
-    STILL_BROKEN_COUNTED of all errors together are counted."""
-    first_seen: datetime
-    last_seen: datetime
-    releases: Sequence[str]
-    """The releases in which it was seen, the first one first; empty if releases have no names."""
-    examples: Sequence[UUID]
-    """The ids of the last records with it, the latest first."""
-    trend: Sequence[int]
-    """The failures and retries of each moment of the range: a spark line."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFigures:
-    """What has ended of one task in a range."""
-
-    name: str
-    outcomes: Outcomes
-    wait: Spread
-    run: Spread
-    share: float
-    """The share of the seconds of all runs that these took: what it costs, from 0 to 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NextDue:
-    """A schedule that is due next."""
-
-    name: str
-    task_name: str
-    rule: str
-    due: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overview:
-    """All that the first page shows, but dead letters and the doctor's warnings."""
-
-    facts: Facts
-    series: Series
-    queues: Sequence[QueueFigures]
-    """By name, with each queue of LAMBDA_TASKS_QUEUES."""
-    errors: Sequence[ErrorGroup]
-    """Up to ten: those that are still broken first, then the most failures."""
-    slowest: Sequence[TaskFigures]
-    """Up to ten, by the p95 of their runs."""
-    costliest: Sequence[TaskFigures]
-    """Up to ten, by the seconds of all their runs."""
-    next_due: Sequence[NextDue]
-    """Up to ten, the earliest first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskStory:
-    """How one task is doing: figures, the moments of a range, and its last success."""
-
-    figures: TaskFigures
-    series: Series
-    last_success: datetime | None
-    errors: Sequence[ErrorGroup]
-    """Up to ten, of this task alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleRun:
-    """One of the last runs of a schedule."""
-
-    due: datetime
-    record_id: UUID
-    status: str | None
-    """The status of the last record of its lineage; None where there is no record any more, or
-    none yet."""
-    run_s: float | None
+DEAD_LETTERS_KEPT_S: Final = 60.0
+"""Seconds for which a count of dead letters is kept: pages ask again each few seconds."""
 
 
 def overview(range: Range = Range.LAST_HOUR) -> Overview:
-    """Return what the first page shows. Executes fewer than ten statements."""
-    raise NotImplementedError
+    """Return what the first page shows. Executes seven statements on PostgreSQL."""
+    tick = figures.read_tick()
+    now = tick.now
+    rows = figures.read_runs(
+        steps(range, now),
+        coarse(range, now),
+        Wanted(HOUR, starts=past_hours(start_of(now, HOUR))),
+    )
+    of_queues = by_queue(range, now, rows, *counts.count_unfinished(STUCK_AFTER))
+    of_tasks = list(by_task(range, now, rows).values())
+    return Overview(
+        facts=facts(tick, rows, of_queues),
+        series=series(range, now, sums(rows, range.step), tick.releases),
+        queues=of_queues,
+        errors=_errors(range, now)[:SHOWN],
+        slowest=sorted(of_tasks, key=lambda each: -(each.run.p95_s or 0.0))[:SHOWN],
+        costliest=sorted(of_tasks, key=lambda each: -each.run.total_s)[:SHOWN],
+        next_due=_next_due(),
+    )
 
 
 def queues(range: Range = Range.LAST_HOUR) -> list[QueueFigures]:
     """Return how each queue stands, by name."""
-    raise NotImplementedError
+    now = figures.read_tick().now
+    rows = figures.read_runs(steps(range, now))
+    return by_queue(range, now, rows, *counts.count_unfinished(STUCK_AFTER))
 
 
 def tasks(range: Range = Range.LAST_DAY) -> dict[str, TaskFigures]:
     """Return the figures of each task of which something has ended in the range, by name."""
-    raise NotImplementedError
-
-
-def last_successes(names: Collection[str]) -> dict[str, datetime]:
-    """Return when each of these tasks last succeeded, to the span in which its figures are kept."""
-    raise NotImplementedError
+    now = figures.read_tick().now
+    return by_task(range, now, figures.read_runs(coarse(range, now)))
 
 
 def task(name: str, range: Range = Range.LAST_DAY) -> TaskStory:
     """Return how one task is doing. A name without figures has a story without numbers."""
-    raise NotImplementedError
+    tick = figures.read_tick()
+    now = tick.now
+    rows = figures.read_runs(steps(range, now, name), coarse(range, now))
+    return TaskStory(
+        figures=by_task(range, now, rows).get(name) or TaskFigures(name=name),
+        series=series(range, now, sums(rows, range.step, name), tick.releases),
+        last_success=last_successes([name]).get(name),
+        errors=_errors(range, now, task=name)[:SHOWN],
+    )
+
+
+def last_successes(names: Collection[str] | None = None) -> dict[str, datetime]:
+    """Return when each of these tasks last succeeded; with None, of all that have figures.
+
+    It goes back as far as LAMBDA_TASKS_KEEP_FIGURES, mostly further than the records.
+    """
+    return figures.last_successes(names)
 
 
 def errors(
@@ -260,12 +151,13 @@ def errors(
 
     With `still_broken` only errors that have such records, whenever they were seen.
     """
-    raise NotImplementedError
+    found = _errors(range, figures.read_tick().now, task=task)
+    return [each for each in found if each.still_broken or not still_broken][:limit]
 
 
 def error(id: UUID, range: Range = Range.LAST_WEEK) -> ErrorGroup | None:
-    """Return one error; None for one that is unknown, or whose figures are over."""
-    raise NotImplementedError
+    """Return one error; None for one that is unknown, or that was not seen for long."""
+    return next(iter(_errors(range, figures.read_tick().now, id=id)), None)
 
 
 def still_broken_ids(
@@ -276,7 +168,7 @@ def still_broken_ids(
     For lists with other filters, `TaskRecord.objects.filter(broken_since__isnull=False)` is the
     condition, and `error_id` that of an error; `-broken_since` is the order with an index.
     """
-    raise NotImplementedError
+    return figures.still_broken(error=error, task=task, limit=limit)
 
 
 def acknowledge(ids: Collection[UUID]) -> int:
@@ -284,12 +176,58 @@ def acknowledge(ids: Collection[UUID]) -> int:
 
     The caller says in its own log who did it. A record that is retried and fails again counts anew.
     """
-    raise NotImplementedError
+    return figures.acknowledge(ids)
 
 
 def schedule_runs(name: str, *, limit: int = 30) -> list[ScheduleRun]:
-    """Return the last runs of a schedule, the latest first; none for an unknown one."""
-    raise NotImplementedError
+    """Return the last due times of a schedule, the latest first; none for an unknown one."""
+    try:
+        found = find_declared(name)
+    except UnknownSchedule:
+        return []
+    table = runtime.current().schedule_table
+    return [
+        ScheduleRun(
+            due=run.due,
+            record_id=run.id,
+            status=run.status,
+            run_s=(run.ended_at - run.started_at).total_seconds()
+            if run.started_at is not None and run.ended_at is not None
+            else None,
+        )
+        for run in table.last_runs(name, found.schedule, limit=limit)
+    ]
+
+
+def _next_due() -> list[NextDue]:
+    schedules = declared()
+    states = runtime.current().schedule_table.due_next(schedules, limit=SHOWN)
+    return [
+        NextDue(
+            name=state.name,
+            task_name=schedules[state.name].task_name,
+            rule=in_words(schedules[state.name].schedule),
+            due=state.next_due,
+        )
+        for state in states
+        if state.next_due is not None
+    ]
+
+
+def _errors(
+    range: Range, now: datetime, *, task: str | None = None, id: UUID | None = None
+) -> list[ErrorGroup]:
+    since = start_of(now - range.length, range.coarse)
+    rows = figures.read_errors(range.coarse, since, task=task, error=id)
+    known = figures.describe_errors(since=since, id=id)
+    return by_error(range, now, rows, known, task=task)
+
+
+class _LastCount:
+    """The last count of dead letters in this process."""
+
+    at_s = -DEAD_LETTERS_KEPT_S
+    count: int | None = None
 
 
 def dead_letters(*, wait_s: float = 1.0) -> int | None:
@@ -297,4 +235,29 @@ def dead_letters(*, wait_s: float = 1.0) -> int | None:
 
     The answer is kept for a minute in this process.
     """
-    raise NotImplementedError
+    if time.monotonic() - _LastCount.at_s > DEAD_LETTERS_KEPT_S:
+        _LastCount.count = _count_dead_letters(wait_s)
+        _LastCount.at_s = time.monotonic()
+    return _LastCount.count
+
+
+def _count_dead_letters(wait_s: float) -> int | None:
+    queues = list(sqs_queues(None).values())
+    if not queues:
+        return 0
+    try:
+        return runtime.current().portal.call(_sum_dead_letters, queues, wait_s)
+    except (RequestFailed, QueueElsewhere, TimeoutError) as error:
+        logger.warning("The dead letters could not be counted: %s", error or "no answer in time")
+        return None
+
+
+async def _sum_dead_letters(queues: Collection[SQSQueue], wait_s: float) -> int:
+    async with asyncio.timeout(wait_s):
+        return sum(await asyncio.gather(*map(_dead_letters_of, queues)))
+
+
+async def _dead_letters_of(queue: SQSQueue) -> int:
+    letters = await DeadLetterQueue.find(queue, runtime.current())
+    found = None if letters is None else await letters.count()
+    return 0 if found is None else found["visible"] + found["in_flight"]
