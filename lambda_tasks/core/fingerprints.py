@@ -41,8 +41,7 @@ DECORATION: Final = " |+-"
 """What an exception group puts in front of the lines of its exceptions."""
 
 FOREIGN: Final = re.compile(
-    r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib[/\\]python\d|[/\\]lambda_tasks[/\\]"
-    r"|^<|^/opt/python/|^/var/runtime/|[/\\]Lib[/\\]"
+    r"/(?:site|dist)-packages/|/lib/python\d|^<|^/opt/python/|^/var/runtime/"
 )
 """The paths of what is not the project's own code: packages, Python itself, and a layer's."""
 
@@ -110,5 +109,5 @@ def _frames(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
         if (frame := FRAME.search(line)) is not None:
             path = frame["path"]
             # Two names of a path: what is before them differs between a laptop and the function.
-            short = "/".join(re.split(r"[/\\]", path)[-2:])
+            short = "/".join(path.split("/")[-2:])
             yield path, f"{short} in {frame['function']}"
