@@ -8,25 +8,29 @@ Colours come from `charts.css`, by classes: `lt-ok`, `lt-failed`, `lt-retried`, 
 """
 
 import math
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from django.utils.formats import number_format
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext
 
-WIDTH: Final = 600
-HEIGHT: Final = 160
-"""The size of a drawing in its own units; a unit is as high as a pixel, and as wide as it comes."""
+from . import drawing
+from .drawing import HEIGHT, ROW, WIDTH, Mark, Part
 
-ROW: Final = 24
-"""The pixels of a row of a heat map or gantt chart."""
-
-N_LABELS: Final = 5
-"""The most labels below a chart."""
+__all__ = [
+    "Bar",
+    "Mark",
+    "Node",
+    "Part",
+    "gantt",
+    "graph",
+    "heat_map",
+    "lines",
+    "spark_line",
+    "stacked_bars",
+]
 
 SHADES: Final = 5
 """The shades of a heat map."""
@@ -38,17 +42,6 @@ NODE_WIDTH: Final = 170
 NODE_HEIGHT: Final = 40
 NODE_GAP: Final = 50
 MAX_NODE_CHARS: Final = 22
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One series of a chart: its name, for people, its class, and a value for each label."""
-
-    name: str
-    css: str
-    values: Sequence[float | None]
-    is_hatched: bool = False
-    """Whether it is told from others by a pattern, too; for lines, by dashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +71,6 @@ class Node:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A line across a chart at one of its labels, such as a release."""
-
-    index: int
-    title: str
-
-
 def stacked_bars(
     title: str,
     description: str,
@@ -96,24 +81,24 @@ def stacked_bars(
 ) -> SafeString:
     """Draw a stack of bars for each label."""
     stacks = [sum(part.values[number] or 0 for part in parts) for number in range(len(labels))]
-    top = _nice(max(stacks, default=0))
-    hatch = _hatch_id(title)
+    top = drawing.nice(max(stacks, default=0))
+    hatch = drawing.hatch_id(title)
     step = WIDTH / max(len(labels), 1)
-    drawn = [_hatching(hatch)]
+    drawn = [drawing.hatching(hatch)]
     for number, label in enumerate(labels):
         y = float(HEIGHT)
         for part in parts:
             if value := part.values[number]:
                 height = value / top * HEIGHT
                 y -= height
-                box = _box(number * step + step * 0.1, y, step * 0.8, height)
-                told = f"{label}: {part.name} {_count(value)}"
-                drawn.append(_rect(box, part.css, told, hatch if part.is_hatched else None))
-    drawn += _marks(marks, step)
-    axis = [_count(top), _count(top / 2), "0"]
-    svg = _svg(title, description, drawn, HEIGHT)
-    table = _table(title, labels, {part.name: _counts(part.values) for part in parts})
-    return _figure(title, _plot(svg, axis, labels) + _legend(parts) + table)
+                box = drawing.box(number * step + step * 0.1, y, step * 0.8, height)
+                told = f"{label}: {part.name} {drawing.count(value)}"
+                drawn.append(drawing.rect(box, part.css, told, hatch if part.is_hatched else None))
+    drawn += drawing.mark_lines(marks, step)
+    axis = [drawing.count(top), drawing.count(top / 2), "0"]
+    svg = drawing.svg(title, description, drawn, HEIGHT)
+    table = drawing.table(title, labels, {part.name: drawing.counts(part.values) for part in parts})
+    return drawing.figure(title, drawing.plot(svg, axis, labels) + drawing.legend(parts) + table)
 
 
 def lines(
@@ -127,7 +112,7 @@ def lines(
 ) -> SafeString:
     """Draw a line for each part, on a logarithmic axis if the values span more than 50 times."""
     known = [value for part in parts for value in part.values if value is not None and value > 0]
-    low, top = min(known, default=0.0), _nice(max(known, default=0.0))
+    low, top = min(known, default=0.0), drawing.nice(max(known, default=0.0))
     is_logarithmic = bool(known) and top > LOGARITHMIC_FROM * low
 
     def y_of(value: float) -> float:
@@ -146,7 +131,7 @@ def lines(
             if value is None:
                 pen = "M"
                 continue
-            path.append(f"{pen}{_n((number + 0.5) * step)} {_n(y_of(value))}h0")
+            path.append(f"{pen}{drawing.short((number + 0.5) * step)} {drawing.short(y_of(value))}h0")
             pen = "L"
         dashes = ' stroke-dasharray="5 4"' if part.is_hatched else ""
         drawn.append(
@@ -155,15 +140,15 @@ def lines(
         )
     for number, label in enumerate(labels):
         values = [(part.name, part.values[number]) for part in parts]
-        told = ", ".join(f"{name} {_amount(value, unit)}" for name, value in values)
-        drawn.append(_rect(_box(number * step, 0, step, HEIGHT), "lt-hover", f"{label}: {told}"))
-    drawn += _marks(marks, step)
+        told = ", ".join(f"{name} {drawing.amount(value, unit)}" for name, value in values)
+        drawn.append(drawing.rect(drawing.box(number * step, 0, step, HEIGHT), "lt-hover", f"{label}: {told}"))
+    drawn += drawing.mark_lines(marks, step)
     middle = math.sqrt(low * top) if is_logarithmic else top / 2
-    axis = [_amount(each, unit) for each in (top, middle, low if is_logarithmic else 0.0)]
-    svg = _svg(title, description, drawn, HEIGHT)
-    columns = {part.name: [_amount(each, unit) for each in part.values] for part in parts}
-    table = _table(title, labels, columns)
-    return _figure(title, _plot(svg, axis, labels) + _legend(parts, is_line=True) + table)
+    axis = [drawing.amount(each, unit) for each in (top, middle, low if is_logarithmic else 0.0)]
+    svg = drawing.svg(title, description, drawn, HEIGHT)
+    columns = {part.name: [drawing.amount(each, unit) for each in part.values] for part in parts}
+    table = drawing.table(title, labels, columns)
+    return drawing.figure(title, drawing.plot(svg, axis, labels) + drawing.legend(parts, is_line=True) + table)
 
 
 def heat_map(
@@ -185,41 +170,41 @@ def heat_map(
             if count:
                 # By powers: one call that waits for an hour must be seen beside thousands.
                 shade = 1 + min(int(math.log(count + 1, most + 1) * SHADES), SHADES - 1)
-                box = _box(number * step, (len(rows) - 1 - level) * ROW, step, ROW)
-                told = f"{labels[number]}, {name}: {_count(count)}"
-                drawn.append(_rect(box, f"lt-heat-{shade}", told))
-    svg = _svg(title, description, drawn, len(rows) * ROW)
-    table = _table(title, labels, {n: _counts(row) for n, row in zip(rows, counts, strict=True)})
-    return _figure(title, _plot(svg, rows[::-1], labels, css="lt-rows") + table)
+                box = drawing.box(number * step, (len(rows) - 1 - level) * ROW, step, ROW)
+                told = f"{labels[number]}, {name}: {drawing.count(count)}"
+                drawn.append(drawing.rect(box, f"lt-heat-{shade}", told))
+    svg = drawing.svg(title, description, drawn, len(rows) * ROW)
+    table = drawing.table(title, labels, {n: drawing.counts(row) for n, row in zip(rows, counts, strict=True)})
+    return drawing.figure(title, drawing.plot(svg, rows[::-1], labels, css="lt-rows") + table)
 
 
 def gantt(title: str, description: str, bars: Sequence[Bar], *, total_s: float) -> SafeString:
     """Draw bars of time below each other."""
-    hatch = _hatch_id(title)
+    hatch = drawing.hatch_id(title)
     scale = WIDTH / (total_s or 1.0)
-    drawn = [_hatching(hatch)]
+    drawn = [drawing.hatching(hatch)]
     for number, bar in enumerate(bars):
         # What took no time is seen, too.
         width = max((bar.end_s - bar.start_s) * scale, 2.0)
-        box = _box(min(bar.start_s * scale, WIDTH - 2.0), number * ROW + 4, width, ROW - 8)
-        drawn.append(_rect(box, bar.css, bar.title, hatch if bar.is_hatched else None))
-    svg = _svg(title, description, drawn, len(bars) * ROW)
-    times = [_amount(total_s * part / 4, "s") for part in range(5)]
+        box = drawing.box(min(bar.start_s * scale, WIDTH - 2.0), number * ROW + 4, width, ROW - 8)
+        drawn.append(drawing.rect(box, bar.css, bar.title, hatch if bar.is_hatched else None))
+    svg = drawing.svg(title, description, drawn, len(bars) * ROW)
+    times = [drawing.amount(total_s * part / 4, "s") for part in range(5)]
     columns = {
-        gettext("Start"): [_amount(bar.start_s, "s") for bar in bars],
-        gettext("Duration"): [_amount(bar.end_s - bar.start_s, "s") for bar in bars],
+        gettext("Start"): [drawing.amount(bar.start_s, "s") for bar in bars],
+        gettext("Duration"): [drawing.amount(bar.end_s - bar.start_s, "s") for bar in bars],
     }
     names = [bar.label for bar in bars]
-    table = _table(title, names, columns)
-    return _figure(title, _plot(svg, names, times, css="lt-rows") + table)
+    table = drawing.table(title, names, columns)
+    return drawing.figure(title, drawing.plot(svg, names, times, css="lt-rows") + table)
 
 
 def graph(title: str, description: str, nodes: Sequence[Node]) -> SafeString:
     """Draw nodes in the order of what they wait for, with arrows, from left to right."""
     places = _places(nodes)
-    hatch, arrow = _hatch_id(title), f"{_hatch_id(title)}-arrow"
+    hatch, arrow = drawing.hatch_id(title), f"{drawing.hatch_id(title)}-arrow"
     drawn = [
-        _hatching(hatch),
+        drawing.hatching(hatch),
         f'<marker id="{arrow}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"'
         ' markerHeight="7" orient="auto"><path class="lt-arrow" d="M0 0L8 4L0 8z"/></marker>',
     ]
@@ -243,10 +228,10 @@ def graph(title: str, description: str, nodes: Sequence[Node]) -> SafeString:
             ", ".join(label_of[each] for each in node.after if each in label_of) for node in nodes
         ],
     }
-    table = _table(title, [node.label for node in nodes], columns)
+    table = drawing.table(title, [node.label for node in nodes], columns)
     # Reached by keyboard, so that it can be scrolled without a mouse.
     scrolled = f'<div class="lt-scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
-    return _figure(title, f"{scrolled}{svg}</div>{table}")
+    return drawing.figure(title, f"{scrolled}{svg}</div>{table}")
 
 
 def spark_line(title: str, values: Sequence[float], *, css: str = "lt-ok") -> SafeString:
@@ -254,36 +239,15 @@ def spark_line(title: str, values: Sequence[float], *, css: str = "lt-ok") -> Sa
     top = max(values, default=0) or 1
     step = 100 / max(len(values) - 1, 1)
     points = " ".join(
-        f"{_n(number * step)},{_n(19 - value / top * 18)}" for number, value in enumerate(values)
+        f"{drawing.short(number * step)},{drawing.short(19 - value / top * 18)}" for number, value in enumerate(values)
     )
-    told = f"{title}: {', '.join(_counts(values))}"
+    told = f"{title}: {', '.join(drawing.counts(values))}"
     return mark_safe(  # noqa: S308 - all that varies is escaped or a number
         f'<svg class="lt-spark" role="img" aria-label="{escape(told)}" width="100" height="20"'
         f' viewBox="0 0 100 20" preserveAspectRatio="none"><title>{escape(told)}</title>'
         f'<polyline class="lt-line {escape(css)}" points="{points}"'
         ' vector-effect="non-scaling-stroke"/></svg>'
     )
-
-
-# Marks
-
-
-def _rect(box: str, css: str, told: str, hatch: str | None = None) -> str:
-    hatched = f'<rect {box} fill="url(#{hatch})"/>' if hatch else ""
-    told = f"<title>{escape(told)}</title>"
-    return f'<g>{told}<rect class="{escape(css)}" {box}/>{hatched}</g>'
-
-
-def _box(x: float, y: float, width: float, height: float) -> str:
-    return f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
-
-
-def _marks(marks: Iterable[Mark], step: float) -> list[str]:
-    return [
-        f'<g><title>{escape(mark.title)}</title><path class="lt-mark"'
-        f' d="M{_n(mark.index * step)} 0V{HEIGHT}" vector-effect="non-scaling-stroke"/></g>'
-        for mark in marks
-    ]
 
 
 def _edge(start: tuple[int, int], end: tuple[int, int], arrow: str) -> str:
@@ -298,12 +262,12 @@ def _node(node: Node, x: int, y: int, hatch: str) -> str:
     label = node.label
     if len(label) > MAX_NODE_CHARS:
         label = f"{label[: MAX_NODE_CHARS - 1]}…"
-    box = _box(x, y, NODE_WIDTH, NODE_HEIGHT)
+    box = drawing.box(x, y, NODE_WIDTH, NODE_HEIGHT)
     drawn = f'<rect class="lt-node {escape(node.css)}" {box} rx="4"/>'
     if node.css == "lt-failed":
-        drawn += f'<rect {_box(x, y, 8, NODE_HEIGHT)} fill="url(#{hatch})"/>'
+        drawn += f'<rect {drawing.box(x, y, 8, NODE_HEIGHT)} fill="url(#{hatch})"/>'
     if node.total:
-        done = _box(x, y + NODE_HEIGHT - 5, NODE_WIDTH * node.done / node.total, 5)
+        done = drawing.box(x, y + NODE_HEIGHT - 5, NODE_WIDTH * node.done / node.total, 5)
         drawn += f'<rect class="lt-done" {done}/>'
     drawn += f'<text class="lt-label" x="{x + 14}" y="{y + 24}">{escape(label)}</text>'
     drawn = f"<g><title>{escape(node.title)}</title>{drawn}</g>"
@@ -327,108 +291,3 @@ def _places(nodes: Sequence[Node]) -> dict[str, tuple[int, int]]:
     return places
 
 
-# What is around them
-
-
-def _svg(title: str, description: str, drawn: Iterable[str], height: int) -> str:
-    return (
-        f'<svg role="img" aria-label="{escape(f"{title}. {description}")}" width="100%"'
-        f' height="{height}" viewBox="0 0 {WIDTH} {height}" preserveAspectRatio="none">'
-        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{''.join(drawn)}</svg>"
-    )
-
-
-def _plot(svg: str, axis: Sequence[str], labels: Sequence[str], *, css: str = "") -> str:
-    """Return a drawing between its axes, which are no part of its picture to a screen reader."""
-    every = max(math.ceil(len(labels) / N_LABELS), 1)
-    return (
-        f'<div class="lt-plot {css}"><div class="lt-y" aria-hidden="true">{_spans(axis)}</div>{svg}'
-        f'<div class="lt-x" aria-hidden="true">{_spans(labels[::every])}</div></div>'
-    )
-
-
-def _spans(texts: Iterable[str]) -> str:
-    return "".join(f"<span>{escape(text)}</span>" for text in texts)
-
-
-def _legend(parts: Iterable[Part], *, is_line: bool = False) -> str:
-    items = []
-    for part in parts:
-        css, hatch = escape(part.css), _hatch_id(part.name)
-        if is_line:
-            dashes = ' stroke-dasharray="5 4"' if part.is_hatched else ""
-            swatch = f'<path class="lt-line {css}" d="M0 6H18"{dashes}/>'
-        else:
-            swatch = f'<rect class="{css}" width="18" height="12"/>'
-            if part.is_hatched:
-                swatch = f'{_hatching(hatch)}{swatch}<rect width="18" height="12" fill="url(#{hatch})"/>'
-        svg = f'<svg aria-hidden="true" width="18" height="12" viewBox="0 0 18 12">{swatch}</svg>'
-        items.append(f"<li>{svg} {escape(part.name)}</li>")
-    return f'<ul class="lt-legend">{"".join(items)}</ul>'
-
-
-def _table(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        f"{''.join(f'<td>{escape(column[number])}</td>' for column in columns.values())}</tr>"
-        for number, label in enumerate(labels)
-    )
-    return (
-        f"<details><summary>{escape(gettext('As a table'))}</summary>"
-        f'<div class="lt-scroll"><table><caption>{escape(title)}</caption>'
-        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
-    )
-
-
-def _figure(title: str, inner: str) -> SafeString:
-    caption = f"<figcaption>{escape(title)}</figcaption>"
-    return mark_safe(f'<figure class="lt-chart">{caption}{inner}</figure>')  # noqa: S308 - as above
-
-
-def _hatch_id(title: str) -> str:
-    """Return an id, which the titles of a page's charts make different."""
-    return f"lt-hatch-{zlib.crc32(title.encode()):x}"
-
-
-def _hatching(id: str) -> str:
-    return (
-        f'<defs><pattern id="{id}" width="6" height="6" patternUnits="userSpaceOnUse"'
-        ' patternTransform="rotate(45)"><path class="lt-hatch" d="M1 0V6"/></pattern></defs>'
-    )
-
-
-# Numbers
-
-
-def _nice(value: float) -> float:
-    """Return the next 1, 2 or 5 times a power of ten, at which an axis can end."""
-    if value <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(each * power for each in (1, 2, 5, 10) if each * power >= value)
-
-
-def _n(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def _count(value: float) -> str:
-    return number_format(value, 0 if float(value).is_integer() else 1, force_grouping=True)
-
-
-def _counts(values: Iterable[float | None]) -> list[str]:
-    return ["" if value is None else _count(value) for value in values]
-
-
-def _amount(value: float | None, unit: str) -> str:
-    """Return a value with its unit; seconds in the unit in which one says them."""
-    if value is None:
-        return "–"
-    if unit != "s":
-        return f"{_count(value)} {unit}".strip()
-    for size_s, name in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-        if value >= size_s:
-            shown = value / size_s
-            return f"{number_format(shown, 0 if shown >= 10 else 1)} {name}"
-    return f"{number_format(value * 1000, 0)} ms"
