@@ -19,11 +19,11 @@ from django.core.signals import setting_changed
 
 from . import access, schedules
 from .access import Authenticator
-from .core.figures import MIN_KEEP_DAYS
+from .core.figures import MAX_KEEP_DAYS, MIN_KEEP_DAYS
 from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.limits import Rate
-from .core.retention import DEFAULT_RETENTION, MAX_DAYS, Retention, parse_keep
+from .core.retention import DEFAULT_RETENTION, Retention, parse_keep
 from .core.schedules import MAX_SCHEDULE_NAME, Schedule, resolved
 from .core.signature import MIN_KEY_CHARS, Signer
 from .core.spelling import did_you_mean
@@ -603,7 +603,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "schedules": _schedules,
     "redact": _parameter_names,
     "endpoints": access.parse,
-    "keep_figures": _whole_number(MIN_KEEP_DAYS, MAX_DAYS),
+    "keep_figures": _whole_number(MIN_KEEP_DAYS, MAX_KEEP_DAYS),
     "release": _release,
     "metrics": _metrics_namespace,
     "aws": _client_options,

@@ -15,8 +15,9 @@ from django.utils.timezone import now
 from lambda_tasks import conf, operations, runtime
 from lambda_tasks.core.figures import DAY, HOUR, MINUTE, SPANS, TEN_MINUTES, start_of
 from lambda_tasks.core.histograms import from_text
+from lambda_tasks.declared_schedules import find_declared
 from lambda_tasks.errors import LambdaTasksError
-from lambda_tasks.models import ErrorFigures, RunFigures, TaskError, TaskRecord
+from lambda_tasks.models import ErrorFigures, RunFigures, ScheduleState, TaskError, TaskRecord
 from lambda_tasks.operations import figures
 from lambda_tasks.operations.figures import Range
 from lambda_tasks.records import rollups
@@ -586,8 +587,43 @@ def test_runs_note_the_release_of_the_settings(handle: Handle, settings: Any) ->
     assert runtime.worker_id().endswith(" v42")
 
 
-def test_the_last_runs_of_a_schedule_are_those_of_its_due_times(queue: str) -> None:
+def test_the_last_runs_of_a_schedule_are_those_of_its_due_times(
+    queue: str, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_SCHEDULES = {"minutely": {"task": ADD, "cron": "* * * * *"}}
+    declared = find_declared("minutely").schedule
+    runtime.current().schedule_table.note({"minutely": (ADD, declared)})
+    due = start_of(minutes_ago(2), MINUTE)
+    id = ScheduleState.objects.get().run_id(due)
+    ended(minutes_ago(2), "RETRYING", id=id)
+    retry = ended(minutes_ago(1), run_s=3.0, root_id=id)
+
+    runs = figures.schedule_runs("minutely", limit=5)
+
+    assert len(runs) == 5
+    assert [each.due for each in runs] == sorted((each.due for each in runs), reverse=True)
+    found = {each.due: each for each in runs}
+    assert (found[due].record_id, found[due].status) == (retry.id, "SUCCESS")
+    assert found[due].run_s == pytest.approx(3.0)
+    assert [each.status for each in runs].count(None) == 4
     assert figures.schedule_runs("no such schedule") == []
+
+
+def test_the_overview_has_the_schedules_that_are_due_next(queue: str, settings: Any) -> None:
+    settings.LAMBDA_TASKS_SCHEDULES = {
+        name: {"task": ADD, "cron": cron}
+        for name, cron in {"daily": "0 3 * * *", "minutely": "* * * * *"}.items()
+    }
+    table = runtime.current().schedule_table
+    table.note({each: (ADD, find_declared(each).schedule) for each in ("daily", "minutely")})
+    ScheduleState.objects.create(
+        name="vanished", task_name=ADD, rule="", rule_at=now(), last_due=now(), next_due=now()
+    )
+
+    found = figures.overview().next_due
+
+    assert [(each.name, each.task_name) for each in found] == [("minutely", ADD), ("daily", ADD)]
+    assert found[0].due - now() < timedelta(minutes=2)
 
 
 def test_dead_letters_are_unknown_where_nobody_tells(

@@ -27,6 +27,9 @@ Those of days follow LAMBDA_TASKS_KEEP_FIGURES."""
 MIN_KEEP_DAYS: Final = 9
 """The fewest days for which figures of days are kept: a page shows a week."""
 
+MAX_KEEP_DAYS: Final = 1000
+"""The most: the last success of each task is looked for in all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunFigure:

@@ -107,36 +107,45 @@ def by_queue(
 ) -> list[QueueFigures]:
     """Return how each queue of the settings, and any other with figures, stands and has done."""
     shown = _moments(range, now)
-    known = set(shown)
-    chosen = [
-        each
-        for each in rows
-        if (each.minutes, each.task_name) == (range.step, ALL_TASKS) and each.start in known
-    ]
-    ended = _grouped(chosen, lambda row: row.queue)
-    waiting: dict[str, Counts] = {}
+    spans = set(shown)
+    ended = _grouped(
+        (
+            each
+            for each in rows
+            if (each.minutes, each.task_name) == (range.step, ALL_TASKS) and each.start in spans
+        ),
+        lambda row: row.queue,
+    )
+    counts: defaultdict[str, Counts] = defaultdict(Counts)
     for group in unfinished:
-        add_group(waiting.setdefault(group.queue, Counts()), group, now)
-    found = []
-    for name in sorted({*conf.current().queues, *ended, *waiting}):
-        figures = _by_status(ended.get(name, []))
-        counts = waiting.get(name, Counts())
-        for status, of_status in figures.items():
-            setattr(counts, COUNTED_STATES[Status(status)], of_status.n)
-        by_start: Counter[datetime] = Counter()
-        for row in ended.get(name, []):
-            by_start[row.start] += row.n
-        found.append(
-            QueueFigures(
-                name=name,
-                counts=counts,
-                is_complete=name not in incomplete,
-                outcomes=_outcomes(figures),
-                wait=_wait(figures),
-                throughput=[by_start[start] for start in shown],
-            )
-        )
-    return found
+        add_group(counts[group.queue], group, now)
+    return [
+        _queue_figures(name, counts[name], ended.get(name, []), shown, name not in incomplete)
+        for name in sorted({*conf.current().queues, *ended, *counts})
+    ]
+
+
+def _queue_figures(
+    name: str,
+    counts: Counts,
+    ended: Sequence[Row],
+    shown: Sequence[datetime],
+    is_complete: bool,
+) -> QueueFigures:
+    figures = _by_status(ended)
+    for status, figure in figures.items():
+        setattr(counts, COUNTED_STATES[Status(status)], figure.n)
+    by_start: Counter[datetime] = Counter()
+    for row in ended:
+        by_start[row.start] += row.n
+    return QueueFigures(
+        name=name,
+        counts=counts,
+        is_complete=is_complete,
+        outcomes=_outcomes(figures),
+        wait=_wait(figures),
+        throughput=[by_start[start] for start in shown],
+    )
 
 
 def by_task(range: Range, now: datetime, rows: Iterable[Row]) -> dict[str, TaskFigures]:
@@ -176,38 +185,41 @@ def by_error(
     """
     shown = list(starts(now - range.length, now, range.coarse))
     of_error = _grouped(rows, lambda row: row.error_id)
-    found = []
-    for error, still_broken in known:
-        group = of_error.get(error.id, [])
-        if task is not None and not group and error.task_name != task:
-            continue
-        by_task: Counter[str] = Counter()
-        by_start: Counter[datetime] = Counter()
-        for row in group:
-            by_task[row.task_name] += row.failed + row.retried
-            by_start[row.start] += row.failed + row.retried
-        found.append(
-            ErrorGroup(
-                id=error.id,
-                exception_class=error.exception_class,
-                message=error.message,
-                raised_in=error.raised_in,
-                task_names=[name for name, _ in by_task.most_common()] or [error.task_name],
-                failed=sum(row.failed for row in group),
-                retried=sum(row.retried for row in group),
-                still_broken=still_broken,
-                first_seen=error.first_seen,
-                last_seen=error.last_seen,
-                releases=error.releases,
-                examples=[UUID(id) for id in error.examples],
-                trend=[by_start[start] for start in shown],
-            )
-        )
-    found.sort(key=lambda each: (-each.still_broken, -each.failed - each.retried))
-    return found
+    found = [
+        _error_group(each, of_error.get(each.error.id, []), shown)
+        for each in known
+        if task is None or each.error.id in of_error or each.error.task_name == task
+    ]
+    return sorted(found, key=lambda each: (-each.still_broken, -each.failed - each.retried))
 
 
-def facts(tick: Tick, rows: Iterable[Row], queues: Iterable[QueueFigures]) -> Facts:
+def _error_group(
+    known: KnownError, rows: Sequence[ErrorRow], shown: Sequence[datetime]
+) -> ErrorGroup:
+    by_task: Counter[str] = Counter()
+    by_start: Counter[datetime] = Counter()
+    for row in rows:
+        by_task[row.task_name] += row.failed + row.retried
+        by_start[row.start] += row.failed + row.retried
+    error = known.error
+    return ErrorGroup(
+        id=error.id,
+        exception_class=error.exception_class,
+        message=error.message,
+        raised_in=error.raised_in,
+        task_names=[name for name, _ in by_task.most_common()] or [error.task_name],
+        failed=sum(row.failed for row in rows),
+        retried=sum(row.retried for row in rows),
+        still_broken=known.still_broken,
+        first_seen=error.first_seen,
+        last_seen=error.last_seen,
+        releases=error.releases,
+        examples=[UUID(id) for id in error.examples],
+        trend=[by_start[start] for start in shown],
+    )
+
+
+def facts(tick: Tick, rows: Iterable[Row], queues: Sequence[QueueFigures]) -> Facts:
     """Return what can be wrong with the system as a whole."""
     waiting = [each for each in queues if each.counts.oldest_waiting_s is not None]
     oldest = max(waiting, key=lambda each: each.counts.oldest_waiting_s or 0.0, default=None)

@@ -95,7 +95,8 @@ def count_unfinished(stuck_after: timedelta) -> tuple[list[Group], set[str]]:
     levels = [Level(*each) for each in statements().levels(FOR_EVER)]
     found: list[Group] = []
     incomplete: set[str] = set()
-    for part in (levels[at : at + COUNTED_TOGETHER] for at in range(0, len(levels), COUNTED_TOGETHER)):
+    for at in range(0, len(levels), COUNTED_TOGETHER):
+        part = levels[at : at + COUNTED_TOGETHER]
         ranges = [each for level in part for each in _unfinished(level, stuck_after)]
         for groups in _groups(ranges):
             if _n_counted(groups) >= COUNTED:

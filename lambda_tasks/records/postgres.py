@@ -108,7 +108,9 @@ UNIQUE_KEY_ASSIGNMENT: Final = (
 )
 """The same for the unique key."""
 
-BROKEN_ASSIGNMENT: Final = f"broken_since = CASE WHEN given.status = %(failed)s THEN {NOW} END"
+BROKEN_ASSIGNMENT: Final = (
+    f"broken_since = CASE WHEN given.status = %(failed)s THEN {NOW} ELSE record.broken_since END"
+)
 """The same for what is still broken."""
 
 HELD_RECORD: Final = (
