@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext
 
 from . import drawing
-from .drawing import HEIGHT, ROW, WIDTH, Mark, Part
+from .drawing import HEIGHT, ROW, SMALLEST, WIDTH, Mark, Part
 
 __all__ = [
     "Bar",
@@ -97,7 +97,9 @@ def stacked_bars(
     drawn += drawing.mark_lines(marks, step)
     axis = [drawing.count(top), drawing.count(top / 2), "0"]
     svg = drawing.svg(title, description, drawn, HEIGHT)
-    table = drawing.table(title, labels, {part.name: drawing.counts(part.values) for part in parts})
+    table = drawing.table(
+        title, labels, [(part.name, drawing.counts(part.values)) for part in parts]
+    )
     return drawing.figure(title, drawing.plot(svg, axis, labels) + drawing.legend(parts) + table)
 
 
@@ -111,7 +113,7 @@ def lines(
     marks: Sequence[Mark] = (),
 ) -> SafeString:
     """Draw a line for each part, on a logarithmic axis if the values span more than 50 times."""
-    known = [value for part in parts for value in part.values if value is not None and value > 0]
+    known = [value for part in parts for value in part.values if value and value >= SMALLEST]
     low, top = min(known, default=0.0), drawing.nice(max(known, default=0.0))
     is_logarithmic = bool(known) and top > LOGARITHMIC_FROM * low
 
@@ -131,7 +133,9 @@ def lines(
             if value is None:
                 pen = "M"
                 continue
-            path.append(f"{pen}{drawing.short((number + 0.5) * step)} {drawing.short(y_of(value))}h0")
+            path.append(
+                f"{pen}{drawing.short((number + 0.5) * step)} {drawing.short(y_of(value))}h0"
+            )
             pen = "L"
         dashes = ' stroke-dasharray="5 4"' if part.is_hatched else ""
         drawn.append(
@@ -141,14 +145,20 @@ def lines(
     for number, label in enumerate(labels):
         values = [(part.name, part.values[number]) for part in parts]
         told = ", ".join(f"{name} {drawing.amount(value, unit)}" for name, value in values)
-        drawn.append(drawing.rect(drawing.box(number * step, 0, step, HEIGHT), "lt-hover", f"{label}: {told}"))
+        drawn.append(
+            drawing.rect(
+                drawing.box(number * step, 0, step, HEIGHT), "lt-hover", f"{label}: {told}"
+            )
+        )
     drawn += drawing.mark_lines(marks, step)
     middle = math.sqrt(low * top) if is_logarithmic else top / 2
     axis = [drawing.amount(each, unit) for each in (top, middle, low if is_logarithmic else 0.0)]
     svg = drawing.svg(title, description, drawn, HEIGHT)
-    columns = {part.name: [drawing.amount(each, unit) for each in part.values] for part in parts}
+    columns = [(part.name, [drawing.amount(each, unit) for each in part.values]) for part in parts]
     table = drawing.table(title, labels, columns)
-    return drawing.figure(title, drawing.plot(svg, axis, labels) + drawing.legend(parts, is_line=True) + table)
+    return drawing.figure(
+        title, drawing.plot(svg, axis, labels) + drawing.legend(parts, is_line=True) + table
+    )
 
 
 def heat_map(
@@ -174,7 +184,9 @@ def heat_map(
                 told = f"{labels[number]}, {name}: {drawing.count(count)}"
                 drawn.append(drawing.rect(box, f"lt-heat-{shade}", told))
     svg = drawing.svg(title, description, drawn, len(rows) * ROW)
-    table = drawing.table(title, labels, {n: drawing.counts(row) for n, row in zip(rows, counts, strict=True)})
+    table = drawing.table(
+        title, labels, [(n, drawing.counts(row)) for n, row in zip(rows, counts, strict=True)]
+    )
     return drawing.figure(title, drawing.plot(svg, rows[::-1], labels, css="lt-rows") + table)
 
 
@@ -190,10 +202,10 @@ def gantt(title: str, description: str, bars: Sequence[Bar], *, total_s: float) 
         drawn.append(drawing.rect(box, bar.css, bar.title, hatch if bar.is_hatched else None))
     svg = drawing.svg(title, description, drawn, len(bars) * ROW)
     times = [drawing.amount(total_s * part / 4, "s") for part in range(5)]
-    columns = {
-        gettext("Start"): [drawing.amount(bar.start_s, "s") for bar in bars],
-        gettext("Duration"): [drawing.amount(bar.end_s - bar.start_s, "s") for bar in bars],
-    }
+    columns = [
+        (gettext("Start"), [drawing.amount(bar.start_s, "s") for bar in bars]),
+        (gettext("Duration"), [drawing.amount(bar.end_s - bar.start_s, "s") for bar in bars]),
+    ]
     names = [bar.label for bar in bars]
     table = drawing.table(title, names, columns)
     return drawing.figure(title, drawing.plot(svg, names, times, css="lt-rows") + table)
@@ -203,11 +215,11 @@ def graph(title: str, description: str, nodes: Sequence[Node]) -> SafeString:
     """Draw nodes in the order of what they wait for, with arrows, from left to right."""
     places = _places(nodes)
     hatch, arrow = drawing.hatch_id(title), f"{drawing.hatch_id(title)}-arrow"
-    drawn = [
-        drawing.hatching(hatch),
+    head = (
         f'<marker id="{arrow}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"'
-        ' markerHeight="7" orient="auto"><path class="lt-arrow" d="M0 0L8 4L0 8z"/></marker>',
-    ]
+        ' markerHeight="7" orient="auto"><path class="lt-arrow" d="M0 0L8 4L0 8z"/></marker>'
+    )
+    drawn = [drawing.hatching(hatch), head]
     for node in nodes:
         x, y = places[node.id]
         for before in node.after:
@@ -222,12 +234,13 @@ def graph(title: str, description: str, nodes: Sequence[Node]) -> SafeString:
         f"<desc>{escape(description)}</desc>{''.join(drawn)}</svg>"
     )
     label_of = {node.id: node.label for node in nodes}
-    columns = {
-        gettext("State"): [node.title for node in nodes],
-        gettext("After"): [
-            ", ".join(label_of[each] for each in node.after if each in label_of) for node in nodes
-        ],
-    }
+    before = [
+        ", ".join(label_of[each] for each in node.after if each in label_of) for node in nodes
+    ]
+    columns = [
+        (gettext("State"), [node.title for node in nodes]),
+        (gettext("After"), before),
+    ]
     table = drawing.table(title, [node.label for node in nodes], columns)
     # Reached by keyboard, so that it can be scrolled without a mouse.
     scrolled = f'<div class="lt-scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
@@ -239,7 +252,8 @@ def spark_line(title: str, values: Sequence[float], *, css: str = "lt-ok") -> Sa
     top = max(values, default=0) or 1
     step = 100 / max(len(values) - 1, 1)
     points = " ".join(
-        f"{drawing.short(number * step)},{drawing.short(19 - value / top * 18)}" for number, value in enumerate(values)
+        f"{drawing.short(number * step)},{drawing.short(19 - value / top * 18)}"
+        for number, value in enumerate(values)
     )
     told = f"{title}: {', '.join(drawing.counts(values))}"
     return mark_safe(  # noqa: S308 - all that varies is escaped or a number
@@ -289,5 +303,3 @@ def _places(nodes: Sequence[Node]) -> dict[str, tuple[int, int]]:
         row = heights[number] = heights.get(number, -1) + 1
         places[node.id] = (number * (NODE_WIDTH + NODE_GAP), row * (NODE_HEIGHT + 14))
     return places
-
-

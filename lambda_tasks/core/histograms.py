@@ -30,7 +30,7 @@ def bucket_of(seconds: float) -> int:
 
 
 ROUNDING: Final = 1e-9
-"""Added to a logarithm, so that a time on the edge of two buckets is in the upper one everywhere."""
+"""Added to a logarithm, so that a time on the edge of two buckets is always in the upper one."""
 
 
 def bounds_of(bucket: int) -> tuple[float, float]:

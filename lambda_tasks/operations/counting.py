@@ -247,6 +247,7 @@ SHIFT_S: Final = 60.0
 
 
 def add_group(to: Counts, group: counts.Group, now: datetime) -> None:
+    """Add a group of records to counts."""
     name = COUNTED_STATES.get(group.state, group.state)  # type: ignore[call-overload]
     setattr(to, name, getattr(to, name) + group.n)
     if name == counts.WAITING and group.first is not None:

@@ -1,8 +1,8 @@
 """The figures that the admin's pages show, from the rows that the tick has counted.
 
 Nothing here reads all records, however many there are: ends are counted once a minute, in
-`RunFigures` and `ErrorFigures`, and what is still broken, waits or runs is found by an index. So the
-last minute may be missing, and more if nobody ticks: `Facts.counted_s` tells.
+`RunFigures` and `ErrorFigures`, and what is still broken, waits or runs is found by an index. So
+the last minute may be missing, and more if nobody ticks: `Facts.counted_s` tells.
 """
 
 import asyncio

@@ -10,6 +10,7 @@ from ..core.figures import Range
 from ..records.figures import MAX_BROKEN
 from .counting import Counts
 
+
 @dataclass(frozen=True, slots=True)
 class Outcomes:
     """How runs have ended."""

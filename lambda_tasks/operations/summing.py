@@ -239,9 +239,7 @@ def facts(tick: Tick, rows: Iterable[Row], queues: Sequence[QueueFigures]) -> Fa
     )
 
 
-def _failure_rates(
-    rows: Iterable[Row], this_hour: datetime
-) -> tuple[float | None, float | None]:
+def _failure_rates(rows: Iterable[Row], this_hour: datetime) -> tuple[float | None, float | None]:
     """Return the share of failures of this hour, and of the same hour of past days.
 
     Where fewer than MIN_ENDED have ended in this hour, it is the hour before.

@@ -90,6 +90,7 @@ def count(window: timedelta, stuck_after: timedelta) -> Counted:
     return Counted(now, unfinished, not incomplete, ended, since)
 
 
+@with_retries
 def count_unfinished(stuck_after: timedelta) -> tuple[list[Group], set[str]]:
     """Return the unfinished records by group, and the queues of which not all were counted."""
     levels = [Level(*each) for each in statements().levels(FOR_EVER)]

@@ -109,19 +109,18 @@ def read_tick() -> Tick:
         return Subquery(ticks.values(name)[:1], output_field=field)
 
     shifts = RelayShift.objects.using(alias).filter(name=RELAY_SHIFT)
-    found = shifts.annotate(now=Now(), **{
-        "at": of_tick("at", DateTimeField()),
-        "n_connections": of_tick("n_connections", IntegerField()),
-        "max_connections": of_tick("max_connections", IntegerField()),
-        "releases": of_tick("releases", JSONField()),
-        "still_broken": RawSQL(_broken_sql("COUNT(*)"), []),  # noqa: S611 - without parameters
-    }).values_list(
+    found = shifts.annotate(
+        now=Now(),
+        at=of_tick("at", DateTimeField()),
+        n_connections=of_tick("n_connections", IntegerField()),
+        max_connections=of_tick("max_connections", IntegerField()),
+        releases=of_tick("releases", JSONField()),
+        still_broken=RawSQL(f"SELECT COUNT(*) FROM {_newest_broken()} newest", []),  # noqa: S608, S611
+    ).values_list(
         "now", "next_at", "at", "n_connections", "max_connections", "releases", "still_broken"
-    )  # fmt: skip
+    )
     for now, next_at, at, n_connections, max_connections, releases, still_broken in found:
-        return Tick(
-            now, next_at, at, n_connections, max_connections, releases or [], still_broken
-        )
+        return Tick(now, next_at, at, n_connections, max_connections, releases or [], still_broken)
     return Tick(read_clock(alias), None, None, None, None, [], 0)
 
 
@@ -175,10 +174,6 @@ def describe_errors(*, since: datetime, id: UUID | None = None) -> list[KnownErr
     return [KnownError(error, error.still_broken) for error in found]  # type: ignore[attr-defined]
 
 
-def _broken_sql(what: str) -> str:
-    return f"SELECT {what} FROM {_newest_broken()} newest"  # noqa: S608
-
-
 def _newest_broken() -> str:
     """Return the SQL of the records that are still broken, the last MAX_BROKEN, as a table."""
     table = connections[record_alias()].ops.quote_name(TaskRecord._meta.db_table)
@@ -221,5 +216,3 @@ def acknowledge(ids: Iterable[UUID]) -> int:
 def _acknowledge(ids: Sequence[UUID]) -> int:
     broken = all_records().filter(id__in=ids, broken_since__isnull=False)
     return broken.order_by().update(broken_since=None)
-
-

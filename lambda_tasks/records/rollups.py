@@ -394,7 +394,8 @@ def _describe_errors(ended: RecordQuerySet, ids: Collection[UUID]) -> set[UUID]:
 def _with_examples(error: TaskError | None, examples: Sequence[TaskRecord]) -> TaskError:
     """Return the row of an error with what these records tell of it, the latest first."""
     latest, earliest = examples[0], examples[-1]
-    assert latest.end_time is not None and earliest.end_time is not None
+    assert latest.end_time is not None
+    assert earliest.end_time is not None
     if error is None:
         made = fingerprint(latest.exception_class or "", latest.traceback or "")
         error = TaskError(
@@ -460,7 +461,9 @@ def _finish_tick(counted_until: datetime, now: datetime) -> None:
     )
 
 
-def _with_new_releases(known: Sequence[Mapping[str, str]], now: datetime) -> list[Mapping[str, str]]:
+def _with_new_releases(
+    known: Sequence[Mapping[str, str]], now: datetime
+) -> list[Mapping[str, str]]:
     """Return the known releases, and those that run now."""
     ended = all_records().filter(end_time__gte=now - LATE).order_by("-end_time")
     sample = ended.values_list("worker_ids", "end_time")[:SAMPLED]

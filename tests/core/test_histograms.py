@@ -48,7 +48,8 @@ def test_a_higher_percentile_is_never_lower(times: list[float], one: float, othe
     histogram = Counter(map(bucket_of, times))
     low, high = (percentile(histogram, share) for share in sorted((one, other)))
 
-    assert low is not None and high is not None
+    assert low is not None
+    assert high is not None
     assert low <= high
 
 
