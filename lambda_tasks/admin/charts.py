@@ -97,9 +97,8 @@ def stacked_bars(
     drawn += drawing.mark_lines(marks, step)
     axis = [drawing.count(top), drawing.count(top / 2), "0"]
     svg = drawing.svg(title, description, drawn, HEIGHT)
-    table = drawing.table(
-        title, labels, [(part.name, drawing.counts(part.values)) for part in parts]
-    )
+    columns = [(part.name, drawing.counts(part.values)) for part in parts]
+    table = drawing.table(title, labels, columns)
     return drawing.figure(title, drawing.plot(svg, axis, labels) + drawing.legend(parts) + table)
 
 

@@ -11,8 +11,9 @@ from typing import Final
 PER_DOUBLING: Final = 4
 """The buckets from a time to the double of it."""
 
-SHORTEST_S: Final = 0.001
-"""The seconds where the second bucket begins; the first one has what is shorter."""
+SHORTEST_S: Final = 2.0**-10
+"""The seconds where the second bucket begins, about a millisecond, so that one begins at 1 s. The
+first one has what is shorter."""
 
 LONGEST_S: Final = 100 * 86_400.0
 """The seconds where the last bucket begins."""

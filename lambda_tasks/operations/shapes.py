@@ -59,7 +59,7 @@ class Moment:
 HEAT_S: Final = (0.1, 1, 10, 60, 600, 3600)
 """The seconds at which the heat map's rows end; the last row has what waited longer.
 
-Row 0 has waits below 0.1 s, row 6 those of an hour and more.
+Row 0 has waits below 0.1 s, row 6 those of an hour and more. At an edge they are a tenth off.
 """
 
 

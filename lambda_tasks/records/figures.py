@@ -2,17 +2,18 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import DateTimeField, IntegerField, JSONField, Max, Q, Subquery
+from django.db.models import DateTimeField, Max, Q, Subquery
 from django.db.models.expressions import RawSQL
 
 from ..core.figures import DAY, RunFigure
 from ..core.histograms import from_text
 from ..core.lifecycle import Status
 from .clock import Now, read_clock
+from .counts import last_round
 from .database import all_records, record_alias
 from .portable import RELAY_SHIFT
 from .retrying import with_retries
@@ -101,27 +102,19 @@ class KnownError(NamedTuple):
 
 @with_retries
 def read_tick() -> Tick:
-    """Return what is known of the last tick. Executes one statement, or two before the first."""
+    """Return what is known of the last tick. Executes one statement, or three before the first."""
     alias = record_alias()
-    ticks = LastTick.objects.using(alias)
-
-    def of_tick(name: str, field: Any) -> Subquery:
-        return Subquery(ticks.values(name)[:1], output_field=field)
-
-    shifts = RelayShift.objects.using(alias).filter(name=RELAY_SHIFT)
-    found = shifts.annotate(
+    shifts = RelayShift.objects.using(alias).filter(name=RELAY_SHIFT).values("next_at")
+    still_broken = f"SELECT COUNT(*) FROM {_newest_broken()} newest"  # noqa: S608
+    ticks = LastTick.objects.using(alias).annotate(
         now=Now(),
-        at=of_tick("at", DateTimeField()),
-        n_connections=of_tick("n_connections", IntegerField()),
-        max_connections=of_tick("max_connections", IntegerField()),
-        releases=of_tick("releases", JSONField()),
-        still_broken=RawSQL(f"SELECT COUNT(*) FROM {_newest_broken()} newest", []),  # noqa: S608, S611
-    ).values_list(
-        "now", "next_at", "at", "n_connections", "max_connections", "releases", "still_broken"
+        shift_ends=Subquery(shifts[:1], output_field=DateTimeField()),
+        still_broken=RawSQL(still_broken, []),  # noqa: S611 - nobody's input is in it
     )
-    for now, next_at, at, n_connections, max_connections, releases, still_broken in found:
-        return Tick(now, next_at, at, n_connections, max_connections, releases or [], still_broken)
-    return Tick(read_clock(alias), None, None, None, None, [], 0)
+    columns = ("now", "shift_ends", "at", "n_connections", "max_connections", "releases")
+    for values in ticks.values_list(*columns, "still_broken"):
+        return Tick(*values)
+    return Tick(read_clock(alias), last_round(), None, None, None, [], 0)
 
 
 @with_retries
