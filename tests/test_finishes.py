@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lambda_tasks.core.fingerprints import fingerprint
 from lambda_tasks.core.lifecycle import (
     STATUS_OF,
     Cancelled,
@@ -21,12 +22,15 @@ from lambda_tasks.records.finishes import finish, finished_columns
 
 RAISED = Raised("builtins.KeyError", "the traceback")
 RAISED_COLUMNS = {"exception_class": "builtins.KeyError", "traceback": "the traceback"}
+ERROR_COLUMNS = {
+    **RAISED_COLUMNS, "error_id": fingerprint(RAISED.exception_class, RAISED.traceback).id,
+}  # fmt: skip
 ENDS: list[tuple[Outcome | Cancelled, dict[str, Any]]] = [
     (Succeeded(), {"status": "SUCCESS", "result": None}),
     (Succeeded({"a": [1]}), {"status": "SUCCESS", "result": {"a": [1]}}),
     (Succeeded(raised=RAISED), {"status": "SUCCESS", "result": None, **RAISED_COLUMNS}),
-    (Failed(RAISED), {"status": "FAILED", **RAISED_COLUMNS}),
-    (Retried(RAISED, timedelta(seconds=9)), {"status": "RETRYING", **RAISED_COLUMNS}),
+    (Failed(RAISED), {"status": "FAILED", **ERROR_COLUMNS}),
+    (Retried(RAISED, timedelta(seconds=9)), {"status": "RETRYING", **ERROR_COLUMNS}),
     (Continued({"page": 2}), {"status": "SUCCESS"}),
     (Skipped(RAISED, "nightly"), {"status": "CANCELLED", **RAISED_COLUMNS}),
     (Cancelled(), {"status": "CANCELLED"}),

@@ -248,7 +248,9 @@ def _count_dead_letters(wait_s: float) -> int | None:
     try:
         return runtime.current().portal.call(_sum_dead_letters, queues, wait_s)
     except (RequestFailed, QueueElsewhere, TimeoutError) as error:
-        logger.warning("The dead letters could not be counted: %s", error or "no answer in time")
+        logger.warning(
+            "The dead letters could not be counted: %s", str(error) or "no answer in time"
+        )
         return None
 
 

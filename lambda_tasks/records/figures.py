@@ -17,7 +17,7 @@ from .counts import last_round
 from .database import all_records, record_alias
 from .portable import RELAY_SHIFT
 from .retrying import with_retries
-from .rollups import ALL_TASKS
+from .rollups import ALL_TASKS, RUN_COLUMNS, RUN_KEY
 from .tables import ErrorFigures, LastTick, RelayShift, RunFigures, TaskError, TaskRecord
 
 MAX_BROKEN: Final = 10_000
@@ -83,6 +83,9 @@ class Row(NamedTuple):
         )  # fmt: skip
 
 
+ROW_COLUMNS: Final = (*RUN_KEY, *RUN_COLUMNS)
+
+
 class ErrorRow(NamedTuple):
     """How often an error has ended runs of a task in one span."""
 
@@ -91,6 +94,9 @@ class ErrorRow(NamedTuple):
     task_name: str
     failed: int
     retried: int
+
+
+ERROR_COLUMNS: Final = ("start", "error_id", "task_name", "failed", "retried")
 
 
 class KnownError(NamedTuple):
@@ -128,7 +134,7 @@ def read_runs(*wanted: Wanted) -> list[Row]:
             of_spans &= Q(task_name=each.task_name)
         condition |= of_spans
     rows = RunFigures.objects.using(record_alias()).filter(condition)
-    return list(map(Row._make, rows.values_list(*Row._fields)))
+    return [Row(*values) for values in rows.values_list(*ROW_COLUMNS)]
 
 
 @with_retries
@@ -141,8 +147,8 @@ def read_errors(
         rows = rows.filter(task_name=task)
     if error is not None:
         rows = rows.filter(error_id=error)
-    latest = rows.order_by("-start").values_list(*ErrorRow._fields)
-    return list(map(ErrorRow._make, latest[:MAX_ERROR_ROWS]))
+    latest = rows.order_by("-start").values_list(*ERROR_COLUMNS)
+    return [ErrorRow(*values) for values in latest[:MAX_ERROR_ROWS]]
 
 
 @with_retries

@@ -280,7 +280,7 @@ def _store(minute: Minute, ended: RecordQuerySet) -> None:
         return
     known = _describe_errors(ended, {error_id for error_id, _ in grown.errors})
     errors = {key: count for key, count in minute.errors.items() if key[0] in known}
-    _add(minute._replace(errors=errors))
+    _add(Minute(minute.start, minute.runs, errors))
 
 
 @with_retries
@@ -491,7 +491,8 @@ def _delete_old(now: datetime, kept_for: timedelta) -> None:
 
 
 def _rows(model: type[T]) -> "QuerySet[T]":
-    return model._default_manager.using(record_alias())
+    rows: QuerySet[T] = model.objects.using(record_alias())  # type: ignore[attr-defined]
+    return rows
 
 
 def _upsert(rows: Sequence[Model]) -> None:
@@ -502,7 +503,7 @@ def _upsert(rows: Sequence[Model]) -> None:
     key = [field.name for field in model._meta.pk_fields]
     others = [field.name for field in model._meta.concrete_fields if field.name not in key]
     names_its_key = connections[record_alias()].features.supports_update_conflicts_with_target
-    model._default_manager.using(record_alias()).bulk_create(
+    _rows(model).bulk_create(
         rows,
         update_conflicts=True,
         update_fields=others,
