@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lambda_tasks.admin import charts
 from lambda_tasks.admin.charts import Bar, Mark, Node, Part
+from lambda_tasks.admin.drawing import HEIGHT
 
 EVIL = "<script>alert('x')</script>\" onload=\"y"
 PARTS = [
@@ -92,7 +93,7 @@ def test_bars_stand_on_each_other_and_do_not_leave_the_drawing() -> None:
     ]
     (x, y, height), (x_above, y_above, height_above) = boxes[:2]  # those of 10:00
     assert x == x_above
-    assert y + height == charts.HEIGHT
+    assert y + height == HEIGHT
     assert y_above + height_above == pytest.approx(y, abs=0.1)
     assert all(y >= 0 for _, y, _ in boxes)
     assert height == pytest.approx(3 * height_above, abs=0.1)
@@ -127,7 +128,7 @@ def test_lines_stay_within_the_drawing(values: list[float | None]) -> None:
     assert path is not None
     heights = [float(each) for each in re.findall(r"[ML][-\d.]+ ([-\d.]+)h0", path[1])]
     assert len(heights) == len([each for each in values if each is not None])
-    assert all(0 <= each <= charts.HEIGHT for each in heights)
+    assert all(0 <= each <= HEIGHT for each in heights)
 
 
 def test_a_graph_has_each_node_behind_those_that_it_waits_for() -> None:

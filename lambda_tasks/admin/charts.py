@@ -233,12 +233,12 @@ def graph(title: str, description: str, nodes: Sequence[Node]) -> SafeString:
         f"<desc>{escape(description)}</desc>{''.join(drawn)}</svg>"
     )
     label_of = {node.id: node.label for node in nodes}
-    before = [
+    waits_for = [
         ", ".join(label_of[each] for each in node.after if each in label_of) for node in nodes
     ]
     columns = [
         (gettext("State"), [node.title for node in nodes]),
-        (gettext("After"), before),
+        (gettext("After"), waits_for),
     ]
     table = drawing.table(title, [node.label for node in nodes], columns)
     # Reached by keyboard, so that it can be scrolled without a mouse.

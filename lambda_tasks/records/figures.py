@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections
@@ -167,7 +167,7 @@ def describe_errors(*, since: datetime, id: UUID | None = None) -> list[KnownErr
         f" WHERE {'error.id = %s' if id else 'broken.n IS NOT NULL OR error.last_seen >= %s'}"
         " ORDER BY error.last_seen DESC LIMIT %s"
     )
-    field = TaskError._meta.get_field("id" if id else "last_seen")
+    field: Any = TaskError._meta.get_field("id" if id else "last_seen")
     value = field.get_db_prep_value(id or since, connections[record_alias()])
     found = TaskError.objects.using(record_alias()).raw(sql, [value, MAX_ERRORS])
     return [KnownError(error, error.still_broken) for error in found]  # type: ignore[attr-defined]

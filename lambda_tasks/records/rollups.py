@@ -132,15 +132,16 @@ def roll_up(kept_for: timedelta, *, enough_s: float = ENOUGH_S) -> int:
     """
     ends_at = time.monotonic() + enough_s
     now = _clock()
-    start: datetime | None = _counted_until(now) - LATE
+    this_minute = start_of(now, MINUTE)
     n_minutes = 0
-    while (start := _next_minute(start)) is not None and start <= now:
-        _count_minute(start)
+    found = _next_minute(_first_minute(now))
+    while found is not None and found <= this_minute:
+        _count_minute(found)
         n_minutes += 1
-        start += timedelta(minutes=MINUTE)
+        found = _next_minute(found + timedelta(minutes=MINUTE))
         if time.monotonic() > ends_at:
             break
-    _finish_tick(start_of(now, MINUTE) if start is None else min(start, start_of(now, MINUTE)), now)
+    _finish_tick(this_minute if found is None else min(found, this_minute), now)
     _delete_old(now, kept_for)
     return n_minutes
 
@@ -160,15 +161,17 @@ def _clock() -> datetime:
 
 
 @with_retries
-def _counted_until(now: datetime) -> datetime:
-    """Return up to which minute all ends are counted; a day ago if none were."""
+def _first_minute(now: datetime) -> datetime:
+    """Return the minute with which to begin: a day ago at the first tick.
+
+    Those go first that the last tick has left, and those that were young when it counted them.
+    """
     ticks = _rows(LastTick)
+    for counted_until, at in ticks.values_list("counted_until", "at"):
+        return start_of(min(counted_until, (at or counted_until) - LATE, now), MINUTE)
     first = LastTick(id=1, counted_until=start_of(now - FIRST_RANGE, MINUTE))
-    found = ticks.values_list("counted_until", flat=True).first()
-    if found is None:
-        ticks.bulk_create([first], ignore_conflicts=True)
-        return first.counted_until
-    return min(found, now)  # a clock that was ahead
+    ticks.bulk_create([first], ignore_conflicts=True)
+    return first.counted_until
 
 
 @with_retries
@@ -341,14 +344,14 @@ def _read_stored(moment: datetime, lengths: Iterable[int]) -> tuple[StoredRuns, 
 def _grown(minute: Minute, runs: StoredRuns, errors: StoredErrors) -> Minute:
     """Return what the minute has beyond what is stored for it, of what has become more."""
     more_runs = {
-        key: figure.beyond(stored)
+        key: figure.beyond(known)
         for key, figure in minute.runs.items()
-        if figure.n > (stored := runs.get((MINUTE, key), RunFigure())).n
+        if figure.n > (known := runs.get((MINUTE, key), RunFigure())).n
     }
     more_errors = {
-        key: ErrorCount(count.failed - stored.failed, count.retried - stored.retried)
+        key: ErrorCount(count.failed - before.failed, count.retried - before.retried)
         for key, count in minute.errors.items()
-        if sum(count) > sum(stored := errors.get((MINUTE, key), ErrorCount()))
+        if sum(count) > sum(before := errors.get((MINUTE, key), ErrorCount()))
     }
     return Minute(minute.start, more_runs, more_errors)
 
@@ -357,6 +360,7 @@ def _run_row(
     span: tuple[int, datetime], key: Key, stored: RunFigure, more: RunFigure
 ) -> RunFigures:
     total = RunFigure.total([stored, more])
+    assert total.last_end is not None
     return RunFigures(
         **dict(zip(RUN_KEY, (*span, *key), strict=True)),
         n=total.n,
@@ -394,6 +398,7 @@ def _describe_errors(ended: RecordQuerySet, ids: Collection[UUID]) -> set[UUID]:
 def _with_examples(error: TaskError | None, examples: Sequence[TaskRecord]) -> TaskError:
     """Return the row of an error with what these records tell of it, the latest first."""
     latest, earliest = examples[0], examples[-1]
+    assert latest.error_id is not None
     assert latest.end_time is not None
     assert earliest.end_time is not None
     if error is None:

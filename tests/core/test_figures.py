@@ -57,7 +57,7 @@ def test_the_spans_of_a_range_follow_each_other_from_its_start_to_now(
 
 @pytest.mark.parametrize("range", Range)
 def test_figures_are_kept_for_as_long_as_a_page_shows_them(range: Range) -> None:
-    longest = KEPT | {SPANS[-1]: timedelta(days=MIN_KEEP_DAYS)}
+    longest = dict(KEPT) | {SPANS[-1]: timedelta(days=MIN_KEEP_DAYS)}
 
     for minutes in (range.step, range.coarse):
         assert longest[minutes] >= range.length + timedelta(minutes=minutes)
