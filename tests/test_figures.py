@@ -284,6 +284,26 @@ def test_the_first_tick_counts_a_day_back() -> None:
     assert sum(counted(DAY).values()) == 1
 
 
+@pytest.mark.skipif(
+    not connection.features.has_select_for_update_skip_locked, reason="needs SKIP LOCKED"
+)
+def test_a_process_that_is_frozen_while_it_counts_keeps_no_other_waiting() -> None:
+    tick()
+    ended(minutes_ago(2))
+    frozen = connection.copy()
+    try:
+        with frozen.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT * FROM lambda_tasks_lasttick FOR UPDATE")
+
+        assert rollups.roll_up(KEPT_FOR) == 0
+    finally:
+        frozen.close()
+    tick()
+
+    assert sum(counted(DAY).values()) == 1
+
+
 def test_a_round_counts_even_where_the_relay_fails(
     queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -135,15 +135,22 @@ def roll_up(kept_for: timedelta, *, enough_s: float = ENOUGH_S) -> int:
     this_minute = start_of(now, MINUTE)
     n_minutes = 0
     found = _next_minute(_first_minute(now))
-    while found is not None and found <= this_minute:
-        _count_minute(found)
-        n_minutes += 1
-        found = _next_minute(found + timedelta(minutes=MINUTE))
-        if time.monotonic() > ends_at:
-            break
-    _finish_tick(this_minute if found is None else min(found, this_minute), now)
+    try:
+        while found is not None and found <= this_minute:
+            _count_minute(found)
+            n_minutes += 1
+            found = _next_minute(found + timedelta(minutes=MINUTE))
+            if time.monotonic() > ends_at:
+                break
+        _finish_tick(this_minute if found is None else min(found, this_minute), now)
+    except CountedElsewhereError:
+        return n_minutes
     _delete_old(now, kept_for)
     return n_minutes
+
+
+class CountedElsewhereError(Exception):
+    """Another process adds to the figures, or was frozen while it did. The next tick goes on."""
 
 
 def _count_minute(start: datetime) -> None:
@@ -289,8 +296,7 @@ def _store(minute: Minute, ended: RecordQuerySet) -> None:
 @with_retries
 def _add(minute: Minute) -> None:
     with transaction.atomic(using=record_alias()):
-        # Locks the row, before anything is read: who adds at the same time waits.
-        _rows(LastTick).update(counted_until=F("counted_until"))
+        _lock_tick()  # before anything is read
         runs, errors = _read_stored(minute.start, SPANS)
         grown = _grown(minute, runs, errors)
         spans = [(minutes, start_of(minute.start, minutes)) for minutes in SPANS]
@@ -455,31 +461,55 @@ def _put_right_lineages(succeeded: Mapping[UUID, datetime]) -> None:
 @with_retries
 def _finish_tick(counted_until: datetime, now: datetime) -> None:
     """Write how far this tick has come, and what else it has found."""
-    tick = _rows(LastTick).get(id=1)
     found = server.describe()
-    _rows(LastTick).filter(id=1).update(
-        counted_until=counted_until,
-        at=now,
-        n_connections=found.n_connections,
-        max_connections=found.max_connections,
-        releases=_with_new_releases(tick.releases, now),
-    )
+    ran = _releases_of_last_runs(now)
+    with transaction.atomic(using=record_alias()):
+        tick = _lock_tick()
+        _rows(LastTick).filter(id=1).update(
+            counted_until=counted_until,
+            at=now,
+            n_connections=found.n_connections,
+            max_connections=found.max_connections,
+            releases=_with_new(tick.releases, ran),
+        )
 
 
-def _with_new_releases(
-    known: Sequence[Mapping[str, str]], now: datetime
-) -> list[Mapping[str, str]]:
-    """Return the known releases, and those that run now."""
+def _lock_tick() -> LastTick:
+    """Lock the row of the last tick. Raises CountedElsewhereError where another has locked it.
+
+    Nobody waits: the other process may be frozen.
+    """
+    ticks = _rows(LastTick).filter(id=1)
+    if not connections[record_alias()].features.has_select_for_update_skip_locked:
+        ticks.update(counted_until=F("counted_until"))
+        return ticks.get()
+    tick = ticks.select_for_update(skip_locked=True).first()
+    if tick is None:
+        raise CountedElsewhereError
+    return tick
+
+
+def _releases_of_last_runs(now: datetime) -> dict[str, datetime]:
+    """Return the releases that have run the last records, and when each did so first."""
     ended = all_records().filter(end_time__gte=now - LATE).order_by("-end_time")
-    sample = ended.values_list("worker_ids", "end_time")[:SAMPLED]
-    names = {each["name"] for each in known}
-    new: dict[str, str] = {}
-    for worker_ids, end_time in sample:
+    found: dict[str, datetime] = {}
+    for worker_ids, end_time in ended.values_list("worker_ids", "end_time")[:SAMPLED]:
         name = release_of(worker_ids)
-        if name is not None and name not in names and end_time is not None:
-            new[name] = end_time.isoformat()  # the earliest, as it comes last
-    added = [{"name": name, "first_seen": new[name]} for name in reversed(new)]
-    return [*known, *added][-MAX_RELEASES_MARKED:]
+        if name is not None and end_time is not None:
+            found[name] = end_time  # the earliest, as it comes last
+    return found
+
+
+def _with_new(
+    known: Sequence[Mapping[str, str]], ran: Mapping[str, datetime]
+) -> list[Mapping[str, str]]:
+    """Return the releases that are known, and those that are new."""
+    names = {each["name"] for each in known}
+    new = [
+        {"name": name, "first_seen": ran[name].isoformat()}
+        for name in sorted(ran.keys() - names, key=ran.__getitem__)
+    ]
+    return [*known, *new][-MAX_RELEASES_MARKED:]
 
 
 @with_retries
