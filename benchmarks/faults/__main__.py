@@ -35,6 +35,7 @@ def main() -> None:
     logging.getLogger("lambda_tasks").setLevel(logging.CRITICAL)  # the kills are no news
     said = f"--orders {chosen.orders} --faults {chosen.faults} --seed {chosen.seed}"
     said += f" --kinds {' '.join(chosen.kinds)}" if chosen.kinds else ""
+    said += " --strikes" if chosen.strikes else ""
     said += "" if chosen.hurry == HURRY else f" --hurry {chosen.hurry:g}"
     verdicts = {
         (consumer, engine): _try(consumer, engine, chosen)
@@ -57,7 +58,7 @@ def main() -> None:
 def _try(consumer: Consumer, engine: Engine, chosen: argparse.Namespace) -> Verdict:
     report.say(f"{consumer}, {engine}, seed {chosen.seed}")
     directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_faults_"))
-    with open_site(engine, directory, hurry=chosen.hurry) as site:
+    with open_site(engine, directory, hurry=chosen.hurry, strikes=chosen.strikes) as site:
         verdict = trial.run(
             site,
             consumer,
@@ -94,7 +95,10 @@ def _options() -> argparse.Namespace:
         "--hurry", type=float, default=HURRY, help="so many times as fast SQS's timeouts run"
     )
     parser.add_argument(
-        "--kinds", nargs="+", metavar="KIND", help="of orders, such as chain, fan and nested"
+        "--kinds", nargs="+", metavar="KIND", help="of orders, such as chain, fan, nested and fulfil"
+    )
+    parser.add_argument(
+        "--strikes", action="store_true", help="durable functions kill their processes, line by line"
     )
     parser.add_argument(
         "--no-peer", action="store_true", help="without the kills beside django-lambda-tasks"

@@ -1,6 +1,7 @@
 """Orders under a storm of faults, and what became of them."""
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -171,12 +172,20 @@ def judge(
 ) -> Verdict:
     """Audit what consumers did that have ended by now."""
     crew = scene.consumers if isinstance(scene.consumers, Crew) else None
+    struck = scene.site.bookkeeper.ask("struck")
+    happened = dict(faults) | ({"struck itself down": struck} if struck else {})
     return Verdict(
         orders=orders,
-        faults=faults,
+        faults=happened,
         found=audit(scene),
         frozen=unresponsive if crew is None else crew.stuck,
-        surprises=[] if crew is None else crew.surprises,
+        surprises=[] if crew is None else _untold(crew.surprises, struck),
         longest_end_s=None if crew is None else max(crew.ended_after_s, default=None),
         versions=scene.site.bookkeeper.versions("lambda-tasks", "django", "ministack"),
     )
+
+
+def _untold(codes: Sequence[int], struck: int) -> Sequence[int]:
+    """Leave out the ends of workers whose tasks have struck them down."""
+    killed = [code for code in codes if code == -signal.SIGKILL]
+    return [code for code in codes if code != -signal.SIGKILL] + killed[struck:]

@@ -1,0 +1,95 @@
+"""A process that dies at any statement, as far as the database can tell, and its successors."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from django.db import connection
+
+from lambda_tasks import runtime
+from lambda_tasks.models import TaskRecord
+from lambda_tasks.records.clock import Now
+from lambda_tasks.testing.events import event_of
+from lambda_tasks.testing.inline import CapturingRuntime
+from tests.conftest import wake_up
+
+
+class Crash(BaseException):
+    """The process has died. What it does from now on reaches no database."""
+
+
+class Mortal:
+    """Delivers messages to the real handler, on this thread, in a process that may die.
+
+    It dies before a statement, a commit included, or wherever the code calls reach(). Then its
+    transaction is rolled back, its lease is over, and a new process goes on.
+    """
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        self.is_dead = False
+        self._left: int | None = None
+        self._runtime = CapturingRuntime()
+
+    @contextmanager
+    def living(self) -> Iterator[None]:
+        """In the body, statements on this thread's connection are what it may die at."""
+        begin, commit = connection.set_autocommit, connection.commit
+
+        def set_autocommit(autocommit: bool, **options: Any) -> None:
+            if not autocommit:
+                self.reach("BEGIN")
+            begin(autocommit, **options)
+
+        def commit_or_die() -> None:
+            self.reach("COMMIT")
+            commit()
+
+        connection.set_autocommit = set_autocommit  # type: ignore[method-assign]
+        connection.commit = commit_or_die  # type: ignore[method-assign]
+        try:
+            with connection.execute_wrapper(self._execute):
+                yield
+        finally:
+            del connection.set_autocommit
+            del connection.commit
+
+    def reach(self, point: str) -> None:
+        """Die here, if it is time to."""
+        if self.is_dead:
+            raise Crash(point)
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                self.is_dead = True
+                raise Crash(point)
+
+    def deliver(self, id: UUID, task_name: str, *, dies_at: int | None = None) -> bool:
+        """Deliver a message; return whether the process has died, at the point of this number."""
+        self._left = dies_at
+        with runtime.replace_current(self._runtime), self.living():
+            try:
+                async_to_sync(self._runtime.handle)(event_of([wake_up(id, task_name)]))
+            except BaseException:
+                if not self.is_dead:
+                    raise
+        self._left = None
+        has_died = self.is_dead
+        if has_died:
+            self._bury()
+        return has_died
+
+    def _execute(self, execute: Callable[..., Any], sql: str, *others: Any) -> Any:
+        self.reach(sql)
+        return execute(sql, *others)
+
+    def _bury(self) -> None:
+        self.is_dead = False
+        self.deaths += 1
+        connection.close()
+        self._runtime = CapturingRuntime()
+        past = Now() - timedelta(seconds=1)
+        TaskRecord.objects.filter(status="RUNNING").update(lease_until=past, look_at=past)
