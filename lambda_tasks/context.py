@@ -24,6 +24,13 @@ OVERLAP_HEADER: Final = "lambda_tasks.overlap"
 """The header with what a schedule's run does while the one before it runs: "skip" or "queue"."""
 
 
+CALL_HEADER: Final = "lambda_tasks.durable"
+"""The header of a durable function's runs, with the id of the call that they belong to."""
+
+UNDO_HEADER: Final = "lambda_tasks.undo"
+"""The header of a run that executes the compensations of a durable function, which has ended."""
+
+
 class Recorder(Protocol):
     """The writer of a run's state and progress, before the run ends."""
 
@@ -71,6 +78,8 @@ class TaskContext:
     """The values of the run's secret arguments, which log lines redact. Internal."""
     recorder: Recorder = field(default_factory=_NullRecorder, repr=False, compare=False)
     """The writer behind save() and progress(). Internal."""
+    journal: Any = field(default=None, repr=False, compare=False)
+    """The keeper of a durable function's steps; None for other tasks. Internal."""
     places: list[Any] = field(default_factory=list, repr=False, compare=False)
     """The place in a workflow, and those that followed it as steps were added; empty where a step
     has no transaction to add some in. Internal."""

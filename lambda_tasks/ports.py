@@ -9,6 +9,7 @@ from uuid import UUID
 
 from .context import TaskContext
 from .core.batching import BatchLimits
+from .core.durable import Checkpoint
 from .core.grace import RefusedRecord
 from .core.graphs import Place, PlannedJoin
 from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, Refused, Release
@@ -71,10 +72,12 @@ Joins = Mapping[UUID, Joined]
 class Released:
     """Steps of a workflow that an end has released: QUEUED ones, whose messages can be sent."""
 
-    workflow_id: UUID
-    first: int
-    stop: int
+    workflow_id: UUID | None
+    first: int = 0
+    stop: int = 0
     """Their numbers: from `first`, and below `stop`."""
+    run_id: UUID | None = None
+    """The run of a durable function that is released in place of steps."""
 
 
 class StoredStep(NamedTuple):
@@ -94,6 +97,8 @@ class StoredWorkflow:
     steps: Sequence[StoredStep]
     joins: Sequence[PlannedJoin]
     results: Sequence[Any]
+    call_id: UUID | None = None
+    """The call of the durable function that waits for it; None for none."""
 
 
 class Outbox(Protocol):
@@ -722,6 +727,26 @@ class Claims(Protocol):
 
     def show_progress(self, claim: Claim, progress: object) -> None:
         """Write a run's progress, a JSON value. Does nothing where the claim no longer holds."""
+
+    def read_steps(self, call_id: UUID) -> Sequence[Checkpoint]:
+        """Return what is kept of the steps of a durable function, in order."""
+        ...
+
+    def write_steps(
+        self, claim: Claim, call_id: UUID, steps: Sequence[Checkpoint], *, is_secret: bool
+    ) -> None:
+        """Write steps in the transaction of the last one.
+
+        Raises LeaseLost where the claim no longer holds.
+        """
+
+    def receive_signal(self, call_id: UUID, name: str, *, ends: bool) -> tuple[bool, Any]:
+        """Return whether a signal has come, and its value. If it has not, the wait `ends`."""
+        ...
+
+    def wait_for_signal(self, call_id: UUID, name: str, run_id: UUID, type: str) -> bool:
+        """Let a signal wake a run; return False where the signal has come."""
+        ...
 
 
 class Limits(Protocol):

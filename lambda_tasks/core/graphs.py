@@ -159,6 +159,9 @@ class Terms:
     the seconds before it is due, as its LookTerms have them."""
     values: Sequence[Sequence[int]] = ()
     """The numbers of the steps whose results the group has, in order, as ranges."""
+    wakes: Sequence[Any] = ()
+    """The run of a durable function that the end of the workflow wakes, and the seconds after which
+    somebody must look at it; empty for none."""
 
     @property
     def is_gate(self) -> bool:

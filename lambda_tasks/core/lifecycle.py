@@ -466,6 +466,8 @@ class End:
     """Whether the record loses its arguments; that of a failed run only when it loses secrets."""
     place: Place | None = None
     """The run's place in a workflow; None outside of one."""
+    call_id: UUID | None = None
+    """The call of a durable function, whose compensations follow if it fails; None for others."""
 
     @property
     def moves_on(self) -> bool:

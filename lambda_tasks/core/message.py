@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+from ..context import CALL_HEADER, UNDO_HEADER
 from ..errors import MessageRefused, MessageTooLarge, NewerFormat
 from .graphs import Place
 from .lifecycle import SQS_TERMS, LookTerms
@@ -136,6 +137,14 @@ class Message:
         return self.headers.get(KEEP_ARGUMENTS_HEADER) is False
 
     @property
+    def call_id(self) -> UUID | None:
+        """The call of a durable function that compensations may follow; None for others."""
+        headers = self.headers
+        if CALL_HEADER not in headers or UNDO_HEADER in headers:
+            return None
+        return UUID(headers[CALL_HEADER])
+
+    @property
     def redacted_kwargs(self) -> dict[str, Any]:
         """The arguments by name, with the secret ones redacted."""
         if not self.secret:
@@ -236,6 +245,8 @@ class Outgoing:
     its queue can delay it."""
     on_conflict: OnConflict = "return"
     """What the call does if another one holds its unique key."""
+    is_parked: bool = False
+    """Whether it is a run of a durable function that waits until something wakes it."""
     is_follow_up: bool = False
     """Whether it is a retry, a further run or a copy.
 

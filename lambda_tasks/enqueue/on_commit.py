@@ -317,6 +317,8 @@ class Enqueuer:
             after = each.first - 1
             while page := self._outbox.find_released(each, after=after, limit=RELEASED_PAGE):
                 yield page
+                if each.run_id is not None:
+                    break
                 place = page[-1].message.place
                 assert place is not None
                 after = place.step

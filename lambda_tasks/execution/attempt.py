@@ -21,6 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import hooks, interrupts
 from ..context import (
+    CALL_HEADER,
     OVERLAP_HEADER,
     SCHEDULE_HEADER,
     TaskContext,
@@ -36,8 +37,10 @@ from ..errors import (
     ArgumentsMismatch,
     Continue,
     HardTimeLimitExceeded,
+    LeaseLost,
     SingletonLockUnknown,
     SoftTimeLimitExceeded,
+    Suspended,
 )
 from ..hooks.calling import HOOK_LIMIT_S
 from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
@@ -50,9 +53,11 @@ from .finishing import (
     describe,
     describe_refusal,
     follow_up_of,
+    next_run_of,
     outcome_of,
 )
 from .hook_events import announce_failed_unbegun, end_event, start_event
+from .journal import Journal, Suspension
 from .needs import singleton_key
 from .progress import ProgressRecorder
 from .run import AttemptEnd, Run
@@ -96,6 +101,8 @@ class Attempt:
         self.task = task
         self.finisher = finisher
         self.context = _context_of(run, task, finisher)
+        if CALL_HEADER in run.message.headers and task.options.workflow:
+            self.context = replace(self.context, journal=Journal(run, finisher.claims, self))
         self.variables = contextvars.Context()
         """The context variables of the task, which on_commit functions see, too."""
         self._call = task.make_call(run.message, run.claim)
@@ -236,6 +243,8 @@ class Attempt:
         Raises TypeError for a result that is not JSON, TransactionManagementError if the task has
         left a transaction open, LeaseLost if the claim no longer holds, and the database's errors.
         """
+        if self._journal is not None and self._journal.suspension is not None:
+            return self._suspend(self._journal.suspension)  # its function has caught that
         self._check_transactions()
         outcome = outcome_of(result, self.task)
         if self._transaction is None or not connections.is_untouched(self._connection):
@@ -254,6 +263,47 @@ class Attempt:
         """
         return self._end_unrecorded(outcome_of(result, self.task))
 
+    # The steps of a durable function
+
+    @property
+    def _journal(self) -> Journal | None:
+        journal: Journal | None = self.context.journal
+        return journal
+
+    def begin_step(self) -> None:
+        """See journal.StepTransactions."""
+        if self._guard is not None:
+            self._guard.begin_transaction()
+        self._transaction = connections.open_transaction(self._connection, may_be_late=True)
+
+    def commit_step(self, name: str, write: Callable[[], None]) -> None:
+        """See journal.StepTransactions. Raises what succeed() raises."""
+        self._check_transactions()
+        if self._guard is not None:
+            self._guard.restore(self._connection)
+        limit_s = interrupts.statement_limit_s(
+            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
+        )
+        with interrupts.interrupt_after(limit_s):
+            write()
+        self._call_at_boundary(self._end_transaction, None)
+
+    def roll_back_step(self, error: BaseException) -> None:
+        """See journal.StepTransactions."""
+        self._end_transaction(error)
+
+    def _suspend(self, suspension: Suspension) -> AttemptEnd:
+        """End a run that waits, with all that wakes the next one."""
+        journal = self.context.journal
+        self._end_transaction(Suspended())  # of a step that is cut off
+        self._check_transactions()
+        outcome, following = next_run_of(suspension, self.run, self.task)
+        self.begin_step()
+        journal.write(suspension.steps)
+        if not suspension.write(following.message.invocation_id):
+            outcome, following = next_run_of(replace(suspension, due=None), self.run, self.task)
+        return self._commit(outcome, following)
+
     def fail(self, error: BaseException) -> AttemptEnd:
         """Roll back the task's writes and record what follows from the error.
 
@@ -263,6 +313,11 @@ class Attempt:
 
         Raises the database's errors. The outcome is unknown then, and the delivery must come back.
         """
+        if self._journal is not None and self._journal.suspension is not None:
+            try:
+                return self._suspend(self._journal.suspension)
+            except Exception as failure:
+                error = failure
         error = as_retry(error)
         if isinstance(error, Continue):
             try:
@@ -281,6 +336,11 @@ class Attempt:
             return AttemptEnd(None, lost=self._reason_of_loss(error))
         connections.refresh()  # the error may come from a broken connection
         self.error = error
+        if self._journal is not None and not isinstance(error, LeaseLost):
+            try:
+                self._journal.flush()  # what must be undone now
+            except LeaseLost:
+                return AttemptEnd(None)
         ended = self._call_at_boundary(
             self.finisher.fail,
             self.run,

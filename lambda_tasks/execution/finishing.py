@@ -5,6 +5,7 @@ The ends of runs that have nothing else to commit are written together, by `writ
 """
 
 import logging
+import math
 import random
 import traceback
 from collections import defaultdict
@@ -15,6 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from ..context import SCHEDULE_HEADER
+from ..core.durable import FOREVER
 from ..core.lifecycle import (
     CUT_OFF,
     Claim,
@@ -55,6 +57,7 @@ from ..ports import (
     TaskCall,
 )
 from .hook_events import announce_end, announce_skipped
+from .journal import WOKE, Suspension
 from .progress import state_as_json
 from .run import AttemptEnd, Run
 from .run_log import log_failure, log_lost_attempt, skip_library_frames
@@ -193,7 +196,12 @@ class Finisher:
 def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> End:
     """Return the end of a run of this message."""
     return End(
-        claim, outcome, ran_for, drops_arguments=message.drops_arguments, place=message.place
+        claim,
+        outcome,
+        ran_for,
+        drops_arguments=message.drops_arguments,
+        place=message.place,
+        call_id=message.call_id,
     )
 
 
@@ -292,6 +300,26 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
     next_id = continuation_id(run.message.invocation_id, run.claim.token)
     next_run = _following_message(run, next_id, delay_s=delay_s, n_continues=n_continues + 1)
     return Continued(state), next_run
+
+
+def next_run_of(suspension: Suspension, run: Run, task: Task) -> tuple[Continued, Outgoing]:
+    """Return the outcome of a run of a durable function that waits, and the message of the next.
+
+    Raises MaxContinuesExceededError if the function has too many runs.
+    """
+    due = suspension.due if suspension.due == FOREVER or not run.retry_at_once else None
+    wait_s = 0.0 if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds())
+    woke = Continue({WOKE: suspension.name})
+    outcome, following = continuation_of(woke, run, task)
+    if due is None:
+        return outcome, following
+    return outcome, replace(
+        following,
+        message=replace(following.message, run_after=due),
+        delay_s=min(math.ceil(wait_s), MAX_DELAY_S),
+        waits=due == FOREVER or run.look.waits(wait_s),
+        is_parked=suspension.is_parked,
+    )
 
 
 def consequence_of(

@@ -18,6 +18,7 @@ from django.db.models import Case, F, Q, When
 from django.db.models.functions import Coalesce
 
 from .. import interrupts
+from ..core.durable import Checkpoint
 from ..core.grace import RefusedRecord
 from ..core.graphs import Place
 from ..core.lifecycle import (
@@ -46,7 +47,7 @@ from ..ports import (
     ResolvedDelivery,
     UnrunnableDelivery,
 )
-from . import expiry, inputs, limits, postponing, refusals
+from . import checkpoints, expiry, inputs, limits, postponing, refusals, signals, undoing
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
@@ -162,7 +163,8 @@ class RecordClaims:
     def finish(self, end: End, following: Outgoing | None = None) -> Sequence[Released]:
         """See ports.Claims."""
         is_counted = end.place is not None and not end.moves_on
-        if following is None and not is_counted and not isinstance(end.outcome, Skipped):
+        is_alone = following is None and not is_counted and not _is_undone(end)
+        if is_alone and not isinstance(end.outcome, Skipped):
             _finish_held(end)
             return ()
         # One transaction: otherwise a crash in between would lose what follows.
@@ -176,17 +178,19 @@ class RecordClaims:
                 state = _next_state(end) if end.moves_on else None
                 if state is not None:
                     statements().save_initial_state(following.message.invocation_id, state)
-            return count_ends(self.alias, [_place_and_success(end)]) if is_counted else ()
+            counted = count_ends(self.alias, [_place_and_success(end)]) if is_counted else []
+            return [*counted, *_undo([end])]
 
     @with_retries
     def finish_many(self, ends: Sequence[End]) -> Finished:
         """See ports.Claims."""
-        if not any(end.place is not None for end in ends):
+        if not any(end.place is not None or _is_undone(end) for end in ends):
             return Finished(_finish_all(ends))
         with transaction.atomic(using=self.alias, savepoint=False):
             ids = _finish_all(ends)
-            held = [end for end in ends if end.place and end.claim.invocation_id in ids]
-            return Finished(ids, count_ends(self.alias, map(_place_and_success, held)))
+            held = [end for end in ends if end.claim.invocation_id in ids]
+            counted = count_ends(self.alias, [_place_and_success(end) for end in held if end.place])
+            return Finished(ids, [*counted, *_undo(held)])
 
     @with_retries
     def release(self, claims: Sequence[Claim], release: Release) -> None:
@@ -278,6 +282,26 @@ class RecordClaims:
     def show_progress(self, claim: Claim, progress: object) -> None:
         """See ports.Claims."""
         statements().show_progress(claim, progress)
+
+    def read_steps(self, call_id: UUID) -> Sequence[Checkpoint]:
+        """See ports.Claims."""
+        return checkpoints.read(call_id)
+
+    def write_steps(
+        self, claim: Claim, call_id: UUID, steps: Sequence[Checkpoint], *, is_secret: bool
+    ) -> None:
+        """See ports.Claims."""
+        if not checkpoints.holds(claim):
+            raise _lease_lost(claim)
+        checkpoints.write(call_id, steps, is_secret=is_secret)
+
+    def receive_signal(self, call_id: UUID, name: str, *, ends: bool) -> tuple[bool, Any]:
+        """See ports.Claims."""
+        return signals.receive(call_id, name, ends=ends)
+
+    def wait_for_signal(self, call_id: UUID, name: str, run_id: UUID, type: str) -> bool:
+        """See ports.Claims."""
+        return signals.wait(call_id, name, run_id, type)
 
 
 def _read_inputs(verdicts: Verdicts, terms: ClaimTerms) -> Verdicts:
@@ -613,6 +637,18 @@ def _finish_all(ends: Sequence[End]) -> Collection[UUID]:
 def _place_and_success(end: End) -> tuple[Place, bool]:
     assert end.place is not None
     return end.place, isinstance(end.outcome, Succeeded)
+
+
+def _is_undone(end: End) -> bool:
+    """Return whether the compensations of a durable function follow an end."""
+    return end.call_id is not None and isinstance(end.outcome, Failed)
+
+
+def _undo(ends: Iterable[End]) -> list[Released]:
+    """Store the runs of the compensations that follow ends, to be sent."""
+    failed = [(end.claim.invocation_id, end.call_id) for end in ends if _is_undone(end)]
+    calls = [(id, call_id) for id, call_id in failed if call_id is not None]
+    return [Released(None, run_id=id) for id in undoing.follow(calls)] if calls else []
 
 
 def _finish_held(end: End) -> None:

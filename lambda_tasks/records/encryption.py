@@ -105,9 +105,9 @@ def decrypt(encrypted: str | None, *, id: UUID) -> dict[str, Any]:
     }
 
 
-def encrypt_result(result: Any, *, id: UUID) -> Any:
-    """Return a result as its record keeps it: encrypted if the settings say so."""
-    if result is None or not encrypts_all():
+def encrypt_result(result: Any, *, id: UUID, is_secret: bool = False) -> Any:
+    """Return a result as its record keeps it: encrypted if the settings say so, or it is secret."""
+    if result is None or not (is_secret or encrypts_all()):
         return result
     return {ENCRYPTED_RESULT_KEY: encrypt({"result": result}, id=id)}
 

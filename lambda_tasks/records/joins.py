@@ -251,10 +251,16 @@ class _Counting(_Changes):
         self._join(number).filter(shard=shard).update(succeeded=succeeded)
         if number == ROOT:
             _end_workflow(self._alias, self._workflow_id, succeeded=succeeded)
+            self._wake(terms)
         elif terms.is_gate and succeeded:
             self._release(terms)
         else:
             self.end(terms.feeds, succeeded=succeeded)
+
+    def _wake(self, terms: Terms) -> None:
+        """Wake the run of the durable function that waits for the workflow."""
+        if run_id := wake_waiting(terms, has_sender=self._has_sender):
+            self.released.append(Released(None, run_id=run_id))
 
     def _release(self, terms: Terms) -> None:
         """Release the steps of a gate; count those that were cancelled while they waited."""
@@ -342,6 +348,16 @@ def _end_workflow(alias: str, workflow_id: UUID, *, succeeded: bool) -> None:
     if running.update(status=status, ended_at=Now()) and succeeded:
         waiting = _steps(alias, workflow_id).filter(status=Status.WAITING)
         cancel(waiting, Cancelled(), is_counted=False)
+
+
+def wake_waiting(terms: Terms, *, has_sender: bool) -> UUID | None:
+    """Wake the run that waits for the end of a workflow; return its id, None for none."""
+    from .checkpoints import wake  # above this module
+
+    if not terms.wakes:
+        return None
+    run_id, grace_s = UUID(terms.wakes[0]), terms.wakes[1]
+    return run_id if wake(run_id, grace_s=grace_s if has_sender else 0.0) else None
 
 
 def _workflow(alias: str, workflow_id: UUID) -> Any:

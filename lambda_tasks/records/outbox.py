@@ -72,15 +72,16 @@ class RecordOutbox:
     @with_retries
     def find_released(self, released: Released, *, after: int, limit: int) -> Sequence[Outgoing]:
         """See ports.Outbox."""
-        rows = (
-            all_records()
-            .filter(
+        if released.run_id is not None:
+            of_released = all_records().filter(id=released.run_id)
+        else:
+            of_released = all_records().filter(
                 workflow_id=released.workflow_id,
                 step__gte=max(released.first, after + 1),
                 step__lt=released.stop,
-                status=Status.QUEUED,
-                sent_at=None,
             )
+        rows = (
+            of_released.filter(status=Status.QUEUED, sent_at=None)
             .order_by("step")
             .annotate(now=Now())
             .values("id", *MESSAGE_COLUMNS, "now")[:limit]

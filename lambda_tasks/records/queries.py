@@ -22,6 +22,8 @@ from .tables import (
     RunProgress,
     RunState,
     ScheduleState,
+    StepCheckpoint,
+    StepSignal,
     TaskRecord,
     UsedSignature,
     Workflow,
@@ -74,7 +76,7 @@ def check_migrated() -> None:
     """Raise NotMigrated unless the database has every table and column of the library."""
     for model in (
         TaskRecord, RunState, RunProgress, LimitPlace, LimitPace, RelayShift, ScheduleState,
-        UsedSignature, Workflow, WorkflowJoin,
+        StepCheckpoint, StepSignal, UsedSignature, Workflow, WorkflowJoin,
     ):  # fmt: skip
         model._base_manager.using(record_alias()).order_by().first()
 

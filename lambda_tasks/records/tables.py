@@ -10,6 +10,7 @@ from django.core.checks import CheckMessage
 from django.db import models, router
 from django.db.models.query_utils import DeferredAttribute
 
+from ..core.durable import MAX_NAME as MAX_STEP_NAME
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
 from ..core.schedules import MAX_SCHEDULE_NAME
@@ -515,6 +516,8 @@ class Workflow(models.Model):
     """The lowest number of a join. Joins of steps that are added later have lower ones."""
     results = models.JSONField(editable=False)
     """Where the result is: see core.graphs.Plan."""
+    call_id = models.UUIDField(null=True, db_index=True, editable=False)
+    """The call of the durable function that waits, or has waited, for it; None for others."""
 
     class Meta:
         default_permissions = ("view",)
@@ -551,3 +554,51 @@ class WorkflowJoin(models.Model):
 
     def __str__(self) -> str:
         return f"{self.pk}"
+
+
+class StepCheckpoint(models.Model):
+    """What is kept of one step of a durable function. See core.durable.Checkpoint."""
+
+    pk = models.CompositePrimaryKey("call_id", "name")
+    call_id = models.UUIDField(editable=False)
+    """The id of the call's first invocation."""
+    name = models.CharField(max_length=MAX_STEP_NAME, editable=False)
+    kind = models.CharField(max_length=10, editable=False)
+    number = models.PositiveIntegerField(editable=False)
+    value = models.JSONField(null=True, editable=False)
+    error = models.JSONField(null=True, editable=False)
+    function = models.CharField(max_length=255, default="", editable=False)
+    began_at = models.DateTimeField(editable=False)
+    ended_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.call_id}"
+
+
+class StepSignal(models.Model):
+    """A signal to a durable function, or a wait for one: whichever comes first makes the row.
+
+    So the two meet in its key, and neither can miss the other.
+    """
+
+    pk = models.CompositePrimaryKey("call_id", "name")
+    call_id = models.UUIDField(editable=False)
+    name = models.CharField(max_length=MAX_STEP_NAME, editable=False)
+    value = models.JSONField(null=True, editable=False)
+    type = models.CharField(max_length=255, default="", editable=False)
+    """The type of the value, as a reference; empty where it has none."""
+    run_id = models.UUIDField(null=True, editable=False)
+    """The run that a signal wakes; None before there is one."""
+    came_at = models.DateTimeField(null=True, editable=False)
+    """When the signal came; None before that."""
+    is_over = models.BooleanField(default=False, editable=False)
+    """Whether the wait has ended without a signal."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} to {self.call_id}"

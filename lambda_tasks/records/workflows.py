@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import connections, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 
-from ..core.graphs import HUB, MAX_STEPS, WorkflowStatus
+from ..core.graphs import HUB, MAX_STEPS, ROOT, WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
 from ..core.redaction import REDACTED
 from ..ports import StoredWorkflow
@@ -17,7 +17,7 @@ from .cancelling import cancel as cancel_records
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import decrypt_result
-from .joins import read_terms
+from .joins import read_terms, wake_waiting
 from .looks import lock_unlocked
 from .mapping import DROPPED, queued_rows
 from .retrying import with_retries
@@ -97,6 +97,7 @@ def _row_of(workflow: StoredWorkflow) -> Workflow:
         ended_at=Now() if is_over else None,
         n_steps=len(workflow.steps),
         results=workflow.results,
+        call_id=workflow.call_id,
     )
 
 
@@ -194,8 +195,15 @@ def cancel(id: UUID) -> bool:
 
 @with_retries
 def _mark_cancelled(id: UUID) -> bool:
-    workflow = Workflow.objects.using(record_alias()).filter(id=id, status=WorkflowStatus.RUNNING)
-    return bool(workflow.update(status=WorkflowStatus.CANCELLED, ended_at=Now()))
+    alias = record_alias()
+    workflow = Workflow.objects.using(alias).filter(id=id, status=WorkflowStatus.RUNNING)
+    with transaction.atomic(using=alias, savepoint=False):
+        if not workflow.update(status=WorkflowStatus.CANCELLED, ended_at=Now()):
+            return False
+        # The durable function that waits for it goes on.
+        for terms, _ in read_terms(alias, [(id, ROOT)]).values():
+            wake_waiting(terms, has_sender=False)
+    return True
 
 
 def finish_cancelled(id: UUID) -> bool:

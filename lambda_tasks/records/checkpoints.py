@@ -1,0 +1,117 @@
+"""The steps of durable functions: read at the start of each run, written with what they do.
+
+A step's row is written in the transaction of the step, which has locked the record of its run: who
+has cancelled the run, or taken it over, is seen there. Two runs can't write the same step, as its
+name is part of the key.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+from django.db.models import QuerySet
+
+from ..context import CALL_HEADER, UNDO_HEADER
+from ..core.durable import Checkpoint, Kind
+from ..core.lifecycle import Claim, Status
+from .clock import Now
+from .database import all_records, record_alias
+from .encryption import decrypt_result, encrypt_result
+from .retrying import with_retries
+from .tables import RecordQuerySet, StepCheckpoint
+
+
+@with_retries
+def read(call_id: UUID) -> list[Checkpoint]:
+    """Return the steps of a call, in order. Raises ValueError where one can't be decrypted."""
+    return [_checkpoint_of(row) for row in _rows(call_id).order_by("number")]
+
+
+def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) -> None:
+    """Write steps in the transaction of the last one; those that are there already end now."""
+    new = [each for each in checkpoints if each.began_at is None]
+    StepCheckpoint.objects.using(record_alias()).bulk_create(
+        [
+            StepCheckpoint(
+                call_id=call_id,
+                name=each.name,
+                kind=each.kind,
+                number=each.number,
+                value=_encrypted(call_id, each, is_secret=is_secret),
+                error=each.error,
+                function=each.function,
+                began_at=Now(),
+                ended_at=Now() if each.is_over else None,
+            )
+            for each in new
+        ]
+    )
+    for each in checkpoints:
+        if each.began_at is not None:
+            value = _encrypted(call_id, each, is_secret=is_secret)
+            ended_at = Now() if each.is_over else None
+            _rows(call_id).filter(name=each.name).update(
+                value=value, error=each.error, ended_at=ended_at
+            )
+
+
+def holds(claim: Claim) -> bool:
+    """Lock the record of a run; return whether its claim holds.
+
+    What it writes now shows that it makes progress: attempts before this one no longer count.
+    """
+    record = all_records().filter(
+        id=claim.invocation_id, claim_token=claim.token, status=Status.RUNNING
+    )
+    if claim.attempt > 1:
+        return bool(record.order_by().update(n_attempts=1))
+    return record.order_by().select_for_update().exists()
+
+
+def _encrypted(call_id: UUID, each: Checkpoint, *, is_secret: bool) -> Any:
+    return encrypt_result(each.value, id=uuid5(call_id, each.name), is_secret=is_secret)
+
+
+def _checkpoint_of(row: StepCheckpoint) -> Checkpoint:
+    return Checkpoint(
+        name=row.name,
+        kind=row.kind,
+        number=row.number,
+        value=decrypt_result(row.value, id=uuid5(row.call_id, row.name)),
+        error=row.error,
+        function=row.function,
+        is_over=row.ended_at is not None,
+        began_at=row.began_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _rows(call_id: UUID) -> "QuerySet[StepCheckpoint]":
+    return StepCheckpoint.objects.using(record_alias()).filter(call_id=call_id)
+
+
+def waiting_undos(call_ids: Collection[UUID]) -> set[UUID]:
+    """Return those of these calls that have compensations which have not run."""
+    rows = StepCheckpoint.objects.using(record_alias()).filter(
+        call_id__in=call_ids, kind=Kind.UNDO, ended_at=None
+    )
+    return set(rows.values_list("call_id", flat=True).distinct())
+
+
+def runs_of(call_id: UUID) -> RecordQuerySet:
+    """Return a query of the runs of a call, without those of its compensations."""
+    root = all_records().filter(id=call_id).values_list("root_id", flat=True).first()
+    of_call = {f"headers__{CALL_HEADER}": str(call_id)}
+    runs = all_records().filter(root_id=root or call_id, **of_call)
+    return runs.exclude(headers__has_key=UNDO_HEADER)
+
+
+def wake(record_id: UUID, *, grace_s: float) -> bool:
+    """Make a run due that waits to be woken; return whether there was one.
+
+    The caller sends its message within `grace_s`; else the relay does.
+    """
+    waiting = all_records().filter(id=record_id, status=Status.QUEUED, run_after__gt=Now())
+    look_at = Now() + timedelta(seconds=grace_s)
+    return bool(waiting.order_by().update(run_after=Now(), look_at=look_at, sent_at=None))

@@ -1,0 +1,49 @@
+"""What follows when a durable function fails or is cancelled: its compensations, in a run."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from ..context import CALL_HEADER, UNDO_HEADER
+from ..core.graphs import WorkflowStatus
+from .checkpoints import waiting_undos
+from .clock import Now
+from .database import all_records, record_alias
+from .tables import TaskRecord, Workflow
+
+COPIED: Final = (
+    "task_name", "args", "kwargs", "backend", "queue", "group_key", "priority", "root_id", "headers",
+)  # fmt: skip
+"""The columns that the run of the compensations has from the run that has ended."""
+
+
+def call_of(headers: Mapping[str, Any] | None) -> UUID | None:
+    """Return the call of a run that compensations may follow; None for any other run."""
+    if headers is None or CALL_HEADER not in headers or UNDO_HEADER in headers:
+        return None
+    return UUID(headers[CALL_HEADER])
+
+
+def follow(ended: Iterable[tuple[UUID, UUID]]) -> list[UUID]:
+    """Store the runs of the compensations of calls that have not succeeded; return their ids.
+
+    `ended` has the last run of each call and the call. Call it in the transaction of their ends.
+    What the calls wait for is cancelled: its steps end at the next round.
+    """
+    runs = {call_id: run_id for run_id, call_id in ended}
+    awaited = Workflow.objects.using(record_alias()).filter(
+        call_id__in=runs, status=WorkflowStatus.RUNNING
+    )
+    awaited.update(status=WorkflowStatus.CANCELLED, ended_at=Now())
+    return [_insert(runs[call_id]) for call_id in sorted(waiting_undos(runs))]
+
+
+def _insert(run_id: UUID) -> UUID:
+    columns = all_records().filter(id=run_id).values(*COPIED).get()
+    headers = {**(columns["headers"] or {}), UNDO_HEADER: True}
+    record = TaskRecord(
+        **{**columns, "headers": headers}, id=uuid.uuid4(), enqueued_at=Now(), look_at=Now()
+    )
+    all_records().bulk_create([record])
+    return record.id
