@@ -28,10 +28,11 @@ class Mortal:
     transaction is rolled back, its lease is over, and a new process goes on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lives_for: int | None = None) -> None:
         self.deaths = 0
         self.is_dead = False
-        self._left: int | None = None
+        self.lives_for = lives_for
+        """The points that it passes before it dies; None for one that lives on."""
         self._runtime = CapturingRuntime()
 
     @contextmanager
@@ -61,22 +62,20 @@ class Mortal:
         """Die here, if it is time to."""
         if self.is_dead:
             raise Crash(point)
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
+        if self.lives_for is not None:
+            self.lives_for -= 1
+            if self.lives_for < 0:
                 self.is_dead = True
                 raise Crash(point)
 
-    def deliver(self, id: UUID, task_name: str, *, dies_at: int | None = None) -> bool:
-        """Deliver a message; return whether the process has died, at the point of this number."""
-        self._left = dies_at
+    def deliver(self, id: UUID, task_name: str) -> bool:
+        """Deliver a message; return whether the process has died of it."""
         with runtime.replace_current(self._runtime), self.living():
             try:
                 async_to_sync(self._runtime.handle)(event_of([wake_up(id, task_name)]))
             except BaseException:
                 if not self.is_dead:
                     raise
-        self._left = None
         has_died = self.is_dead
         if has_died:
             self._bury()
@@ -87,7 +86,7 @@ class Mortal:
         return execute(sql, *others)
 
     def _bury(self) -> None:
-        self.is_dead = False
+        self.is_dead, self.lives_for = False, None
         self.deaths += 1
         connection.close()
         self._runtime = CapturingRuntime()
