@@ -27,7 +27,7 @@ from asgiref.sync import markcoroutinefunction
 from django.db import DEFAULT_DB_ALIAS
 
 from . import conf, registry, runtime
-from .context import TaskContext
+from .context import UNDO_HEADER, TaskContext
 from .core.arguments import (
     Arguments,
     arguments_mismatch,
@@ -57,6 +57,7 @@ from .core.unique import (
     UniqueWhile,
     refuse_secret_keys,
 )
+from .durable.contexts import SyncWorkflowContext, WorkflowContext, aundo, undo
 from .enqueue.announcing import announce
 from .enqueue.prepare import (
     check_delay,
@@ -128,7 +129,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             raise TypeError(
                 f"{func.name} is a task already. Use one @lambda_task, with all options."
             )
-        check_function(func, takes_context=options.get("takes_context", False))
+        is_durable = options.get("workflow", False)
+        takes_context = options.get("takes_context", False)
+        check_function(func, takes_context=takes_context, is_durable=is_durable)
         self.options: TaskOptions = parse_options(
             func.__qualname__, options, parameters=list(parameters_of(func))
         )
@@ -138,7 +141,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         self._is_found = False
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
-        self.arguments = Arguments(func, takes_context=self.options.takes_context)
+        self.arguments = Arguments(
+            func, takes_context=takes_context, is_durable=self.options.workflow
+        )
         if self.options.limit_by or self.options.rate_by:
             check_not_secret(func.__qualname__, self.options, self.arguments.secret_names)
         self._result_type = ResultType(func)
@@ -225,6 +230,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             arguments=self.arguments,
             function=self.run,
             options=self.options,
+            is_async=self.is_async,
         )
 
     @property
@@ -263,6 +269,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
     def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R_co:
         """Call the function with arguments that have been validated."""
         func: Callable[..., R_co] = self._func
+        if self.options.workflow:
+            kind = WorkflowContext if self.is_async else SyncWorkflowContext
+            return func(kind(context or TaskContext(task_name=self.name)), **arguments)
         if not self.options.takes_context:
             return func(**arguments)
         context = context or TaskContext(task_name=self.name)
@@ -554,6 +563,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             task_queue=options.queue,
             durable=self._durable,
             is_step=references is not None,
+            is_workflow=options.workflow,
             delay_s=options.delay if overrides.delay is None else overrides.delay,
             run_after=overrides.run_after,
             group_key=overrides.group_key,
@@ -594,7 +604,16 @@ def lambda_task(
 
 @overload
 def lambda_task(
-    *, takes_context: Literal[False] = ..., **options: Unpack[CommonOptionNames]
+    *, workflow: Literal[True], **options: Unpack[CommonOptionNames]
+) -> Callable[[Callable[Concatenate[Any, P], R]], LambdaTaskWrapper[P, R]]: ...
+
+
+@overload
+def lambda_task(
+    *,
+    takes_context: Literal[False] = ...,
+    workflow: Literal[False] = ...,
+    **options: Unpack[CommonOptionNames],
 ) -> Callable[[Callable[P, R]], LambdaTaskWrapper[P, R]]: ...
 
 
@@ -603,6 +622,7 @@ def lambda_task(
     /,
     *,
     takes_context: bool = False,
+    workflow: bool = False,
     **options: Unpack[CommonOptionNames],
 ) -> Any:
     """Declare a function, `def` or `async def`, as a task.
@@ -610,7 +630,7 @@ def lambda_task(
     Works with and without parentheses. The options are those of TaskOptions. Raises TypeError or
     ValueError at decoration where the signature or an option is invalid.
     """
-    given: OptionNames = {**options, "takes_context": takes_context}
+    given: OptionNames = {**options, "takes_context": takes_context, "workflow": workflow}
     if func is None:
         return functools.partial(LambdaTaskWrapper, **given)
     return LambdaTaskWrapper(func, **given)
@@ -647,6 +667,7 @@ class FunctionCall:
     arguments: Arguments
     function: Callable[[Mapping[str, Any], TaskContext], Any]
     options: TaskOptions
+    is_async: bool
 
     @property
     def has_listeners(self) -> bool:
@@ -667,6 +688,8 @@ class FunctionCall:
 
     def call(self, context: TaskContext) -> Any:
         """See ports.TaskCall."""
+        if UNDO_HEADER in self.message.headers:
+            return aundo(context) if self.is_async else undo(context)
         return self.function(self._typed_arguments(), context)
 
     def _typed_arguments(self) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from typing import Final
 from uuid import UUID
 
 from ..context import SCHEDULE_HEADER
-from ..core.durable import FOREVER
 from ..core.lifecycle import (
     CUT_OFF,
     Claim,
@@ -307,17 +306,19 @@ def next_run_of(suspension: Suspension, run: Run, task: Task) -> tuple[Continued
 
     Raises MaxContinuesExceededError if the function has too many runs.
     """
-    due = suspension.due if suspension.due == FOREVER or not run.retry_at_once else None
+    due = suspension.due if suspension.is_parked or not run.retry_at_once else None
     wait_s = 0.0 if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds())
     woke = Continue({WOKE: suspension.name})
     outcome, following = continuation_of(woke, run, task)
     if due is None:
         return outcome, following
+    message = replace(following.message, run_after=due)
     return outcome, replace(
         following,
-        message=replace(following.message, run_after=due),
+        message=message,
+        body=message.encode(),
         delay_s=min(math.ceil(wait_s), MAX_DELAY_S),
-        waits=due == FOREVER or run.look.waits(wait_s),
+        waits=suspension.is_parked or run.look.waits(wait_s),
         is_parked=suspension.is_parked,
     )
 

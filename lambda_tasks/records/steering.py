@@ -101,16 +101,23 @@ def kept_until(ids: Iterable[UUID]) -> dict[UUID, datetime]:
 
 @with_retries
 def reopen(
-    ids: Collection[UUID], refuse: Refuse, look_terms: Callable[[str], LookTerms], *, dry_run: bool
+    ids: Collection[UUID],
+    refuse: Refuse,
+    look_terms: Callable[[str], LookTerms],
+    *,
+    dry_run: bool,
+    is_last: bool = False,
 ) -> Changed:
     """Let FAILED and CANCELLED invocations start over, as QUEUED ones, with the state they saved.
+
+    Those that a later one follows are skipped, unless `is_last` says that none repeats them.
 
     Nobody is about to send their messages: the caller does so, or the relay after a while.
     """
     with transaction.atomic(using=record_alias()):
         found = all_records().filter(id__in=ids, status__in=RETRYABLE).order_by("enqueued_at", "id")
         records = list(found if dry_run else found.select_for_update())
-        superseded = find_superseded(ids)
+        superseded = set() if is_last else find_superseded(ids)
         skipped: dict[UUID, str] = {}
         for record in records:
             reason = SUPERSEDED if record.id in superseded else refuse(record)
