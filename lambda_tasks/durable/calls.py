@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -90,6 +90,23 @@ class StepState:
     """The result as a JSON value; that of a sleep is its end."""
     began_at: datetime
     ended_at: datetime | None
+
+    def describe(self) -> str:
+        """Return the step as one line: its name, what it is, and its value or what it waits for."""
+        if self.status == "waiting" and self.kind in _WAITS:
+            return f"{self.name}: {_WAITS[self.kind].format(self.value)}"
+        shown = "" if self.value is None else f" {self.value!r:.200}"
+        return f"{self.name}: {self.kind}, {self.status}{shown}"
+
+
+_WAITS: Final = {
+    Kind.SLEEP: "sleeps until {}",
+    Kind.WAIT: "waits for the signal until {}",
+    Kind.RUN: "waits for its task",
+    Kind.GATHER: "waits for its tasks",
+    Kind.UNDO: "runs if the function fails",
+}
+"""What is said of steps that wait."""
 
 
 @dataclass(frozen=True)

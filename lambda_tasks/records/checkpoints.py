@@ -5,12 +5,12 @@ has cancelled the run, or taken it over, is seen there. Two runs can't write the
 name is part of the key.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from ..context import CALL_HEADER, UNDO_HEADER
 from ..core.durable import FOREVER, Checkpoint, Kind
@@ -148,6 +148,23 @@ def forget_from(call_id: UUID, number: int, run_id: UUID) -> None:
     _rows(call_id).filter(number__gte=number).delete()
     RunState.objects.using(record_alias()).filter(record_id=run_id).delete()
     signals.forget_unanswered(call_id)
+
+
+def is_unfinished() -> Exists:
+    """Return the condition of records that belong to a durable function which has not ended."""
+    runs = all_records().filter(
+        root_id=OuterRef("root_id"), status__in=UNFINISHED, headers__has_key=CALL_HEADER
+    )
+    return Exists(runs)
+
+
+def forget_deleted(headers: Iterable[Mapping[str, Any] | None]) -> None:
+    """Forget the steps of calls whose last record is deleted. `headers` are those of records."""
+    calls = {UUID(each[CALL_HEADER]) for each in headers if each and CALL_HEADER in each}
+    for call_id in calls:
+        if not runs_of(call_id).exists():
+            _rows(call_id).delete()
+            signals.forget(call_id)
 
 
 def wake(record_id: UUID, *, grace_s: float) -> bool:

@@ -45,9 +45,9 @@ def receive(call_id: UUID, name: str, *, ends: bool) -> tuple[bool, Any]:
     return False, None
 
 
-def waits(call_id: UUID) -> list[StepSignal]:
-    """Return the signals of a call and its waits for some."""
-    return list(StepSignal.objects.using(record_alias()).filter(call_id=call_id))
+def forget(call_id: UUID) -> None:
+    """Forget the signals of a call."""
+    StepSignal.objects.using(record_alias()).filter(call_id=call_id).delete()
 
 
 def forget_unanswered(call_id: UUID) -> None:
