@@ -57,7 +57,8 @@ from .core.unique import (
     UniqueWhile,
     refuse_secret_keys,
 )
-from .durable.contexts import SyncWorkflowContext, WorkflowContext, aundo, undo
+from .durable.contexts import SyncWorkflowContext, WorkflowContext
+from .durable.undoing import aundo, undo
 from .enqueue.announcing import announce
 from .enqueue.prepare import (
     check_delay,
@@ -266,18 +267,27 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         """See ports.Task."""
         return self._result_type.from_json(value)
 
-    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R_co:
+    def run(
+        self,
+        arguments: Mapping[str, Any],
+        context: TaskContext | WorkflowContext | SyncWorkflowContext | None = None,
+    ) -> R_co:
         """Call the function with arguments that have been validated."""
         func: Callable[..., R_co] = self._func
         if self.options.workflow:
-            kind = WorkflowContext if self.is_async else SyncWorkflowContext
-            return func(kind(context or TaskContext(task_name=self.name)), **arguments)
+            return func(self._workflow_context(context), **arguments)
         if not self.options.takes_context:
             return func(**arguments)
         context = context or TaskContext(task_name=self.name)
         if self._context_is_positional:
             return func(context, **arguments)
         return func(**arguments, context=context)
+
+    def _workflow_context(self, context: Any) -> Any:
+        if isinstance(context, WorkflowContext | SyncWorkflowContext):
+            return context
+        kind = WorkflowContext if self.is_async else SyncWorkflowContext
+        return kind(context or TaskContext(task_name=self.name))
 
     @overload
     def execute_on_commit(
@@ -665,7 +675,7 @@ class FunctionCall:
 
     message: Message
     arguments: Arguments
-    function: Callable[[Mapping[str, Any], TaskContext], Any]
+    function: Callable[[Mapping[str, Any], Any], Any]
     options: TaskOptions
     is_async: bool
 
@@ -689,8 +699,16 @@ class FunctionCall:
     def call(self, context: TaskContext) -> Any:
         """See ports.TaskCall."""
         if UNDO_HEADER in self.message.headers:
-            return aundo(context) if self.is_async else undo(context)
+            return self._undo(context)
         return self.function(self._typed_arguments(), context)
+
+    def _undo(self, context: TaskContext) -> Any:
+        """Run the compensations of a durable function; return the coroutine of an async one."""
+
+        def call(workflow: Any) -> Any:
+            return self.function(self._typed_arguments(), workflow)
+
+        return aundo(context, call) if self.is_async else undo(context, call)
 
     def _typed_arguments(self) -> dict[str, Any]:
         if self.message.args:

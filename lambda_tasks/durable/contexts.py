@@ -1,6 +1,8 @@
 """The first parameter of durable functions: how they make their steps."""
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 from uuid import UUID, uuid5
@@ -8,7 +10,7 @@ from uuid import UUID, uuid5
 from asgiref.sync import iscoroutinefunction, sync_to_async
 
 from ..context import TaskContext
-from ..core.durable import Checkpoint, Kind
+from ..core.durable import Kind
 from ..workflows import Results, Step
 from . import children
 from .steps import Steps, check_step_function
@@ -23,7 +25,8 @@ class _Context:
     def __init__(self, context: TaskContext) -> None:
         self.context = context
         """The context of this run, for progress, headers and the time that is left."""
-        self._steps = Steps(context)
+        self.steps = Steps(context)
+        """Its steps. Internal."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.context.task_name} {self.id}>"
@@ -31,7 +34,7 @@ class _Context:
     @property
     def id(self) -> UUID:
         """The id of the call, which signals name: that of the invocation that the caller got."""
-        call_id: UUID = self._steps.journal.call_id
+        call_id: UUID = self.steps.journal.call_id
         return call_id
 
     @property
@@ -40,7 +43,7 @@ class _Context:
 
         `task_logger` writes nothing meanwhile.
         """
-        return bool(self._steps.journal.is_replaying)
+        return bool(self.steps.journal.is_replaying)
 
     def key(self, name: str) -> UUID:
         """Return a key that stays the same over all runs, for APIs that do nothing twice by it."""
@@ -59,11 +62,18 @@ class _Context:
                 f"The compensation {name!r} is an `async def`, and the durable function is a `def`. "
                 "Make both the same."
             )
-        self._steps.on_failure(name, fn, args, kwargs)
+        self.steps.on_failure(name, fn, args, kwargs)
 
 
 class WorkflowContext(_Context):
-    """What a durable function that is an `async def` gets as its first parameter, `workflow`."""
+    """What a durable function that is an `async def` gets as its first parameter, `workflow`.
+
+    Steps that are awaited at the same time run one after the other.
+    """
+
+    def __init__(self, context: TaskContext) -> None:
+        super().__init__(context)
+        self._lock = asyncio.Lock()
 
     @overload
     async def step(
@@ -86,21 +96,20 @@ class WorkflowContext(_Context):
         the run was taken over or cancelled.
         """
         check_step_function(name, fn, is_async=True)
-        steps = await self._loaded()
-        found = steps.enter(name, Kind.STEP)
-        if found is not None:
-            return steps.result_of(found, fn)
-        if iscoroutinefunction(fn):
+        async with self._turn(name) as steps:
+            found = steps.enter(name, Kind.STEP)
+            if found is not None:
+                return steps.result_of(found, fn)
             with steps.active(name):
-                await sync_to_async(steps.may_begin)(name)
-                return await self._run_async_step(name, fn, args, kwargs)
-        with steps.active(name):
-            return await sync_to_async(_run_step)(steps, name, fn, args, kwargs)
+                if iscoroutinefunction(fn):
+                    await sync_to_async(steps.may_begin)(name)
+                    return await self._run_async_step(name, fn, args, kwargs)
+                return await sync_to_async(_run_step)(steps, name, fn, args, kwargs)
 
     async def _run_async_step(
         self, name: str, fn: Callable[..., Any], args: Any, kwargs: Any, n_tries: int = 0
     ) -> Any:
-        steps = self._steps
+        steps = self.steps
         await sync_to_async(steps.journal.begin)()
         try:
             result = await fn(*args, **kwargs)
@@ -118,22 +127,25 @@ class WorkflowContext(_Context):
         This run ends, and the next one begins when the task has ended. Raises TaskFailed, with the
         traceback, if it fails in the end or is cancelled; TypeError for what is no step.
         """
-        result: R = await sync_to_async(children.run)(await self._loaded(), name, step)
-        return result
+        async with self._turn(name) as steps:
+            result: R = await sync_to_async(children.run)(steps, name, step)
+            return result
 
     async def gather(self, name: str, steps: Iterable[Step[R]]) -> Results[R]:
         """Run tasks at the same time, and return their results when all of them have ended.
 
         `failed` of the results is the number of those that have not succeeded.
         """
-        return await sync_to_async(children.gather)(await self._loaded(), name, list(steps))
+        async with self._turn(name) as own:
+            return await sync_to_async(children.gather)(own, name, list(steps))
 
     async def sleep(self, name: str, until: timedelta | datetime) -> None:
         """Sleep for a time, or until one, up to ten years. Nothing runs meanwhile.
 
         Raises ValueError for a datetime without a time zone, and for a longer time.
         """
-        (await self._loaded()).sleep(name, until)
+        async with self._turn(name) as steps:
+            steps.sleep(name, until)
 
     @overload
     async def wait_for(self, name: str, type: type[R], timeout: timedelta) -> R | None: ...
@@ -147,12 +159,17 @@ class WorkflowContext(_Context):
         A signal that came earlier counts. Nothing runs meanwhile. Raises TypeError for a value that
         is not of the type.
         """
-        return await sync_to_async((await self._loaded()).wait_for)(name, type, timeout)
+        async with self._turn(name) as steps:
+            return await sync_to_async(steps.wait_for)(name, type, timeout)
 
-    async def _loaded(self) -> Steps:
-        if not self._steps.is_loaded:
-            await sync_to_async(self._steps.load)()
-        return self._steps
+    @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[Steps]:
+        """Wait for the steps that run, as they share a connection; within one, refuse."""
+        self.steps.refuse_nested(name)
+        async with self._lock:
+            if not self.steps.is_loaded:
+                await sync_to_async(self.steps.load)()
+            yield self.steps
 
 
 class SyncWorkflowContext(_Context):
@@ -194,9 +211,9 @@ class SyncWorkflowContext(_Context):
         return self._loaded().wait_for(name, type, timeout)
 
     def _loaded(self) -> Steps:
-        if not self._steps.is_loaded:
-            self._steps.load()
-        return self._steps
+        if not self.steps.is_loaded:
+            self.steps.load()
+        return self.steps
 
 
 def _run_step(steps: Steps, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -204,33 +221,3 @@ def _run_step(steps: Steps, name: str, fn: Callable[..., Any], args: Any, kwargs
     return steps.run_step(name, fn, args, kwargs)
 
 
-def undo(context: TaskContext) -> None:
-    """Run the compensations of a durable function that has ended and is a `def`."""
-    steps = Steps(context)
-    steps.load()
-    for kept in steps.undos():
-        steps.may_begin(kept.name)
-        steps.run_undo(kept)
-
-
-async def aundo(context: TaskContext) -> None:
-    """Run the compensations of a durable function that has ended and is an `async def`."""
-    steps = Steps(context)
-    await sync_to_async(steps.load)()
-    for kept in steps.undos():
-        await sync_to_async(steps.may_begin)(kept.name)
-        await _run_undo(steps, kept)
-
-
-async def _run_undo(steps: Steps, kept: Checkpoint) -> None:
-    fn, kwargs = steps.undo_call(kept)
-    if not iscoroutinefunction(fn):
-        await sync_to_async(steps.run_undo)(kept)
-        return
-    await sync_to_async(steps.journal.begin)()
-    try:
-        await fn(**kwargs)
-        await sync_to_async(steps.commit_undo)(kept)
-    except Exception as error:
-        await sync_to_async(steps.journal.roll_back)(error)
-        raise

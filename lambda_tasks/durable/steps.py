@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
@@ -45,6 +46,9 @@ MAX_CONFLICTS: Final = 3
 LONG_OUTSIDE_S: Final = 5.0
 """Seconds that a function may take outside of its steps before the log tells it."""
 
+_active: ContextVar[str | None] = ContextVar("lambda_tasks_active_step", default=None)
+"""The step that the current code belongs to."""
+
 _told: set[str] = set()
 """The tasks that have taken long outside of their steps."""
 
@@ -62,7 +66,6 @@ class Steps:
         self._left: set[str] = set()
         """The steps that are done and have not been asked for yet."""
         self._used: set[str] = set()
-        self._active: str | None = None
         self._number = 0
         self._caught: Checkpoint | None = None
         """A step that has failed. It is written once the function goes on."""
@@ -94,22 +97,27 @@ class Steps:
             self.journal.is_replaying = bool(self._left)
             self.leave()
             return found
+        if self.journal.is_undo:
+            raise Suspended  # Only what was done is done again, to learn what must be undone.
         self.journal.is_replaying = False
         if self._caught is not None:
             self.journal.pending.append(self._caught)
             self._caught = None
         return found
 
+    def refuse_nested(self, name: str) -> None:
+        """Raise RuntimeError within a step."""
+        if (step := _active.get()) is not None:
+            raise RuntimeError(
+                f"{self.context.task_name}: {name!r} begins within the step {step!r}, which is one "
+                "transaction. Call it after that step, or make it a part of the step's function."
+            )
+
     def _check(self, name: str, kind: Kind) -> None:
         check_name(name)
+        self.refuse_nested(name)
         if self.journal.suspension is not None:
             raise Suspended  # by code that has caught it
-        if self._active is not None:
-            raise RuntimeError(
-                f"{self.context.task_name}: the {kind} {name!r} begins within the step "
-                f"{self._active!r}. Steps run one after the other: call it after that one, and use "
-                "gather() for tasks that run at the same time."
-            )
         if name in self._used:
             raise ValueError(
                 f"{self.context.task_name} has used the name {name!r} before in this run. Each "
@@ -178,12 +186,12 @@ class Steps:
 
     @contextmanager
     def active(self, name: str) -> Iterator[None]:
-        """Refuse other steps in the body."""
-        self._active = name
+        """Refuse steps within this one in the body."""
+        token = _active.set(name)
         try:
             yield
         finally:
-            self._active = None
+            _active.reset(token)
             self.leave()
 
     def run_step(self, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -308,9 +316,18 @@ class Steps:
             )
             self.journal.pending.append(kept)
 
+    def note_replay(self, ended: BaseException) -> None:
+        """Note how the function has ended that was replayed to learn what must be undone."""
+        if not isinstance(ended, Suspended):
+            logger.info(
+                "[%s] %s is undone; up to its last step it ended with %s",
+                self.context.invocation_id, self.context.task_name, type(ended).__name__,
+            )  # fmt: skip
+
     def undos(self) -> list[Checkpoint]:
         """Return the compensations that have not run, the last one first."""
-        found = [each for each in self._found.values() if each.kind == Kind.UNDO]
+        self.journal.flush()  # what the function has said once more, and no step had written
+        found = [each for each in self.journal.read() if each.kind == Kind.UNDO]
         waiting = [each for each in found if not each.is_over]
         return sorted(waiting, key=lambda each: each.number, reverse=True)
 

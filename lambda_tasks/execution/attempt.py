@@ -351,6 +351,7 @@ class Attempt:
             error,
             self._ran_for(),
             may_retry=error is not self._lock_error,
+            knows_undos=True,
         )
         if not self._is_called and isinstance(ended.outcome, Failed):
             message, reason = self.run.message, ended.outcome.raised

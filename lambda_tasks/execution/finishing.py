@@ -82,13 +82,15 @@ class Finisher:
         *,
         ran_for: timedelta | None,
         following: Outgoing | None = None,
+        knows_undos: bool = False,
     ) -> Sequence[Released]:
         """Write the outcome of a run, and the QUEUED record of the run that follows it.
 
         `ran_for` is None if the time of the run is unknown. Returns the steps of its workflow that
         are released now. Raises LeaseLost, and writes nothing, if the claim no longer holds.
         """
-        return self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
+        end = end_of(run.message, run.claim, outcome, ran_for, knows_undos=knows_undos)
+        return self.claims.finish(end, following)
 
     def fail(
         self,
@@ -99,6 +101,7 @@ class Finisher:
         ran_for: timedelta | None,
         *,
         may_retry: bool = True,
+        knows_undos: bool = False,
     ) -> AttemptEnd:
         """Record what follows from an error: a failure, a retry, or SUCCESS if it is ignored.
 
@@ -110,7 +113,9 @@ class Finisher:
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
         retry = retry or follow_up_of(outcome, task)
         try:
-            released = self.finish(run, outcome, ran_for=ran_for, following=retry)
+            released = self.finish(
+                run, outcome, ran_for=ran_for, following=retry, knows_undos=knows_undos
+            )
         except LeaseLost:
             # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
@@ -192,7 +197,14 @@ class Finisher:
         return DONE_FAILED
 
 
-def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> End:
+def end_of(
+    message: Message,
+    claim: Claim,
+    outcome: Outcome,
+    ran_for: timedelta | None,
+    *,
+    knows_undos: bool = False,
+) -> End:
     """Return the end of a run of this message."""
     return End(
         claim,
@@ -201,6 +213,7 @@ def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta 
         drops_arguments=message.drops_arguments,
         place=message.place,
         call_id=message.call_id,
+        knows_undos=knows_undos,
     )
 
 

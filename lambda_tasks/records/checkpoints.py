@@ -5,7 +5,7 @@ has cancelled the run, or taken it over, is seen there. Two runs can't write the
 name is part of the key.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
@@ -97,12 +97,19 @@ def _rows(call_id: UUID) -> "QuerySet[StepCheckpoint]":
     return StepCheckpoint.objects.using(record_alias()).filter(call_id=call_id)
 
 
-def waiting_undos(call_ids: Collection[UUID]) -> set[UUID]:
+def waiting_undos(call_ids: Iterable[UUID]) -> set[UUID]:
     """Return those of these calls that have compensations which have not run."""
-    rows = StepCheckpoint.objects.using(record_alias()).filter(
-        call_id__in=call_ids, kind=Kind.UNDO, ended_at=None
-    )
-    return set(rows.values_list("call_id", flat=True).distinct())
+    return _with(call_ids, kind=Kind.UNDO, ended_at=None)
+
+
+def have_steps(call_ids: Iterable[UUID]) -> set[UUID]:
+    """Return those of these calls of which any step is kept."""
+    return _with(call_ids)
+
+
+def _with(call_ids: Iterable[UUID], **columns: Any) -> set[UUID]:
+    rows = StepCheckpoint.objects.using(record_alias()).filter(call_id__in=set(call_ids), **columns)
+    return set(rows.order_by().values_list("call_id", flat=True).distinct())
 
 
 def runs_of(call_id: UUID) -> RecordQuerySet:

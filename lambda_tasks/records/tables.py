@@ -603,6 +603,8 @@ class StepSignal(models.Model):
     """When the signal came; None before that."""
     is_over = models.BooleanField(default=False, editable=False)
     """Whether the wait has ended without a signal."""
+    token = models.UUIDField(default=uuid.uuid4, editable=False)
+    """The proof of who has made the row."""
 
     class Meta:
         default_permissions = ()

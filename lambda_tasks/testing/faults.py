@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from ..errors import HardTimeLimitExceeded
+from ..errors import HardTimeLimitExceeded, Suspended
 from ..execution.attempt import Attempt
 from ..execution.run import AttemptEnd
 
@@ -75,6 +75,8 @@ class FaultyAttempt(Attempt):
 
     def fail(self, error: BaseException) -> AttemptEnd:
         """See Attempt."""
+        if isinstance(error, Suspended) and simulated_fault() == "crash":
+            self._is_dead = self._is_dead or self._dies_at("suspended")
         return self._die() if self._is_dead else super().fail(error)
 
     def commit_step(self, name: str, write: Callable[[], None]) -> None:
