@@ -27,7 +27,7 @@ from asgiref.sync import markcoroutinefunction
 from django.db import DEFAULT_DB_ALIAS
 
 from . import conf, registry, runtime
-from .context import TaskContext
+from .context import UNDO_HEADER, TaskContext
 from .core.arguments import (
     Arguments,
     arguments_mismatch,
@@ -57,6 +57,8 @@ from .core.unique import (
     UniqueWhile,
     refuse_secret_keys,
 )
+from .durable.contexts import SyncWorkflowContext, WorkflowContext
+from .durable.undoing import aundo, undo
 from .enqueue.announcing import announce
 from .enqueue.prepare import (
     check_delay,
@@ -128,7 +130,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             raise TypeError(
                 f"{func.name} is a task already. Use one @lambda_task, with all options."
             )
-        check_function(func, takes_context=options.get("takes_context", False))
+        is_durable = options.get("workflow", False)
+        takes_context = options.get("takes_context", False)
+        check_function(func, takes_context=takes_context, is_durable=is_durable)
         self.options: TaskOptions = parse_options(
             func.__qualname__, options, parameters=list(parameters_of(func))
         )
@@ -138,7 +142,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         self._is_found = False
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
-        self.arguments = Arguments(func, takes_context=self.options.takes_context)
+        self.arguments = Arguments(
+            func, takes_context=takes_context, is_durable=self.options.workflow
+        )
         if self.options.limit_by or self.options.rate_by:
             check_not_secret(func.__qualname__, self.options, self.arguments.secret_names)
         self._result_type = ResultType(func)
@@ -225,6 +231,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             arguments=self.arguments,
             function=self.run,
             options=self.options,
+            is_async=self.is_async,
         )
 
     @property
@@ -260,15 +267,27 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         """See ports.Task."""
         return self._result_type.from_json(value)
 
-    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R_co:
+    def run(
+        self,
+        arguments: Mapping[str, Any],
+        context: TaskContext | WorkflowContext | SyncWorkflowContext | None = None,
+    ) -> R_co:
         """Call the function with arguments that have been validated."""
         func: Callable[..., R_co] = self._func
+        if self.options.workflow:
+            return func(self._workflow_context(context), **arguments)
         if not self.options.takes_context:
             return func(**arguments)
         context = context or TaskContext(task_name=self.name)
         if self._context_is_positional:
             return func(context, **arguments)
         return func(**arguments, context=context)
+
+    def _workflow_context(self, context: Any) -> Any:
+        if isinstance(context, WorkflowContext | SyncWorkflowContext):
+            return context
+        kind = WorkflowContext if self.is_async else SyncWorkflowContext
+        return kind(context or TaskContext(task_name=self.name))
 
     @overload
     def execute_on_commit(
@@ -554,6 +573,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             task_queue=options.queue,
             durable=self._durable,
             is_step=references is not None,
+            is_workflow=options.workflow,
             delay_s=options.delay if overrides.delay is None else overrides.delay,
             run_after=overrides.run_after,
             group_key=overrides.group_key,
@@ -594,7 +614,16 @@ def lambda_task(
 
 @overload
 def lambda_task(
-    *, takes_context: Literal[False] = ..., **options: Unpack[CommonOptionNames]
+    *, workflow: Literal[True], **options: Unpack[CommonOptionNames]
+) -> Callable[[Callable[Concatenate[Any, P], R]], LambdaTaskWrapper[P, R]]: ...
+
+
+@overload
+def lambda_task(
+    *,
+    takes_context: Literal[False] = ...,
+    workflow: Literal[False] = ...,
+    **options: Unpack[CommonOptionNames],
 ) -> Callable[[Callable[P, R]], LambdaTaskWrapper[P, R]]: ...
 
 
@@ -603,6 +632,7 @@ def lambda_task(
     /,
     *,
     takes_context: bool = False,
+    workflow: bool = False,
     **options: Unpack[CommonOptionNames],
 ) -> Any:
     """Declare a function, `def` or `async def`, as a task.
@@ -610,7 +640,7 @@ def lambda_task(
     Works with and without parentheses. The options are those of TaskOptions. Raises TypeError or
     ValueError at decoration where the signature or an option is invalid.
     """
-    given: OptionNames = {**options, "takes_context": takes_context}
+    given: OptionNames = {**options, "takes_context": takes_context, "workflow": workflow}
     if func is None:
         return functools.partial(LambdaTaskWrapper, **given)
     return LambdaTaskWrapper(func, **given)
@@ -645,8 +675,9 @@ class FunctionCall:
 
     message: Message
     arguments: Arguments
-    function: Callable[[Mapping[str, Any], TaskContext], Any]
+    function: Callable[[Mapping[str, Any], Any], Any]
     options: TaskOptions
+    is_async: bool
 
     @property
     def has_listeners(self) -> bool:
@@ -667,7 +698,17 @@ class FunctionCall:
 
     def call(self, context: TaskContext) -> Any:
         """See ports.TaskCall."""
+        if UNDO_HEADER in self.message.headers:
+            return self._undo(context)
         return self.function(self._typed_arguments(), context)
+
+    def _undo(self, context: TaskContext) -> Any:
+        """Run the compensations of a durable function; return the coroutine of an async one."""
+
+        def call(workflow: Any) -> Any:
+            return self.function(self._typed_arguments(), workflow)
+
+        return aundo(context, call) if self.is_async else undo(context, call)
 
     def _typed_arguments(self) -> dict[str, Any]:
         if self.message.args:

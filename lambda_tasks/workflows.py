@@ -216,6 +216,12 @@ def _plan_of(graph: WorkflowGraph, addition: Addition | None = None) -> Plan:
     return plan(graph, max_shards=max_shards(), queues=queues, addition=addition)
 
 
+def stored_as(graph: WorkflowGraph, id: UUID) -> StoredWorkflow:
+    """Return a new workflow as it is stored with an id."""
+    graph.owner = graph
+    return _stored_as(graph, _plan_of(graph), id)
+
+
 def _stored_as(graph: WorkflowGraph, planned: Plan, id: UUID) -> StoredWorkflow:
     return StoredWorkflow(
         id=id,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.db.models import Q
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext, ngettext
@@ -14,12 +14,15 @@ from django.utils.translation import gettext, ngettext
 from .. import conf, registry
 from ..core.lifecycle import Status
 from ..core.redaction import REDACTED, redact, redact_value
+from ..durable import DurableRun, StepState
 from ..records.database import all_records
 from ..records.tables import TaskRecord
 from . import shown
 
 FIELDSETS: Final = {
-    "": ("id", "task_name", "status_now", "last_error", "lineage", "workflow_shown"),
+    "": (
+        "id", "task_name", "status_now", "last_error", "lineage", "workflow_shown", "steps_shown",
+    ),
     "Call": ("queue", "priority", "group_key", "backend", "headers_shown"),
     "Arguments and result": (
         "positional_arguments", "arguments", "result_shown", "traceback_shown", "state_shown",
@@ -42,6 +45,7 @@ PAYLOADS: Final = {
     "result_shown": "result",
     "traceback_shown": "traceback",
     "state_shown": "state",
+    "steps_shown": "call_id",
 }
 """The fields that only a user with the permission to see payloads is shown, and what is in them."""
 
@@ -50,6 +54,7 @@ WITHOUT_PAYLOADS: Final = {"last_error": "error_class"}
 
 IF_ANY: Final = {
     "workflow_shown": "workflow_id",
+    "steps_shown": "call_id",
     "group_key": "group_key",
     "backend": "backend",
     "headers_shown": "headers",
@@ -216,6 +221,27 @@ def traceback(record: TaskRecord) -> SafeString:
 def state(record: TaskRecord) -> SafeString:
     """Return what the runs have saved."""
     return shown.as_json(redact_value(record.state, _secret_values(record)))
+
+
+def steps(record: TaskRecord) -> SafeString | None:
+    """Return the steps of the durable function of which the record is a run."""
+    if record.call_id is None:
+        return None
+    try:
+        found = DurableRun(record.call_id).steps()
+    except ValueError as error:
+        return shown.quiet(str(error))
+    secrets = _secret_values(record)
+    return shown.lines(
+        format_html("{} {}", redact(each.describe(), secrets), shown.quiet(_times(each)))
+        for each in found
+    )
+
+
+def _times(step: StepState) -> str:
+    """Return when a step began, and how long it took."""
+    took = None if step.ended_at is None else shown.seconds(step.ended_at - step.began_at)
+    return " · ".join(filter(None, [shown.moment(step.began_at), took]))
 
 
 def _secret_names(record: TaskRecord) -> Iterable[str]:

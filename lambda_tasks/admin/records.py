@@ -252,6 +252,11 @@ class TaskRecordAdmin(AsksFirst):
         """See record_page."""
         return record_page.traceback(record)
 
+    @admin.display(description=_("Steps"))
+    def steps_shown(self, record: TaskRecord) -> SafeString | None:
+        """See record_page."""
+        return record_page.steps(record)
+
     @admin.display(description=_("Saved state"))
     def state_shown(self, record: TaskRecord) -> SafeString:
         """See record_page."""

@@ -15,7 +15,7 @@ import pydantic
 from pydantic_core import to_jsonable_python
 
 from ..errors import ArgumentsMismatch
-from .functions import CONTEXT_PARAMETER
+from .functions import CONTEXT_PARAMETER, WORKFLOW_PARAMETER
 from .hints import parameters_of, resolve_hint
 from .parameter_types import (
     SECRET_TYPES,
@@ -47,15 +47,15 @@ class Arguments:
     task, and because a process that runs one task needn't build the models of all tasks.
     """
 
-    def __init__(self, func: Callable[..., Any], *, takes_context: bool) -> None:
+    def __init__(
+        self, func: Callable[..., Any], *, takes_context: bool, is_durable: bool = False
+    ) -> None:
+        given = {CONTEXT_PARAMETER} if takes_context else set()
+        given |= {WORKFLOW_PARAMETER} if is_durable else set()
         self._func = func
         self._models: dict[bool, type[pydantic.BaseModel]] = {}
         self._partial_models: dict[frozenset[str], type[pydantic.BaseModel]] = {}
-        self._names = [
-            name
-            for name in parameters_of(func)
-            if not (takes_context and name == CONTEXT_PARAMETER)
-        ]
+        self._names = [name for name in parameters_of(func) if name not in given]
 
     @property
     def names(self) -> list[str]:

@@ -468,6 +468,8 @@ class End:
     """The run's place in a workflow; None outside of one."""
     call_id: UUID | None = None
     """The call of a durable function, whose compensations follow if it fails; None for others."""
+    knows_undos: bool = False
+    """Whether all compensations that its function has named are stored."""
 
     @property
     def moves_on(self) -> bool:

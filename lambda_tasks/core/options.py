@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
@@ -64,6 +64,7 @@ class OptionNames(CommonOptionNames, total=False):
     """All keyword arguments of `@lambda_task(...)`."""
 
     takes_context: bool
+    workflow: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +136,8 @@ class TaskOptions:
     """Another task, without arguments, which is enqueued in the transaction of each success."""
     takes_context: bool = False
     """Whether the function gets `context: TaskContext`, too."""
+    workflow: bool = False
+    """Whether it is a durable function, which gets `workflow: WorkflowContext`."""
 
     @property
     def retention(self) -> Retention:
@@ -165,7 +168,7 @@ class TaskOptions:
     @property
     def waits_in_row(self) -> bool:
         """Whether a call may have to wait in its row, so that it is always durable."""
-        return self.limit is not None or self.rate is not None
+        return self.limit is not None or self.rate is not None or self.workflow
 
     @property
     def retry_rule(self) -> RetryRule:
@@ -206,7 +209,26 @@ def parse_options(
     parse_unique(function, parsed, parameters)
     _check_expires(function, parsed)
     _check_on_success(function, parsed)
-    return parsed
+    return _durable(function, options, parsed) if parsed.workflow else parsed
+
+
+def _durable(function: str, given: OptionNames, options: TaskOptions) -> TaskOptions:
+    """Return the options of a durable function, whose transactions are those of its steps."""
+    if given.get("atomic"):
+        raise TypeError(
+            f"{function}: atomic=True is set with workflow=True. Each step of a durable function is "
+            "a transaction: remove `atomic`."
+        )
+    if options.durable is False:
+        raise TypeError(
+            f"{function}: durable=False is set with workflow=True. A durable function is stored: "
+            "remove `durable`."
+        )
+    if options.takes_context:
+        raise TypeError(
+            f"{function}: takes_context=True is set with workflow=True. Use `workflow.context`."
+        )
+    return replace(options, atomic=False)
 
 
 def _check_names(function: str, options: OptionNames) -> None:
@@ -282,7 +304,8 @@ def _check_limits(function: str, options: TaskOptions, parameters: Collection[st
         raise TypeError(
             f"{function}: both singleton and limit are set. A singleton is a limit of 1: keep one."
         )
-    if options.waits_in_row and options.durable is False:
+    is_limited = options.limit is not None or options.rate is not None
+    if is_limited and options.durable is False:
         option = "limit" if options.rate is None else "rate"
         raise TypeError(
             f"{function}: {option} is set with durable=False. What has to wait for its turn waits "
@@ -444,5 +467,6 @@ _KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "aliases": (_are_names, "a tuple of dotted names, like ('shop.old.charge',)"),
     "keep_arguments": (_is_flag, "True or False"),
     "takes_context": (_is_flag, "True or False"),
+    "workflow": (_is_flag, "True or False"),
 }
 """The kinds of the options' values, each as a test and in words."""

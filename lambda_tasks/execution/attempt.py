@@ -246,6 +246,8 @@ class Attempt:
         if self._journal is not None and self._journal.suspension is not None:
             return self._suspend(self._journal.suspension)  # its function has caught that
         self._check_transactions()
+        if self._journal is not None:
+            self._journal.flush()
         outcome = outcome_of(result, self.task)
         if self._transaction is None or not connections.is_untouched(self._connection):
             return self._commit(outcome)
@@ -349,6 +351,7 @@ class Attempt:
             error,
             self._ran_for(),
             may_retry=error is not self._lock_error,
+            knows_undos=True,
         )
         if not self._is_called and isinstance(ended.outcome, Failed):
             message, reason = self.run.message, ended.outcome.raised

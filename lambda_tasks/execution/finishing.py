@@ -16,7 +16,6 @@ from typing import Final
 from uuid import UUID
 
 from ..context import SCHEDULE_HEADER
-from ..core.durable import FOREVER
 from ..core.lifecycle import (
     CUT_OFF,
     Claim,
@@ -83,13 +82,15 @@ class Finisher:
         *,
         ran_for: timedelta | None,
         following: Outgoing | None = None,
+        knows_undos: bool = False,
     ) -> Sequence[Released]:
         """Write the outcome of a run, and the QUEUED record of the run that follows it.
 
         `ran_for` is None if the time of the run is unknown. Returns the steps of its workflow that
         are released now. Raises LeaseLost, and writes nothing, if the claim no longer holds.
         """
-        return self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
+        end = end_of(run.message, run.claim, outcome, ran_for, knows_undos=knows_undos)
+        return self.claims.finish(end, following)
 
     def fail(
         self,
@@ -100,6 +101,7 @@ class Finisher:
         ran_for: timedelta | None,
         *,
         may_retry: bool = True,
+        knows_undos: bool = False,
     ) -> AttemptEnd:
         """Record what follows from an error: a failure, a retry, or SUCCESS if it is ignored.
 
@@ -111,7 +113,9 @@ class Finisher:
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
         retry = retry or follow_up_of(outcome, task)
         try:
-            released = self.finish(run, outcome, ran_for=ran_for, following=retry)
+            released = self.finish(
+                run, outcome, ran_for=ran_for, following=retry, knows_undos=knows_undos
+            )
         except LeaseLost:
             # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
@@ -193,7 +197,14 @@ class Finisher:
         return DONE_FAILED
 
 
-def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> End:
+def end_of(
+    message: Message,
+    claim: Claim,
+    outcome: Outcome,
+    ran_for: timedelta | None,
+    *,
+    knows_undos: bool = False,
+) -> End:
     """Return the end of a run of this message."""
     return End(
         claim,
@@ -202,6 +213,7 @@ def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta 
         drops_arguments=message.drops_arguments,
         place=message.place,
         call_id=message.call_id,
+        knows_undos=knows_undos,
     )
 
 
@@ -307,17 +319,19 @@ def next_run_of(suspension: Suspension, run: Run, task: Task) -> tuple[Continued
 
     Raises MaxContinuesExceededError if the function has too many runs.
     """
-    due = suspension.due if suspension.due == FOREVER or not run.retry_at_once else None
+    due = suspension.due if suspension.is_parked or not run.retry_at_once else None
     wait_s = 0.0 if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds())
     woke = Continue({WOKE: suspension.name})
     outcome, following = continuation_of(woke, run, task)
     if due is None:
         return outcome, following
+    message = replace(following.message, run_after=due)
     return outcome, replace(
         following,
-        message=replace(following.message, run_after=due),
+        message=message,
+        body=message.encode(),
         delay_s=min(math.ceil(wait_s), MAX_DELAY_S),
-        waits=due == FOREVER or run.look.waits(wait_s),
+        waits=suspension.is_parked or run.look.waits(wait_s),
         is_parked=suspension.is_parked,
     )
 

@@ -52,6 +52,8 @@ class Suspension:
 class Journal:
     """The keeper of the steps of a durable function, for one run of it."""
 
+    is_direct = False
+
     def __init__(self, run: Run, claims: Claims, transactions: StepTransactions) -> None:
         headers = run.message.headers
         self.call_id = UUID(headers[CALL_HEADER])
@@ -66,13 +68,13 @@ class Journal:
         """Whether an earlier run, or an attempt, may have done some steps."""
         self.is_replaying = self.may_have_run
         """Whether the code that runs now has run before."""
-        self.waits_in_row = not run.retry_at_once
-        """Whether the next run may be due later. In eager mode it begins at once."""
         self.pending: list[Checkpoint] = []
         """Steps that are written with the next one."""
         self.suspension: Suspension | None = None
         """Why the run ends; None while it goes on."""
         self._secrets = tuple(run.message.secret_kwargs.values())
+        self.look = run.look
+        """The look terms of the run's queue."""
         self._run = run
         self._claims = claims
         self._transactions = transactions
@@ -131,6 +133,9 @@ class Journal:
     def wait_for_signal(self, name: str, run_id: UUID, type: str) -> bool:
         """Let a signal wake a run; return False where it has come."""
         return self._claims.wait_for_signal(self.call_id, name, run_id, type)
+
+    def refuse_direct(self, method: str) -> None:
+        """Do nothing: this run can wait."""
 
     def is_outcome(self, error: BaseException) -> bool:
         """Return whether an error says something of a step, and not of database, time or claim."""

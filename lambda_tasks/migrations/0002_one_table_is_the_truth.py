@@ -487,6 +487,7 @@ class Migration(migrations.Migration):
                 ("run_id", models.UUIDField(editable=False, null=True)),
                 ("came_at", models.DateTimeField(editable=False, null=True)),
                 ("is_over", models.BooleanField(default=False, editable=False)),
+                ("token", models.UUIDField(default=uuid.uuid4, editable=False)),
             ],
             options={"default_permissions": ()},
         ),

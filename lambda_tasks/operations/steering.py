@@ -19,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from .. import conf, registry, runtime
+from ..context import UNDO_HEADER
 from ..core.lifecycle import UNFINISHED, Status
 from ..core.message import Outgoing, check_headers
 from ..core.redaction import REDACTED
@@ -362,6 +363,7 @@ def enqueue(
         keeps_arguments=task.options.keep_arguments,
         expires=task.options.expires,
         unique=task.unique_call((), kwargs),
+        is_workflow=task.options.workflow,
     )
     id = outgoing.message.invocation_id
     joins: Joins = {}
@@ -489,6 +491,8 @@ def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
     replayed.
     """
     task = _task_of(record)
+    if UNDO_HEADER in (record.headers or {}):
+        raise ValueError("it runs the compensations of a durable function: retry it")
     if results := (record.links or {}).get("inputs", {}).keys() - change.keys():
         names = ", ".join(sorted(results))
         raise ValueError(
@@ -515,6 +519,7 @@ def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
         keeps_arguments=task.options.keep_arguments,
         expires=task.options.expires,
         unique=task.unique_call(args, kwargs),
+        is_workflow=task.options.workflow,
     )
     # It must neither change another call, nor stop the replay of others.
     return replace(outgoing, on_conflict="return")

@@ -5,21 +5,23 @@ has cancelled the run, or taken it over, is seen there. Two runs can't write the
 name is part of the key.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from ..context import CALL_HEADER, UNDO_HEADER
-from ..core.durable import Checkpoint, Kind
-from ..core.lifecycle import Claim, Status
+from ..core.durable import FOREVER, Checkpoint, Kind
+from ..core.graphs import WorkflowStatus
+from ..core.lifecycle import UNFINISHED, Claim, Status
+from . import signals
 from .clock import Now
 from .database import all_records, record_alias
 from .encryption import decrypt_result, encrypt_result
 from .retrying import with_retries
-from .tables import RecordQuerySet, StepCheckpoint
+from .tables import RecordQuerySet, RunState, StepCheckpoint, TaskRecord, Workflow
 
 
 @with_retries
@@ -31,8 +33,9 @@ def read(call_id: UUID) -> list[Checkpoint]:
 def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) -> None:
     """Write steps in the transaction of the last one; those that are there already end now."""
     new = [each for each in checkpoints if each.began_at is None]
-    StepCheckpoint.objects.using(record_alias()).bulk_create(
-        [
+    # A compensation may be there: the function says so anew in each run.
+    for is_undo in (True, False):
+        rows = [
             StepCheckpoint(
                 call_id=call_id,
                 name=each.name,
@@ -45,8 +48,11 @@ def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) 
                 ended_at=Now() if each.is_over else None,
             )
             for each in new
+            if (each.kind == Kind.UNDO) is is_undo
         ]
-    )
+        if rows:
+            of_steps = StepCheckpoint.objects.using(record_alias())
+            of_steps.bulk_create(rows, ignore_conflicts=is_undo)
     for each in checkpoints:
         if each.began_at is not None:
             value = _encrypted(call_id, each, is_secret=is_secret)
@@ -91,12 +97,19 @@ def _rows(call_id: UUID) -> "QuerySet[StepCheckpoint]":
     return StepCheckpoint.objects.using(record_alias()).filter(call_id=call_id)
 
 
-def waiting_undos(call_ids: Collection[UUID]) -> set[UUID]:
+def waiting_undos(call_ids: Iterable[UUID]) -> set[UUID]:
     """Return those of these calls that have compensations which have not run."""
-    rows = StepCheckpoint.objects.using(record_alias()).filter(
-        call_id__in=call_ids, kind=Kind.UNDO, ended_at=None
-    )
-    return set(rows.values_list("call_id", flat=True).distinct())
+    return _with(call_ids, kind=Kind.UNDO, ended_at=None)
+
+
+def have_steps(call_ids: Iterable[UUID]) -> set[UUID]:
+    """Return those of these calls of which any step is kept."""
+    return _with(call_ids)
+
+
+def _with(call_ids: Iterable[UUID], **columns: Any) -> set[UUID]:
+    rows = StepCheckpoint.objects.using(record_alias()).filter(call_id__in=set(call_ids), **columns)
+    return set(rows.order_by().values_list("call_id", flat=True).distinct())
 
 
 def runs_of(call_id: UUID) -> RecordQuerySet:
@@ -105,6 +118,60 @@ def runs_of(call_id: UUID) -> RecordQuerySet:
     of_call = {f"headers__{CALL_HEADER}": str(call_id)}
     runs = all_records().filter(root_id=root or call_id, **of_call)
     return runs.exclude(headers__has_key=UNDO_HEADER)
+
+
+def lock_last(call_id: UUID) -> TaskRecord | None:
+    """Return the last run of a call, locked; None for none."""
+    runs = runs_of(call_id).order_by("-enqueued_at", "-n_continues", "-n_retries")
+    return runs.select_for_update().first()
+
+
+def undo_runs(call_id: UUID) -> list[UUID]:
+    """Return the unfinished runs of the compensations of a call."""
+    root = all_records().filter(id=call_id).values_list("root_id", flat=True).first()
+    of_call = {f"headers__{CALL_HEADER}": str(call_id), "headers__has_key": UNDO_HEADER}
+    runs = all_records().filter(root_id=root or call_id, status__in=UNFINISHED, **of_call)
+    return list(runs.order_by().values_list("id", flat=True))
+
+
+def next_timeout() -> UUID | None:
+    """Return the run of a durable function whose wait for a signal ends first; None for none."""
+    waiting = all_records().filter(
+        status=Status.QUEUED, headers__has_key=CALL_HEADER, run_after__gt=Now(), run_after__lt=FOREVER
+    )
+    return waiting.order_by("run_after", "id").values_list("id", flat=True).first()
+
+
+def cancelled_workflows(call_id: UUID) -> list[UUID]:
+    """Return the workflows that a call has waited for, and that were cancelled."""
+    workflows = Workflow.objects.using(record_alias()).filter(
+        call_id=call_id, status=WorkflowStatus.CANCELLED
+    )
+    return list(workflows.values_list("id", flat=True))
+
+
+def forget_from(call_id: UUID, number: int, run_id: UUID) -> None:
+    """Forget the steps of a call from a number on, and in what its last run has waited."""
+    _rows(call_id).filter(number__gte=number).delete()
+    RunState.objects.using(record_alias()).filter(record_id=run_id).delete()
+    signals.forget_unanswered(call_id)
+
+
+def is_unfinished() -> Exists:
+    """Return the condition of records that belong to a durable function which has not ended."""
+    runs = all_records().filter(
+        root_id=OuterRef("root_id"), status__in=UNFINISHED, headers__has_key=CALL_HEADER
+    )
+    return Exists(runs)
+
+
+def forget_deleted(headers: Iterable[Mapping[str, Any] | None]) -> None:
+    """Forget the steps of calls whose last record is deleted. `headers` are those of records."""
+    calls = {UUID(each[CALL_HEADER]) for each in headers if each and CALL_HEADER in each}
+    for call_id in calls:
+        if not runs_of(call_id).exists():
+            _rows(call_id).delete()
+            signals.forget(call_id)
 
 
 def wake(record_id: UUID, *, grace_s: float) -> bool:

@@ -646,8 +646,11 @@ def _is_undone(end: End) -> bool:
 
 def _undo(ends: Iterable[End]) -> list[Released]:
     """Store the runs of the compensations that follow ends, to be sent."""
-    failed = [(end.claim.invocation_id, end.call_id) for end in ends if _is_undone(end)]
-    calls = [(id, call_id) for id, call_id in failed if call_id is not None]
+    calls = [
+        undoing.EndedCall(end.claim.invocation_id, end.call_id, knows_undos=end.knows_undos)
+        for end in ends
+        if end.call_id is not None and _is_undone(end)
+    ]
     return [Released(None, run_id=id) for id in undoing.follow(calls)] if calls else []
 
 

@@ -150,9 +150,13 @@ def finish(
 
 def _undo(ended: Iterable[Row]) -> None:
     """Store the runs of the compensations of durable functions that have not succeeded."""
-    from .undoing import call_of, follow  # above this module
+    from .undoing import EndedCall, call_of, follow  # above this module
 
-    calls = [(row["id"], call_id) for row in ended if (call_id := call_of(row["headers"]))]
+    calls = [
+        EndedCall(row["id"], call_id, knows_undos=False)
+        for row in ended
+        if (call_id := call_of(row["headers"]))
+    ]
     if calls:
         follow(calls)
 

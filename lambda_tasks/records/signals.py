@@ -3,8 +3,6 @@
 from typing import Any
 from uuid import UUID, uuid5
 
-from django.db import IntegrityError, transaction
-
 from .clock import Now
 from .database import record_alias
 from .encryption import decrypt_result, encrypt_result
@@ -45,9 +43,9 @@ def receive(call_id: UUID, name: str, *, ends: bool) -> tuple[bool, Any]:
     return False, None
 
 
-def waits(call_id: UUID) -> list[StepSignal]:
-    """Return the signals of a call and its waits for some."""
-    return list(StepSignal.objects.using(record_alias()).filter(call_id=call_id))
+def forget(call_id: UUID) -> None:
+    """Forget the signals of a call."""
+    StepSignal.objects.using(record_alias()).filter(call_id=call_id).delete()
 
 
 def forget_unanswered(call_id: UUID) -> None:
@@ -60,13 +58,9 @@ def _insert(row: StepSignal) -> StepSignal | None:
 
     Somebody else's uncommitted row is waited for: first the insert, so that none is missed.
     """
-    alias = record_alias()
-    try:
-        with transaction.atomic(using=alias):
-            row.save(using=alias, force_insert=True)
-    except IntegrityError:
-        return _rows(row.call_id, row.name).select_for_update().get()
-    return None
+    StepSignal.objects.using(record_alias()).bulk_create([row], ignore_conflicts=True)
+    found: StepSignal = _rows(row.call_id, row.name).select_for_update().get()
+    return None if found.token == row.token else found
 
 
 def _rows(call_id: UUID, name: str) -> Any:

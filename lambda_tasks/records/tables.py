@@ -10,6 +10,7 @@ from django.core.checks import CheckMessage
 from django.db import models, router
 from django.db.models.query_utils import DeferredAttribute
 
+from ..context import CALL_HEADER
 from ..core.durable import MAX_NAME as MAX_STEP_NAME
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
@@ -296,6 +297,12 @@ class TaskRecord(models.Model):
         if self.limit_key is not None:
             return "a place of its limit"
         return None if self.reserved_for is None else "its moment, as its rate allows"
+
+    @property
+    def call_id(self) -> uuid.UUID | None:
+        """The id of the call of a durable function whose run this is; None for other tasks."""
+        id: str | None = (self.headers or {}).get(CALL_HEADER)
+        return None if id is None else uuid.UUID(id)
 
     @cached_property
     def state(self) -> Any:
@@ -596,6 +603,8 @@ class StepSignal(models.Model):
     """When the signal came; None before that."""
     is_over = models.BooleanField(default=False, editable=False)
     """Whether the wait has ended without a signal."""
+    token = models.UUIDField(default=uuid.uuid4, editable=False)
+    """The proof of who has made the row."""
 
     class Meta:
         default_permissions = ()

@@ -1,13 +1,13 @@
 """What follows when a durable function fails or is cancelled: its compensations, in a run."""
 
 import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from ..context import CALL_HEADER, UNDO_HEADER
 from ..core.graphs import WorkflowStatus
-from .checkpoints import waiting_undos
+from .checkpoints import have_steps, waiting_undos
 from .clock import Now
 from .database import all_records, record_alias
 from .tables import TaskRecord, Workflow
@@ -25,18 +25,31 @@ def call_of(headers: Mapping[str, Any] | None) -> UUID | None:
     return UUID(headers[CALL_HEADER])
 
 
-def follow(ended: Iterable[tuple[UUID, UUID]]) -> list[UUID]:
+class EndedCall(NamedTuple):
+    """A call of a durable function that has not succeeded."""
+
+    run_id: UUID
+    """Its last run."""
+    call_id: UUID
+    knows_undos: bool
+    """Whether all compensations that the function has named are stored. Otherwise it may have named
+    some since its last step."""
+
+
+def follow(ended: Collection[EndedCall]) -> list[UUID]:
     """Store the runs of the compensations of calls that have not succeeded; return their ids.
 
-    `ended` has the last run of each call and the call. Call it in the transaction of their ends.
-    What the calls wait for is cancelled: its steps end at the next round.
+    Call it in the transaction of their ends. What the calls wait for is cancelled: its steps end at
+    the next round.
     """
-    runs = {call_id: run_id for run_id, call_id in ended}
+    runs = {each.call_id: each.run_id for each in ended}
     awaited = Workflow.objects.using(record_alias()).filter(
         call_id__in=runs, status=WorkflowStatus.RUNNING
     )
     awaited.update(status=WorkflowStatus.CANCELLED, ended_at=Now())
-    return [_insert(runs[call_id]) for call_id in sorted(waiting_undos(runs))]
+    sure = waiting_undos(each.call_id for each in ended if each.knows_undos)
+    possible = have_steps(each.call_id for each in ended if not each.knows_undos)
+    return [_insert(runs[call_id]) for call_id in sorted(sure | possible)]
 
 
 def _insert(run_id: UUID) -> UUID:

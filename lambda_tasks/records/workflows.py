@@ -21,7 +21,7 @@ from .joins import read_terms, wake_waiting
 from .looks import lock_unlocked
 from .mapping import DROPPED, queued_rows
 from .retrying import with_retries
-from .tables import TaskRecord, Workflow, WorkflowJoin
+from .tables import StepCheckpoint, TaskRecord, Workflow, WorkflowJoin
 
 PAGE: Final = 500
 """Results that are read at once."""
@@ -254,6 +254,9 @@ def _find_ended(before: datetime, statuses: Collection[str]) -> UUID | None:
     ended = Workflow.objects.using(record_alias()).filter(
         ended_at__lt=before, status__in=tuple(statuses)
     )
+    # A durable function may read the results of its tasks as long as its own steps are kept.
+    steps = StepCheckpoint.objects.using(record_alias()).filter(call_id=OuterRef("call_id"))
+    ended = ended.exclude(Exists(steps))
     return ended.order_by("ended_at").values_list("id", flat=True).first()
 
 
