@@ -1,7 +1,7 @@
 """What a durable function means: what its lines leave behind, how it ends, and what it undoes.
 
 It knows no database, no queue, no time and no crash. `play` plays a function, which ends as if it
-had run in one go; `functions` draws some. `tests/app/durable.py` has a task that runs them.
+had run in one go; `functions` draws some. `tests/app/durable_lines.py` has a task that runs them.
 """
 
 from collections import Counter

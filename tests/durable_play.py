@@ -15,7 +15,7 @@ from lambda_tasks.models import TaskRecord, Workflow
 from lambda_tasks.records import checkpoints
 from lambda_tasks.records.clock import Now, read_clock
 from lambda_tasks.records.tables import StepCheckpoint, StepSignal
-from tests.app import durable as app
+from tests.app import durable_lines as app
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S
 from tests.crashing import Mortal
@@ -143,9 +143,10 @@ def pass_time(span: timedelta) -> None:
         assert record.run_after is not None
         earlier = record.run_after - span
         TaskRecord.objects.filter(id=record.id).update(run_after=earlier, look_at=earlier)
-    for step in StepCheckpoint.objects.filter(kind="sleep"):
-        due = datetime.fromisoformat(step.value) - span
-        StepCheckpoint.objects.filter(pk=step.pk).update(value=due.isoformat())
+    for step in StepCheckpoint.objects.filter(kind__in=("sleep", "wait_for"), ended_at=None):
+        due = datetime.fromisoformat(step.value)
+        if due != FOREVER:
+            StepCheckpoint.objects.filter(pk=step.pk).update(value=(due - span).isoformat())
 
 
 def _due() -> Any:

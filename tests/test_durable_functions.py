@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_tasks.models import TaskRecord
-from tests.app import durable as app
+from tests.app import durable_lines as app
 from tests.durable_model import Function, Line, functions, play
 from tests.durable_play import OPEN, Playing, forget
 

@@ -9,9 +9,8 @@ import pytest
 
 from lambda_tasks import TaskFailed
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.records.clock import Now
-from tests.app import durable as app
-from tests.app import durable_traps as traps
+from tests.app import durable_lines as app
+from tests.app import durable_surprises as surprises
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S
 from tests.durable_model import Function, Line
@@ -24,7 +23,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture(autouse=True)
 def _anew() -> Iterator[None]:
-    traps.calls.clear()
+    surprises.calls.clear()
     yield
     app.release = None
     app.strike = lambda point: None
@@ -48,7 +47,7 @@ def _error(life: Life) -> str:
 
 
 def test_steps_that_begin_at_once_may_do_so_in_another_order_in_each_run() -> None:
-    life = _life(traps.in_any_order)
+    life = _life(surprises.in_any_order)
 
     life.play()
 
@@ -57,17 +56,17 @@ def test_steps_that_begin_at_once_may_do_so_in_another_order_in_each_run() -> No
 
 
 def test_a_step_whose_error_was_caught_is_not_tried_again_in_the_next_run() -> None:
-    life = _life(traps.catch_and_sleep)
+    life = _life(surprises.catch_and_sleep)
 
     life.play()
 
     assert life.call.result(timeout=PATIENCE_S) == "declined"
-    assert traps.calls == {"charge": 1}
+    assert surprises.calls == {"charge": 1}
     assert _rows() == {}
 
 
 def test_a_result_that_is_too_large_fails_at_once_and_leaves_nothing() -> None:
-    life = _life(traps.keep_too_much, size=10_000_000)
+    life = _life(surprises.keep_too_much, size=10_000_000)
 
     life.play()
 
@@ -77,7 +76,7 @@ def test_a_result_that_is_too_large_fails_at_once_and_leaves_nothing() -> None:
 
 
 def test_code_that_goes_on_after_any_error_does_not_go_on_before_a_sleep_is_over() -> None:
-    life = _life(traps.shrug)
+    life = _life(surprises.shrug)
 
     life.play()
 
@@ -85,7 +84,7 @@ def test_code_that_goes_on_after_any_error_does_not_go_on_before_a_sleep_is_over
 
 
 def test_code_that_swallows_even_the_end_of_its_run_sleeps_all_the_same() -> None:
-    life = _life(traps.swallow_everything)
+    life = _life(surprises.swallow_everything)
     life.rest()
     assert TaskRecord.objects.filter(status="QUEUED").exists()
 
@@ -95,7 +94,7 @@ def test_code_that_swallows_even_the_end_of_its_run_sleeps_all_the_same() -> Non
 
 
 def test_a_step_in_a_finally_block_runs_when_the_function_ends_and_not_when_it_sleeps() -> None:
-    life = _life(traps.clean_up_in_the_end)
+    life = _life(surprises.clean_up_in_the_end)
     life.rest()
     assert _rows() == {}
 
@@ -106,7 +105,7 @@ def test_a_step_in_a_finally_block_runs_when_the_function_ends_and_not_when_it_s
 
 
 def test_a_wait_within_a_step_is_an_error_that_says_so() -> None:
-    life = _life(traps.wait_within_a_step)
+    life = _life(surprises.wait_within_a_step)
 
     life.rest()
 
@@ -115,9 +114,9 @@ def test_a_wait_within_a_step_is_an_error_that_says_so() -> None:
 
 
 def test_a_signal_after_the_timeout_is_told_to_its_sender_and_changes_nothing() -> None:
-    life = _life(traps.wait_and_sleep)
+    life = _life(surprises.wait_and_sleep)
     life.rest()
-    pass_time(traps.DAY + HOUR)
+    pass_time(surprises.DAY + HOUR)
     life.rest()
 
     with pytest.raises(LookupError, match="approval"):
@@ -128,7 +127,7 @@ def test_a_signal_after_the_timeout_is_told_to_its_sender_and_changes_nothing() 
 
 
 def test_the_first_signal_of_a_name_counts_and_the_second_sender_hears_of_it() -> None:
-    life = _life(traps.wait_and_sleep)
+    life = _life(surprises.wait_and_sleep)
     assert life.run.signal("approval", 7)
     assert not life.run.signal("approval", 8)
 
@@ -137,22 +136,8 @@ def test_the_first_signal_of_a_name_counts_and_the_second_sender_hears_of_it() -
     assert life.call.result(timeout=PATIENCE_S) == [7]
 
 
-def test_a_sleep_that_is_woken_too_early_goes_on_until_its_end_and_no_longer() -> None:
-    life = _life(traps.sleep_twice)
-    life.rest()
-    pass_time(traps.DAY - HOUR)
-
-    TaskRecord.objects.filter(status="QUEUED").update(run_after=Now(), look_at=Now())
-    life.rest()
-    assert _rows() == {}
-    pass_time(2 * HOUR)
-    life.rest()
-
-    assert _rows() == {"dawn": 1}
-
-
 def test_a_function_that_is_cancelled_while_it_sleeps_is_undone_without_being_woken() -> None:
-    life = _life(traps.undo_and_sleep)
+    life = _life(surprises.undo_and_sleep)
     life.rest()
 
     assert life.run.cancel()
@@ -166,9 +151,9 @@ def test_a_function_that_is_cancelled_while_it_sleeps_is_undone_without_being_wo
 def test_the_next_run_reads_all_steps_with_one_statement(statements: Any) -> None:
     counts = []
     for steps in (2, 30):
-        life = _life(traps.take_many_steps, steps=steps)
+        life = _life(surprises.take_many_steps, steps=steps)
         life.rest()
-        pass_time(traps.DAY + HOUR)
+        pass_time(surprises.DAY + HOUR)
         with statements() as counted:
             life.rest()
         counts.append(len(counted))

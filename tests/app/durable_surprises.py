@@ -112,14 +112,6 @@ def take_many_steps(workflow: SyncWorkflowContext, *, steps: int) -> int:
 
 
 @lambda_task(workflow=True)
-async def sleep_twice(workflow: WorkflowContext) -> str:
-    await workflow.sleep("night", DAY)
-    await workflow.step("dawn", write, name="dawn")
-    await workflow.sleep("day", DAY)
-    return "rested"
-
-
-@lambda_task(workflow=True)
 async def undo_and_sleep(workflow: WorkflowContext) -> None:
     await workflow.step("charge", write, name="charge")
     workflow.on_failure("refund", undo, name="refund")
