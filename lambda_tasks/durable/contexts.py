@@ -49,7 +49,7 @@ class _Context:
         """Return a key that stays the same over all runs, for APIs that do nothing twice by it."""
         return uuid5(self.id, name)
 
-    def on_failure(self, name: str, fn: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    def on_failure(self, name: str, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Let a function undo what was done, if this one fails or is cancelled.
 
         Then all of these run as steps, the last one first, in a run of their own. `fn` is a
@@ -77,13 +77,13 @@ class WorkflowContext(_Context):
 
     @overload
     async def step(
-        self, name: str, fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+        self, name: str, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R: ...
 
     @overload
-    async def step(self, name: str, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def step(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def step(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function, sync or async, in a transaction with its checkpoint; return its result.
 
         The result has the type of its return annotation; without one it is a JSON value. If the
@@ -175,7 +175,7 @@ class WorkflowContext(_Context):
 class SyncWorkflowContext(_Context):
     """What a durable function that is a `def` gets as its first parameter, `workflow`."""
 
-    def step(self, name: str, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def step(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """See WorkflowContext.step(). The function is a `def`, too."""
         check_step_function(name, fn, is_async=False)
         steps = self._loaded()
