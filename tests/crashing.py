@@ -1,5 +1,6 @@
 """A process that dies at any statement, as far as the database can tell, and its successors."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -7,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
-from django.db import connection
+from django.db import connection, connections
 
 from lambda_tasks import runtime
 from lambda_tasks.models import TaskRecord
@@ -41,12 +42,16 @@ class Mortal:
         begin, commit = connection.set_autocommit, connection.commit
 
         def set_autocommit(autocommit: bool, **options: Any) -> None:
-            if not autocommit:
+            if self.is_dead or not autocommit:
                 self.reach("BEGIN")
             begin(autocommit, **options)
 
         def commit_or_die() -> None:
-            self.reach("COMMIT")
+            try:
+                self.reach("COMMIT")
+            except Crash:
+                connection.rollback()
+                raise
             commit()
 
         connection.set_autocommit = set_autocommit  # type: ignore[method-assign]
@@ -88,7 +93,12 @@ class Mortal:
     def _bury(self) -> None:
         self.is_dead, self.lives_for = False, None
         self.deaths += 1
-        connection.close()
         self._runtime = CapturingRuntime()
+        gc.collect()  # Transactions that are left end with what has opened them, and not later.
+        # A new one: this one may be in a transaction that nobody ends.
+        dead, connections["default"] = connections["default"], connections["default"].copy()
+        if dead.connection is not None:
+            dead.connection.close()
+            dead.connection = None
         past = Now() - timedelta(seconds=1)
         TaskRecord.objects.filter(status="RUNNING").update(lease_until=past, look_at=past)

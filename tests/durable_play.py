@@ -118,9 +118,9 @@ class Playing(Life):
         return [name.removeprefix("undo ") for name in names if name.startswith("undo ")]
 
     def agrees_with(self, expected: Outcome) -> None:
-        assert self.rows() == expected.rows
-        assert self.undone() == expected.undone
-        assert self.status() == expected.status
+        found = self.status(), self.rows(), self.undone()
+        wanted = expected.status, expected.rows, expected.undone
+        assert found == wanted, f"{found} is not {wanted}"
         if expected.status == "SUCCESS":
             assert self.call.result(timeout=PATIENCE_S) == expected.result
         else:
@@ -151,7 +151,8 @@ def pass_time(span: timedelta) -> None:
 
 def _due() -> Any:
     is_due = Q(run_after=None) | Q(run_after__lte=Now())
-    return TaskRecord.objects.filter(is_due, status="QUEUED")
+    is_lost = Q(status="RUNNING", lease_until__lte=Now())
+    return TaskRecord.objects.filter(is_due & Q(status="QUEUED") | is_lost)
 
 
 def forget() -> None:
