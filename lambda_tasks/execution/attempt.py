@@ -302,7 +302,8 @@ class Attempt:
         outcome, following = next_run_of(suspension, self.run, self.task)
         self.begin_step()
         journal.write(suspension.steps)
-        if not suspension.write(following.message.invocation_id):
+        id = following.message.invocation_id
+        if not self._call_at_boundary(suspension.write, id):
             outcome, following = next_run_of(replace(suspension, due=None), self.run, self.task)
         return self._commit(outcome, following)
 
