@@ -182,16 +182,16 @@ class DurableRun:
         alias, look_terms = runtime.current().outbox.alias, conf.current().look_terms
         with transaction.atomic(using=alias):
             last = checkpoints.lock_last(self.id)
-            steps = checkpoints.read(self.id)
-            number = next((each.number for each in steps if each.name == name), None)
-            if number is None:
-                known = ", ".join(repr(each.name) for each in steps) or "none"
-                raise LookupError(f"{self!r} has no step {name!r}. It has: {known}.")
             if last is None or last.status not in steering.RETRYABLE:
                 status = "gone" if last is None else last.status
                 raise ValueError(
                     f"{self!r} is {status}, and only what has failed or was cancelled is retried."
                 )
+            steps = checkpoints.read(self.id)
+            number = next((each.number for each in steps if each.name == name), None)
+            if number is None:
+                known = ", ".join(repr(each.name) for each in steps) or "none"
+                raise LookupError(f"{self!r} has no step {name!r}. It has: {known}.")
             if checkpoints.undo_runs(self.id):
                 raise ValueError(f"The compensations of {self!r} run now. Wait for their end.")
             done = [each.name for each in steps if each.kind == Kind.UNDO and each.is_over]

@@ -49,7 +49,9 @@ class _Context:
         """Return a key that stays the same over all runs, for APIs that do nothing twice by it."""
         return uuid5(self.id, name)
 
-    def on_failure(self, name: str, fn: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    def on_failure(
+        self, name: str, fn: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
         """Let a function undo what was done, if this one fails or is cancelled.
 
         Then all of these run as steps, the last one first, in a run of their own. `fn` is a
@@ -219,5 +221,3 @@ class SyncWorkflowContext(_Context):
 def _run_step(steps: Steps, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     steps.may_begin(name)
     return steps.run_step(name, fn, args, kwargs)
-
-

@@ -64,7 +64,7 @@ class Steps:
         """The steps that this run has done itself."""
         self._found: dict[str, Checkpoint] = {}
         self._left: set[str] = set()
-        """The steps that are done and have not been asked for yet."""
+        """The steps that have begun in earlier runs and that this one has not reached yet."""
         self._used: set[str] = set()
         self._number = 0
         self._caught: Checkpoint | None = None
@@ -76,11 +76,11 @@ class Steps:
     def load(self) -> None:
         """Read what is kept of earlier runs."""
         self._found = {each.name: each for each in self.journal.read()}
-        done = [each for each in self._found.values() if each.is_over and each.kind != Kind.UNDO]
-        self._left = {each.name for each in done}
+        # Code before a step that waits has run, too.
+        self._left = {each.name for each in self._found.values() if each.kind != Kind.UNDO}
         self._number = max([self._number, *(each.number for each in self._found.values())])
         self.is_loaded = True
-        self.journal.is_replaying = bool(done)
+        self.journal.is_replaying = bool(self._left)
 
     def enter(self, name: str, kind: Kind) -> Checkpoint | None:
         """Begin a step; return what is kept of it. `is_over` says whether it is done already.
@@ -157,13 +157,13 @@ class Steps:
         self._number += 1
         return self._number
 
-    def waiting(self, name: str, kind: Kind, found: Checkpoint | None, value: Any) -> list[Checkpoint]:
+    def waiting(
+        self, name: str, kind: Kind, found: Checkpoint | None, value: Any
+    ) -> list[Checkpoint]:
         """Return what is kept of a step that begins to wait; nothing if that is kept already."""
         if found is not None:
             return []
-        kept = Checkpoint(
-            name=name, kind=kind, number=self._next(), value=value, is_over=False
-        )
+        kept = Checkpoint(name=name, kind=kind, number=self._next(), value=value, is_over=False)
         return [kept]
 
     def suspend(self, suspension: Suspension) -> NoReturn:
@@ -226,9 +226,7 @@ class Steps:
             self.suspend(Suspension(name))
         if self.journal.is_outcome(error):
             kept = error_to_json(error, self.context.secrets)
-            self._caught = Checkpoint(
-                name=name, kind=Kind.STEP, number=self._next(), error=kept
-            )
+            self._caught = Checkpoint(name=name, kind=Kind.STEP, number=self._next(), error=kept)
 
     def result_of(self, kept: Checkpoint, fn: Callable[..., Any]) -> Any:
         """Return the result of a step that is done, or raise its error."""

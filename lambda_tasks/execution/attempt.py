@@ -21,7 +21,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import hooks, interrupts
 from ..context import (
-    CALL_HEADER,
     OVERLAP_HEADER,
     SCHEDULE_HEADER,
     TaskContext,
@@ -30,7 +29,7 @@ from ..context import (
 )
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
-from ..core.message import Outgoing
+from ..core.message import CALL_HEADER, Outgoing
 from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import (

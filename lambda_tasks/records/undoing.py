@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from ..context import CALL_HEADER, UNDO_HEADER
 from ..core.graphs import WorkflowStatus
+from ..core.message import CALL_HEADER, UNDO_HEADER
 from .checkpoints import have_steps, waiting_undos
 from .clock import Now
 from .database import all_records, record_alias

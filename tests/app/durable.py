@@ -58,8 +58,8 @@ async def fulfil(workflow: WorkflowContext, *, order_id: int) -> str:
     await workflow.sleep("cool down", timedelta(days=14))
     mailed = await workflow.step("mail", mail, text=receipt)
     noted = await workflow.run("note", note.step(text="noted"))
-    by = None if approval is None else approval.by
-    return f"{mailed.by}, {sum(sizes)} of {sizes.total}, {by}, {noted}"
+    by, total = None if approval is None else approval.by, sum([each async for each in sizes])
+    return f"{mailed.by}, {total} of {sizes.total}, {by}, {noted}"
 
 
 @lambda_task(workflow=True)
