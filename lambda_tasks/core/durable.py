@@ -79,8 +79,8 @@ def value_to_json(value: object, *, what: str) -> Any:
     size = size_bytes(encode_json(values, what=what))
     if size > MAX_VALUE_BYTES:
         raise ValueError(
-            f"{what} has {size} bytes and may have {MAX_VALUE_BYTES}. Store the data in one of your "
-            "tables, and return its key."
+            f"{what} has {size} bytes and may have {MAX_VALUE_BYTES}. Store the data in one of "
+            "your tables, and return its key."
         )
     return values
 

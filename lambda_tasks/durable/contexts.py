@@ -50,7 +50,7 @@ class _Context:
         return uuid5(self.id, name)
 
     def on_failure(
-        self, name: str, fn: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+        self, name: str, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """Let a function undo what was done, if this one fails or is cancelled.
 
@@ -61,8 +61,8 @@ class _Context:
         """
         if iscoroutinefunction(fn) and isinstance(self, SyncWorkflowContext):
             raise TypeError(
-                f"The compensation {name!r} is an `async def`, and the durable function is a `def`. "
-                "Make both the same."
+                f"The compensation {name!r} is an `async def`, and the durable function is a "
+                "`def`. Make both the same."
             )
         self.steps.on_failure(name, fn, args, kwargs)
 
@@ -79,13 +79,15 @@ class WorkflowContext(_Context):
 
     @overload
     async def step(
-        self, name: str, fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+        self, name: str, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R: ...
 
     @overload
-    async def step(self, name: str, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def step(
+        self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
 
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def step(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function, sync or async, in a transaction with its checkpoint; return its result.
 
         The result has the type of its return annotation; without one it is a JSON value. If the
@@ -177,7 +179,7 @@ class WorkflowContext(_Context):
 class SyncWorkflowContext(_Context):
     """What a durable function that is a `def` gets as its first parameter, `workflow`."""
 
-    def step(self, name: str, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def step(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """See WorkflowContext.step(). The function is a `def`, too."""
         check_step_function(name, fn, is_async=False)
         steps = self._loaded()
@@ -186,8 +188,8 @@ class SyncWorkflowContext(_Context):
             result: R = steps.result_of(found, fn)
             return result
         with steps.active(name):
-            result = _run_step(steps, name, fn, args, kwargs)
-        return result
+            done: R = _run_step(steps, name, fn, args, kwargs)
+            return done
 
     def run(self, name: str, step: Step[R]) -> R:
         """See WorkflowContext.run()."""

@@ -269,21 +269,24 @@ class Steps:
         try:
             has_come, value = self.journal.receive_signal(name, ends=ends)
             typed = value_from_json(value, type, what=what) if has_come else None
-            if has_come or ends:
-                self.journal.commit(self.done(name, Kind.WAIT, found, value))
-                self.leave()
-                return typed
+            if not (has_come or ends):
+                self._park(name, type, due, found)
+            self.journal.commit(self.done(name, Kind.WAIT, found, value))
         except BaseException as error:
             self.journal.roll_back(error)
             raise
-        self.journal.roll_back(Suspended())
+        self.leave()
+        return typed
 
-        def park(run_id: UUID) -> bool:
+    def _park(self, name: str, type: Any, due: datetime, found: Checkpoint | None) -> NoReturn:
+        """End the run; a signal wakes the next one, or its timeout."""
+
+        def write(run_id: UUID) -> bool:
             waits: bool = self.journal.wait_for_signal(name, run_id, reference_to(type) or "")
             return waits
 
         steps = self.waiting(name, Kind.WAIT, found, due.isoformat())
-        self.suspend(Suspension(name, due, is_parked=True, steps=steps, write=park))
+        self.suspend(Suspension(name, due, is_parked=True, steps=steps, write=write))
 
     # on_failure()
 
@@ -298,8 +301,8 @@ class Steps:
         reference = reference_to(fn)
         if reference is None:
             raise TypeError(
-                f"{what} is {fn!r:.80}, and must be a function of a module, which is found again by "
-                "its name: no lambda, partial, method or function within another."
+                f"{what} is {fn!r:.80}, and must be a function of a module, which is found again "
+                "by its name: no lambda, partial, method or function within another."
             )
         value = value_to_json(dict(kwargs), what=f"the arguments of {what}")
         self._used.add(name)
@@ -337,9 +340,9 @@ class Steps:
         fn = find_reference(kept.function)
         if fn is None:
             raise LookupError(
-                f"The compensation {kept.name!r} of {self.context.task_name} can't run: there is no "
-                f"{kept.function.replace(':', '.')} in this release. Bring it back under this name, "
-                "and retry this run."
+                f"The compensation {kept.name!r} of {self.context.task_name} can't run: there is "
+                f"no {kept.function.replace(':', '.')} in this release. Bring it back under this "
+                "name, and retry this run."
             )
         kwargs = {
             name: value_from_json(each, _hint_of(fn, name), what=f"{name} of {kept.name!r}")

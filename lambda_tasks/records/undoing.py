@@ -13,7 +13,8 @@ from .database import all_records, record_alias
 from .tables import TaskRecord, Workflow
 
 COPIED: Final = (
-    "task_name", "args", "kwargs", "backend", "queue", "group_key", "priority", "root_id", "headers",
+    "task_name", "args", "kwargs", "backend", "queue", "group_key", "priority", "root_id",
+    "headers",
 )  # fmt: skip
 """The columns that the run of the compensations has from the run that has ended."""
 
