@@ -129,7 +129,9 @@ def _statements(steps: int) -> dict[Way, float]:
         found = {}
         for way in WAYS:
             pair.run(way, 2)  # what happens once for a process
-            one, many = (_count(server, lambda n=n, way=way: pair.run(way, n)) for n in (1, steps + 1))
+            one, many = (
+                _count(server, lambda n=n, way=way: pair.run(way, n)) for n in (1, steps + 1)
+            )
             found[way] = (many - one) / steps
     return found
 
@@ -218,9 +220,7 @@ def _asleep(functions: int) -> tuple[str, bool]:
             | contest.django(server.django_database("asleep"), durable=True, waits=True)
             | {"BENCHMARK_QUEUE_URL": url, "BENCHMARK_STEPS": "yes"}
         )
-        contestant = stack.enter_context(
-            Contestant("durable", environments.here(), environment)
-        )
+        contestant = stack.enter_context(Contestant("durable", environments.here(), environment))
         contestant.ask("migrate")
         contestant.ask("look", times=LOOKS)
         rested = [_look(server, contestant)]

@@ -24,13 +24,6 @@ OVERLAP_HEADER: Final = "lambda_tasks.overlap"
 """The header with what a schedule's run does while the one before it runs: "skip" or "queue"."""
 
 
-CALL_HEADER: Final = "lambda_tasks.durable"
-"""The header of a durable function's runs, with the id of the call that they belong to."""
-
-UNDO_HEADER: Final = "lambda_tasks.undo"
-"""The header of a run that executes the compensations of a durable function, which has ended."""
-
-
 class Recorder(Protocol):
     """The writer of a run's state and progress, before the run ends."""
 

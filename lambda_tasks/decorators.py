@@ -27,7 +27,7 @@ from asgiref.sync import markcoroutinefunction
 from django.db import DEFAULT_DB_ALIAS
 
 from . import conf, registry, runtime
-from .context import UNDO_HEADER, TaskContext
+from .context import TaskContext
 from .core.arguments import (
     Arguments,
     arguments_mismatch,
@@ -38,7 +38,7 @@ from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_
 from .core.graphs import GroupNode, Node, source_of
 from .core.hints import UnresolvedHint, parameters_of
 from .core.lifecycle import Claim, Outcome
-from .core.message import Message, Outgoing, check_headers
+from .core.message import UNDO_HEADER, Message, Outgoing, check_headers
 from .core.options import (
     CommonOptionNames,
     OptionNames,

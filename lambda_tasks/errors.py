@@ -220,8 +220,10 @@ class Continue(LambdaTasksError):
 
 
 class StepFailed(LambdaTasksError):
-    """A step of a durable function has failed in an earlier run, with an error that can't be made
-    again: its class is gone."""
+    """A step of a durable function has failed in an earlier run, with an error that is gone.
+
+    Its class is not there any more, so that the error itself can't be raised again.
+    """
 
     def __init__(self, error_class: str, args: object) -> None:
         super().__init__(f"The step has failed with {error_class.replace(':', '.')}: {args!r:.500}")

@@ -26,6 +26,7 @@ examples = settings(
     max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
+
 @pytest.fixture(autouse=True)
 def _calm() -> Iterator[None]:
     yield

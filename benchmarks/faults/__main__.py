@@ -95,10 +95,15 @@ def _options() -> argparse.Namespace:
         "--hurry", type=float, default=HURRY, help="so many times as fast SQS's timeouts run"
     )
     parser.add_argument(
-        "--kinds", nargs="+", metavar="KIND", help="of orders, such as chain, fan, nested and fulfil"
+        "--kinds",
+        nargs="+",
+        metavar="KIND",
+        help="of orders, such as chain, fan, nested and fulfil",
     )
     parser.add_argument(
-        "--strikes", action="store_true", help="durable functions kill their processes, line by line"
+        "--strikes",
+        action="store_true",
+        help="durable functions kill their processes, line by line",
     )
     parser.add_argument(
         "--no-peer", action="store_true", help="without the kills beside django-lambda-tasks"

@@ -79,8 +79,8 @@ def value_to_json(value: object, *, what: str) -> Any:
     size = size_bytes(encode_json(values, what=what))
     if size > MAX_VALUE_BYTES:
         raise ValueError(
-            f"{what} has {size} bytes and may have {MAX_VALUE_BYTES}. Store the data in one of your "
-            "tables, and return its key."
+            f"{what} has {size} bytes and may have {MAX_VALUE_BYTES}. Store the data in one of "
+            "your tables, and return its key."
         )
     return values
 
@@ -148,7 +148,9 @@ def error_to_json(error: Exception, secrets: Iterable[object]) -> dict[str, Any]
     attributes = {name: each for name, each in vars(error).items() if _is_json(each)}
     return {
         "class": f"{type(error).__module__}:{type(error).__qualname__}",
-        "args": redact_value([each if _is_json(each) else repr(each) for each in error.args], secrets),
+        "args": redact_value(
+            [each if _is_json(each) else repr(each) for each in error.args], secrets
+        ),
         "attributes": redact_value(attributes, secrets),
     }
 

@@ -129,7 +129,7 @@ def _check_workflow(
     parameters: Mapping[str, inspect.Parameter],
     annotations: Mapping[str, Any],
 ) -> None:
-    """Raise TypeError unless the first parameter is the workflow's context, in the form that fits."""
+    """Raise TypeError unless the first parameter is the context that fits the function."""
     is_async = inspect.iscoroutinefunction(func)
     right = "WorkflowContext" if is_async else "SyncWorkflowContext"
     first = next(iter(parameters.values()), None)
@@ -137,8 +137,8 @@ def _check_workflow(
     hint = _context_class(annotations.get(WORKFLOW_PARAMETER))
     if first is None or first.name != WORKFLOW_PARAMETER or not is_positional or hint != right:
         raise TypeError(
-            f"{func.__qualname__} has workflow=True, so its first parameter is `workflow: {right}`, "
-            f"before the `*`: it is {'an `async def`' if is_async else 'a `def`'}."
+            f"{func.__qualname__} has workflow=True and is {'an `async def`' if is_async else 'a `def`'}"
+            f", so its first parameter is `workflow: {right}`, before the `*`."
         )
 
 

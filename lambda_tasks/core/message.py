@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from ..context import CALL_HEADER, UNDO_HEADER
 from ..errors import MessageRefused, MessageTooLarge, NewerFormat
 from .graphs import Place
 from .lifecycle import SQS_TERMS, LookTerms
@@ -52,6 +51,12 @@ pydantic reads at most 255 levels, and databases more.
 KEEP_ARGUMENTS_HEADER: Final = "lambda_tasks.keep_arguments"
 """The header of calls whose arguments go with the end of the run: it is False. In a header it is in
 the record, so that whoever ends the run knows it, without the task."""
+
+CALL_HEADER: Final = "lambda_tasks.durable"
+"""The header of a durable function's runs, with the id of the call that they belong to."""
+
+UNDO_HEADER: Final = "lambda_tasks.undo"
+"""The header of a run that executes the compensations of a durable function, which has ended."""
 
 YEARS: Final = range(1970, 9000)
 """The years that a time may be in. Close to the ends of the calendar, time zones overflow."""

@@ -216,8 +216,8 @@ def _durable(function: str, given: OptionNames, options: TaskOptions) -> TaskOpt
     """Return the options of a durable function, whose transactions are those of its steps."""
     if given.get("atomic"):
         raise TypeError(
-            f"{function}: atomic=True is set with workflow=True. Each step of a durable function is "
-            "a transaction: remove `atomic`."
+            f"{function}: atomic=True is set with workflow=True. Each step of a durable function "
+            "is a transaction: remove `atomic`."
         )
     if options.durable is False:
         raise TypeError(

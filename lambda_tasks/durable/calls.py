@@ -38,16 +38,16 @@ def signal(id: UUID, name: str, value: object = True) -> bool:
         run = checkpoints.runs_of(id).filter(status__in=UNFINISHED).order_by().first()
         if run is None:
             raise LookupError(
-                f"Nobody waits for the signal {name!r}: there is no durable function {id}, or it has "
-                "ended."
+                f"Nobody waits for the signal {name!r}: there is no durable function {id}, or it "
+                "has ended."
             )
         waiting = signals.send(id, name, kept)
         if waiting is None:
             return True  # It has come early.
         if waiting.is_over:
             raise LookupError(
-                f"Nobody waits for the signal {name!r} any more: the function {id} has waited until "
-                "its timeout."
+                f"Nobody waits for the signal {name!r} any more: the function {id} has waited "
+                "until its timeout."
             )
         if waiting.came_at is not None:
             return False
@@ -182,24 +182,24 @@ class DurableRun:
         alias, look_terms = runtime.current().outbox.alias, conf.current().look_terms
         with transaction.atomic(using=alias):
             last = checkpoints.lock_last(self.id)
-            steps = checkpoints.read(self.id)
-            number = next((each.number for each in steps if each.name == name), None)
-            if number is None:
-                known = ", ".join(repr(each.name) for each in steps) or "none"
-                raise LookupError(f"{self!r} has no step {name!r}. It has: {known}.")
             if last is None or last.status not in steering.RETRYABLE:
                 status = "gone" if last is None else last.status
                 raise ValueError(
                     f"{self!r} is {status}, and only what has failed or was cancelled is retried."
                 )
+            steps = checkpoints.read(self.id)
+            number = next((each.number for each in steps if each.name == name), None)
+            if number is None:
+                known = ", ".join(repr(each.name) for each in steps) or "none"
+                raise LookupError(f"{self!r} has no step {name!r}. It has: {known}.")
             if checkpoints.undo_runs(self.id):
                 raise ValueError(f"The compensations of {self!r} run now. Wait for their end.")
             done = [each.name for each in steps if each.kind == Kind.UNDO and each.is_over]
             earlier = {each.name for each in steps if each.number < number}
             if undone := [each for each in done if each in earlier]:
                 raise ValueError(
-                    f"{self!r} can't go on from {name!r}: {', '.join(map(repr, undone))} has undone "
-                    "what was before it. Retry it from an earlier step."
+                    f"{self!r} can't go on from {name!r}: {', '.join(map(repr, undone))} has "
+                    "undone what was before it. Retry it from an earlier step."
                 )
             checkpoints.forget_from(self.id, number, last.id)
             changed = steering.reopen(

@@ -89,9 +89,7 @@ def _waking(joins: Sequence[Any], run_id: UUID, look: LookTerms) -> list[Any]:
     ]
 
 
-def _outcome(
-    steps: Steps, name: str, kind: Kind, found: Checkpoint | None
-) -> tuple[Any, Any]:
+def _outcome(steps: Steps, name: str, kind: Kind, found: Checkpoint | None) -> tuple[Any, Any]:
     """Return the result of tasks that have ended, and their error, as JSON values."""
     from ..records import workflows
 

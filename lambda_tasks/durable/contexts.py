@@ -49,7 +49,9 @@ class _Context:
         """Return a key that stays the same over all runs, for APIs that do nothing twice by it."""
         return uuid5(self.id, name)
 
-    def on_failure(self, name: str, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def on_failure(
+        self, name: str, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
         """Let a function undo what was done, if this one fails or is cancelled.
 
         Then all of these run as steps, the last one first, in a run of their own. `fn` is a
@@ -59,8 +61,8 @@ class _Context:
         """
         if iscoroutinefunction(fn) and isinstance(self, SyncWorkflowContext):
             raise TypeError(
-                f"The compensation {name!r} is an `async def`, and the durable function is a `def`. "
-                "Make both the same."
+                f"The compensation {name!r} is an `async def`, and the durable function is a "
+                "`def`. Make both the same."
             )
         self.steps.on_failure(name, fn, args, kwargs)
 
@@ -81,7 +83,9 @@ class WorkflowContext(_Context):
     ) -> R: ...
 
     @overload
-    async def step(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def step(
+        self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
 
     async def step(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function, sync or async, in a transaction with its checkpoint; return its result.
@@ -184,8 +188,8 @@ class SyncWorkflowContext(_Context):
             result: R = steps.result_of(found, fn)
             return result
         with steps.active(name):
-            result = _run_step(steps, name, fn, args, kwargs)
-        return result
+            done: R = _run_step(steps, name, fn, args, kwargs)
+            return done
 
     def run(self, name: str, step: Step[R]) -> R:
         """See WorkflowContext.run()."""
@@ -219,5 +223,3 @@ class SyncWorkflowContext(_Context):
 def _run_step(steps: Steps, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     steps.may_begin(name)
     return steps.run_step(name, fn, args, kwargs)
-
-

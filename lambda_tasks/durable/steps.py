@@ -64,7 +64,7 @@ class Steps:
         """The steps that this run has done itself."""
         self._found: dict[str, Checkpoint] = {}
         self._left: set[str] = set()
-        """The steps that are done and have not been asked for yet."""
+        """The steps that have begun in earlier runs and that this one has not reached yet."""
         self._used: set[str] = set()
         self._number = 0
         self._caught: Checkpoint | None = None
@@ -76,11 +76,11 @@ class Steps:
     def load(self) -> None:
         """Read what is kept of earlier runs."""
         self._found = {each.name: each for each in self.journal.read()}
-        done = [each for each in self._found.values() if each.is_over and each.kind != Kind.UNDO]
-        self._left = {each.name for each in done}
+        # Code before a step that waits has run, too.
+        self._left = {each.name for each in self._found.values() if each.kind != Kind.UNDO}
         self._number = max([self._number, *(each.number for each in self._found.values())])
         self.is_loaded = True
-        self.journal.is_replaying = bool(done)
+        self.journal.is_replaying = bool(self._left)
 
     def enter(self, name: str, kind: Kind) -> Checkpoint | None:
         """Begin a step; return what is kept of it. `is_over` says whether it is done already.
@@ -157,13 +157,13 @@ class Steps:
         self._number += 1
         return self._number
 
-    def waiting(self, name: str, kind: Kind, found: Checkpoint | None, value: Any) -> list[Checkpoint]:
+    def waiting(
+        self, name: str, kind: Kind, found: Checkpoint | None, value: Any
+    ) -> list[Checkpoint]:
         """Return what is kept of a step that begins to wait; nothing if that is kept already."""
         if found is not None:
             return []
-        kept = Checkpoint(
-            name=name, kind=kind, number=self._next(), value=value, is_over=False
-        )
+        kept = Checkpoint(name=name, kind=kind, number=self._next(), value=value, is_over=False)
         return [kept]
 
     def suspend(self, suspension: Suspension) -> NoReturn:
@@ -226,9 +226,7 @@ class Steps:
             self.suspend(Suspension(name))
         if self.journal.is_outcome(error):
             kept = error_to_json(error, self.context.secrets)
-            self._caught = Checkpoint(
-                name=name, kind=Kind.STEP, number=self._next(), error=kept
-            )
+            self._caught = Checkpoint(name=name, kind=Kind.STEP, number=self._next(), error=kept)
 
     def result_of(self, kept: Checkpoint, fn: Callable[..., Any]) -> Any:
         """Return the result of a step that is done, or raise its error."""
@@ -271,21 +269,24 @@ class Steps:
         try:
             has_come, value = self.journal.receive_signal(name, ends=ends)
             typed = value_from_json(value, type, what=what) if has_come else None
-            if has_come or ends:
-                self.journal.commit(self.done(name, Kind.WAIT, found, value))
-                self.leave()
-                return typed
+            if not (has_come or ends):
+                self._park(name, type, due, found)
+            self.journal.commit(self.done(name, Kind.WAIT, found, value))
         except BaseException as error:
             self.journal.roll_back(error)
             raise
-        self.journal.roll_back(Suspended())
+        self.leave()
+        return typed
 
-        def park(run_id: UUID) -> bool:
+    def _park(self, name: str, type: Any, due: datetime, found: Checkpoint | None) -> NoReturn:
+        """End the run; a signal wakes the next one, or its timeout."""
+
+        def write(run_id: UUID) -> bool:
             waits: bool = self.journal.wait_for_signal(name, run_id, reference_to(type) or "")
             return waits
 
         steps = self.waiting(name, Kind.WAIT, found, due.isoformat())
-        self.suspend(Suspension(name, due, is_parked=True, steps=steps, write=park))
+        self.suspend(Suspension(name, due, is_parked=True, steps=steps, write=write))
 
     # on_failure()
 
@@ -300,8 +301,8 @@ class Steps:
         reference = reference_to(fn)
         if reference is None:
             raise TypeError(
-                f"{what} is {fn!r:.80}, and must be a function of a module, which is found again by "
-                "its name: no lambda, partial, method or function within another."
+                f"{what} is {fn!r:.80}, and must be a function of a module, which is found again "
+                "by its name: no lambda, partial, method or function within another."
             )
         value = value_to_json(dict(kwargs), what=f"the arguments of {what}")
         self._used.add(name)
@@ -339,9 +340,9 @@ class Steps:
         fn = find_reference(kept.function)
         if fn is None:
             raise LookupError(
-                f"The compensation {kept.name!r} of {self.context.task_name} can't run: there is no "
-                f"{kept.function.replace(':', '.')} in this release. Bring it back under this name, "
-                "and retry this run."
+                f"The compensation {kept.name!r} of {self.context.task_name} can't run: there is "
+                f"no {kept.function.replace(':', '.')} in this release. Bring it back under this "
+                "name, and retry this run."
             )
         kwargs = {
             name: value_from_json(each, _hint_of(fn, name), what=f"{name} of {kept.name!r}")

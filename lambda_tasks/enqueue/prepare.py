@@ -15,9 +15,9 @@ from uuid import UUID
 from django.utils.crypto import salted_hmac
 
 from .. import conf
-from ..context import CALL_HEADER
 from ..core.lifecycle import LookTerms
 from ..core.message import (
+    CALL_HEADER,
     GROUP_KEY_PATTERN,
     KEEP_ARGUMENTS_HEADER,
     MAX_GROUP_KEY,

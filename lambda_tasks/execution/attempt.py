@@ -21,7 +21,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import hooks, interrupts
 from ..context import (
-    CALL_HEADER,
     OVERLAP_HEADER,
     SCHEDULE_HEADER,
     TaskContext,
@@ -30,7 +29,7 @@ from ..context import (
 )
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
-from ..core.message import Outgoing
+from ..core.message import CALL_HEADER, Outgoing
 from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import (
@@ -243,8 +242,8 @@ class Attempt:
         Raises TypeError for a result that is not JSON, TransactionManagementError if the task has
         left a transaction open, LeaseLost if the claim no longer holds, and the database's errors.
         """
-        if self._journal is not None and self._journal.suspension is not None:
-            return self._suspend(self._journal.suspension)  # its function has caught that
+        if (suspension := self._suspension) is not None:
+            return self._suspend(suspension)  # its function has caught that
         self._check_transactions()
         if self._journal is not None:
             self._journal.flush()
@@ -294,6 +293,29 @@ class Attempt:
         """See journal.StepTransactions."""
         self._end_transaction(error)
 
+    def _go_on_later(self, error: BaseException) -> AttemptEnd | None:
+        """End a run that another one continues; return None for any other run."""
+        if (suspension := self._suspension) is not None:
+            return self._suspend(suspension)
+        if not isinstance(error, Continue):
+            return None
+        self._check_transactions()
+        return self._commit(*continuation_of(error, self._placed_run, self.task))
+
+    def _with_undos(self, error: BaseException) -> BaseException:
+        """Store what must be undone now; return the error of the run, or LeaseLost."""
+        try:
+            if self._journal is not None and not isinstance(error, LeaseLost):
+                self._journal.flush()
+        except LeaseLost as lost:
+            return lost
+        return error
+
+    @property
+    def _suspension(self) -> Suspension | None:
+        """Why the run of a durable function ends here; None while it goes on."""
+        return None if self._journal is None else self._journal.suspension
+
     def _suspend(self, suspension: Suspension) -> AttemptEnd:
         """End a run that waits, with all that wakes the next one."""
         journal = self.context.journal
@@ -302,7 +324,8 @@ class Attempt:
         outcome, following = next_run_of(suspension, self.run, self.task)
         self.begin_step()
         journal.write(suspension.steps)
-        if not suspension.write(following.message.invocation_id):
+        id = following.message.invocation_id
+        if not self._call_at_boundary(suspension.write, id):
             outcome, following = next_run_of(replace(suspension, due=None), self.run, self.task)
         return self._commit(outcome, following)
 
@@ -315,18 +338,12 @@ class Attempt:
 
         Raises the database's errors. The outcome is unknown then, and the delivery must come back.
         """
-        if self._journal is not None and self._journal.suspension is not None:
-            try:
-                return self._suspend(self._journal.suspension)
-            except Exception as failure:
-                error = failure
         error = as_retry(error)
-        if isinstance(error, Continue):
-            try:
-                self._check_transactions()
-                return self._commit(*continuation_of(error, self._placed_run, self.task))
-            except Exception as failure:
-                error = failure
+        try:
+            if (ended := self._go_on_later(error)) is not None:
+                return ended
+        except Exception as failure:
+            error = failure
         self._end_transaction(error)
         if self._prepare_restart(error):
             return AttemptEnd(None, restarts=True)
@@ -337,12 +354,7 @@ class Attempt:
             close_failed_connections()
             return AttemptEnd(None, lost=self._reason_of_loss(error))
         connections.refresh()  # the error may come from a broken connection
-        self.error = error
-        if self._journal is not None and not isinstance(error, LeaseLost):
-            try:
-                self._journal.flush()  # what must be undone now
-            except LeaseLost:
-                return AttemptEnd(None)
+        self.error = error = self._with_undos(error)
         ended = self._call_at_boundary(
             self.finisher.fail,
             self.run,

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from django.db import DatabaseError
 
-from ..context import CALL_HEADER, UNDO_HEADER
 from ..core.durable import Checkpoint
+from ..core.message import CALL_HEADER, UNDO_HEADER
 from ..database_errors import Meaning, is_conflict, mark_as_library_error, meaning_of
 from ..errors import LeaseLost, SoftTimeLimitExceeded
 from ..ports import Claims
@@ -103,9 +103,7 @@ class Journal:
         """Write steps in the current transaction, the pending ones before these."""
         claim, written = self._run.claim, [*self.pending, *steps]
         try:
-            self._claims.write_steps(
-                claim, self.call_id, written, is_secret=bool(self._secrets)
-            )
+            self._claims.write_steps(claim, self.call_id, written, is_secret=bool(self._secrets))
         except DatabaseError as error:
             mark_as_library_error(error)
             raise

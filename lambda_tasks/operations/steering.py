@@ -19,9 +19,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from .. import conf, registry, runtime
-from ..context import UNDO_HEADER
 from ..core.lifecycle import UNFINISHED, Status
-from ..core.message import Outgoing, check_headers
+from ..core.message import UNDO_HEADER, Outgoing, check_headers
 from ..core.redaction import REDACTED
 from ..core.signature import SIGNATURE_LIFETIME_S
 from ..enqueue.prepare import check_priority, check_run_after, prepare

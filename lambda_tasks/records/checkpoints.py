@@ -12,10 +12,10 @@ from uuid import UUID, uuid5
 
 from django.db.models import Exists, OuterRef, QuerySet
 
-from ..context import CALL_HEADER, UNDO_HEADER
 from ..core.durable import FOREVER, Checkpoint, Kind
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Claim, Status
+from ..core.message import CALL_HEADER, UNDO_HEADER
 from . import signals
 from .clock import Now
 from .database import all_records, record_alias
@@ -137,7 +137,10 @@ def undo_runs(call_id: UUID) -> list[UUID]:
 def next_timeout() -> UUID | None:
     """Return the run of a durable function whose wait for a signal ends first; None for none."""
     waiting = all_records().filter(
-        status=Status.QUEUED, headers__has_key=CALL_HEADER, run_after__gt=Now(), run_after__lt=FOREVER
+        status=Status.QUEUED,
+        headers__has_key=CALL_HEADER,
+        run_after__gt=Now(),
+        run_after__lt=FOREVER,
     )
     return waiting.order_by("run_after", "id").values_list("id", flat=True).first()
 

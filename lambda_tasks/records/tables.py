@@ -10,10 +10,10 @@ from django.core.checks import CheckMessage
 from django.db import models, router
 from django.db.models.query_utils import DeferredAttribute
 
-from ..context import CALL_HEADER
 from ..core.durable import MAX_NAME as MAX_STEP_NAME
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
+from ..core.message import CALL_HEADER
 from ..core.schedules import MAX_SCHEDULE_NAME
 from ..twins import sync_form
 from .encryption import decrypt_result

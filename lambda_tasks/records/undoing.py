@@ -5,15 +5,16 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from ..context import CALL_HEADER, UNDO_HEADER
 from ..core.graphs import WorkflowStatus
+from ..core.message import CALL_HEADER, UNDO_HEADER
 from .checkpoints import have_steps, waiting_undos
 from .clock import Now
 from .database import all_records, record_alias
 from .tables import TaskRecord, Workflow
 
 COPIED: Final = (
-    "task_name", "args", "kwargs", "backend", "queue", "group_key", "priority", "root_id", "headers",
+    "task_name", "args", "kwargs", "backend", "queue", "group_key", "priority", "root_id",
+    "headers",
 )  # fmt: skip
 """The columns that the run of the compensations has from the run that has ended."""
 

@@ -69,9 +69,7 @@ class CapturedTasks(Sequence[CapturedTask]):
         return list(self)[index]
 
     @sync_form("captured.arun()")
-    def run(
-        self, *, raise_failures: bool = True, times_out: bool = False
-    ) -> "list[TaskRecord]":
+    def run(self, *, raise_failures: bool = True, times_out: bool = False) -> "list[TaskRecord]":
         """Run the calls that have not run yet, and those that they enqueue, as if committed.
 
         Each message goes through the Lambda handler, on the test's own thread and connection and
@@ -218,9 +216,7 @@ def innermost_capture() -> CapturedTasks:
 
 
 @sync_form("arun_enqueued()")
-def run_enqueued(
-    *, raise_failures: bool = True, times_out: bool = False
-) -> "list[TaskRecord]":
+def run_enqueued(*, raise_failures: bool = True, times_out: bool = False) -> "list[TaskRecord]":
     """Run the calls of the innermost capture_tasks(). See CapturedTasks.run().
 
     Raises RuntimeError outside of capture_tasks().

@@ -57,9 +57,7 @@ def undo(*, name: str) -> None:
 def leave(*, name: str, rows: int, value: int, failures: int, is_refused: bool) -> int:
     """Be a task of its own, which a function runs and waits for."""
     try:
-        return write(
-            name=name, rows=rows, value=value, failures=failures, is_refused=is_refused
-        )
+        return write(name=name, rows=rows, value=value, failures=failures, is_refused=is_refused)
     except Flaky as error:
         raise Retry(name, delay=0) from error
 

@@ -61,10 +61,7 @@ def _story(
     for name, value in _facts(record, shown):
         if value not in (None, "", [], {}):
             yield f"  {name:12}{value}"
-    if steps:
-        yield "Steps"
-        for step in steps:
-            yield f"  {_time(step.began_at)}  {step.describe()}"
+    yield from _steps(steps)
     if len(related) > 1:
         yield "Lineage"
         for each in related:
@@ -73,6 +70,14 @@ def _story(
             yield f"  It was put right by {cure.id}."
     if record.traceback:
         yield indent(record.traceback.strip(), "  ")
+
+
+def _steps(steps: Sequence[StepState]) -> Iterator[str]:
+    """Yield the steps of a durable function, if it is one."""
+    if steps:
+        yield "Steps"
+    for step in steps:
+        yield f"  {_time(step.began_at)}  {step.describe()}"
 
 
 def _facts(record: TaskRecord, shown: dict[str, Any]) -> Iterator[tuple[str, Any]]:
