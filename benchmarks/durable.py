@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -129,9 +130,8 @@ def _statements(steps: int) -> dict[Way, float]:
         found = {}
         for way in WAYS:
             pair.run(way, 2)  # what happens once for a process
-            one, many = (
-                _count(server, lambda n=n, way=way: pair.run(way, n)) for n in (1, steps + 1)
-            )
+            one = _count(server, partial(pair.run, way, 1))
+            many = _count(server, partial(pair.run, way, steps + 1))
             found[way] = (many - one) / steps
     return found
 

@@ -29,8 +29,8 @@ class Line:
     which the function is retried. A step that is `refused` raises another error each time, and so
     does a `run` whose task fails for good; if the error `is_caught`, the function goes on. A pair
     are two steps that begin at once. A `gather` has members that fail or not. A `wait` gets its
-    signal or not. `is_undone` says that a compensation follows. A line that is `only_if_odd` depends
-    on the values before it.
+    signal or not. `is_undone` says that a compensation follows. A line that is `only_if_odd`
+    depends on the values before it.
     """
 
     name: str

@@ -6,7 +6,6 @@
 import os
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings

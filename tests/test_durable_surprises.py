@@ -1,4 +1,4 @@
-"""Durable functions where users of other systems were surprised, and code that changes meanwhile."""
+"""Durable functions where users of others were surprised, and code that changes meanwhile."""
 
 from collections import Counter
 from collections.abc import Iterator

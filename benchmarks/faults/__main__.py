@@ -98,12 +98,12 @@ def _options() -> argparse.Namespace:
         "--kinds",
         nargs="+",
         metavar="KIND",
-        help="of orders, such as chain, fan, nested and fulfil",
+        help="of orders, such as chain, fan and fulfil",
     )
     parser.add_argument(
         "--strikes",
         action="store_true",
-        help="durable functions kill their processes, line by line",
+        help="durable functions kill their processes",
     )
     parser.add_argument(
         "--no-peer", action="store_true", help="without the kills beside django-lambda-tasks"
