@@ -246,7 +246,7 @@ def _asleep(functions: int) -> tuple[str, bool]:
 def _look(server: PostgresServer, contestant: Contestant) -> Mapping[str, float]:
     found: dict[str, Any] = {}
     statements = _count(server, lambda: found.update(contestant.ask("look", times=LOOKS)))
-    return found | {"statements": statements / LOOKS}
+    return {**found, "statements": statements / LOOKS}
 
 
 def _row(name: str, looks: Sequence[Mapping[str, float]]) -> list[str]:

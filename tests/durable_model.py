@@ -18,6 +18,7 @@ NEVER: Final = 99
 RETRIES: Final = 20
 """The retries of a function: more than its lines can need between two of its waits."""
 
+Signal = Literal["early", "late", "never"]
 Kind = Literal["step", "pair", "run", "gather", "sleep", "wait"]
 
 
@@ -40,7 +41,7 @@ class Line:
     is_refused: bool = False
     is_caught: bool = True
     members: tuple[bool, ...] = ()
-    signal: Literal["early", "late", "never"] = "never"
+    signal: Signal = "never"
     is_undone: bool = False
     only_if_odd: bool = False
 
@@ -163,7 +164,7 @@ def _draw_line(draw: st.DrawFn, name: str) -> Line:
             members = draw(st.lists(st.integers(0, 4).map(bool), max_size=4))
             return Line(name, kind, members=tuple(members), **conditions)
         case "wait":
-            signal = draw(st.sampled_from(("early", "late", "never")))
+            signal: Signal = draw(st.sampled_from(("early", "late", "never")))
             return Line(name, kind, signal=signal, **conditions)
         case _:
             return Line(name, kind, **conditions)

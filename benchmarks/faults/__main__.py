@@ -18,6 +18,7 @@ from typing import Final
 from benchmarks import environments, options, report
 from benchmarks.faults import comparison, tables, trial
 from benchmarks.faults.comparison import OURS, PEER
+from benchmarks.faults.kinds import BY_NAME
 from benchmarks.faults.site import CONSUMERS, ENGINES, HURRY, Consumer, Engine, open_site
 from benchmarks.faults.trial import Verdict
 
@@ -35,6 +36,7 @@ def main() -> None:
     logging.getLogger("lambda_tasks").setLevel(logging.CRITICAL)  # the kills are no news
     said = f"--orders {chosen.orders} --faults {chosen.faults} --seed {chosen.seed}"
     said += f" --kinds {' '.join(chosen.kinds)}" if chosen.kinds else ""
+    said += f" --only {' '.join(map(repr, chosen.only))}" if chosen.only else ""
     said += " --strikes" if chosen.strikes else ""
     said += "" if chosen.hurry == HURRY else f" --hurry {chosen.hurry:g}"
     verdicts = {
@@ -67,6 +69,7 @@ def _try(consumer: Consumer, engine: Engine, chosen: argparse.Namespace) -> Verd
             every_s=FAULT_EVERY_S,
             seed=chosen.seed,
             kinds=chosen.kinds,
+            only=chosen.only,
         )
     if verdict.is_clean:
         shutil.rmtree(directory)
@@ -99,6 +102,9 @@ def _options() -> argparse.Namespace:
         nargs="+",
         metavar="KIND",
         help="of orders, such as chain, fan and fulfil",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=list(BY_NAME), metavar="FAULT", help="instead of every kind"
     )
     parser.add_argument(
         "--strikes",

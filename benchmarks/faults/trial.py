@@ -77,17 +77,19 @@ def run(
     every_s: tuple[float, float],
     seed: int,
     kinds: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
 ) -> Verdict:
     """Take orders while so many faults happen, one in `every_s` seconds; audit when all is calm.
 
-    `kinds` of orders; all of them by default.
+    `kinds` of orders, and `only` these faults; all of them by default.
     """
     random.seed(seed)
     with begun(site, consumer) as scene:
         pause_s = faults * sum(every_s) / 2 / orders
         only = {} if kinds is None else {"kinds": kinds}
+        chosen = [kind for kind in KINDS if only is None or kind.name in only]
         taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed, **only)
-        with taking, Storm(scene, KINDS) as storm:
+        with taking, Storm(scene, chosen) as storm:
             storm.blow(every_s=every_s, faults=faults)
         settle(site)
         unresponsive = scene.unresponsive()
