@@ -12,7 +12,14 @@ from asgiref.sync import async_to_sync
 from django.core.management import call_command
 from django.db import transaction
 
-from lambda_tasks import TaskContext, WorkflowContext, lambda_task, operations, runtime
+from lambda_tasks import (
+    LambdaTaskWrapper,
+    TaskContext,
+    WorkflowContext,
+    lambda_task,
+    operations,
+    runtime,
+)
 from lambda_tasks.durable import DurableRun, SyncWorkflowContext, signal
 from lambda_tasks.errors import TaskFailed
 from lambda_tasks.models import StepCheckpoint, StepSignal, TaskRecord, Workflow
@@ -510,7 +517,7 @@ def test_a_function_that_can_not_be_one_is_refused_at_once(
     function: Callable[..., Any], options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(TypeError, match=words):
-        lambda_task(**options)(function)
+        LambdaTaskWrapper(function, **options)
 
 
 def test_steps_are_shown(captured_tasks: CapturedTasks) -> None:

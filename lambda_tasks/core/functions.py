@@ -137,8 +137,8 @@ def _check_workflow(
     hint = _context_class(annotations.get(WORKFLOW_PARAMETER))
     if first is None or first.name != WORKFLOW_PARAMETER or not is_positional or hint != right:
         raise TypeError(
-            f"{func.__qualname__} has workflow=True and is {'an `async def`' if is_async else 'a `def`'}"
-            f", so its first parameter is `workflow: {right}`, before the `*`."
+            f"{func.__qualname__} has workflow=True, so its first parameter is "
+            f"`workflow: {right}`, before the `*`."
         )
 
 

@@ -1,6 +1,6 @@
 """Durable functions from outside: their signals, their steps, cancel and retry."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -99,7 +99,7 @@ class StepState:
         return f"{self.name}: {self.kind}, {self.status}{shown}"
 
 
-_WAITS: Final = {
+_WAITS: Final[Mapping[str, str]] = {
     Kind.SLEEP: "sleeps until {}",
     Kind.WAIT: "waits for the signal until {}",
     Kind.RUN: "waits for its task",

@@ -1,11 +1,13 @@
 """Durable functions, and their steps, which write what they do as Effects."""
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 
 from lambda_tasks import (
     SyncWorkflowContext,
     TaskFailed,
+    WorkerProcessDied,
     WorkflowContext,
     lambda_task,
     task_logger,
@@ -164,3 +166,18 @@ async def keys(workflow: WorkflowContext) -> list[str]:
     found = [str(workflow.key("charge"))]
     await workflow.sleep("a day", timedelta(days=1))
     return [*found, str(workflow.key("charge")), str(workflow.key("other"))]
+
+
+def die_first() -> str:
+    if not Effect.objects.filter(name="mail retried").exists():
+        Effect.objects.create(name="rolled back")
+        os._exit(1)
+    return "alive"
+
+
+@lambda_task(workflow=True, retry_on=(WorkerProcessDied,))
+def survive(workflow: SyncWorkflowContext) -> str:
+    workflow.step("first", mail, text="first")
+    if workflow.context.n_retries:
+        workflow.step("mark", mail, text="retried")
+    return workflow.step("die", die_first)
