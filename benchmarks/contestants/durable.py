@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from benchmarks.contestants.database import migrate, postgres_version
 from benchmarks.contestants.work import stepped
-from lambda_tasks import runtime
+from lambda_tasks import conf, runtime
 from lambda_tasks.handler import handler
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
@@ -111,7 +111,7 @@ def _event(records: list[TaskRecord]) -> dict[str, Any]:
                 },
                 "messageAttributes": {},
                 "eventSource": "aws:sqs",
-                "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:benchmark",
+                "eventSourceARN": conf.current().queue("default").source,
                 "awsRegion": "us-east-1",
             }
             for record in records
