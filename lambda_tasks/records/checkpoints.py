@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from ..core.durable import FOREVER, Checkpoint, Kind
 from ..core.graphs import WorkflowStatus
@@ -160,12 +160,11 @@ def forget_from(call_id: UUID, number: int, run_id: UUID) -> None:
     signals.forget_unanswered(call_id)
 
 
-def is_unfinished() -> Exists:
+def is_unfinished() -> Q:
     """Return the condition of records that belong to a durable function which has not ended."""
-    runs = all_records().filter(
-        root_id=OuterRef("root_id"), status__in=UNFINISHED, headers__has_key=CALL_HEADER
-    )
-    return Exists(runs)
+    unfinished = all_records().filter(root_id=OuterRef("root_id"), status__in=UNFINISHED)
+    # The header first: the records of other tasks need no further look.
+    return Q(headers__has_key=CALL_HEADER) & Q(Exists(unfinished))
 
 
 def forget_deleted(headers: Iterable[Mapping[str, Any] | None]) -> None:
