@@ -141,9 +141,9 @@ class Attempt:
         goes_on = self.task.options.on_success is not None
         return not (goes_on or self._lock_keys() or self.has_listeners)
 
-    @property
+    @cached_property
     def has_listeners(self) -> bool:
-        """Whether anybody is called at the start or the end of the attempt."""
+        """Whether anybody was to be called at the start or the end of the attempt, at its start."""
         return self._call.has_listeners or bool(hooks.started) or bool(hooks.ended)
 
     @property

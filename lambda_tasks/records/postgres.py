@@ -344,27 +344,19 @@ class PostgresStatements(PortableStatements):
         A row has a value for each of ROW_TYPES; an `enqueued_at` of None means now.
         `shared_columns` is the SQL of further columns, the same for all rows.
         """
-        # Values that all rows share are passed once; only those that differ go into the JSON text.
-        several = len(rows) > 1
-        differing = {
-            name: f"given.{name}" for name in ROW_TYPES if several and _differs(name, rows)
-        }
-        shared_sql = {
-            name: f"%({name})s::{type}" for name, type in ROW_TYPES.items() if name not in differing
-        }
-        params = {**shared_params, **{name: _param_of(name, rows[0][name]) for name in shared_sql}}
-        values = differing | shared_sql
+        # A value that all rows share is passed once, and one that none has is left out. Only those
+        # that differ go into the JSON text.
+        columns = {name: [row[name] for row in rows] for name in ROW_TYPES}
+        given = [name for name, values in columns.items() if values.count(None) < len(rows)]
+        differing = {name: f"given.{name}" for name in given if _differs(name, columns[name])}
+        shared = [name for name in given if name not in differing]
+        values = differing | {name: f"%({name})s::{ROW_TYPES[name]}" for name in shared}
+        params = {**shared_params, **{name: _param_of(name, rows[0][name]) for name in shared}}
         # Most messages start a chain, so that their root is their own id, and need not be passed.
-        if "root_id" in differing and all(row["root_id"] == row["id"] for row in rows):
+        if "root_id" in differing and columns["root_id"] == columns["id"]:
             values["root_id"] = "given.id"
             del differing["root_id"]
-        called_at = f"{NOW} - make_interval(secs => {values.pop('age_s')})"
-        values["enqueued_at"] = f"COALESCE({values['enqueued_at']}, {called_at})"
-        due = f"{called_at} + make_interval(secs => {values.pop('delay_s')})"
-        run_after = values["run_after"] = f"COALESCE({values['run_after']}, {due})"
-        soon, early = (f"make_interval(secs => {values.pop(name)})" for name in LOOK_VALUES)
-        # Without a run_after the second expression is NULL, which GREATEST ignores on PostgreSQL.
-        values["look_at"] = f"GREATEST({called_at} + {soon}, {run_after} - {early})"
+        values |= _times(values)
         values |= shared_columns
         source = (
             f" FROM {_recordset('rows', {name: ROW_TYPES[name] for name in differing})}"
@@ -418,11 +410,29 @@ def _json_arrays(rows: Sequence[str]) -> list[str]:
     return [f"[{','.join(array)}]" for array in arrays]
 
 
-def _differs(name: str, rows: Sequence[Row]) -> bool:
-    first = rows[0][name]
+def _times(values: dict[str, str]) -> dict[str, str]:
+    """Return the SQL of the columns that are times; take what they are computed from out."""
+    called_at = f"{NOW} - make_interval(secs => {values.pop('age_s')})"
+    enqueued_at = [values["enqueued_at"]] if "enqueued_at" in values else []
+    times = {"enqueued_at": f"COALESCE({', '.join([*enqueued_at, called_at])})"}
+    soon, early = (f"make_interval(secs => {values.pop(name)})" for name in LOOK_VALUES)
+    looks = [f"{called_at} + {soon}"]
+    due = [values["run_after"]] if "run_after" in values else []
+    if "delay_s" in values:
+        due.append(f"{called_at} + make_interval(secs => {values.pop('delay_s')})")
+    if due:
+        times["run_after"] = f"COALESCE({', '.join(due)})"
+        # NULL for those that are due at once, which GREATEST ignores on PostgreSQL.
+        looks.append(f"{times['run_after']} - {early}")
+    return times | {"look_at": f"GREATEST({', '.join(looks)})"}
+
+
+def _differs(name: str, column: Sequence[Any]) -> bool:
+    """Return whether the values of a column are not all the same."""
+    first = column[0]
     if ROW_TYPES[name] == "jsonb":  # Python's == would treat 1, 1.0 and true as the same JSON
-        return any(row[name] is not first for row in rows)
-    return any(row[name] != first for row in rows)
+        return any(value is not first for value in column)
+    return column.count(first) < len(column)
 
 
 def _param_of(name: str, value: Any) -> Any:
