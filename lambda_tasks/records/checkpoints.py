@@ -16,10 +16,11 @@ from ..core.durable import FOREVER, Checkpoint, Kind
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Claim, Status
 from ..core.message import CALL_HEADER, UNDO_HEADER
+from ..core.redaction import REDACTED
 from . import signals
 from .clock import Now
 from .database import all_records, record_alias
-from .encryption import decrypt_result, encrypt_result
+from .encryption import decrypt_result, encrypt_result, encrypts_all, is_encrypted
 from .retrying import with_retries
 from .tables import RecordQuerySet, RunState, StepCheckpoint, TaskRecord, Workflow
 
@@ -28,6 +29,16 @@ from .tables import RecordQuerySet, RunState, StepCheckpoint, TaskRecord, Workfl
 def read(call_id: UUID) -> list[Checkpoint]:
     """Return the steps of a call, in order. Raises ValueError where one can't be decrypted."""
     return [_checkpoint_of(row) for row in _rows(call_id).order_by("number")]
+
+
+@with_retries
+def read_shown(call_id: UUID) -> list[Checkpoint]:
+    """Return the steps of a call as people may see them: those of secret arguments redacted."""
+    rows = list(_rows(call_id).order_by("number"))
+    for row in rows:
+        if is_encrypted(row.value) and not encrypts_all():
+            row.value = REDACTED
+    return [_checkpoint_of(row) for row in rows]
 
 
 def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) -> None:

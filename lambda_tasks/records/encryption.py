@@ -117,12 +117,17 @@ def decrypt_result(kept: Any, *, id: UUID) -> Any:
 
     Raises ValueError, with the record and the reason, where it can't be decrypted.
     """
-    if not isinstance(kept, dict) or kept.keys() != {ENCRYPTED_RESULT_KEY}:
+    if not is_encrypted(kept):
         return kept
     try:
         return decrypt(kept[ENCRYPTED_RESULT_KEY], id=id)["result"]
     except ValueError as error:
         raise ValueError(f"The result of the record {id} can't be decrypted: {error}.") from error
+
+
+def is_encrypted(kept: Any) -> bool:
+    """Return whether a result is kept encrypted."""
+    return isinstance(kept, dict) and kept.keys() == {ENCRYPTED_RESULT_KEY}
 
 
 def _encrypt(key: str, text: str, associated_data: bytes) -> str:
