@@ -47,6 +47,7 @@ from .core.options import (
     parse_options,
     parse_unique,
 )
+from .core.redaction import REDACTED
 from .core.references import GROUP_RESULT
 from .core.results import ResultType
 from .core.unique import (
@@ -706,6 +707,9 @@ class FunctionCall:
         """Run the compensations of a durable function; return the coroutine of an async one."""
 
         def call(workflow: Any) -> Any:
+            if REDACTED in self.message.kwargs.values():
+                problem = "its secret arguments are gone"
+                raise arguments_mismatch(self.message.task_name, problem)
             return self.function(self._typed_arguments(), workflow)
 
         return aundo(context, call) if self.is_async else undo(context, call)

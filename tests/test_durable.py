@@ -622,3 +622,15 @@ def test_steps_are_on_the_page_of_a_run(captured_tasks: CapturedTasks, admin_cli
 
     assert "charge: step, done &#x27;receipt 1&#x27;" in page.content.decode()
     assert "waits for the signal until" in page.content.decode()
+
+
+def test_a_call_from_before_the_task_was_a_durable_function_is_one_now(
+    captured_tasks: CapturedTasks,
+) -> None:
+    call = durable.catch.execute_on_commit()
+    TaskRecord.objects.update(headers=None)
+
+    captured_tasks.run()
+
+    assert call.result(timeout=5) == "not yet"
+    assert DurableRun(call.id).steps()[-1].name == "a day"

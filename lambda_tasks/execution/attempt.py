@@ -29,7 +29,7 @@ from ..context import (
 )
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
-from ..core.message import CALL_HEADER, Outgoing
+from ..core.message import Outgoing
 from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import (
@@ -100,7 +100,7 @@ class Attempt:
         self.task = task
         self.finisher = finisher
         self.context = _context_of(run, task, finisher)
-        if CALL_HEADER in run.message.headers and task.options.workflow:
+        if task.options.workflow:
             self.context = replace(self.context, journal=Journal(run, finisher.claims, self))
         self.variables = contextvars.Context()
         """The context variables of the task, which on_commit functions see, too."""
@@ -321,12 +321,14 @@ class Attempt:
         journal = self.context.journal
         self._end_transaction(Suspended())  # of a step that is cut off
         self._check_transactions()
-        outcome, following = next_run_of(suspension, self.run, self.task)
+        outcome, following = next_run_of(suspension, self.run, self.task, journal.call_id)
         self.begin_step()
         journal.write(suspension.steps)
         id = following.message.invocation_id
         if not self._call_at_boundary(suspension.write, id):
-            outcome, following = next_run_of(replace(suspension, due=None), self.run, self.task)
+            outcome, following = next_run_of(
+                replace(suspension, due=None), self.run, self.task, journal.call_id
+            )
         return self._commit(outcome, following)
 
     def fail(self, error: BaseException) -> AttemptEnd:

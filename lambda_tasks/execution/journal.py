@@ -55,8 +55,10 @@ class Journal:
     is_direct = False
 
     def __init__(self, run: Run, claims: Claims, transactions: StepTransactions) -> None:
-        headers = run.message.headers
-        self.call_id = UUID(headers[CALL_HEADER])
+        message, headers = run.message, run.message.headers
+        first_id = message.root_id or message.invocation_id
+        # Without the header it was called when the task was no durable function yet.
+        self.call_id = UUID(headers[CALL_HEADER]) if CALL_HEADER in headers else first_id
         """The id of the call: the first invocation's."""
         self.is_undo = UNDO_HEADER in headers
         """Whether the run executes the compensations of a call that has ended."""
