@@ -634,3 +634,13 @@ def test_a_call_from_before_the_task_was_a_durable_function_is_one_now(
 
     assert call.result(timeout=5) == "not yet"
     assert DurableRun(call.id).steps()[-1].name == "a day"
+
+
+def test_a_step_may_enqueue_another_function_in_eager_mode(
+    transactional_db: None, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_EAGER = True
+
+    durable.call_another.execute_on_commit()
+
+    assert _statuses() == ["SUCCESS", "SUCCESS"]

@@ -100,6 +100,7 @@ class Journal:
         """
         name = steps[-1].name if steps else ""
         self._transactions.commit_step(name, lambda: self.write(steps))
+        self.pending.clear()  # not before, as a commit may fail, and the step be repeated
 
     def write(self, steps: Sequence[Checkpoint]) -> None:
         """Write steps in the current transaction, the pending ones before these."""
@@ -109,7 +110,6 @@ class Journal:
         except DatabaseError as error:
             mark_as_library_error(error)
             raise
-        self.pending.clear()
 
     def flush(self) -> None:
         """Write the pending steps in a transaction of their own."""

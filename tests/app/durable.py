@@ -194,3 +194,13 @@ def guarded(workflow: SyncWorkflowContext, *, token: SecretStr) -> int:
     used = workflow.step("use", use, token=token.get_secret_value())
     workflow.sleep("a day", timedelta(days=1))
     return len(used)
+
+
+@lambda_task(workflow=True)
+def call_another(workflow: SyncWorkflowContext) -> None:
+    workflow.step("call", enqueue_survive)
+
+
+def enqueue_survive() -> None:
+    Effect.objects.create(name="mail retried")
+    survive.execute_on_commit()
