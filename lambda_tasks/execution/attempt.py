@@ -282,10 +282,7 @@ class Attempt:
         self._check_transactions()
         if self._guard is not None:
             self._guard.restore(self._connection)
-        limit_s = interrupts.statement_limit_s(
-            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
-        )
-        with interrupts.interrupt_after(limit_s):
+        with self._library_limit():
             write()
         self._call_at_boundary(self._end_transaction, None)
 
@@ -489,10 +486,7 @@ class Attempt:
             self._clean_up()
         elif self._guard is not None:
             self._guard.restore(self._connection)
-        limit_s = interrupts.statement_limit_s(
-            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
-        )
-        with interrupts.interrupt_after(limit_s):
+        with self._library_limit():
             released = self.finisher.finish(
                 self._placed_run, outcome, ran_for=ran_for, following=following
             )
@@ -501,6 +495,13 @@ class Attempt:
         if self._call.has_listeners:
             self._call_at_boundary(self._call.ended, outcome, None)
         return AttemptEnd(outcome, following, ran_for=ran_for, released=released)
+
+    def _library_limit(self) -> AbstractContextManager[Any]:
+        """Return the time limit of the statements with which the library ends a run or a step."""
+        limit_s = interrupts.statement_limit_s(
+            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
+        )
+        return interrupts.interrupt_after(limit_s)
 
     @property
     def _placed_run(self) -> Run:

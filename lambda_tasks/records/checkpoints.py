@@ -44,8 +44,9 @@ def read_shown(call_id: UUID) -> list[Checkpoint]:
 def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) -> None:
     """Write steps in the transaction of the last one; those that are there already end now."""
     new = [each for each in checkpoints if each.began_at is None]
-    # A compensation may be there: the function says so anew in each run.
-    for is_undo in (True, False):
+    # What is written beside a step may be there: a compensation is named anew in each run, and a
+    # hook of the last commit may have failed.
+    for is_step in (False, True):
         rows = [
             StepCheckpoint(
                 call_id=call_id,
@@ -59,11 +60,11 @@ def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) 
                 ended_at=Now() if each.is_over else None,
             )
             for each in new
-            if (each.kind == Kind.UNDO) is is_undo
+            if (each.kind == Kind.STEP and each.error is None) is is_step
         ]
         if rows:
             of_steps = StepCheckpoint.objects.using(record_alias())
-            of_steps.bulk_create(rows, ignore_conflicts=is_undo)
+            of_steps.bulk_create(rows, ignore_conflicts=not is_step)
     for each in checkpoints:
         if each.began_at is not None:
             value = _encrypted(call_id, each, is_secret=is_secret)
