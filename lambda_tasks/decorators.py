@@ -422,7 +422,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     @property
     def _durable(self) -> bool | None:
-        keeps_rows = self.options.waits_in_row or self._unique is not None
+        options = self.options
+        keeps_rows = options.waits_in_row or options.workflow or self._unique is not None
         return True if keeps_rows else self.options.durable
 
     def argument_of(self, message: Message, name: str) -> Any:
