@@ -75,6 +75,9 @@ ROW_TYPES: Final = {
 LOOK_VALUES: Final = ("grace_s", "ahead_s")
 """The values of a Row that `look_at` is computed from."""
 
+ONLY_FOR_TIMES: Final = {"delay_s", "age_s", *LOOK_VALUES}
+"""The values of a Row that are no columns."""
+
 OPTIONAL_END_TYPES: Final = {
     "result": "jsonb",
     "exception_class": "text",
@@ -344,6 +347,9 @@ class PostgresStatements(PortableStatements):
         A row has a value for each of ROW_TYPES; an `enqueued_at` of None means now.
         `shared_columns` is the SQL of further columns, the same for all rows.
         """
+        if len(rows) == 1:
+            (row,) = rows
+            return self._insert_one(row, shared_columns, shared_params, returning=returning)
         # A value that all rows share is passed once, and one that none has is left out. Only those
         # that differ go into the JSON text.
         columns = {name: [row[name] for row in rows] for name in ROW_TYPES}
@@ -358,17 +364,11 @@ class PostgresStatements(PortableStatements):
             del differing["root_id"]
         values |= _times(values)
         values |= shared_columns
-        source = (
-            f" FROM {_recordset('rows', {name: ROW_TYPES[name] for name in differing})}"
-            if differing
-            else ""
-        )
+        source = _recordset("rows", {name: ROW_TYPES[name] for name in differing})
         sql = (
-            f"INSERT INTO {TABLE} ({', '.join(values)}) SELECT {', '.join(values.values())}{source}"
-            " ON CONFLICT DO NOTHING"
+            f"INSERT INTO {TABLE} ({', '.join(values)})"  # noqa: S608
+            f" SELECT {', '.join(values.values())} FROM {source} ON CONFLICT DO NOTHING"
         )
-        if not differing:
-            return execute(self.connection, sql, params, returning=returning)[1]
         texts = _json_arrays([_encode({name: row[name] for name in differing}) for row in rows])
         if len(texts) == 1:
             params |= {"rows": texts[0]}
@@ -379,6 +379,33 @@ class PostgresStatements(PortableStatements):
                 for text in texts
             ]
         return [row for part in parts for row in part]
+
+    def _insert_one(
+        self,
+        row: Row,
+        shared_columns: Mapping[str, str],
+        shared_params: Mapping[str, Any],
+        *,
+        returning: str,
+    ) -> list[tuple[Any, ...]]:
+        """Insert a row by its values: the server takes half the time that a SELECT of them takes.
+
+        A web process waits for this statement in each transaction with a call.
+        """
+        given = {
+            name: _param_of(name, row[name])
+            for name in ROW_TYPES
+            if row[name] is not None and name not in ONLY_FOR_TIMES
+        }
+        times, params = _times_of(row)
+        values = {**{name: f"%({name})s" for name in given}, **times, **shared_columns}
+        sql = (
+            f"INSERT INTO {TABLE} ({', '.join(values)})"  # noqa: S608
+            f" VALUES ({', '.join(values.values())})"
+            " ON CONFLICT DO NOTHING"
+        )
+        params = {**given, **params, **shared_params}
+        return execute(self.connection, sql, params, returning=returning)[1]
 
 
 def _claim_params(claim: Claim) -> dict[str, Any]:
@@ -408,6 +435,24 @@ def _json_arrays(rows: Sequence[str]) -> list[str]:
         arrays[-1].append(row)
         size += len(row)
     return [f"[{','.join(array)}]" for array in arrays]
+
+
+def _times_of(row: Row) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the SQL of a row's columns that are times, and the parameters that it needs more."""
+    grace_s, ahead_s, delay_s, age_s = (row[f"{n}_s"] for n in ("grace", "ahead", "delay", "age"))
+    soon, params = f"{NOW} + %(soon)s", {"soon": timedelta(seconds=grace_s - age_s)}
+    times = {"look_at": soon}
+    if row["enqueued_at"] is None:
+        times["enqueued_at"] = f"{NOW} - %(age)s"
+        params["age"] = timedelta(seconds=age_s)
+    if row["run_after"] is not None:
+        times["look_at"] = f"GREATEST({soon}, %(run_after)s - %(ahead)s)"
+        params["ahead"] = timedelta(seconds=ahead_s)
+    elif delay_s is not None:
+        times["run_after"] = f"{NOW} + %(due)s"
+        params["due"] = timedelta(seconds=delay_s - age_s)
+        params["soon"] = timedelta(seconds=max(grace_s, delay_s - ahead_s) - age_s)
+    return times, params
 
 
 def _times(values: dict[str, str]) -> dict[str, str]:
