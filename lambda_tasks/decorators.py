@@ -47,6 +47,7 @@ from .core.options import (
     parse_options,
     parse_unique,
 )
+from .core.redaction import REDACTED
 from .core.references import GROUP_RESULT
 from .core.results import ResultType
 from .core.unique import (
@@ -421,7 +422,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     @property
     def _durable(self) -> bool | None:
-        keeps_rows = self.options.waits_in_row or self._unique is not None
+        options = self.options
+        keeps_rows = options.waits_in_row or options.workflow or self._unique is not None
         return True if keeps_rows else self.options.durable
 
     def argument_of(self, message: Message, name: str) -> Any:
@@ -706,6 +708,9 @@ class FunctionCall:
         """Run the compensations of a durable function; return the coroutine of an async one."""
 
         def call(workflow: Any) -> Any:
+            if REDACTED in self.message.kwargs.values():
+                problem = "its secret arguments are gone"
+                raise arguments_mismatch(self.message.task_name, problem)
             return self.function(self._typed_arguments(), workflow)
 
         return aundo(context, call) if self.is_async else undo(context, call)

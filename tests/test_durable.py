@@ -11,6 +11,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import call_command
 from django.db import transaction
+from pydantic import SecretStr
 
 from lambda_tasks import (
     LambdaTaskWrapper,
@@ -20,7 +21,8 @@ from lambda_tasks import (
     operations,
     runtime,
 )
-from lambda_tasks.durable import DurableRun, SyncWorkflowContext, signal
+from lambda_tasks.core.redaction import REDACTED
+from lambda_tasks.durable import DurableRun, SyncWorkflowContext, signal, steps
 from lambda_tasks.errors import TaskFailed
 from lambda_tasks.models import StepCheckpoint, StepSignal, TaskRecord, Workflow
 from lambda_tasks.tasks import cleanup_task_records
@@ -582,3 +584,63 @@ def test_a_direct_call_does_its_steps_and_can_not_wait() -> None:
     with pytest.raises(RuntimeError, match="gather\\(\\) needs a run that can end"):
         async_to_sync(durable.fulfil)(order_id=7)
     assert _effects() == ["charge 7"]
+
+
+def test_what_comes_of_secret_arguments_is_encrypted_and_not_shown(
+    captured_tasks: CapturedTasks,
+) -> None:
+    call = durable.guarded.execute_on_commit(token=SecretStr("hush hush"))
+
+    captured_tasks.run()
+
+    assert call.result(timeout=5) == len("used hush hush")
+    assert "hush" not in str(list(StepCheckpoint.objects.values()))
+    assert DurableRun(call.id).steps()[0].value == REDACTED
+
+
+def test_a_function_that_takes_long_outside_of_its_steps_is_told_once(
+    captured_tasks: CapturedTasks,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(steps, "LONG_OUTSIDE_S", 0.0)
+    monkeypatch.setattr(steps, "_told", set())
+    durable.talk.execute_on_commit()
+
+    captured_tasks.run()
+
+    told = [each for each in caplog.messages if "outside of its steps" in each]
+    assert len(told) == 1
+    assert "tests.app.durable.talk took 0 s between its start and 'charge'" in told[0]
+
+
+def test_steps_are_on_the_page_of_a_run(captured_tasks: CapturedTasks, admin_client: Any) -> None:
+    call = durable.undo_both.execute_on_commit(waits=True)
+    captured_tasks.run()
+
+    page = admin_client.get(f"/admin/lambda_tasks/taskrecord/{call.id}/change/")
+
+    assert "charge: step, done &#x27;receipt 1&#x27;" in page.content.decode()
+    assert "waits for the signal until" in page.content.decode()
+
+
+def test_a_call_from_before_the_task_was_a_durable_function_is_one_now(
+    captured_tasks: CapturedTasks,
+) -> None:
+    call = durable.catch.execute_on_commit()
+    TaskRecord.objects.update(headers=None)
+
+    captured_tasks.run()
+
+    assert call.result(timeout=5) == "not yet"
+    assert DurableRun(call.id).steps()[-1].name == "a day"
+
+
+def test_a_step_may_enqueue_another_function_in_eager_mode(
+    transactional_db: None, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_EAGER = True
+
+    durable.call_another.execute_on_commit()
+
+    assert _statuses() == ["SUCCESS", "SUCCESS"]

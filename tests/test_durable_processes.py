@@ -51,6 +51,7 @@ def test_a_function_goes_its_way_through_the_queue(
 
     def waits() -> bool:
         work_off(queue)
+        relay()  # where sends were slow
         return any(each.kind == "wait_for" for each in DurableRun(call.id).steps())
 
     wait_for(waits)

@@ -178,7 +178,7 @@ def _live() -> None:
     verdicts = claims.claim(deliveries, lease=timedelta(minutes=5), max_attempts=5)
     granted = [each for each in verdicts.values() if isinstance(each, Granted)]
     ended = claims.finish_many([End(each.claim, Succeeded(0)) for each in granted])
-    assert len(ended) == BATCH
+    assert len(ended.ids) == BATCH
 
 
 def _delivered(message: Message) -> ResolvedDelivery:

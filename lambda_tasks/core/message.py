@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
@@ -269,32 +269,22 @@ def decode(body: object, *, fallback_id: UUID) -> Message:
     if not isinstance(body, str):
         raise MessageRefused(f"The body is a {type(body).__name__}, not a JSON text.")
     content = _parse(body)
-    version = _read(content, "v", int) or FORMAT_VERSION
-    if version > FORMAT_VERSION:
+    version = content.get("v")
+    if version is not None and _read_int("v", version) > FORMAT_VERSION:
         raise NewerFormat(
             f"The body has format version {min(version, 999)}, and this release reads versions up "
             f"to {FORMAT_VERSION}."
         )
-    invocation_id = _read_uuid(content, "invocation_id") or fallback_id
-    durable = _read(content, "durable", bool) or False
-    kwargs = _read(content, "kwargs", dict)
-    return Message(
-        task_name=_require("task_name", _read_text(content, "task_name", MAX_NAME)),
-        kwargs={} if durable and kwargs is None else _require("kwargs", kwargs),
-        has_arguments=kwargs is not None,
-        n_retries=_read_int(content, "n_retries", range(2**15)),
-        n_continues=_read_int(content, "n_continues", range(2**15)),
-        invocation_id=invocation_id,
-        args=_read(content, "args", list) or [],
-        backend=_read_text(content, "backend", MAX_BACKEND),
-        queue=_read_text(content, "queue", MAX_NAME),
-        durable=durable,
-        run_after=_read_datetime(content, "run_after"),
-        expires_at=_read_datetime(content, "expires_at"),
-        group_key=_read_text(content, "group_key", MAX_GROUP_KEY),
-        priority=_read_int(content, "priority", PRIORITIES),
-        headers=_read_headers(content),
-    )
+    fields = {
+        key: read(key, value)
+        for key, value in content.items()
+        if value is not None and (read := READERS.get(key)) is not None
+    }
+    for key in ("task_name",) if fields.get("durable") else ("task_name", "kwargs"):
+        if key not in fields:
+            raise MessageRefused(f"The body has no {key!r}.")
+    missing: dict[str, Any] = {"kwargs": {}, "invocation_id": fallback_id}
+    return Message(**(missing | fields), has_arguments="kwargs" in fields)
 
 
 def as_stored(body: str, id: UUID) -> str:
@@ -480,50 +470,87 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _require(key: str, value: T | None) -> T:
-    if value is None:
-        raise MessageRefused(f"The body has no {key!r}.")
-    return value
+def _is_a(kind: type[T]) -> Callable[[str, Any], T]:
+    """Return a reader of values of exactly this type: JSON's true is no number."""
+
+    def read(key: str, value: Any) -> T:
+        if type(value) is not kind:
+            raise MessageRefused(
+                f"The body's {key!r} is a {type(value).__name__}, not a {kind.__name__}."
+            )
+        return value
+
+    return read
 
 
-def _read(content: dict[str, Any], key: str, kind: type[T]) -> T | None:
-    value = content.get(key)
-    if value is not None and type(value) is not kind:
-        raise MessageRefused(
-            f"The body's {key!r} is a {type(value).__name__}, not a {kind.__name__}."
-        )
-    return value
+_read_text = _is_a(str)
+_read_int = _is_a(int)
+_read_dict: Callable[[str, Any], dict[str, Any]] = _is_a(dict)
 
 
-def _read_text(content: dict[str, Any], key: str, limit: int) -> str | None:
-    value = _read(content, key, str)
-    if value is not None and len(value) > limit:
-        raise MessageRefused(f"The body's {key!r} is longer than {limit} characters.")
-    return value
+def _text_up_to(limit: int) -> Callable[[str, Any], str]:
+    def read(key: str, value: Any) -> str:
+        text = _read_text(key, value)
+        if len(text) > limit:
+            raise MessageRefused(f"The body's {key!r} is longer than {limit} characters.")
+        return text
+
+    return read
 
 
-def _read_int(content: dict[str, Any], key: str, numbers: range) -> int:
-    number = _read(content, key, int) or 0
-    if number not in numbers:
-        raise MessageRefused(f"The body's {key!r} is outside {numbers[0]}..{numbers[-1]}.")
-    return number
+def _int_within(numbers: range) -> Callable[[str, Any], int]:
+    def read(key: str, value: Any) -> int:
+        number = _read_int(key, value)
+        if number not in numbers:
+            raise MessageRefused(f"The body's {key!r} is outside {numbers[0]}..{numbers[-1]}.")
+        return number
+
+    return read
 
 
-def _read_uuid(content: dict[str, Any], key: str) -> UUID | None:
-    value = _read(content, key, str)
-    if value is None:
-        return None
+def _read_uuid(key: str, value: Any) -> UUID:
     try:
-        return UUID(value)
+        return UUID(_read_text(key, value))
     except ValueError:
         raise MessageRefused(f"The body's {key!r} is not a UUID.") from None
 
 
-def _read_headers(content: dict[str, Any]) -> dict[str, Any]:
-    headers = _read(content, "headers", dict) or {}
+def _read_headers(key: str, value: Any) -> dict[str, Any]:
+    headers = _read_dict(key, value)
     if headers and size_bytes(_ENCODER.encode(headers)) > MAX_HEADERS_BYTES:
-        raise MessageRefused(f"The body's 'headers' have more than {MAX_HEADERS_BYTES} bytes.")
+        raise MessageRefused(f"The body's {key!r} have more than {MAX_HEADERS_BYTES} bytes.")
     return headers
+
+
+def _read_datetime(key: str, value: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(_read_text(key, value))
+    except ValueError:
+        raise MessageRefused(f"The body's {key!r} is not an ISO 8601 time.") from None
+    if moment.tzinfo is None:
+        raise MessageRefused(f"The body's {key!r} has no time zone.")
+    if moment.year not in YEARS:
+        raise MessageRefused(f"The body's {key!r} is outside the years 1970 to 8999.")
+    return moment
+
+
+READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "task_name": _text_up_to(MAX_NAME),
+    "kwargs": _read_dict,
+    "args": _is_a(list),
+    "n_retries": _int_within(range(2**15)),
+    "n_continues": _int_within(range(2**15)),
+    "invocation_id": _read_uuid,
+    "backend": _text_up_to(MAX_BACKEND),
+    "queue": _text_up_to(MAX_NAME),
+    "durable": _is_a(bool),
+    "run_after": _read_datetime,
+    "expires_at": _read_datetime,
+    "group_key": _text_up_to(MAX_GROUP_KEY),
+    "priority": _int_within(PRIORITIES),
+    "headers": _read_headers,
+}
+"""The readers of a body's keys, which are called with the key and its value."""
 
 
 def check_headers(headers: object, *, what: str) -> dict[str, Any]:
@@ -545,18 +572,3 @@ def check_headers(headers: object, *, what: str) -> dict[str, Any]:
         )
     copied: dict[str, Any] = json.loads(text)
     return copied
-
-
-def _read_datetime(content: dict[str, Any], key: str) -> datetime | None:
-    value = _read(content, key, str)
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise MessageRefused(f"The body's {key!r} is not an ISO 8601 time.") from None
-    if moment.tzinfo is None:
-        raise MessageRefused(f"The body's {key!r} has no time zone.")
-    if moment.year not in YEARS:
-        raise MessageRefused(f"The body's {key!r} is outside the years 1970 to 8999.")
-    return moment

@@ -168,7 +168,7 @@ class TaskOptions:
     @property
     def waits_in_row(self) -> bool:
         """Whether a call may have to wait in its row, so that it is always durable."""
-        return self.limit is not None or self.rate is not None or self.workflow
+        return self.limit is not None or self.rate is not None
 
     @property
     def retry_rule(self) -> RetryRule:
@@ -304,8 +304,7 @@ def _check_limits(function: str, options: TaskOptions, parameters: Collection[st
         raise TypeError(
             f"{function}: both singleton and limit are set. A singleton is a limit of 1: keep one."
         )
-    is_limited = options.limit is not None or options.rate is not None
-    if is_limited and options.durable is False:
+    if options.waits_in_row and options.durable is False:
         option = "limit" if options.rate is None else "rate"
         raise TypeError(
             f"{function}: {option} is set with durable=False. What has to wait for its turn waits "

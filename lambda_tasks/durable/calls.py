@@ -127,7 +127,10 @@ class DurableRun:
 
     @sync_form("run.asteps()")
     def steps(self) -> Sequence[StepState]:
-        """Return the steps that have begun, in order; the last one may still wait."""
+        """Return the steps that have begun, in order; the last one may still wait.
+
+        The values are redacted of a function that has secret arguments.
+        """
         from ..records import checkpoints
 
         return [
@@ -139,7 +142,7 @@ class DurableRun:
                 began_at=each.began_at,
                 ended_at=each.ended_at,
             )
-            for each in checkpoints.read(self.id)
+            for each in checkpoints.read_shown(self.id)
             if each.began_at is not None
         ]
 

@@ -46,8 +46,10 @@ MAX_CONFLICTS: Final = 3
 LONG_OUTSIDE_S: Final = 5.0
 """Seconds that a function may take outside of its steps before the log tells it."""
 
-_active: ContextVar[str | None] = ContextVar("lambda_tasks_active_step", default=None)
-"""The step that the current code belongs to."""
+_active: ContextVar["tuple[Steps, str] | None"] = ContextVar(
+    "lambda_tasks_active_step", default=None
+)
+"""The step that the current code belongs to, and whose it is."""
 
 _told: set[str] = set()
 """The tasks that have taken long outside of their steps."""
@@ -107,10 +109,12 @@ class Steps:
 
     def refuse_nested(self, name: str) -> None:
         """Raise RuntimeError within a step."""
-        if (step := _active.get()) is not None:
+        active = _active.get()
+        if active is not None and active[0] is self:  # not that of a function that runs eagerly
             raise RuntimeError(
-                f"{self.context.task_name}: {name!r} begins within the step {step!r}, which is one "
-                "transaction. Call it after that step, or make it a part of the step's function."
+                f"{self.context.task_name}: {name!r} begins within the step {active[1]!r}, which "
+                "is one transaction. Call it after that step, or make it a part of the step's "
+                "function."
             )
 
     def _check(self, name: str, kind: Kind) -> None:
@@ -187,7 +191,7 @@ class Steps:
     @contextmanager
     def active(self, name: str) -> Iterator[None]:
         """Refuse steps within this one in the body."""
-        token = _active.set(name)
+        token = _active.set((self, name))
         try:
             yield
         finally:

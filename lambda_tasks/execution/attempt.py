@@ -29,7 +29,7 @@ from ..context import (
 )
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
-from ..core.message import CALL_HEADER, Outgoing
+from ..core.message import Outgoing
 from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import (
@@ -100,7 +100,7 @@ class Attempt:
         self.task = task
         self.finisher = finisher
         self.context = _context_of(run, task, finisher)
-        if CALL_HEADER in run.message.headers and task.options.workflow:
+        if task.options.workflow:
             self.context = replace(self.context, journal=Journal(run, finisher.claims, self))
         self.variables = contextvars.Context()
         """The context variables of the task, which on_commit functions see, too."""
@@ -141,9 +141,9 @@ class Attempt:
         goes_on = self.task.options.on_success is not None
         return not (goes_on or self._lock_keys() or self.has_listeners)
 
-    @property
+    @cached_property
     def has_listeners(self) -> bool:
-        """Whether anybody is called at the start or the end of the attempt."""
+        """Whether anybody was to be called at the start or the end of the attempt, at its start."""
         return self._call.has_listeners or bool(hooks.started) or bool(hooks.ended)
 
     @property
@@ -282,10 +282,7 @@ class Attempt:
         self._check_transactions()
         if self._guard is not None:
             self._guard.restore(self._connection)
-        limit_s = interrupts.statement_limit_s(
-            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
-        )
-        with interrupts.interrupt_after(limit_s):
+        with self._library_limit():
             write()
         self._call_at_boundary(self._end_transaction, None)
 
@@ -321,12 +318,14 @@ class Attempt:
         journal = self.context.journal
         self._end_transaction(Suspended())  # of a step that is cut off
         self._check_transactions()
-        outcome, following = next_run_of(suspension, self.run, self.task)
+        outcome, following = next_run_of(suspension, self.run, self.task, journal.call_id)
         self.begin_step()
         journal.write(suspension.steps)
         id = following.message.invocation_id
         if not self._call_at_boundary(suspension.write, id):
-            outcome, following = next_run_of(replace(suspension, due=None), self.run, self.task)
+            outcome, following = next_run_of(
+                replace(suspension, due=None), self.run, self.task, journal.call_id
+            )
         return self._commit(outcome, following)
 
     def fail(self, error: BaseException) -> AttemptEnd:
@@ -487,10 +486,7 @@ class Attempt:
             self._clean_up()
         elif self._guard is not None:
             self._guard.restore(self._connection)
-        limit_s = interrupts.statement_limit_s(
-            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
-        )
-        with interrupts.interrupt_after(limit_s):
+        with self._library_limit():
             released = self.finisher.finish(
                 self._placed_run, outcome, ran_for=ran_for, following=following
             )
@@ -499,6 +495,13 @@ class Attempt:
         if self._call.has_listeners:
             self._call_at_boundary(self._call.ended, outcome, None)
         return AttemptEnd(outcome, following, ran_for=ran_for, released=released)
+
+    def _library_limit(self) -> AbstractContextManager[Any]:
+        """Return the time limit of the statements with which the library ends a run or a step."""
+        limit_s = interrupts.statement_limit_s(
+            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
+        )
+        return interrupts.interrupt_after(limit_s)
 
     @property
     def _placed_run(self) -> Run:

@@ -31,7 +31,7 @@ from ..core.lifecycle import (
     cut_off_too_often,
     turn_wait_s,
 )
-from ..core.message import Message, Outgoing
+from ..core.message import CALL_HEADER, Message, Outgoing
 from ..core.redaction import redact
 from ..core.results import to_json_values
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, errors_in, retry_id
@@ -314,7 +314,9 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
     return Continued(state), next_run
 
 
-def next_run_of(suspension: Suspension, run: Run, task: Task) -> tuple[Continued, Outgoing]:
+def next_run_of(
+    suspension: Suspension, run: Run, task: Task, call_id: UUID
+) -> tuple[Continued, Outgoing]:
     """Return the outcome of a run of a durable function that waits, and the message of the next.
 
     Raises MaxContinuesExceededError if the function has too many runs.
@@ -323,9 +325,10 @@ def next_run_of(suspension: Suspension, run: Run, task: Task) -> tuple[Continued
     wait_s = 0.0 if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds())
     woke = Continue({WOKE: suspension.name})
     outcome, following = continuation_of(woke, run, task)
+    headers = {**following.message.headers, CALL_HEADER: str(call_id)}
     if due is None:
-        return outcome, following
-    message = replace(following.message, run_after=due)
+        return outcome, replace(following, message=replace(following.message, headers=headers))
+    message = replace(following.message, run_after=due, headers=headers)
     return outcome, replace(
         following,
         message=message,

@@ -74,7 +74,7 @@ class InterruptibleThread(Executor):
 
         See DatabaseThread. The future belongs to the running loop.
         """
-        call = _LoopCall(function, limit_s)
+        call = _LoopCall(partial(contextvars.copy_context().run, function), limit_s)
         self._add(call)
         return call.ended
 
@@ -87,19 +87,24 @@ class InterruptibleThread(Executor):
         """
         # Not sync_to_async: it copies context variables there and back, which nobody needs here,
         # and takes half as much time again.
-        loop = asyncio.get_running_loop()
-        interrupting = loop.call_later(limit_s, self.interrupt)
-        patience = asyncio.timeout(limit_s + STUCK_AFTER_S)
+        call = _LoopCall(partial(function, *args))
+        self._add(call)
+        # It waits for the calls before it, too, so the time counts from here.
+        late = asyncio.get_running_loop().call_later(limit_s, self._interrupt_late, call)
         try:
-            async with patience:
-                return await asyncio.wrap_future(self._put(partial(function, *args)))
-        except TimeoutError:
-            if patience.expired():
-                self.is_stuck = True
-                raise ThreadStuck from None
-            raise
+            result: T = await call.ended
         finally:
-            interrupting.cancel()
+            late.cancel()
+        return result
+
+    def _interrupt_late(self, call: "_LoopCall") -> None:
+        self.interrupt()
+        asyncio.get_running_loop().call_later(STUCK_AFTER_S, self._raise_stuck, call)
+
+    def _raise_stuck(self, call: "_LoopCall") -> None:
+        if not call.ended.done():
+            self.is_stuck = True
+            call.ended.set_exception(ThreadStuck())
 
     def interrupt(self, *, hang_up: bool = True) -> None:
         """Interrupt the current call's wait for the database. See interrupts.Work.interrupt()."""
@@ -199,8 +204,8 @@ class _Call:
 class _LoopCall:
     """A call of a coroutine, with a future of its loop: a thread-safe one costs as much again."""
 
-    def __init__(self, function: Callable[[], Any], limit_s: float) -> None:
-        self.function: Callable[[], Any] = partial(contextvars.copy_context().run, function)
+    def __init__(self, function: Callable[[], Any], limit_s: float = math.inf) -> None:
+        self.function = function
         self.limit_s = limit_s
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Any] = self._loop.create_future()

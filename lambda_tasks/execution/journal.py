@@ -55,8 +55,10 @@ class Journal:
     is_direct = False
 
     def __init__(self, run: Run, claims: Claims, transactions: StepTransactions) -> None:
-        headers = run.message.headers
-        self.call_id = UUID(headers[CALL_HEADER])
+        message, headers = run.message, run.message.headers
+        first_id = message.root_id or message.invocation_id
+        # Without the header it was called when the task was no durable function yet.
+        self.call_id = UUID(headers[CALL_HEADER]) if CALL_HEADER in headers else first_id
         """The id of the call: the first invocation's."""
         self.is_undo = UNDO_HEADER in headers
         """Whether the run executes the compensations of a call that has ended."""
@@ -98,6 +100,7 @@ class Journal:
         """
         name = steps[-1].name if steps else ""
         self._transactions.commit_step(name, lambda: self.write(steps))
+        self.pending.clear()  # not before, as a commit may fail, and the step be repeated
 
     def write(self, steps: Sequence[Checkpoint]) -> None:
         """Write steps in the current transaction, the pending ones before these."""
@@ -107,7 +110,6 @@ class Journal:
         except DatabaseError as error:
             mark_as_library_error(error)
             raise
-        self.pending.clear()
 
     def flush(self) -> None:
         """Write the pending steps in a transaction of their own."""

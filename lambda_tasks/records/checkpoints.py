@@ -10,16 +10,17 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from ..core.durable import FOREVER, Checkpoint, Kind
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Claim, Status
 from ..core.message import CALL_HEADER, UNDO_HEADER
+from ..core.redaction import REDACTED
 from . import signals
 from .clock import Now
 from .database import all_records, record_alias
-from .encryption import decrypt_result, encrypt_result
+from .encryption import decrypt_result, encrypt_result, encrypts_all, is_encrypted
 from .retrying import with_retries
 from .tables import RecordQuerySet, RunState, StepCheckpoint, TaskRecord, Workflow
 
@@ -30,11 +31,22 @@ def read(call_id: UUID) -> list[Checkpoint]:
     return [_checkpoint_of(row) for row in _rows(call_id).order_by("number")]
 
 
+@with_retries
+def read_shown(call_id: UUID) -> list[Checkpoint]:
+    """Return the steps of a call as people may see them: those of secret arguments redacted."""
+    rows = list(_rows(call_id).order_by("number"))
+    for row in rows:
+        if is_encrypted(row.value) and not encrypts_all():
+            row.value = REDACTED
+    return [_checkpoint_of(row) for row in rows]
+
+
 def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) -> None:
     """Write steps in the transaction of the last one; those that are there already end now."""
     new = [each for each in checkpoints if each.began_at is None]
-    # A compensation may be there: the function says so anew in each run.
-    for is_undo in (True, False):
+    # What is written beside a step may be there: a compensation is named anew in each run, and a
+    # hook of the last commit may have failed.
+    for is_step in (False, True):
         rows = [
             StepCheckpoint(
                 call_id=call_id,
@@ -48,11 +60,11 @@ def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) 
                 ended_at=Now() if each.is_over else None,
             )
             for each in new
-            if (each.kind == Kind.UNDO) is is_undo
+            if (each.kind == Kind.STEP and each.error is None) is is_step
         ]
         if rows:
             of_steps = StepCheckpoint.objects.using(record_alias())
-            of_steps.bulk_create(rows, ignore_conflicts=is_undo)
+            of_steps.bulk_create(rows, ignore_conflicts=not is_step)
     for each in checkpoints:
         if each.began_at is not None:
             value = _encrypted(call_id, each, is_secret=is_secret)
@@ -160,12 +172,11 @@ def forget_from(call_id: UUID, number: int, run_id: UUID) -> None:
     signals.forget_unanswered(call_id)
 
 
-def is_unfinished() -> Exists:
+def is_unfinished() -> Q:
     """Return the condition of records that belong to a durable function which has not ended."""
-    runs = all_records().filter(
-        root_id=OuterRef("root_id"), status__in=UNFINISHED, headers__has_key=CALL_HEADER
-    )
-    return Exists(runs)
+    unfinished = all_records().filter(root_id=OuterRef("root_id"), status__in=UNFINISHED)
+    # The header first: the records of other tasks need no further look.
+    return Q(headers__has_key=CALL_HEADER) & Q(Exists(unfinished))
 
 
 def forget_deleted(headers: Iterable[Mapping[str, Any] | None]) -> None:

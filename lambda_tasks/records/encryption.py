@@ -13,15 +13,16 @@ from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
-from django.conf import settings
+from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
 from ..core.lifecycle import KEEP_SECRETS_S
+from . import settings
 
 SECRETS_KEYS: Final = "LAMBDA_TASKS_SECRETS_KEYS"
 ENCRYPT_ARGUMENTS: Final = "LAMBDA_TASKS_ENCRYPT_ARGUMENTS"
 KEEP_SECRETS: Final = "LAMBDA_TASKS_KEEP_SECRETS"
-"""Names of settings that `conf` checks. The records can't import `conf`, which is above them."""
+"""Names of settings."""
 
 UNAVAILABLE: Final = ""
 """The value of the column `secrets` where secrets could not be encrypted, and so are not stored."""
@@ -58,12 +59,12 @@ def is_available() -> bool:
 
 def encrypts_all() -> bool:
     """Return whether all arguments and results are encrypted, not only the secret arguments."""
-    return bool(getattr(settings, ENCRYPT_ARGUMENTS, False))
+    return bool(settings.read(ENCRYPT_ARGUMENTS, False))
 
 
 def secrets_retention() -> timedelta | None:
     """Return how long the record of a failed run keeps its secrets; None for not at all."""
-    return timedelta(seconds=getattr(settings, KEEP_SECRETS, KEEP_SECRETS_S)) or None
+    return timedelta(seconds=settings.read(KEEP_SECRETS, KEEP_SECRETS_S)) or None
 
 
 def encrypt(secrets: Mapping[str, Any], *, id: UUID) -> str:
@@ -117,12 +118,17 @@ def decrypt_result(kept: Any, *, id: UUID) -> Any:
 
     Raises ValueError, with the record and the reason, where it can't be decrypted.
     """
-    if not isinstance(kept, dict) or kept.keys() != {ENCRYPTED_RESULT_KEY}:
+    if not is_encrypted(kept):
         return kept
     try:
         return decrypt(kept[ENCRYPTED_RESULT_KEY], id=id)["result"]
     except ValueError as error:
         raise ValueError(f"The result of the record {id} can't be decrypted: {error}.") from error
+
+
+def is_encrypted(kept: Any) -> bool:
+    """Return whether a result is kept encrypted."""
+    return isinstance(kept, dict) and kept.keys() == {ENCRYPTED_RESULT_KEY}
 
 
 def _encrypt(key: str, text: str, associated_data: bytes) -> str:
@@ -149,11 +155,11 @@ def _associated_data(id: UUID, name: str) -> bytes:
 
 def _keys() -> list[str]:
     """Return all keys for decryption; the first one encrypts."""
-    return [*getattr(settings, SECRETS_KEYS, ()), *_keys_of_django()]
+    return [*settings.read(SECRETS_KEYS, ()), *_keys_of_django()]
 
 
 def _keys_of_django() -> list[str]:
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    keys = (django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS)
     return [key.decode(errors="surrogateescape") if isinstance(key, bytes) else key for key in keys]
 
 

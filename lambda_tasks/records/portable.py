@@ -339,9 +339,9 @@ class PortableStatements:
         columns = finishes.end_columns(end)
         secrets_for = secrets_retention()
         drops = end.drops_arguments
-        common = finishes.common_columns(end.outcome, secrets_for and SECRETS_FOR, drops=drops)
 
         def compose() -> Composed:
+            common = finishes.common_columns(end.outcome, secrets_for and SECRETS_FOR, drops=drops)
             started = {} if end.ran_for is None else {"start_time": Now() - RAN_FOR}
             held = self._records.filter(
                 id=placeholder("id"),
@@ -358,7 +358,8 @@ class PortableStatements:
             "ran_for": end.ran_for,
             "secrets_for": secrets_for,
         }
-        key = ("finish", end.ran_for is None, drops, *columns, *common)
+        outcome = type(end.outcome)
+        key = ("finish", end.ran_for is None, drops, outcome, secrets_for is None, *columns)
         changed, _ = self._statements.execute(self.connection, key, compose, values)
         return bool(changed)
 

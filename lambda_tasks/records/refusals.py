@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Least
 
 from ..core.grace import DEPLOYMENT_GRACE_S, RefusedRecord, failure_of
 from ..core.lifecycle import Failed, Raised, Status
+from . import settings
 from .clock import Now
 from .database import record_alias, statements
 from .finishes import finish
@@ -28,7 +28,7 @@ DEPLOYMENT_GRACE: Final = "LAMBDA_TASKS_DEPLOYMENT_GRACE"
 
 def deployment_grace() -> timedelta:
     """Return how long a record that can't be run waits for another release."""
-    return timedelta(seconds=getattr(settings, DEPLOYMENT_GRACE, DEPLOYMENT_GRACE_S))
+    return timedelta(seconds=settings.read(DEPLOYMENT_GRACE, DEPLOYMENT_GRACE_S))
 
 
 @with_retries

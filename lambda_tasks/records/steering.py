@@ -261,7 +261,7 @@ def _is_needed() -> Q:
     """Return the condition of records whose workflow, or durable function, runs."""
     workflows = Workflow.objects.using(record_alias())
     running = workflows.filter(id=OuterRef("workflow_id"), status=WorkflowStatus.RUNNING)
-    return Q(Exists(running)) | Q(checkpoints.is_unfinished())
+    return Q(Exists(running)) | checkpoints.is_unfinished()
 
 
 @with_retries

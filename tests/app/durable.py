@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pydantic import SecretStr
+
 from lambda_tasks import (
     SyncWorkflowContext,
     TaskFailed,
@@ -181,3 +183,24 @@ def survive(workflow: SyncWorkflowContext) -> str:
     if workflow.context.n_retries:
         workflow.step("mark", mail, text="retried")
     return workflow.step("die", die_first)
+
+
+def use(*, token: str) -> str:
+    return f"used {token}"
+
+
+@lambda_task(workflow=True)
+def guarded(workflow: SyncWorkflowContext, *, token: SecretStr) -> int:
+    used = workflow.step("use", use, token=token.get_secret_value())
+    workflow.sleep("a day", timedelta(days=1))
+    return len(used)
+
+
+@lambda_task(workflow=True)
+def call_another(workflow: SyncWorkflowContext) -> None:
+    workflow.step("call", enqueue_survive)
+
+
+def enqueue_survive() -> None:
+    Effect.objects.create(name="mail retried")
+    survive.execute_on_commit()
