@@ -86,9 +86,9 @@ def run(
     random.seed(seed)
     with begun(site, consumer) as scene:
         pause_s = faults * sum(every_s) / 2 / orders
-        only = {} if kinds is None else {"kinds": kinds}
+        options = {} if kinds is None else {"kinds": kinds}
         chosen = [kind for kind in KINDS if only is None or kind.name in only]
-        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed, **only)
+        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed, **options)
         with taking, Storm(scene, chosen) as storm:
             storm.blow(every_s=every_s, faults=faults)
         settle(site)
