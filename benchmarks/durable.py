@@ -204,7 +204,8 @@ def _table_of_steps(
         head += [f"ms, {commit} a commit", "times bare"]
     return (
         f"{chosen.steps} steps of one function, less one of one step. Statements by the server's "
-        f"log, BEGIN and COMMIT included. Medians of {chosen.runs} interleaved runs.\n\n"
+        f"log, BEGIN and COMMIT included, and what DBOS's threads ask meanwhile. Medians of "
+        f"{chosen.runs} interleaved runs.\n\n"
         f"{report.table(head, rows)}"
     )
 
