@@ -207,6 +207,7 @@ class Migration(migrations.Migration):
                                 "Can view arguments, results and tracebacks",
                             ),
                             ("replay_taskrecord", "Can retry and replay task record"),
+                            ("run_taskrecord", "Can run tasks with arguments of one's choice"),
                             ("cancel_taskrecord", "Can cancel task record"),
                         ),
                     },
@@ -393,6 +394,29 @@ class Migration(migrations.Migration):
                 "permissions": (
                     ("switch_schedulestate", "Can pause and resume schedule"),
                     ("run_schedulestate", "Can run schedule now"),
+                ),
+            },
+        ),
+        repeatable.CreateTable(
+            "QueueState",
+            [
+                (
+                    "name",
+                    models.CharField(
+                        editable=False, max_length=255, primary_key=True, serialize=False
+                    ),
+                ),
+                ("is_paused", models.BooleanField(default=False, editable=False)),
+                ("changed_by", models.CharField(default="", editable=False, max_length=255)),
+                ("reason", models.TextField(default="", editable=False)),
+                ("changed_at", models.DateTimeField(editable=False, null=True)),
+            ],
+            options={
+                "verbose_name": "queue",
+                "default_permissions": ("view",),
+                "permissions": (
+                    ("pause_queuestate", "Can pause and resume queue"),
+                    ("redrive_queuestate", "Can send dead letters back to queue"),
                 ),
             },
         ),

@@ -562,8 +562,8 @@ def _window_end(older_than: timedelta | None, *, all_time: bool) -> datetime:
 def _describe(filters: Filters) -> str:
     """Return filters for the log, without the values of arguments."""
     shown: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
-    if "arguments" in shown:
-        shown["arguments"] = sorted(shown["arguments"])
+    for name in shown.keys() & {"arguments", "headers"}:
+        shown[name] = sorted(shown[name])
     return ", ".join(f"{name}={value}" for name, value in shown.items()) or "none"
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
-from django.db.models import Case, F, Q, When
+from django.db.models import BooleanField, Case, ExpressionWrapper, F, Q, When
 from django.db.models.functions import Coalesce
 
 from .. import interrupts
@@ -62,7 +62,7 @@ from .mapping import (
     row_of,
     state_of,
 )
-from .portable import IS_LOST, ClaimTerms
+from .portable import IS_LOST, IS_PAUSED, ClaimTerms
 from .retrying import with_retries
 from .tables import RecordQuerySet, ScheduleState, latest_state
 
@@ -546,7 +546,9 @@ def _is_for_task_of(delivery: ResolvedDelivery | UnrunnableDelivery, row: Row) -
 
 def _read_rows(ids: Collection[UUID]) -> dict[UUID, Row]:
     records = all_records().filter(id__in=ids).order_by()
-    rows = records.annotate(now=Now(), saved=latest_state()).values(*STATE_COLUMNS)
+    is_paused = ExpressionWrapper(IS_PAUSED, output_field=BooleanField())
+    rows = records.annotate(now=Now(), saved=latest_state(), is_paused=is_paused)
+    rows = rows.values(*STATE_COLUMNS)
     return {row["id"]: row for row in rows}
 
 

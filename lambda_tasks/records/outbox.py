@@ -17,7 +17,7 @@ from .. import interrupts
 from ..core.lifecycle import LookTerms, Raised, Status
 from ..core.message import Outgoing
 from ..ports import Joined, Released, StoredWorkflow
-from . import expiry, fifo, looks, notify, postponing, refusals, unique, workflows
+from . import expiry, fifo, looks, notify, pauses, postponing, refusals, unique, workflows
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
@@ -148,13 +148,15 @@ class RecordOutbox:
         """See ports.Outbox."""
         found: list[TaskRecord] = []
         update_until = time.monotonic() + UPDATE_FOR_S
-        for level in looks.due_levels(early=early):
+        levels = looks.due_levels(early=early)
+        paused = pauses.paused_queues() if levels else frozenset()
+        for level in levels:
             if queues is not None and level.queue not in queues:
                 continue
             kept_too_long = looks.kept_secrets_due(level)
             _update_in_parts(kept_too_long, update_until, look_at=None, **forgotten_columns())
             look = self._look_terms(level.queue)
-            if not look.is_sent:
+            if not look.is_sent or level.queue in paused:
                 continue
             next_look = _next_look(look, lost_for, waiting_for)
             records = looks.due(level, early=early).annotate(next_look=next_look)

@@ -241,6 +241,7 @@ class TaskRecord(models.Model):
         permissions = (
             ("view_payload_taskrecord", "Can view arguments, results and tracebacks"),
             ("replay_taskrecord", "Can retry and replay task record"),
+            ("run_taskrecord", "Can run tasks with arguments of one's choice"),
             ("cancel_taskrecord", "Can cancel task record"),
         )
         indexes: ClassVar[list[models.Index]] = [
@@ -454,6 +455,27 @@ class ScheduleState(models.Model):
     def run_id(self, due: datetime.datetime) -> uuid.UUID:
         """Return the id of the run of a due time in UTC, which is always the same."""
         return uuid.uuid5(self.token, due.isoformat())
+
+
+class QueueState(models.Model):
+    """Whether a queue is paused, and who has switched it last. One without a row never was."""
+
+    name: str = _column(models.CharField(max_length=255, primary_key=True, editable=False))
+    is_paused: bool = _column(models.BooleanField(default=False, editable=False))
+    changed_by: str = _column(models.CharField(max_length=255, default="", editable=False))
+    reason: str = _column(models.TextField(default="", editable=False))
+    changed_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+
+    class Meta:
+        verbose_name = "queue"
+        default_permissions = ("view",)
+        permissions = (
+            ("pause_queuestate", "Can pause and resume queue"),
+            ("redrive_queuestate", "Can send dead letters back to queue"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class LimitPlace(models.Model):
