@@ -36,7 +36,7 @@ from .core.arguments import (
 )
 from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_position
 from .core.graphs import GroupNode, Node, source_of
-from .core.hints import UnresolvedHint, parameters_of
+from .core.hints import UnresolvedHint, parameters_of, signature_of
 from .core.lifecycle import Claim, Outcome
 from .core.message import Message, Outgoing, check_headers
 from .core.options import (
@@ -47,6 +47,7 @@ from .core.options import (
     parse_options,
     parse_unique,
 )
+from .core.parameters import Description
 from .core.references import GROUP_RESULT
 from .core.results import ResultType
 from .core.unique import (
@@ -244,6 +245,14 @@ class LambdaTaskWrapper(Generic[P, R_co]):
     def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
         """See ports.Task."""
         return self.arguments.read_texts(texts)
+
+    def describe(self) -> Description:
+        """See ports.Task."""
+        return Description(
+            signature=f"{self._func.__name__}{signature_of(self._func)}",
+            documentation=inspect.getdoc(self._func) or "",
+            parameters=self.arguments.describe(self.secret_names),
+        )
 
     def check(self) -> None:
         """See ports.Task."""

@@ -15,6 +15,7 @@ from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, R
 from .core.limits import Needs, Places
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
+from .core.parameters import Description
 from .core.schedules import Schedule
 from .core.unique import UniqueCall, UniqueTerms
 
@@ -364,6 +365,13 @@ class Task(Protocol):
         """Return arguments that were written as text, on a command line, as JSON values.
 
         What fits the function as JSON is JSON; anything else is text.
+        """
+        ...
+
+    def describe(self) -> Description:
+        """Return its signature and documentation, for people who are to call it.
+
+        Raises TypeError where an annotation can't be resolved.
         """
         ...
 

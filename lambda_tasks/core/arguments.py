@@ -27,6 +27,7 @@ from .parameter_types import (
     is_set,
     pass_the_primary_key,
 )
+from .parameters import Parameter, annotation_of, read_type
 from .references import check_reference
 from .unique import UniqueTerms, refuse_secret_keys
 
@@ -154,6 +155,26 @@ class Arguments:
         except pydantic.ValidationError:
             return text
         return value
+
+    def describe(self, secret: Collection[str]) -> list[Parameter]:
+        """Return what a form asks for; `secret` are the names of all secret ones."""
+        found = []
+        for name, parameter in parameters_of(self._func).items():
+            if name in self._names:
+                kind, choices, is_nullable = read_type(self._hints[name])
+                found.append(
+                    Parameter(
+                        name=name,
+                        kind=kind,
+                        annotation=annotation_of(parameter),
+                        choices=choices,
+                        is_nullable=is_nullable,
+                        is_required=parameter.default is inspect.Parameter.empty,
+                        is_secret=name in secret,
+                        default=None if name in secret else self._defaults.get(name),
+                    )
+                )
+        return found
 
     @cached_property
     def secret_names(self) -> frozenset[str]:
