@@ -101,9 +101,11 @@ def more() -> None:
     """Store an hour of records, with some minutes in which a queue was stuck."""
     import random
 
+    from lambda_tasks.core.fingerprints import fingerprint
     from lambda_tasks.models import TaskRecord
 
     chance, now = random.Random(11), datetime.now(UTC)
+    error = fingerprint("shop.tasks.AddressBounces", draw_admin.TRACEBACK)
     tasks = {
         "shop.tasks.send_confirmation": "mail",
         "shop.tasks.reserve_stock": "default",
@@ -119,7 +121,8 @@ def more() -> None:
         began = at + timedelta(seconds=waits)
         end = {
             "status": "FAILED", "exception_class": "shop.tasks.AddressBounces",
-            "traceback": draw_admin.TRACEBACK,
+            "error_id": error.id, "broken_since": now,
+                "traceback": draw_admin.TRACEBACK,
         } if failed else {"status": "SUCCESS", "result": 1}  # fmt: skip
         rows.append(TaskRecord(
             task_name=name, queue=tasks[name], kwargs={"order_id": 9000 - number}, enqueued_at=at,
