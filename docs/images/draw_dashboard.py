@@ -122,7 +122,7 @@ def more() -> None:
         end = {
             "status": "FAILED", "exception_class": "shop.tasks.AddressBounces",
             "error_id": error.id, "broken_since": now,
-                "traceback": draw_admin.TRACEBACK,
+            "traceback": draw_admin.TRACEBACK,
         } if failed else {"status": "SUCCESS", "result": 1}  # fmt: skip
         rows.append(TaskRecord(
             task_name=name, queue=tasks[name], kwargs={"order_id": 9000 - number}, enqueued_at=at,
