@@ -126,7 +126,7 @@ def table(title: str, labels: Sequence[str], columns: Columns) -> str:
     )
     return (
         f"<details><summary>{escape(gettext('As a table'))}</summary>"
-        f'<div class="lt-scroll"><table><caption>{escape(title)}</caption>'
+        f'<div class="lt-scroll" tabindex="0"><table><caption>{escape(title)}</caption>'
         f"<thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
     )
 
