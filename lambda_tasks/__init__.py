@@ -12,6 +12,7 @@ from .lazy import lazy_names
 if TYPE_CHECKING:
     from .context import TaskContext
     from .decorators import LambdaTaskWrapper, lambda_task
+    from .durable import SyncWorkflowContext, WorkflowContext
     from .errors import (
         Continue,
         EnqueueError,
@@ -38,9 +39,11 @@ __all__ = [
     "MessageTooLarge",
     "Retry",
     "SoftTimeLimitExceeded",
+    "SyncWorkflowContext",
     "TaskContext",
     "TaskFailed",
     "WorkerProcessDied",
+    "WorkflowContext",
     "lambda_task",
     "task_logger",
 ]
@@ -58,9 +61,11 @@ __getattr__ = lazy_names(
         "MessageTooLarge": "errors",
         "Retry": "errors",
         "SoftTimeLimitExceeded": "errors",
+        "SyncWorkflowContext": "durable",
         "TaskContext": "context",
         "TaskFailed": "errors",
         "WorkerProcessDied": "errors",
+        "WorkflowContext": "durable",
         "lambda_task": "decorators",
         "task_logger": "logging",
     },

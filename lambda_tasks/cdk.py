@@ -30,7 +30,7 @@ from constructs import Construct
 from django.apps import apps
 
 from .core import aws_values
-from .core.aws_values import QueuePlan
+from .core.aws_values import AlarmPlan, QueuePlan
 from .deployment.planning import make_plan
 
 
@@ -98,11 +98,8 @@ class LambdaTasks(Construct):  # type: ignore[misc] # the package is not there w
             self._watch(plan)
         self._allow_jobs(self.function, is_producer=False)
         self._add_tick()
-        for metric, description in aws_values.FUNCTION_ALARMS.items():
-            self._add_alarm(
-                f"{metric}Alarm", self.function.metric(metric, statistic="Sum", period=_MINUTE),
-                description, evaluation_periods=5, datapoints_to_alarm=2,
-            )  # fmt: skip
+        for alarm in (aws_values.TICK_ALARM, *aws_values.FAILURE_ALARMS):
+            self._add_alarm(f"{alarm.name}Alarm", alarm, self.function.function_name)
 
     def grant_send(self, grantee: iam.IGrantable) -> None:
         """Let a role enqueue tasks: that of the web processes, for example."""
@@ -138,7 +135,13 @@ class LambdaTasks(Construct):  # type: ignore[misc] # the package is not there w
         )
 
     def _shared_options(self, plan: QueuePlan) -> dict[str, Any]:
-        key = {"encryption_master_key": self._kms_key} if self._kms_key else {}
+        encryption: dict[str, Any] = {"encryption": sqs.QueueEncryption.SQS_MANAGED}
+        if self._kms_key:
+            encryption = {
+                "encryption": sqs.QueueEncryption.KMS,
+                "encryption_master_key": self._kms_key,
+                "data_key_reuse": Duration.seconds(aws_values.KEY_REUSE_S),
+            }
         fifo = {
             "fifo": True,
             "deduplication_scope": sqs.DeduplicationScope.MESSAGE_GROUP,
@@ -146,11 +149,9 @@ class LambdaTasks(Construct):  # type: ignore[misc] # the package is not there w
         }
         return {
             "max_message_size_bytes": plan.max_message_bytes,
-            "encryption": sqs.QueueEncryption.KMS if key else sqs.QueueEncryption.KMS_MANAGED,
-            "data_key_reuse": Duration.seconds(aws_values.KEY_REUSE_S),
             "enforce_ssl": True,
             "removal_policy": RemovalPolicy.RETAIN,
-            **key,
+            **encryption,
             **(fifo if plan.is_fifo else {}),
         }
 
@@ -175,17 +176,12 @@ class LambdaTasks(Construct):  # type: ignore[misc] # the package is not there w
         queue.grant_send_messages(self.function)
 
     def _watch(self, plan: QueuePlan) -> None:
-        name, queue = plan.setting, self.queues[plan.setting]
-        dead = self.dead_letters[name].metric_approximate_number_of_messages_visible(period=_MINUTE)
-        self._add_alarm(
-            f"{name}-dead-letters-alarm", dead,
-            f"Messages of {name} were received too often, and wait for somebody",
-        )  # fmt: skip
-        self._add_alarm(
-            f"{name}-age-alarm", queue.metric_approximate_age_of_oldest_message(period=_MINUTE),
-            f"Messages of {name} wait for too long",
-            evaluation_periods=5, threshold=plan.oldest_message_s,
-        )  # fmt: skip
+        name = plan.setting
+        for alarm, watched in (
+            (plan.dead_letters_alarm, self.dead_letters[name]),
+            (plan.age_alarm, self.queues[name]),
+        ):
+            self._add_alarm(f"{name}-{alarm.name}-alarm", alarm, watched.queue_name)
 
     def _add_tick(self) -> None:
         scheduler.Schedule(
@@ -204,27 +200,25 @@ class LambdaTasks(Construct):  # type: ignore[misc] # the package is not there w
             retry_attempts=aws_values.TICK_RETRIES,
             max_event_age=Duration.seconds(aws_values.TICK_MAX_AGE_S),
         )
-        self._add_alarm(
-            "TickAlarm",
-            self.function.metric("AsyncEventsReceived", statistic="Sum", period=_MINUTE),
-            "The tick has stopped, and with it schedules and long delays",
-            evaluation_periods=aws_values.TICK_STOPPED_AFTER,
-            threshold=1,
-            comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
-            treat_missing_data=cloudwatch.TreatMissingData.BREACHING,
-        )
 
-    def _add_alarm(
-        self, id: str, metric: cloudwatch.IMetric, description: str, **options: Any
-    ) -> None:
-        chosen = {
-            "evaluation_periods": 1,
-            "threshold": 0,
-            "comparison_operator": cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-            "treat_missing_data": cloudwatch.TreatMissingData.NOT_BREACHING,
-            **options,
-        }
-        alarm = cloudwatch.Alarm(self, id, metric=metric, alarm_description=description, **chosen)
+    def _add_alarm(self, id: str, plan: AlarmPlan, watched: str) -> None:
+        alarm = cloudwatch.Alarm(
+            self,
+            id,
+            metric=cloudwatch.Metric(
+                namespace=plan.namespace,
+                metric_name=plan.metric,
+                dimensions_map={plan.dimension: watched},
+                statistic=plan.statistic,
+                period=Duration.seconds(aws_values.ALARM_PERIOD_S),
+            ),
+            alarm_description=plan.description,
+            evaluation_periods=plan.minutes,
+            datapoints_to_alarm=plan.minutes_over,
+            threshold=plan.threshold,
+            comparison_operator=_COMPARISONS[plan.comparison],
+            treat_missing_data=_MISSING_DATA[plan.missing_data],
+        )
         alarm.add_alarm_action(self._alarm)
         alarm.add_ok_action(self._alarm)
 
@@ -237,4 +231,12 @@ class LambdaTasks(Construct):  # type: ignore[misc] # the package is not there w
             )
 
 
-_MINUTE = Duration.minutes(1)
+_COMPARISONS = {
+    "GreaterThanThreshold": cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
+    "LessThanThreshold": cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
+}
+
+_MISSING_DATA = {
+    "breaching": cloudwatch.TreatMissingData.BREACHING,
+    "notBreaching": cloudwatch.TreatMissingData.NOT_BREACHING,
+}

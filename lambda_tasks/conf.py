@@ -19,6 +19,7 @@ from django.core.signals import setting_changed
 
 from . import access, schedules
 from .access import Authenticator
+from .core.figures import MAX_KEEP_DAYS, MIN_KEEP_DAYS
 from .core.grace import DEPLOYMENT_GRACE_S
 from .core.lifecycle import KEEP_SECRETS_S, SQS_TERMS, LookTerms
 from .core.limits import Rate
@@ -52,6 +53,9 @@ MAX_DEPLOYMENT_GRACE_S: Final = 14 * 24 * 3600
 
 METRICS_NAMESPACE: Final = re.compile(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}")
 """What CloudWatch takes for a namespace (MetricDatum and PutMetricData, its API reference)."""
+
+RELEASE: Final = re.compile(r"\S{0,100}")
+"""A release stands behind a space in the id of each worker."""
 
 DIRECT_MESSAGES: Final = ("declared", "signed", "any")
 """The values of LAMBDA_TASKS_DIRECT_MESSAGES: which messages may run without a record.
@@ -135,6 +139,10 @@ class Settings:
     """Names of parameters whose values are secret."""
     endpoints: Mapping[str, tuple[Authenticator, ...]] = field(default_factory=dict, repr=False)
     """Who may call which endpoint, by its name. Endpoints that are not here answer nobody."""
+    keep_figures: int = 90
+    """Days for which the figures of days, and errors, are kept."""
+    release: str = ""
+    """The name of the project's release, which is noted with what it has run."""
     metrics: str | None = None
     """The namespace of metrics in CloudWatch; None writes none."""
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -479,6 +487,14 @@ def _metrics_namespace(name: str, value: object) -> str | None:
     return value
 
 
+def _release(name: str, value: object) -> str:
+    if not isinstance(value, str) or not RELEASE.fullmatch(value):
+        raise setting_error(
+            name, value, 'Use up to 100 characters without a space, like "v42" or a commit.'
+        )
+    return value
+
+
 def _cache_alias(name: str, value: object) -> str:
     caches = django_settings.CACHES
     if not isinstance(value, str) or value not in caches:
@@ -587,6 +603,8 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "schedules": _schedules,
     "redact": _parameter_names,
     "endpoints": access.parse,
+    "keep_figures": _whole_number(MIN_KEEP_DAYS, MAX_KEEP_DAYS),
+    "release": _release,
     "metrics": _metrics_namespace,
     "aws": _client_options,
 }

@@ -1,4 +1,4 @@
-"""The lines that `dev` and `worker` print about runs and tasks, for people at a terminal."""
+"""The lines that `dev`, `worker` and `invoke` print about runs and tasks, for people."""
 
 import logging
 import os

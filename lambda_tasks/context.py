@@ -34,6 +34,14 @@ class Recorder(Protocol):
         """Write the progress at once, on another connection than the run's writes."""
 
 
+class Addition(Protocol):
+    """Steps that a run adds to its workflow. Its end stores them."""
+
+    def store(self, place: Any) -> Any:
+        """Store the steps, and return the place that the run has with them in its workflow."""
+        ...
+
+
 class _NullRecorder:
     """A recorder that writes nothing, for a function that is called without a record."""
 
@@ -71,9 +79,12 @@ class TaskContext:
     """The values of the run's secret arguments, which log lines redact. Internal."""
     recorder: Recorder = field(default_factory=_NullRecorder, repr=False, compare=False)
     """The writer behind save() and progress(). Internal."""
-    places: list[Any] = field(default_factory=list, repr=False, compare=False)
-    """The place in a workflow, and those that followed it as steps were added; empty where a step
-    has no transaction to add some in. Internal."""
+    place: Any = field(default=None, repr=False, compare=False)
+    """The place in a workflow; None outside of one. Internal."""
+    additions: list[Addition] | None = field(default=None, repr=False, compare=False)
+    """What the run adds to its workflow; None without a transaction to add it in. Internal."""
+    journal: Any = field(default=None, repr=False, compare=False)
+    """The keeper of a durable function's steps; None for other tasks. Internal."""
 
     @property
     def idempotency_key(self) -> UUID:
@@ -86,15 +97,13 @@ class TaskContext:
     @property
     def workflow_id(self) -> UUID | None:
         """The id of the workflow whose step this is; None for other calls."""
-        place = self.places[-1] if self.places else None
-        id: UUID | None = None if place is None else place.workflow_id
+        id: UUID | None = None if self.place is None else self.place.workflow_id
         return id
 
     @property
     def step(self) -> int | None:
         """The number of the step in its workflow, from 0; None for other calls."""
-        place = self.places[-1] if self.places else None
-        number: int | None = None if place is None else place.step
+        number: int | None = None if self.place is None else self.place.step
         return number
 
     @property

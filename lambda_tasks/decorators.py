@@ -36,9 +36,9 @@ from .core.arguments import (
 )
 from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_position
 from .core.graphs import GroupNode, Node, source_of
-from .core.hints import UnresolvedHint, parameters_of
+from .core.hints import UnresolvedHint, parameters_of, signature_of
 from .core.lifecycle import Claim, Outcome
-from .core.message import Message, Outgoing, check_headers
+from .core.message import UNDO_HEADER, Message, Outgoing, check_headers
 from .core.options import (
     CommonOptionNames,
     OptionNames,
@@ -47,6 +47,8 @@ from .core.options import (
     parse_options,
     parse_unique,
 )
+from .core.parameters import Description
+from .core.redaction import REDACTED
 from .core.references import GROUP_RESULT
 from .core.results import ResultType
 from .core.unique import (
@@ -57,6 +59,8 @@ from .core.unique import (
     UniqueWhile,
     refuse_secret_keys,
 )
+from .durable.contexts import SyncWorkflowContext, WorkflowContext
+from .durable.undoing import aundo, undo
 from .enqueue.announcing import announce
 from .enqueue.prepare import (
     check_delay,
@@ -128,7 +132,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             raise TypeError(
                 f"{func.name} is a task already. Use one @lambda_task, with all options."
             )
-        check_function(func, takes_context=options.get("takes_context", False))
+        is_durable = options.get("workflow", False)
+        takes_context = options.get("takes_context", False)
+        check_function(func, takes_context=takes_context, is_durable=is_durable)
         self.options: TaskOptions = parse_options(
             func.__qualname__, options, parameters=list(parameters_of(func))
         )
@@ -138,7 +144,9 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         self._is_found = False
         self.name = f"{func.__module__}.{func.__qualname__}"
         self.is_async: bool = inspect.iscoroutinefunction(func)
-        self.arguments = Arguments(func, takes_context=self.options.takes_context)
+        self.arguments = Arguments(
+            func, takes_context=takes_context, is_durable=self.options.workflow
+        )
         if self.options.limit_by or self.options.rate_by:
             check_not_secret(func.__qualname__, self.options, self.arguments.secret_names)
         self._result_type = ResultType(func)
@@ -225,6 +233,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             arguments=self.arguments,
             function=self.run,
             options=self.options,
+            is_async=self.is_async,
         )
 
     @property
@@ -245,6 +254,14 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         """See ports.Task."""
         return self.arguments.read_texts(texts)
 
+    def describe(self) -> Description:
+        """See ports.Task."""
+        return Description(
+            signature=f"{self._func.__name__}{signature_of(self._func)}",
+            documentation=inspect.getdoc(self._func) or "",
+            parameters=self.arguments.describe(self.secret_names),
+        )
+
     def check(self) -> None:
         """See ports.Task."""
         self._check_name()
@@ -260,15 +277,27 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         """See ports.Task."""
         return self._result_type.from_json(value)
 
-    def run(self, arguments: Mapping[str, Any], context: TaskContext | None = None) -> R_co:
+    def run(
+        self,
+        arguments: Mapping[str, Any],
+        context: TaskContext | WorkflowContext | SyncWorkflowContext | None = None,
+    ) -> R_co:
         """Call the function with arguments that have been validated."""
         func: Callable[..., R_co] = self._func
+        if self.options.workflow:
+            return func(self._workflow_context(context), **arguments)
         if not self.options.takes_context:
             return func(**arguments)
         context = context or TaskContext(task_name=self.name)
         if self._context_is_positional:
             return func(context, **arguments)
         return func(**arguments, context=context)
+
+    def _workflow_context(self, context: Any) -> Any:
+        if isinstance(context, WorkflowContext | SyncWorkflowContext):
+            return context
+        kind = WorkflowContext if self.is_async else SyncWorkflowContext
+        return kind(context or TaskContext(task_name=self.name))
 
     @overload
     def execute_on_commit(
@@ -402,7 +431,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     @property
     def _durable(self) -> bool | None:
-        keeps_rows = self.options.waits_in_row or self._unique is not None
+        options = self.options
+        keeps_rows = options.waits_in_row or options.workflow or self._unique is not None
         return True if keeps_rows else self.options.durable
 
     def argument_of(self, message: Message, name: str) -> Any:
@@ -554,6 +584,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             task_queue=options.queue,
             durable=self._durable,
             is_step=references is not None,
+            is_workflow=options.workflow,
             delay_s=options.delay if overrides.delay is None else overrides.delay,
             run_after=overrides.run_after,
             group_key=overrides.group_key,
@@ -594,7 +625,16 @@ def lambda_task(
 
 @overload
 def lambda_task(
-    *, takes_context: Literal[False] = ..., **options: Unpack[CommonOptionNames]
+    *, workflow: Literal[True], **options: Unpack[CommonOptionNames]
+) -> Callable[[Callable[Concatenate[Any, P], R]], LambdaTaskWrapper[P, R]]: ...
+
+
+@overload
+def lambda_task(
+    *,
+    takes_context: Literal[False] = ...,
+    workflow: Literal[False] = ...,
+    **options: Unpack[CommonOptionNames],
 ) -> Callable[[Callable[P, R]], LambdaTaskWrapper[P, R]]: ...
 
 
@@ -603,6 +643,7 @@ def lambda_task(
     /,
     *,
     takes_context: bool = False,
+    workflow: bool = False,
     **options: Unpack[CommonOptionNames],
 ) -> Any:
     """Declare a function, `def` or `async def`, as a task.
@@ -610,7 +651,7 @@ def lambda_task(
     Works with and without parentheses. The options are those of TaskOptions. Raises TypeError or
     ValueError at decoration where the signature or an option is invalid.
     """
-    given: OptionNames = {**options, "takes_context": takes_context}
+    given: OptionNames = {**options, "takes_context": takes_context, "workflow": workflow}
     if func is None:
         return functools.partial(LambdaTaskWrapper, **given)
     return LambdaTaskWrapper(func, **given)
@@ -645,8 +686,9 @@ class FunctionCall:
 
     message: Message
     arguments: Arguments
-    function: Callable[[Mapping[str, Any], TaskContext], Any]
+    function: Callable[[Mapping[str, Any], Any], Any]
     options: TaskOptions
+    is_async: bool
 
     @property
     def has_listeners(self) -> bool:
@@ -667,7 +709,20 @@ class FunctionCall:
 
     def call(self, context: TaskContext) -> Any:
         """See ports.TaskCall."""
+        if UNDO_HEADER in self.message.headers:
+            return self._undo(context)
         return self.function(self._typed_arguments(), context)
+
+    def _undo(self, context: TaskContext) -> Any:
+        """Run the compensations of a durable function; return the coroutine of an async one."""
+
+        def call(workflow: Any) -> Any:
+            if REDACTED in self.message.kwargs.values():
+                problem = "its secret arguments are gone"
+                raise arguments_mismatch(self.message.task_name, problem)
+            return self.function(self._typed_arguments(), workflow)
+
+        return aundo(context, call) if self.is_async else undo(context, call)
 
     def _typed_arguments(self) -> dict[str, Any]:
         if self.message.args:

@@ -219,6 +219,23 @@ class Continue(LambdaTasksError):
         super().__init__("The task continues in another run.")
 
 
+class StepFailed(LambdaTasksError):
+    """A step of a durable function has failed in an earlier run, with an error that is gone.
+
+    Its class is not there any more, so that the error itself can't be raised again.
+    """
+
+    def __init__(self, error_class: str, args: object) -> None:
+        super().__init__(f"The step has failed with {error_class.replace(':', '.')}: {args!r:.500}")
+
+
+class Suspended(BaseException):
+    """A run of a durable function ends here, and another one goes on.
+
+    A BaseException, so that `except Exception` in the function lets it pass.
+    """
+
+
 MAX_DELAY_S = 10 * 365 * 24 * 3600
 """Ten years. A longer delay is most likely a mistake, such as milliseconds in place of seconds."""
 

@@ -86,9 +86,15 @@ class LambdaHandler:
             self._flush_hooks(HOOKS_FLUSH_S)  # the function freezes once it has answered
             self._database_thread.interrupt()  # a statement that still runs, which nobody awaits
 
-    def interrupt(self) -> None:
-        """Interrupt the runs of the current event. A signal handler may call it."""
+    def interrupt(self) -> bool:
+        """Interrupt the runs of the current event, and return whether there are any.
+
+        A signal handler may call it.
+        """
+        if not self._events.has_runs:
+            return False
         self._runner.get_loop().call_soon_threadsafe(self._events.interrupt)
+        return True
 
     def pids(self) -> list[int]:
         """Return the process ids of the worker processes."""
@@ -152,14 +158,14 @@ def close() -> None:
         gc.unfreeze()
 
 
-def interrupt() -> None:
+def interrupt() -> bool:
     """Interrupt the runs of the current event, which go back to their queues.
 
-    For a local function that is stopped: Lambda itself stops none in the middle of an event.
+    Return whether there are any. For a local function that is stopped: Lambda itself stops none in
+    the middle of an event.
     """
     warm = _handlers.get(str(os.getpid()))
-    if warm is not None:
-        warm.interrupt()
+    return warm is not None and warm.interrupt()
 
 
 def pids() -> list[int]:

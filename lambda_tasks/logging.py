@@ -29,6 +29,12 @@ def log_error(logger: logging.Logger, error: BaseException, message: str, *args:
 
 
 class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
+        run = run_of_this_code()
+        # What a durable function says again, as it comes by once more, was written before.
+        is_said = run is not None and run.journal is not None and run.journal.is_replaying
+        return not is_said and super().isEnabledFor(level)
+
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:

@@ -3,12 +3,19 @@
 from .errors import MaxRetriesExceededError
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
 from .records.tables import (
+    ErrorFigures,
+    LastTick,
     LimitPace,
     LimitPlace,
+    QueueState,
     RelayShift,
+    RunFigures,
     RunProgress,
     RunState,
     ScheduleState,
+    StepCheckpoint,
+    StepSignal,
+    TaskError,
     TaskRecord,
     TaskStatus,
     UsedSignature,
@@ -17,15 +24,22 @@ from .records.tables import (
 )
 
 __all__ = [
+    "ErrorFigures",
+    "LastTick",
     "LimitPace",
     "LimitPlace",
     "MaxRetriesExceededError",
+    "QueueState",
     "RelayShift",
+    "RunFigures",
     "RunProgress",
     "RunState",
     "SQSLambdaTask",
     "SQSLambdaTaskMessage",
     "ScheduleState",
+    "StepCheckpoint",
+    "StepSignal",
+    "TaskError",
     "TaskRecord",
     "TaskStatus",
     "UsedSignature",

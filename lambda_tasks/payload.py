@@ -116,6 +116,7 @@ class SQSLambdaTask(pydantic.BaseModel):
             keeps_arguments=task is None or task.options.keep_arguments,
             expires=self.expires,
             unique=None if task is None else task.unique_call((), kwargs, self.unique),
+            is_workflow=task is not None and task.options.workflow,
         )
 
 

@@ -9,12 +9,14 @@ from uuid import UUID
 
 from .context import TaskContext
 from .core.batching import BatchLimits
+from .core.durable import Checkpoint
 from .core.grace import RefusedRecord
-from .core.graphs import Place, PlannedJoin
+from .core.graphs import PlannedJoin
 from .core.lifecycle import SQS_TERMS, Claim, End, LookTerms, Outcome, Raised, Refused, Release
 from .core.limits import Needs, Places
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
+from .core.parameters import Description
 from .core.schedules import Schedule
 from .core.unique import UniqueCall, UniqueTerms
 
@@ -71,10 +73,12 @@ Joins = Mapping[UUID, Joined]
 class Released:
     """Steps of a workflow that an end has released: QUEUED ones, whose messages can be sent."""
 
-    workflow_id: UUID
-    first: int
-    stop: int
+    workflow_id: UUID | None
+    first: int = 0
+    stop: int = 0
     """Their numbers: from `first`, and below `stop`."""
+    run_id: UUID | None = None
+    """The run of a durable function that is released in place of steps."""
 
 
 class StoredStep(NamedTuple):
@@ -94,6 +98,8 @@ class StoredWorkflow:
     steps: Sequence[StoredStep]
     joins: Sequence[PlannedJoin]
     results: Sequence[Any]
+    call_id: UUID | None = None
+    """The call of the durable function that waits for it; None for none."""
 
 
 class Outbox(Protocol):
@@ -364,6 +370,13 @@ class Task(Protocol):
         """Return arguments that were written as text, on a command line, as JSON values.
 
         What fits the function as JSON is JSON; anything else is text.
+        """
+        ...
+
+    def describe(self) -> Description:
+        """Return its signature and documentation, for people who are to call it.
+
+        Raises TypeError where an annotation can't be resolved.
         """
         ...
 
@@ -684,6 +697,9 @@ class Claims(Protocol):
         """Write the ends of runs whose claims still hold."""
         ...
 
+    def send_released(self, released: Sequence[Released]) -> None:
+        """Have steps sent that an end has released. What can't be sent is left to the relay."""
+
     def release(self, claims: Sequence[Claim], release: Release) -> None:
         """Release the claims that still hold, so that another delivery can run the invocations.
 
@@ -713,15 +729,31 @@ class Claims(Protocol):
         """Return the claims that no longer hold, as they were cancelled or taken over."""
         ...
 
-    def standing(self, places: Sequence[Place]) -> Place:
-        """Return the last place of a run whose added steps are still there, or its own."""
-        ...
-
     def save_state(self, claim: Claim, state: object) -> None:
         """Save a run's state, a JSON value. Raises LeaseLost where the claim no longer holds."""
 
     def show_progress(self, claim: Claim, progress: object) -> None:
         """Write a run's progress, a JSON value. Does nothing where the claim no longer holds."""
+
+    def read_steps(self, call_id: UUID) -> Sequence[Checkpoint]:
+        """Return what is kept of the steps of a durable function, in order."""
+        ...
+
+    def write_steps(
+        self, claim: Claim, call_id: UUID, steps: Sequence[Checkpoint], *, is_secret: bool
+    ) -> None:
+        """Write steps in the transaction of the last one.
+
+        Raises LeaseLost where the claim no longer holds.
+        """
+
+    def receive_signal(self, call_id: UUID, name: str, *, ends: bool) -> tuple[bool, Any]:
+        """Return whether a signal has come, and its value. If it has not, the wait `ends`."""
+        ...
+
+    def wait_for_signal(self, call_id: UUID, name: str, run_id: UUID, type: str) -> bool:
+        """Let a signal wake a run; return False where the signal has come."""
+        ...
 
 
 class Limits(Protocol):

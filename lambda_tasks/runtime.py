@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from uuid import UUID
@@ -34,8 +35,9 @@ from .enqueue.relay import Relay
 from .enqueue.relay_shifts import RelayShifts
 from .enqueue.rounds import Round
 from .enqueue.scheduler import Scheduler
-from .ports import Transport
+from .ports import Released, Transport
 from .queues.aws.client import AwsClient
+from .records import releasing
 from .threads import in_reserved_thread
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ T = TypeVar("T")
 
 APP: Final = "lambda_tasks"
 """The name of the library's app in INSTALLED_APPS."""
+
+ROLL_UP_LIMIT_S: Final = 60.0
+"""Seconds for the counting of ends. It begins with no further minute after a few seconds."""
 
 MAX_WORKER_ID: Final = 200
 """Longest worker id, in characters."""
@@ -159,6 +164,7 @@ class Runtime:
             partial(self.hand_over_places, thorough=True),
             self._end_cancelled,
             self.relay.run_once,
+            self._roll_up,
         )
 
     @cached_property
@@ -337,6 +343,12 @@ class Runtime:
 
         await call_database(finish_all_cancelled)
 
+    async def _roll_up(self) -> int:
+        from .records.rollups import roll_up
+
+        kept_for = timedelta(days=conf.current().keep_figures)
+        return await call_database(roll_up, kept_for, limit_s=ROLL_UP_LIMIT_S)
+
     async def _is_left(self, id: UUID) -> bool:
         return await _ask_on_reserved_thread(lambda: self.outbox.is_unsent(id))
 
@@ -374,6 +386,13 @@ def current() -> Runtime:
     return _Process.runtime
 
 
+def _send_released(released: Sequence[Released]) -> None:
+    current().enqueuer.send_released(released)
+
+
+releasing.send_by(_send_released)
+
+
 @contextmanager
 def replace_current(other: Runtime) -> Iterator[None]:
     """Let `other` be this process's runtime in the body; for tests."""
@@ -388,10 +407,11 @@ def worker_id(pid: int | None = None) -> str:
     """Return the id of this process, or of another one here, by which its logs can be found.
 
     In Lambda it is the name of the log stream, one for each execution environment; elsewhere it is
-    HOST:PID.
+    HOST:PID. LAMBDA_TASKS_RELEASE follows behind a space.
     """
     log_stream = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
-    return (log_stream or f"{socket.gethostname()}:{pid or os.getpid()}")[:MAX_WORKER_ID]
+    process = log_stream or f"{socket.gethostname()}:{pid or os.getpid()}"
+    return f"{process} {conf.current().release}".rstrip()[:MAX_WORKER_ID]
 
 
 async def _ask_on_reserved_thread(ask: Callable[[], T]) -> T:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.transaction import TransactionManagementError
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -28,7 +28,7 @@ from .context import current_run
 from .core.graphs import (
     MAX_NAME,
     MAX_STEPS,
-    Addition,
+    AddedTo,
     Graph,
     GroupNode,
     Node,
@@ -169,8 +169,6 @@ class WorkflowGraph(_Step, Graph):
     def __init__(self, name: str, last: Sequence[Node]) -> None:
         self.name = name
         Graph.__init__(self, f"the workflow {name!r}", last)
-        for node in self.nodes:
-            _refuse_delayed(node)
 
     def __repr__(self) -> str:
         return f"<Workflow {self.name!r} of {len(self.nodes)} nodes>"
@@ -209,11 +207,21 @@ class WorkflowGraph(_Step, Graph):
         return _stored_as(self, planned, uuid.uuid4())
 
 
-def _plan_of(graph: WorkflowGraph, addition: Addition | None = None) -> Plan:
+def _plan_of(graph: WorkflowGraph, addition: AddedTo | None = None) -> Plan:
     from .records.workflows import max_shards
 
     queues: dict[Node, Any] = {each: _queue_of(each) for each in _steps_of(graph)}
-    return plan(graph, max_shards=max_shards(), queues=queues, addition=addition)
+    planned = plan(graph, max_shards=max_shards(), queues=queues, addition=addition)
+    for each in planned.steps:
+        if each.waits:
+            _refuse_delay(cast("Step[Any]", each.node))
+    return planned
+
+
+def stored_as(graph: WorkflowGraph, id: UUID) -> StoredWorkflow:
+    """Return a new workflow as it is stored with an id."""
+    graph.owner = graph
+    return _stored_as(graph, _plan_of(graph), id)
 
 
 def _stored_as(graph: WorkflowGraph, planned: Plan, id: UUID) -> StoredWorkflow:
@@ -281,42 +289,65 @@ def group(
 def add_steps(*last: _Step) -> None:
     """Add steps to the workflow of the step that runs here, in its own transaction.
 
-    They are what workflow() makes of `last`, and begin after the commit. What waits for the step
-    that runs here waits for them, too. Raises RuntimeError outside of a step, or of its
-    transaction, and where the workflow is over or would have more than MAX_STEPS.
+    They are what workflow() makes of `last`. The end of the step that runs here stores them, and
+    they begin after its commit. What waits for that step waits for them, too. Raises RuntimeError
+    outside of a step, or of its transaction; ValueError where the workflow would have more than
+    MAX_STEPS; and LeaseLost where it was cancelled.
     """
-    from .records.workflows import reserve
+    from .records.workflows import check_room
 
-    run, here = current_run.get(), runtime.current()
-    alias = here.outbox.alias
-    if run is None or (run.places and run.places[0] is None):
+    run, alias = current_run.get(), runtime.current().outbox.alias
+    if run is None or run.place is None:
         raise RuntimeError(
             "add_steps() is called outside of a step. Call it in a task that a workflow runs."
         )
-    if not run.places or not connections[alias].in_atomic_block:
+    if run.additions is None or not connections[alias].in_atomic_block:
         raise RuntimeError(
             f"{run.task_name} adds steps outside of its transaction, so they could be there twice. "
             "Remove `atomic=False` from the task."
         )
-    place = here.claims.standing(run.places)
-    added = workflow(f"what {run.task_name} adds", *last)
-    counted = _plan_of(added)
-    n_steps, n_joins = len(counted.steps), len(counted.joins)
-    reserved = reserve(place.workflow_id, n_steps=n_steps, n_joins=n_joins)
-    if reserved is None:
-        raise RuntimeError(
-            f"{run.task_name} can't add {n_steps} steps: its workflow is over, or would have more "
-            f"than {MAX_STEPS}."
-        )
-    planned = _plan_of(added, Addition(place, *reserved))
-    added.owner = added
-    here.enqueuer.add_steps(_stored_as(added, planned, place.workflow_id))
-    run.places.append(place.fed_by_addition(planned.joins[-1]))
+    addition = _Addition(workflow(f"what {run.task_name} adds", *last))
+    check_room(run.place.workflow_id, addition.n_steps)
+    run.additions.append(addition)
+    # Not for what it does: Django forgets it when a savepoint is rolled back.
+    transaction.on_commit(addition, using=alias)
 
 
 async def aadd_steps(*last: _Step) -> None:
     """See add_steps()."""
     await sync_to_async(add_steps)(*last)
+
+
+class _Addition:
+    """See context.Addition. It is an on_commit function, too."""
+
+    def __init__(self, graph: WorkflowGraph) -> None:
+        self._graph = graph
+        self._is_stored = False
+        planned = _plan_of(graph)
+        self.n_steps, self._n_joins = len(planned.steps), len(planned.joins)
+        graph.owner = graph
+
+    def store(self, place: StepPlace) -> StepPlace:
+        """See context.Addition. Locks the workflow's row until the end of the transaction."""
+        from .records.workflows import reserve
+
+        self._is_stored = True
+        if not self.n_steps:
+            return place
+        id = place.workflow_id
+        first_step, first_join = reserve(id, n_steps=self.n_steps, n_joins=self._n_joins)
+        planned = _plan_of(self._graph, AddedTo(place, first_step, first_join))
+        runtime.current().enqueuer.add_steps(_stored_as(self._graph, planned, id))
+        return place.fed_by_addition(planned.joins[-1])
+
+    def __call__(self) -> None:
+        """Raise RuntimeError after the commit of another transaction than the step's."""
+        if not self._is_stored:
+            raise RuntimeError(
+                f"{self._graph.label}: add_steps() was called in a transaction on another thread "
+                "than the step's, so nothing was added. Call it in the task itself."
+            )
 
 
 def step(task: Any, *args: Any, **kwargs: Any) -> Step[Any]:
@@ -348,8 +379,8 @@ def _checked(node: object, where: str) -> _Step:
     raise TypeError(f"{where} got {node!r:.80}, and takes steps, groups and workflows only.{hint}")
 
 
-def _refuse_delayed(node: Node) -> None:
-    if isinstance(node, Step) and node.edges and node.outgoing.delay_s:
+def _refuse_delay(node: "Step[Any]") -> None:
+    if node.outgoing.delay_s:
         raise ValueError(
             f"{node.label} waits for other steps and has a delay of {node.outgoing.delay_s} s, "
             "which would count from the call. Give it a `run_after`, or no delay."

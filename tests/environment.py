@@ -60,7 +60,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 def go_without() -> list[str]:
     """The names of the servers that may be missing."""
-    default = "" if os.environ.get("CI") else "mariadb,pgbouncer,checkov,cdk"
+    default = "" if os.environ.get("CI") else "mariadb,pgbouncer,checkov,cdk,chromium"
     return os.environ.get("LAMBDA_TASKS_TEST_WITHOUT", default).split(",")
 
 

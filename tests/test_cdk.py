@@ -24,7 +24,7 @@ ID: Final = {"Ref": "AWS::AccountId"}
 QUEUE_ATTRIBUTES: Final = (
     "FifoQueue", "DeduplicationScope", "FifoThroughputLimit", "VisibilityTimeout",
     "MessageRetentionPeriod", "ReceiveMessageWaitTimeSeconds", "MaximumMessageSize",
-    "KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds",
+    "SqsManagedSseEnabled", "KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds",
 )  # fmt: skip
 
 
@@ -110,27 +110,29 @@ def test_mappings_are_limited_and_report_what_failed(stacks: dict[str, Any]) -> 
         assert each["MetricsConfig"] == {"Metrics": ["EventCount"]}
 
 
-def test_the_tick_is_not_repeated_and_rings_when_it_stops(stacks: dict[str, Any]) -> None:
+def test_the_tick_is_not_repeated(stacks: dict[str, Any]) -> None:
     (tick,) = of_type(stacks["plain"], "AWS::Scheduler::Schedule")
     (calls,) = of_type(stacks["plain"], "AWS::Lambda::EventInvokeConfig")
-    alarms = {
-        each["MetricName"]: each for each in of_type(stacks["plain"], "AWS::CloudWatch::Alarm")
-    }
 
     assert tick["ScheduleExpression"] == aws_values.TICK_EXPRESSION
     assert json.loads(tick["Target"]["Input"]) == aws_values.TICK_EVENT
     for each in (tick["Target"]["RetryPolicy"], calls):
         assert each["MaximumRetryAttempts"] == aws_values.TICK_RETRIES
         assert each["MaximumEventAgeInSeconds"] == aws_values.TICK_MAX_AGE_S
-    stopped = alarms.pop("AsyncEventsReceived")
-    assert stopped["TreatMissingData"] == "breaching"
-    assert (stopped["Threshold"], stopped["ComparisonOperator"]) == (1, "LessThanThreshold")
-    assert {name: each["TreatMissingData"] for name, each in alarms.items()} == dict.fromkeys(
-        ("ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage", "Errors",
-         "Throttles"),
-        "notBreaching",
-    )  # fmt: skip
-    assert all(each["AlarmActions"] for each in (stopped, *alarms.values()))
+
+
+def test_alarms_have_the_values_of_the_template(stacks: dict[str, Any]) -> None:
+    found = of_type(stacks["plain"], "AWS::CloudWatch::Alarm")
+    by_description = {each["AlarmDescription"]: each for each in found}
+    planned = [aws_values.TICK_ALARM, *aws_values.FAILURE_ALARMS]
+    planned += [each for plan in plans() for each in (plan.dead_letters_alarm, plan.age_alarm)]
+
+    assert by_description.keys() == {each.description for each in planned}
+    for plan in planned:
+        alarm = by_description[plan.description]
+        assert plan.properties().items() <= alarm.items()
+        assert [each["Name"] for each in alarm["Dimensions"]] == [plan.dimension]
+        assert alarm["AlarmActions"] == alarm["OKActions"] != []
 
 
 def test_only_who_was_granted_sends(stacks: dict[str, Any]) -> None:
@@ -170,4 +172,4 @@ def test_options_change_what_they_name(stacks: dict[str, Any]) -> None:
         assert each["ProvisionedPollerConfig"] == {"MinimumPollers": 2, "MaximumPollers": 4}
         assert "ScalingConfig" not in each
     for queue in of_type(full, "AWS::SQS::Queue"):
-        assert queue["KmsMasterKeyId"] != aws_values.KMS_KEY
+        assert chosen(queue).items() >= aws_values.encryption(queue["KmsMasterKeyId"]).items()

@@ -66,14 +66,14 @@ def test_the_queues_for_terraform_are_set_as_those_of_the_template(
         "MessageRetentionPeriod": "message_retention_seconds",
         "ReceiveMessageWaitTimeSeconds": "receive_wait_time_seconds",
         "MaximumMessageSize": "max_message_size",
-        "KmsDataKeyReusePeriodSeconds": "kms_data_key_reuse_period_seconds",
     }
     written = terraform(resource)
 
     for name, value in attributes.items():
         if name in names:
             assert number(written[names[name]]) == value, name
-    assert json.loads(written["kms_master_key_id"]) == attributes["KmsMasterKeyId"]
+    assert json.loads(written["sqs_managed_sse_enabled"]) is attributes["SqsManagedSseEnabled"]
+    assert not [name for name in written if name.startswith("kms_")]
     if "RedrivePolicy" in attributes:
         assert number(written["maxReceiveCount"]) == attributes["RedrivePolicy"]["maxReceiveCount"]
 

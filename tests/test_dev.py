@@ -427,11 +427,9 @@ def test_a_server_that_can_not_start_ends_dev(newcomer: Newcomer) -> None:
 
 
 def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
-    any_message = "\nLAMBDA_TASKS_DIRECT_MESSAGES = 'any'\n"
-    newcomer.write("mysite/settings.py", any_message, add=True)
+    invoice = {"task_name": "shop.tasks.print_invoice", "kwargs": {"order_id": 1}}
+    write_event(newcomer, invoice)
     newcomer.shell('from shop.models import Order\nOrder(title="Emma").save()')
-    body = {"task_name": "shop.tasks.print_invoice", "kwargs": {"order_id": 1}}
-    newcomer.write("event.json", json.dumps(sqs_event(json.dumps(body))))
     newcomer.write("refused.json", json.dumps(sqs_event("no JSON")))
 
     answer = json.loads(newcomer.command("invoke", "event.json"))
@@ -447,6 +445,50 @@ def test_invoke_gives_one_event_to_the_real_handler(newcomer: Newcomer) -> None:
     ]:
         assert words in newcomer.fail("invoke", name)
     assert "This handler accepts" in newcomer.fail("invoke", "-", stdin="{}")
+
+
+def test_invoke_tells_what_has_ended_and_why(newcomer: Newcomer) -> None:
+    newcomer.write("shop/tasks.py", FAIL, add=True)
+    newcomer.shell('from shop.models import Order\nOrder(title="Emma").save()')
+    write_event(
+        newcomer,
+        {"task_name": "shop.tasks.print_invoice", "kwargs": {"order_id": 1}},
+        {"task_name": "shop.tasks.fail", "kwargs": {"number": 7, "token": "hunter22"}},
+    )
+
+    told = newcomer.fail("invoke", "event.json")
+
+    assert re.search(r"shop\.tasks\.print_invoice\(order_id=1\) succeeded after [0-9.]+ s", told)
+    failed = r"shop\.tasks\.fail\(number=7, token='\*+'\) failed after [0-9.]+ s"
+    assert re.search(rf"{failed} at shop/tasks\.py:[0-9]+: ValueError: told 7", told)
+    assert told.count("Traceback (most recent call last)") == 1
+    assert "hunter22" not in told
+
+
+def test_invoke_gives_back_at_ctrl_c_what_runs(newcomer: Newcomer) -> None:
+    newcomer.write("shop/tasks.py", SLEEP, add=True)
+    write_event(newcomer, {"task_name": "shop.tasks.sleep", "kwargs": {"seconds": 600}})
+
+    with newcomer.ending("lambda_tasks", "invoke", "event.json") as process:
+        wait_for(lambda: any("it sleeps" in line for line in newcomer.lines))
+        process.send_signal(signal.SIGINT)
+
+    told = "".join(newcomer.lines)
+    assert process.returncode == 130, told
+    assert "What runs goes back to its queue" in told
+    assert told.count("itemIdentifier") == 1
+    assert "CommandError: Interrupted.\n" in newcomer.lines
+    assert "Traceback" not in told
+    record = "(r.status, r.n_attempts) for r in TaskRecord.objects.all()"
+    seen = newcomer.shell(f"from lambda_tasks.models import TaskRecord\nprint([{record}])")
+    assert "[('QUEUED', 0)]" in seen
+
+
+def write_event(newcomer: Newcomer, *calls: dict[str, Any]) -> None:
+    """Write event.json with messages of these calls, which the project takes from anybody."""
+    any_message = "\nLAMBDA_TASKS_DIRECT_MESSAGES = 'any'\n"
+    newcomer.write("mysite/settings.py", any_message, add=True)
+    newcomer.write("event.json", json.dumps(sqs_event(*map(json.dumps, calls))))
 
 
 @pytest.mark.parametrize("setting", ["LAMBDA_TASKS_EAGER = True", "LAMBDA_TASKS_LOCAL_WORKERS = 2"])

@@ -28,9 +28,10 @@ from django.test import override_settings
 
 from lambda_tasks import handler, operations
 from lambda_tasks.core import aws_values
+from lambda_tasks.core.aws_values import QueuePlan
 from lambda_tasks.deployment.sam import Options, render
 from lambda_tasks.doctor import examination, reading
-from lambda_tasks.doctor.facts import Facts
+from lambda_tasks.doctor.facts import Alarms, Facts
 from lambda_tasks.doctor.findings import Fact
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.operations import Finding
@@ -44,6 +45,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 KEY = "k" * 32
 MAX_MESSAGE_BYTES = 262_144
 """What MiniStack allows; AWS allows 1 MiB."""
+
+ALARM = "AWS::CloudWatch::Alarm"
+
+ALARM_PROPERTIES = {
+    *aws_values.TICK_ALARM.properties(), "AlarmName", "Dimensions", "ActionsEnabled",
+    "AlarmActions", "OKActions",
+}  # fmt: skip
 
 READ_ONLY = re.compile("QueueArn|.*Timestamp|ApproximateNumber.*")
 """The attributes of a queue that nobody sets."""
@@ -60,16 +68,16 @@ class Deployment:
             "LAMBDA_TASKS_SIGNING_KEYS": [KEY],
             "LAMBDA_TASKS_SECRETS_KEYS": [KEY],
             "LAMBDA_TASKS_QUEUES": django_settings.LAMBDA_TASKS_QUEUES
-            | {name: {"database": True} for name in ("other", "fifo")}
+            | {name: {"database": True} for name in ("other", "fifo", "heavy")}
             | {"default": {"queue_url": self.queue_url, "max_message_bytes": MAX_MESSAGE_BYTES}},
         }
         with override_settings(**self.settings):
             template = render(Options(image_uri=True))
         parameters = {**PARAMETERS, "MaximumConcurrency": str(aws_values.MIN_CONCURRENCY)}
         stack = Stack.deploy(aws, template, name=self.name, parameters=parameters)
-        self.sqs, self.functions, self.schedules, self.logs, self.events = self.clients = [
-            aws.client(each) for each in ("sqs", "lambda", "scheduler", "logs", "events")
-        ]
+        services = ("sqs", "lambda", "scheduler", "logs", "events", "cloudwatch")
+        self.clients = [aws.client(each) for each in services]
+        self.sqs, self.functions, self.schedules, self.logs, self.events, self.alarms = self.clients
         self.dead_url = stack.queue_url("DefaultDeadLetters")
         self.arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.name}"
         self.mapping, self.tick, self.log = (
@@ -80,7 +88,13 @@ class Deployment:
                 "AWS::Logs::LogGroup",
             )
         )
+        self.alarm_names = {id: stack.physical_ids[id] for id in stack.of_type(ALARM)}
         self._queue, self._dead = map(self._attributes, (self.queue_url, self.dead_url))
+        found = self.alarms.describe_alarms(AlarmNames=list(self.alarm_names.values()))
+        self._alarms = [
+            {name: value for name, value in each.items() if name in ALARM_PROPERTIES}
+            for each in found["MetricAlarms"]
+        ]
         self._mapping = self.functions.get_event_source_mapping(UUID=self.mapping)
         self._tick = self.schedules.get_schedule(Name=self.tick)
         function = self.functions.get_function_configuration(FunctionName=self.name)
@@ -107,6 +121,8 @@ class Deployment:
         self.logs.put_retention_policy(
             logGroupName=self.log, retentionInDays=aws_values.LOG_RETENTION_DAYS
         )
+        for each in self._alarms:
+            self.alarms.put_metric_alarm(**each)
         ticked()
 
     def close(self) -> None:
@@ -159,6 +175,16 @@ class Deployment:
         mapping = {name: self._mapping[name] for name in kept}
         made = self.functions.create_event_source_mapping(FunctionName=self.name, **mapping)
         return str(made["UUID"])
+
+    def drop_alarm(self, id: str) -> None:
+        self.alarms.delete_alarms(AlarmNames=[self.alarm_names[id]])
+
+    def mute_alarm(self, id: str) -> None:
+        self.alarms.disable_alarm_actions(AlarmNames=[self.alarm_names[id]])
+
+    def set_alarm(self, id: str, **values: Any) -> None:
+        (kept,) = [each for each in self._alarms if each["AlarmName"] == self.alarm_names[id]]
+        self.alarms.put_metric_alarm(**kept | values)
 
     def large_batches(self) -> None:
         self.set_mapping(BatchSize=100, MaximumBatchingWindowInSeconds=1)
@@ -213,7 +239,7 @@ FAULTS: dict[str, Callable[[Deployment], object]] = {
     "queue.retention": lambda it: it.set_queue(MessageRetentionPeriod=3600),
     "queue.dead_letter_retention": lambda it: it.set_dead(MessageRetentionPeriod=86_400),
     "queue.redrive_allow_policy": lambda it: it.set_dead(RedriveAllowPolicy=""),
-    "queue.encryption": lambda it: it.set_queue(KmsMasterKeyId=""),
+    "queue.encryption": lambda it: it.set_queue(SqsManagedSseEnabled=False),
     "queue.tls": lambda it: it.set_queue(Policy=""),
     "queue.max_message_size": lambda it: it.set_queue(MaximumMessageSize=1024),
     "queue.receive_wait": lambda it: it.set_queue(ReceiveMessageWaitTimeSeconds=0),
@@ -243,6 +269,9 @@ FAULTS: dict[str, Callable[[Deployment], object]] = {
     "tick.disabled": lambda it: it.set_schedule(State="DISABLED"),
     "tick.rate": lambda it: it.set_schedule(ScheduleExpression="rate(10 minutes)"),
     "tick.age": lambda it: ticked(timedelta(hours=1)),
+    "alarm.queue": lambda it: it.drop_alarm("DefaultDeadLettersAlarm"),
+    "alarm.tick": lambda it: it.mute_alarm("TickAlarm"),
+    "alarm.function": lambda it: it.drop_alarm("ErrorsAlarm"),
     "release.unknown_tasks": lambda it: record("QUEUED", task_name="shop.tasks.gone"),
 }
 
@@ -406,6 +435,89 @@ def test_dead_letters_of_tasks_that_are_gone_are_named(deployed: Deployment) -> 
     assert "dead_letters.waiting" in ids(found)
 
 
+def test_no_module_is_imported_because_a_dead_letter_names_it(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "django.contrib.sessions.management.commands.clearsessions"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    text = json.dumps({"task_name": f"{module}.Command", "kwargs": {}})
+    deployed.sqs.send_message(QueueUrl=deployed.dead_url, MessageBody=text)
+
+    found = operations.doctor(dead_letters=True)
+
+    assert "dead_letters.unknown_tasks" in ids(found)
+    assert module not in sys.modules
+
+
+def test_dead_letters_that_were_looked_at_can_be_received_again(deployed: Deployment) -> None:
+    deployed.sqs.send_message(QueueUrl=deployed.dead_url, MessageBody="{}")
+
+    operations.doctor(dead_letters=True)
+
+    again = deployed.sqs.receive_message(QueueUrl=deployed.dead_url)
+    assert len(again["Messages"]) == 1
+
+
+def test_an_alarm_on_the_tick_has_to_ring_without_data(deployed: Deployment) -> None:
+    deployed.set_alarm("TickAlarm", TreatMissingData="notBreaching")
+
+    (found,) = operations.doctor()
+
+    assert (found.id, found.fix) == ("alarm.tick", "Set its TreatMissingData to breaching.")
+
+
+def test_an_alarm_may_tell_somebody_by_another_alarm_on_it(deployed: Deployment) -> None:
+    deployed.mute_alarm("TickAlarm")
+    name = deployed.alarm_names["TickAlarm"]
+    deployed.alarms.put_composite_alarm(
+        AlarmName=deployed.name, AlarmRule=f'ALARM("{name}")',
+        AlarmActions=[PARAMETERS["AlarmTopic"]], ActionsEnabled=True,
+    )  # fmt: skip
+
+    found = operations.doctor()
+    deployed.alarms.delete_alarms(AlarmNames=[deployed.name])
+
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "alarm",
+    [
+        {"Metrics": [{"Id": "sum", "Expression": "e * 2"}, {"Id": "e", "MetricStat": {"Metric": {
+            "Namespace": "AWS/SQS", "MetricName": "ApproximateAgeOfOldestMessage",
+            "Dimensions": [{"Name": "QueueName", "Value": "shop"}],
+        }}}]},
+        {"Namespace": "AWS/SQS", "MetricName": "ApproximateAgeOfOldestMessageInQuietGroups",
+         "Dimensions": [{"Name": "QueueName", "Value": "shop"}]},
+    ],
+)  # fmt: skip
+def test_an_alarm_may_calculate_with_a_metric_or_watch_a_part_of_it(alarm: Any) -> None:
+    plan = QueuePlan(
+        setting="default", name="shop", function_timeout_s=60, max_message_bytes=1024
+    ).age_alarm
+
+    assert Alarms([alarm], []).on(plan, "shop") == [alarm]
+    assert Alarms([alarm], []).on(plan, "other") == []
+
+
+def test_the_command_that_makes_an_alarm_makes_that_of_the_template(deployed: Deployment) -> None:
+    FAULTS["alarm.function"](deployed)
+
+    (found,) = operations.doctor()
+    words = shlex.split(found.fix.partition(", where TOPIC")[0])
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+
+    assert words[:3] == ["aws", "cloudwatch", "put-metric-alarm"]
+    assert options["--datapoints-to-alarm"] == "2"
+    assert json.loads(options["--ok-actions"]) == ["TOPIC"]
+    deployed.set_alarm(
+        "ErrorsAlarm",
+        MetricName=options["--metric-name"],
+        Dimensions=json.loads(options["--dimensions"]),
+    )
+    assert operations.doctor() == []
+
+
 def test_a_refusal_of_aws_is_told_as_a_missing_permission(
     queue: str, sqs: LocalSqs, settings: Any
 ) -> None:
@@ -468,8 +580,7 @@ def test_a_call_goes_through_each_queue_or_is_missed(deployed: Deployment, setti
 
     trips = [each for each in missed if each.id == "queue.round_trip"]
     assert {each.where for each in trips} >= {"queue default", "queue table"}
-    assert "queue heavy" not in {each.where for each in trips}  # a job would cost
-    assert "it has not ended within 2 s." in trips[0].found
+    assert "it has not ended in time." in trips[0].found
     assert "queue.round_trip" not in ids(done)
 
 
@@ -479,6 +590,7 @@ def test_each_check_is_tried() -> None:
         "function.answer", "release.tasks", "release.versions", "queue.round_trip",
         "dead_letters.unknown_tasks",
         "database.migrations", "release.older",
+        *(each.id for each in examination.JOB_CHECKS),  # tests/test_doctor_batch.py
     }  # fmt: skip
 
     assert {each.id for each in examination.CHECKS} == {*FAULTS, *MADE_UP, *elsewhere}
@@ -554,10 +666,16 @@ def test_what_can_not_be_read_is_not_healthy(deployed: Deployment, settings: Any
 
 
 def test_what_takes_too_long_is_not_checked(deployed: Deployment) -> None:
-    found = operations.doctor(within=timedelta(microseconds=1))
+    deployed.sqs.send_message(QueueUrl=deployed.dead_url, MessageBody="{}")
 
+    found = operations.doctor(round_trip=True, dead_letters=True, within=timedelta(microseconds=1))
+
+    unchecked = {each.id for each in found if not each.is_checked}
     assert any("no time left" in each.found for each in found)
-    assert "tick.missing" in {each.id for each in found if not each.is_checked}
+    assert {"queue.tls", "alarm.tick", "dead_letters.unknown_tasks"} <= unchecked
+    assert "queue.unreachable" not in ids(found), "nobody knows"
+    trips = [each for each in found if each.id == "queue.round_trip"]
+    assert {each.found.partition(": ")[2] for each in trips} == {"it has not ended in time."}
 
 
 @pytest.mark.parametrize(

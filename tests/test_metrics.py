@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,7 @@ from lambda_tasks.hooks.beside import call_beside
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.records.clock import Now
+from lambda_tasks.watching import metrics
 from tests.app import tasks, watched
 from tests.conftest import AMPLE_S, Handle, body, record_of, wake_up
 
@@ -35,7 +36,7 @@ def written(settings: Any, capsys: pytest.CaptureFixture[str]) -> Callable[[], l
 
     def read() -> list[Line]:
         assert beside.flush(AMPLE_S)
-        return [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines() if "_aws" in line]
 
     return read
 
@@ -181,6 +182,36 @@ def test_a_worker_writes_them_too(written: Written, settings: Any) -> None:
     assert (watched.asay.name, "succeeded") in _by_outcome(written())
 
 
+def test_what_a_command_prints_is_no_metrics(
+    settings: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.LAMBDA_TASKS_METRICS = "Shop"
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}}
+    watched.asay.execute_on_commit()
+
+    call_command("lambda_tasks", "run", "--json")
+    assert beside.flush(AMPLE_S)
+
+    printed = capsys.readouterr()
+    assert [json.loads(line)["kind"] for line in printed.out.splitlines()] == ["summary"]
+    assert '"_aws"' in printed.err
+
+
+def test_in_a_function_they_go_where_cloudwatch_looks(
+    handle: Handle,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings.LAMBDA_TASKS_METRICS = "Shop"
+    monkeypatch.setattr(metrics, "IN_LAMBDA", True)
+
+    handle(body(watched.asay))
+    assert beside.flush(AMPLE_S)
+
+    assert '"_aws"' in capsys.readouterr().out
+
+
 def test_a_round_writes_lag_and_backlog(written: Written, settings: Any) -> None:
     name = "each minute"
     settings.LAMBDA_TASKS_SCHEDULES = {
@@ -223,7 +254,7 @@ def test_without_the_setting_nothing_is_written_and_nobody_is_called(handle: Han
         assert hooks.batch_ended
     assert not hooks.batch_ended
 
-    with redirect_stdout(io.StringIO()) as output:
+    with redirect_stderr(io.StringIO()) as output:
         handle(body(watched.asay))
         assert beside.flush(AMPLE_S)
 

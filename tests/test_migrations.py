@@ -62,6 +62,7 @@ NOTHING = dict.fromkeys(
         "retry_of", "headers", "run_after", "worker_ids", "claim_token", "lease_until", "look_at",
         "refused_at", "cut_off_s", "limit_key", "reserved_for", "expires_at", "unique_key",
         "unique_while", "unique_until", "workflow_id", "step", "links",
+        "error_id", "broken_since",
     ]
 )  # fmt: skip
 ADOPTED_ROWS = [

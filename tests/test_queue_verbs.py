@@ -14,7 +14,7 @@ import pytest
 from django.core.management import CommandError
 
 from lambda_tasks import conf, operations, runtime
-from lambda_tasks.core.aws_values import tls_only_policy
+from lambda_tasks.core.aws_values import as_texts, tls_only_policy
 from lambda_tasks.errors import InvalidFilter, QueueUnavailable
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
@@ -86,7 +86,7 @@ def test_ensure_makes_queues_with_dead_letters_as_recommended(sqs: LocalSqs, pre
     assert (orders["MessageRetentionPeriod"], dead["MessageRetentionPeriod"]) == (604800, 1209600)
     assert orders["VisibilityTimeout"] >= 6 * 300
     assert orders["ReceiveMessageWaitTimeSeconds"] == 20
-    assert orders["KmsMasterKeyId"] == "alias/aws/sqs"
+    assert orders["SqsManagedSseEnabled"] is True
     assert orders["Policy"] == tls_only_policy(orders["QueueArn"])
     assert attributes(sqs, f"{prefix}mail.fifo")["RedrivePolicy"]["maxReceiveCount"] == 20
     created = [each["name"] for each in done.of_kind("queue_change") if each["action"] == "create"]
@@ -270,18 +270,32 @@ def test_a_dead_letter_queue_that_the_project_has_chosen_is_kept(live: Any, want
 
 
 @pytest.mark.parametrize(
-    ("live", "is_well"),
+    ("chosen", "changed"),
     [
-        ({"KmsMasterKeyId": "alias/mine", "KmsDataKeyReusePeriodSeconds": 7200}, True),
-        ({"SqsManagedSseEnabled": True, "KmsDataKeyReusePeriodSeconds": 300}, True),
-        ({"KmsMasterKeyId": "alias/mine", "KmsDataKeyReusePeriodSeconds": 300}, False),
-        ({}, False),
+        ({"SqsManagedSseEnabled": False}, {"SqsManagedSseEnabled": True}),
+        ({"KmsMasterKeyId": "alias/mine", "KmsDataKeyReusePeriodSeconds": 7200}, {}),
+        (
+            {"KmsMasterKeyId": "alias/mine", "KmsDataKeyReusePeriodSeconds": 300},
+            {"KmsDataKeyReusePeriodSeconds": 3600},
+        ),
     ],
 )
-def test_encryption_that_the_project_has_chosen_is_kept(live: Any, is_well: bool) -> None:
-    recommended = {"KmsMasterKeyId": "alias/aws/sqs", "KmsDataKeyReusePeriodSeconds": 3600}
+def test_a_queue_is_encrypted_by_sqs_or_by_the_key_that_the_project_has_chosen(
+    sqs: LocalSqs, prefix: str, chosen: Any, changed: Any
+) -> None:
+    verb("queues", "ensure", "--yes")
+    for name in ("orders", "orders-dlq"):
+        sqs.client.set_queue_attributes(
+            QueueUrl=sqs.client.get_queue_url(QueueName=prefix + name)["QueueUrl"],
+            Attributes=as_texts({"SqsManagedSseEnabled": False, **chosen}),
+        )
 
-    assert (differences(recommended, live) == []) is is_well
+    done = verb("queues", "ensure", "--yes", "--json", "--empty-exit-code", "0")
+
+    changes = done.of_kind("queue_change")
+    for name in ("orders", "orders-dlq"):
+        mine = [each for each in changes if each["name"] == prefix + name]
+        assert {each["attribute"]: each["after"] for each in mine} == changed
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Sentry: one event for each last failure, in the task's scope and in the caller's trace."""
 
 import json
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -169,7 +171,10 @@ def test_a_schedule_makes_its_monitor_and_checks_in(
     handle(wake_up(good, watched.asay.name))
     handle(wake_up(bad, watched.afail.name))
 
-    found = _of("check_in", captured())
+    items = captured()
+    runs = [_transaction_of(each.name, items) for each in (watched.asay, watched.afail)]
+    assert len({each["contexts"]["trace"]["trace_id"] for each in runs}) == 2
+    found = _of("check_in", items)
     assert [(each["check_in_id"], each["status"]) for each in found] == [
         (good.hex, "in_progress"), (good.hex, "ok"), (bad.hex, "in_progress"), (bad.hex, "error")
     ]  # fmt: skip
@@ -180,22 +185,39 @@ def test_a_schedule_makes_its_monitor_and_checks_in(
     }
 
 
-def test_a_check_in_is_sent_before_a_function_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_function", [True, False], ids=["function", "worker"])
+@pytest.mark.parametrize(
+    ("outcome", "headers", "sent"),
+    [
+        ("succeeded", {SCHEDULE_HEADER: "every night"}, ["check-in", "flush"]),
+        ("failed", {}, ["flush"]),
+        ("succeeded", {}, []),
+    ],
+    ids=["check-in", "error", "neither"],
+)
+def test_what_must_not_be_lost_leaves_a_worker_process_at_once(
+    outcome: hooks.Ending,
+    headers: dict[str, str],
+    sent: list[str],
+    *,
+    is_function: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     done: list[str] = []
-    monkeypatch.setattr(sentry, "IN_LAMBDA", True)
+    monkeypatch.setattr(sentry, "IN_LAMBDA", is_function)
     monkeypatch.setattr(multiprocessing, "parent_process", object)  # as in a worker process
     monkeypatch.setattr(sentry, "capture_checkin", lambda **_: done.append("check-in"))
     monkeypatch.setattr(sentry_sdk, "flush", lambda _: done.append("flush"))
     id = uuid4()
     ended = hooks.Ended(
         task_name=watched.say.name, invocation_id=id, queue="default", root_id=id, attempt=1,
-        headers={SCHEDULE_HEADER: "every night"}, n_retries=0, metadata={}, outcome="succeeded",
-        error=None, traceback=None, ran_s=1.0, next_id=None,
+        headers=headers, n_retries=0, metadata={}, outcome=outcome, error=None, traceback=None,
+        ran_s=1.0, next_id=None,
     )  # fmt: skip
 
     call_receiver(sentry.Watch().end, ended)
 
-    assert done == ["check-in", "flush"]
+    assert done == (sent or (["flush"] if is_function else []))
 
 
 def test_a_function_sends_what_a_batch_or_a_round_has_captured(
@@ -209,6 +231,28 @@ def test_a_function_sends_what_a_batch_or_a_round_has_captured(
     finally:
         watch.disconnect()
     assert not hooks.ticked
+
+
+def test_a_process_is_followed_once_however_often_it_asks() -> None:
+    kept: list[dict[str, Any]] = []
+    capturing.init(kept.append)
+    log = partial(
+        logging.getLogger("lambda_tasks.task").error, "killed", extra={"root_id": "7", "attempt": 1}
+    )
+
+    try:
+        for _ in range(25):  # a scope of Sentry's forgets its processors where it has twenty
+            watch = sentry.instrument()
+            assert sentry.instrument() is watch
+            log()
+            watch.disconnect()
+        log()
+    finally:
+        sentry.instrument().disconnect()
+        capturing.close()
+
+    tags = [each.get("tags") for each in kept]
+    assert tags == [{"root_id": "7", "attempt": "1"}] * 25 + [None]
 
 
 def test_the_worker_reports_too(settings: Any, captured: Captured) -> None:

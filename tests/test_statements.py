@@ -15,7 +15,6 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
-from django.conf import settings as django_settings
 from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
@@ -609,7 +608,7 @@ def test_each_end_is_written(
         assert abs(now["start_time"] - began) < timedelta(seconds=0.5)
         written = finished_columns(end.outcome)
         if isinstance(end.outcome, Failed):
-            written["look_at"] = now["look_at"]
+            written |= {"look_at": now["look_at"], "broken_since": now["end_time"]}
         else:
             written["secrets"] = None
         assert _exactly(now["result"]) == _exactly(written.get("result", "old"))
@@ -622,11 +621,11 @@ def test_each_end_is_written(
 def test_only_what_has_failed_keeps_its_secrets_and_for_a_while(
     sql: PortableStatements,
     finish: Finish,
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
     secrets: str | None,
     keep_s: int,
 ) -> None:
-    monkeypatch.setattr(django_settings, "LAMBDA_TASKS_KEEP_SECRETS", keep_s, raising=False)
+    settings.LAMBDA_TASKS_KEEP_SECRETS = keep_s
     running = {"secrets": secrets, "look_at": Now() - HOUR}
     ends = [_end(_running(**running), outcome) for outcome in OUTCOMES]
 

@@ -144,6 +144,12 @@ class TestQueues:
             "staging-shop-orders.fifo", "staging-shop-other", "staging-shop-other-dlq",
         ]  # fmt: skip
 
+    def test_sqs_encrypts_messages_or_a_key_of_your_own(self) -> None:
+        for options, key in (((), None), (("--kms-key",), {"Ref": "KmsKey"})):
+            for queue in of_type("AWS::SQS::Queue", *options).values():
+                found = {k: v for k, v in queue.items() if k.startswith(("Kms", "SqsManaged"))}
+                assert found == aws_values.encryption(key)
+
     def test_nobody_uses_a_queue_without_tls(self) -> None:
         queues = set(of_type("AWS::SQS::Queue"))
 
@@ -269,9 +275,19 @@ class TestPermissions:
         assert [each["Fn::GetAtt"] for each in queues["Resource"]] == [
             ["DefaultQueue", "Arn"], ["OtherQueue", "Arn"], ["FifoQueue", "Arn"],
         ]  # fmt: skip
+        revisions = f"{BATCH['job_definition_arn']}:*"
         assert batch == {
-            "Effect": "Allow", "Action": "batch:SubmitJob", "Resource": sorted(BATCH.values())
+            "Effect": "Allow", "Action": "batch:SubmitJob",
+            "Resource": sorted([*BATCH.values(), revisions]),
         }  # fmt: skip
+
+    def test_a_revision_that_is_named_is_the_only_one_that_may_run(self, settings: Any) -> None:
+        definition = f"{BATCH['job_definition_arn']}:7"
+        settings.LAMBDA_TASKS_QUEUES |= {"heavy": {**BATCH, "job_definition_arn": definition}}
+
+        *_, batch = statements(of_type("AWS::IAM::Role")["FunctionRole"])
+
+        assert batch["Resource"] == sorted([BATCH["job_queue_arn"], definition])
 
     def test_web_processes_only_send(self, settings: Any) -> None:
         def actions() -> list[Any]:
@@ -320,7 +336,10 @@ class TestPermissions:
             for each in added
             for action in ([each["Action"]] if isinstance(each["Action"], str) else each["Action"])
         ]
-        assert "lambda:ListEventSourceMappings" in actions
+        assert {
+            "lambda:ListEventSourceMappings", "cloudwatch:DescribeAlarms",
+            "batch:DescribeJobQueues",
+        } <= set(actions)  # fmt: skip
         assert all(re.match("(Get|List|Describe)", action.partition(":")[2]) for action in actions)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import transaction
 
@@ -162,6 +163,22 @@ def test_many_calls_that_are_made_together_have_traces_with_links(
     assert process["parent"] == sends[-1]["id"]
     assert process["attributes"]["lambda_tasks.workflow"] == str(many.id)
     assert process["attributes"]["lambda_tasks.step"] == 2
+
+
+def test_a_process_is_instrumented_once() -> None:
+    mine, other = (tracing.provider_of(tracing.ListExporter()) for _ in range(2))
+    before = hooks.started.receivers
+    traces = opentelemetry.instrument(mine)
+
+    try:
+        assert opentelemetry.instrument(mine) is traces
+        with pytest.raises(ImproperlyConfigured, match=r"tracer_provider.*disconnect\(\)"):
+            opentelemetry.instrument(other)
+        assert hooks.started.receivers == (*before, traces.start)
+    finally:
+        traces.disconnect()
+    opentelemetry.instrument(other).disconnect()
+    assert hooks.started.receivers == before
 
 
 def test_an_exporter_that_hangs_is_waited_for_once_and_shortly() -> None:

@@ -1,6 +1,7 @@
-"""A newcomer's project under the servers that real sites have, with SQS and with the table."""
+"""The example under the servers that real sites have, with SQS and with the table."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,41 +22,43 @@ from django.conf import settings as test_settings
 
 from lambda_tasks.local import LocalSqs
 from tests.conftest import PATIENCE_S, wait_for
-from tests.newcomer import Newcomer
+from tests.newcomer import ROOT, Newcomer
 from tests.servers import PostgresServer
 from tests.servers.process import free_port, listens
 
 SETTINGS = """
 MIDDLEWARE = [each for each in MIDDLEWARE if "csrf" not in each]
+LAMBDA_TASKS_EAGER = False
 LAMBDA_TASKS_QUEUES = {{"default": {queue!r}, "table": {{"database": True}}}}
 LAMBDA_TASKS_AWS = {aws!r}
 LAMBDA_TASKS_PROCESSES = 1
 """
 VIEWS = """
+from uuid import uuid4
 from django.db import transaction
 from django.http import JsonResponse
 from lambda_tasks.models import TaskRecord
 from shop.models import Order
-from shop.tasks import print_invoice, confirm
+from shop.tasks import print_invoice, send_confirmation
 
 
-def place_order(request):
+def invoice(request):
     with transaction.atomic():
-        order = Order.objects.create(title=request.POST["title"])
+        order = Order.objects.create(reference=uuid4(), title=request.POST["title"])
         task = print_invoice.using(queue=request.POST["queue"])
-        invocation = task.execute_on_commit(order_id=order.pk)
-    return JsonResponse({"id": invocation.id}, status=202)
+        invocation = task.execute_on_commit(order_id=order.pk, copies=1)
+    return JsonResponse({"invocations": [invocation.id]})
 
 
-async def place_order_async(request):
-    order = await Order.objects.acreate(title=request.POST["title"])
-    task = confirm.using(queue=request.POST["queue"])
+async def confirm(request):
+    order = await Order.objects.acreate(reference=uuid4(), title=request.POST["title"])
+    task = send_confirmation.using(queue=request.POST["queue"])
     invocation = await task.aexecute_on_commit(order_id=order.pk)
-    return JsonResponse({"id": invocation.id}, status=202)
+    return JsonResponse({"invocations": [invocation.id]})
 
 
 async def enqueue(request):
-    await confirm.aexecute_on_commit(order_id=1)
+    await send_confirmation.aexecute_on_commit(order_id=1)
 
 
 def ended(request):
@@ -64,15 +67,21 @@ def ended(request):
     return JsonResponse([each.status for each in records], safe=False)
 """
 URLS = """
-urlpatterns += [path("ended/", views.ended), path("enqueue/", views.enqueue)]
+from shop.more_views import confirm, ended, enqueue, invoice
+
+urlpatterns += [
+    path(f"{view.__name__}/", view) for view in (confirm, ended, enqueue, invoice)
+]
 """
 WSGI = """
 import os
+from uuid import uuid4
 from shop.models import Order
 from shop.tasks import print_invoice
 
 if title := os.environ.get("CALL_BEFORE_FORK"):
-    print_invoice.execute_on_commit(order_id=Order.objects.create(title=title).pk)
+    order = Order.objects.create(reference=uuid4(), title=title)
+    print_invoice.execute_on_commit(order_id=order.pk, copies=1)
     from django.db import connections
     connections.close_all()
 """
@@ -108,11 +117,11 @@ THREADS_UNDER_GEVENT = f"""
 {PATCHED_FIRST}
 import os, threading, django
 
-os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+os.environ["DJANGO_SETTINGS_MODULE"] = "bookshop.settings"
 django.setup()
 from shop.tasks import print_invoice
 
-print_invoice.execute_on_commit(order_id=1)
+print_invoice.execute_on_commit(order_id=1, copies=1)
 print(*(each.name for each in threading.enumerate() if each is not threading.main_thread()))
 """
 
@@ -121,9 +130,9 @@ needs_uwsgi = pytest.mark.skipif(
     not UWSGI_PROGRAM.exists(), reason="needs a compiler: uv sync --group uwsgi"
 )
 
-GUNICORN = ["-m", "gunicorn", "--no-control-socket", "--bind", "127.0.0.1:{port}", "mysite.wsgi"]
+GUNICORN = ["-m", "gunicorn", "--no-control-socket", "--bind", "127.0.0.1:{port}", "bookshop.wsgi"]
 UWSGI = [
-    "--http-socket", "127.0.0.1:{port}", "--module", "mysite.wsgi", "--die-on-term",
+    "--http-socket", "127.0.0.1:{port}", "--module", "bookshop.wsgi", "--die-on-term",
     "--virtualenv", sys.prefix,
 ]  # fmt: skip
 
@@ -148,7 +157,7 @@ SERVERS = {
         runs_async_views=False,
         calls_before_fork=True,
     ),
-    "uvicorn": Server(["-m", "uvicorn", "--port", "{port}", "mysite.asgi:application"]),
+    "uvicorn": Server(["-m", "uvicorn", "--port", "{port}", "bookshop.asgi:application"]),
     "uwsgi": Server(
         [*UWSGI, "--py-call-uwsgi-fork-hooks", "--master", "--processes", "2"],
         calls_before_fork=True,
@@ -159,20 +168,22 @@ SERVERS = {
 
 @pytest.fixture(scope="module")
 def site(sqs: LocalSqs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
-    """A migrated project whose tasks run in a worker beside it."""
+    """The example with more views, migrated; its tasks run in a worker beside it."""
     settings = SETTINGS.format(queue=sqs.create_queue("web"), aws=sqs.client_options)
     with ExitStack() as stack:
         is_postgres = "postgresql" in test_settings.DATABASES["default"]["ENGINE"]
         if is_postgres:
             database = stack.enter_context(PostgresServer()).django_database("site")
             settings += f"DATABASES = {{'default': {database!r}}}\n"
-        site = Newcomer.with_first_task(tmp_path_factory.mktemp("site"), settings=settings)
-        site.write("shop/views.py", VIEWS)
-        site.write("mysite/urls.py", URLS, add=True)
-        site.write("mysite/wsgi.py", WSGI, add=True)
+        site = Newcomer(tmp_path_factory.mktemp("site"))
+        shutil.copytree(ROOT / "example", site.directory, dirs_exist_ok=True)
+        site.env["BOOKSHOP_DATABASE"] = str(site.directory / "shop.sqlite3")
+        site.write("bookshop/settings.py", settings, add=True)
+        site.write("bookshop/urls.py", URLS, add=True)
+        site.write("bookshop/wsgi.py", WSGI, add=True)
+        site.write("shop/more_views.py", VIEWS)
         site.write("patched_first.py", PATCHED_FIRST)
-        if is_postgres:
-            site.run("manage.py", "migrate")
+        site.run("manage.py", "migrate")
         stack.enter_context(site.running("lambda_tasks", "worker"))
         yield site
 
@@ -228,12 +239,13 @@ def serving(site: Newcomer, server: Server, **environment: str) -> Iterator[Runn
 def test_a_site_enqueues_and_goes_on_under(site: Newcomer, name: str) -> None:
     server = SERVERS[name]
     ids: list[str] = []
-    paths = ["/orders/", "/async/"] if server.runs_async_views else ["/orders/"]
+    paths = ["/invoice/", "/confirm/"] if server.runs_async_views else ["/invoice/"]
+    own_paths = ["/orders/", "/async/orders/"] if server.runs_async_views else ["/orders/"]
     calls = [(path, queue) for path in paths for queue in ("default", "table")] * 3
     before_fork = {"CALL_BEFORE_FORK": name} if server.calls_before_fork else {}
 
     def place(call: tuple[str, str]) -> None:
-        ids.append(running.post(call[0], title=name, queue=call[1])["id"])
+        ids.extend(running.post(call[0], title=name, queue=call[1])["invocations"])
 
     def place_until_refused() -> None:
         try:
@@ -245,7 +257,9 @@ def test_a_site_enqueues_and_goes_on_under(site: Newcomer, name: str) -> None:
     with serving(site, server, **before_fork) as running, ThreadPoolExecutor(4) as customers:
         list(customers.map(place, calls))
         assert len(ids) == len(calls)
-        wait_for(lambda: set(running.post("/ended/", ids=",".join(ids))) == {"SUCCESS"})
+        of_orders = [id for path in own_paths for id in running.post(path)["invocations"]]
+        awaited = ",".join(ids + of_orders)
+        wait_for(lambda: set(running.post("/ended/", ids=awaited)) == {"SUCCESS"})
 
         late = threading.Thread(target=place_until_refused)
         late.start()
@@ -273,7 +287,7 @@ def test_a_process_that_was_forked_behind_pythons_back_is_told_what_to_do(site: 
     server = replace(SERVERS["uwsgi"], command=[*UWSGI, "--master"])
     with serving(site, server, CALL_BEFORE_FORK="forked") as running:
         with pytest.raises(HTTPError, match="500"):
-            running.post("/orders/", title="forked", queue="default")
+            running.post("/orders/")
 
         assert "py-call-uwsgi-fork-hooks" in running.log.read_text()
 

@@ -564,9 +564,13 @@ def test_elsewhere_it_prints_lines_of_json_as_its_verbosity_says(
         timeout=PATIENCE_S,
     )
 
-    messages = [json.loads(line)["message"] for line in done.stdout.splitlines()]
-    assert len(messages) == len(says), messages
-    assert all(words in message for words, message in zip(says, messages, strict=True))
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == len(says), lines
+    assert all(words in line["message"] for words, line in zip(says, lines, strict=True))
+    ends = [
+        {name: value for name, value in line.items() if name != "message"} for line in lines[-1:]
+    ]
+    assert ends == [{"done": 1, "failed": 0, "returned": 0, "exit_code": 0}][: len(says)]
     assert ("aadd starts, attempt 1" in done.stderr) is (verbosity == "2")
 
 

@@ -16,9 +16,12 @@ from django.utils import timezone
 import lambda_tasks
 from lambda_tasks import operations, runtime
 from lambda_tasks.core.lifecycle import Claim, End, Failed, Raised, Succeeded
+from lambda_tasks.core.message import Message
+from lambda_tasks.enqueue import on_commit
 from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
-from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery
+from lambda_tasks.ports import ClaimedDelivery, Delivery, Granted, ResolvedDelivery
+from lambda_tasks.records import workflows as workflow_records
 from lambda_tasks.testing import capture_tasks, simulate
 from lambda_tasks.workflows import WorkflowRun, group, workflow
 from tests.app import graphs
@@ -92,8 +95,6 @@ def _claim(ids: Sequence[uuid.UUID]) -> list[tuple[Claim, Any]]:
     for id in ids:
         record = TaskRecord.objects.get(id=id)
         task = graphs.measure if record.task_name.endswith("measure") else graphs.summarize
-        from lambda_tasks.core.message import Message
-
         message = Message(
             task_name=record.task_name, kwargs={}, invocation_id=id, durable=True,
             has_arguments=False,
@@ -279,12 +280,18 @@ def test_the_end_of_a_member_costs_one_statement_for_its_count(
         runtime.current().claims.finish(_end(claimed[0]))
     with statements() as counted_together:
         runtime.current().claims.finish_many([_end(each) for each in claimed[1:20]])
+    _, members, _ = _gallery(130)
+    scattered = _claim(members)[::5]
+    with statements() as counted_in_shards:
+        runtime.current().claims.finish_many([_end(each) for each in scattered])
 
     def of_joins(all: list[str]) -> int:
         return sum("lambda_tasks_workflowjoin" in sql for sql in all)
 
     per_count = 1 if connection.vendor == "postgresql" else 2
     assert of_joins(counted) == of_joins(counted_together) == per_count
+    assert of_joins(counted_in_shards) == (1 if connection.vendor == "sqlite" else 4) * per_count
+    assert not any("SAVEPOINT" in sql for sql in counted_in_shards)
 
 
 def test_nobody_finds_what_waits(transactional_db: None) -> None:
@@ -296,11 +303,94 @@ def test_nobody_finds_what_waits(transactional_db: None) -> None:
 
 def test_a_round_cancels_the_steps_that_a_cancel_has_left(transactional_db: None) -> None:
     _gallery(2)
-    Workflow.objects.update(status="CANCELLED", ended_at=timezone.now())
+    Workflow.objects.update(status="CANCELLED")
 
     async_to_sync(runtime.current().round.run)()
 
     assert set(TaskRecord.objects.values_list("status", flat=True)) == {"CANCELLED"}
+    assert Workflow.objects.get().ended_at is not None
+
+
+def test_a_round_reads_no_steps_of_a_workflow_whose_cancel_is_over(
+    transactional_db: None, statements: Callable[[], Any]
+) -> None:
+    run, _, _ = _gallery(2)
+    run.cancel()
+
+    with statements() as counted:
+        workflow_records.finish_all_cancelled()
+
+    assert sum("lambda_tasks_taskrecord" in sql for sql in counted) == 0
+
+
+def test_a_member_that_ends_just_after_a_cancel_releases_nothing(transactional_db: None) -> None:
+    _, members, total = _gallery(2)
+    claimed = _claim(members)
+    Workflow.objects.update(status="CANCELLED")
+
+    runtime.current().claims.finish_many([_end(each) for each in claimed])
+
+    assert TaskRecord.objects.get(id=total).status == "WAITING"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired", "exhausted", "lost", "stopped"])
+def test_what_is_released_by_others_than_runs_is_sent_at_once(
+    transactional_db: None, how: str
+) -> None:
+    first, other = (graphs.measure.step(image_id=number) for number in range(2))
+    handler = graphs.note.step(text="handled")
+    members = group([first, other], fail_fast=how == "stopped")
+    with capture_tasks() as captured:
+        workflow("one", members.finally_(handler)).execute_on_commit()
+        end_of_record(how, first.id, other.id)
+        captured.run(raise_failures=False)
+
+    assert Effect.objects.get().name == "handled"
+
+
+def end_of_record(how: str, id: uuid.UUID, other: uuid.UUID) -> None:
+    """End two steps in a way of which no run hears."""
+    claims, record = runtime.current().claims, TaskRecord.objects.filter(id=id)
+    if how == "stopped":
+        (claimed,) = _claim([id])
+        claims.finish(_end(claimed, BROKEN))
+        return
+    TaskRecord.objects.get(id=other).cancel()
+    if how == "cancelled":
+        record.cancel()
+    elif how == "expired":
+        record.update(expires_at=timezone.now() - timedelta(days=1))
+        assert _claim([id]) == []
+    elif how == "exhausted":
+        record.update(n_attempts=5)
+        assert _claim([id]) == []
+    else:
+        (claimed,) = _claim([id])
+        lost = ClaimedDelivery(
+            delivery=Delivery(id="1", source="default", fallback_id=id),
+            message=Message(
+                task_name=graphs.measure.name, kwargs={}, invocation_id=id, place=claimed[1]
+            ),
+            task=graphs.measure,
+            claim=claimed[0],
+        )
+        runtime.current().finisher.finish_lost(lost, BROKEN.raised, is_last=True)
+
+
+def test_released_steps_are_sent_for_a_limited_time(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = graphs.measure.step(image_id=0)
+    members = group(graphs.measure.step(image_id=number).after(first) for number in range(1, 6))
+    with capture_tasks() as captured:
+        workflow("wide", members).execute_on_commit()
+        released = runtime.current().claims.finish(_end(*_claim([first.id])))
+        monkeypatch.setattr(on_commit, "RELEASED_PAGE", 2)
+        monkeypatch.setattr(on_commit, "SEND_RELEASED_FOR_S", -1.0)
+
+        async_to_sync(runtime.current().enqueuer.asend_released)(released)
+
+        assert len(captured) == 1 + 2
 
 
 def test_a_group_that_was_satisfied_is_not_counted_again_after_a_retry(

@@ -4,13 +4,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
+from pydantic import SecretStr
 
 from lambda_tasks import hooks, operations, runtime
 from lambda_tasks.core import graphs as core_graphs
 from lambda_tasks.hooks import beside
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
+from lambda_tasks.records import workflows as workflow_records
 from lambda_tasks.tasks import cleanup_task_records
 from lambda_tasks.testing import capture_tasks
 from lambda_tasks.workflows import (
@@ -478,6 +480,169 @@ def test_steps_are_added_in_the_transaction_of_their_step_only(transactional_db:
 
     assert run.status() == "FAILED"
     assert "Remove `atomic=False` from the task" in str(TaskRecord.objects.get().traceback)
+
+
+def test_a_step_that_adds_steps_locks_its_workflow_at_its_end_only(transactional_db: None) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    first = graphs.split_and_measure.step()
+
+    run = _run(workflow("dynamic", graphs.note.step(text="last").after(first)))
+
+    assert TaskRecord.objects.get(id=first.id).result == "RUNNING"
+    assert run.progress() == (3, 3, 0)
+    assert _effects() == ["added", "last"]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_nothing_is_added_to_a_cancelled_workflow(transactional_db: None, is_late: bool) -> None:
+    last = graphs.note.step(text="last").after(graphs.split_cancelled.step(is_late=is_late))
+
+    run = _run(workflow("dynamic", last), raise_failures=False)
+
+    assert run.status() == "CANCELLED"
+    assert list(TaskRecord.objects.values_list("status", flat=True)) == ["CANCELLED"] * 2
+    assert _effects() == []
+
+
+def test_steps_that_are_added_on_another_connection_are_refused(transactional_db: None) -> None:
+    run = _run(workflow("dynamic", graphs.split_elsewhere.step()), raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert "on another thread than the step's" in str(TaskRecord.objects.get().traceback)
+
+
+def test_what_follows_waits_for_the_next_run_and_for_what_was_added_before(db: None) -> None:
+    last = graphs.note.step(text="last").after(graphs.split_and_go_on.step())
+
+    run = _run(workflow("dynamic", last))
+
+    assert run.status() == "SUCCESS"
+    assert sorted(_effects()[:2]) == ["added", "gone on"]
+    assert _effects()[2:] == ["last"]
+
+
+def test_a_workflow_has_no_room_for_more_steps_than_the_most(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow_records, "MAX_STEPS", 4)
+
+    run = _run(workflow("dynamic", graphs.split.step(n=4)), raise_failures=False)
+
+    assert run.status() == "FAILED"
+    assert "has 1 steps, and with 4 more" in str(TaskRecord.objects.get().traceback)
+
+
+def test_a_step_without_a_transaction_knows_its_workflow(transactional_db: None) -> None:
+    run = _run(workflow("one", graphs.own_workflow.step()))
+
+    assert run.result(timeout=5) == f"{run.id} 0"
+
+
+def test_a_failed_step_that_is_replayed_puts_its_workflow_right(db: None) -> None:
+    broken = graphs.resize.step(image_id=1, fails=True)
+    run = _run(workflow("one", graphs.note.step(text="last").after(broken)), raise_failures=False)
+    assert run.status() == "FAILED"
+
+    with capture_tasks() as captured:
+        replayed = operations.replay(ids=[broken.id], change={"fails": False})
+        assert replayed.skipped == {}
+        assert run.status() == "RUNNING"
+        assert run.retry_failed() == 0
+        captured.run()
+
+    assert run.status() == "SUCCESS"
+    assert run.progress() == (2, 2, 0)
+    assert _effects() == ["resize 1", "last"]
+    assert operations.retry(ids=[broken.id]).done == []
+
+
+def test_a_replay_that_fails_can_be_retried_with_its_workflow(db: None) -> None:
+    broken = graphs.resize.step(image_id=1, fails=True)
+    run = _run(workflow("one", broken), raise_failures=False)
+
+    with capture_tasks() as captured:
+        (replay,) = operations.replay(ids=[broken.id]).new.values()
+        captured.run(raise_failures=False)
+    assert run.status() == "FAILED"
+    Effect.objects.create(name="repaired")
+    with capture_tasks() as captured:
+        assert run.retry_failed() == 1
+        captured.run()
+
+    assert run.status() == "SUCCESS"
+    assert TaskRecord.objects.get(id=replay).result == 10
+
+
+def test_what_is_replayed_outside_of_a_workflow_counts_in_none(db: None) -> None:
+    first = graphs.resize.step(image_id=1, fails=True)
+    unbegun = graphs.note.step(text="last").after(first)
+    run = _run(workflow("one", unbegun), raise_failures=False)
+    TaskRecord.objects.get(id=unbegun.id).cancel()
+    done = _run(workflow("two", succeeded := graphs.resize.step(image_id=2)))
+
+    with capture_tasks() as captured:
+        skipped = operations.replay(ids=[unbegun.id]).skipped
+        assert operations.replay(ids=[succeeded.id]).done == [succeeded.id]
+        captured.run()
+
+    assert "has never begun" in skipped[unbegun.id]
+    assert (run.status(), done.status()) == ("FAILED", "SUCCESS")
+    assert done.progress() == (1, 1, 0)
+
+
+@pytest.mark.parametrize("days", [None, 0])
+def test_the_secrets_of_steps_that_wait_in_a_failed_workflow_go_in_time(
+    db: None, settings: Any, days: int | None
+) -> None:
+    if days is not None:
+        settings.LAMBDA_TASKS_KEEP_SECRETS = days
+    broken = graphs.resize.step(image_id=1, fails=True)
+    paid = graphs.pay.step(token=SecretStr("hidden")).after(broken)
+    other = graphs.note.step(text="other").after(broken)
+
+    run = _run(workflow("one", paid, other), raise_failures=False)
+
+    record = TaskRecord.objects.get(id=paid.id)
+    if days is None:
+        assert record.status == "WAITING"
+        assert record.secrets
+        assert record.look_at is not None
+        TaskRecord.objects.filter(id=paid.id).update(look_at=timezone.now() - timedelta(days=1))
+        runtime.current().outbox.find_unsent(
+            early=timedelta(0), lost_for=timedelta(0), waiting_for=timedelta(0), limit=1
+        )
+        record.refresh_from_db()
+    assert (record.status, record.secrets, record.look_at) == ("CANCELLED", None, None)
+    assert TaskRecord.objects.get(id=other.id).status == "WAITING"
+    Effect.objects.create(name="repaired")
+    with capture_tasks() as captured:
+        assert run.retry_failed() == 1
+        captured.run()
+    assert _effects() == ["repaired", "resize 1", "other"]
+    assert run.status() == "FAILED"
+
+
+def test_a_retry_lets_secrets_wait_for_their_step_again(db: None) -> None:
+    broken = graphs.resize.step(image_id=1, fails=True)
+    paid = graphs.pay.step(token=SecretStr("hidden")).after(broken)
+    run = _run(workflow("one", paid), raise_failures=False)
+    Effect.objects.create(name="repaired")
+
+    with capture_tasks() as captured:
+        run.retry_failed()
+        assert TaskRecord.objects.get(id=paid.id).look_at is None
+        captured.run()
+
+    assert run.result(timeout=5) == len("hidden")
+
+
+def test_a_first_step_of_an_inner_workflow_that_waits_has_no_delay(db: None) -> None:
+    delayed = graphs.note.using(delay=5).step(text="late")
+    inner = workflow("inner", delayed).after(graphs.note.step(text="first"))
+
+    with pytest.raises(ValueError, match="waits for other steps and has a delay of 5 s"):
+        workflow("outer", inner).execute_on_commit()
 
 
 def test_steps_that_are_retried_are_sent_after_the_commit(transactional_db: None) -> None:

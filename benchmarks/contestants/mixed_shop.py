@@ -22,7 +22,7 @@ from lambda_tasks.errors import EnqueueError
 from lambda_tasks.models import TaskRecord, Workflow
 from lambda_tasks.workflows import WorkflowRun
 
-__all__ = ["audit", "done_per_s", "migrate", "movement", "take_orders"]
+__all__ = ["audit", "done_per_s", "migrate", "movement", "struck", "take_orders"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ WEIGHTS: Final = {
     "chain": 2,
     "fan": 1,
     "nested": 2,
+    "fulfil": 1,
 }
 """How often an order is of each kind: the name of its task, or of what makes its workflow."""
 
@@ -68,9 +69,9 @@ EFFECTLESS: Final = ("refuse", DOUBTFUL)
 SHOWN: Final = 10
 """Orders, of each thing that must not be."""
 
-LEFT_S: Final = 30.0 + 60.0
+LEFT_S: Final = 30.0 + 60.0 + 10.0
 """What a web process that was killed has left is sent after its half a minute, by the relay's next
-round, of which there is one a minute."""
+round, of which there is one a minute. That round, the delivery and the start take their time."""
 
 AGAIN_S: Final = 0.2
 """After an error of the database."""
@@ -152,10 +153,16 @@ def audit(
         "twice": ledger.twice(),
         "stuck": ledger.stuck(),
         "failed": ledger.failed(),
+        "disordered": ledger.disordered(),
         "dead_lettered": ledger.dead_lettered(dead_letters, max_receives),
         "late": ledger.late(lease_s),
     }
     return {name: {"count": len(each), "shown": each[:SHOWN]} for name, each in found.items()}
+
+
+def struck() -> int:
+    """How many processes have struck themselves down."""
+    return sum(entry.what == logbook.STRUCK for entry in _logbook())
 
 
 def done_per_s(*, since: float, until: float, parts: int) -> list[float]:
@@ -178,8 +185,9 @@ class _Ledger:
     def __init__(self, lapsed: Mapping[str, int], since: int) -> None:
         self._lapsed = lapsed
         self._orders = {order.number: order for order in Order.objects.filter(number__gte=since)}
-        shipments = Shipment.objects.filter(number__gte=since)
-        self._parcels = Counter(shipments.values_list("number", "parcel"))
+        shipments = Shipment.objects.filter(number__gte=since).order_by("pk")
+        self._shipped = list(shipments.values_list("number", "parcel"))
+        self._parcels = Counter(self._shipped)
         records = TaskRecord.objects.defer("result", "args", "secrets")
         self._records = [record for record in records if _number(record) >= since]
         self._begun: dict[int, float] = {}
@@ -192,7 +200,7 @@ class _Ledger:
         return [
             f"{number} ({order.kind})"
             for number, order in self._orders.items()
-            if any(not self._parcels[number, parcel] for parcel in _promised(order.kind))
+            if any(not self._parcels[number, parcel] for parcel in _promised(number, order.kind))
             and number not in gone
         ]
 
@@ -201,6 +209,18 @@ class _Ledger:
             f"{number} ({self._kind(number)}), parcel {parcel}: {times} times"
             for (number, parcel), times in self._parcels.items()
             if times > (0 if self._kind(number) == "refuse" else 1)
+        ]
+
+    def disordered(self) -> list[str]:
+        """Orders whose parcels were taken back in another order than the last one first."""
+        taken_back: dict[int, list[int]] = {}
+        for number, parcel in self._shipped:
+            if parcel < 0:
+                taken_back.setdefault(number, []).append(parcel)
+        return [
+            f"{number} ({self._kind(number)}): {parcels}"
+            for number, parcels in taken_back.items()
+            if parcels != sorted(parcels)
         ]
 
     def stuck(self) -> list[str]:
@@ -294,7 +314,8 @@ def _take_workflow(number: int, kind: str, queue: str) -> None:
 
 
 def _retry_failed() -> None:
-    for id in Workflow.objects.filter(status="FAILED").values_list("pk", flat=True):
+    failed = Workflow.objects.filter(status="FAILED", call_id=None)
+    for id in failed.values_list("pk", flat=True):
         WorkflowRun(id).retry_failed()
 
 
@@ -308,12 +329,16 @@ def _insist(ask: Callable[..., T], **kwargs: Any) -> T:
             time.sleep(AGAIN_S)
 
 
-def _promised(kind: str) -> range:
-    """The parcels that an order of this kind must have."""
+def _promised(number: int, kind: str) -> Sequence[int]:
+    """The parcels that an order of this kind must have; negative ones are taken back."""
     if kind in EFFECTLESS:
         return range(0)
     if kind in WORKFLOWS:
         return range(WORKFLOWS[kind])
+    if kind == "fulfil" and not mixed.is_refused(number):
+        return range(mixed.STAGES)
+    if kind == "fulfil":
+        return [*range(mixed.STAGES - 1), *map(mixed.taken_back, mixed.UNDONE)]
     return range(mixed.PARCELS if kind == "send_in_parcels" else 1)
 
 

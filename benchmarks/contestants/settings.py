@@ -39,6 +39,8 @@ if "BENCHMARK_SCHEDULES" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.scheduled")
 if "BENCHMARK_FLOWS" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.flows")
+if "BENCHMARK_STEPS" in os.environ:
+    LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.stepped")
 if "BENCHMARK_MARKS" in os.environ:
     LAMBDA_TASKS_MODULES.append("benchmarks.contestants.work.marks")
 LAMBDA_TASKS_DURABLE = "BENCHMARK_DURABLE" in os.environ

@@ -18,6 +18,7 @@ from typing import Final
 from benchmarks import environments, options, report
 from benchmarks.faults import comparison, tables, trial
 from benchmarks.faults.comparison import OURS, PEER
+from benchmarks.faults.kinds import BY_NAME
 from benchmarks.faults.site import CONSUMERS, ENGINES, HURRY, Consumer, Engine, open_site
 from benchmarks.faults.trial import Verdict
 
@@ -35,6 +36,8 @@ def main() -> None:
     logging.getLogger("lambda_tasks").setLevel(logging.CRITICAL)  # the kills are no news
     said = f"--orders {chosen.orders} --faults {chosen.faults} --seed {chosen.seed}"
     said += f" --kinds {' '.join(chosen.kinds)}" if chosen.kinds else ""
+    said += f" --only {' '.join(map(repr, chosen.only))}" if chosen.only else ""
+    said += " --strikes" if chosen.strikes else ""
     said += "" if chosen.hurry == HURRY else f" --hurry {chosen.hurry:g}"
     verdicts = {
         (consumer, engine): _try(consumer, engine, chosen)
@@ -57,7 +60,7 @@ def main() -> None:
 def _try(consumer: Consumer, engine: Engine, chosen: argparse.Namespace) -> Verdict:
     report.say(f"{consumer}, {engine}, seed {chosen.seed}")
     directory = Path(tempfile.mkdtemp(prefix="lambda_tasks_faults_"))
-    with open_site(engine, directory, hurry=chosen.hurry) as site:
+    with open_site(engine, directory, hurry=chosen.hurry, strikes=chosen.strikes) as site:
         verdict = trial.run(
             site,
             consumer,
@@ -66,6 +69,7 @@ def _try(consumer: Consumer, engine: Engine, chosen: argparse.Namespace) -> Verd
             every_s=FAULT_EVERY_S,
             seed=chosen.seed,
             kinds=chosen.kinds,
+            only=chosen.only,
         )
     if verdict.is_clean:
         shutil.rmtree(directory)
@@ -94,7 +98,22 @@ def _options() -> argparse.Namespace:
         "--hurry", type=float, default=HURRY, help="so many times as fast SQS's timeouts run"
     )
     parser.add_argument(
-        "--kinds", nargs="+", metavar="KIND", help="of orders, such as chain, fan and nested"
+        "--kinds",
+        nargs="+",
+        metavar="KIND",
+        help="of orders, such as chain, fan and fulfil",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(BY_NAME),
+        metavar="FAULT",
+        help="such as 'consumer killed'",
+    )
+    parser.add_argument(
+        "--strikes",
+        action="store_true",
+        help="durable functions kill their processes",
     )
     parser.add_argument(
         "--no-peer", action="store_true", help="without the kills beside django-lambda-tasks"

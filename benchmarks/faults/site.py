@@ -116,8 +116,11 @@ def open_site(
     hurry: float = HURRY,
     processes: int = PROCESSES,
     function_timeout_s: int = FUNCTION_TIMEOUT_S,
+    strikes: bool = False,
 ) -> Iterator[Site]:
     """Start the servers and make the tables.
+
+    With `strikes` the durable functions among the tasks strike their processes down, each once.
 
     Raises ServerUnavailable, with the reason, where a server can't be had.
     """
@@ -141,6 +144,7 @@ def open_site(
             "BENCHMARK_LOGBOOK": str(directory / "logbook"),
             "AWS_ENDPOINT_URL": endpoint,
         }
+        environment |= {"BENCHMARK_STRIKES": "yes"} if strikes else {}
         by_way = entry | {"HOST": "127.0.0.1", "PORT": database_way.port}
         bookkeeper = stack.enter_context(
             Contestant(

@@ -16,6 +16,7 @@ ENGINES: Final[Mapping[Engine, str]] = {"postgresql": "PostgreSQL", "mariadb": "
 HEADS: Final = {
     "lost": "Lost",
     "twice": "Twice in effect",
+    "disordered": "Undone out of order",
     "stuck": "Stuck",
     "failed": "Failed by no fault of theirs",
     "dead_lettered": "Dead-lettered unbegun",

@@ -1,6 +1,7 @@
 """The tick event, by the schedule that the README advises."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -16,7 +17,9 @@ def ticking(function: LambdaProcess) -> Iterator[None]:
     over = threading.Event()
 
     def tick() -> None:
-        while not over.wait(TICK_EVERY_S):
+        due_at = time.monotonic() + TICK_EVERY_S
+        while not over.wait(max(due_at - time.monotonic(), 0.0)):
+            due_at += TICK_EVERY_S
             # Where the database is away it raises, or is late; the next tick comes all the same.
             with suppress(FunctionError, FunctionTimedOut, RuntimeExited):
                 function.start()

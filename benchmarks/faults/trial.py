@@ -1,6 +1,7 @@
 """Orders under a storm of faults, and what became of them."""
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import report
-from benchmarks.faults.kinds import KINDS, LEASE_S, Scene
+from benchmarks.faults.kinds import BY_NAME, LEASE_S, Scene
 from benchmarks.faults.lapsed import LapsedLeases
 from benchmarks.faults.site import (
     DRAIN_MARGIN_S,
@@ -76,17 +77,19 @@ def run(
     every_s: tuple[float, float],
     seed: int,
     kinds: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
 ) -> Verdict:
     """Take orders while so many faults happen, one in `every_s` seconds; audit when all is calm.
 
-    `kinds` of orders; all of them by default.
+    `kinds` of orders, and `only` these faults; all of them by default.
     """
     random.seed(seed)
+    disturbances = [BY_NAME[name] for name in only or BY_NAME]
     with begun(site, consumer) as scene:
         pause_s = faults * sum(every_s) / 2 / orders
-        only = {} if kinds is None else {"kinds": kinds}
-        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed, **only)
-        with taking, Storm(scene, KINDS) as storm:
+        chosen = {} if kinds is None else {"kinds": kinds}
+        taking = taking_orders(scene, orders, pause_s=pause_s, seed=seed, **chosen)
+        with taking, Storm(scene, disturbances) as storm:
             storm.blow(every_s=every_s, faults=faults)
         settle(site)
         unresponsive = scene.unresponsive()
@@ -171,12 +174,20 @@ def judge(
 ) -> Verdict:
     """Audit what consumers did that have ended by now."""
     crew = scene.consumers if isinstance(scene.consumers, Crew) else None
+    struck = scene.site.bookkeeper.ask("struck")
+    happened = dict(faults) | ({"struck itself down": struck} if struck else {})
     return Verdict(
         orders=orders,
-        faults=faults,
+        faults=happened,
         found=audit(scene),
         frozen=unresponsive if crew is None else crew.stuck,
-        surprises=[] if crew is None else crew.surprises,
+        surprises=[] if crew is None else _untold(crew.surprises, struck),
         longest_end_s=None if crew is None else max(crew.ended_after_s, default=None),
         versions=scene.site.bookkeeper.versions("lambda-tasks", "django", "ministack"),
     )
+
+
+def _untold(codes: Sequence[int], struck: int) -> Sequence[int]:
+    """Leave out the ends of workers whose tasks have struck them down."""
+    killed = [code for code in codes if code == -signal.SIGKILL]
+    return [code for code in codes if code != -signal.SIGKILL] + killed[struck:]

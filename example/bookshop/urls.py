@@ -7,5 +7,7 @@ urlpatterns = [
     path("runs/", views.runs, name="runs"),
     path("orders/", views.place_order, name="place_order"),
     path("async/orders/", views.place_order_async, name="place_order_async"),
+    path("gifts/", views.place_gift, name="place_gift"),
+    path("gifts/<uuid:gift>/answer/", views.answer_gift, name="answer_gift"),
     path("admin/", admin.site.urls),
 ]

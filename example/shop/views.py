@@ -10,8 +10,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
+from lambda_tasks.durable import signal
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.workflows import workflow
+from shop.gifts import send_gift
 from shop.models import Order
 from shop.tasks import print_invoice, reserve_stock, send_confirmation
 from shop.transactions import async_atomic
@@ -55,6 +57,21 @@ async def place_order_async(request: HttpRequest) -> HttpResponse:
     except OutOfStock:
         return JsonResponse({"order": fields["reference"], "error": "out of stock"}, status=409)
     return _answer(request, order, [invocation.id for invocation in placed])
+
+
+@require_POST
+def place_gift(request: HttpRequest) -> HttpResponse:
+    with transaction.atomic():
+        order = Order.objects.create(**_fields(request))
+        gift = send_gift.execute_on_commit(order_id=order.pk)
+    return _answer(request, order, [gift.id])
+
+
+@require_POST
+def answer_gift(request: HttpRequest, gift: uuid.UUID) -> HttpResponse:
+    """What the link in the recipient's mail leads to."""
+    signal(gift, "approval", request.POST.get("approved") == "yes")
+    return JsonResponse({"gift": str(gift)})
 
 
 def index(request: HttpRequest) -> HttpResponse:

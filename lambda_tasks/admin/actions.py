@@ -7,9 +7,9 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
@@ -19,10 +19,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext, ngettext
 
-if TYPE_CHECKING:
-    from django_stubs_ext import StrOrPromise as StrPromise
-else:
-    StrPromise = str
+from .pages import PagesAdmin
+from .words import StrPromise
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -33,6 +31,12 @@ CONFIRMED: Final = "confirmed"
 CHOSEN: Final = "chosen"
 REASON: Final = "reason"
 """The fields of the confirmation: that it is one, the keys of what was counted, and why."""
+
+FIRST: Final = "first"
+"""The field that says that only N_FIRST are meant for now, to see what becomes of them."""
+
+N_FIRST: Final = 5
+"""The number of objects with which one tries an action before it is done to the rest."""
 
 MAX_REASON: Final = 1000
 """The most characters of a reason."""
@@ -63,15 +67,32 @@ class Question:
     """What there is to know before it is done."""
     asks_why: bool = False
     is_harmful: bool = False
+    can_be_tried: bool = False
+    """Whether it can be done to N_FIRST of them first."""
 
 
-class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time in 5.2
-    """An admin whose actions show a confirmation, and leave a trace in the admin's log."""
+class AsksFirst(PagesAdmin):
+    """An admin of rows that the library writes, and that only actions change.
+
+    They show a confirmation, and leave a trace in the admin's log.
+    """
 
     max_chosen: int
     """The most objects that one action takes."""
     named_by: Sequence[str] = ()
     """The columns that actions need; all if there are none."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Return False: only calls and code create these rows."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: a saved form would overwrite what tasks and ticks write meanwhile."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: Django's page would delete a row on which something still depends."""
+        return False
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -126,6 +147,8 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
             "keys": json.dumps([str(each.pk) for each in chosen]),
             "first_key": chosen[0].pk if chosen else "",
             "max_reason": MAX_REASON,
+            "n_first": N_FIRST if question.can_be_tried and len(chosen) > N_FIRST else 0,
+            "back_url": request.path,
         }
         return TemplateResponse(request, "lambda_tasks/confirmation.html", context)
 
@@ -149,6 +172,10 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
             logger.info("%s: %s By %s, in the admin.", each, change, user.get_username())
         LogEntry.objects.bulk_create(entries)
 
+    def is_trial(self, request: HttpRequest) -> bool:
+        """Return whether only N_FIRST of the confirmed objects are meant for now."""
+        return FIRST in request.POST
+
     def report(
         self, request: HttpRequest, question: Question, n_done: int, refused: Refused
     ) -> None:
@@ -161,11 +188,6 @@ class AsksFirst(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
             self.message_user(request, told, level=messages.ERROR)
         if n_done:
             self.message_user(request, question.did % n_done, level=messages.SUCCESS)
-
-    def may(self, request: HttpRequest, permission: str) -> bool:
-        """Return whether the user has a permission on this model."""
-        user: Any = request.user
-        return bool(user.has_perm(f"{self.opts.app_label}.{permission}_{self.opts.model_name}"))
 
     def _confirmed_keys(self, text: str) -> list[Any]:
         try:

@@ -9,15 +9,24 @@ from typing import Any, Final
 
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.core.paginator import Paginator
-from django.db.models import QuerySet
-from django.db.models.functions import Right
+from django.db.models import QuerySet, TextField
+from django.db.models.functions import Cast, Left, Right
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from ..core.lifecycle import UNFINISHED, Status
 from ..records.tables import RunProgress, TaskRecord
 from . import search
-from .filters import BEFORE, Position, StatusFilter, TaskFilter, position
+from .filters import (
+    BEFORE,
+    BrokenFilter,
+    ErrorFilter,
+    Position,
+    StatusFilter,
+    TaskFilter,
+    WorkflowFilter,
+    position,
+)
 
 MAX_LISTED: Final = 1000
 """The most records on the pages of one list, and the most that one action takes."""
@@ -28,7 +37,13 @@ LOOKED_AT: Final = 20_000
 ERROR_CHARS: Final = 500
 """The characters at the end of a traceback in which the list looks for its last line."""
 
-INDEXED: Final = {TaskFilter.parameter_name, BEFORE, "enqueued_at__gte", "enqueued_at__lt"}
+ARGUMENT_CHARS: Final = 400
+"""The characters at the beginning of a call's arguments of which the list shows some."""
+
+INDEXED: Final = {
+    *(each.parameter_name for each in (TaskFilter, BrokenFilter, ErrorFilter, WorkflowFilter)),
+    BEFORE, "enqueued_at__gte", "enqueued_at__lt",
+}  # fmt: skip
 """The parameters that an index answers."""
 
 DEFERRED: Final = ("args", "kwargs", "secrets", "headers", "traceback")
@@ -78,8 +93,11 @@ class RecordChangeList(ChangeList):
         if not self.result_count:
             self.result_list = []
             return
-        end = Right("traceback", ERROR_CHARS)
-        listed: Any = self.result_list.defer(*DEFERRED).annotate(traceback_end=end)
+        listed: Any = self.result_list.defer(*DEFERRED)
+        listed = listed.annotate(traceback_end=Right("traceback", ERROR_CHARS))
+        if "arguments_in_list" in self.list_display:
+            written = Left(Cast("kwargs", TextField()), ARGUMENT_CHARS)
+            listed = listed.annotate(arguments_start=written)
         is_one_page = not self.multi_page or (self.show_all and self.can_show_all)
         self.result_list = list(listed[:MAX_LISTED] if is_one_page else listed)
         running = [each.pk for each in self.result_list if each.status == Status.RUNNING]

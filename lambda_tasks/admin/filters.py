@@ -23,9 +23,9 @@ from django.utils.translation import gettext_lazy as _
 from .. import conf, registry
 from ..core.lifecycle import UNFINISHED
 from ..records.counts import FOR_EVER
-from ..records.database import statements
-from ..records.tables import TaskRecord, TaskStatus
-from .shown import moment
+from ..records.database import record_alias, statements
+from ..records.tables import TaskError, TaskRecord, TaskStatus
+from .shown import ID_DIGITS, moment
 
 BEFORE: Final = "before"
 """The parameter that says from which record on the list goes back."""
@@ -83,6 +83,66 @@ class Before(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Return the records that come after the place."""
         return position(self.value() or "").after(queryset)
+
+
+class BrokenFilter(admin.SimpleListFilter):
+    """Failures that nothing has put right: no later success, and not acknowledged."""
+
+    title = _("still broken")
+    parameter_name = "broken"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return the one choice beside all."""
+        return [("yes", _("still broken"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the records that are still broken."""
+        return queryset.filter(broken_since__isnull=False) if self.value() == "yes" else queryset
+
+
+class IdFilter(admin.SimpleListFilter):
+    """A filter by the id of something else, to which only links lead."""
+
+    column: str
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        """Return what was chosen; nothing otherwise, which hides the filter."""
+        if not (value := self.value()):
+            return []
+        try:
+            return [(value, self.name_of(UUID(value)))]
+        except ValueError as error:
+            raise IncorrectLookupParameters(error) from error
+
+    def name_of(self, id: UUID) -> str:
+        """Return how people know it."""
+        return str(id)[:ID_DIGITS]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the records that have this id."""
+        return queryset.filter(**{self.column: UUID(self.value() or "")})
+
+
+class ErrorFilter(IdFilter):
+    """The runs that have failed with one error."""
+
+    title = _("error")
+    parameter_name = "error"
+    column = "error_id"
+
+    def name_of(self, id: UUID) -> str:
+        """Return the class of the error; its text may be hidden."""
+        classes = TaskError.objects.using(record_alias()).filter(pk=id)
+        found = classes.values_list("exception_class", flat=True).first()
+        return found.rpartition(".")[2] if found else super().name_of(id)
+
+
+class WorkflowFilter(IdFilter):
+    """The steps of one workflow."""
+
+    title = _("workflow")
+    parameter_name = "workflow"
+    column = "workflow_id"
 
 
 class KnownValues(admin.SimpleListFilter):

@@ -1,12 +1,14 @@
 """A record's page: which fields it has, and what they show."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 from django.db.models import Q
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext, ngettext
@@ -14,12 +16,15 @@ from django.utils.translation import gettext, ngettext
 from .. import conf, registry
 from ..core.lifecycle import Status
 from ..core.redaction import REDACTED, redact, redact_value
+from ..durable import DurableRun, StepState
 from ..records.database import all_records
 from ..records.tables import TaskRecord
-from . import shown
+from . import shown, tracebacks
 
 FIELDSETS: Final = {
-    "": ("id", "task_name", "status_now", "last_error", "lineage", "workflow_shown"),
+    "": (
+        "id", "task_name", "status_now", "last_error", "lineage", "workflow_shown", "steps_shown",
+    ),
     "Call": ("queue", "priority", "group_key", "backend", "headers_shown"),
     "Arguments and result": (
         "positional_arguments", "arguments", "result_shown", "traceback_shown", "state_shown",
@@ -42,6 +47,7 @@ PAYLOADS: Final = {
     "result_shown": "result",
     "traceback_shown": "traceback",
     "state_shown": "state",
+    "steps_shown": "call_id",
 }
 """The fields that only a user with the permission to see payloads is shown, and what is in them."""
 
@@ -50,6 +56,7 @@ WITHOUT_PAYLOADS: Final = {"last_error": "error_class"}
 
 IF_ANY: Final = {
     "workflow_shown": "workflow_id",
+    "steps_shown": "call_id",
     "group_key": "group_key",
     "backend": "backend",
     "headers_shown": "headers",
@@ -68,6 +75,12 @@ IF_ANY: Final = {
     "refused": "refused_at",
 }
 """The fields that are left out where a record has nothing for them."""
+
+FAMILY_COLUMNS: Final = (
+    "status", "enqueued_at", "root_id", "retry_of", "run_after", "sent_at", "start_time",
+    "end_time", "n_attempts",
+)  # fmt: skip
+"""The columns of a lineage's records that a page shows."""
 
 MAX_LINEAGE: Final = 50
 """The most records of one lineage that a page lists."""
@@ -92,6 +105,13 @@ def _is_shown(record: TaskRecord | None, name: str, *, with_payloads: bool) -> b
     if name == "result_shown":
         return record.status == Status.SUCCESS
     return name not in IF_ANY or bool(getattr(record, IF_ANY[name]))
+
+
+def in_order(ids: Sequence[UUID]) -> list[TaskRecord]:
+    """Return these records in this order, as short lists show them."""
+    columns = ("status", "enqueued_at", "end_time", "task_name", "exception_class")
+    found = {each.pk: each for each in all_records().filter(pk__in=ids).only(*columns)}
+    return [found[id] for id in ids if id in found]
 
 
 def task_in_list(record: TaskRecord) -> SafeString:
@@ -151,12 +171,7 @@ def error_class(record: TaskRecord) -> str | None:
 
 def lineage(record: TaskRecord, site: str) -> SafeString | None:
     """Return the first call and all that follows from it, each as a link; nothing if it is one."""
-    root = record.root_id or record.pk
-    family = all_records().filter(Q(root_id=root) | Q(pk=root))
-    family = family.order_by("enqueued_at", "id").only(
-        "status", "enqueued_at", "root_id", "retry_of"
-    )
-    found = list(family[: MAX_LINEAGE + 1])
+    found = family(record)
     if len(found) < 2:
         return None
     listed: list[Any] = [
@@ -165,6 +180,17 @@ def lineage(record: TaskRecord, site: str) -> SafeString | None:
     if len(found) > MAX_LINEAGE:
         listed.append(shown.quiet(gettext("and more")))
     return shown.lines(listed)
+
+
+def family(record: Any) -> list[TaskRecord]:
+    """Return the first call and all that follows from it; one more than a page lists, at most."""
+    if not hasattr(record, "family_read"):
+        root = record.root_id or record.pk
+        found = all_records().filter(Q(root_id=root) | Q(pk=root))
+        found = found.order_by("enqueued_at", "id").only(*FAMILY_COLUMNS)
+        record.family_read = list(found[: MAX_LINEAGE + 1])
+    read: list[TaskRecord] = record.family_read
+    return read
 
 
 def _relation(member: TaskRecord, record: TaskRecord) -> str:
@@ -210,7 +236,12 @@ def readable_result(record: TaskRecord) -> object:
 
 def traceback(record: TaskRecord) -> SafeString:
     """Return the traceback as Python prints it."""
-    return shown.preformatted(redact(record.traceback or "", _secret_values(record)))
+    return tracebacks.folded(redacted_traceback(record))
+
+
+def redacted_traceback(record: TaskRecord) -> str:
+    """Return the traceback without the values of secret arguments."""
+    return redact(record.traceback or "", _secret_values(record))
 
 
 def state(record: TaskRecord) -> SafeString:
@@ -218,13 +249,72 @@ def state(record: TaskRecord) -> SafeString:
     return shown.as_json(redact_value(record.state, _secret_values(record)))
 
 
+def steps(record: TaskRecord) -> SafeString | None:
+    """Return the steps of the durable function of which the record is a run."""
+    if record.call_id is None:
+        return None
+    try:
+        found = DurableRun(record.call_id).steps()
+    except ValueError as error:
+        return shown.quiet(str(error))
+    secrets = _secret_values(record)
+    return shown.lines(
+        format_html("{} {}", redact(each.describe(), secrets), shown.quiet(_times(each)))
+        for each in found
+    )
+
+
+def _times(step: StepState) -> str:
+    """Return when a step began, and how long it took."""
+    took = None if step.ended_at is None else shown.seconds(step.ended_at - step.began_at)
+    return " · ".join(filter(None, [shown.moment(step.began_at), took]))
+
+
+def arguments_in_list(record: TaskRecord) -> SafeString:
+    """Return the first arguments by name, as far as the list has read them."""
+    hidden = dict.fromkeys(secret_names_of(record.task_name), REDACTED)
+    items, is_whole = leading_items(getattr(record, "arguments_start", None) or "{}")
+    shown_items = [f"{name}={_written(hidden.get(name, value))}" for name, value in items]
+    text = " ".join(shown_items if is_whole else [*shown_items, "…"])
+    return shown.outcome(text)
+
+
+def leading_items(text: str) -> tuple[list[tuple[str, Any]], bool]:
+    """Return the items of a JSON object whose text may be cut off, and whether it is whole."""
+    items: list[tuple[str, Any]] = []
+    read, at = json.JSONDecoder().raw_decode, text.find("{") + 1
+    while text[at:].strip() not in ("", "}"):
+        try:
+            name, at = read(text, _next(text, at, ","))
+            value, at = read(text, _next(text, at, ":"))
+        except ValueError:
+            return items, False
+        if not text[at:].strip():  # a number may go on after the end
+            return items, False
+        items.append((name, value))
+    return items, bool(text[at:].strip())
+
+
+def _next(text: str, at: int, separator: str) -> int:
+    """Return where the next value begins."""
+    return len(text) - len(text[at:].lstrip(f"{separator} \n\t\r"))
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _secret_names(record: TaskRecord) -> Iterable[str]:
-    """Return the arguments that are secret by today's settings, which may be newer than the row."""
+    return secret_names_of(record.task_name) & record.kwargs.keys()
+
+
+def secret_names_of(task_name: str) -> frozenset[str]:
+    """Return the arguments that are secret by today's settings, which may be newer than a row."""
     names = conf.current().redact
     # The page of a task whose module can't be imported must not fail, too.
     with suppress(Exception, SystemExit):
-        names |= registry.secret_names(record.task_name)
-    return names & record.kwargs.keys()
+        names |= registry.secret_names(task_name)
+    return names
 
 
 def _secret_values(record: TaskRecord) -> list[Any]:

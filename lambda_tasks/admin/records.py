@@ -2,15 +2,19 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, cast
+from typing import Any, Final, cast
+from urllib.parse import urlencode
+from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.filters import DateFieldListFilter
 from django.contrib.admin.models import CHANGE, DELETION
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import models, router
 from django.db.models import F, QuerySet
 from django.db.models.expressions import ExpressionWrapper
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -19,24 +23,31 @@ from ..core.lifecycle import Status
 from ..errors import LambdaTasksError
 from ..records.steering import RETRYABLE
 from ..records.tables import TaskRecord
-from . import record_page, search, shown, steering
-from .actions import AsksFirst
+from . import record_page, run_picture, search, shown, steering
+from .actions import FIRST_NAMED, N_FIRST
 from .change_list import MAX_LISTED, BoundedPaginator, RecordChangeList
 from .filters import (
     BackendFilter,
     Before,
+    BrokenFilter,
+    ErrorFilter,
     PriorityFilter,
     QueueFilter,
     StatusFilter,
     TaskFilter,
+    WorkflowFilter,
 )
+from .overview import OverviewPages
+from .pages import REFRESH
+from .tasks import TaskPages
 
 LOOKUPS: Final = frozenset(
     {
         *(
             each.parameter_name
             for each in (
-                StatusFilter, QueueFilter, TaskFilter, BackendFilter, PriorityFilter, Before,
+                StatusFilter, BrokenFilter, QueueFilter, TaskFilter, ErrorFilter, WorkflowFilter,
+                BackendFilter, PriorityFilter, Before,
             )
         ),
         "enqueued_at__gte",
@@ -48,16 +59,15 @@ LOOKUPS: Final = frozenset(
 
 
 @admin.register(TaskRecord)
-class TaskRecordAdmin(AsksFirst):
+class TaskRecordAdmin(OverviewPages, TaskPages):
     """The admin of records. Each action, and a look at payloads, needs its own permission."""
 
-    class Media:
-        css: ClassVar[dict[str, list[str]]] = {"all": ["lambda_tasks/admin.css"]}
-
-    list_display = ("task", "status_now", "enqueued_in_list", "duration_shown", "outcome")
+    list_display = (
+        "task", "arguments_in_list", "status_now", "enqueued_in_list", "duration_shown", "outcome",
+    )  # fmt: skip
     list_filter = (
-        StatusFilter, QueueFilter, TaskFilter, BackendFilter, PriorityFilter,
-        ("enqueued_at", DateFieldListFilter), Before,
+        StatusFilter, BrokenFilter, QueueFilter, TaskFilter, ErrorFilter, WorkflowFilter,
+        BackendFilter, PriorityFilter, ("enqueued_at", DateFieldListFilter), Before,
     )  # fmt: skip
     list_per_page = 50
     # MySQL reads the index in this order, and in no other.
@@ -72,8 +82,7 @@ class TaskRecordAdmin(AsksFirst):
     paginator = BoundedPaginator
     max_chosen = MAX_LISTED
     named_by = ("id", "task_name", "status")
-    change_form_template = "lambda_tasks/object.html"
-    actions = ("retry", "replay", "requeue", "cancel", "delete_selected")
+    actions = ("retry", "replay", "requeue", "acknowledge", "cancel", "delete_selected")
 
     # What may be seen
 
@@ -112,18 +121,6 @@ class TaskRecordAdmin(AsksFirst):
         """
         return lookup in LOOKUPS
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: only calls create records."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: a saved form would overwrite the whole row with the values of the page."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: Django's page would delete what may still run. The action does not."""
-        return False
-
     def has_payload_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may see arguments, results and tracebacks."""
         return self.may(request, "view_payload")
@@ -131,6 +128,10 @@ class TaskRecordAdmin(AsksFirst):
     def has_replay_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may have tasks run again."""
         return self.may(request, "replay")
+
+    def has_run_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may run tasks with arguments of their choice."""
+        return self.may(request, "run")
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may cancel tasks."""
@@ -146,12 +147,18 @@ class TaskRecordAdmin(AsksFirst):
         """Return the columns. Who may not see results and tracebacks sees the error's class."""
         if self.has_payload_permission(request):
             return self.list_display
-        return [*self.list_display[:-1], "outcome_without_payloads"]
+        shown = [name for name in self.list_display if name not in ("arguments_in_list", "outcome")]
+        return [*shown, "outcome_without_payloads"]
 
     @admin.display(description=_("Task"))
     def task(self, record: TaskRecord) -> SafeString:
         """Return the task's name, and below it the id, the queue and the priority."""
         return record_page.task_in_list(record)
+
+    @admin.display(description=_("Arguments"))
+    def arguments_in_list(self, record: TaskRecord) -> SafeString:
+        """See record_page."""
+        return record_page.arguments_in_list(record)
 
     @admin.display(description=_("Enqueued"), ordering="enqueued_at")
     def enqueued_in_list(self, record: TaskRecord) -> SafeString | None:
@@ -190,16 +197,22 @@ class TaskRecordAdmin(AsksFirst):
     def render_change_form(
         self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        """Render a record's page, with a button for each action that it allows."""
-        status = Status(context["original"].status)
+        """Render a record's page, with its picture, and a button for each action that it allows."""
+        record = context["original"]
+        status = Status(record.status)
         buttons = {
             "retry": self.has_replay_permission(request) and status in RETRYABLE,
             "replay": self.has_replay_permission(request) and status.is_finished,
             "requeue": self.has_replay_permission(request) and not status.is_finished,
+            "acknowledge": self.has_replay_permission(request) and record.broken_since is not None,
             "cancel": self.has_cancel_permission(request) and not status.is_finished,
             "delete_selected": self.has_purge_permission(request) and status.is_finished,
         }
         context["object_actions"] = [steering.QUESTIONS[name] for name in buttons if buttons[name]]
+        with_payloads = self.has_payload_permission(request)
+        context["picture"] = run_picture.context(record, with_payloads=with_payloads)
+        if status.is_finished and self.has_run_permission(request) and with_payloads:
+            context["replay_url"] = self.url("lambda_tasks_replay", record.pk)
         return super().render_change_form(request, context, *args, **kwargs)
 
     @admin.display(description=_("Status"))
@@ -251,6 +264,11 @@ class TaskRecordAdmin(AsksFirst):
     def traceback_shown(self, record: TaskRecord) -> SafeString:
         """See record_page."""
         return record_page.traceback(record)
+
+    @admin.display(description=_("Steps"))
+    def steps_shown(self, record: TaskRecord) -> SafeString | None:
+        """See record_page."""
+        return record_page.steps(record)
 
     @admin.display(description=_("Saved state"))
     def state_shown(self, record: TaskRecord) -> SafeString:
@@ -322,33 +340,40 @@ class TaskRecordAdmin(AsksFirst):
     @admin.action(description=_("Retry selected tasks"), permissions=("replay",))
     def retry(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> Any:
         """Let FAILED and CANCELLED tasks start over under their own ids, once confirmed."""
-        return self._steer(request, queryset, "retry")
+        return self.steer(request, queryset, "retry")
 
     @admin.action(description=_("Replay selected tasks"), permissions=("replay",))
     def replay(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> Any:
         """Enqueue finished tasks as new invocations with the same arguments, once confirmed."""
-        return self._steer(request, queryset, "replay")
+        return self.steer(request, queryset, "replay")
 
     @admin.action(description=_("Send selected stuck tasks again"), permissions=("replay",))
     def requeue(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> Any:
         """Make what is stuck due at once, and send it again, once confirmed."""
-        return self._steer(request, queryset, "requeue")
+        return self.steer(request, queryset, "requeue")
+
+    @admin.action(description=_("Acknowledge selected failures"), permissions=("replay",))
+    def acknowledge(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> Any:
+        """Let failures no longer count as still broken, once confirmed."""
+        return self.steer(request, queryset, "acknowledge")
 
     @admin.action(description=_("Cancel selected tasks"), permissions=("cancel",))
     def cancel(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> Any:
         """Cancel unfinished tasks, once confirmed."""
-        return self._steer(request, queryset, "cancel")
+        return self.steer(request, queryset, "cancel")
 
     @admin.action(description=_("Delete selected task records"), permissions=("purge",))
     def delete_selected(self, request: HttpRequest, queryset: QuerySet[TaskRecord]) -> Any:
         """Delete finished records, once confirmed. This replaces Django's action of that name."""
-        return self._steer(request, queryset, "delete_selected")
+        return self.steer(request, queryset, "delete_selected")
 
-    def _steer(self, request: HttpRequest, queryset: QuerySet[TaskRecord], action: str) -> Any:
+    def steer(self, request: HttpRequest, queryset: QuerySet[TaskRecord], action: str) -> Any:
         """Do to the chosen records what an action says, or ask about those that allow it."""
         question = steering.QUESTIONS[action]
-        chosen = {each.pk: each for each in self.chosen(request, queryset)}
+        records = self.chosen(request, queryset)
         is_asking, user = not self.is_confirmed(request), cast("Any", request.user)
+        is_trial = not is_asking and self.is_trial(request)
+        chosen = {each.pk: each for each in (records[:N_FIRST] if is_trial else records)}
         try:
             made = steering.ACTIONS[action](list(chosen), by=user.get_username(), dry_run=is_asking)
         except LambdaTasksError as error:
@@ -363,4 +388,54 @@ class TaskRecordAdmin(AsksFirst):
         flag = DELETION if action == "delete_selected" else CHANGE
         self.note(request, steering.changes(action, done, made), flag=flag)
         self.report(request, question, len(done), refused)
+        if is_trial:
+            return self._show_trial(request, action, list(chosen), records[N_FIRST:])
         return None
+
+    def _show_trial(
+        self, request: HttpRequest, action: str, first: list[UUID], rest: list[TaskRecord]
+    ) -> HttpResponse:
+        """Show what becomes of the first ones, with a button for the rest."""
+        address = self.url("lambda_tasks_trial")
+        context = {
+            "records": record_page.in_order(first),
+            "refresh_url": f"{address}?{urlencode([('id', str(id)) for id in first])}",
+            "rest": {
+                "keys": json.dumps([str(each.pk) for each in rest]),
+                "first_key": rest[0].pk if rest else "",
+                "count": len(rest),
+                "action": action,
+                "url": self.url("lambda_tasks_taskrecord_changelist"),
+            },
+        }
+        return self.page(request, "trial", steering.QUESTIONS[action].title, context)
+
+    def page_urls(self) -> list[URLPattern]:
+        """See PagesAdmin."""
+        view = self.admin_site.admin_view
+        return [
+            path("trial/", view(self.trial_view), name="lambda_tasks_trial"),
+            path("<uuid:id>/change/picture/", view(self.picture_view)),
+            *super().page_urls(),
+        ]
+
+    def picture_view(self, request: HttpRequest, id: UUID) -> HttpResponse:
+        """Show what has changed of a run that has not ended; the whole page once it has."""
+        record = self.get_object(request, str(id))
+        if not self.has_view_permission(request, record):
+            raise PermissionDenied
+        if record is None or Status(record.status).is_finished or REFRESH not in request.headers:
+            return HttpResponseRedirect(self.url("lambda_tasks_taskrecord_change", id))
+        with_payloads = self.has_payload_permission(request)
+        picture = run_picture.context(record, with_payloads=with_payloads)
+        return self.page(request, "picture", str(record), {"picture": picture})
+
+    def trial_view(self, request: HttpRequest) -> HttpResponse:
+        """Show what has become of some records."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            ids = [UUID(text) for text in request.GET.getlist("id")[:FIRST_NAMED]]
+        except ValueError as error:
+            raise BadRequest("The address has no ids of records.") from error
+        return self.page(request, "trial", _("Runs"), {"records": record_page.in_order(ids)})

@@ -14,11 +14,15 @@ from django.utils.translation import gettext
 
 from ..core.schedules import Cron, Every, Once, Rule, Schedule, first_due
 from ..declared_schedules import DeclaredSchedule, declared
+from ..operations import figures
 from ..records.tables import ScheduleState, TaskRecord
-from . import shown
+from . import charts, shown
 
 N_PAST: Final = 10
 """The last due times of which a page shows what became of them."""
+
+N_TREND: Final = 30
+"""The last runs of which a page draws how long they took."""
 
 N_NEXT: Final = 3
 """The next due times that a page names."""
@@ -102,9 +106,12 @@ def last_and_next(state: ScheduleState, known: Known, site: str) -> SafeString:
     return shown.lines([next(runs, ""), following and shown.quiet(gettext("next:")), following])
 
 
-def last_runs(known: Known, site: str) -> SafeString:
-    """Return the last due times, with what became of each."""
-    return shown.lines(_run(known, due, record, site) for due, record in known.past)
+def last_runs(state: ScheduleState, known: Known, site: str) -> SafeString:
+    """Return the last due times, with what became of each, below a line of how long they ran."""
+    ran = [each.run_s for each in figures.schedule_runs(state.name, limit=N_TREND)]
+    values = [each or 0.0 for each in reversed(ran)]
+    trend = charts.spark_line(gettext("Seconds of the last runs"), values) if any(values) else ""
+    return shown.lines([trend, *(_run(known, due, record, site) for due, record in known.past)])
 
 
 def coming(state: ScheduleState, known: Known) -> SafeString | str:

@@ -1,13 +1,18 @@
 """The admin of schedules: how each stands, and the actions pause, resume and run now."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from datetime import datetime
+from typing import Any, Final
 
+from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
 from django.db import router
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
@@ -17,7 +22,7 @@ from ..declared_schedules import declared
 from ..errors import LambdaTasksError
 from ..records.tables import ScheduleState
 from . import schedule_page, shown
-from .actions import AsksFirst, Question
+from .actions import FIRST_NAMED, AsksFirst, Question
 
 MAX_CHOSEN: Final = 100
 """The most schedules that one action takes: each is a statement or two."""
@@ -62,6 +67,22 @@ QUESTIONS: Final = {
 }
 
 
+BACKFILL: Final = Question(
+    action="backfill",
+    title=_("Run past times"),
+    button=_("Run them"),
+    will=ngettext_lazy("%d run will be enqueued.", "%d runs will be enqueued."),
+    did=ngettext_lazy("%d run was enqueued.", "%d runs were enqueued."),
+)
+
+
+class BackfillForm(forms.Form):
+    """The span of time whose due times are to run."""
+
+    start = forms.DateTimeField(label=_("From"), help_text=_("For example 2026-11-27 06:00."))
+    end = forms.DateTimeField(label=_("To"))
+
+
 class StateFilter(admin.SimpleListFilter):
     """Whether a schedule is on."""
 
@@ -97,9 +118,6 @@ class ScheduleChangeList(ChangeList):
 class ScheduleStateAdmin(AsksFirst):
     """The admin of schedules. What they are is in the code; here they are switched and run."""
 
-    class Media:
-        css: ClassVar[dict[str, list[str]]] = {"all": ["lambda_tasks/admin.css"]}
-
     list_display = ("name_in_list", "when", "on_or_off", "last_and_next")
     list_filter = (StateFilter,)
     list_per_page = 50
@@ -110,7 +128,6 @@ class ScheduleStateAdmin(AsksFirst):
     show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
     max_chosen = MAX_CHOSEN
-    change_form_template = "lambda_tasks/object.html"
     actions = ("pause", "resume", "run_now")
     fields = FIELDS
     readonly_fields = FIELDS
@@ -132,18 +149,6 @@ class ScheduleStateAdmin(AsksFirst):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ScheduleChangeList]:
         """Return the list that knows their last runs."""
         return ScheduleChangeList
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: only the code declares schedules."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: a saved form would overwrite what a tick has written meanwhile."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: without its row, a schedule would forget that it is off."""
-        return False
 
     def has_switch_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may pause and resume schedules."""
@@ -175,7 +180,53 @@ class ScheduleStateAdmin(AsksFirst):
         context["object_actions"] = [
             QUESTIONS[name] for name, is_allowed in allowed.items() if is_allowed and is_declared
         ]
+        if is_declared and self.has_run_permission(request):
+            url = self.url("lambda_tasks_backfill", quote(state.name))
+            context["object_links"] = [{"title": _("Run past times"), "url": url}]
         return super().render_change_form(request, context, *args, **kwargs)
+
+    def page_urls(self) -> list[URLPattern]:
+        """See PagesAdmin."""
+        view = self.admin_site.admin_view(self.backfill_view)
+        name = "lambda_tasks_backfill"
+        return [path("<path:object_id>/backfill/", view, name=name), *super().page_urls()]
+
+    def backfill_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Ask for a span of time, show which due times in it did not run, and run them."""
+        state = self.get_object(request, object_id)
+        if state is None:
+            raise Http404("There is no such schedule.")
+        if not (self.has_view_permission(request) and self.has_run_permission(request)):
+            raise PermissionDenied
+        form = BackfillForm(request.POST or None)
+        due: list[datetime] | None = None
+        if form.is_valid():
+            is_confirmed = self.is_confirmed(request)
+            try:
+                due = scheduling.backfill_schedule(
+                    state.name,
+                    form.cleaned_data["start"],
+                    form.cleaned_data["end"],
+                    dry_run=not is_confirmed,
+                )
+            except (LambdaTasksError, TypeError, ValueError) as error:
+                form.add_error(None, str(error))
+            else:
+                if is_confirmed:
+                    self.note(request, [(state, f"Backfilled: {len(due)} runs.")])
+                    self.report(request, BACKFILL, len(due), ())
+                    return HttpResponseRedirect(
+                        self.url("lambda_tasks_schedulestate_change", quote(state.name))
+                    )
+        context = {
+            "form": form,
+            "schedule": state,
+            "due": None if due is None else due[:FIRST_NAMED],
+            "n_due": len(due or ()),
+            "n_more": max(len(due or ()) - FIRST_NAMED, 0),
+            "cancel_url": self.url("lambda_tasks_schedulestate_change", quote(state.name)),
+        }
+        return self.page(request, "backfill", _("Run past times"), context, refreshes=False)
 
     # Columns and fields
 
@@ -205,7 +256,7 @@ class ScheduleStateAdmin(AsksFirst):
     @admin.display(description=_("Last due times"))
     def last_runs(self, state: Any) -> SafeString:
         """See schedule_page."""
-        return schedule_page.last_runs(state.known, self.admin_site.name)
+        return schedule_page.last_runs(state, state.known, self.admin_site.name)
 
     @admin.display(description=_("Next"))
     def coming(self, state: Any) -> SafeString | str:

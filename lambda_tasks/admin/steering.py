@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .. import operations
 from ..core.lifecycle import Status
+from ..operations import figures
 from ..records.queries import find_many
 from ..records.tables import TaskRecord
 from .actions import Question
@@ -25,6 +26,7 @@ QUESTIONS: Final = {
             _("Each starts over under its own id, with its attempts and retries at 0."),
             _("Its old error and traceback are gone then. A replay keeps them."),
         ],
+        can_be_tried=True,
     ),
     "replay": Question(
         action="replay",
@@ -36,6 +38,7 @@ QUESTIONS: Final = {
         ),
         did=ngettext_lazy("%d task was replayed.", "%d tasks were replayed."),
         warnings=[_("Each becomes a new record. The old ones stay as they are.")],
+        can_be_tried=True,
     ),
     "requeue": Question(
         action="requeue",
@@ -44,6 +47,17 @@ QUESTIONS: Final = {
         will=ngettext_lazy("%d task will be sent again.", "%d tasks will be sent again."),
         did=ngettext_lazy("%d task was sent again.", "%d tasks were sent again."),
         warnings=[_("None of them runs twice: it is claimed once, however many messages it has.")],
+    ),
+    "acknowledge": Question(
+        action="acknowledge",
+        title=_("Acknowledge selected failures"),
+        button=_("Acknowledge"),
+        will=ngettext_lazy(
+            "%d failure will no longer count as still broken.",
+            "%d failures will no longer count as still broken.",
+        ),
+        did=ngettext_lazy("%d failure was acknowledged.", "%d failures were acknowledged."),
+        warnings=[_("Nothing runs. What is retried and fails again counts anew.")],
     ),
     "cancel": Question(
         action="cancel",
@@ -105,6 +119,14 @@ def cancel(ids: Sequence[UUID], *, by: str, dry_run: bool) -> Made:
     return Made(made.done, made.skipped)
 
 
+def acknowledge(ids: Sequence[UUID], *, by: str, dry_run: bool) -> Made:
+    """See operations.figures."""
+    broken = [each.pk for each in find_many(ids) if each.broken_since is not None]
+    if broken and not dry_run:
+        figures.acknowledge(broken)
+    return Made(broken, dict.fromkeys(set(ids) - set(broken), gettext("it is not broken")))
+
+
 def delete(ids: Sequence[UUID], *, by: str, dry_run: bool) -> Made:
     """Delete the finished ones; see operations."""
     before = {each.pk: each for each in find_many(ids)}
@@ -120,8 +142,8 @@ def delete(ids: Sequence[UUID], *, by: str, dry_run: bool) -> Made:
 
 
 ACTIONS: Final[Mapping[str, Callable[..., Made]]] = {
-    "retry": retry, "replay": replay, "requeue": requeue, "cancel": cancel,
-    "delete_selected": delete,
+    "retry": retry, "replay": replay, "requeue": requeue, "acknowledge": acknowledge,
+    "cancel": cancel, "delete_selected": delete,
 }  # fmt: skip
 
 
@@ -153,6 +175,7 @@ def changes(
     words = {
         "retry": "Retried.",
         "requeue": "Sent again.",
+        "acknowledge": "Acknowledged.",
         "cancel": "Cancelled.",
         "delete_selected": "Deleted.",
     }

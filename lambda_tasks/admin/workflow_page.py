@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -40,6 +41,13 @@ def steps(workflow: Workflow) -> SafeString:
         for each in count_steps(workflow.pk)
     )
     return shown.lines(format_html("{} {} {}", *row) for row in rows)
+
+
+def link_to_steps(workflow: Workflow, site: str) -> SafeString:
+    """Return a link to the list of a workflow's steps, and their number."""
+    url = reverse(f"{site}:lambda_tasks_taskrecord_changelist")
+    told = ngettext("%d step", "%d steps", workflow.n_steps) % workflow.n_steps
+    return format_html('<a href="{}?workflow={}">{}</a>', url, workflow.pk, told)
 
 
 def failed_steps(workflow: Workflow, site: str) -> SafeString:

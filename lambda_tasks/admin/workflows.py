@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from django.contrib import admin
 from django.contrib.admin.filters import DateFieldListFilter
@@ -16,12 +16,13 @@ from django.utils.translation import gettext_lazy as _
 from ..core.graphs import WorkflowStatus
 from ..operations import Changes, workflows
 from ..records.tables import Workflow
-from . import shown, workflow_page
+from . import shown, workflow_graph, workflow_page
 from .actions import AsksFirst, Question
 from .change_list import MAX_LISTED, BoundedPaginator
 
 FIELDS: Final = (
-    "id", "name", "status_now", "progress", "called", "ended", "steps", "failed_steps",
+    "id", "name", "status_now", "progress", "called", "ended", "graph", "steps", "all_steps",
+    "failed_steps",
 )  # fmt: skip
 
 QUESTIONS: Final = {
@@ -72,9 +73,6 @@ class WorkflowStatusFilter(admin.SimpleListFilter):
 class WorkflowAdmin(AsksFirst):
     """The admin of workflows. Each action needs its own permission."""
 
-    class Media:
-        css: ClassVar[dict[str, list[str]]] = {"all": ["lambda_tasks/admin.css"]}
-
     list_display = ("name_in_list", "status_now", "progress", "called_in_list", "ended")
     list_filter = (WorkflowStatusFilter, ("created_at", DateFieldListFilter))
     list_per_page = 50
@@ -86,7 +84,6 @@ class WorkflowAdmin(AsksFirst):
     show_full_result_count = False
     paginator = BoundedPaginator
     max_chosen = MAX_LISTED
-    change_form_template = "lambda_tasks/object.html"
     actions = ("cancel", "retry")
     fields = FIELDS
     readonly_fields = FIELDS
@@ -106,18 +103,6 @@ class WorkflowAdmin(AsksFirst):
         if id is not None:
             return queryset.filter(pk=id), False
         return super().get_search_results(request, queryset, search_term)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: only calls create workflows."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: a saved form would overwrite what a step has written meanwhile."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: without its row, its steps could not go on."""
-        return False
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may cancel workflows."""
@@ -170,6 +155,16 @@ class WorkflowAdmin(AsksFirst):
     def ended(self, workflow: Workflow) -> str | None:
         """Return when it ended."""
         return shown.moment(workflow.ended_at)
+
+    @admin.display(description=_("Graph"))
+    def graph(self, workflow: Workflow) -> SafeString | str:
+        """See workflow_graph."""
+        return workflow_graph.draw(workflow, self.admin_site.name)
+
+    @admin.display(description=_("All steps"))
+    def all_steps(self, workflow: Workflow) -> SafeString:
+        """Return a link to the list of its steps."""
+        return workflow_page.link_to_steps(workflow, self.admin_site.name)
 
     @admin.display(description=_("Steps by task"))
     def steps(self, workflow: Workflow) -> SafeString:

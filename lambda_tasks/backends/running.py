@@ -12,6 +12,7 @@ from ..context import TaskContext
 from ..core.arguments import arguments_mismatch, copy_json, json_or_text
 from ..core.lifecycle import Claim, Outcome
 from ..core.message import Message
+from ..core.parameters import Description, Parameter, annotation_of, is_json
 from ..core.retries import RetryRule
 from ..core.unique import UniqueCall, UniqueTerms
 from ..decorators import LambdaTaskWrapper
@@ -38,6 +39,14 @@ DEFAULT_BACKOFF: Final = RetryRule(retry_delay=5, retry_backoff=2)
 
 MAX_BACKOFF_S: Final = 365 * 24 * 3600.0
 """The longest delay, in seconds, that a `backoff` can ask for: a year."""
+
+
+NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+"""The kinds of parameters that can be passed by name."""
+
+
+def _has_json_default(parameter: inspect.Parameter) -> bool:
+    return parameter.default is not inspect.Parameter.empty and is_json(parameter.default)
 
 
 class DjangoTaskRunner:
@@ -95,6 +104,29 @@ class DjangoTaskRunner:
     def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
         """See ports.Task."""
         return {name: json_or_text(text) for name, text in texts.items()}
+
+    def describe(self) -> Description:
+        """See ports.Task. Without types, each parameter takes any JSON value."""
+        func = self.django_task.func
+        parameters = self.signature.parameters
+        return Description(
+            signature=f"{func.__name__}{self.signature}",
+            documentation=inspect.getdoc(func) or "",
+            parameters=[
+                Parameter(
+                    name=name,
+                    annotation=annotation_of(parameters[name]),
+                    is_nullable=True,
+                    is_required=parameters[name].default is inspect.Parameter.empty,
+                    is_secret=name in self.secret_names,
+                    default=parameters[name].default
+                    if _has_json_default(parameters[name])
+                    else None,
+                )
+                for name in parameter_names(self.django_task)
+                if parameters[name].kind in NAMED
+            ],
+        )
 
     def unique_call(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], terms: UniqueTerms | None = None
@@ -178,6 +210,10 @@ class ReportedTask:
     def read_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
         """See ports.Task."""
         return self._wrapper.read_texts(texts)
+
+    def describe(self) -> Description:
+        """See ports.Task."""
+        return self._wrapper.describe()
 
     def unique_call(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], terms: UniqueTerms | None = None

@@ -15,7 +15,7 @@ import pydantic
 from pydantic_core import to_jsonable_python
 
 from ..errors import ArgumentsMismatch
-from .functions import CONTEXT_PARAMETER
+from .functions import CONTEXT_PARAMETER, WORKFLOW_PARAMETER
 from .hints import parameters_of, resolve_hint
 from .parameter_types import (
     SECRET_TYPES,
@@ -27,6 +27,7 @@ from .parameter_types import (
     is_set,
     pass_the_primary_key,
 )
+from .parameters import Parameter, annotation_of, read_type
 from .references import check_reference
 from .unique import UniqueTerms, refuse_secret_keys
 
@@ -47,15 +48,15 @@ class Arguments:
     task, and because a process that runs one task needn't build the models of all tasks.
     """
 
-    def __init__(self, func: Callable[..., Any], *, takes_context: bool) -> None:
+    def __init__(
+        self, func: Callable[..., Any], *, takes_context: bool, is_durable: bool = False
+    ) -> None:
+        given = {CONTEXT_PARAMETER} if takes_context else set()
+        given |= {WORKFLOW_PARAMETER} if is_durable else set()
         self._func = func
         self._models: dict[bool, type[pydantic.BaseModel]] = {}
         self._partial_models: dict[frozenset[str], type[pydantic.BaseModel]] = {}
-        self._names = [
-            name
-            for name in parameters_of(func)
-            if not (takes_context and name == CONTEXT_PARAMETER)
-        ]
+        self._names = [name for name in parameters_of(func) if name not in given]
 
     @property
     def names(self) -> list[str]:
@@ -154,6 +155,26 @@ class Arguments:
         except pydantic.ValidationError:
             return text
         return value
+
+    def describe(self, secret: Collection[str]) -> list[Parameter]:
+        """Return what a form asks for; `secret` are the names of all secret ones."""
+        found = []
+        for name, parameter in parameters_of(self._func).items():
+            if name in self._names:
+                kind, choices, is_nullable = read_type(self._hints[name])
+                found.append(
+                    Parameter(
+                        name=name,
+                        kind=kind,
+                        annotation=annotation_of(parameter),
+                        choices=choices,
+                        is_nullable=is_nullable,
+                        is_required=parameter.default is inspect.Parameter.empty,
+                        is_secret=name in secret,
+                        default=None if name in secret else self._defaults.get(name),
+                    )
+                )
+        return found
 
     @cached_property
     def secret_names(self) -> frozenset[str]:

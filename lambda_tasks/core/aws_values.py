@@ -16,6 +16,10 @@ from .retries import MAX_DELAY_S
 FUNCTION_MARGIN_S: Final = 3.0
 """Seconds that a function needs beside a task's own time: to write its record, and to answer."""
 
+JOB_MARGIN_S: Final = 60
+"""Seconds that a job of AWS Batch needs beside its task's own time: its container loads the project
+first, and writes the record in the end."""
+
 MEMORY_MB: Final = 1769
 """One whole vCPU (Configure Lambda function memory, AWS Lambda developer guide). With less, a task
 that computes takes longer and costs the same."""
@@ -53,11 +57,9 @@ receives, too; the library sends a message again as a copy before it has used up
 FIFO_MAX_RECEIVE_COUNT: Final = 20
 """The same on a FIFO queue, where a copy would lose its position, and each wait is a receive."""
 
-KMS_KEY: Final = "alias/aws/sqs"
-"""The key that encrypts messages: AWS's own, which needs no permission within the account."""
-
 KEY_REUSE_S: Final = 3600
-"""Seconds for which SQS uses a data key again. Each new one is a request that KMS charges for."""
+"""Seconds for which SQS uses a data key of KMS again. Each new one is a request that KMS charges
+for."""
 
 MAX_QUEUE_NAME: Final = 80
 """The most characters of a queue's name, with `.fifo` (Amazon SQS quotas)."""
@@ -106,14 +108,88 @@ TICK_MAX_AGE_S: Final = 60
 
 # Alarms.
 
+ALARM_PERIOD_S: Final = 60
+"""Seconds of one period of an alarm: SQS and Lambda tell their figures once a minute."""
+
 TICK_STOPPED_AFTER: Final = 5
 """Minutes without a tick before the alarm rings; one or two may be late."""
 
-FUNCTION_ALARMS: Final[Mapping[str, str]] = {
-    "Errors": "The function fails, or runs into its timeout",
-    "Throttles": "The account has no concurrency left for the function",
-}
-"""The descriptions of the function's other alarms, by their metrics."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmPlan:
+    """An alarm on one metric of a queue, of its dead letters or of the function."""
+
+    name: str
+    """What it watches, as a part of names."""
+    description: str
+    """What has happened when it rings."""
+    why: str
+    """Why its values are these."""
+    namespace: str
+    metric: str
+    statistic: str
+    comparison: str = "GreaterThanThreshold"
+    threshold: int = 0
+    minutes: int
+    """How many minutes are looked at."""
+    minutes_over: int
+    """How many of these have to be over the threshold, or under it."""
+    missing_data: str = "notBreaching"
+
+    @property
+    def dimension(self) -> str:
+        """The name of the dimension that says of which queue or function the metric is."""
+        return "QueueName" if self.namespace == "AWS/SQS" else "FunctionName"
+
+    def properties(self) -> dict[str, Any]:
+        """Return what is the same in each deployment, by names of CloudWatch and CloudFormation."""
+        return {
+            "AlarmDescription": self.description,
+            "Namespace": self.namespace,
+            "MetricName": self.metric,
+            "Statistic": self.statistic,
+            "Period": ALARM_PERIOD_S,
+            "EvaluationPeriods": self.minutes,
+            "DatapointsToAlarm": self.minutes_over,
+            "ComparisonOperator": self.comparison,
+            "Threshold": self.threshold,
+            "TreatMissingData": self.missing_data,
+        }
+
+
+TICK_ALARM: Final = AlarmPlan(
+    name="Tick",
+    description="The tick has stopped, and with it schedules and long delays",
+    why="Only the tick calls the function asynchronously. Without data, too, it has stopped.",
+    namespace="AWS/Lambda",
+    metric="AsyncEventsReceived",
+    statistic="Sum",
+    comparison="LessThanThreshold",
+    threshold=1,
+    minutes=TICK_STOPPED_AFTER,
+    minutes_over=TICK_STOPPED_AFTER,
+    missing_data="breaching",
+)
+
+
+def _failing(metric: str, description: str) -> AlarmPlan:
+    return AlarmPlan(
+        name=metric,
+        description=description,
+        why="One minute may be a deployment's.",
+        namespace="AWS/Lambda",
+        metric=metric,
+        statistic="Sum",
+        minutes=5,
+        minutes_over=2,
+    )
+
+
+FAILURE_ALARMS: Final = (
+    _failing("Errors", "The function fails, or runs into its timeout"),
+    _failing("Throttles", "The account has no concurrency left for the function"),
+)
+"""The alarms on what goes wrong with the function as a whole."""
 
 # Permissions.
 
@@ -190,15 +266,39 @@ class QueuePlan:
         return FIFO_MAX_RECEIVE_COUNT if self.is_fifo else MAX_RECEIVE_COUNT
 
     @property
-    def oldest_message_s(self) -> int:
-        """The age of the oldest message at which the alarm rings, in seconds.
+    def dead_letters_alarm(self) -> AlarmPlan:
+        """The alarm on its dead-letter queue."""
+        return AlarmPlan(
+            name="DeadLetters",
+            description=f"Messages of {self.setting} were received too often, and wait for you",
+            why="Each dead letter is a call that did not run, or that nobody could read.",
+            namespace="AWS/SQS",
+            metric="ApproximateNumberOfMessagesVisible",
+            statistic="Maximum",
+            minutes=1,
+            minutes_over=1,
+        )
 
-        Younger ones may wait for their delay, or for the end of a function that died.
+    @property
+    def age_alarm(self) -> AlarmPlan:
+        """The alarm on messages that wait for too long."""
+        return AlarmPlan(
+            name="Age",
+            description=f"Messages of {self.setting} wait for too long",
+            why="Younger ones may wait for their delay, or for the end of a function that died.",
+            namespace="AWS/SQS",
+            metric="ApproximateAgeOfOldestMessage",
+            statistic="Maximum",
+            threshold=self.visibility_timeout_s + MAX_DELAY_S,
+            minutes=5,
+            minutes_over=5,
+        )
+
+    def attributes(self, dead_letter_arn: object, *, kms_key: object = None) -> dict[str, Any]:
+        """Return the queue's attributes, by their names in SQS and in CloudFormation.
+
+        See encryption() for `kms_key`.
         """
-        return self.visibility_timeout_s + MAX_DELAY_S
-
-    def attributes(self, dead_letter_arn: object, *, kms_key: object = KMS_KEY) -> dict[str, Any]:
-        """Return the queue's attributes, by their names in SQS and in CloudFormation."""
         return {
             **self._shared_attributes(kms_key),
             "VisibilityTimeout": self.visibility_timeout_s,
@@ -211,7 +311,7 @@ class QueuePlan:
         }
 
     def dead_letter_attributes(
-        self, queue_arn: object, *, kms_key: object = KMS_KEY
+        self, queue_arn: object, *, kms_key: object = None
     ) -> dict[str, Any]:
         """Return the attributes of its dead-letter queue, which must exist before the queue."""
         return {
@@ -224,8 +324,7 @@ class QueuePlan:
         return {
             **(_FIFO_ATTRIBUTES if self.is_fifo else {}),
             "MaximumMessageSize": self.max_message_bytes,
-            "KmsMasterKeyId": kms_key,
-            "KmsDataKeyReusePeriodSeconds": KEY_REUSE_S,
+            **encryption(kms_key),
         }
 
 
@@ -236,6 +335,18 @@ _FIFO_ATTRIBUTES: Final[Mapping[str, Any]] = {
     "DeduplicationScope": "messageGroup",
     "FifoThroughputLimit": "perMessageGroupId",
 }
+
+
+def encryption(kms_key: object = None) -> dict[str, Any]:
+    """Return the attributes that encrypt messages: with a key of KMS, else with SQS's own key.
+
+    SQS's own asks KMS for nothing: no request is charged for, throttled or refused, and nobody
+    needs a permission, in another account neither. AWS's key for SQS in KMS, alias/aws/sqs, has
+    a policy that nobody can change, so it gives no more control for what it costs.
+    """
+    if kms_key is None:
+        return {"SqsManagedSseEnabled": True}
+    return {"KmsMasterKeyId": kms_key, "KmsDataKeyReusePeriodSeconds": KEY_REUSE_S}
 
 
 def redrive_allow_policy(queue_arn: object) -> dict[str, Any]:
@@ -266,6 +377,3 @@ def as_texts(attributes: Mapping[str, Any]) -> dict[str, str]:
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in attributes.items()
     }
-
-
-ALARM_PERIOD_S: Final = 60

@@ -10,13 +10,25 @@ from .hints import annotations_of, parameters_of
 
 CONTEXT_PARAMETER = "context"
 
+WORKFLOW_PARAMETER = "workflow"
 
-def check_function(func: Callable[..., Any], *, takes_context: bool) -> None:
-    """Raise TypeError, naming function and parameter, unless `func` can be a task."""
+
+def check_function(
+    func: Callable[..., Any], *, takes_context: bool, is_durable: bool = False
+) -> None:
+    """Raise TypeError, naming function and parameter, unless `func` can be a task.
+
+    With `is_durable` it is a durable function, whose first parameter is `workflow`.
+    """
     _check_kind(func)
     name = func.__qualname__
     parameters, annotations = parameters_of(func), annotations_of(func)
+    if is_durable:
+        _check_workflow(func, parameters, annotations)
     for parameter in parameters.values():
+        if is_durable and parameter.name == WORKFLOW_PARAMETER:
+            continue
+        _refuse_workflow(name, parameter.name, annotations.get(parameter.name))
         is_context = takes_context and parameter.name == CONTEXT_PARAMETER
         if not is_context:
             _refuse_context(name, parameter, annotations.get(parameter.name))
@@ -110,6 +122,38 @@ def _check_parameter(
         raise TypeError(
             f"{name} has the parameter {parameter.name!r} without an annotation. Annotate its type."
         )
+
+
+def _check_workflow(
+    func: Callable[..., Any],
+    parameters: Mapping[str, inspect.Parameter],
+    annotations: Mapping[str, Any],
+) -> None:
+    """Raise TypeError unless the first parameter is the context that fits the function."""
+    is_async = inspect.iscoroutinefunction(func)
+    right = "WorkflowContext" if is_async else "SyncWorkflowContext"
+    first = next(iter(parameters.values()), None)
+    is_positional = first is not None and first.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    hint = _context_class(annotations.get(WORKFLOW_PARAMETER))
+    if first is None or first.name != WORKFLOW_PARAMETER or not is_positional or hint != right:
+        raise TypeError(
+            f"{func.__qualname__} has workflow=True, so its first parameter is "
+            f"`workflow: {right}`, before the `*`."
+        )
+
+
+def _refuse_workflow(function: str, name: str, annotation: object) -> None:
+    if _context_class(annotation) is not None:
+        raise TypeError(
+            f"{function} has the parameter {name!r} and not the option for it. Write "
+            "`@lambda_task(workflow=True)`, and `workflow` as the first parameter."
+        )
+
+
+def _context_class(annotation: object) -> str | None:
+    # By its name, as in _is_task_context().
+    found = re.search(r"\b(?:Sync)?WorkflowContext\b", str(annotation))
+    return None if found is None else found[0]
 
 
 def _is_task_context(hint: object) -> bool:

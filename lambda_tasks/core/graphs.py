@@ -102,12 +102,13 @@ Counts = dict[tuple[int, int], Count]
 """Counts by the number of the join and of its shard."""
 
 
-def add_ends(counts: Counts, feeds: Iterable[Feed], *, succeeded: bool) -> None:
-    """Add ends of one kind to the counts that they feed."""
+def add_ends(counts: Counts, feeds: Iterable[Feed], *, succeeded: bool, n_ends: int = 1) -> None:
+    """Add ends of one kind to the counts that each of them feeds."""
     for feed in feeds:
-        failed = 0 if When(feed.when).is_satisfied(succeeded) else feed.n
+        ended = feed.n * n_ends
+        failed = 0 if When(feed.when).is_satisfied(succeeded) else ended
         key = feed.number, feed.shard
-        counts[key] = counts.get(key, Count(0, 0)) + Count(feed.n, failed)
+        counts[key] = counts.get(key, Count(0, 0)) + Count(ended, failed)
 
 
 @pickled_by_position
@@ -159,6 +160,9 @@ class Terms:
     the seconds before it is due, as its LookTerms have them."""
     values: Sequence[Sequence[int]] = ()
     """The numbers of the steps whose results the group has, in order, as ranges."""
+    wakes: Sequence[Any] = ()
+    """The run of a durable function that the end of the workflow wakes, and the seconds after which
+    somebody must look at it; empty for none."""
 
     @property
     def is_gate(self) -> bool:
@@ -371,7 +375,7 @@ def source_of(node: Node) -> Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Addition:
+class AddedTo:
     """Where steps are added to a workflow that runs, by one of its steps."""
 
     by: Place
@@ -385,7 +389,7 @@ def plan(
     *,
     max_shards: int,
     queues: Mapping[Node, Any],
-    addition: Addition | None = None,
+    addition: AddedTo | None = None,
 ) -> Plan:
     """Return how a workflow is stored. `queues` has the name and look terms of each step's queue.
 
@@ -412,7 +416,7 @@ class _Planner:
         graph: Graph,
         max_shards: int,
         queues: Mapping[Node, Any],
-        addition: Addition | None,
+        addition: AddedTo | None,
     ) -> None:
         self._graph = graph
         self._addition = addition

@@ -26,11 +26,16 @@ def annotations_of(func: Callable[..., Any]) -> Mapping[str, Any]:
 
 def parameters_of(func: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Return a function's parameters, by their names and in their order."""
+    return signature_of(func).parameters
+
+
+def signature_of(func: Callable[..., Any]) -> inspect.Signature:
+    """Return a function's signature; its annotations need not be there at run time."""
     if sys.version_info >= (3, 14):
         from annotationlib import Format
 
-        return inspect.signature(func, annotation_format=Format.FORWARDREF).parameters
-    return inspect.signature(func).parameters
+        return inspect.signature(func, annotation_format=Format.FORWARDREF)
+    return inspect.signature(func)
 
 
 def resolve_hint(func: Callable[..., Any], name: str) -> Any:

@@ -198,7 +198,8 @@ class Refusal(Enum):
     """Another worker holds a live lease."""
     NOT_DUE = auto()
     PARKED = auto()
-    """The invocation is due so late that it waits in its record; the relay sends it in time."""
+    """The invocation waits in its record, as it is due so late or its queue is paused; the relay
+    sends it in time."""
     PACED = auto()
     """The invocation waits for the moment that a rate has reserved for it."""
     FULL = auto()
@@ -256,6 +257,8 @@ class RecordState:
     """Whether the run of its last claim started."""
     is_expired: bool = False
     """Whether it had not begun when its time was over."""
+    is_paused: bool = False
+    """Whether its queue is paused."""
 
 
 LOCKED: Final = Refused(Refusal.HELD, 5.0)
@@ -289,6 +292,8 @@ def judge_claim(found: RecordState | None, *, may_rerun: bool, max_attempts: int
         return None
     if found.is_expired and (found.status is Status.QUEUED or found.lease_left_s < 0):
         return Refused(Refusal.EXPIRED)
+    if found.is_paused and (found.status is Status.QUEUED or found.lease_left_s < 0):
+        return Refused(Refusal.PARKED)
     is_exhausted = found.n_attempts >= max_attempts
     if found.status is Status.QUEUED:
         return Refused(Refusal.EXHAUSTED) if is_exhausted else _judge_queued(found.due_in_s)
@@ -466,6 +471,10 @@ class End:
     """Whether the record loses its arguments; that of a failed run only when it loses secrets."""
     place: Place | None = None
     """The run's place in a workflow; None outside of one."""
+    call_id: UUID | None = None
+    """The call of a durable function, whose compensations follow if it fails; None for others."""
+    knows_undos: bool = False
+    """Whether all compensations that its function has named are stored."""
 
     @property
     def moves_on(self) -> bool:

@@ -52,6 +52,12 @@ KEEP_ARGUMENTS_HEADER: Final = "lambda_tasks.keep_arguments"
 """The header of calls whose arguments go with the end of the run: it is False. In a header it is in
 the record, so that whoever ends the run knows it, without the task."""
 
+CALL_HEADER: Final = "lambda_tasks.durable"
+"""The header of a durable function's runs, with the id of the call that they belong to."""
+
+UNDO_HEADER: Final = "lambda_tasks.undo"
+"""The header of a run that executes the compensations of a durable function, which has ended."""
+
 YEARS: Final = range(1970, 9000)
 """The years that a time may be in. Close to the ends of the calendar, time zones overflow."""
 
@@ -134,6 +140,14 @@ class Message:
     def drops_arguments(self) -> bool:
         """Whether the record has no arguments any more once the run has ended."""
         return self.headers.get(KEEP_ARGUMENTS_HEADER) is False
+
+    @property
+    def call_id(self) -> UUID | None:
+        """The call of a durable function that compensations may follow; None for others."""
+        headers = self.headers
+        if CALL_HEADER not in headers or UNDO_HEADER in headers:
+            return None
+        return UUID(headers[CALL_HEADER])
 
     @property
     def redacted_kwargs(self) -> dict[str, Any]:
@@ -236,6 +250,8 @@ class Outgoing:
     its queue can delay it."""
     on_conflict: OnConflict = "return"
     """What the call does if another one holds its unique key."""
+    is_parked: bool = False
+    """Whether it is a run of a durable function that waits until something wakes it."""
     is_follow_up: bool = False
     """Whether it is a retry, a further run or a copy.
 

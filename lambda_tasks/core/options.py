@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
@@ -64,6 +64,7 @@ class OptionNames(CommonOptionNames, total=False):
     """All keyword arguments of `@lambda_task(...)`."""
 
     takes_context: bool
+    workflow: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +136,8 @@ class TaskOptions:
     """Another task, without arguments, which is enqueued in the transaction of each success."""
     takes_context: bool = False
     """Whether the function gets `context: TaskContext`, too."""
+    workflow: bool = False
+    """Whether it is a durable function, which gets `workflow: WorkflowContext`."""
 
     @property
     def retention(self) -> Retention:
@@ -206,7 +209,26 @@ def parse_options(
     parse_unique(function, parsed, parameters)
     _check_expires(function, parsed)
     _check_on_success(function, parsed)
-    return parsed
+    return _durable(function, options, parsed) if parsed.workflow else parsed
+
+
+def _durable(function: str, given: OptionNames, options: TaskOptions) -> TaskOptions:
+    """Return the options of a durable function, whose transactions are those of its steps."""
+    if given.get("atomic"):
+        raise TypeError(
+            f"{function}: atomic=True is set with workflow=True. Each step of a durable function "
+            "is a transaction: remove `atomic`."
+        )
+    if options.durable is False:
+        raise TypeError(
+            f"{function}: durable=False is set with workflow=True. A durable function is stored: "
+            "remove `durable`."
+        )
+    if options.takes_context:
+        raise TypeError(
+            f"{function}: takes_context=True is set with workflow=True. Use `workflow.context`."
+        )
+    return replace(options, atomic=False)
 
 
 def _check_names(function: str, options: OptionNames) -> None:
@@ -444,5 +466,6 @@ _KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "aliases": (_are_names, "a tuple of dotted names, like ('shop.old.charge',)"),
     "keep_arguments": (_is_flag, "True or False"),
     "takes_context": (_is_flag, "True or False"),
+    "workflow": (_is_flag, "True or False"),
 }
 """The kinds of the options' values, each as a test and in words."""

@@ -1,7 +1,7 @@
 """The plan of a deployment: which queues and what function this project needs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,7 +30,9 @@ class Plan:
     """The timeout of the function that consumes all queues, in seconds."""
     queues: tuple[QueuePlan, ...]
     """The SQS queues. Queues of the settings that share one in AWS are one here."""
-    batch_queues: tuple[BatchQueue, ...] = ()
+    batch_queues: tuple[BatchQueue, ...]
+    job_limits_s: Mapping[str, float]
+    """The longest hard timeouts of tasks on the queues of AWS Batch, by their names."""
 
 
 def make_plan(*, prefix: str | None = None) -> Plan:
@@ -60,20 +62,26 @@ def make_plan(*, prefix: str | None = None) -> Plan:
                 ),
             )
     batch = tuple(each for each in settings.queues.values() if isinstance(each, BatchQueue))
-    return Plan(timeout_s, tuple(plans.values()), batch)
+    limits_s = {each.name: _longest_s(settings, {each.name}) for each in batch}
+    return Plan(timeout_s, tuple(plans.values()), batch, limits_s)
 
 
 def _function_timeout_s(settings: conf.Settings) -> int:
     """Return the longest hard timeout of tasks on SQS queues, and the time to write its record."""
-    longest_s = max(
+    sqs = {name for name, queue in settings.queues.items() if isinstance(queue, SQSQueue)}
+    return min(math.ceil(_longest_s(settings, sqs) + FUNCTION_MARGIN_S), MAX_LAMBDA_TIMEOUT_S)
+
+
+def _longest_s(settings: conf.Settings, queues: Collection[str]) -> float:
+    """Return the longest hard timeout of tasks on these queues; by default that of the settings."""
+    return max(
         (
             task.options.hard_timeout or settings.default_hard_timeout
             for task in _tasks()
-            if isinstance(settings.queues.get(task.options.queue), SQSQueue)
+            if task.options.queue in queues
         ),
         default=settings.default_hard_timeout,
     )
-    return min(math.ceil(longest_s + FUNCTION_MARGIN_S), MAX_LAMBDA_TIMEOUT_S)
 
 
 def _tasks() -> Iterator[Task]:

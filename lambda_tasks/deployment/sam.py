@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,13 @@ from django.template import Context, Engine
 
 from .. import conf
 from ..core import aws_values
-from ..core.aws_values import QueuePlan, connections_needed
+from ..core.aws_values import (
+    FAILURE_ALARMS,
+    TICK_ALARM,
+    AlarmPlan,
+    QueuePlan,
+    connections_needed,
+)
 from ..queues.batch import BatchQueue
 from .planning import make_plan
 
@@ -78,6 +84,21 @@ class NamedQueue:
         return f"{self.id}Queue", f"{self.id}DeadLetters"
 
 
+@dataclass(frozen=True, slots=True)
+class NamedAlarm:
+    """An alarm of the plan, and the start of its logical id."""
+
+    id: str
+    plan: AlarmPlan
+    watched: str
+    """The name of the queue or of the function, as an expression of the template."""
+
+    @property
+    def description(self) -> str:
+        """Its description between double quotes: it may name a queue, whose key is any text."""
+        return json.dumps(self.plan.description)
+
+
 def render(options: Options) -> str:
     """Return the template of this project.
 
@@ -89,15 +110,16 @@ def render(options: Options) -> str:
             f"LAMBDA_TASKS_QUEUES has {len(plan.queues)} SQS queues, and a template has 1 to "
             f'{MAX_QUEUES}. Name them there: {{"default": {{"queue_name": "orders"}}}}.'
         )
+    queues = named(plan.queues)
     source = LONE_TAG.sub(r"\1", SOURCE.read_text())
     context = {
         **{name: getattr(options, name) for name in options.__slots__},
         "plan": plan,
-        "queues": named(plan.queues),
+        "queues": queues,
+        "alarms": list(_alarms(queues)),
         "values": vars(aws_values),
         "settings_module": os.environ.get("DJANGO_SETTINGS_MODULE", "mysite.settings"),
         "function": "!Ref Alias" if options.snapstart else "!GetAtt Function.Arn",
-        "kms_master_key": "!Ref KmsKey" if options.kms_key else aws_values.KMS_KEY,
         "tick_event": json.dumps(aws_values.TICK_EVENT),
         "connections": function_connections(),
         "batch_arns": _arns(plan.batch_queues),
@@ -126,6 +148,15 @@ def named(queues: Iterable[QueuePlan]) -> list[NamedQueue]:
             id = f"{stem}{next(numbers)}"
         found[id] = NamedQueue(id, plan)
     return list(found.values())
+
+
+def _alarms(queues: Iterable[NamedQueue]) -> Iterator[NamedAlarm]:
+    for queue in queues:
+        live, dead = queue.both
+        for plan, watched in ((queue.plan.dead_letters_alarm, dead), (queue.plan.age_alarm, live)):
+            yield NamedAlarm(queue.id + plan.name, plan, f"!GetAtt {watched}.QueueName")
+    for plan in (TICK_ALARM, *FAILURE_ALARMS):
+        yield NamedAlarm(plan.name, plan, "!Ref Function")
 
 
 def _arns(queues: Iterable[BatchQueue]) -> list[str]:

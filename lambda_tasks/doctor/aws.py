@@ -34,7 +34,10 @@ class Unreachable(NotChecked):
 
 
 class Aws:
-    """AWS's services in one region, until `deadline`, a time of `time.monotonic()`."""
+    """AWS's services in one region, until `deadline`, a time of `time.monotonic()`.
+
+    Where `region` is empty, it is that of the settings or of the environment.
+    """
 
     def __init__(self, runtime: Runtime, region: str, *, deadline: float) -> None:
         self._runtime = runtime
@@ -50,7 +53,8 @@ class Aws:
 
         Raises NotChecked with AWS's reason.
         """
-        options = {"region_name": self.region} | dict(self._runtime.aws_options)
+        here = {"region_name": self.region} if self.region else {}
+        options = here | dict(self._runtime.aws_options)
         client = self._runtime.client(service, options, waits_s=waits_s)
         request = partial(client.call, operation, **parameters)
         answer: Mapping[str, Any] = await self.ask(f"{service}:{operation}", request)
@@ -64,7 +68,8 @@ class Aws:
             async with asyncio.timeout(left_s):
                 answer = await self._runtime.portal.acall(request)
         except TimeoutError:
-            raise Unreachable(f"{what}: there was no time left to wait for the answer.") from None
+            # Not the service's fault: a client gives up by itself, if there is time for that.
+            raise NotChecked(f"{what}: there was no time left to wait for the answer.") from None
         except RequestFailed as error:
             raise _reason(what, error) from None
         except AttributeError:

@@ -1,15 +1,17 @@
 """Makes all checks, and returns what they find."""
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from ..database_calls import call_database
 from ..runtime import Runtime
 from . import (
+    alarms,
     databases,
     dead_letters,
     functions,
+    jobs,
     mappings,
     project,
     queues,
@@ -17,7 +19,6 @@ from . import (
     round_trips,
     ticks,
 )
-from .dead_letters import DeadTasks
 from .facts import Facts
 from .findings import SEVERITIES, Change, Check, Finding, Found, NotChecked
 from .inside import Answer, ask_functions
@@ -28,11 +29,17 @@ SYSTEM_CHECKS: Final[tuple[Check[Any], ...]] = (
     *project.CHECKS, *databases.CHECKS, *ticks.SYSTEM_CHECKS
 )  # fmt: skip
 
-QUEUE_CHECKS: Final[tuple[Check[Any], ...]] = (*queues.CHECKS, *mappings.QUEUE_CHECKS)
+QUEUE_CHECKS: Final[tuple[Check[Any], ...]] = (
+    *queues.CHECKS, *mappings.QUEUE_CHECKS, *alarms.QUEUE_CHECKS
+)  # fmt: skip
 
 MAPPING_CHECKS: Final[tuple[Check[Any], ...]] = mappings.CHECKS
 
-FUNCTION_CHECKS: Final[tuple[Check[Any], ...]] = (*functions.CHECKS, *ticks.FUNCTION_CHECKS)
+FUNCTION_CHECKS: Final[tuple[Check[Any], ...]] = (
+    *functions.CHECKS, *ticks.FUNCTION_CHECKS, *alarms.FUNCTION_CHECKS
+)  # fmt: skip
+
+JOB_CHECKS: Final[tuple[Check[Any], ...]] = jobs.CHECKS
 
 ANSWER_CHECKS: Final[tuple[Check[Any], ...]] = releases.CHECKS
 
@@ -41,8 +48,8 @@ TRIP_CHECKS: Final[tuple[Check[Any], ...]] = round_trips.CHECKS
 DEAD_LETTER_CHECKS: Final[tuple[Check[Any], ...]] = dead_letters.CHECKS
 
 CHECKS: Final = (
-    *SYSTEM_CHECKS, *QUEUE_CHECKS, *MAPPING_CHECKS, *FUNCTION_CHECKS, *ANSWER_CHECKS,
-    *TRIP_CHECKS, *DEAD_LETTER_CHECKS,
+    *SYSTEM_CHECKS, *QUEUE_CHECKS, *MAPPING_CHECKS, *FUNCTION_CHECKS, *JOB_CHECKS,
+    *ANSWER_CHECKS, *TRIP_CHECKS, *DEAD_LETTER_CHECKS,
 )  # fmt: skip
 """All checks."""
 
@@ -52,37 +59,46 @@ async def examine(
     *,
     own_arn: str | None = None,
     inside: bool = False,
-    trips: Sequence[RoundTrip] = (),
-    dead: Sequence[DeadTasks] = (),
-    limit_s: float,
+    dead_letters: bool = False,
+    trips: Iterable[Awaitable[RoundTrip]] = (),
+    deadline: float,
 ) -> list[Finding]:
     """Return all that is wrong, and what could not be checked, the worst first.
 
-    With `inside`, each function is asked, too; `trips` were made and `dead` letters looked at
-    before. See reading.read() for the other parameters.
+    With `inside`, each function is asked, too. `trips` are made meanwhile. See reading.read() for
+    the other parameters.
     """
-    deadline = time.monotonic() + limit_s
-    facts = await read(runtime, own_arn=own_arn, deadline=deadline)
-    answers = await ask_functions(runtime, facts, deadline=deadline) if inside else []
+    (facts, answers), made = await asyncio.gather(
+        _look(runtime, own_arn, inside=inside, dead_letters=dead_letters, deadline=deadline),
+        asyncio.gather(*trips),
+    )
     # On a thread, as checks may import modules and read files.
-    findings = await call_database(_judge, facts, answers, trips, dead)
+    findings = await call_database(_judge, facts, answers, made)
     return sorted(findings, key=lambda each: SEVERITIES.index(each.severity))
 
 
-def _judge(
-    facts: Facts,
-    answers: Sequence[Answer],
-    trips: Sequence[RoundTrip],
-    dead: Sequence[DeadTasks],
-) -> list[Finding]:
+async def _look(
+    runtime: Runtime,
+    own_arn: str | None,
+    *,
+    inside: bool,
+    dead_letters: bool,
+    deadline: float,
+) -> tuple[Facts, list[Answer]]:
+    facts = await read(runtime, own_arn=own_arn, dead_letters=dead_letters, deadline=deadline)
+    return facts, await ask_functions(runtime, facts, deadline=deadline) if inside else []
+
+
+def _judge(facts: Facts, answers: Sequence[Answer], trips: Sequence[RoundTrip]) -> list[Finding]:
     subjects: tuple[tuple[Iterable[object], Sequence[Check[Any]]], ...] = (
         ([facts.system], SYSTEM_CHECKS),
         (facts.queues, QUEUE_CHECKS),
         (facts.mappings, MAPPING_CHECKS),
         (facts.functions, FUNCTION_CHECKS),
+        (facts.jobs, JOB_CHECKS),
         (answers, ANSWER_CHECKS),
         (trips, TRIP_CHECKS),
-        (dead, DEAD_LETTER_CHECKS),
+        (facts.dead, DEAD_LETTER_CHECKS),
     )
     return [
         *(

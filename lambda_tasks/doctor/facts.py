@@ -5,16 +5,19 @@ Each part that could not be read says why, and raises NotChecked where a check n
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from django.core.checks import CheckMessage
 
-from ..core.aws_values import BATCHES_PER_POLLER, QueuePlan
+from ..core.aws_values import BATCHES_PER_POLLER, AlarmPlan, QueuePlan
 from ..deployment.planning import Plan
+from ..queues.batch import BatchQueue
 from ..queues.sqs import SQSQueue
 from ..records.server import Migrations, Server
+from .dead_letters import DeadTasks
 from .findings import Fact
 
 FUNCTION_VARIABLE: Final = "AWS_LAMBDA_FUNCTION_NAME"
@@ -27,6 +30,44 @@ Attributes = Mapping[str, str]
 def is_inside() -> bool:
     """Return whether this process is a function."""
     return FUNCTION_VARIABLE in os.environ
+
+
+@dataclass(frozen=True, slots=True)
+class Alarms:
+    """The alarms of a region, as CloudWatch has them."""
+
+    metric: Sequence[Mapping[str, Any]]
+    """Those on metrics."""
+    composite: Sequence[Mapping[str, Any]]
+    """Those on other alarms."""
+
+    def on(self, plan: AlarmPlan, watched: str) -> list[Mapping[str, Any]]:
+        """Return the alarms on a plan's metric of a queue or a function, alone or in a sum.
+
+        A metric whose name begins with the plan's is of a part of the same.
+        """
+        dimension = {"Name": plan.dimension, "Value": watched}
+        return [
+            alarm
+            for alarm in self.metric
+            if any(
+                each.get("Namespace") == plan.namespace
+                and each.get("MetricName", "").startswith(plan.metric)
+                and dimension in each.get("Dimensions", ())
+                for each in _metrics_of(alarm)
+            )
+        ]
+
+    def tells_somebody(self, alarm: Mapping[str, Any]) -> bool:
+        """Return whether an alarm has an action, or a composite alarm that names it has one."""
+        above = [
+            each
+            for each in self.composite
+            if alarm["AlarmName"] in map(str.strip, re.split("[\"'():]", each["AlarmRule"]))
+        ]
+        return any(
+            each.get("ActionsEnabled") and each.get("AlarmActions") for each in (alarm, *above)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +97,8 @@ class LiveQueue:
     """Its event source mappings, as Lambda describes them."""
     function_timeouts_s: Fact[Sequence[int]]
     """The timeouts of the functions that consume it."""
+    alarms: Fact[Alarms]
+    """The alarms of its region."""
 
     def __str__(self) -> str:
         return f"queue {self.queue.name}"
@@ -85,6 +128,8 @@ class LiveFunction:
     """The group of its log; None where it does not exist."""
     ticks: Fact[Sequence[Mapping[str, Any]]]
     """The schedules of EventBridge that invoke it, as the Scheduler describes them."""
+    alarms: Fact[Alarms]
+    """The alarms of its region."""
 
     def __str__(self) -> str:
         return f"function {self.name}"
@@ -123,6 +168,28 @@ class LiveMapping:
         return batches_of(self.mapping)
 
 
+@dataclass(frozen=True, slots=True)
+class LiveJobs:
+    """A queue of the settings whose messages become jobs, as AWS Batch has what it names."""
+
+    queue: BatchQueue
+    plan: Plan
+    job_queue: Fact[Mapping[str, Any] | None]
+    """The job queue; None where it does not exist."""
+    environments: Fact[Sequence[Mapping[str, Any]]]
+    """The compute environments that its job queue names."""
+    definition: Fact[Mapping[str, Any] | None]
+    """The job definition, its latest active revision if the settings name none; None for none."""
+
+    def __str__(self) -> str:
+        return f"queue {self.queue.name}"
+
+    @property
+    def region(self) -> str:
+        """The region of its job queue."""
+        return self.queue.region
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
     """The project as a whole: its settings, database and records, and all that consumes queues."""
@@ -154,6 +221,9 @@ class Facts:
     queues: Sequence[LiveQueue]
     mappings: Sequence[LiveMapping]
     functions: Sequence[LiveFunction]
+    jobs: Sequence[LiveJobs]
+    dead: Sequence[DeadTasks]
+    """The tasks of dead letters, if they were asked for."""
 
 
 def batches_of(mapping: Mapping[str, Any]) -> int | None:
@@ -184,3 +254,9 @@ def function_name(arn: str) -> str:
 def region_of(arn: str) -> str:
     """Return the region in an ARN."""
     return arn.split(":")[3]
+
+
+def _metrics_of(alarm: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the metrics of an alarm: its own, or those of its expression."""
+    parts = alarm.get("Metrics") or ()
+    return [alarm, *(each["MetricStat"]["Metric"] for each in parts if "MetricStat" in each)]

@@ -10,6 +10,7 @@ from ..core.aws_values import (
     RETENTION_S,
     VISIBILITY_TIMEOUTS,
     as_texts,
+    encryption,
     redrive_allow_policy,
     tls_only_policy,
     visibility_timeout_s,
@@ -198,12 +199,12 @@ def allow_policy(queue: LiveQueue) -> Iterator[Found]:
     "warning",
     why="Without it, SQS stores the arguments of direct calls as plain text.",
 )
-def encryption(queue: LiveQueue) -> Iterator[Found]:
+def not_encrypted(queue: LiveQueue) -> Iterator[Found]:
     """Yield that messages, or dead letters, are not encrypted at rest."""
     dead = queue.dead_letters.value if queue.redrive_policy else None
-    changes = [] if _is_encrypted(queue.attributes.value) else [_set(queue, **ENCRYPTED)]
+    changes = [] if _is_encrypted(queue.attributes.value) else [_set(queue, **encryption())]
     if dead is not None and not _is_encrypted(dead.attributes):
-        changes.append(_set_dead(queue, dead, **ENCRYPTED))
+        changes.append(_set_dead(queue, dead, **encryption()))
     for change in changes:
         yield Found(
             f"{change.parameters['QueueUrl']} is not encrypted.",
@@ -211,9 +212,6 @@ def encryption(queue: LiveQueue) -> Iterator[Found]:
             change,
             "SqsManagedSseEnabled: true",
         )
-
-
-ENCRYPTED: Final = {"SqsManagedSseEnabled": "true"}
 
 
 def _is_encrypted(attributes: Mapping[str, str]) -> bool:
@@ -316,7 +314,7 @@ def waiting_dead_letters(queue: LiveQueue) -> Iterator[Found]:
 
 CHECKS: Final = (
     missing, unreachable, visibility, dead_letters, receives, retention, dead_letter_retention,
-    allow_policy, encryption, tls, message_size, receive_wait, delay, waiting_dead_letters,
+    allow_policy, not_encrypted, tls, message_size, receive_wait, delay, waiting_dead_letters,
 )  # fmt: skip
 
 

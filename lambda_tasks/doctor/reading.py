@@ -15,15 +15,20 @@ from ..core.aws_values import QueuePlan
 from ..database_calls import call_database
 from ..deployment.planning import Plan, make_plan
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
+from ..queues.batch import BatchQueue
+from ..queues.dead_letters import DeadLetterQueue
 from ..queues.sqs import SQSQueue
 from ..records import counts, server
 from ..runtime import Runtime
 from .aws import Aws, learn
+from .dead_letters import DeadTasks, count_tasks
 from .facts import (
+    Alarms,
     Attributes,
     DeadLetters,
     Facts,
     LiveFunction,
+    LiveJobs,
     LiveMapping,
     LiveQueue,
     System,
@@ -40,14 +45,19 @@ T = TypeVar("T")
 SHIFT_S: Final = 60.0
 """Seconds that the shift of a relay lasts, which began so long before its end."""
 
+MAX_ALARMS: Final = 100
+"""The most alarms of one answer (DescribeAlarms, Amazon CloudWatch API reference)."""
+
 Mappings = Sequence[Mapping[str, Any]]
 
 
-async def read(runtime: Runtime, *, own_arn: str | None, deadline: float) -> Facts:
+async def read(
+    runtime: Runtime, *, own_arn: str | None, dead_letters: bool, deadline: float
+) -> Facts:
     """Return all that can be read until a time of `time.monotonic()`, with reasons for the rest.
 
-    `own_arn` is the ARN of the function that this is running in. Raises ImproperlyConfigured for
-    settings that are invalid.
+    `own_arn` is the ARN of the function that this is running in. With `dead_letters`, some of each
+    queue are received. Raises ImproperlyConfigured for settings that are invalid.
     """
     plan = await call_database(make_plan)
     reader = _Reader(runtime, plan, deadline)
@@ -62,9 +72,12 @@ async def read(runtime: Runtime, *, own_arn: str | None, deadline: float) -> Fac
         for queue in queues
         for each in queue.mappings.known or ()
     ]
+    jobs = await asyncio.gather(*map(reader.jobs, plan.batch_queues))
     unread = next((each.error for each in mapped if each.error), None)
     system = await reader.system(Fact(mappings, unread))
-    return Facts(system, queues, mappings, list(functions.values()))
+    # After the queues: what is received here counts as in flight for a while.
+    dead = await asyncio.gather(*map(reader.dead_tasks, queues)) if dead_letters else []
+    return Facts(system, queues, mappings, list(functions.values()), jobs, dead)
 
 
 class _Reader:
@@ -75,12 +88,19 @@ class _Reader:
         self._plan = plan
         self._deadline = deadline
         self._regions: dict[str, Aws] = {}
+        self._alarms: dict[str, asyncio.Task[Fact[Alarms]]] = {}
 
     async def mappings(self, queue: SQSQueue) -> Fact[Mappings]:
         """Read the event source mappings of a queue."""
         operation, items = "list_event_source_mappings", "EventSourceMappings"
         listed = self._aws(queue.arn).pages("lambda", operation, items, EventSourceArn=queue.arn)
         return await learn(listed)
+
+    async def alarms(self, region: str) -> Fact[Alarms]:
+        """Read the alarms of a region, once."""
+        if region not in self._alarms:
+            self._alarms[region] = asyncio.ensure_future(learn(_alarms(self._in(region))))
+        return await self._alarms[region]
 
     async def functions(
         self, mapped: Iterable[Fact[Mappings]], own_arn: str | None
@@ -116,6 +136,7 @@ class _Reader:
             recursive_loop=recursive_loop,
             log_group=log_group,
             ticks=ticks,
+            alarms=await self.alarms(aws.region),
         )
 
     async def queue(
@@ -131,7 +152,28 @@ class _Reader:
             await learn(self._dead_letters(queue, attributes)),
             mapped,
             await learn(_timeouts_s(mapped, functions)),
+            await self.alarms(region_of(queue.arn)),
         )
+
+    async def jobs(self, queue: BatchQueue) -> LiveJobs:
+        """Read what a queue of AWS Batch names."""
+        aws = self._in(queue.region)
+        job_queue, definition = await asyncio.gather(
+            learn(_job_queue(aws, queue.job_queue_arn)),
+            learn(_job_definition(aws, queue.job_definition_arn)),
+        )
+        environments = await learn(_environments(aws, job_queue))
+        return LiveJobs(queue, self._plan, job_queue, environments, definition)
+
+    async def dead_tasks(self, live: LiveQueue) -> DeadTasks:
+        """Look at some dead letters of a queue."""
+        return DeadTasks(live.queue.name, await learn(self._count_dead_tasks(live)))
+
+    async def _count_dead_tasks(self, live: LiveQueue) -> Mapping[str | None, int]:
+        if (dead := live.dead_letters.value) is None:
+            return {}
+        letters = DeadLetterQueue(live.queue.client(self._runtime), dead.url)
+        return await count_tasks(self._in(live.region), letters)
 
     def _plan_of(self, queue: SQSQueue) -> QueuePlan:
         # Queues of the settings that share one in AWS have one plan.
@@ -186,7 +228,9 @@ class _Reader:
         return Fact(max(known, key=abs, default=0.0))
 
     def _aws(self, arn: str) -> Aws:
-        region = region_of(arn)
+        return self._in(region_of(arn))
+
+    def _in(self, region: str) -> Aws:
         if region not in self._regions:
             self._regions[region] = Aws(self._runtime, region, deadline=self._deadline)
         return self._regions[region]
@@ -246,6 +290,44 @@ async def _rules(aws: Aws, arn: str) -> Sequence[Mapping[str, Any]]:
         targets = await aws.call("events", "list_targets_by_rule", Rule=name)
         found += [{**rule, "Target": each} for each in targets["Targets"] if each["Arn"] == arn]
     return [each for each in found if each.get("ScheduleExpression")]
+
+
+async def _alarms(aws: Aws) -> Alarms:
+    metric, composite = await asyncio.gather(
+        _alarms_of(aws, "MetricAlarm"), _alarms_of(aws, "CompositeAlarm")
+    )
+    return Alarms(metric, composite)
+
+
+async def _alarms_of(aws: Aws, type: str) -> Sequence[Mapping[str, Any]]:
+    listed = {"AlarmTypes": [type], "MaxRecords": MAX_ALARMS}
+    return await aws.pages("cloudwatch", "describe_alarms", f"{type}s", **listed)
+
+
+async def _job_queue(aws: Aws, arn: str) -> Mapping[str, Any] | None:
+    answer = await aws.call("batch", "describe_job_queues", jobQueues=[arn])
+    return next(iter(answer["jobQueues"]), None)
+
+
+async def _environments(
+    aws: Aws, job_queue: Fact[Mapping[str, Any] | None]
+) -> Sequence[Mapping[str, Any]]:
+    order = (job_queue.value or {}).get("computeEnvironmentOrder") or ()
+    if not order:
+        return ()
+    arns = [each["computeEnvironment"] for each in order]
+    answer = await aws.call("batch", "describe_compute_environments", computeEnvironments=arns)
+    found: Sequence[Mapping[str, Any]] = answer["computeEnvironments"]
+    return found
+
+
+async def _job_definition(aws: Aws, arn: str) -> Mapping[str, Any] | None:
+    name, _, revision = arn.rpartition("/")[2].partition(":")
+    # Without a revision, a job is of the latest active one.
+    latest: dict[str, Any] = {"jobDefinitionName": name, "status": "ACTIVE"}
+    which: dict[str, Any] = {"jobDefinitions": [arn]} if revision else latest
+    answer = await aws.call("batch", "describe_job_definitions", **which)
+    return max(answer["jobDefinitions"], key=lambda each: int(each["revision"]), default=None)
 
 
 async def _log_group(

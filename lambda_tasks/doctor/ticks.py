@@ -22,7 +22,7 @@ WHY: Final = (
 @check("tick.missing", "error", why=WHY)
 def missing(function: LiveFunction) -> Iterator[Found]:
     """Yield that no schedule ticks."""
-    if not any(map(_is_tick, function.ticks.value)):
+    if not any(map(is_tick, function.ticks.value)):
         others = ", ".join(each["Name"] for each in function.ticks.value)
         target = {
             "Arn": function.arn,
@@ -48,7 +48,7 @@ def missing(function: LiveFunction) -> Iterator[Found]:
 @check("tick.disabled", "error", why=WHY)
 def disabled(function: LiveFunction) -> Iterator[Found]:
     """Yield that the schedules that tick are disabled."""
-    ticks = [each for each in function.ticks.value if _is_tick(each)]
+    ticks = [each for each in function.ticks.value if is_tick(each)]
     if ticks and not any(each.get("State", "ENABLED") == "ENABLED" for each in ticks):
         names = ", ".join(each["Name"] for each in ticks)
         yield Found(
@@ -67,7 +67,7 @@ def disabled(function: LiveFunction) -> Iterator[Found]:
 )
 def rate(function: LiveFunction) -> Iterator[Found]:
     """Yield that the tick comes in another rhythm than once a minute."""
-    for each in filter(_is_tick, function.ticks.value):
+    for each in filter(is_tick, function.ticks.value):
         if each["ScheduleExpression"] not in (TICK_EXPRESSION, "cron(* * * * ? *)"):
             yield Found(
                 f"The schedule {each['Name']} is {each['ScheduleExpression']}.",
@@ -96,7 +96,8 @@ FUNCTION_CHECKS: Final = (missing, disabled, rate)
 SYSTEM_CHECKS: Final = (age,)
 
 
-def _is_tick(schedule: Mapping[str, Any]) -> bool:
+def is_tick(schedule: Mapping[str, Any]) -> bool:
+    """Return whether a schedule sends the event of the tick."""
     try:
         event = json.loads(schedule["Target"].get("Input") or "null")
     except ValueError:

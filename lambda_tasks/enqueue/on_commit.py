@@ -8,6 +8,7 @@ waits until its messages are sent, and the stored ones that were accepted are ma
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -42,6 +43,9 @@ NO_JOINS: Joins = {}
 
 RELEASED_PAGE: Final = 1000
 """Messages of released steps that are read and sent together."""
+
+SEND_RELEASED_FOR_S: Final = 20.0
+"""Seconds in which released steps are sent page by page. From then on the relay sends the rest."""
 
 
 class Stored(NamedTuple):
@@ -302,10 +306,33 @@ class Enqueuer:
         _raise_for_direct(messages, failures)
 
     async def asend_released(self, released: Sequence[Released]) -> None:
-        """Send the messages of steps of workflows that were released, page by page."""
+        """Send the messages of steps of workflows that were released, page by page.
+
+        What is not sent within SEND_RELEASED_FOR_S is left to the relay.
+        """
+        until = time.monotonic() + SEND_RELEASED_FOR_S
         pages = self._pages_of(released)
         while messages := await call_database(lambda: next(pages, ())):
             await self.asend_stored(messages)
+            if time.monotonic() > until:
+                return
+
+    def send_released(self, released: Sequence[Released]) -> None:
+        """Send steps after the commit of the transaction that has released them.
+
+        A page of them at most, as their writer may wait for it: the relay sends the rest.
+        """
+        connection = connections[self._outbox.alias]
+        messages: list[Outgoing] = []
+        for page in self._pages_of(released):
+            messages += page
+            if len(messages) >= RELEASED_PAGE:
+                break
+        if messages:
+            hand_over = self.make_hand_over(connection, messages, is_stored=True)
+            hand_over.is_open = False  # nobody else's messages may share the fate of these
+            # Robust: what fails here is the relay's, and must not fail who has written the end.
+            transaction.on_commit(hand_over, using=connection.alias, robust=True)
 
     def find_released(self, released: Sequence[Released]) -> Iterator[Outgoing]:
         """Yield the messages of steps of workflows that were released."""
@@ -317,6 +344,8 @@ class Enqueuer:
             after = each.first - 1
             while page := self._outbox.find_released(each, after=after, limit=RELEASED_PAGE):
                 yield page
+                if each.run_id is not None:
+                    break
                 place = page[-1].message.place
                 assert place is not None
                 after = place.step

@@ -17,6 +17,7 @@ from django.utils.crypto import salted_hmac
 from .. import conf
 from ..core.lifecycle import LookTerms
 from ..core.message import (
+    CALL_HEADER,
     GROUP_KEY_PATTERN,
     KEEP_ARGUMENTS_HEADER,
     MAX_GROUP_KEY,
@@ -30,7 +31,7 @@ from ..core.retries import MAX_DELAY_S
 from ..core.unique import UniqueCall, UniqueKey, check_duration
 from ..records import encryption
 
-DROPS_ARGUMENTS: Final = {KEEP_ARGUMENTS_HEADER: False}
+DROPS_ARGUMENTS: Final[Mapping[str, Any]] = {KEEP_ARGUMENTS_HEADER: False}
 """The header of a call whose record does not keep its arguments."""
 
 
@@ -58,13 +59,15 @@ def prepare(
     expires: float | timedelta | datetime | None = None,
     unique: UniqueCall | None = None,
     is_step: bool = False,
+    is_workflow: bool = False,
 ) -> Outgoing:
     """Return the message of a call, encoded for a queue.
 
     `args` and `kwargs` are JSON values. With `durable` None the setting decides. `task_queue` is
     the queue that the task declares; a message for it need not name it. `keeps_arguments` says
     whether the record has them after the run. `expires` is a moment, or a time from when the call
-    is due. A step of a workflow (`is_step`) is always stored.
+    is due. A step of a workflow (`is_step`) is always stored, and so is a durable function
+    (`is_workflow`).
 
     Raises ImproperlyConfigured for an unknown queue and for secrets that can't be stored;
     ValueError for a delay, priority or group key that the queue does not accept, and for text that
@@ -82,7 +85,11 @@ def prepare(
             "do not support them. Use a separate queue, or a database queue."
         )
     look = settings.look_terms(queue)
-    keeps_row = unique is not None or is_step
+    keeps_row = unique is not None or is_step or is_workflow
+    id = invocation_id or uuid.uuid4()
+    added = {} if keeps_arguments else DROPS_ARGUMENTS
+    if is_workflow:
+        added = {**added, CALL_HEADER: str(id)}
     if keeps_row and settings.eager:
         delay_s, run_after = 0, None  # Its record must be due when it runs, at once.
     wait_s = delay_s or (0 if run_after is None else _seconds_until(run_after))
@@ -90,7 +97,7 @@ def prepare(
     message = Message(
         task_name=task_name,
         kwargs=kwargs,
-        invocation_id=invocation_id or uuid.uuid4(),
+        invocation_id=id,
         args=list(args),
         backend=backend,
         n_retries=n_retries,
@@ -103,7 +110,7 @@ def prepare(
         priority=priority,
         root_id=root_id,
         retry_of=retry_of,
-        headers={**(headers or {}), **({} if keeps_arguments else DROPS_ARGUMENTS)},
+        headers={**(headers or {}), **added},
         expires_at=_expires_at(expires, due),
         unique=None
         if unique is None or settings.noop_execution

@@ -1,6 +1,7 @@
 """What one process does for the whole system, about once a minute.
 
-It enqueues what schedules have due, hands over places that were lost, and relays.
+It enqueues what schedules have due, hands over places that were lost, relays, and counts what has
+ended for the pages.
 """
 
 import logging
@@ -23,11 +24,13 @@ class Round:
         hand_over_places: Callable[[], Awaitable[None]],
         end_cancelled: Callable[[], Awaitable[None]],
         relay: Callable[[], Awaitable[int]],
+        roll_up: Callable[[], Awaitable[int]],
     ) -> None:
         self._tick = tick
         self._hand_over_places = hand_over_places
         self._end_cancelled = end_cancelled
         self._relay = relay
+        self._roll_up = roll_up
 
     async def run(self) -> RoundResult:
         """Run a round. Raises the relay's errors; the others are logged."""
@@ -44,7 +47,18 @@ class Round:
             await self._end_cancelled()
         except Exception as error:
             log_error(logger, error, "Steps could not be cancelled; the next round tries again")
-        relayed = await self._relay()
+        try:
+            relayed = await self._relay()
+        finally:
+            # Last, as nothing waits for it. And not only if the relay can send: if it can't, people
+            # look at the figures.
+            await self._count_ends()
         if hooks.ticked:
             call_beside(hooks.ticked, hooks.Ticked(relayed, ticked.scheduled, ticked.lag_s))
         return RoundResult(ticked.scheduled, relayed)
+
+    async def _count_ends(self) -> None:
+        try:
+            await self._roll_up()
+        except Exception as error:
+            log_error(logger, error, "Ends could not be counted; the next round tries again")

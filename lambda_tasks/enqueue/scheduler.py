@@ -128,6 +128,7 @@ def message_of(declared: Declared, run: ScheduledRun) -> Outgoing:
         keeps_arguments=task.options.keep_arguments,
         expires=task.options.expires,
         unique=task.unique_call((), kwargs),
+        is_workflow=task.options.workflow,
     )
     # Nobody is there to whom an error could be raised, and it would stop the other schedules.
     joins = outgoing.on_conflict == "raise"

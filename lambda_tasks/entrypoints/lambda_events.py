@@ -66,6 +66,11 @@ class EventHandler:
         self._versions = versions()
         self._shutdown: asyncio.Future[None] | None = None
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether the current event has runs that are not settled."""
+        return self._shutdown is not None
+
     def interrupt(self) -> None:
         """Interrupt the runs of the current event, which go back to their queues."""
         if self._shutdown is not None and not self._shutdown.done():
@@ -111,6 +116,7 @@ class EventHandler:
             )
         )
         settlements = await _result_before(answer_by, running)
+        self._shutdown = None
         if any(each.retry_after_s is not None for each in settlements.values()):
             await self._postpone(of_sqs, settlements, limit_s=answer_by.postpone_limit_s)
         await self._relay_if_due(deadline)
@@ -177,12 +183,12 @@ class EventHandler:
         from ..doctor.examination import examine
         from ..doctor.inside import about_this_side
 
-        deadline = _AnswerBy.of(context).deadline
-        left_s = DOCTOR_LIMIT_S if deadline is None else deadline - time.monotonic()
+        answer_by = _AnswerBy.of(context).deadline
+        latest = time.monotonic() + DOCTOR_LIMIT_S
         findings = await examine(
             self._runtime,
             own_arn=getattr(context, "invoked_function_arn", None),
-            limit_s=min(left_s, DOCTOR_LIMIT_S),
+            deadline=latest if answer_by is None else min(answer_by, latest),
         )
         here = await call_database(about_this_side)
         return {**here, "findings": [each.as_json() for each in findings]}

@@ -36,8 +36,10 @@ from ..errors import (
     ArgumentsMismatch,
     Continue,
     HardTimeLimitExceeded,
+    LeaseLost,
     SingletonLockUnknown,
     SoftTimeLimitExceeded,
+    Suspended,
 )
 from ..hooks.calling import HOOK_LIMIT_S
 from ..pools import RESERVED_CONNECTIONS, PoolExhausted, acquire, add_remedy
@@ -50,9 +52,11 @@ from .finishing import (
     describe,
     describe_refusal,
     follow_up_of,
+    next_run_of,
     outcome_of,
 )
 from .hook_events import announce_failed_unbegun, end_event, start_event
+from .journal import Journal, Suspension
 from .needs import singleton_key
 from .progress import ProgressRecorder
 from .run import AttemptEnd, Run
@@ -96,6 +100,8 @@ class Attempt:
         self.task = task
         self.finisher = finisher
         self.context = _context_of(run, task, finisher)
+        if task.options.workflow:
+            self.context = replace(self.context, journal=Journal(run, finisher.claims, self))
         self.variables = contextvars.Context()
         """The context variables of the task, which on_commit functions see, too."""
         self._call = task.make_call(run.message, run.claim)
@@ -236,16 +242,20 @@ class Attempt:
         Raises TypeError for a result that is not JSON, TransactionManagementError if the task has
         left a transaction open, LeaseLost if the claim no longer holds, and the database's errors.
         """
+        if (suspension := self._suspension) is not None:
+            return self._suspend(suspension)  # its function has caught that
         self._check_transactions()
+        if self._journal is not None:
+            self._journal.flush()
         outcome = outcome_of(result, self.task)
         if self._transaction is None or not connections.is_untouched(self._connection):
-            return self._commit(outcome)
+            return self._commit(self._add_steps(), outcome)
         # The task has sent no statement, so its record needs no transaction and can be written
         # together with those of other runs.
         self._end_transaction(None)
         if self.run.leaves_record and self.may_defer_begin:
             return self._end_unrecorded(outcome)
-        return self._commit(outcome)
+        return self._commit(self.run, outcome)
 
     def succeed_without_begin(self, result: object) -> AttemptEnd:
         """Return the end of a task that ended before begin(). The caller writes the record.
@@ -253,6 +263,71 @@ class Attempt:
         Raises TypeError for a result that is not JSON.
         """
         return self._end_unrecorded(outcome_of(result, self.task))
+
+    # The steps of a durable function
+
+    @property
+    def _journal(self) -> Journal | None:
+        journal: Journal | None = self.context.journal
+        return journal
+
+    def begin_step(self) -> None:
+        """See journal.StepTransactions."""
+        if self._guard is not None:
+            self._guard.begin_transaction()
+        self._transaction = connections.open_transaction(self._connection, may_be_late=True)
+
+    def commit_step(self, name: str, write: Callable[[], None]) -> None:
+        """See journal.StepTransactions. Raises what succeed() raises."""
+        self._check_transactions()
+        if self._guard is not None:
+            self._guard.restore(self._connection)
+        with self._library_limit():
+            write()
+        self._call_at_boundary(self._end_transaction, None)
+
+    def roll_back_step(self, error: BaseException) -> None:
+        """See journal.StepTransactions."""
+        self._end_transaction(error)
+
+    def _go_on_later(self, error: BaseException) -> AttemptEnd | None:
+        """End a run that another one continues; return None for any other run."""
+        if (suspension := self._suspension) is not None:
+            return self._suspend(suspension)
+        if not isinstance(error, Continue):
+            return None
+        self._check_transactions()
+        run = self._add_steps()
+        return self._commit(run, *continuation_of(error, run, self.task))
+
+    def _with_undos(self, error: BaseException) -> BaseException:
+        """Store what must be undone now; return the error of the run, or LeaseLost."""
+        try:
+            if self._journal is not None and not isinstance(error, LeaseLost):
+                self._journal.flush()
+        except LeaseLost as lost:
+            return lost
+        return error
+
+    @property
+    def _suspension(self) -> Suspension | None:
+        """Why the run of a durable function ends here; None while it goes on."""
+        return None if self._journal is None else self._journal.suspension
+
+    def _suspend(self, suspension: Suspension) -> AttemptEnd:
+        """End a run that waits, with all that wakes the next one."""
+        journal = self.context.journal
+        self._end_transaction(Suspended())  # of a step that is cut off
+        self._check_transactions()
+        outcome, following = next_run_of(suspension, self.run, self.task, journal.call_id)
+        self.begin_step()
+        journal.write(suspension.steps)
+        id = following.message.invocation_id
+        if not self._call_at_boundary(suspension.write, id):
+            outcome, following = next_run_of(
+                replace(suspension, due=None), self.run, self.task, journal.call_id
+            )
+        return self._commit(self.run, outcome, following)
 
     def fail(self, error: BaseException) -> AttemptEnd:
         """Roll back the task's writes and record what follows from the error.
@@ -264,12 +339,11 @@ class Attempt:
         Raises the database's errors. The outcome is unknown then, and the delivery must come back.
         """
         error = as_retry(error)
-        if isinstance(error, Continue):
-            try:
-                self._check_transactions()
-                return self._commit(*continuation_of(error, self._placed_run, self.task))
-            except Exception as failure:
-                error = failure
+        try:
+            if (ended := self._go_on_later(error)) is not None:
+                return ended
+        except Exception as failure:
+            error = failure
         self._end_transaction(error)
         if self._prepare_restart(error):
             return AttemptEnd(None, restarts=True)
@@ -280,7 +354,7 @@ class Attempt:
             close_failed_connections()
             return AttemptEnd(None, lost=self._reason_of_loss(error))
         connections.refresh()  # the error may come from a broken connection
-        self.error = error
+        self.error = error = self._with_undos(error)
         ended = self._call_at_boundary(
             self.finisher.fail,
             self.run,
@@ -289,6 +363,7 @@ class Attempt:
             error,
             self._ran_for(),
             may_retry=error is not self._lock_error,
+            knows_undos=True,
         )
         if not self._is_called and isinstance(ended.outcome, Failed):
             message, reason = self.run.message, ended.outcome.raised
@@ -372,9 +447,7 @@ class Attempt:
         self._n_conflicts += 1
         self._is_task_over = False
         # With a new context, code that the last try left running is refused by the lane's thread.
-        self.context = replace(
-            self.context, state=copy_json(self.run.claim.state), places=[self.run.message.place]
-        )
+        self.context = replace(self.context, state=copy_json(self.run.claim.state), additions=[])
         return not self._is_claim_lost()
 
     def _is_recorded(self) -> bool:
@@ -403,7 +476,23 @@ class Attempt:
         add_remedy(error)
         return describe(self._pool_error or error, self.run.message)
 
-    def _commit(self, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
+    def _add_steps(self) -> Run:
+        """Store what the run adds to its workflow; return the run with the place that it then has.
+
+        As late as this, as it locks the workflow's row until the commit: steps that add some run
+        side by side, and a cancel waits for none of them.
+        """
+        message, added = self.run.message, self.context.additions
+        if not added:
+            return self.run
+        self._is_task_over = True
+        place, kept = message.place, connections.hooks_of(self._connection)
+        for each in added:
+            if any(hook is each for hook in kept):  # else it went with its savepoint
+                place = self._call_at_boundary(each.store, place)
+        return replace(self.run, message=replace(message, place=place))
+
+    def _commit(self, run: Run, outcome: Outcome, following: Outgoing | None = None) -> AttemptEnd:
         self._is_task_over = True
         ran_for = self._ran_for()
         if self.task.options.on_success is not None:
@@ -412,27 +501,20 @@ class Attempt:
             self._clean_up()
         elif self._guard is not None:
             self._guard.restore(self._connection)
-        limit_s = interrupts.statement_limit_s(
-            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
-        )
-        with interrupts.interrupt_after(limit_s):
-            released = self.finisher.finish(
-                self._placed_run, outcome, ran_for=ran_for, following=following
-            )
+        with self._library_limit():
+            released = self.finisher.finish(run, outcome, ran_for=ran_for, following=following)
         self._call_at_boundary(self._end_transaction, None)
         self._lock_stack.close()
         if self._call.has_listeners:
             self._call_at_boundary(self._call.ended, outcome, None)
         return AttemptEnd(outcome, following, ran_for=ran_for, released=released)
 
-    @property
-    def _placed_run(self) -> Run:
-        """The run with its place in its workflow, which steps that it has added have changed."""
-        places, message = self.context.places, self.run.message
-        if len(places) <= 1:
-            return self.run
-        place = self.finisher.claims.standing(places)
-        return replace(self.run, message=replace(message, place=place))
+    def _library_limit(self) -> AbstractContextManager[Any]:
+        """Return the time limit of the statements with which the library ends a run or a step."""
+        limit_s = interrupts.statement_limit_s(
+            self._connection, interrupts.LIBRARY_STATEMENT_LIMIT_S
+        )
+        return interrupts.interrupt_after(limit_s)
 
     def _end_unrecorded(self, outcome: Outcome) -> AttemptEnd:
         return AttemptEnd(outcome, is_recorded=False, ran_for=self._ran_for())
@@ -498,7 +580,6 @@ class Attempt:
 
 def _context_of(run: Run, task: Task, finisher: Finisher) -> TaskContext:
     """Return the context of a run whose time starts now."""
-    place = run.message.place
     return TaskContext(
         task_name=run.message.task_name,
         invocation_id=run.message.invocation_id,
@@ -512,7 +593,8 @@ def _context_of(run: Run, task: Task, finisher: Finisher) -> TaskContext:
         state=copy_json(run.claim.state),
         secrets=tuple(run.message.secret_kwargs.values()),
         recorder=ProgressRecorder(run.claim, run.message.task_name, finisher.claims),
-        places=[place] if place is None or task.options.atomic else [],
+        place=run.message.place,
+        additions=[] if task.options.atomic else None,
     )
 
 

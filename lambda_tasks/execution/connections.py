@@ -107,6 +107,11 @@ def is_untouched(connection: Any) -> bool:
     return not (has_begun or connection.get_rollback() or connection.run_on_commit)
 
 
+def hooks_of(connection: BaseDatabaseWrapper) -> list[Any]:
+    """Return the on_commit functions of the open transaction, without what was rolled back."""
+    return [hook for _, hook, *_ in connection.run_on_commit]
+
+
 def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:
     if interrupts.answers(connection):
         connection.errors_occurred = False

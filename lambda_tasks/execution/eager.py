@@ -48,7 +48,7 @@ class EagerRunner:
         waiting = deque([outgoing])
         while waiting:
             following, released = self._run_one(waiting.popleft())
-            if following is not None:
+            if following is not None and not following.waits:
                 waiting.appendleft(following)
             waiting.extend(self._find_steps(released))
         return self._error

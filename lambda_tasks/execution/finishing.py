@@ -5,6 +5,7 @@ The ends of runs that have nothing else to commit are written together, by `writ
 """
 
 import logging
+import math
 import random
 import traceback
 from collections import defaultdict
@@ -30,7 +31,7 @@ from ..core.lifecycle import (
     cut_off_too_often,
     turn_wait_s,
 )
-from ..core.message import Message, Outgoing
+from ..core.message import CALL_HEADER, Message, Outgoing
 from ..core.redaction import redact
 from ..core.results import to_json_values
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, errors_in, retry_id
@@ -55,6 +56,7 @@ from ..ports import (
     TaskCall,
 )
 from .hook_events import announce_end, announce_skipped
+from .journal import WOKE, Suspension
 from .progress import state_as_json
 from .run import AttemptEnd, Run
 from .run_log import log_failure, log_lost_attempt, skip_library_frames
@@ -80,13 +82,15 @@ class Finisher:
         *,
         ran_for: timedelta | None,
         following: Outgoing | None = None,
+        knows_undos: bool = False,
     ) -> Sequence[Released]:
         """Write the outcome of a run, and the QUEUED record of the run that follows it.
 
         `ran_for` is None if the time of the run is unknown. Returns the steps of its workflow that
         are released now. Raises LeaseLost, and writes nothing, if the claim no longer holds.
         """
-        return self.claims.finish(end_of(run.message, run.claim, outcome, ran_for), following)
+        end = end_of(run.message, run.claim, outcome, ran_for, knows_undos=knows_undos)
+        return self.claims.finish(end, following)
 
     def fail(
         self,
@@ -97,6 +101,7 @@ class Finisher:
         ran_for: timedelta | None,
         *,
         may_retry: bool = True,
+        knows_undos: bool = False,
     ) -> AttemptEnd:
         """Record what follows from an error: a failure, a retry, or SUCCESS if it is ignored.
 
@@ -108,7 +113,9 @@ class Finisher:
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
         retry = retry or follow_up_of(outcome, task)
         try:
-            released = self.finish(run, outcome, ran_for=ran_for, following=retry)
+            released = self.finish(
+                run, outcome, ran_for=ran_for, following=retry, knows_undos=knows_undos
+            )
         except LeaseLost:
             # This also happens if the commit succeeded, and its answer or a hook failed.
             logger.error(
@@ -176,7 +183,8 @@ class Finisher:
 
     def _fail_lost(self, claimed: ClaimedDelivery, reason: Raised) -> Settlement:
         try:
-            self.claims.finish(end_of(claimed.message, claimed.claim, Failed(reason), None))
+            end = end_of(claimed.message, claimed.claim, Failed(reason), None)
+            self.claims.send_released(self.claims.finish(end))
         except Exception:
             logger.exception(
                 "[%s] The end of %s can't be written; it runs again when its lease is over",
@@ -190,10 +198,23 @@ class Finisher:
         return DONE_FAILED
 
 
-def end_of(message: Message, claim: Claim, outcome: Outcome, ran_for: timedelta | None) -> End:
+def end_of(
+    message: Message,
+    claim: Claim,
+    outcome: Outcome,
+    ran_for: timedelta | None,
+    *,
+    knows_undos: bool = False,
+) -> End:
     """Return the end of a run of this message."""
     return End(
-        claim, outcome, ran_for, drops_arguments=message.drops_arguments, place=message.place
+        claim,
+        outcome,
+        ran_for,
+        drops_arguments=message.drops_arguments,
+        place=message.place,
+        call_id=message.call_id,
+        knows_undos=knows_undos,
     )
 
 
@@ -292,6 +313,31 @@ def continuation_of(request: Continue, run: Run, task: Task) -> tuple[Continued,
     next_id = continuation_id(run.message.invocation_id, run.claim.token)
     next_run = _following_message(run, next_id, delay_s=delay_s, n_continues=n_continues + 1)
     return Continued(state), next_run
+
+
+def next_run_of(
+    suspension: Suspension, run: Run, task: Task, call_id: UUID
+) -> tuple[Continued, Outgoing]:
+    """Return the outcome of a run of a durable function that waits, and the message of the next.
+
+    Raises MaxContinuesExceededError if the function has too many runs.
+    """
+    due = suspension.due if suspension.is_parked or not run.retry_at_once else None
+    wait_s = 0.0 if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds())
+    woke = Continue({WOKE: suspension.name})
+    outcome, following = continuation_of(woke, run, task)
+    headers = {**following.message.headers, CALL_HEADER: str(call_id)}
+    if due is None:
+        return outcome, replace(following, message=replace(following.message, headers=headers))
+    message = replace(following.message, run_after=due, headers=headers)
+    return outcome, replace(
+        following,
+        message=message,
+        body=message.encode(),
+        delay_s=min(math.ceil(wait_s), MAX_DELAY_S),
+        waits=suspension.is_parked or run.look.waits(wait_s),
+        is_parked=suspension.is_parked,
+    )
 
 
 def consequence_of(

@@ -55,8 +55,8 @@ def serve(pipe: Connection, workers_end: socket.socket, wire: Callable[[], MakeA
     make_attempt = wire()
     reply = pools.returning_connections(_reply)
     interrupts.limit_connecting()
-    pipe.send_bytes(READY)
     try:
+        pipe.send_bytes(READY)
         _run_tasks(pipe, workers_end, lambda run: reply(run, make_attempt))
     except (EOFError, ConnectionError):
         os.killpg(0, signal.SIGKILL)

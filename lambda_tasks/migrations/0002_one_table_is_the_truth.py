@@ -69,6 +69,8 @@ ADDED: dict[str, "models.Field[Any, Any]"] = {
     "workflow_id": models.UUIDField(editable=False, null=True),
     "step": models.PositiveIntegerField(editable=False, null=True),
     "links": models.JSONField(editable=False, null=True),
+    "error_id": models.UUIDField(editable=False, null=True),
+    "broken_since": models.DateTimeField(editable=False, null=True),
     "args": models.JSONField(editable=False, null=True),
     "backend": models.CharField(editable=False, max_length=255, null=True),
     "exception_class": models.TextField(editable=False, null=True),
@@ -97,6 +99,16 @@ INDEXES = [
         fields=["workflow_id", "step"],
         condition=models.Q(workflow_id__isnull=False),
         name="taskrecord_workflow",
+    ),
+    models.Index(
+        fields=["broken_since", "error_id"],
+        condition=models.Q(broken_since__isnull=False),
+        name="taskrecord_broken",
+    ),
+    models.Index(
+        fields=["error_id", "end_time"],
+        condition=models.Q(error_id__isnull=False),
+        name="taskrecord_error",
     ),
 ]
 
@@ -195,6 +207,7 @@ class Migration(migrations.Migration):
                                 "Can view arguments, results and tracebacks",
                             ),
                             ("replay_taskrecord", "Can retry and replay task record"),
+                            ("run_taskrecord", "Can run tasks with arguments of one's choice"),
                             ("cancel_taskrecord", "Can cancel task record"),
                         ),
                     },
@@ -385,6 +398,29 @@ class Migration(migrations.Migration):
             },
         ),
         repeatable.CreateTable(
+            "QueueState",
+            [
+                (
+                    "name",
+                    models.CharField(
+                        editable=False, max_length=255, primary_key=True, serialize=False
+                    ),
+                ),
+                ("is_paused", models.BooleanField(default=False, editable=False)),
+                ("changed_by", models.CharField(default="", editable=False, max_length=255)),
+                ("reason", models.TextField(default="", editable=False)),
+                ("changed_at", models.DateTimeField(editable=False, null=True)),
+            ],
+            options={
+                "verbose_name": "queue",
+                "default_permissions": ("view",),
+                "permissions": (
+                    ("pause_queuestate", "Can pause and resume queue"),
+                    ("redrive_queuestate", "Can send dead letters back to queue"),
+                ),
+            },
+        ),
+        repeatable.CreateTable(
             "Workflow",
             [
                 (
@@ -405,6 +441,7 @@ class Migration(migrations.Migration):
                 ("n_steps", models.PositiveIntegerField(editable=False)),
                 ("lowest_join", models.IntegerField(default=0, editable=False)),
                 ("results", models.JSONField(editable=False)),
+                ("call_id", models.UUIDField(db_index=True, editable=False, null=True)),
             ],
             options={
                 "default_permissions": ("view",),
@@ -436,6 +473,148 @@ class Migration(migrations.Migration):
                 ("failed", models.IntegerField(editable=False)),
                 ("terms", models.JSONField(editable=False, null=True)),
                 ("succeeded", models.BooleanField(editable=False, null=True)),
+            ],
+            options={"default_permissions": ()},
+        ),
+        repeatable.CreateTable(
+            "StepCheckpoint",
+            [
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "call_id",
+                        "name",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("call_id", models.UUIDField(editable=False)),
+                ("name", models.CharField(editable=False, max_length=200)),
+                ("kind", models.CharField(editable=False, max_length=10)),
+                ("number", models.PositiveIntegerField(editable=False)),
+                ("value", models.JSONField(editable=False, null=True)),
+                ("error", models.JSONField(editable=False, null=True)),
+                ("function", models.CharField(default="", editable=False, max_length=255)),
+                ("began_at", models.DateTimeField(editable=False)),
+                ("ended_at", models.DateTimeField(editable=False, null=True)),
+            ],
+            options={"default_permissions": ()},
+        ),
+        repeatable.CreateTable(
+            "StepSignal",
+            [
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "call_id",
+                        "name",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("call_id", models.UUIDField(editable=False)),
+                ("name", models.CharField(editable=False, max_length=200)),
+                ("value", models.JSONField(editable=False, null=True)),
+                ("type", models.CharField(default="", editable=False, max_length=255)),
+                ("run_id", models.UUIDField(editable=False, null=True)),
+                ("came_at", models.DateTimeField(editable=False, null=True)),
+                ("is_over", models.BooleanField(default=False, editable=False)),
+                ("token", models.UUIDField(default=uuid.uuid4, editable=False)),
+            ],
+            options={"default_permissions": ()},
+        ),
+        repeatable.CreateTable(
+            "RunFigures",
+            [
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "minutes",
+                        "start",
+                        "task_name",
+                        "queue",
+                        "status",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("minutes", models.PositiveSmallIntegerField(editable=False)),
+                ("start", models.DateTimeField(editable=False)),
+                ("task_name", models.CharField(editable=False, max_length=255)),
+                ("queue", models.CharField(editable=False, max_length=255)),
+                ("status", models.CharField(editable=False, max_length=10)),
+                ("n", models.PositiveIntegerField(editable=False)),
+                ("wait_s", models.FloatField(editable=False)),
+                ("run_s", models.FloatField(editable=False)),
+                ("waits", models.TextField(editable=False)),
+                ("runs", models.TextField(editable=False)),
+                ("last_end", models.DateTimeField(editable=False)),
+            ],
+            options={"default_permissions": ()},
+        ),
+        repeatable.CreateTable(
+            "ErrorFigures",
+            [
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "minutes",
+                        "start",
+                        "error_id",
+                        "task_name",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("minutes", models.PositiveSmallIntegerField(editable=False)),
+                ("start", models.DateTimeField(editable=False)),
+                ("error_id", models.UUIDField(editable=False)),
+                ("task_name", models.CharField(editable=False, max_length=255)),
+                ("failed", models.PositiveIntegerField(editable=False)),
+                ("retried", models.PositiveIntegerField(editable=False)),
+            ],
+            options={"default_permissions": ()},
+        ),
+        repeatable.CreateTable(
+            "TaskError",
+            [
+                (
+                    "id",
+                    models.UUIDField(editable=False, primary_key=True, serialize=False),
+                ),
+                ("exception_class", models.TextField(editable=False)),
+                ("message", models.TextField(editable=False)),
+                ("raised_in", models.TextField(editable=False)),
+                ("task_name", models.CharField(editable=False, max_length=255)),
+                ("first_seen", models.DateTimeField(editable=False)),
+                ("last_seen", models.DateTimeField(db_index=True, editable=False)),
+                ("releases", models.JSONField(default=list, editable=False)),
+                ("examples", models.JSONField(default=list, editable=False)),
+            ],
+            options={"default_permissions": ()},
+        ),
+        repeatable.CreateTable(
+            "LastTick",
+            [
+                (
+                    "id",
+                    models.PositiveSmallIntegerField(
+                        editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("counted_until", models.DateTimeField(editable=False)),
+                ("at", models.DateTimeField(editable=False, null=True)),
+                ("n_connections", models.PositiveIntegerField(editable=False, null=True)),
+                ("max_connections", models.PositiveIntegerField(editable=False, null=True)),
+                ("releases", models.JSONField(default=list, editable=False)),
             ],
             options={"default_permissions": ()},
         ),

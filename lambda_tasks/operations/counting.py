@@ -125,7 +125,7 @@ def stats(*, window: timedelta = WINDOW, stuck_after: timedelta = STUCK_AFTER) -
             queues.setdefault(group.queue, Counts()),
             tasks.setdefault(group.task_name, Counts()),
         ):
-            _add(each, group, counted.now)
+            add_group(each, group, counted.now)
     return Stats(
         now=counted.now,
         ended_since=counted.ended_since,
@@ -246,7 +246,8 @@ SHIFT_S: Final = 60.0
 """Seconds that the shift of a relay lasts: it began so long before its end."""
 
 
-def _add(to: Counts, group: counts.Group, now: datetime) -> None:
+def add_group(to: Counts, group: counts.Group, now: datetime) -> None:
+    """Add a group of records to counts."""
     name = COUNTED_STATES.get(group.state, group.state)  # type: ignore[call-overload]
     setattr(to, name, getattr(to, name) + group.n)
     if name == counts.WAITING and group.first is not None:

@@ -17,9 +17,8 @@ from ..core.signature import verify
 from ..errors import InvalidFilter, MessageRefused, UnknownTask
 from ..models import TaskRecord
 from ..ports import Task
-from ..queues.dead_letters import DeadLetterMessage, DeadLetterQueue
+from ..queues.dead_letters import DeadLetterMessage, DeadLetterQueue, Look
 from ..queues.sqs import SQSQueue
-from ..queues.sqs_deliveries import MAX_BATCH_ENTRIES
 from ..records import queries
 from .asking import ask_queue, sqs_queues
 from .describing import last_line, redacted_kwargs
@@ -29,9 +28,6 @@ PEEK_HIDDEN_S: Final = 30
 
 CHANGE_HIDDEN_S: Final = 600
 """The same for those that may be sent back or deleted: at a low rate that takes a while."""
-
-MAX_EMPTY_POLLS: Final = 2
-"""Polls without a new message after which all messages were seen."""
 
 DURABLE_TASK: Final = "its task is durable and runs only from its record, but it carries the call"
 
@@ -101,17 +97,11 @@ class Box:
 
         All stay hidden until release(), so that none comes twice.
         """
-        seen: set[str] = set()
-        n_empty, n_left = 0, limit
-        while n_empty < MAX_EMPTY_POLLS and n_left > 0:
-            most = int(min(MAX_BATCH_ENTRIES, n_left))
-            received = ask_queue(self._name, self._letters.receive, most, self._hidden_s)
-            new = [each for each in received if each.id not in seen]
-            n_empty = 0 if new else n_empty + 1
-            n_left -= len(new)
-            seen.update(each.id for each in new)
+        look = Look(limit)
+        while look.goes_on:
+            received = ask_queue(self._name, self._letters.receive, look.most, self._hidden_s)
             self._held |= {each.id: each for each in received}
-            if new:
+            if new := look.add(received):
                 yield list(zip(new, _join(self._queue, new), strict=True))
 
     def send_back(self, message: DeadLetterMessage) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from .. import registry
 from ..core.redaction import REDACTED
+from ..durable import StepState
 from ..models import TaskRecord, Workflow
 from ..workflows import WorkflowRun
 from .counting import Health, Stats
@@ -47,6 +48,11 @@ def record_as_json(record: TaskRecord, *, details: bool = False) -> dict[str, An
         shown |= {name: _json(getattr(record, name)) for name in DETAILS}
         shown["worker_ids"] = (record.worker_ids or "").splitlines()
     return shown
+
+
+def step_as_json(step: StepState) -> dict[str, Any]:
+    """Return a step of a durable function as JSON values."""
+    return {name: _json(value) for name, value in asdict(step).items()}
 
 
 def workflow_as_json(workflow: Workflow) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is wrong with the deployment, and the changes that put right what is safe."""
 
 import asyncio
-from collections import Counter
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,20 +11,18 @@ from asgiref.sync import async_to_sync
 
 from .. import conf, runtime
 from ..core.spelling import did_you_mean
+from ..database_calls import call_database
 from ..doctor import examination, fixing
-from ..doctor.aws import learn
-from ..doctor.dead_letters import DeadTasks
 from ..doctor.findings import Finding
 from ..doctor.round_trips import TASK, RoundTrip
 from ..errors import InvalidFilter
-from ..queues.sqs import SQSQueue
+from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 from ..twins import sync_form
 from .checking import check_time
-from .dead_letters import apeek_dead_letters
-from .steering import aenqueue
+from .steering import enqueue
 
 LIMIT: Final = timedelta(minutes=1)
-"""How long an examination may take, unless a caller says otherwise."""
+"""How long all of it may take, unless a caller says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +45,13 @@ def doctor(
 ) -> list[Finding]:
     """Return what is wrong with the deployment, and what could not be checked, the worst first.
 
-    Reads settings, database, and from AWS queues, event source mappings, functions, logs and
-    schedules. With `inside`, each function is invoked to examine itself, too. With `round_trip`, a
-    call is enqueued to each queue, except those of AWS Batch, and has to run. With
-    `dead_letters`, some of each queue are received, and stay there. `ignore` has ids of checks to
-    leave out; "queue" leaves out all that begin with "queue.". After `within`, what was
-    not read is not checked. Raises ImproperlyConfigured for settings that are invalid, and
-    InvalidFilter for an id that no check has.
+    Reads settings, database, and from AWS queues, event source mappings, functions, logs,
+    schedules, alarms, and what jobs of AWS Batch need. With `inside`, each function is invoked to
+    examine itself, too. With `round_trip`, a call is enqueued to each queue, except those of AWS
+    Batch, and has to run. With `dead_letters`, some of each queue are received, and stay there.
+    `ignore` has ids of checks to leave out; "queue" leaves out all that begin with "queue.". All of
+    it takes up to `within`; what was not read by then is not checked. Raises ImproperlyConfigured
+    for settings that are invalid, and InvalidFilter for an id that no check has.
     """
     return async_to_sync(adoctor)(
         inside=inside,
@@ -76,11 +74,15 @@ async def adoctor(
     check_time("within", within)
     ignored = [ignore] if isinstance(ignore, str) else list(ignore)
     _check_ids(ignored)
-    limit_s = within.total_seconds()
-    trips = await _round_trips(limit_s) if round_trip else []
-    dead = await _dead_tasks() if dead_letters else []
+    deadline = time.monotonic() + within.total_seconds()
+    # A job of AWS Batch would cost.
+    queues = [each.name for each in conf.current().queues.values() if each.has_workers]
     found = await examination.examine(
-        runtime.current(), inside=inside, trips=trips, dead=dead, limit_s=limit_s
+        runtime.current(),
+        inside=inside,
+        dead_letters=dead_letters,
+        trips=[_round_trip(each, deadline) for each in queues] if round_trip else (),
+        deadline=deadline,
     )
     return [each for each in found if not any(_is_named(each.id, name) for name in ignored)]
 
@@ -101,31 +103,19 @@ async def afix(findings: Iterable[Finding], *, dry_run: bool = False) -> Fixes:
     return Fixes(tuple(str(each) for each in changes if str(each) not in failed), failed)
 
 
-async def _round_trips(limit_s: float) -> list[RoundTrip]:
-    """Call through each queue that a function or a worker consumes; a job of Batch would cost."""
-    queues = [each.name for each in conf.current().queues.values() if each.has_workers]
-    return await asyncio.gather(*(_round_trip(each, limit_s) for each in queues))
-
-
-async def _round_trip(queue: str, limit_s: float) -> RoundTrip:
+async def _round_trip(queue: str, deadline: float) -> RoundTrip:
+    """Call a task through a queue, and wait for its end until a time of `time.monotonic()`."""
+    left_s = max(deadline - time.monotonic(), 0.0)
     try:
-        invocation = await aenqueue(TASK, queue=queue)
-        await invocation.aresult(timeout=limit_s)
+        async with asyncio.timeout(left_s):
+            limit_s = min(left_s, LIBRARY_STATEMENT_LIMIT_S)
+            invocation = await call_database(enqueue, TASK, queue=queue, limit_s=limit_s)
+            await invocation.aresult()
     except TimeoutError:
-        return RoundTrip(queue, f"it has not ended within {limit_s:g} s.")
+        return RoundTrip(queue, "it has not ended in time.")
     except Exception as error:
         return RoundTrip(queue, f"{type(error).__name__}: {error}")
     return RoundTrip(queue, None)
-
-
-async def _dead_tasks() -> list[DeadTasks]:
-    """Look at some dead letters of each queue in SQS."""
-    names = [each.name for each in conf.current().queues.values() if isinstance(each, SQSQueue)]
-    return [DeadTasks(name, await learn(_tasks_of(name))) for name in names]
-
-
-async def _tasks_of(queue: str) -> Counter[str | None]:
-    return Counter(each.task_name for each in await apeek_dead_letters(queue))
 
 
 def _check_ids(names: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from django.db import transaction
 
 from .. import conf, registry, runtime
 from ..core.lifecycle import UNFINISHED, Status
-from ..core.message import Outgoing, check_headers
+from ..core.message import UNDO_HEADER, Outgoing, check_headers
 from ..core.redaction import REDACTED
 from ..core.signature import SIGNATURE_LIFETIME_S
 from ..enqueue.prepare import check_priority, check_run_after, prepare
@@ -134,7 +134,8 @@ def replay(
     the task. A replay has the `root_id` of its call, and so its idempotency key. A call that was
     retried or replayed already is skipped, except with `again`: replay the last of its records. A
     call that is unique for a time (`unique_for`) runs again within it: its key passes to the
-    replay. It is skipped while another call holds that key.
+    replay. It is skipped while another call holds that key. The replay of a failed step of a
+    workflow that has not succeeded and was not cancelled is that step from then on.
 
     Raises InvalidFilter without any filter, and for one that makes no sense.
     """
@@ -146,8 +147,10 @@ def replay(
         with transaction.atomic(using=here.outbox.alias):
             records = rows.find_finished(chunk, lock=not dry_run)
             superseded = set() if again else rows.find_superseded(chunk)
-            outgoing = list(_replays_of(records, superseded, change or {}, changes))
+            steps = {each.id: each for each in rows.find_failed_steps(records)}
+            outgoing = list(_replays_of(records, superseded, steps, change or {}, changes))
             if outgoing and not dry_run:
+                outgoing = _placed(outgoing, steps, changes)
                 unique = [each.message for each in outgoing if each.message.unique]
                 rows.free_keys({(each.unique.key, each.root_id) for each in unique if each.unique})
                 joins = here.enqueuer.enqueue(outgoing, using=here.outbox.alias)
@@ -362,6 +365,7 @@ def enqueue(
         keeps_arguments=task.options.keep_arguments,
         expires=task.options.expires,
         unique=task.unique_call((), kwargs),
+        is_workflow=task.options.workflow,
     )
     id = outgoing.message.invocation_id
     joins: Joins = {}
@@ -451,14 +455,39 @@ def refuse_retry(record: TaskRecord) -> str | None:
     return None
 
 
+def _placed(
+    replays: Sequence[Outgoing], steps: Mapping[UUID, TaskRecord], made: Replays
+) -> list[Outgoing]:
+    """Return replays, those of failed steps with the places of these in their workflows."""
+    replayed = [step for id, step in steps.items() if id in made.new]
+    if not replayed:
+        return list(replays)
+    places = {made.new[id]: place for id, place in rows.hand_places_on(replayed).items()}
+    return [
+        replace(each, message=replace(each.message, place=replace(place, inputs={})))
+        if (place := places.get(each.message.invocation_id)) is not None
+        else each
+        for each in replays
+    ]
+
+
 def _replays_of(
-    records: Sequence[TaskRecord], superseded: set[UUID], change: Mapping[str, Any], to: Replays
+    records: Sequence[TaskRecord],
+    superseded: set[UUID],
+    steps: Collection[UUID],
+    change: Mapping[str, Any],
+    to: Replays,
 ) -> Iterable[Outgoing]:
-    """Yield the messages of replays; note what is done, and why others are not."""
+    """Yield the messages of replays; note what is done, and why others are not.
+
+    `steps` are the failed steps among the records.
+    """
     for record in records:
         try:
             if record.id in superseded:
                 raise ValueError(rows.SUPERSEDED)
+            if record.id in steps and record.start_time is None:
+                raise ValueError("it is a step that has never begun: retry it, or its workflow")
             replay = _replay_of(record, change)
         except (UnknownTask, ArgumentsMismatch, ImproperlyConfigured, ValueError) as error:
             to.skipped[record.id] = str(error)
@@ -489,6 +518,8 @@ def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
     replayed.
     """
     task = _task_of(record)
+    if UNDO_HEADER in (record.headers or {}):
+        raise ValueError("it runs the compensations of a durable function: retry it")
     if results := (record.links or {}).get("inputs", {}).keys() - change.keys():
         names = ", ".join(sorted(results))
         raise ValueError(
@@ -515,6 +546,7 @@ def _replay_of(record: TaskRecord, change: Mapping[str, Any]) -> Outgoing:
         keeps_arguments=task.options.keep_arguments,
         expires=task.options.expires,
         unique=task.unique_call(args, kwargs),
+        is_workflow=task.options.workflow,
     )
     # It must neither change another call, nor stop the replay of others.
     return replace(outgoing, on_conflict="return")
@@ -562,8 +594,8 @@ def _window_end(older_than: timedelta | None, *, all_time: bool) -> datetime:
 def _describe(filters: Filters) -> str:
     """Return filters for the log, without the values of arguments."""
     shown: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
-    if "arguments" in shown:
-        shown["arguments"] = sorted(shown["arguments"])
+    for name in shown.keys() & {"arguments", "headers"}:
+        shown[name] = sorted(shown[name])
     return ", ".join(f"{name}={value}" for name, value in shown.items()) or "none"
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypedDict, Unpack
 from uuid import UUID
@@ -78,15 +79,7 @@ def cancel_workflows(
 
     Raises InvalidFilter without any filter, and for one that makes no sense.
     """
-    return _change(
-        filters,
-        "RUNNING",
-        "cancelled",
-        WorkflowRun.cancel,
-        "it has ended meanwhile",
-        dry_run=dry_run,
-        on_progress=on_progress,
-    )
+    return _change(filters, _CANCEL, dry_run=dry_run, on_progress=on_progress)
 
 
 async def acancel_workflows(
@@ -112,15 +105,7 @@ def retry_workflows(
 
     Raises InvalidFilter without any filter, and for one that makes no sense.
     """
-    return _change(
-        filters,
-        "FAILED",
-        "retried",
-        WorkflowRun.retry_failed,
-        "none of its failed steps can run again: their secrets or records are gone",
-        dry_run=dry_run,
-        on_progress=on_progress,
-    )
+    return _change(filters, _RETRY, dry_run=dry_run, on_progress=on_progress)
 
 
 async def aretry_workflows(
@@ -133,20 +118,34 @@ async def aretry_workflows(
     return await sync_to_async(retry_workflows)(dry_run=dry_run, on_progress=on_progress, **filters)
 
 
-def _change(
-    filters: WorkflowFilters,
-    status: str,
-    participle: str,
-    act: "Callable[[WorkflowRun], object]",
-    why_not: str,
-    *,
-    dry_run: bool,
-    on_progress: OnProgress,
-) -> Changes:
-    """Change the workflows that are in a status; say of the others that are named why not.
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """What can be done to the workflows that are in one status."""
 
-    `act` returns what is false where it could do nothing, for the reason `why_not`.
-    """
+    status: WorkflowStatus
+    participle: str
+    act: Callable[[WorkflowRun], object]
+    """Does it to one of them, and returns what is false where nothing could be done."""
+    why_not: str
+    """Why nothing could be done."""
+
+
+_CANCEL: Final = _Action(
+    WorkflowStatus.RUNNING, "cancelled", WorkflowRun.cancel, "it has ended meanwhile"
+)
+
+_RETRY: Final = _Action(
+    WorkflowStatus.FAILED,
+    "retried",
+    WorkflowRun.retry_failed,
+    "none of its failed steps can run again: their secrets or records are gone",
+)
+
+
+def _change(
+    filters: WorkflowFilters, action: _Action, *, dry_run: bool, on_progress: OnProgress
+) -> Changes:
+    """Change the workflows that can be changed; say of the others that are named why not."""
     if all(value is None for value in filters.values()):
         raise InvalidFilter("Name workflows by ids or by a filter, such as status or name.")
     ids = filters.get("ids")
@@ -154,20 +153,20 @@ def _change(
     filters["ids"] = named
     meant = find_workflows(**filters)
     if named is None:
-        meant = meant.filter(status=status)
+        meant = meant.filter(status=action.status)
     found = {each.pk: each.status for each in meant.only("status")}
     changes = Changes(skipped=dict.fromkeys(named or (), "there is no such workflow"))
     for number, (id, current) in enumerate(found.items(), 1):
         changes.skipped.pop(id, None)
-        if current != status:
-            changes.skipped[id] = f"it is {current}; {status} ones are {participle}"
-        elif not (dry_run or act(WorkflowRun(id))):
-            changes.skipped[id] = why_not
+        if current != action.status:
+            changes.skipped[id] = f"it is {current}; {action.status} ones are {action.participle}"
+        elif not (dry_run or action.act(WorkflowRun(id))):
+            changes.skipped[id] = action.why_not
         else:
             changes.done.append(id)
         on_progress(number, len(found))
     if changes.done and not dry_run:
-        logger.info("%d workflows were %s.", len(changes.done), participle)
+        logger.info("%d workflows were %s.", len(changes.done), action.participle)
     return changes
 
 

@@ -106,17 +106,25 @@ class BatchQueue(Queue):
 
     def jobs(self, wiring: Wiring) -> "JobQueue":
         """Return the AWS job queue, which submits jobs."""
-        segments = self.job_queue_arn.split(":")
-        region = segments[3] if len(segments) > 5 else ""
-        options = ({"region_name": region} if region else {}) | dict(wiring.aws_options)
+        here = {"region_name": self.region} if self.region else {}
+        options = here | dict(wiring.aws_options)
         client = wiring.client("batch", options)
         signer = wiring.signer(self.audience)
         return JobQueue(self.job_queue_arn, self.job_definition_arn, client, signer)
 
     @property
-    def arns(self) -> tuple[str, str]:
+    def arns(self) -> tuple[str, ...]:
         """What may be submitted: the ARNs of the job queue and of the job definition."""
-        return self.job_queue_arn, self.job_definition_arn
+        if ":" in self.job_definition_arn.rpartition("/")[2]:
+            return self.job_queue_arn, self.job_definition_arn
+        # Without a revision it is the latest: AWS asks for the permission of that one.
+        return self.job_queue_arn, self.job_definition_arn, f"{self.job_definition_arn}:*"
+
+    @property
+    def region(self) -> str:
+        """The region of the job queue; "" where its ARN has none."""
+        segments = self.job_queue_arn.split(":")
+        return segments[3] if len(segments) > 5 else ""
 
     @property
     def audience(self) -> str:

@@ -1,5 +1,6 @@
 """The dead-letter queue of an SQS queue, and what can be done with its messages."""
 
+import math
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from .sqs_provision import COUNTS, read_attributes
 POLL_S: Final = 1
 """Seconds of a poll: a long one asks all servers of SQS, so it misses none of few messages."""
 
+MAX_EMPTY_POLLS: Final = 2
+"""Polls without a new message after which all messages were seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterMessage:
@@ -32,6 +36,36 @@ class DeadLetterMessage:
     """The ARN of the queue that it came from, where SQS tells it."""
     group: str | None
     message_attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Look:
+    """What a look at a dead-letter queue has seen, and whether it goes on.
+
+    It ends after `limit` messages, or after polls without a new one.
+    """
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self._seen: set[str] = set()
+        self._n_left = limit
+        self._n_empty = 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there may be more to see."""
+        return self._n_empty < MAX_EMPTY_POLLS and self._n_left > 0
+
+    @property
+    def most(self) -> int:
+        """The most messages that the next poll may receive."""
+        return int(min(MAX_BATCH_ENTRIES, self._n_left))
+
+    def add(self, received: Sequence[DeadLetterMessage]) -> list[DeadLetterMessage]:
+        """Take what a poll has received; return what is seen for the first time."""
+        new = [each for each in received if each.id not in self._seen]
+        self._n_empty = 0 if new else self._n_empty + 1
+        self._n_left -= len(new)
+        self._seen.update(each.id for each in new)
+        return new
 
 
 class DeadLetterQueue:

@@ -1,7 +1,7 @@
 """The attributes of an SQS queue as they are, compared with those that it should have.
 
-What is stricter or larger than recommended is left as it is, and so is a key or a dead-letter queue
-that the project has chosen itself.
+What is stricter or larger than recommended is left as it is, and so is a dead-letter queue that the
+project has chosen itself.
 """
 
 import json
@@ -13,8 +13,6 @@ Attributes = Mapping[str, Any]
 """Attributes by their names in SQS, with numbers, truth values and policies as JSON values."""
 
 POLICIES: Final = frozenset({"Policy", "RedrivePolicy", "RedriveAllowPolicy"})
-
-WITH_KEY: Final = "KmsMasterKeyId"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +34,16 @@ def read(texts: Mapping[str, str]) -> dict[str, Any]:
 
 def differences(recommended: Attributes, live: Attributes) -> list[Difference]:
     """Return the attributes of a queue that differ from the recommended ones."""
-    found = [
+    return [
         Difference(name, live.get(name), wanted)
         for name, value in recommended.items()
         if (wanted := _RULES.get(name, _exactly)(value, live.get(name))) is not None
     ]
-    if live.get("SqsManagedSseEnabled") is True and not live.get(WITH_KEY):
-        # SQS encrypts with a key of its own, which asks for no data keys.
-        return [each for each in found if not each.attribute.startswith("Kms")]
-    return found
+
+
+def kms_key(live: Attributes) -> str | None:
+    """Return the KMS key of a queue, which its project has chosen; None for none."""
+    return live.get("KmsMasterKeyId") or None
 
 
 def dead_letter_target(live: Attributes) -> str | None:
@@ -68,10 +67,6 @@ def _exactly(wanted: Any, live: Any) -> Any:
 
 def _at_least(wanted: int, live: Any) -> int | None:
     return None if isinstance(live, int) and live >= wanted else wanted
-
-
-def _any_key(wanted: str, live: Any) -> str | None:
-    return None if live else wanted
 
 
 def _redrive(wanted: dict[str, Any], live: Any) -> dict[str, Any] | None:
@@ -135,7 +130,6 @@ _RULES: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "MaximumMessageSize": _at_least,
     "ReceiveMessageWaitTimeSeconds": _at_least,
     "KmsDataKeyReusePeriodSeconds": _at_least,
-    WITH_KEY: _any_key,
     "RedrivePolicy": _redrive,
     "RedriveAllowPolicy": _redrive_allow,
     "Policy": _policy,

@@ -14,7 +14,14 @@ from .aws.client import AwsClient
 from .aws.errors import RequestFailed
 from .base import Wiring
 from .sqs import SQSQueue
-from .sqs_attributes import Attributes, Difference, dead_letter_target, differences, read
+from .sqs_attributes import (
+    Attributes,
+    Difference,
+    dead_letter_target,
+    differences,
+    kms_key,
+    read,
+)
 
 MISSING_CODES: Final = frozenset(
     {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "QueueDoesNotExistException"}
@@ -105,8 +112,12 @@ async def look_at(
     url = queue.sibling_url(name)
     dead = await read_attributes(client, url)
     dead_arn = _arn(dead, target)
-    wanted = {**plan.attributes(dead_arn), "Policy": tls_only_policy(arn)}
-    wanted_dead = {**plan.dead_letter_attributes(arn), "Policy": tls_only_policy(dead_arn)}
+    key, dead_key = kms_key(live or {}), kms_key(dead or {})  # those that are chosen stay
+    wanted = {**plan.attributes(dead_arn, kms_key=key), "Policy": tls_only_policy(arn)}
+    wanted_dead = {
+        **plan.dead_letter_attributes(arn, kms_key=dead_key),
+        "Policy": tls_only_policy(dead_arn),
+    }
     if dead is not None and not _names_its_sources(dead) and url not in created:
         # Others may use this queue, too: with a policy that leaves them out, they could not.
         names = await _sources(client, url)

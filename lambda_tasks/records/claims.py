@@ -14,10 +14,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
-from django.db.models import Case, F, Q, When
+from django.db.models import BooleanField, Case, ExpressionWrapper, F, Q, When
 from django.db.models.functions import Coalesce
 
 from .. import interrupts
+from ..core.durable import Checkpoint
 from ..core.grace import RefusedRecord
 from ..core.graphs import Place
 from ..core.lifecycle import (
@@ -46,12 +47,12 @@ from ..ports import (
     ResolvedDelivery,
     UnrunnableDelivery,
 )
-from . import expiry, inputs, limits, postponing, refusals
+from . import checkpoints, expiry, inputs, limits, postponing, refusals, signals, undoing
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE, is_available
 from .finishes import finish
-from .joins import count_ends, standing
+from .joins import count_ends
 from .mapping import (
     STATE_COLUMNS,
     Row,
@@ -62,7 +63,8 @@ from .mapping import (
     row_of,
     state_of,
 )
-from .portable import IS_LOST, ClaimTerms
+from .portable import IS_LOST, IS_PAUSED, ClaimTerms
+from .releasing import send_released
 from .retrying import with_retries
 from .tables import RecordQuerySet, ScheduleState, latest_state
 
@@ -162,7 +164,8 @@ class RecordClaims:
     def finish(self, end: End, following: Outgoing | None = None) -> Sequence[Released]:
         """See ports.Claims."""
         is_counted = end.place is not None and not end.moves_on
-        if following is None and not is_counted and not isinstance(end.outcome, Skipped):
+        is_alone = following is None and not is_counted and not _is_undone(end)
+        if is_alone and not isinstance(end.outcome, Skipped):
             _finish_held(end)
             return ()
         # One transaction: otherwise a crash in between would lose what follows.
@@ -176,17 +179,23 @@ class RecordClaims:
                 state = _next_state(end) if end.moves_on else None
                 if state is not None:
                     statements().save_initial_state(following.message.invocation_id, state)
-            return count_ends(self.alias, [_place_and_success(end)]) if is_counted else ()
+            counted = count_ends(self.alias, [_place_and_success(end)]) if is_counted else []
+            return [*counted, *_undo([end])]
 
     @with_retries
     def finish_many(self, ends: Sequence[End]) -> Finished:
         """See ports.Claims."""
-        if not any(end.place is not None for end in ends):
+        if not any(end.place is not None or _is_undone(end) for end in ends):
             return Finished(_finish_all(ends))
         with transaction.atomic(using=self.alias, savepoint=False):
             ids = _finish_all(ends)
-            held = [end for end in ends if end.place and end.claim.invocation_id in ids]
-            return Finished(ids, count_ends(self.alias, map(_place_and_success, held)))
+            held = [end for end in ends if end.claim.invocation_id in ids]
+            steps = [_place_and_success(end) for end in held if end.place]
+            return Finished(ids, [*count_ends(self.alias, steps), *_undo(held)])
+
+    def send_released(self, released: Sequence[Released]) -> None:
+        """See ports.Claims."""
+        send_released(released)
 
     @with_retries
     def release(self, claims: Sequence[Claim], release: Release) -> None:
@@ -264,11 +273,6 @@ class RecordClaims:
         return [claim for claim in claims if claim.invocation_id not in held]
 
     @with_retries
-    def standing(self, places: Sequence[Place]) -> Place:
-        """See ports.Claims."""
-        return standing(self.alias, places)
-
-    @with_retries
     def save_state(self, claim: Claim, state: object) -> None:
         """See ports.Claims."""
         if not statements().save_state(claim, state):
@@ -278,6 +282,26 @@ class RecordClaims:
     def show_progress(self, claim: Claim, progress: object) -> None:
         """See ports.Claims."""
         statements().show_progress(claim, progress)
+
+    def read_steps(self, call_id: UUID) -> Sequence[Checkpoint]:
+        """See ports.Claims."""
+        return checkpoints.read(call_id)
+
+    def write_steps(
+        self, claim: Claim, call_id: UUID, steps: Sequence[Checkpoint], *, is_secret: bool
+    ) -> None:
+        """See ports.Claims."""
+        if not checkpoints.holds(claim):
+            raise _lease_lost(claim)
+        checkpoints.write(call_id, steps, is_secret=is_secret)
+
+    def receive_signal(self, call_id: UUID, name: str, *, ends: bool) -> tuple[bool, Any]:
+        """See ports.Claims."""
+        return signals.receive(call_id, name, ends=ends)
+
+    def wait_for_signal(self, call_id: UUID, name: str, run_id: UUID, type: str) -> bool:
+        """See ports.Claims."""
+        return signals.wait(call_id, name, run_id, type)
 
 
 def _read_inputs(verdicts: Verdicts, terms: ClaimTerms) -> Verdicts:
@@ -546,7 +570,9 @@ def _is_for_task_of(delivery: ResolvedDelivery | UnrunnableDelivery, row: Row) -
 
 def _read_rows(ids: Collection[UUID]) -> dict[UUID, Row]:
     records = all_records().filter(id__in=ids).order_by()
-    rows = records.annotate(now=Now(), saved=latest_state()).values(*STATE_COLUMNS)
+    is_paused = ExpressionWrapper(IS_PAUSED, output_field=BooleanField())
+    rows = records.annotate(now=Now(), saved=latest_state(), is_paused=is_paused)
+    rows = rows.values(*STATE_COLUMNS)
     return {row["id"]: row for row in rows}
 
 
@@ -613,6 +639,21 @@ def _finish_all(ends: Sequence[End]) -> Collection[UUID]:
 def _place_and_success(end: End) -> tuple[Place, bool]:
     assert end.place is not None
     return end.place, isinstance(end.outcome, Succeeded)
+
+
+def _is_undone(end: End) -> bool:
+    """Return whether the compensations of a durable function follow an end."""
+    return end.call_id is not None and isinstance(end.outcome, Failed)
+
+
+def _undo(ends: Iterable[End]) -> list[Released]:
+    """Store the runs of the compensations that follow ends, to be sent."""
+    calls = [
+        undoing.EndedCall(end.claim.invocation_id, end.call_id, knows_undos=end.knows_undos)
+        for end in ends
+        if end.call_id is not None and _is_undone(end)
+    ]
+    return [Released(None, run_id=id) for id in undoing.follow(calls)] if calls else []
 
 
 def _finish_held(end: End) -> None:

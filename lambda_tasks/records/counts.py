@@ -36,6 +36,9 @@ from .tables import RecordQuerySet, RelayShift, TaskRecord
 COUNTED: Final = 5_000
 """The most records that one statement counts: some 5 ms, as the index does not have the status."""
 
+COUNTED_TOGETHER: Final = 50
+"""The levels that one statement counts: SQLite refuses more than 500 parts of one."""
+
 FOR_EVER: Final = timedelta(days=2_500_000)
 """Longer than any record waits, and still within the calendar."""
 
@@ -79,19 +82,29 @@ def count(window: timedelta, stuck_after: timedelta) -> Counted:
     running, as another worker takes it over.
     """
     now = read_clock(record_alias())
-    unfinished: list[Group] = []
-    is_complete = True
-    for level in statements().levels(FOR_EVER):
-        for records in _unfinished(Level(*level), stuck_after):
-            groups = _groups(records)
-            is_complete = is_complete and _n_counted(groups) < COUNTED
-            # A failed run that keeps its secrets for a while has ended.
-            unfinished += [each for each in groups if each.state]
-    ended = _groups(_ended(now - window))
+    unfinished, incomplete = count_unfinished(stuck_after)
+    ended = _groups([_ended(now - window)])[0]
     since = now - window
     if _n_counted(ended) >= COUNTED:
         since = min(each.first for each in ended if each.first is not None)
-    return Counted(now, unfinished, is_complete, ended, since)
+    return Counted(now, unfinished, not incomplete, ended, since)
+
+
+@with_retries
+def count_unfinished(stuck_after: timedelta) -> tuple[list[Group], set[str]]:
+    """Return the unfinished records by group, and the queues of which not all were counted."""
+    levels = [Level(*each) for each in statements().levels(FOR_EVER)]
+    found: list[Group] = []
+    incomplete: set[str] = set()
+    for at in range(0, len(levels), COUNTED_TOGETHER):
+        part = levels[at : at + COUNTED_TOGETHER]
+        ranges = [each for level in part for each in _unfinished(level, stuck_after)]
+        for groups in _groups(ranges):
+            if _n_counted(groups) >= COUNTED:
+                incomplete.add(groups[0].queue)
+            # A failed run that keeps its secrets for a while has ended.
+            found += [each for each in groups if each.state]
+    return found, incomplete
 
 
 @with_retries
@@ -182,18 +195,26 @@ def _columns(records: RecordQuerySet, state: Any, since: Any) -> "QuerySet[TaskR
     return named.values_list("queue", "task_name", "counted_as", "since")[:COUNTED]
 
 
-def _groups(records: "QuerySet[TaskRecord, Any]") -> list[Group]:
-    """Count the records of a query by _columns(). The ORM groups no query that has a limit."""
-    (sql, params), _ = select(records)
-    names = "queue, task_name, counted_as"
-    grouped = f"SELECT {names}, COUNT(*), MIN(since) FROM ({sql}) found GROUP BY {names}"  # noqa: S608
+def _groups(queries: "Sequence[QuerySet[TaskRecord, Any]]") -> list[list[Group]]:
+    """Count the records of each query by _columns(), all in one statement.
+
+    The ORM groups no query that has a limit.
+    """
+    composed = [select(each)[0] for each in queries]
+    parts = " UNION ALL ".join(
+        f"SELECT {number} AS part, part{number}.* FROM ({sql}) part{number}"  # noqa: S608
+        for number, (sql, _) in enumerate(composed)
+    )
+    names = "part, queue, task_name, counted_as"
+    grouped = f"SELECT {names}, COUNT(*), MIN(since) FROM ({parts}) found GROUP BY {names}"  # noqa: S608
     with connections[record_alias()].cursor() as cursor:
-        cursor.execute(grouped, params)
+        cursor.execute(grouped, [each for _, params in composed for each in params])
         rows = cursor.fetchall()
-    return [
-        Group(queue, task_name, state, n, None if first is None else as_moment(first))
-        for queue, task_name, state, n, first in rows
-    ]
+    found: list[list[Group]] = [[] for _ in composed]
+    for part, queue, task_name, state, n, first in rows:
+        moment = None if first is None else as_moment(first)
+        found[part].append(Group(queue, task_name, state, n, moment))
+    return found
 
 
 def _n_counted(groups: Sequence[Group]) -> int:

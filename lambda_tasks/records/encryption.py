@@ -106,9 +106,9 @@ def decrypt(encrypted: str | None, *, id: UUID) -> dict[str, Any]:
     }
 
 
-def encrypt_result(result: Any, *, id: UUID) -> Any:
-    """Return a result as its record keeps it: encrypted if the settings say so."""
-    if result is None or not encrypts_all():
+def encrypt_result(result: Any, *, id: UUID, is_secret: bool = False) -> Any:
+    """Return a result as its record keeps it: encrypted if the settings say so, or it is secret."""
+    if result is None or not (is_secret or encrypts_all()):
         return result
     return {ENCRYPTED_RESULT_KEY: encrypt({"result": result}, id=id)}
 
@@ -118,12 +118,17 @@ def decrypt_result(kept: Any, *, id: UUID) -> Any:
 
     Raises ValueError, with the record and the reason, where it can't be decrypted.
     """
-    if not isinstance(kept, dict) or kept.keys() != {ENCRYPTED_RESULT_KEY}:
+    if not is_encrypted(kept):
         return kept
     try:
         return decrypt(kept[ENCRYPTED_RESULT_KEY], id=id)["result"]
     except ValueError as error:
         raise ValueError(f"The result of the record {id} can't be decrypted: {error}.") from error
+
+
+def is_encrypted(kept: Any) -> bool:
+    """Return whether a result is kept encrypted."""
+    return isinstance(kept, dict) and kept.keys() == {ENCRYPTED_RESULT_KEY}
 
 
 def _encrypt(key: str, text: str, associated_data: bytes) -> str:

@@ -28,6 +28,8 @@ class Filters(TypedDict, total=False):
     arguments: Mapping[str, Any] | None
     """The values of arguments by name; by number, from "0", for positional ones. A number is also
     found where the call has it as text, and the other way round."""
+    headers: Mapping[str, Any] | None
+    """The values of headers by name, like those of arguments."""
     since: datetime | timedelta | None
     """The earliest time of the call; a timedelta counts back from now."""
     until: datetime | timedelta | None
@@ -38,7 +40,7 @@ class Filters(TypedDict, total=False):
 
 STATUSES: Final = frozenset(status.value for status in Status)
 
-UNINDEXED: Final = frozenset({"status", "queue", "arguments", "error"})
+UNINDEXED: Final = frozenset({"status", "queue", "arguments", "headers", "error"})
 """The filters that no index finds."""
 
 
@@ -59,7 +61,10 @@ def filtered(records: RecordQuerySet, filters: Filters) -> RecordQuerySet:
     for name, condition_of in CONDITIONS.items():
         if (value := filters.get(name)) is not None:
             condition &= condition_of(value)
-    return _with_arguments(records, filters.get("arguments") or {}).filter(condition)
+    records = _with_arguments(records, filters.get("arguments") or {})
+    for name, value in (filters.get("headers") or {}).items():
+        records = _with_value(records, KeyTransform(name, "headers"), value)
+    return records.filter(condition)
 
 
 def moment(name: str, value: object) -> datetime:
@@ -78,21 +83,27 @@ def moment(name: str, value: object) -> datetime:
 
 
 def _with_arguments(records: RecordQuerySet, arguments: Mapping[str, Any]) -> RecordQuerySet:
-    for number, (name, value) in enumerate(arguments.items()):
+    for name, value in arguments.items():
         is_position = name.isdecimal()
         if not (is_position or name.isidentifier()):
             raise InvalidFilter(
                 f"{name!r} can't be the name of an argument. Use a parameter's name, or a number "
                 "from 0 for a positional argument."
             )
-        key = KeyTransform(name, "args" if is_position else "kwargs")
-        # An alias, as lookups in the name of a filter would take `__` and `contains` for their own.
-        alias = f"argument_{number}"
-        same = Q()
-        for each in _written_forms(value):
-            same |= Q((alias, each))
-        records = records.alias(**{alias: key}).filter(same)
+        records = _with_value(
+            records, KeyTransform(name, "args" if is_position else "kwargs"), value
+        )
     return records
+
+
+def _with_value(records: RecordQuerySet, key: KeyTransform, value: Any) -> RecordQuerySet:
+    """Return the records with a value at this key of a JSON column."""
+    # An alias, as lookups in the name of a filter would take `__` and `contains` for their own.
+    alias = f"value_{len(records.query.annotations)}"
+    same = Q()
+    for each in _written_forms(value):
+        same |= Q((alias, each))
+    return records.alias(**{alias: key}).filter(same)
 
 
 def _written_forms(value: Any) -> list[Any]:
@@ -145,4 +156,4 @@ CONDITIONS: Final[Mapping[str, Callable[[Any], Q]]] = {
     "until": lambda until: Q(enqueued_at__lt=moment("until", until)),
     "error": lambda error: Q(exception_class__icontains=error) | Q(traceback__icontains=error),
 }
-"""The condition of each filter but `arguments`."""
+"""The condition of each filter but `arguments` and `headers`."""

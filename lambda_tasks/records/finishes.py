@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -14,20 +14,19 @@ from django.db import connections, transaction
 from django.db.models import Case, DateTimeField, F, JSONField, Q, QuerySet, UUIDField, Value, When
 from django.db.models.functions import Coalesce, Greatest
 
-from ..core.graphs import Place
-from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Status, Succeeded
-from ..core.message import KEEP_ARGUMENTS_HEADER
+from ..core.fingerprints import fingerprint
+from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Retried, Status, Succeeded
+from ..ports import Released
 from .clock import Now
 from .encryption import UNAVAILABLE, encrypt_result, secrets_retention
 from .joins import count_ends
-from .mapping import DROPPED, place_of
+from .mapping import DROPPED, Row, place_of
+from .releasing import send_released
 from .statements import Placeholder, execute, update
+from .tables import DROPS_ARGUMENTS
 
-PLACE_COLUMNS: Final = ("workflow_id", "step", "links")
-"""The columns of a Place."""
-
-DROPS_ARGUMENTS: Final = Q(headers__has_key=KEEP_ARGUMENTS_HEADER)
-"""The condition of records that do not keep their arguments."""
+ENDED_COLUMNS: Final = ("id", "workflow_id", "step", "links", "headers")
+"""The columns of a record that its end has consequences by."""
 
 
 def end_columns(end: End) -> dict[str, Any]:
@@ -51,6 +50,9 @@ def finished_columns(outcome: Outcome | Cancelled) -> dict[str, Any]:
     if outcome.raised is not None:
         columns["exception_class"] = outcome.raised.exception_class
         columns["traceback"] = outcome.raised.traceback
+    if isinstance(outcome, Failed | Retried):
+        raised = outcome.raised
+        columns["error_id"] = fingerprint(raised.exception_class, raised.traceback).id
     if isinstance(outcome, Succeeded):
         columns["result"] = outcome.result
     return columns
@@ -68,6 +70,8 @@ def common_columns(
     be replayed, and so its arguments if it `drops` them. Then the relay removes them.
     """
     ended = {"end_time": Now(), "unique_key": _unique_key(outcome)}
+    if isinstance(outcome, Failed):
+        ended["broken_since"] = Now()
     if not isinstance(outcome, Failed) or secrets_for is None:
         return {**ended, "secrets": None, "look_at": None}
     if drops is True:
@@ -111,6 +115,7 @@ def reopened_columns(look_at: Any) -> Mapping[str, Any]:
     cleared = (
         "result", "exception_class", "traceback", "start_time", "end_time", "sent_at", "worker_ids",
         "claim_token", "lease_until", "refused_at", "cut_off_s", "limit_key", "expires_at",
+        "error_id", "broken_since",
     )  # fmt: skip
     counters = ("n_attempts", "n_retries", "n_continues", "n_waits")
     return {
@@ -130,7 +135,7 @@ def finish(
     """Write the end of these records; return how many.
 
     The caller's query selects them by the state that it expects. With `is_counted`, the ends of
-    steps are counted in their workflows, and the relay sends the steps that they release.
+    steps are counted in their workflows, and the steps that they release are sent.
     """
     secrets_for = secrets_retention()
     common = common_columns(outcome, secrets_for, drops=DROPS_ARGUMENTS)
@@ -138,32 +143,53 @@ def finish(
     forgotten = forgotten_columns() if is_over else {}
     columns = {**finished_columns(outcome), **common, **forgotten}
     columns = {**columns, "limit_key": None}
-    if not is_counted:
-        return records.update(**columns)
     with transaction.atomic(using=records.db, savepoint=False):
-        n_ended, places = _update_returning_places(records, columns)
+        ended = _update_returning(records, columns)
         succeeded = isinstance(outcome, Succeeded)
-        count_ends(records.db, [(each, succeeded) for each in places], has_sender=False)
-    return n_ended
+        released: list[Released] = []
+        if is_counted:
+            places = [place for row in ended if (place := place_of(row))]
+            released += count_ends(records.db, [(each, succeeded) for each in places])
+        if not succeeded:
+            released += _undo(ended)
+        send_released(released)
+    return len(ended)
 
 
-def _update_returning_places(
-    records: "QuerySet[Any]", columns: Mapping[str, Any]
-) -> tuple[int, list[Place]]:
-    """Update records; return how many, and the places of those that are steps of workflows."""
+def _undo(ended: Iterable[Row]) -> list[Released]:
+    """Store the runs of the compensations of durable functions that have not succeeded."""
+    from .undoing import EndedCall, call_of, follow  # above this module
+
+    calls = [
+        EndedCall(row["id"], call_id, knows_undos=False)
+        for row in ended
+        if (call_id := call_of(row["headers"]))
+    ]
+    return [Released(None, run_id=id) for id in follow(calls)] if calls else []
+
+
+def _update_returning(records: "QuerySet[Any]", columns: Mapping[str, Any]) -> Sequence[Row]:
+    """Update records, and return of each what counts for others."""
     connection = connections[records.db]
     if connection.vendor == "mysql" or not connection.features.can_return_columns_from_insert:
-        found = list(records.select_for_update().values("id", *PLACE_COLUMNS))
+        found = list(records.select_for_update().values(*ENDED_COLUMNS))
         these = records.model.objects.using(records.db).filter(id__in=[row["id"] for row in found])
-        return these.update(**columns), [place for row in found if (place := place_of(row))]
+        these.update(**columns)
+        return found
     try:
         sql, params = update(records, columns)
     except EmptyResultSet:
-        return 0, []
-    returning = f" RETURNING {', '.join(PLACE_COLUMNS)}"
-    _, rows = execute(connection, sql, params, returning=returning)
-    return len(rows), [
-        Place.of(UUID(str(workflow_id)), step, json.loads(links))
-        for workflow_id, step, links in rows
-        if step is not None
-    ]
+        return []
+    _, rows = execute(connection, sql, params, returning=f" RETURNING {', '.join(ENDED_COLUMNS)}")
+    return [_ended_row(*row) for row in rows]
+
+
+def _ended_row(id: Any, workflow_id: Any, step: int | None, links: Any, headers: Any) -> Row:
+    """Return a row as the ORM has it: raw SQL returns JSON as text, and UUIDs on SQLite."""
+    return {
+        "id": UUID(str(id)),
+        "workflow_id": None if workflow_id is None else UUID(str(workflow_id)),
+        "step": step,
+        "links": None if links is None else json.loads(links),
+        "headers": None if headers is None else json.loads(headers),
+    }

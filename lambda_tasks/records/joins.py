@@ -10,6 +10,7 @@ were cancelled while they waited; nobody counts these before.
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import OperationalError, connections, transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, Q, QuerySet
 from django.db.models.functions import Coalesce, Greatest
 
 from ..core.graphs import (
@@ -37,8 +38,9 @@ from ..core.graphs import lock_order as order_of
 from ..core.lifecycle import UNFINISHED, Cancelled, Raised, Status
 from ..ports import Released
 from .clock import Now
+from .encryption import secrets_retention
 from .statements import execute
-from .tables import TaskRecord, Workflow, WorkflowJoin
+from .tables import DROPS_ARGUMENTS, TaskRecord, Workflow, WorkflowJoin
 
 ANSWER: Final = ("remaining", "failed", "terms", "succeeded")
 """The columns of a count after its change."""
@@ -55,6 +57,12 @@ STOPPED: Final = Cancelled(
 """The end of a member of a group with `fail_fast`."""
 
 
+SECRETS_OVER: Final = Cancelled(
+    Raised("lambda_tasks.errors.TaskCancelled", "Its workflow has failed; its secrets are gone.")
+)
+"""The end of a step whose workflow has failed, and was not retried in time."""
+
+
 class Row(NamedTuple):
     """A count after its change."""
 
@@ -64,20 +72,18 @@ class Row(NamedTuple):
     succeeded: bool | None
 
 
-def count_ends(
-    alias: str, ends: Iterable[tuple[Place, bool]], *, has_sender: bool = True
-) -> list[Released]:
+def count_ends(alias: str, ends: Iterable[tuple[Place, bool]]) -> list[Released]:
     """Count the ends of steps, each with whether it succeeded; return the steps that are released.
 
-    Call it in the transaction that writes the ends. With `has_sender`, the caller sends what is
-    released after the commit; without, the relay does so.
+    Call it in the transaction that writes the ends, and send what is released after the commit.
     """
     countings: dict[UUID, _Counting] = {}
-    for place, succeeded in ends:
-        workflow_id = place.workflow_id
+    # Neighbours of a group have the same feeds: those that end together are counted together.
+    alike = Counter((place.workflow_id, place.feeds, succeeded) for place, succeeded in ends)
+    for (workflow_id, feeds, succeeded), n_ends in alike.items():
         if workflow_id not in countings:
-            countings[workflow_id] = _Counting(alias, workflow_id, has_sender=has_sender)
-        countings[workflow_id].end(place.feeds, succeeded=succeeded)
+            countings[workflow_id] = _Counting(alias, workflow_id)
+        countings[workflow_id].end(feeds, succeeded=succeeded, n_ends=n_ends)
     released: list[Released] = []
     for workflow_id in sorted(countings):
         counting = countings[workflow_id]
@@ -112,15 +118,6 @@ def stop_group(alias: str, workflow_id: UUID, number: int) -> None:
             cancel(TaskRecord.objects.using(alias).filter(id__in=ids), STOPPED)
 
 
-def standing(alias: str, places: Sequence[Place]) -> Place:
-    """Return the last of the places of a run whose addition was not rolled back to a savepoint."""
-    for place in reversed(places[1:]):
-        joins = WorkflowJoin.objects.using(alias).filter(workflow_id=place.workflow_id)
-        if joins.filter(number=place.feeds[0].number).exists():
-            return place
-    return places[0]
-
-
 def take_back_ends(
     alias: str, begun: Sequence[Place], unbegun: Sequence[Place]
 ) -> list[tuple[UUID, int]]:
@@ -142,13 +139,26 @@ def take_back_ends(
         waiting += [(workflow_id, step) for step in taking_back.waiting]
         if taking_back.has_changed:
             changed.append(workflow_id)
-    for workflow_id in changed:
-        workflow = _workflow(alias, workflow_id).filter(
-            status__in=(WorkflowStatus.RUNNING, WorkflowStatus.FAILED)
-        )
-        if not workflow.update(status=WorkflowStatus.RUNNING, ended_at=None):
-            raise OperationalError(f"the workflow {workflow_id} has ended meanwhile; try again")
+    for workflow_id in sorted({place.workflow_id for place in (*begun, *unbegun)}):
+        _resume(alias, workflow_id, is_changed=workflow_id in changed)
     return waiting
+
+
+def _resume(alias: str, workflow_id: UUID, *, is_changed: bool) -> None:
+    """Let a workflow run again if an end was taken back.
+
+    Raises OperationalError where it has ended for good: what waits in it would wait for ever.
+    """
+    workflow = _workflow(alias, workflow_id).filter(
+        status__in=(WorkflowStatus.RUNNING, WorkflowStatus.FAILED)
+    )
+    if not is_changed:
+        goes_on = workflow.select_for_update().exists()
+    elif goes_on := bool(workflow.update(status=WorkflowStatus.RUNNING, ended_at=None)):
+        waiting = _steps(alias, workflow_id).filter(status=Status.WAITING)
+        waiting.filter(look_at__isnull=False).update(look_at=None)
+    if not goes_on:
+        raise OperationalError(f"the workflow {workflow_id} has ended meanwhile; try again")
 
 
 def _unsatisfied_gates(
@@ -222,17 +232,16 @@ class _Changes:
 class _Counting(_Changes):
     """The counting of ends."""
 
-    def __init__(self, alias: str, workflow_id: UUID, *, has_sender: bool) -> None:
+    def __init__(self, alias: str, workflow_id: UUID) -> None:
         super().__init__(alias, workflow_id)
         self.released: list[Released] = []
         self.failing_fast: set[int] = set()
         """The groups with `fail_fast` of which a member has failed."""
-        self._has_sender = has_sender
 
-    def end(self, feeds: Iterable[Feed], *, succeeded: bool) -> None:
-        """Plan the counts of an end."""
+    def end(self, feeds: Iterable[Feed], *, succeeded: bool, n_ends: int = 1) -> None:
+        """Plan the counts of ends with the same feeds."""
         counts: Counts = {}
-        add_ends(counts, feeds, succeeded=succeeded)
+        add_ends(counts, feeds, succeeded=succeeded, n_ends=n_ends)
         self._plan(counts)
         if not succeeded:
             fast = (feed.number for feed in feeds if feed.when == When.FAST_SUCCESS)
@@ -251,14 +260,19 @@ class _Counting(_Changes):
         self._join(number).filter(shard=shard).update(succeeded=succeeded)
         if number == ROOT:
             _end_workflow(self._alias, self._workflow_id, succeeded=succeeded)
+            self._wake(terms)
         elif terms.is_gate and succeeded:
             self._release(terms)
         else:
             self.end(terms.feeds, succeeded=succeeded)
 
+    def _wake(self, terms: Terms) -> None:
+        """Wake the run of the durable function that waits for the workflow."""
+        self.released += wake_waiting(terms)
+
     def _release(self, terms: Terms) -> None:
         """Release the steps of a gate; count those that were cancelled while they waited."""
-        n = _release(self._alias, self._workflow_id, terms, has_sender=self._has_sender)
+        n = _release(self._alias, self._workflow_id, terms)
         self.released.append(Released(self._workflow_id, terms.first, terms.stop))
         if n == terms.stop - terms.first:
             return
@@ -313,17 +327,21 @@ class _TakingBack(_Changes):
             self._take_back(row.terms.feeds)
 
 
-def _release(alias: str, workflow_id: UUID, terms: Terms, *, has_sender: bool) -> int:
+def _release(alias: str, workflow_id: UUID, terms: Terms) -> int:
     """Make the steps that a gate holds QUEUED, each to be looked at as its queue wants it.
 
-    They wait from now on, as ones that are called now. Returns how many were WAITING.
+    They wait from now on, as ones that are called now. Returns how many were WAITING. Those of a
+    cancelled workflow stay so until its cancel reaches them.
     """
     n_released = 0
     due = Greatest(Coalesce(F("run_after"), Now()), Now())
-    waiting = _steps(alias, workflow_id).filter(step__gte=terms.first, step__lt=terms.stop)
+    goes_on = _workflow(alias, workflow_id).exclude(status=WorkflowStatus.CANCELLED)
+    waiting = _steps(alias, workflow_id).filter(
+        Exists(goes_on), step__gte=terms.first, step__lt=terms.stop
+    )
     for queue, (grace_s, ahead_s) in terms.queues.items():
         of_queue = waiting if len(terms.queues) == 1 else waiting.filter(queue=queue)
-        soon = Now() + timedelta(seconds=grace_s) if has_sender else Now()
+        soon = Now() + timedelta(seconds=grace_s)
         n_released += of_queue.filter(status=Status.WAITING).update(
             # First, as it reads run_after: MySQL assigns columns from left to right.
             look_at=Greatest(soon, Coalesce(F("run_after"), Now()) - timedelta(seconds=ahead_s)),
@@ -334,14 +352,46 @@ def _release(alias: str, workflow_id: UUID, terms: Terms, *, has_sender: bool) -
 
 
 def _end_workflow(alias: str, workflow_id: UUID, *, succeeded: bool) -> None:
-    """End a workflow. After a success, steps that still wait were not needed."""
+    """End a workflow. After a success, steps that still wait were not needed.
+
+    After a failure they wait for a retry, those with secrets for as long as failed records keep
+    theirs. Then they are cancelled: see forget_waiting().
+    """
     from .cancelling import cancel  # above this module
 
     status = WorkflowStatus.SUCCESS if succeeded else WorkflowStatus.FAILED
     running = _workflow(alias, workflow_id).filter(status=WorkflowStatus.RUNNING)
-    if running.update(status=status, ended_at=Now()) and succeeded:
-        waiting = _steps(alias, workflow_id).filter(status=Status.WAITING)
+    if not running.update(status=status, ended_at=Now()):
+        return
+    waiting = _steps(alias, workflow_id).filter(status=Status.WAITING)
+    if succeeded:
         cancel(waiting, Cancelled(), is_counted=False)
+        return
+    confidential = waiting.filter(Q(secrets__isnull=False) | DROPS_ARGUMENTS)
+    if secrets_for := secrets_retention():
+        confidential.update(look_at=Now() + secrets_for)
+    else:
+        forget_waiting(confidential)
+
+
+def forget_waiting(waiting: "QuerySet[TaskRecord]") -> None:
+    """Cancel steps that have waited in a failed workflow for as long as secrets are kept.
+
+    They are counted with their gates, if a retry of the workflow comes to these.
+    """
+    from .cancelling import cancel  # above this module
+
+    cancel(waiting, SECRETS_OVER, is_counted=False)
+
+
+def wake_waiting(terms: Terms) -> list[Released]:
+    """Wake the run that waits for the end of a workflow; return what is to be sent."""
+    from .checkpoints import wake  # above this module
+
+    if not terms.wakes:
+        return []
+    run_id, grace_s = UUID(terms.wakes[0]), terms.wakes[1]
+    return [Released(None, run_id=run_id)] if wake(run_id, grace_s=grace_s) else []
 
 
 def _workflow(alias: str, workflow_id: UUID) -> Any:

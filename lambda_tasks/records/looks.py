@@ -123,6 +123,12 @@ def kept_secrets_due(level: Level) -> RecordQuerySet:
     return failed.filter(queue=level.queue, priority=level.priority).order_by()
 
 
+def waiting_secrets_due(level: Level) -> RecordQuerySet:
+    """Return the steps that have waited in failed workflows for as long as secrets are kept."""
+    waiting = all_records().filter(status=Status.WAITING, look_at__lte=Now())
+    return waiting.filter(queue=level.queue, priority=level.priority).order_by()
+
+
 def lock_unlocked(records: RecordQuerySet) -> RecordQuerySet:
     """Lock the records that nobody else has locked, and skip the others.
 

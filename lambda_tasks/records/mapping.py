@@ -72,7 +72,14 @@ MICROSECOND_S: Final = 1e-6
 
 JSON_COLUMNS: Final = ("saved", "args", "kwargs", "headers", "links")
 
-STATE_COLUMNS: Final = (*GRANTED_COLUMNS, "status", "claim_token", "lease_until", "now")
+STATE_COLUMNS: Final = (
+    *GRANTED_COLUMNS,
+    "status",
+    "claim_token",
+    "lease_until",
+    "is_paused",
+    "now",
+)
 """The columns that decide about a claim; `now` is the database's clock."""
 
 
@@ -224,6 +231,7 @@ def state_of(row: Row, token: UUID) -> RecordState:
         lease_left_s=_seconds_until(row["lease_until"], row["now"]),
         has_started=row["start_time"] is not None,
         is_expired=is_expired(row),
+        is_paused=bool(row["is_paused"]),
     )
 
 

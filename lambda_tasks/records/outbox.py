@@ -17,7 +17,7 @@ from .. import interrupts
 from ..core.lifecycle import LookTerms, Raised, Status
 from ..core.message import Outgoing
 from ..ports import Joined, Released, StoredWorkflow
-from . import expiry, fifo, looks, notify, postponing, refusals, unique, workflows
+from . import expiry, fifo, joins, looks, notify, pauses, postponing, refusals, unique, workflows
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import is_available
@@ -72,15 +72,16 @@ class RecordOutbox:
     @with_retries
     def find_released(self, released: Released, *, after: int, limit: int) -> Sequence[Outgoing]:
         """See ports.Outbox."""
-        rows = (
-            all_records()
-            .filter(
+        if released.run_id is not None:
+            of_released = all_records().filter(id=released.run_id)
+        else:
+            of_released = all_records().filter(
                 workflow_id=released.workflow_id,
                 step__gte=max(released.first, after + 1),
                 step__lt=released.stop,
-                status=Status.QUEUED,
-                sent_at=None,
             )
+        rows = (
+            of_released.filter(status=Status.QUEUED, sent_at=None)
             .order_by("step")
             .annotate(now=Now())
             .values("id", *MESSAGE_COLUMNS, "now")[:limit]
@@ -148,13 +149,16 @@ class RecordOutbox:
         """See ports.Outbox."""
         found: list[TaskRecord] = []
         update_until = time.monotonic() + UPDATE_FOR_S
-        for level in looks.due_levels(early=early):
+        levels = looks.due_levels(early=early)
+        paused = pauses.paused_queues() if levels else frozenset()
+        for level in levels:
             if queues is not None and level.queue not in queues:
                 continue
             kept_too_long = looks.kept_secrets_due(level)
             _update_in_parts(kept_too_long, update_until, look_at=None, **forgotten_columns())
+            _forget_waiting(level)
             look = self._look_terms(level.queue)
-            if not look.is_sent:
+            if not look.is_sent or level.queue in paused:
                 continue
             next_look = _next_look(look, lost_for, waiting_for)
             records = looks.due(level, early=early).annotate(next_look=next_look)
@@ -203,6 +207,14 @@ def _without_expired(records: Sequence[TaskRecord]) -> Sequence[TaskRecord]:
         return records
     expiry.expire(expired)
     return [each for each in records if each.id not in expired]
+
+
+def _forget_waiting(level: looks.Level) -> None:
+    """Cancel steps that have waited in failed workflows for long, some of them at each look."""
+    with transaction.atomic(using=record_alias()):
+        due = looks.lock_unlocked(looks.waiting_secrets_due(level)).values_list("id", flat=True)
+        if ids := list(due[:MAX_UPDATED_TOGETHER]):
+            joins.forget_waiting(all_records().filter(id__in=ids))
 
 
 def _next_look(look: LookTerms, lost_for: timedelta, waiting_for: timedelta) -> Case:

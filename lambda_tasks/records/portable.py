@@ -18,8 +18,10 @@ from django.db.models import (
     Case,
     DateTimeField,
     DurationField,
+    Exists,
     F,
     FloatField,
+    OuterRef,
     Q,
     QuerySet,
     TextField,
@@ -31,10 +33,10 @@ from django.db.models.functions import Concat, Greatest
 from ..core.lifecycle import Claim, End, Status
 from . import finishes
 from .clock import Now
-from .encryption import secrets_retention
+from .encryption import UNAVAILABLE, secrets_retention
 from .mapping import GRANTED_COLUMNS, Row, rows_of
 from .statements import Composed, Placeholder, Rows, Statements, execute, insert, pad, update
-from .tables import RelayShift, RunProgress, RunState, TaskRecord
+from .tables import QueueState, RelayShift, RunProgress, RunState, TaskRecord
 
 MAX_INSERT_CHARS: Final = 4 * 2**20
 """The most characters of arguments in one INSERT on MySQL, which by default refuses packets over
@@ -50,6 +52,11 @@ MAY_BEGIN: Final = (
     Q(expires_at=None) | Q(expires_at__gt=Now()) | Q(n_attempts__gt=0) | Q(cut_off_s__isnull=False)
 )
 """The condition of a record that has not expired: its time is not over, or it has begun before."""
+
+IS_PAUSED: Final = Exists(QueueState.objects.filter(name=OuterRef("queue"), is_paused=True)) & ~Q(
+    secrets=UNAVAILABLE
+)
+"""The condition of a record that waits as its queue is paused. See records.pauses."""
 
 HAS_EXPIRED: Final = Q(expires_at__lte=Now(), n_attempts=0, cut_off_s=None)
 """The opposite condition."""
@@ -253,6 +260,7 @@ class PortableStatements:
             records = self._records.filter(
                 Q(status=Status.QUEUED) & is_due | is_lost,
                 MAY_BEGIN,
+                ~IS_PAUSED,
                 id__in=[placeholder("id", name) for name in claimable],
                 n_attempts__lt=placeholder("n_attempts", "max_attempts"),
             ).exclude(claim_token=placeholder("claim_token"))
@@ -365,7 +373,7 @@ class PortableStatements:
 
     def finish_many(self, ends: Sequence[End]) -> Collection[UUID]:
         """Write the ends of claimed runs; return the invocation ids of those whose claim held."""
-        with transaction.atomic(using=self.alias):
+        with transaction.atomic(using=self.alias, savepoint=False):
             return {end.claim.invocation_id for end in ends if self.finish(end)}
 
     def save_state(self, claim: Claim, state: Any) -> bool:

@@ -82,6 +82,7 @@ OPTIONAL_END_TYPES: Final = {
     "result": "jsonb",
     "exception_class": "text",
     "traceback": "text",
+    "error_id": "uuid",
 }
 """The columns that the end of an attempt may leave unchanged. `has_result` says whether there is a
 result, which may be null; the others have such a flag, too."""
@@ -109,6 +110,11 @@ UNIQUE_KEY_ASSIGNMENT: Final = (
     f" AND record.unique_until > {NOW} THEN record.unique_key END"
 )
 """The same for the unique key."""
+
+BROKEN_ASSIGNMENT: Final = (
+    f"broken_since = CASE WHEN given.status = %(failed)s THEN {NOW} ELSE record.broken_since END"
+)
+"""The same for what is still broken."""
 
 HELD_RECORD: Final = (
     f"{TABLE} WHERE id = %(id)s AND claim_token = %(token)s AND status = %(status)s"
@@ -260,7 +266,7 @@ class PostgresStatements(PortableStatements):
         start_time = f"COALESCE({NOW} - make_interval(secs => given.ran_for_s), record.start_time)"
         sql = (
             f"UPDATE {TABLE} AS record SET status = given.status, {SECRETS_ASSIGNMENTS},"  # noqa: S608
-            f" {UNIQUE_KEY_ASSIGNMENT},"
+            f" {UNIQUE_KEY_ASSIGNMENT}, {BROKEN_ASSIGNMENT},"
             f" end_time = {NOW}, start_time = {start_time}, {optional}"
             f" FROM {_recordset('rows', END_TYPES)}"
             " WHERE record.id = given.id AND record.claim_token = given.claim_token"

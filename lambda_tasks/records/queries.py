@@ -15,13 +15,19 @@ from .mapping import join_worker_ids, last_worker_id, row_of
 from .portable import record_of
 from .retrying import with_retries
 from .tables import (
+    ErrorFigures,
+    LastTick,
     LimitPace,
     LimitPlace,
     RecordQuerySet,
     RelayShift,
+    RunFigures,
     RunProgress,
     RunState,
     ScheduleState,
+    StepCheckpoint,
+    StepSignal,
+    TaskError,
     TaskRecord,
     UsedSignature,
     Workflow,
@@ -74,7 +80,8 @@ def check_migrated() -> None:
     """Raise NotMigrated unless the database has every table and column of the library."""
     for model in (
         TaskRecord, RunState, RunProgress, LimitPlace, LimitPace, RelayShift, ScheduleState,
-        UsedSignature, Workflow, WorkflowJoin,
+        StepCheckpoint, StepSignal, UsedSignature, Workflow, WorkflowJoin,
+        RunFigures, ErrorFigures, TaskError, LastTick,
     ):  # fmt: skip
         model._base_manager.using(record_alias()).order_by().first()
 

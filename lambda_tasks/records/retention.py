@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db.models import Q
 
 from ..core.retention import Cleanup, Retention
-from . import workflows
+from . import checkpoints, workflows
 from .clock import read_clock
 from .database import all_records, record_alias
 from .retrying import with_retries
@@ -34,6 +34,7 @@ def delete_ended(
     ended = all_records().filter(end_time__lt=before, status__in=cleanup.statuses)
     ended = ended.exclude(unique_until__gt=now)  # an equal call must still find it
     ended = ended.filter(workflow_id=None)  # those of a workflow go together
+    ended = ended.exclude(checkpoints.is_unfinished())
     if cleanup.task_name is None:
         column, records = "end_time", ended.exclude(_of_others(others))
     else:

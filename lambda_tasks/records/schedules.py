@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice, takewhile
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
@@ -30,7 +30,7 @@ from ..ports import ScheduledRun
 from .clock import read_clock
 from .database import all_records, record_alias
 from .retrying import run_with_retries, with_retries
-from .tables import ScheduleState
+from .tables import ScheduleState, TaskRecord
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -52,6 +52,11 @@ SWITCHED: Final = ("is_enabled", "changed_by", "reason", "changed_at")
 MAX_PASSED_OVER: Final = 100
 """The most runs without an end that are passed over to find those that have failed."""
 
+MAX_VANISHED: Final = 100
+"""The most schedules that the code declares no more, and that are read past."""
+
+LAST_RUN_COLUMNS: Final = ("id", "root_id", "status", "start_time", "end_time")
+
 ITSELF: Final = "lambda_tasks"
 """Who switches a schedule off whose runs fail."""
 
@@ -61,6 +66,17 @@ Declared = Mapping[str, tuple[str, Schedule]]
 Enqueue = Callable[[Mapping[str, Sequence[ScheduledRun]]], Collection[str]]
 
 T = TypeVar("T")
+
+
+class LastRun(NamedTuple):
+    """A due time of a schedule, and the last record of its lineage."""
+
+    due: datetime
+    id: UUID
+    status: str | None
+    """None where there is no record any more, or none yet."""
+    started_at: datetime | None
+    ended_at: datetime | None
 
 
 class RecordSchedules:
@@ -118,6 +134,31 @@ class RecordSchedules:
     def states(self) -> list[ScheduleState]:
         """Return the states of all schedules, by name."""
         return list(_schedules().order_by("name"))
+
+    @with_retries
+    def due_next(self, names: Collection[str], *, limit: int) -> list[ScheduleState]:
+        """Return the states of those of these schedules that are due next, the earliest first."""
+        on = _schedules().filter(is_enabled=True, next_due__isnull=False).order_by("next_due")
+        # Read past those that the code declares no more; there are few.
+        return [each for each in on[: limit + MAX_VANISHED] if each.name in names][:limit]
+
+    @with_retries
+    def last_runs(self, name: str, schedule: Schedule, *, limit: int) -> list[LastRun]:
+        """Return the last due times with the last record of each, the latest first."""
+        state = _schedules().filter(name=name).first()
+        if state is None:
+            return []
+        dues = islice(schedule.rule.until(read_clock(self.alias)), limit)
+        runs = {state.run_id(due): due for due in dues}
+        lineages = all_records().filter(root_id__in=runs).order_by("enqueued_at")
+        last = {record.root_id: record for record in lineages.only(*LAST_RUN_COLUMNS)}
+        return [_last_run(id, due, last.get(id)) for id, due in runs.items()]
+
+
+def _last_run(id: UUID, due: datetime, record: TaskRecord | None) -> LastRun:
+    if record is None:
+        return LastRun(due, id, None, None, None)
+    return LastRun(due, record.id, record.status, record.start_time, record.end_time)
 
 
 class _Tick:

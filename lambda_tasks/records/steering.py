@@ -15,6 +15,7 @@ from django.db.models import Exists, OuterRef, Q
 from ..core.graphs import Place, WorkflowStatus
 from ..core.lifecycle import ACTIVE, UNFINISHED, LookTerms, Raised, Status
 from ..core.message import Outgoing
+from . import checkpoints
 from .clock import Now
 from .counts import is_stuck
 from .database import all_records, record_alias
@@ -101,16 +102,23 @@ def kept_until(ids: Iterable[UUID]) -> dict[UUID, datetime]:
 
 @with_retries
 def reopen(
-    ids: Collection[UUID], refuse: Refuse, look_terms: Callable[[str], LookTerms], *, dry_run: bool
+    ids: Collection[UUID],
+    refuse: Refuse,
+    look_terms: Callable[[str], LookTerms],
+    *,
+    dry_run: bool,
+    is_last: bool = False,
 ) -> Changed:
     """Let FAILED and CANCELLED invocations start over, as QUEUED ones, with the state they saved.
+
+    Those that a later one follows are skipped, unless `is_last` says that none repeats them.
 
     Nobody is about to send their messages: the caller does so, or the relay after a while.
     """
     with transaction.atomic(using=record_alias()):
         found = all_records().filter(id__in=ids, status__in=RETRYABLE).order_by("enqueued_at", "id")
         records = list(found if dry_run else found.select_for_update())
-        superseded = find_superseded(ids)
+        superseded = set() if is_last else find_superseded(ids)
         skipped: dict[UUID, str] = {}
         for record in records:
             reason = SUPERSEDED if record.id in superseded else refuse(record)
@@ -138,6 +146,26 @@ def _take_back_ends(records: Sequence[TaskRecord]) -> None:
     for workflow_id, step in take_back_ends(record_alias(), begun, unbegun):
         waiting = all_records().filter(workflow_id=workflow_id, step=step)
         waiting.update(status=Status.WAITING, look_at=None)
+
+
+@with_retries
+def find_failed_steps(records: Sequence[TaskRecord]) -> list[TaskRecord]:
+    """Return those of these records that are failed steps of workflows that can still go on."""
+    failed = [each for each in records if each.step is not None and each.status in RETRYABLE]
+    over = _parts_of_ended_workflows(failed)
+    return [each for each in failed if each.id not in over]
+
+
+@with_retries
+def hand_places_on(steps: Sequence[TaskRecord]) -> dict[UUID, Place]:
+    """Take back the ends of failed steps, whose places others take over; return these by id.
+
+    Call it in the transaction that stores the others.
+    """
+    places = {each.id: place for each in steps if (place := place_of(vars(each))) is not None}
+    take_back_ends(record_alias(), list(places.values()), [])
+    all_records().filter(id__in=places).update(step=None, links=None)
+    return places
 
 
 def _parts_of_ended_workflows(records: Sequence[TaskRecord]) -> dict[UUID, str]:
@@ -243,15 +271,17 @@ def delete(ids: Collection[UUID]) -> int:
         # Locked, so that none starts over meanwhile: the DELETE itself does not ask for the status.
         finished = all_records().filter(id__in=ids, status__in=FINISHED).order_by("id")
         finished = finished.exclude(_is_needed())
-        locked = list(finished.select_for_update().values_list("id", flat=True))
-        _, deleted = all_records().filter(id__in=locked).only("id").delete()
+        locked = dict(finished.select_for_update().values_list("id", "headers"))
+        _, deleted = all_records().filter(id__in=list(locked)).only("id").delete()
+        checkpoints.forget_deleted(locked.values())
     return deleted.get(TaskRecord._meta.label, 0)
 
 
-def _is_needed() -> Exists:
-    """Return the condition of records whose workflow runs."""
+def _is_needed() -> Q:
+    """Return the condition of records whose workflow, or durable function, runs."""
     workflows = Workflow.objects.using(record_alias())
-    return Exists(workflows.filter(id=OuterRef("workflow_id"), status=WorkflowStatus.RUNNING))
+    running = workflows.filter(id=OuterRef("workflow_id"), status=WorkflowStatus.RUNNING)
+    return Q(Exists(running)) | checkpoints.is_unfinished()
 
 
 @with_retries

@@ -16,7 +16,7 @@ from django.db.models import F
 from ..core.lifecycle import Raised, Status
 from ..core.message import Message
 from ..ports import LeftOut
-from . import looks, notify, postponing, refusals
+from . import looks, notify, pauses, postponing, refusals
 from .database import all_records, record_alias
 from .mapping import Row, read_messages
 from .retrying import run_with_retries
@@ -74,7 +74,7 @@ class RecordTableQueue:
             if reached.is_recent():
                 messages = _lock_due_beyond(reached, queues, limit, without)
             if not messages:
-                reached.begin(looks.due_levels())
+                reached.begin(_open_levels())
                 messages = _lock_due_beyond(reached, queues, limit, without)
             # Only now the caller holds the transaction: an error above ends it, so that it is
             # retried.
@@ -127,6 +127,13 @@ class _Reached:
             # Not the last one: a worker leaves to others what it would not start soon.
             self._since[level] = rows[0]["look_at"] - CLOCK_TICK
         return rows
+
+
+def _open_levels() -> list[looks.Level]:
+    """Return the levels with due records, without those of paused queues."""
+    levels = looks.due_levels()
+    paused = pauses.paused_queues() if levels else ()
+    return [level for level in levels if level.queue not in paused]
 
 
 def _lock_due_beyond(

@@ -10,11 +10,16 @@ from django.core.checks import CheckMessage
 from django.db import models, router
 from django.db.models.query_utils import DeferredAttribute
 
+from ..core.durable import MAX_NAME as MAX_STEP_NAME
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
+from ..core.message import CALL_HEADER, KEEP_ARGUMENTS_HEADER
 from ..core.schedules import MAX_SCHEDULE_NAME
 from ..twins import sync_form
 from .encryption import decrypt_result
+
+DROPS_ARGUMENTS: Final = models.Q(headers__has_key=KEEP_ARGUMENTS_HEADER)
+"""The condition of records that do not keep their arguments."""
 
 
 class RecordQuerySet(models.QuerySet["TaskRecord"]):
@@ -226,6 +231,14 @@ class TaskRecord(models.Model):
     links: dict[str, Any] | None = _column(models.JSONField(null=True, editable=False))
     """What the step gets from others, and which joins count its end: see core.graphs.Place."""
 
+    error_id: uuid.UUID | None = _column(models.UUIDField(null=True, editable=False))
+    """The TaskError of a run that has FAILED, or is RETRYING: equal ones have the same."""
+    broken_since: datetime.datetime | None = _column(
+        models.DateTimeField(null=True, editable=False)
+    )
+    """The end of a FAILED record that is still broken: no later record of its lineage has
+    succeeded, and nobody has acknowledged it. None for all others."""
+
     objects: ClassVar[RecordManager] = RecordManager()
 
     class Meta:
@@ -233,6 +246,7 @@ class TaskRecord(models.Model):
         permissions = (
             ("view_payload_taskrecord", "Can view arguments, results and tracebacks"),
             ("replay_taskrecord", "Can retry and replay task record"),
+            ("run_taskrecord", "Can run tasks with arguments of one's choice"),
             ("cancel_taskrecord", "Can cancel task record"),
         )
         indexes: ClassVar[list[models.Index]] = [
@@ -258,6 +272,16 @@ class TaskRecord(models.Model):
                 fields=["workflow_id", "step"],
                 condition=models.Q(workflow_id__isnull=False),
                 name="taskrecord_workflow",
+            ),
+            models.Index(
+                fields=["broken_since", "error_id"],
+                condition=models.Q(broken_since__isnull=False),
+                name="taskrecord_broken",
+            ),
+            models.Index(
+                fields=["error_id", "end_time"],
+                condition=models.Q(error_id__isnull=False),
+                name="taskrecord_error",
             ),
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
@@ -295,6 +319,12 @@ class TaskRecord(models.Model):
         if self.limit_key is not None:
             return "a place of its limit"
         return None if self.reserved_for is None else "its moment, as its rate allows"
+
+    @property
+    def call_id(self) -> uuid.UUID | None:
+        """The id of the call of a durable function whose run this is; None for other tasks."""
+        id: str | None = (self.headers or {}).get(CALL_HEADER)
+        return None if id is None else uuid.UUID(id)
 
     @cached_property
     def state(self) -> Any:
@@ -438,6 +468,27 @@ class ScheduleState(models.Model):
         return uuid.uuid5(self.token, due.isoformat())
 
 
+class QueueState(models.Model):
+    """Whether a queue is paused, and who has switched it last. One without a row never was."""
+
+    name: str = _column(models.CharField(max_length=255, primary_key=True, editable=False))
+    is_paused: bool = _column(models.BooleanField(default=False, editable=False))
+    changed_by: str = _column(models.CharField(max_length=255, default="", editable=False))
+    reason: str = _column(models.TextField(default="", editable=False))
+    changed_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
+
+    class Meta:
+        verbose_name = "queue"
+        default_permissions = ("view",)
+        permissions = (
+            ("pause_queuestate", "Can pause and resume queue"),
+            ("redrive_queuestate", "Can send dead letters back to queue"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class LimitPlace(models.Model):
     """One of the places of a key, of which each run with a limit holds one.
 
@@ -510,11 +561,14 @@ class Workflow(models.Model):
     )
     created_at = models.DateTimeField(db_index=True, editable=False)
     ended_at = models.DateTimeField(null=True, db_index=True, editable=False)
+    """When it ended; where it was cancelled, when the last of its steps was."""
     n_steps = models.PositiveIntegerField(editable=False)
     lowest_join = models.IntegerField(default=0, editable=False)
     """The lowest number of a join. Joins of steps that are added later have lower ones."""
     results = models.JSONField(editable=False)
     """Where the result is: see core.graphs.Plan."""
+    call_id = models.UUIDField(null=True, db_index=True, editable=False)
+    """The call of the durable function that waits, or has waited, for it; None for others."""
 
     class Meta:
         default_permissions = ("view",)
@@ -551,3 +605,156 @@ class WorkflowJoin(models.Model):
 
     def __str__(self) -> str:
         return f"{self.pk}"
+
+
+class StepCheckpoint(models.Model):
+    """What is kept of one step of a durable function. See core.durable.Checkpoint."""
+
+    pk = models.CompositePrimaryKey("call_id", "name")
+    call_id = models.UUIDField(editable=False)
+    """The id of the call's first invocation."""
+    name = models.CharField(max_length=MAX_STEP_NAME, editable=False)
+    kind = models.CharField(max_length=10, editable=False)
+    number = models.PositiveIntegerField(editable=False)
+    value = models.JSONField(null=True, editable=False)
+    error = models.JSONField(null=True, editable=False)
+    function = models.CharField(max_length=255, default="", editable=False)
+    began_at = models.DateTimeField(editable=False)
+    ended_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.call_id}"
+
+
+class StepSignal(models.Model):
+    """A signal to a durable function, or a wait for one: whichever comes first makes the row.
+
+    So the two meet in its key, and neither can miss the other.
+    """
+
+    pk = models.CompositePrimaryKey("call_id", "name")
+    call_id = models.UUIDField(editable=False)
+    name = models.CharField(max_length=MAX_STEP_NAME, editable=False)
+    value = models.JSONField(null=True, editable=False)
+    type = models.CharField(max_length=255, default="", editable=False)
+    """The type of the value, as a reference; empty where it has none."""
+    run_id = models.UUIDField(null=True, editable=False)
+    """The run that a signal wakes; None before there is one."""
+    came_at = models.DateTimeField(null=True, editable=False)
+    """When the signal came; None before that."""
+    is_over = models.BooleanField(default=False, editable=False)
+    """Whether the wait has ended without a signal."""
+    token = models.UUIDField(default=uuid.uuid4, editable=False)
+    """The proof of who has made the row."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} to {self.call_id}"
+
+
+class RunFigures(models.Model):
+    """How many records of one task, queue and outcome have ended in a span of time, and how fast.
+
+    The sum of all tasks has the name "". Each end counts in the four spans of core.figures.SPANS in
+    which it is, so whoever reads takes the longest spans that will do.
+    """
+
+    pk = models.CompositePrimaryKey("minutes", "start", "task_name", "queue", "status")
+    minutes = models.PositiveSmallIntegerField(editable=False)
+    """The length of the span."""
+    start = models.DateTimeField(editable=False)
+    """A multiple of the length since midnight in UTC."""
+    task_name = models.CharField(max_length=255, editable=False)
+    queue = models.CharField(max_length=255, editable=False)
+    status = models.CharField(max_length=10, editable=False)
+    n = models.PositiveIntegerField(editable=False)
+    wait_s = models.FloatField(editable=False)
+    """The seconds from when each was due to its start, in all."""
+    run_s = models.FloatField(editable=False)
+    """The seconds of the last attempt of each, in all."""
+    waits = models.TextField(editable=False)
+    """The histogram of the seconds that they waited, as core.histograms writes it. What ended
+    without a start is not in it."""
+    runs = models.TextField(editable=False)
+    """The histogram of the seconds that they ran."""
+    last_end = models.DateTimeField(editable=False)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.pk}"
+
+
+class TaskError(models.Model):
+    """An error of tasks: what all failures have in common that differ in numbers and names only."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    """A digest of the following three, so that all processes agree on it."""
+    exception_class = models.TextField(editable=False)
+    """The dotted name of the exception's class."""
+    message = models.TextField(editable=False)
+    """The exception's text, with placeholders for numbers, ids and what is in quotes."""
+    raised_in = models.TextField(editable=False)
+    """The file and function of the project's own code that raised it, or called what did."""
+    task_name = models.CharField(max_length=255, editable=False)
+    """The task that failed with it last."""
+    first_seen = models.DateTimeField(editable=False)
+    last_seen = models.DateTimeField(db_index=True, editable=False)
+    releases = models.JSONField(default=list, editable=False)
+    """The releases in which it was seen, the first one first; the last ten of them."""
+    examples = models.JSONField(default=list, editable=False)
+    """The ids of the last records with it, the latest first."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.exception_class}: {self.message}"
+
+
+class ErrorFigures(models.Model):
+    """How many records of one task have ended with an error in a span of time."""
+
+    pk = models.CompositePrimaryKey("minutes", "start", "error_id", "task_name")
+    minutes = models.PositiveSmallIntegerField(editable=False)
+    """The length of the span: see RunFigures."""
+    start = models.DateTimeField(editable=False)
+    error_id = models.UUIDField(editable=False)
+    task_name = models.CharField(max_length=255, editable=False)
+    failed = models.PositiveIntegerField(editable=False)
+    retried = models.PositiveIntegerField(editable=False)
+    """The runs that a retry has followed by itself."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.pk}"
+
+
+class LastTick(models.Model):
+    """What the last tick has found: a single row."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, editable=False)
+    """Always 1."""
+    counted_until = models.DateTimeField(editable=False)
+    """The minute up to which all ends are counted, but those that become visible late."""
+    at = models.DateTimeField(null=True, editable=False)
+    """The time of the tick that has counted last; None for none."""
+    n_connections = models.PositiveIntegerField(null=True, editable=False)
+    """The connections to the database server, of everybody; None where that is unknown."""
+    max_connections = models.PositiveIntegerField(null=True, editable=False)
+    releases = models.JSONField(default=list, editable=False)
+    """The last releases that have run tasks, each with its name and the time it was first seen."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.at}"

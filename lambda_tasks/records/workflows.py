@@ -2,26 +2,28 @@
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 
-from ..core.graphs import HUB, MAX_STEPS, WorkflowStatus
+from ..core.graphs import HUB, MAX_STEPS, ROOT, WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
 from ..core.redaction import REDACTED
+from ..errors import LeaseLost
 from ..ports import StoredWorkflow
 from .cancelling import cancel as cancel_records
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import decrypt_result
-from .joins import read_terms
+from .joins import read_terms, wake_waiting
 from .looks import lock_unlocked
 from .mapping import DROPPED, queued_rows
+from .releasing import send_released
 from .retrying import with_retries
-from .tables import TaskRecord, Workflow, WorkflowJoin
+from .tables import StepCheckpoint, TaskRecord, Workflow, WorkflowJoin
 
 PAGE: Final = 500
 """Results that are read at once."""
@@ -31,9 +33,6 @@ CANCEL_FOR_S: Final = 5.0
 
 CHUNK_SIZE: Final = 1000
 """Records that are deleted in one transaction."""
-
-CANCELS_LATELY: Final = timedelta(days=1)
-"""The time in which somebody comes back for the steps of a cancelled workflow."""
 
 MAX_CANCELS: Final = 100
 """The most workflows whose steps one round cancels."""
@@ -61,23 +60,34 @@ def _insert_parts(workflow: StoredWorkflow) -> None:
 
 
 @with_retries
-def reserve(id: UUID, *, n_steps: int, n_joins: int) -> tuple[int, int] | None:
+def check_room(id: UUID, n_steps: int) -> None:
+    """Raise ValueError where a workflow would have too many steps with these.
+
+    Raises LeaseLost where it does not run: then none of its runs can commit.
+    """
+    found = Workflow.objects.using(record_alias()).filter(id=id)
+    status, before = found.values_list("status", "n_steps").get()
+    if status != WorkflowStatus.RUNNING:
+        raise LeaseLost(f"The workflow {id} is {status}, so its steps can't commit any more.")
+    if before + n_steps > MAX_STEPS:
+        raise ValueError(
+            f"The workflow {id} has {before} steps, and with {n_steps} more it would have more "
+            f"than {MAX_STEPS}. Let each step do more, or start another workflow."
+        )
+
+
+@with_retries
+def reserve(id: UUID, *, n_steps: int, n_joins: int) -> tuple[int, int]:
     """Reserve numbers for steps and joins that are added; return the lowest of each.
 
-    Returns None where the workflow does not run, or would have too many steps. Locks the workflow
-    until the end of the transaction.
+    Locks the workflow until the end of the transaction. Raises what check_room() raises.
     """
-    workflow = Workflow.objects.using(record_alias()).filter(
-        id=id, status=WorkflowStatus.RUNNING, n_steps__lte=MAX_STEPS - n_steps
-    )
-    changed = workflow.update(
-        n_steps=F("n_steps") + n_steps, lowest_join=F("lowest_join") - n_joins
-    )
-    if not changed:
-        return None
-    all_steps, lowest = (
-        Workflow.objects.using(record_alias()).values_list("n_steps", "lowest_join").get(id=id)
-    )
+    workflow = Workflow.objects.using(record_alias()).filter(id=id)
+    running = workflow.filter(status=WorkflowStatus.RUNNING, n_steps__lte=MAX_STEPS - n_steps)
+    columns = {"n_steps": F("n_steps") + n_steps, "lowest_join": F("lowest_join") - n_joins}
+    if not running.update(**columns):
+        check_room(id, n_steps)
+    all_steps, lowest = workflow.values_list("n_steps", "lowest_join").get()
     return all_steps - n_steps, lowest
 
 
@@ -97,6 +107,7 @@ def _row_of(workflow: StoredWorkflow) -> Workflow:
         ended_at=Now() if is_over else None,
         n_steps=len(workflow.steps),
         results=workflow.results,
+        call_id=workflow.call_id,
     )
 
 
@@ -194,12 +205,19 @@ def cancel(id: UUID) -> bool:
 
 @with_retries
 def _mark_cancelled(id: UUID) -> bool:
-    workflow = Workflow.objects.using(record_alias()).filter(id=id, status=WorkflowStatus.RUNNING)
-    return bool(workflow.update(status=WorkflowStatus.CANCELLED, ended_at=Now()))
+    alias = record_alias()
+    workflow = Workflow.objects.using(alias).filter(id=id, status=WorkflowStatus.RUNNING)
+    with transaction.atomic(using=alias, savepoint=False):
+        if not workflow.update(status=WorkflowStatus.CANCELLED):
+            return False
+        # The durable function that waits for it goes on.
+        for terms, _ in read_terms(alias, [(id, ROOT)]).values():
+            send_released(wake_waiting(terms))
+    return True
 
 
 def finish_cancelled(id: UUID) -> bool:
-    """Cancel the steps of a cancelled workflow; return whether none is left."""
+    """Cancel the steps of a cancelled workflow; return whether none is left. Then it has ended."""
     until = time.monotonic() + CANCEL_FOR_S
     while _cancel_steps(id):
         if time.monotonic() > until:
@@ -211,11 +229,8 @@ def finish_cancelled(id: UUID) -> bool:
 @with_retries
 def finish_all_cancelled() -> None:
     """Cancel the steps that a cancel has left, as others had locked them or it was cut off."""
-    steps = all_records().filter(workflow_id=OuterRef("id"), status__in=UNFINISHED)
     cancelled = Workflow.objects.using(record_alias()).filter(
-        Exists(steps),
-        status=WorkflowStatus.CANCELLED,
-        ended_at__gt=Now() - CANCELS_LATELY,
+        status=WorkflowStatus.CANCELLED, ended_at=None
     )
     for id in cancelled.values_list("id", flat=True)[:MAX_CANCELS]:
         _cancel_steps(id)
@@ -223,12 +238,19 @@ def finish_all_cancelled() -> None:
 
 @with_retries
 def _cancel_steps(id: UUID) -> bool:
-    """Cancel the steps that nobody has locked; return whether others are left."""
+    """Cancel the steps that nobody has locked; return whether others are left.
+
+    A step that is just ending is among these until its commit, and then what it has released or
+    added. So nothing comes after the last one.
+    """
     unfinished = all_records().filter(workflow_id=id, status__in=UNFINISHED).order_by()
     with transaction.atomic(using=record_alias()):
         ids = list(lock_unlocked(unfinished).values_list("id", flat=True))
         cancel_records(all_records().filter(id__in=ids), Cancelled(), is_counted=False)
-    return unfinished.exists()
+    if unfinished.exists():
+        return True
+    Workflow.objects.using(record_alias()).filter(id=id).update(ended_at=Now())
+    return False
 
 
 def delete_ended(before: datetime, statuses: Collection[str]) -> Iterator[int]:
@@ -246,6 +268,9 @@ def _find_ended(before: datetime, statuses: Collection[str]) -> UUID | None:
     ended = Workflow.objects.using(record_alias()).filter(
         ended_at__lt=before, status__in=tuple(statuses)
     )
+    # A durable function may read the results of its tasks as long as its own steps are kept.
+    steps = StepCheckpoint.objects.using(record_alias()).filter(call_id=OuterRef("call_id"))
+    ended = ended.exclude(Exists(steps))
     return ended.order_by("ended_at").values_list("id", flat=True).first()
 
 

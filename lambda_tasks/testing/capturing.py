@@ -10,7 +10,7 @@ from uuid import UUID
 from asgiref.sync import async_to_sync, sync_to_async
 from django.test import override_settings
 
-from .. import runtime
+from .. import conf, runtime
 from ..core.lifecycle import Status
 from ..core.message import Outgoing
 from ..errors import TaskFailed
@@ -69,19 +69,23 @@ class CapturedTasks(Sequence[CapturedTask]):
         return list(self)[index]
 
     @sync_form("captured.arun()")
-    def run(self, *, raise_failures: bool = True) -> "list[TaskRecord]":
+    def run(self, *, raise_failures: bool = True, times_out: bool = False) -> "list[TaskRecord]":
         """Run the calls that have not run yet, and those that they enqueue, as if committed.
 
         Each message goes through the Lambda handler, on the test's own thread and connection and
-        without waiting for delays. Returns the records in the order of the runs.
+        without waiting for delays. So durable functions sleep no longer than it takes. They do wait
+        for signals, until the test sends these; with `times_out`, these waits reach their timeouts
+        once nothing else is left to run. Returns the records in the order of the runs.
 
         Raises TaskFailed, with the tracebacks, where tasks end as FAILED, unless `raise_failures`
         is False; AssertionError where tasks enqueue others without end, or where a message returns
         to its queue 10 times.
         """
-        return async_to_sync(self.arun)(raise_failures=raise_failures)
+        return async_to_sync(self.arun)(raise_failures=raise_failures, times_out=times_out)
 
-    async def arun(self, *, raise_failures: bool = True) -> "list[TaskRecord]":
+    async def arun(
+        self, *, raise_failures: bool = True, times_out: bool = False
+    ) -> "list[TaskRecord]":
         """See run()."""
         delivered: list[UUID] = []
         # This may run after capture_tasks() has ended, and tasks may enqueue others meanwhile.
@@ -91,6 +95,8 @@ class CapturedTasks(Sequence[CapturedTask]):
             for _ in range(MAX_ROUNDS):
                 enqueued = self._count_enqueued()
                 outstanding = await sync_to_async(self._store_outstanding)(enqueued)
+                if not outstanding and times_out:
+                    outstanding = await sync_to_async(self._end_next_wait)()
                 if not outstanding:
                     break
                 for outgoing in outstanding:
@@ -134,6 +140,18 @@ class CapturedTasks(Sequence[CapturedTask]):
             if outgoing.message.durable:
                 make_due(outgoing.message.invocation_id)
         return found
+
+    def _end_next_wait(self) -> list[Outgoing]:
+        """Let the wait that ends first reach its timeout; return the message of its run."""
+        from ..records import steering
+        from ..records.checkpoints import next_timeout
+        from ..records.postponing import make_due
+
+        id = next_timeout()
+        if id is None:
+            return []
+        make_due(id)
+        return steering.stored_messages([id], conf.current().look_terms)
 
     def _count_enqueued(self) -> Counter[UUID]:
         """Count how often each message was enqueued: again by a retry under the same id."""
@@ -198,14 +216,16 @@ def innermost_capture() -> CapturedTasks:
 
 
 @sync_form("arun_enqueued()")
-def run_enqueued(*, raise_failures: bool = True) -> "list[TaskRecord]":
+def run_enqueued(*, raise_failures: bool = True, times_out: bool = False) -> "list[TaskRecord]":
     """Run the calls of the innermost capture_tasks(). See CapturedTasks.run().
 
     Raises RuntimeError outside of capture_tasks().
     """
-    return innermost_capture().run(raise_failures=raise_failures)
+    return innermost_capture().run(raise_failures=raise_failures, times_out=times_out)
 
 
-async def arun_enqueued(*, raise_failures: bool = True) -> "list[TaskRecord]":
+async def arun_enqueued(
+    *, raise_failures: bool = True, times_out: bool = False
+) -> "list[TaskRecord]":
     """See run_enqueued()."""
-    return await innermost_capture().arun(raise_failures=raise_failures)
+    return await innermost_capture().arun(raise_failures=raise_failures, times_out=times_out)

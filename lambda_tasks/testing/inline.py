@@ -89,8 +89,11 @@ class CapturingEnqueuer(Enqueuer):
             self.call_order.setdefault(outgoing.message.invocation_id, len(self.call_order))
 
     def select_sendable(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        """See Enqueuer. Return all messages: a call for a later time was enqueued too."""
-        return messages
+        """See Enqueuer. Return all messages: a call for a later time was enqueued too.
+
+        But for runs of durable functions that wait for something else than a time.
+        """
+        return [each for each in messages if not each.is_parked]
 
     def uncommitted_messages(self) -> list[Outgoing]:
         """Return the messages that wait for a commit, on the connections of all threads."""

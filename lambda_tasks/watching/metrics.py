@@ -17,6 +17,7 @@ from django.core.signals import setting_changed
 
 from .. import hooks
 from ..conf import current
+from . import IN_LAMBDA
 
 SETTING: Final = "LAMBDA_TASKS_METRICS"
 
@@ -110,9 +111,11 @@ def _write(dimensions: Values, metrics: Sequence[tuple[list[str], Values]]) -> N
     ]
     about = {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": directives}
     line = json.dumps({"_aws": about, **dimensions, **values}, separators=(",", ":"))
+    # Elsewhere the standard output belongs to what a command prints.
+    stream = sys.stdout if IN_LAMBDA else sys.stderr
     # In one piece, as other threads and processes write lines, too.
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    stream.write(f"{line}\n")
+    stream.flush()
 
 
 def _definitions(metrics: Values) -> Iterator[Values]:

@@ -6,7 +6,6 @@ call's headers: so its relays, retries and further runs keep the trace. Each att
 """
 
 import multiprocessing
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,14 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from django.core.exceptions import ImproperlyConfigured
+
 from .. import hooks
 from ..conf import current
 from ..context import SCHEDULE_HEADER
 from ..errors import Continue, HardTimeLimitExceeded, Retry
 from ..queues.sqs import SQSQueue
+from . import IN_LAMBDA
 from . import conventions as names
 
 try:
@@ -41,8 +43,6 @@ own, with a link to it: traces of many thousands of spans are cut off, or can't 
 MAX_OPEN: Final = 10_000
 """The most spans that wait for their end. Those of runs that nobody has seen end are forgotten."""
 
-IN_LAMBDA: Final = "AWS_LAMBDA_RUNTIME_API" in os.environ
-
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 _Key = tuple[UUID, int]
@@ -56,8 +56,14 @@ def instrument(
     Call it where every process loads it: in AppConfig.ready(). `tracer_provider` is the global one
     by default, which may be set later. In worker processes `flush_each` exports the spans of each
     task before the next begins, which by default happens in a function only: it freezes.
+
+    A second call returns the same. Raises ImproperlyConfigured if its arguments are others.
     """
     traces = Traces(tracer_provider, IN_LAMBDA if flush_each is None else flush_each)
+    if _Process.traces is not None:
+        _Process.traces.check_same(traces)
+        return _Process.traces
+    _Process.traces = traces
     hooks.enqueued.connect(traces.send)
     hooks.started.connect(traces.start)
     hooks.ended.connect(traces.end)
@@ -78,8 +84,19 @@ class Traces:
     flushing: threading.Thread | None = None
     """The thread that exports, or has exported last."""
 
+    def check_same(self, other: "Traces") -> None:
+        """Raise ImproperlyConfigured if others would trace in another way."""
+        if (self.provider, self.flushes_each) != (other.provider, other.flushes_each):
+            raise ImproperlyConfigured(
+                "lambda_tasks is traced already, with another tracer_provider or flush_each. Call "
+                "instrument() once, or disconnect() on what the first call has returned before the "
+                "second."
+            )
+
     def disconnect(self) -> None:
         """Trace nothing more."""
+        if _Process.traces is self:
+            _Process.traces = None
         hooks.enqueued.disconnect(self.send)
         hooks.started.disconnect(self.start)
         hooks.ended.disconnect(self.end)
@@ -164,6 +181,12 @@ class Traces:
     @property
     def _tracer(self) -> Tracer:
         return trace.get_tracer("lambda_tasks", tracer_provider=self.provider)
+
+
+class _Process:
+    """The traces that are connected in this process."""
+
+    traces: Traces | None = None
 
 
 def _attributes(event: hooks.Enqueued | hooks.Started, operation: str) -> dict[str, Any]:

@@ -6,11 +6,11 @@ gives that event the task's scope. Needs the extra `sentry`. Nothing is patched.
 """
 
 import multiprocessing
-import os
 from collections.abc import Awaitable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,10 +24,12 @@ from ..core.schedules import Cron, Every
 from ..declared_schedules import declared
 from ..errors import Continue, HardTimeLimitExceeded, Retry
 from ..logging import RUN_FIELDS
+from . import IN_LAMBDA
 
 try:
     import sentry_sdk
     from sentry_sdk.crons import capture_checkin
+    from sentry_sdk.scope import add_global_event_processor
 except ImportError as error:
     raise ImportError(
         "This needs Sentry's SDK. Install it with: pip install 'lambda-tasks[sentry]'"
@@ -36,8 +38,11 @@ except ImportError as error:
 FLUSH_S: Final = 0.4
 """Seconds for sending what is captured: a function waits half a second for its hooks."""
 
-WORKER_FLUSH_S: Final = 2.0
-"""Seconds for the same in a worker process, whose parent may freeze or replace it afterwards."""
+WORKER_FLUSH_S: Final = 0.8
+"""Seconds for the same in a worker process, whose parent may freeze or replace it afterwards.
+
+Less than the second that hooks have after a hard timeout: then they are interrupted.
+"""
 
 MAX_BAGGAGE: Final = 2048
 """The longest baggage that travels in a call's headers, which have a limit, too."""
@@ -53,20 +58,20 @@ TEXTS: Final = frozenset(
 MAX_OPEN: Final = 10_000
 """The most runs that wait for their end. Those that nobody has seen end are forgotten."""
 
-IN_LAMBDA: Final = "AWS_LAMBDA_RUNTIME_API" in os.environ
-
 
 def instrument() -> "Watch":
     """Have calls, attempts and schedules followed, and return what disconnects that again.
 
-    Call it where every process loads it, after `sentry_sdk.init()`: in AppConfig.ready().
+    Call it where every process loads it, after `sentry_sdk.init()`: in AppConfig.ready(). A second
+    call returns the same.
     """
-    watch = Watch()
+    if _Process.watch is not None:
+        return _Process.watch
+    watch = _Process.watch = Watch()
     hooks.enqueued.connect(watch.send)
     hooks.started.connect(watch.start)
     hooks.ended.connect(watch.end)
-    sentry_sdk.get_global_scope().add_event_processor(_tag)
-    sentry_sdk.get_global_scope().add_event_processor(_redact)
+    _complete_events()
     if IN_LAMBDA:
         hooks.batch_ended.connect(watch.flush)
         hooks.ticked.connect(watch.flush)
@@ -90,6 +95,8 @@ class Watch:
 
     def disconnect(self) -> None:
         """Follow nothing more."""
+        if _Process.watch is self:
+            _Process.watch = None
         hooks.enqueued.disconnect(self.send)
         hooks.started.disconnect(self.start)
         hooks.ended.disconnect(self.end)
@@ -98,10 +105,14 @@ class Watch:
 
     def send(self, call: hooks.Enqueued) -> None:
         """Put a call into the current trace, which travels in its headers."""
-        with ExitStack() as spans:
+        with ExitStack() as scopes:
+            if SCHEDULE_HEADER in call.headers:
+                # Else all runs of all schedules would share the trace of the process that ticks.
+                scope = scopes.enter_context(sentry_sdk.isolation_scope())
+                scope.set_new_propagation_context()
             if not _is_submitted():
                 span = sentry_sdk.start_span(op="queue.publish", name=call.task_name)
-                spans.enter_context(span)
+                scopes.enter_context(span)
                 span.set_data("messaging.message.id", str(call.invocation_id))
                 span.set_data("messaging.destination.name", call.queue)
             if traceparent := sentry_sdk.get_traceparent():
@@ -136,8 +147,7 @@ class Watch:
         check_in = None
         if run.outcome in ("succeeded", "failed"):
             check_in = _check_in(run, "ok" if run.outcome == "succeeded" else "error")
-        was_cut_off = isinstance(run.error, HardTimeLimitExceeded)
-        if not (IN_LAMBDA or was_cut_off) or multiprocessing.parent_process() is None:
+        if not _is_sent_at_once(run) or multiprocessing.parent_process() is None:
             return check_in
         if check_in is not None:
             return _flush_after(check_in)
@@ -147,6 +157,38 @@ class Watch:
     def flush(self, _: object = None) -> None:
         """Send what is captured, before a function freezes."""
         sentry_sdk.flush(FLUSH_S)
+
+
+class _Process:
+    """What is followed in this process."""
+
+    watch: Watch | None = None
+
+
+@cache
+def _complete_events() -> None:
+    """Have every event completed, once for a process: Sentry forgets no processor.
+
+    A scope is no place for it: one that has more than twenty processors forgets them all.
+    """
+    add_global_event_processor(_complete)
+
+
+def _complete(event: Any, hint: Mapping[str, Any]) -> Any:
+    """Add to an event what is known of its run, and redact what is secret."""
+    if _Process.watch is None:
+        return event
+    return _redact(_tag(event, hint))
+
+
+def _is_sent_at_once(run: hooks.Ended) -> bool:
+    """Return whether what a run has captured has to leave a worker process before the next one.
+
+    A function freezes, a process whose task was cut off is replaced, and a worker that ends kills
+    its processes: an error or a check-in must not be lost with them.
+    """
+    was_cut_off = isinstance(run.error, HardTimeLimitExceeded)
+    return IN_LAMBDA or was_cut_off or run.outcome == "failed" or SCHEDULE_HEADER in run.headers
 
 
 def _is_submitted() -> bool:
@@ -209,7 +251,7 @@ def _tag(event: Any, hint: Mapping[str, Any]) -> Any:
     return event
 
 
-def _redact(event: Any, hint: Mapping[str, Any]) -> Any:
+def _redact(event: Any) -> Any:
     """Redact the secret arguments of the run that an event is of, as in its log lines."""
     run = run_of_this_code()
     if run is not None and run.secrets:

@@ -1,13 +1,20 @@
 """Tasks of workflows. Each writes what it has done as an Effect."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from contextvars import copy_context
+from typing import Any, TypeVar
 
-from django.db import transaction
+from django.db import connections, transaction
+from pydantic import SecretStr
 
 from lambda_tasks import Continue, Retry, TaskContext, lambda_task
-from lambda_tasks.workflows import Results, aadd_steps, add_steps, group
+from lambda_tasks.models import Workflow
+from lambda_tasks.workflows import Results, WorkflowRun, aadd_steps, add_steps, group
 from tests.app.models import Effect
+
+T = TypeVar("T")
 
 
 class Broken(Exception):
@@ -107,6 +114,71 @@ def split_twice() -> None:
             add_steps(note.step(text=text))
             if text == "lost":
                 raise Broken
+
+
+@lambda_task
+def split_and_measure() -> str:
+    """Adds steps, and lets others lock the row of its workflow before it ends."""
+    add_steps(note.step(text="added"))
+    return on_a_thread(_lock_workflow)
+
+
+@lambda_task(takes_context=True)
+def split_cancelled(context: TaskContext, *, is_late: bool) -> None:
+    """Adds steps before or after its workflow is cancelled."""
+    for acts in (True, False) if is_late else (False, True):
+        if acts:
+            on_a_thread(WorkflowRun(context.workflow_id).cancel)  # type: ignore[arg-type]
+        else:
+            add_steps(note.step(text="added"))
+
+
+@lambda_task
+def split_elsewhere() -> None:
+    """Adds steps in a transaction of another thread."""
+
+    def split() -> None:
+        with transaction.atomic():
+            add_steps(note.step(text="elsewhere"))
+
+    on_a_thread(copy_context().run, split)
+
+
+@lambda_task(takes_context=True)
+def split_and_go_on(context: TaskContext) -> None:
+    if context.state is None:
+        add_steps(note.step(text="added"))
+        raise Continue("half")
+    Effect.objects.create(name="gone on")
+
+
+@lambda_task(atomic=False, takes_context=True)
+def own_workflow(context: TaskContext) -> str:
+    return f"{context.workflow_id} {context.step}"
+
+
+@lambda_task
+def pay(*, token: SecretStr) -> int:
+    Effect.objects.create(name="paid")
+    return len(token.get_secret_value())
+
+
+def on_a_thread(call: Callable[..., T], *args: Any) -> T:
+    """Call a function on a thread of its own, with its own connection."""
+
+    def called() -> T:
+        try:
+            return call(*args)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(called).result()
+
+
+def _lock_workflow() -> str:
+    with transaction.atomic():
+        return Workflow.objects.select_for_update(nowait=True).get().status
 
 
 @lambda_task(atomic=False)

@@ -6,9 +6,13 @@ import signal
 import time
 
 from lambda_tasks import Retry, TaskContext, lambda_task
+from lambda_tasks.workflows import Results
 from tests.app.models import Effect
 
 SOFT_S, HARD_S = 6.0, 7.0
+
+REPAIRED = "repaired"
+"""The name of an effect without which some tasks fail."""
 
 
 @lambda_task(takes_context=True, soft_timeout=SOFT_S, hard_timeout=HARD_S)
@@ -35,6 +39,37 @@ def enter_and_kill_the_worker(context: TaskContext, *, marker: str) -> None:
     Effect.objects.create(name=str(context.invocation_id))
     if first_time(marker):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@lambda_task(takes_context=True, soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def aenter_next(context: TaskContext, *, number: int) -> int:
+    await Effect.objects.acreate(name=str(context.invocation_id))
+    return number + 1
+
+
+@lambda_task(takes_context=True, soft_timeout=SOFT_S, hard_timeout=HARD_S)
+def enter_next(context: TaskContext, *, number: int) -> int:
+    Effect.objects.create(name=str(context.invocation_id))
+    return number + 1
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def anext_number(*, number: int) -> int:
+    """Touch no table, so that the end is written together with others."""
+    return number + 1
+
+
+@lambda_task(takes_context=True, soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def aenter_once_repaired(context: TaskContext, *, number: int) -> int:
+    assert await Effect.objects.filter(name=REPAIRED).aexists()
+    await Effect.objects.acreate(name=str(context.invocation_id))
+    return number + 1
+
+
+@lambda_task(takes_context=True, soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def aenter_total(context: TaskContext, *, numbers: Results[int]) -> int:
+    await Effect.objects.acreate(name=str(context.invocation_id))
+    return sum([number async for number in numbers])
 
 
 def first_time(marker: str) -> bool:

@@ -25,7 +25,7 @@ WAY_VARIABLE = "LAMBDA_TASKS_CONFORMANCE_WAY"
 QUEUES_VARIABLE = "LAMBDA_TASKS_CONFORMANCE_QUEUES"
 """The environment variables by which the settings know the way and its queues, as JSON."""
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 """Seconds for a task to end before the test that waits for it fails."""
 
 

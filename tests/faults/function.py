@@ -1,4 +1,7 @@
-"""The Lambda function of these tests: ours, which kills itself once at the point FAULT names."""
+"""The Lambda function of these tests: ours, which kills itself once at each point that FAULT names.
+
+The points are separated by "|". The file FAULT_MARKER, with the point behind its name, says that it
+has done so."""
 
 import os
 import signal
@@ -10,9 +13,12 @@ import django
 django.setup()
 
 from lambda_tasks import handler as ours  # noqa: E402
+from lambda_tasks.enqueue.on_commit import Enqueuer  # noqa: E402
 from lambda_tasks.execution import time_budget  # noqa: E402
 from lambda_tasks.execution.attempt import Attempt  # noqa: E402
+from lambda_tasks.records import claims  # noqa: E402
 from lambda_tasks.records.claims import RecordClaims  # noqa: E402
+from lambda_tasks.records.joins import count_ends  # noqa: E402
 from lambda_tasks.runtime import Runtime  # noqa: E402
 from tests.app.ledger import first_time  # noqa: E402
 
@@ -28,7 +34,8 @@ def handler(event: Any, context: Any) -> Any:
 
 
 def strike(point: str) -> None:
-    if os.environ.get("FAULT") == point and first_time(os.environ["FAULT_MARKER"]):
+    is_meant = point in os.environ.get("FAULT", "").split("|")
+    if is_meant and first_time(f"{os.environ['FAULT_MARKER']} {point}"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -50,7 +57,7 @@ def _before(function: Callable[..., Any], point: str) -> Callable[..., Any]:
 
 
 def _install() -> None:
-    patches: dict[type, dict[str, Callable[..., Any]]] = {
+    patches: dict[Any, dict[str, Callable[..., Any]]] = {
         RecordClaims: {"claim": _after(RecordClaims.claim, "after the claim")},
         Attempt: {
             "succeed": _after(
@@ -58,6 +65,10 @@ def _install() -> None:
             )
         },
         Runtime: {"_send_stored": _before(Runtime._send_stored, "between the record and its send")},
+        claims: {"count_ends": _after(count_ends, "after an end is counted")},
+        Enqueuer: {
+            "asend_released": _before(Enqueuer.asend_released, "before released steps are sent")
+        },
     }
     for owner, methods in patches.items():
         for name, method in methods.items():

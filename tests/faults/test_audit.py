@@ -13,7 +13,7 @@ from benchmarks.faults.site import MAX_RECEIVES, Site, open_site
 
 ORDERS = 5
 LEASE_S = 60.0
-LATE_S = 90.0  # LEFT_S of the shop, which is longer
+LATE_S = 100.0  # LEFT_S of the shop, which is longer
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,20 @@ def test_parcels_are_told_apart(site: Site) -> None:
 
     _execute(site, "DELETE FROM work_shipment WHERE number = 2 AND parcel = 1")
     assert _counts(site) == {"lost": 1}
+
+
+def test_an_order_that_was_refused_has_its_parcels_taken_back_in_order(site: Site) -> None:
+    refused, others = 3, [number for number in range(ORDERS) if number != 3]
+    _execute(site, "UPDATE work_order SET kind = 'fulfil' WHERE number = %s", refused)
+    _ship(site, *others)
+    for parcel in range(26):
+        _ship(site, refused, parcel=parcel)
+    _end_all(site)
+    assert _counts(site) == {"lost": 1}
+
+    for parcel in (-26, -1, -2):
+        _ship(site, refused, parcel=parcel)
+    assert _counts(site) == {"disordered": 1}
 
 
 def test_what_began_too_late_is_told_but_for_those_that_died_with_it(

@@ -14,6 +14,7 @@ from typing import Final
 
 BEGUN: Final = "begun"
 DONE: Final = "done"
+STRUCK: Final = "struck"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,19 @@ All are short beside their limits, so that one which meets a fault of some secon
 """
 
 import asyncio
+import os
 import random
+import signal
 import time
+from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
-from benchmarks.contestants.work.logbook import BEGUN, DONE, note
+from benchmarks.contestants.work.logbook import BEGUN, DONE, STRUCK, note
 from benchmarks.contestants.work.models import Shipment
 from benchmarks.contestants.work.orders import NotYet
-from lambda_tasks import Continue, TaskContext, lambda_task
+from lambda_tasks import Continue, TaskContext, durable, lambda_task
+from lambda_tasks.durable import WorkflowContext
 from lambda_tasks.workflows import Results, WorkflowGraph, group, workflow
 
 SOFT_S, HARD_S = 18, 20
@@ -204,3 +209,136 @@ def nested(*, number: int, queue: str) -> WorkflowGraph:
     inner_last = task.step(number=number, parcel=2, before=inner_first.result)
     inner = workflow("inner", inner_last).after(first)
     return workflow("nested", task.step(number=number, parcel=3).after(inner))
+
+
+# A durable function
+
+APPROVAL: Final = -100
+"""What stands for a parcel in the calls that leave none."""
+
+STAGES: Final = MEMBERS + 7
+"""The parcels of an order that is fulfilled."""
+
+UNDONE: Final = (0, 1, STAGES - 2)
+"""The parcels that are taken back, the last one first, if an order is refused at its end."""
+
+REFUSED_EVERY: Final = 7
+
+POINTS: Final = 27
+"""The points of `fulfil` and its steps at which this process may strike itself down."""
+
+
+def is_refused(number: int) -> bool:
+    """Return whether an order is refused at its end, so that all of it is undone."""
+    return number % REFUSED_EVERY == 3
+
+
+def taken_back(parcel: int) -> int:
+    """Return what stands for a parcel that is taken back: -1 for the first one."""
+    return -1 - parcel
+
+
+async def put_out(*, number: int, parcel: int, points: int) -> int:
+    """Be a step: leave a parcel, with two points at which it may be struck."""
+    strike(number, points)
+    await Shipment.objects.acreate(number=number, parcel=parcel)
+    strike(number, points + 1)
+    return parcel
+
+
+def put_out_sync(*, number: int, parcel: int, points: int) -> int:
+    strike(number, points)
+    Shipment.objects.create(number=number, parcel=parcel)
+    strike(number, points + 1)
+    return parcel
+
+
+async def ask_for_approval(*, number: int, id: UUID, queue: str, points: int) -> None:
+    """Be a step that enqueues the call of another task."""
+    strike(number, points)
+    await approve.using(queue=queue, delay=1).aexecute_on_commit(
+        number=number, parcel=APPROVAL, id=id
+    )
+    strike(number, points + 1)
+
+
+def take_back(*, number: int, parcel: int) -> None:
+    Shipment.objects.create(number=number, parcel=taken_back(parcel))
+
+
+@lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)
+async def approve(*, number: int, parcel: int, id: UUID) -> None:
+    await durable.asignal(id, "approval", number)
+
+
+@lambda_task(workflow=True, **limited)
+async def fulfil(workflow: WorkflowContext, *, number: int) -> list[int]:
+    """Leave parcels in ten steps, which sleep, fan out, wait for a signal, and may be undone."""
+    note(number, BEGUN)
+    queue = workflow.context.queue
+    await _leave(workflow, "charge", number, 0, 0)
+    workflow.on_failure("refund", take_back, number=number, parcel=0)
+    strike(number, 3)
+    await workflow.step("reserve", put_out_sync, number=number, parcel=1, points=4)
+    workflow.on_failure("release", take_back, number=number, parcel=1)
+    strike(number, 6)
+    await workflow.sleep("settle", timedelta(seconds=1))
+    strike(number, 7)
+    members = range(2, 2 + MEMBERS)
+    task = send_parcel.using(queue=queue)
+    packed = await workflow.gather(
+        "pack", [task.step(number=number, parcel=parcel) for parcel in members]
+    )
+    strike(number, 8)
+    found = [parcel async for parcel in packed]
+    assert found == [parcel + 1 for parcel in members], found
+    await _leave(workflow, "weigh", number, 2 + MEMBERS, 9)
+    strike(number, 12)
+    await workflow.step(
+        "ask", ask_for_approval, number=number, id=workflow.id, queue=queue, points=13
+    )
+    strike(number, 15)
+    assert await workflow.wait_for("approval", int, timeout=timedelta(hours=1)) == number
+    strike(number, 16)
+    label = await workflow.run("label", task.step(number=number, parcel=3 + MEMBERS))
+    assert label == 4 + MEMBERS, label
+    strike(number, 17)
+    await workflow.sleep("cool down", timedelta(seconds=2))
+    strike(number, 18)
+    await _leave(workflow, "insure", number, 4 + MEMBERS, 19)
+    shipped = await workflow.step(
+        "ship", put_out_sync, number=number, parcel=5 + MEMBERS, points=22
+    )
+    workflow.on_failure("recall", take_back, number=number, parcel=shipped)
+    strike(number, 24)
+    if is_refused(number):
+        raise OutOfStock
+    await workflow.step("close", put_out, number=number, parcel=6 + MEMBERS, points=25)
+    note(number, DONE)
+    return found
+
+
+async def _leave(
+    workflow: WorkflowContext, name: str, number: int, parcel: int, points: int
+) -> None:
+    await workflow.step(name, put_out, number=number, parcel=parcel, points=points)
+    strike(number, points + 2)
+
+
+def strike(number: int, point: int) -> None:
+    """Kill this process at one point of each order, once, where BENCHMARK_STRIKES says so.
+
+    The order's number says at which: each point has its share.
+    """
+    if "BENCHMARK_STRIKES" in os.environ and number % POINTS == point and _first_time(number):
+        note(number, STRUCK)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _first_time(number: int) -> bool:
+    marker = f"{os.environ['BENCHMARK_LOGBOOK']}.struck.{number}"
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True

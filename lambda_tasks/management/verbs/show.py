@@ -5,7 +5,7 @@ Secret arguments are redacted. Exit codes: 0, 2 for arguments that make no sense
 """
 
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from textwrap import indent
 from typing import Any, Final
@@ -14,10 +14,11 @@ from django.core.management.base import OutputWrapper
 from django.utils.timezone import localtime
 
 from lambda_tasks.core.lifecycle import Status
+from lambda_tasks.durable import DurableRun, StepState
 from lambda_tasks.management.output import DONE, EMPTY, describe, describe_call, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_json
 from lambda_tasks.models import TaskRecord
-from lambda_tasks.operations.describing import record_as_json
+from lambda_tasks.operations.describing import record_as_json, step_as_json
 from lambda_tasks.records import listing, queries
 from lambda_tasks.records.filters import as_uuid
 
@@ -39,22 +40,28 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
             stdout.write(f"There is no record of {options['id']}.")
         return int(options["empty_exit_code"])
     related = listing.lineage(record)
+    steps = () if record.call_id is None else DurableRun(record.call_id).steps()
     if options["json"]:
         write_json(stdout, "record", record_as_json(record, details=True))
+        for step in steps:
+            write_json(stdout, "step", step_as_json(step))
         for each in related:
             write_json(stdout, "lineage", record_as_json(each))
         return DONE
-    for line in _story(record, related):
+    for line in _story(record, related, steps):
         stdout.write(line)
     return DONE
 
 
-def _story(record: TaskRecord, related: list[TaskRecord]) -> Iterator[str]:
+def _story(
+    record: TaskRecord, related: list[TaskRecord], steps: Sequence[StepState]
+) -> Iterator[str]:
     shown = record_as_json(record, details=True)
     yield f"{describe_call(record)}: {record.status}"
     for name, value in _facts(record, shown):
         if value not in (None, "", [], {}):
             yield f"  {name:12}{value}"
+    yield from _steps(steps)
     if len(related) > 1:
         yield "Lineage"
         for each in related:
@@ -63,6 +70,14 @@ def _story(record: TaskRecord, related: list[TaskRecord]) -> Iterator[str]:
             yield f"  It was put right by {cure.id}."
     if record.traceback:
         yield indent(record.traceback.strip(), "  ")
+
+
+def _steps(steps: Sequence[StepState]) -> Iterator[str]:
+    """Yield the steps of a durable function, if it is one."""
+    if steps:
+        yield "Steps"
+    for step in steps:
+        yield f"  {_time(step.began_at)}  {step.describe()}"
 
 
 def _facts(record: TaskRecord, shown: dict[str, Any]) -> Iterator[tuple[str, Any]]:

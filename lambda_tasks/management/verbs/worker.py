@@ -163,10 +163,18 @@ class _Session(Listener):
             finally:
                 reporting.cancel()
             await self._say_ends()
+        exit_code = self._exit_code(worker)
         self._say(
             f"{worker.done} done, of which {worker.failed} failed; "
-            f"{worker.cut_off} returned to the queue unfinished."
+            f"{worker.cut_off} returned to the queue unfinished.",
+            done=worker.done,
+            failed=worker.failed,
+            returned=worker.cut_off,
+            exit_code=exit_code,
         )
+        return exit_code
+
+    def _exit_code(self, worker: Worker) -> int:
         if worker.cut_off:
             return EXIT_UNFINISHED
         if worker.failed:
@@ -222,7 +230,7 @@ class _Session(Listener):
         else:
             self._say(f"Running tasks of {', '.join(self._queues)}.", **self._start)
 
-    def _say(self, text: str, **more: str) -> None:
+    def _say(self, text: str, **more: object) -> None:
         if not self._is_quiet:
             self._screen.say(text if self._is_terminal else json.dumps({"message": text} | more))
 

@@ -1,0 +1,1 @@
+"""What projects load in templates of their own admin."""

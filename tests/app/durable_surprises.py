@@ -1,0 +1,122 @@
+"""Durable functions with what users of others have fallen into."""
+
+import asyncio
+import random
+from collections import Counter
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from lambda_tasks import lambda_task
+from lambda_tasks.durable import SyncWorkflowContext, WorkflowContext
+from tests.app.models import Effect
+
+DAY: Final = timedelta(days=1)
+
+calls: Counter[str] = Counter()
+"""How often each step was called in this process."""
+
+
+class Declined(Exception):
+    """A step fails, and might succeed another time."""
+
+
+def write(*, name: str) -> int:
+    calls[name] += 1
+    Effect.objects.create(name=name)
+    return calls[name]
+
+
+def decline_once(*, name: str) -> int:
+    """Fail in the first call alone."""
+    write(name=name)
+    if calls[name] == 1:
+        raise Declined(name)
+    return calls[name]
+
+
+def fill(*, size: int) -> str:
+    write(name="fill")
+    return "x" * size
+
+
+@lambda_task(workflow=True)
+async def in_any_order(workflow: WorkflowContext) -> list[int]:
+    names = random.sample("abcdefgh", 8)
+    found = await asyncio.gather(*(workflow.step(name, write, name=name) for name in names))
+    await workflow.sleep("night", DAY)
+    return found
+
+
+@lambda_task(workflow=True)
+async def catch_and_sleep(workflow: WorkflowContext) -> str:
+    try:
+        await workflow.step("charge", decline_once, name="charge")
+    except Declined:
+        await workflow.sleep("night", DAY)
+        return "declined"
+    return "charged"
+
+
+@lambda_task(workflow=True, retry_on=(ValueError,), max_retries=3)
+def keep_too_much(workflow: SyncWorkflowContext, *, size: int) -> int:
+    return len(workflow.step("fill", fill, size=size))
+
+
+@lambda_task(workflow=True)
+async def shrug(workflow: WorkflowContext) -> str:
+    for night in range(2):
+        try:
+            await workflow.sleep(f"night:{night}", DAY)
+        except Exception:  # what many write, to go on in any case
+            return "an end that was none"
+    return "slept"
+
+
+@lambda_task(workflow=True)
+async def swallow_everything(workflow: WorkflowContext) -> str:
+    with suppress(BaseException):
+        await workflow.sleep("night", DAY)
+    return "slept, or not"
+
+
+@lambda_task(workflow=True)
+async def clean_up_in_the_end(workflow: WorkflowContext) -> None:
+    try:
+        await workflow.sleep("night", DAY)
+        await workflow.step("work", write, name="work")
+    finally:
+        await workflow.step("clean up", write, name="clean up")
+
+
+@lambda_task(workflow=True)
+async def wait_within_a_step(workflow: WorkflowContext) -> None:
+    async def wait() -> None:
+        await workflow.wait_for("approval", bool)
+
+    await workflow.step("outer", wait)
+
+
+@lambda_task(workflow=True)
+async def wait_and_sleep(workflow: WorkflowContext) -> list[int | None]:
+    first = await workflow.wait_for("approval", int, timeout=DAY)
+    await workflow.sleep("night", DAY)
+    return [first]
+
+
+@lambda_task(workflow=True)
+def take_many_steps(workflow: SyncWorkflowContext, *, steps: int) -> int:
+    total = sum(workflow.step(f"step:{n}", write, name="step") for n in range(steps))
+    workflow.sleep("night", DAY)
+    return total
+
+
+@lambda_task(workflow=True)
+async def undo_and_sleep(workflow: WorkflowContext) -> None:
+    await workflow.step("charge", write, name="charge")
+    workflow.on_failure("refund", undo, name="refund")
+    await workflow.sleep("night", DAY)
+
+
+def undo(*, name: str) -> None:
+    Effect.objects.create(name=name)

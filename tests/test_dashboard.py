@@ -1,0 +1,445 @@
+"""The dashboard in the admin: its pages, what they hide from whom, and its forms and actions."""
+
+import json
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.staticfiles.finders import find
+from django.test import Client
+from django.utils.timezone import now
+
+from lambda_tasks import operations
+from lambda_tasks.admin import record_page, tracebacks
+from lambda_tasks.models import QueueState, TaskError, TaskRecord
+from tests.admin_pages import (
+    LIST,
+    OVERVIEW,
+    Page,
+    answer,
+    chosen,
+    note_a_tick,
+    page_of,
+    record,
+    superuser,
+    text_of,
+    unfinished,
+    user_with,
+)
+
+pytestmark = pytest.mark.django_db
+
+TASKS = f"{LIST}tasks/"
+QUEUES = "/admin/lambda_tasks/queuestate/"
+ADD = "tests.app.tasks.add"
+
+
+@pytest.fixture
+def admin() -> Client:
+    return superuser()
+
+
+def _error(**fields: Any) -> TaskError:
+    at = now()
+    return TaskError.objects.create(
+        **{
+            "id": uuid.uuid4(), "exception_class": "app.errors.Wrong",
+            "message": "no room for a-text",
+            "raised_in": "app/tasks.py in add", "task_name": ADD, "first_seen": at, "last_seen": at,
+            **fields,
+        }
+    )  # fmt: skip
+
+
+def _broken(error: TaskError, **fields: Any) -> TaskRecord:
+    ended = now()
+    return record(
+        **{
+            "status": "FAILED", "result": None, "error_id": error.pk, "broken_since": ended,
+            "end_time": ended, "exception_class": error.exception_class, "queue": "table", **fields,
+        }
+    )  # fmt: skip
+
+
+def _error_url(error: TaskError) -> str:
+    return f"{LIST}errors/{error.pk}/"
+
+
+def _all_pages(error: TaskError, shown: TaskRecord) -> list[str]:
+    return [
+        OVERVIEW, f"{OVERVIEW}?range=7d", TASKS, f"{TASKS}{ADD}/", _error_url(error), QUEUES,
+        f"{QUEUES}table/change/", LIST, page_of(shown), f"{LIST}{shown.pk}/replay/",
+        f"{LIST}trial/?id={shown.pk}", "/admin/lambda_tasks/",
+    ]  # fmt: skip
+
+
+# What is shown, and how
+
+
+def test_every_page_obeys_a_strict_policy_and_has_its_landmarks(admin: Client) -> None:
+    error = _error()
+    failed = _broken(error)
+
+    for url in _all_pages(error, failed):
+        text = text_of(admin, url)
+        page = Page(text)
+        assert list(page.violations()) == [], url
+        assert "lambda_tasks/admin.css" in text, url
+        ids = [each["id"] for _, each in page.elements if each.get("id")]
+        assert len(ids) == len(set(ids)), url
+    for name in ("admin.css", "charts.css", "refresh.js"):
+        assert find(f"lambda_tasks/{name}")
+
+
+def test_the_overview_says_what_is_wrong_and_where_to_go(admin: Client) -> None:
+    note_a_tick()
+    error = _error()
+    _broken(error)
+    unfinished(queue="table", enqueued_at=now() - timedelta(hours=1), look_at=now())
+
+    page = text_of(admin, OVERVIEW)
+
+    said = (
+        "Last tick", "Longest wait", "1 call is still broken", f"{LIST}?broken=yes",
+        ">Wrong</a>", "no room for a-text", f"{QUEUES}table/change/", 'aria-current="page"',
+    )  # fmt: skip
+    assert [words for words in said if words not in page] == []
+    assert page.count('role="img"') >= 3
+
+
+def test_a_refresh_is_only_the_part_that_changes(admin: Client) -> None:
+    response = admin.get(OVERVIEW, headers={"X-Lambda-Tasks-Refresh": "part"})
+
+    text = response.content.decode()
+    assert "<html" not in text
+    assert "lt-facts" in text
+    assert "data-lt-refresh" in text_of(admin, OVERVIEW)
+
+
+def test_runs_are_found_by_error_by_what_is_broken_and_by_workflow(admin: Client) -> None:
+    error, other = _error(), _error(exception_class="app.errors.Other")
+    broken, done, step = _broken(error), record(), record(workflow_id=uuid.uuid4())
+    elsewhere = _broken(other)
+
+    def shown(**query: str) -> set[uuid.UUID]:
+        page = text_of(admin, LIST, **query)
+        records = (broken, done, step, elsewhere)
+        return {each.pk for each in records if f"{each.pk}/change/" in page}
+
+    assert shown(broken="yes") == {broken.pk, elsewhere.pk}
+    assert shown(error=str(error.pk)) == {broken.pk}
+    assert shown(broken="yes", error=str(other.pk)) == {elsewhere.pk}
+    assert shown(workflow=str(step.workflow_id)) == {step.pk}
+    for bad in ("x", "\0"):
+        assert admin.get(LIST, {"error": bad}, follow=True).status_code == 200
+
+
+def test_the_list_shows_arguments_without_those_that_are_secret(
+    admin: Client, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_REDACT = ["password"]
+    record(kwargs={"order_id": 4711, "password": "swordfish", "long_note": "x" * 1000})
+
+    page = text_of(admin, LIST)
+
+    assert "order_id=4711" in page
+    assert "swordfish" not in page
+    assert "xxxx" not in page
+
+
+@pytest.mark.parametrize(
+    ("text", "items", "is_whole"),
+    [
+        ("{}", [], True),
+        ('{"a": 1, "b": [2, {"c": "}"}]}', [("a", 1), ("b", [2, {"c": "}"}])], True),
+        ('{"a": 1, "b": 12', [("a", 1)], False),
+        ('{"a": 1, "b": "x', [("a", 1)], False),
+        ('{"a": 1, "b', [("a", 1)], False),
+        ('{"a": 1,', [("a", 1)], False),
+        ('{"a": 1', [], False),
+        ('{"a"', [], False),
+    ],
+)
+def test_arguments_that_are_cut_off_are_read_as_far_as_they_go(
+    text: str, items: list[Any], is_whole: bool
+) -> None:
+    assert record_page.leading_items(text) == (items, is_whole)
+
+
+def test_frames_of_libraries_are_folded() -> None:
+    text = (
+        "Traceback (most recent call last):\n"
+        '  File "/x/site-packages/lib/a.py", line 1, in a\n    library_one()\n'
+        '  File "/x/site-packages/lib/b.py", line 2, in b\n    library_two()\n    ~~~^^\n'
+        '  File "/srv/shop/tasks.py", line 3, in mine\n    my_own()\n'
+        "shop.Wrong: <b>\n"
+    )
+
+    html = tracebacks.folded(text)
+
+    folded = html[html.index("<details>") : html.index("</details>")]
+    assert "2 frames of libraries" in folded
+    assert "library_two()\n    ~~~^^" in folded
+    assert "my_own" not in folded
+    assert "my_own" in html
+    assert "&lt;b&gt;" in html
+
+
+def test_a_run_has_a_picture_of_its_life_and_texts_to_copy(admin: Client) -> None:
+    first = record(status="RETRYING", result=None, enqueued_at=now() - timedelta(minutes=5))
+    TaskRecord.objects.filter(pk=first.pk).update(root_id=first.pk)
+    put_right = record(root_id=first.pk, retry_of=first.pk, n_retries=1)
+
+    page = text_of(admin, page_of(first))
+
+    assert "Put right by" in page
+    assert page.count(f"{put_right.pk}/change/") >= 2
+    assert f"{str(first.pk)[:8]} runs" in page
+    assert f"{str(put_right.pk)[:8]} runs" in page
+    assert f"lambda_tasks enqueue {ADD} --arguments" in page
+    assert "filter invocation_id" in page
+
+
+def test_only_a_run_that_goes_on_is_refreshed(admin: Client) -> None:
+    running, done = unfinished("RUNNING", start_time=now()), record()
+    headers = {"X-Lambda-Tasks-Refresh": "part"}
+
+    part = admin.get(f"{page_of(running)}picture/", headers=headers)
+    over = admin.get(f"{page_of(done)}picture/", headers=headers)
+
+    assert "RUNNING" in part.content.decode()
+    assert "<html" not in part.content.decode()
+    assert over.status_code == 302
+    assert "data-lt-refresh" in text_of(admin, page_of(running))
+    assert "data-lt-refresh" not in text_of(admin, page_of(done))
+
+
+# Who sees what
+
+
+def test_anonymous_and_unpermitted_requests_reach_nothing() -> None:
+    error = _error()
+    failed = _broken(error)
+    urls = [
+        *_all_pages(error, failed)[:-1],
+        f"{QUEUES}default/dead-letters/", f"{page_of(failed)}picture/",
+        "/admin/lambda_tasks/schedulestate/x/backfill/",
+    ]  # fmt: skip
+
+    stranger, nobody = Client(), user_with()
+
+    for url in urls:
+        for method in ("get", "post"):
+            answered = getattr(stranger, method)(url)
+            assert (answered.status_code, "/login/" in answered.url) == (302, True), url
+            refused = getattr(nobody, method)(url)
+            assert refused.status_code in (302, 403, 404), (url, refused.status_code)
+            assert "Wrong" not in refused.content.decode(), url
+    assert not LogEntry.objects.exists()
+
+
+SECRET_WORDS = ("a-text", "an-argument", "a-result", "a-traceback")
+
+
+@pytest.mark.parametrize("may_see", [False, True])
+def test_payloads_are_in_no_page_of_who_may_not_see_them(may_see: bool) -> None:
+    more = ["view_payload_taskrecord"] if may_see else []
+    client = user_with("view_taskrecord", "view_queuestate", "replay_taskrecord", *more)
+    error = _error()
+    failed = _broken(error, kwargs={"a": "an-argument"}, traceback="x\na-traceback")
+    done = record(kwargs={"a": "an-argument"}, result="a-result")
+
+    urls = [OVERVIEW, _error_url(error), f"{TASKS}{ADD}/", LIST, page_of(failed), page_of(done)]
+    text = "".join(text_of(client, url) for url in urls)
+
+    assert {word for word in SECRET_WORDS if word in text} == (
+        set(SECRET_WORDS) if may_see else set()
+    )
+
+
+def test_the_links_are_those_of_the_pages_that_one_may_see() -> None:
+    page = text_of(user_with("view_workflow"), "/admin/lambda_tasks/workflow/")
+
+    assert 'aria-current="page">Workflows' in page
+    assert OVERVIEW not in page
+    assert QUEUES not in page
+
+
+@pytest.mark.parametrize(
+    ("url", "form", "missing"),
+    [
+        (f"{TASKS}{ADD}/", {"argument-a": "1", "argument-b": "2"}, "run_taskrecord"),
+        (QUEUES, {"action": "pause", "_selected_action": "table"}, "pause_queuestate"),
+        (f"{QUEUES}default/dead-letters/", {"confirmed": "yes"}, "redrive_queuestate"),
+        ("ERROR", {"action": "acknowledge"}, "replay_taskrecord"),
+        ("ERROR", {"action": "retry"}, "replay_taskrecord"),
+        ("REPLAY", {"argument-a": "1"}, "run_taskrecord"),
+        ("REPLAY", {"argument-a": "1"}, "view_payload_taskrecord"),
+    ],
+)  # fmt: skip
+def test_each_action_needs_its_own_permission(url: str, form: dict[str, str], missing: str) -> None:
+    permissions = {
+        "view_taskrecord", "view_payload_taskrecord", "replay_taskrecord", "run_taskrecord",
+        "cancel_taskrecord", "delete_taskrecord", "view_queuestate", "pause_queuestate",
+        "redrive_queuestate",
+    }  # fmt: skip
+    client = user_with(*permissions - {missing})
+    error = _error()
+    failed = _broken(error, kwargs={"a": 1, "b": 2})
+    url = url.replace("ERROR", _error_url(error)).replace("REPLAY", f"{LIST}{failed.pk}/replay/")
+
+    assert client.post(url, form).status_code == 403
+    assert TaskRecord.objects.count() == 1
+    assert not QueueState.objects.exists()
+    assert not LogEntry.objects.exists()
+
+
+# Errors: all of them, or five first
+
+
+@pytest.mark.django_db(transaction=True)
+def test_all_that_is_broken_by_an_error_is_retried_with_its_number_first(admin: Client) -> None:
+    error, other = _error(), _error(exception_class="app.errors.Other")
+    broken = [_broken(error) for _ in range(12)]
+    kept = _broken(other)
+
+    asked = admin.post(_error_url(error), {"action": "retry"}).content.decode()
+    fields = Page(asked).fields
+    admin.post(LIST, fields)
+
+    assert "12 tasks will start over." in asked
+    assert "and 2 more" in asked
+    assert asked.count("(FAILED)") == 10
+    assert TaskRecord.objects.filter(status="QUEUED").count() == 12
+    kept.refresh_from_db()
+    assert kept.status == "FAILED"
+    assert LogEntry.objects.filter(object_id__in=[str(each.pk) for each in broken]).count() == 12
+
+
+@pytest.mark.django_db(transaction=True)
+def test_five_are_tried_first_and_then_the_rest(admin: Client) -> None:
+    error = _error()
+    for _ in range(8):
+        _broken(error)
+    fields = Page(admin.post(_error_url(error), {"action": "retry"}).content.decode()).fields
+
+    tried = admin.post(LIST, {**fields, "first": "5"})
+
+    assert tried.status_code == 200
+    assert TaskRecord.objects.filter(status="QUEUED").count() == 5
+    page = tried.content.decode()
+    assert page.count("lt-badge lt-queued") == 5
+    assert "Now the other 3" in page
+    assert list(Page(page).violations()) == []
+
+    rest = {**Page(page).fields, "action": "retry"}
+    asked = admin.post(LIST, rest).content.decode()
+    assert "3 tasks will start over." in asked
+    admin.post(LIST, Page(asked).fields)
+    assert TaskRecord.objects.filter(status="QUEUED").count() == 8
+
+
+def test_what_is_acknowledged_is_no_longer_broken(admin: Client) -> None:
+    error = _error()
+    failed, done = _broken(error), record()
+    form = chosen(failed, done, action="acknowledge")
+
+    page = answer(admin, LIST, form)
+
+    assert "1 failure was acknowledged." in page
+    failed.refresh_from_db()
+    assert (failed.status, failed.broken_since) == ("FAILED", None)
+    assert LogEntry.objects.get().change_message == "Acknowledged."
+
+
+# Forms made from signatures
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_is_run_by_a_form_made_from_its_signature(admin: Client) -> None:
+    url = f"{TASKS}{ADD}/"
+
+    page = text_of(admin, url)
+    refused = admin.post(url, {"argument-a": "many", "argument-b": "2"}).content.decode()
+    empty = admin.post(url, {"sent": "yes"}).content.decode()
+
+    assert 'type="number" name="argument-a"' in page
+    assert 'id="id_argument-a_error"' in refused
+    assert "Field required" in empty or "required" in empty
+    assert not TaskRecord.objects.exists()
+
+    gone_to = admin.post(url, {"argument-a": "1", "argument-b": "2"})
+
+    called = TaskRecord.objects.get()
+    assert (called.kwargs, called.status) == ({"a": 1, "b": 2}, "QUEUED")
+    assert gone_to.headers["Location"] == page_of(called)
+    assert LogEntry.objects.get().change_message == "Enqueued."
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_replay_changes_only_the_arguments_that_were_changed(admin: Client) -> None:
+    failed = record(status="FAILED", kwargs={"a": 1, "b": 2}, queue="table")
+    url = f"{LIST}{failed.pk}/replay/"
+
+    page = text_of(admin, url)
+    wrong = admin.post(url, {"argument-a": "", "argument-b": "2"}).content.decode()
+    admin.post(url, {"argument-a": "1", "argument-b": "40"})
+
+    assert 'value="2"' in page
+    assert f"{failed} (FAILED)" in page
+    assert "This argument is required." in wrong
+    replay = TaskRecord.objects.exclude(pk=failed.pk).get()
+    assert (replay.kwargs, replay.root_id) == ({"a": 1, "b": 40}, failed.pk)
+    entry = LogEntry.objects.get()
+    assert entry.object_id == str(failed.pk)
+    assert "Changed arguments: b." in entry.change_message
+
+
+# Queues
+
+
+def test_a_queue_is_paused_and_resumed_with_a_reason(admin: Client) -> None:
+    form = {"action": "pause", "_selected_action": ["table", "default", "unknown"]}
+
+    asked = admin.post(QUEUES, form).content.decode()
+    page = answer(admin, QUEUES, form, reason="the shop moves")
+
+    assert "2 queues will be paused." in asked
+    assert "2 queues were paused." in page
+    states = operations.queue_states()
+    assert {name for name, each in states.items() if each.is_paused} == {"table", "default"}
+    assert (states["table"].changed_by, states["table"].reason) == ("anna", "the shop moves")
+    entries = LogEntry.objects.values_list("object_id", "change_message")
+    assert set(entries) == {(name, "Paused. the shop moves") for name in ("table", "default")}
+    shown = text_of(admin, f"{QUEUES}table/change/")
+    assert "Paused by anna" in shown
+    assert "Resume" in shown
+
+    again = admin.post(QUEUES, form).content.decode()
+    assert "it is so already" in again
+    answer(admin, QUEUES, {**form, "action": "resume"})
+    assert not any(each.is_paused for each in operations.queue_states().values())
+
+
+def test_a_queue_that_is_not_in_the_settings_has_no_page(admin: Client) -> None:
+    assert admin.get(f"{QUEUES}unknown/change/").status_code == 404
+    assert admin.get(f"{QUEUES}unknown/dead-letters/").status_code == 404
+
+
+def test_a_forged_form_changes_nothing(admin: Client) -> None:
+    for url, form in (
+        (QUEUES, {}),
+        (QUEUES, {"action": "__init__"}),
+        (QUEUES, {"action": "pause", "confirmed": "yes", "chosen": "{"}),
+        (QUEUES, {"action": "pause", "confirmed": "yes", "chosen": json.dumps(["unknown"])}),
+        (QUEUES, {"action": "pause", "confirmed": "yes", "chosen": json.dumps([["table"]])}),
+        (f"{LIST}errors/{uuid.uuid4()}/", {"action": "delete_selected"}),
+        (f"{QUEUES}default/dead-letters/", {"limit": "all"}),
+        (f"{LIST}trial/?id=x", {}),
+    ):
+        assert admin.post(url, form).status_code in (200, 302, 400), (url, form)
+
+    assert not QueueState.objects.exists()
+    assert not LogEntry.objects.exists()

@@ -1,0 +1,117 @@
+"""Durable functions end as if nothing had disturbed them, whatever crashes, and when.
+
+`tests/durable_model.py` says how a function ends that nothing disturbs.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lambda_tasks.models import TaskRecord
+from tests.app import durable_lines as app
+from tests.durable_model import Function, Line, functions, play
+from tests.durable_play import OPEN, Playing, forget
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+EXAMPLES = int(os.environ.get("LAMBDA_TASKS_TEST_DURABLE", "8"))
+"""A longer run: LAMBDA_TASKS_TEST_DURABLE=2000."""
+
+STRIDE = 8 if EXAMPLES < 100 else 1
+"""One of so many statements is the last one of a process, from another first one in each run."""
+
+examples = settings(
+    max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(autouse=True)
+def _calm() -> Iterator[None]:
+    yield
+    app.strike = lambda point: None
+    app.release = None
+
+
+@examples
+@given(functions(), st.integers(0, 2**32), st.booleans())
+def test_a_function_ends_as_if_nothing_had_crashed(
+    function: Function, seed: int, is_async: bool
+) -> None:
+    forget()
+    playing = Playing(function, is_async=is_async, seed=seed, deadliness=0.5)
+
+    playing.play()
+
+    playing.agrees_with(play(function))
+
+
+@examples
+@given(functions(), st.integers(0, 2**32), st.booleans(), st.integers(0, 12))
+def test_a_function_that_is_cancelled_undoes_what_was_done_and_does_nothing_else(
+    function: Function, seed: int, is_async: bool, n_events: int
+) -> None:
+    forget()
+    playing = Playing(function, is_async=is_async, seed=seed, deadliness=0.5)
+    for _ in range(n_events):
+        if not playing.go_on():
+            break
+    done = playing.rows()
+
+    was_cancelled = playing.run.cancel()
+    steps = {step.name: step.status for step in playing.run.steps()}
+    playing.play()
+
+    if not was_cancelled:
+        playing.agrees_with(play(function))
+        return
+    undone = playing.undone()
+    assert playing.status() == "CANCELLED"
+    assert playing.rows() == done
+    assert not TaskRecord.objects.filter(status__in=OPEN).exists()
+    undoable = [line.name for line in function.lines[::-1] if line.is_undone]
+    assert undone == [name for name in undoable if name in undone]
+    for line in function.lines:
+        if line.is_undone and all(steps.get(name) == "done" for name in _steps_of(line)):
+            assert line.name in undone
+
+
+def _steps_of(line: Line) -> list[str]:
+    return [f"{line.name}.a", f"{line.name}.b"] if line.kind == "pair" else [line.name]
+
+
+# At each statement
+
+WAYS: dict[str, Function] = {
+    "step": Function((Line("a", rows=2, is_undone=True), Line("b", failures=1))),
+    "pair": Function((Line("a", "pair"), Line("b"))),
+    "sleep": Function((Line("a"), Line("b", "sleep"), Line("c"))),
+    "signal": Function((Line("a", "wait", signal="late"), Line("b"))),
+    "timeout": Function((Line("a", "wait", signal="never"), Line("b"))),
+    "run": Function((Line("a", "run", failures=1), Line("b"))),
+    "gather": Function((Line("a", "gather", members=(True, False, True)), Line("b"))),
+    "error that is caught": Function((Line("a", is_refused=True), Line("b", "sleep"), Line("c"))),
+    "compensation": Function(
+        (Line("a", is_undone=True), Line("b", "sleep", is_undone=True), Line("c")), fails=True
+    ),
+}
+"""Short functions, by what happens in them."""
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_crash_before_a_statement_changes_nothing(name: str) -> None:
+    function = WAYS[name]
+    for dies_at in count(random.randrange(STRIDE), STRIDE):
+        forget()
+        playing = Playing(function, dies_at=dies_at)
+
+        playing.play()
+
+        playing.agrees_with(play(function))
+        if not playing.mortal.deaths:
+            break
+    assert dies_at > 10

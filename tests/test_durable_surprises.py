@@ -1,0 +1,224 @@
+"""Durable functions where users of others were surprised, and code that changes meanwhile."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lambda_tasks import TaskFailed
+from lambda_tasks.models import TaskRecord
+from tests.app import durable_lines as app
+from tests.app import durable_surprises as surprises
+from tests.app.models import Effect
+from tests.conftest import PATIENCE_S
+from tests.durable_model import Function, Line
+from tests.durable_play import Life, Playing, pass_time
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> Iterator[None]:
+    surprises.calls.clear()
+    yield
+    app.release = None
+    app.strike = lambda point: None
+
+
+def _life(task: Any, **kwargs: Any) -> Life:
+    return Life(task.using(queue="table").execute_on_commit(**kwargs))
+
+
+def _rows() -> Counter[str]:
+    return Counter(Effect.objects.values_list("name", flat=True))
+
+
+def _error(life: Life) -> str:
+    with pytest.raises(TaskFailed) as failed:
+        life.call.result(timeout=PATIENCE_S)
+    return str(failed.value)
+
+
+# What has surprised others
+
+
+def test_steps_that_begin_at_once_may_do_so_in_another_order_in_each_run() -> None:
+    life = _life(surprises.in_any_order)
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == [1] * 8
+    assert _rows() == dict.fromkeys("abcdefgh", 1)
+
+
+def test_a_step_whose_error_was_caught_is_not_tried_again_in_the_next_run() -> None:
+    life = _life(surprises.catch_and_sleep)
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == "declined"
+    assert surprises.calls == {"charge": 1}
+    assert _rows() == {}
+
+
+def test_a_result_that_is_too_large_fails_at_once_and_leaves_nothing() -> None:
+    life = _life(surprises.keep_too_much, size=10_000_000)
+
+    life.play()
+
+    assert "fill" in _error(life)
+    assert "bytes" in _error(life)
+    assert _rows() == {}
+
+
+def test_code_that_goes_on_after_any_error_does_not_go_on_before_a_sleep_is_over() -> None:
+    life = _life(surprises.shrug)
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == "slept"
+
+
+def test_code_that_swallows_even_the_end_of_its_run_sleeps_all_the_same() -> None:
+    life = _life(surprises.swallow_everything)
+    life.rest()
+    assert TaskRecord.objects.filter(status="QUEUED").exists()
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == "slept, or not"
+
+
+def test_a_step_in_a_finally_block_runs_when_the_function_ends_and_not_when_it_sleeps() -> None:
+    life = _life(surprises.clean_up_in_the_end)
+    life.rest()
+    assert _rows() == {}
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) is None
+    assert _rows() == {"work": 1, "clean up": 1}
+
+
+def test_a_wait_within_a_step_is_an_error_that_says_so() -> None:
+    life = _life(surprises.wait_within_a_step)
+
+    life.rest()
+
+    assert "approval" in _error(life)
+    assert "within" in _error(life)
+
+
+def test_a_signal_after_the_timeout_is_told_to_its_sender_and_changes_nothing() -> None:
+    life = _life(surprises.wait_and_sleep)
+    life.rest()
+    pass_time(surprises.DAY + HOUR)
+    life.rest()
+
+    with pytest.raises(LookupError, match="approval"):
+        life.run.signal("approval", 7)
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == [None]
+
+
+def test_the_first_signal_of_a_name_counts_and_the_second_sender_hears_of_it() -> None:
+    life = _life(surprises.wait_and_sleep)
+    assert life.run.signal("approval", 7)
+    assert not life.run.signal("approval", 8)
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == [7]
+
+
+def test_a_function_that_is_cancelled_while_it_sleeps_is_undone_without_being_woken() -> None:
+    life = _life(surprises.undo_and_sleep)
+    life.rest()
+
+    assert life.run.cancel()
+    life.rest()
+
+    assert life.status() == "CANCELLED"
+    assert _rows() == {"charge": 1, "refund": 1}
+    assert not life.run.cancel()
+
+
+def test_the_next_run_reads_all_steps_with_one_statement(statements: Any) -> None:
+    counts = []
+    for steps in (2, 30):
+        life = _life(surprises.take_many_steps, steps=steps)
+        life.rest()
+        pass_time(surprises.DAY + HOUR)
+        with statements() as counted:
+            life.rest()
+        counts.append(len(counted))
+
+    assert counts[0] == counts[1]
+
+
+# Code that changes while a function sleeps
+
+BEFORE = (Line("a"), Line("b"), Line("nap", "sleep"), Line("c"))
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize(
+    ("after", "rows"),
+    [
+        pytest.param(
+            (Line("a"), Line("new"), Line("b"), Line("nap", "sleep"), Line("c")),
+            ["a", "b", "new", "c"],
+            id="added before the sleep",
+        ),
+        pytest.param((*BEFORE, Line("new")), ["a", "b", "c", "new"], id="added behind it"),
+        pytest.param(
+            (Line("a"), Line("nap", "sleep"), Line("c")), ["a", "b", "c"], id="removed before it"
+        ),
+        pytest.param((Line("a"), Line("b"), Line("nap", "sleep")), ["a", "b"], id="removed"),
+        pytest.param(
+            (Line("b"), Line("a"), Line("nap", "sleep"), Line("c")),
+            ["a", "b", "c"],
+            id="in another order",
+        ),
+        pytest.param(
+            (Line("c"), Line("nap", "sleep"), Line("b"), Line("a")),
+            ["a", "b", "c"],
+            id="all in another order",
+        ),
+        pytest.param((Line("a"), Line("b"), Line("c")), ["a", "b", "c"], id="without the sleep"),
+        pytest.param(
+            (Line("a"), Line("another name"), Line("nap", "sleep"), Line("c")),
+            ["a", "b", "another name", "c"],
+            id="renamed, which is a new step",
+        ),
+    ],
+)
+def test_a_function_that_sleeps_goes_on_in_the_code_of_a_later_release(
+    is_async: bool, after: tuple[Line, ...], rows: list[str]
+) -> None:
+    playing = Playing(Function(BEFORE), is_async=is_async)
+    playing.rest()
+    assert playing.rows() == {"a": 1, "b": 1}
+
+    app.release = after
+    playing.play()
+
+    assert playing.status() == "SUCCESS"
+    assert playing.rows() == dict.fromkeys(rows, 1)
+
+
+def test_a_compensation_that_a_later_release_registers_no_more_still_runs() -> None:
+    lines = (Line("a", is_undone=True), Line("nap", "sleep"), Line("c"))
+    playing = Playing(Function(lines, fails=True))
+    playing.rest()
+
+    app.release = (Line("a"), Line("nap", "sleep"), Line("c"))
+    playing.play()
+
+    assert playing.status() == "FAILED"
+    assert playing.undone() == ["a"]
