@@ -50,7 +50,7 @@ def test_what_differs_in_quotes_alone_is_alike(one: str, other: str) -> None:
         ("HTTP 503 at 10.0.0.1:8080", "HTTP # at #"),
         ("2026-11-27T10:15:00.123Z is late", "#-#-#T#Z is late"),
         ("key `a b` and \"c\" and 'd'", "key '…' and '…' and '…'"),
-        (f"no {uuid.uuid4()}, 0x7f3a, {'ab1' * 9}", "no #, #, #"),
+        (f"no {uuid.UUID(int=7)}, 0x7f3a, {'ab1' * 9}", "no #, #, #"),
         ("a face added, a decade", "a face added, a decade"),
         ("  two\n lines ", "two lines"),
         ("", ""),
