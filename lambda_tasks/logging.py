@@ -88,7 +88,8 @@ def end_attributes(
     }
 
 
-def _attributes_of(run: TaskContext) -> dict[str, Any]:
+def attributes_of(run: TaskContext) -> dict[str, Any]:
+    """Return the attributes by which a log line of a run's code names the run."""
     return {
         "invocation_id": str(run.invocation_id),
         "root_id": str(run.idempotency_key),
@@ -176,7 +177,7 @@ class TaskContextFilter(_Redaction):
             if isinstance(record.msg, str):
                 # The attribute names the run, so the line itself need not do so again.
                 record.msg = record.msg.removeprefix(_prefix(run))
-            for name, value in _attributes_of(run).items():
+            for name, value in attributes_of(run).items():
                 attributes.setdefault(name, value)
         for name in (*RUN_FIELDS, *END_FIELDS):
             attributes.setdefault(name, "")
@@ -283,7 +284,7 @@ def add_run(
         return event_dict
     if run.secrets:
         event_dict = dict(redact_value(event_dict, run.secrets))
-    for name, value in _attributes_of(run).items():
+    for name, value in attributes_of(run).items():
         if value != "":
             event_dict.setdefault(name, value)
     return event_dict

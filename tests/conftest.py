@@ -51,6 +51,12 @@ soft timeout: with a minute for the event, after its first six seconds; with thi
 five minutes."""
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run async tests on asyncio alone: Django's ORM knows no other library."""
+    return "asyncio"
+
+
 @pytest.fixture(autouse=True)
 def _no_blocking_call_on_an_event_loop() -> Iterator[None]:
     with blockbuster_ctx("lambda_tasks") as blockbuster:

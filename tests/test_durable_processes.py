@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
+from django.db.models.functions import Now
 
 from lambda_tasks import Invocation
 from lambda_tasks.durable import DurableRun, signal
@@ -26,14 +27,20 @@ def _effects() -> list[str]:
     return sorted(Effect.objects.values_list("name", flat=True))
 
 
+def _deliver(queue: str, work_off: WorkOff) -> None:
+    """Deliver what is due. What a worker process sends goes to the queue of its own settings."""
+    work_off(queue)
+    TaskRecord.objects.filter(status="QUEUED").exclude(run_after__gt=Now()).update(look_at=Now())
+    relay()
+
+
 def _has_ended(call: Invocation[Any], queue: str, work_off: WorkOff) -> bool:
     """Deliver what is due, and end sleeps."""
-    work_off(queue)
+    _deliver(queue, work_off)
     waiting = DurableRun(call.id).steps()[-1:]
     if waiting and (waiting[0].kind, waiting[0].status) == ("sleep", "waiting"):
         for id in TaskRecord.objects.filter(status="QUEUED").values_list("id", flat=True):
             make_due(id)
-    relay()
     return not TaskRecord.objects.filter(status__in=("QUEUED", "RUNNING", "WAITING")).exists()
 
 
@@ -50,8 +57,7 @@ def test_a_function_goes_its_way_through_the_queue(
     call = task.execute_on_commit(order_id=7)
 
     def waits() -> bool:
-        work_off(queue)
-        relay()  # where sends were slow
+        _deliver(queue, work_off)
         return any(each.kind == "wait_for" for each in DurableRun(call.id).steps())
 
     wait_for(waits)

@@ -35,6 +35,7 @@ from ..core.hints import resolve_hint
 from ..database_errors import is_conflict
 from ..errors import SoftTimeLimitExceeded, Suspended
 from ..execution.journal import Suspension
+from ..logging import attributes_of
 from ..workflows import Step
 from .direct import DirectJournal
 
@@ -327,6 +328,7 @@ class Steps:
             logger.info(
                 "[%s] %s is undone; up to its last step it ended with %s",
                 self.context.invocation_id, self.context.task_name, type(ended).__name__,
+                extra=attributes_of(self.context),
             )  # fmt: skip
 
     def undos(self) -> list[Checkpoint]:

@@ -306,10 +306,7 @@ class Enqueuer:
         _raise_for_direct(messages, failures)
 
     async def asend_released(self, released: Sequence[Released]) -> None:
-        """Send the messages of steps of workflows that were released, page by page.
-
-        What is not sent within SEND_RELEASED_FOR_S is left to the relay.
-        """
+        """See send_released(). Sends page by page; after SEND_RELEASED_FOR_S, the relay does."""
         until = time.monotonic() + SEND_RELEASED_FOR_S
         pages = self._pages_of(released)
         while messages := await call_database(lambda: next(pages, ())):

@@ -51,6 +51,8 @@ class LimitedCoroutine:
         """The limits still to come: each one's time, in the loop's seconds, and its exception."""
         self._pending: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        """The task that ends a group: the loop alone would not keep it."""
 
     def __await__(self) -> Generator[Any, Any, Any]:
         task = asyncio.current_task()
@@ -99,13 +101,34 @@ class LimitedCoroutine:
             return
         self._on_limit(error)
         start_in_group = _awaited_group_starter(self._coroutine)
-        if start_in_group is not None and self._limits:
-            # Thrown into the group's __aexit__, the exception would leave the group's tasks
-            # running. A task of the group that raises it cancels them instead. RuntimeError: the
-            # group is shutting down already and takes no new task.
-            with contextlib.suppress(RuntimeError):
-                start_in_group(_raise, error)
-                return
+        if start_in_group is None or not self._limits:
+            self._interrupt(task, error)
+            return
+        # In a task of its own, as anyio asks which library runs the current one.
+        ending = self._end_group(start_in_group, task, error)
+        self._ending = task.get_loop().create_task(ending)
+
+    async def _end_group(
+        self,
+        start_in_group: Callable[..., object],
+        task: "asyncio.Task[Any]",
+        error: BaseException,
+    ) -> None:
+        """Raise an error in a task of the group that the coroutine waits for.
+
+        Thrown into the group's __aexit__, the error would leave the group's tasks running. A task
+        of the group that raises it cancels them.
+        """
+        raising = _raise(error)
+        try:
+            start_in_group(lambda: raising)
+        except RuntimeError:  # the group is shutting down already and takes no new task
+            raising.close()
+            if not task.done():
+                self._interrupt(task, error)
+
+    def _interrupt(self, task: "asyncio.Task[Any]", error: BaseException) -> None:
+        """Raise an error where the coroutine waits."""
         _silence_awaited_futures(self._coroutine)
         self._pending = error
         task.cancel()
@@ -152,7 +175,7 @@ def _awaited_group_starter(coroutine: object) -> Callable[..., object] | None:
         return None
     group = frame.f_locals.get("self")
     if isinstance(group, asyncio.TaskGroup):
-        return lambda function, error: group.create_task(function(error))
+        return lambda function: group.create_task(function())
     start_soon: Callable[..., object] | None = getattr(group, "start_soon", None)
     return start_soon
 
