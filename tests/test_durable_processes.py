@@ -30,7 +30,8 @@ def _effects() -> list[str]:
 def _deliver(queue: str, work_off: WorkOff) -> None:
     """Deliver what is due. What a worker process sends goes to the queue of its own settings."""
     work_off(queue)
-    TaskRecord.objects.filter(status="QUEUED").exclude(run_after__gt=Now()).update(look_at=Now())
+    due = TaskRecord.objects.filter(status="QUEUED").exclude(run_after__gt=Now())
+    due.update(look_at=Now(), sent_at=None)
     relay()
 
 
