@@ -284,6 +284,30 @@ class Migration(migrations.Migration):
                 ("shown_at", models.DateTimeField(editable=False)),
             ],
         ),
+        # Each claim asks it, also while the migration is cut off.
+        repeatable.CreateTable(
+            "QueueState",
+            [
+                (
+                    "name",
+                    models.CharField(
+                        editable=False, max_length=255, primary_key=True, serialize=False
+                    ),
+                ),
+                ("is_paused", models.BooleanField(default=False, editable=False)),
+                ("changed_by", models.CharField(default="", editable=False, max_length=255)),
+                ("reason", models.TextField(default="", editable=False)),
+                ("changed_at", models.DateTimeField(editable=False, null=True)),
+            ],
+            options={
+                "verbose_name": "queue",
+                "default_permissions": ("view",),
+                "permissions": (
+                    ("pause_queuestate", "Can pause and resume queue"),
+                    ("redrive_queuestate", "Can send dead letters back to queue"),
+                ),
+            },
+        ),
         *[repeatable.AddColumn("taskrecord", name, field) for name, field in ADDED.items()],
         migrations.RunPython(adopt, give_back, hints={"model_name": "taskrecord"}),
         *[repeatable.AddIndex("taskrecord", index) for index in INDEXES],
@@ -394,29 +418,6 @@ class Migration(migrations.Migration):
                 "permissions": (
                     ("switch_schedulestate", "Can pause and resume schedule"),
                     ("run_schedulestate", "Can run schedule now"),
-                ),
-            },
-        ),
-        repeatable.CreateTable(
-            "QueueState",
-            [
-                (
-                    "name",
-                    models.CharField(
-                        editable=False, max_length=255, primary_key=True, serialize=False
-                    ),
-                ),
-                ("is_paused", models.BooleanField(default=False, editable=False)),
-                ("changed_by", models.CharField(default="", editable=False, max_length=255)),
-                ("reason", models.TextField(default="", editable=False)),
-                ("changed_at", models.DateTimeField(editable=False, null=True)),
-            ],
-            options={
-                "verbose_name": "queue",
-                "default_permissions": ("view",),
-                "permissions": (
-                    ("pause_queuestate", "Can pause and resume queue"),
-                    ("redrive_queuestate", "Can send dead letters back to queue"),
                 ),
             },
         ),
