@@ -77,10 +77,14 @@ def test_over_a_year_both_directions_agree_from_wherever_they_start(
 ) -> None:
     rule = Cron(expression, zone)
     for begin, end in _spans(zone, is_dense=expression.startswith(("* ", "*/5"))):
-        forward = list(takewhile(lambda due: due <= end, rule.after(begin)))
+        _assert_both_directions_agree(rule, begin, end)
 
-        assert forward == list(takewhile(lambda due: due > begin, rule.until(end)))[::-1]
-        assert all(next(rule.after(due)) == later for due, later in pairwise(forward))
+
+def _assert_both_directions_agree(rule: Cron, begin: datetime, end: datetime) -> None:
+    forward = list(takewhile(lambda due: due <= end, rule.after(begin)))
+
+    assert forward == list(takewhile(lambda due: due > begin, rule.until(end)))[::-1]
+    assert all(next(rule.after(due)) == later for due, later in pairwise(forward))
 
 
 def _spans(zone: str, *, is_dense: bool) -> list[tuple[datetime, datetime]]:
