@@ -4,15 +4,19 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from asgiref.sync import async_to_sync
 
-from lambda_tasks import TaskFailed
-from lambda_tasks.models import TaskRecord
+from lambda_tasks import TaskFailed, operations, runtime
+from lambda_tasks.core.message import CALL_HEADER
+from lambda_tasks.models import StepCheckpoint, TaskRecord, Workflow
+from lambda_tasks.workflows import WorkflowRun
 from tests.app import durable_lines as app
 from tests.app import durable_surprises as surprises
 from tests.app.models import Effect
-from tests.conftest import PATIENCE_S
+from tests.conftest import PATIENCE_S, relay
 from tests.durable_model import Function, Line
 from tests.durable_play import Life, Playing, pass_time
 
@@ -159,6 +163,160 @@ def test_the_next_run_reads_all_steps_with_one_statement(statements: Any) -> Non
         counts.append(len(counted))
 
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("text", surprises.TEXTS)
+def test_an_error_that_no_database_takes_is_kept_as_its_text_can_be(text: str) -> None:
+    life = _life(surprises.catch_what_no_row_takes, text=text)
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == "declined"
+    assert len(str(StepCheckpoint.objects.get(name="decline").error)) < 10_000
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_step_that_is_cancelled_from_outside_is_undone_and_nothing_follows_it(
+    is_async: bool,
+) -> None:
+    life = _life(surprises.cancel_a_step, is_async=is_async)
+
+    life.play()
+
+    assert "the step 'cancelled' was cancelled from outside of it" in _error(life)
+    assert _rows() == {}
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_step_whose_sibling_has_failed_in_a_group_of_asyncio_does_not_begin(
+    is_async: bool,
+) -> None:
+    life = _life(surprises.fail_in_a_group, is_async=is_async)
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == "told"
+    assert _rows() == {"tell": 1}
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_an_early_signal_of_the_wrong_type_is_dropped_and_the_right_one_may_come(
+    comes: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = _life(surprises.wait_and_sleep)
+    assert life.run.signal("approval", "no number")
+    life.rest()
+    assert "The signal 'approval' of tests.app.durable_surprises.wait_and_sleep is no int" in (
+        caplog.text
+    )
+
+    if comes:
+        assert life.run.signal("approval", 7)
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == [7 if comes else None]
+
+
+def test_a_gather_whose_workflow_was_cancelled_tells_that_its_members_have_not_succeeded() -> None:
+    life = _life(surprises.gather_and_sleep)
+    life.deliver()
+
+    WorkflowRun(Workflow.objects.get().pk).cancel()
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == [2, 2]
+
+
+def test_results_are_kept_as_long_as_the_function_that_sleeps_may_read_them() -> None:
+    life = _life(surprises.gather_and_sleep)
+    life.rest()
+
+    operations.purge(all_time=True)
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == [2, 0, 0, 10]
+
+
+def test_steps_are_kept_until_the_last_record_of_their_call_is_deleted() -> None:
+    life = _life(surprises.sleep_and_fail)
+    life.play()
+    (replayed,) = operations.replay(ids=[life.call.id]).new.values()
+    life.play()
+    last = TaskRecord.objects.get(status="FAILED", headers__contains={CALL_HEADER: str(replayed)})
+
+    operations.purge(all_time=True, status="SUCCESS")
+    Effect.objects.create(name="repaired")
+    assert operations.retry(ids=[last.pk]).done
+    life.play()
+
+    last.refresh_from_db()
+    assert last.status == "SUCCESS"
+    assert _rows() == {"work": 2, "repaired": 1}
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_names_that_look_alike_are_different_ones(fails: bool) -> None:
+    life = _life(surprises.look_alike)
+    life.run.signal("go", 1)
+    life.rest()
+
+    life.run.signal("GO", 2 if fails else 5)
+    life.play()
+
+    done = dict.fromkeys(("a", "A", "\u00e4", "\u00df", "ss"), 1)
+    assert _rows() == (done | {f"undo {name}": 1 for name in done} if fails else done)
+
+
+def test_a_step_within_a_transaction_of_the_function_is_an_error_that_says_so() -> None:
+    life = _life(surprises.begin_in_a_transaction)
+
+    life.play()
+
+    assert "transaction" in _error(life)
+    assert _rows() == {}
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_schedule_skips_no_function_that_has_begun(is_cancelled: bool) -> None:
+    life = _life(surprises.undo_and_sleep)
+    headers = {"lambda_tasks.schedule": "each", "lambda_tasks.overlap": "skip"}
+    record = TaskRecord.objects.get()
+    TaskRecord.objects.update(headers={**(record.headers or {}), **headers})
+    life.rest()
+
+    with runtime.current().locks.hold("lambda_tasks.schedule_lock.each", timeout_s=3600):
+        if is_cancelled:
+            life.run.cancel()
+        pass_time(surprises.DAY + HOUR)
+        life.deliver()
+        assert life.status() == ("CANCELLED" if is_cancelled else "QUEUED")
+    life.play()
+
+    assert life.status() == ("CANCELLED" if is_cancelled else "SUCCESS")
+    assert _rows() == {"charge": 1, **({"refund": 1} if is_cancelled else {})}
+
+
+def test_a_thousand_functions_that_sleep_cost_no_statement_of_relay_and_tick(
+    statements: Any,
+) -> None:
+    life = _life(surprises.undo_and_sleep)
+    life.rest()
+    asleep = TaskRecord.objects.get(status="QUEUED")
+
+    def look() -> int:
+        with statements() as counted:
+            assert not relay()
+            async_to_sync(runtime.current().scheduler.tick)()
+        return len(counted)
+
+    look()  # what happens once for a process
+    with_one = look()
+    values = {each.attname: getattr(asleep, each.attname) for each in TaskRecord._meta.fields}
+    TaskRecord.objects.bulk_create(
+        TaskRecord(**{**values, "id": uuid4(), "root_id": uuid4()}) for _ in range(1_000)
+    )
+
+    assert look() == with_one
 
 
 # Code that changes while a function sleeps

@@ -15,6 +15,7 @@ class DirectJournal:
     is_direct = True
     woke = None
     is_undo = False
+    n_undone = 0
 
     def __init__(self) -> None:
         self.call_id = uuid.uuid4()

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import DatabaseError
 
 from ..core.durable import Checkpoint
-from ..core.message import CALL_HEADER, UNDO_HEADER
+from ..core.message import CALL_HEADER, UNDO_HEADER, UNDONE_HEADER
 from ..database_errors import Meaning, is_conflict, mark_as_library_error, meaning_of
 from ..errors import LeaseLost, SoftTimeLimitExceeded
 from ..ports import Claims
@@ -30,6 +30,9 @@ class StepTransactions(Protocol):
 
     def roll_back_step(self, error: BaseException) -> None:
         """Roll back the transaction of a step, which an error has ended."""
+
+    def is_retried(self, error: BaseException) -> bool:
+        """Return whether a retry follows the run if it ends with this error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class Journal:
         # Without the header it was called when the task was no durable function yet.
         self.call_id = UUID(headers[CALL_HEADER]) if CALL_HEADER in headers else first_id
         """The id of the call: the first invocation's."""
+        self.n_undone = headers.get(UNDONE_HEADER, 0)
+        """The number of times that the call was undone before it began again."""
         self.is_undo = UNDO_HEADER in headers
         """Whether the run executes the compensations of a call that has ended."""
         state = run.claim.state
@@ -130,9 +135,13 @@ class Journal:
         """Return whether a signal has come, and its value, in the current transaction."""
         return self._claims.receive_signal(self.call_id, name, ends=ends)
 
-    def wait_for_signal(self, name: str, run_id: UUID, type: str) -> bool:
-        """Let a signal wake a run; return False where it has come."""
-        return self._claims.wait_for_signal(self.call_id, name, run_id, type)
+    def wait_for_signal(self, name: str, run_id: UUID, type: str, *, drops: bool) -> bool:
+        """Let a signal wake a run; return False where it has come, unless it `drops` that."""
+        return self._claims.wait_for_signal(self.call_id, name, run_id, type, drops=drops)
+
+    def is_retried(self, error: BaseException) -> bool:
+        """Return whether a retry follows the run if it ends with this error."""
+        return self._transactions.is_retried(error)
 
     def refuse_direct(self, method: str) -> None:
         """Do nothing: this run can wait."""
