@@ -9,8 +9,9 @@ from uuid import uuid4
 import pytest
 from asgiref.sync import async_to_sync
 
-from lambda_tasks import TaskFailed, operations, runtime
+from lambda_tasks import Invocation, TaskContext, TaskFailed, operations, runtime
 from lambda_tasks.core.message import CALL_HEADER
+from lambda_tasks.durable import DurableRun
 from lambda_tasks.models import StepCheckpoint, TaskRecord, Workflow
 from lambda_tasks.workflows import WorkflowRun
 from tests.app import durable_lines as app
@@ -294,6 +295,84 @@ def test_a_schedule_skips_no_function_that_has_begun(is_cancelled: bool) -> None
 
     assert life.status() == ("CANCELLED" if is_cancelled else "SUCCESS")
     assert _rows() == {"charge": 1, **({"refund": 1} if is_cancelled else {})}
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_code_that_goes_on_after_any_error_does_not_go_on_without_its_database(
+    returns: bool,
+) -> None:
+    life = _life(surprises.go_on_in_any_case, returns=returns)
+
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == "charged"
+    assert _rows() == {"charge": 1}
+
+
+def test_a_function_that_fails_behind_a_wait_ends() -> None:
+    life = _life(surprises.wait_and_fail)
+    life.rest()
+    life.run.signal("approval", 7)
+
+    life.rest()
+
+    assert life.status() == "FAILED"
+
+
+def test_the_replay_of_a_function_waits_for_signals_of_its_own() -> None:
+    life = _life(surprises.wait_and_sleep)
+    life.run.signal("approval", 7)
+    life.play()
+
+    (replayed,) = operations.replay(ids=[life.call.id]).new.values()
+    life.rest()
+    with pytest.raises(LookupError, match="it has ended"):
+        life.run.signal("approval", 8)
+    assert DurableRun(replayed).signal("approval", 9)
+    life.play()
+
+    assert Invocation(replayed, life.call.task_name).result(timeout=PATIENCE_S) == [9]
+
+
+def test_a_cancel_reaches_a_function_that_the_function_runs_and_undoes_both_once() -> None:
+    life = _life(surprises.run_another)
+    life.rest()
+    assert _rows() == {"book": 1, "charge": 1}
+
+    assert life.run.cancel()
+    assert not life.run.cancel()
+    life.play()
+
+    assert _rows() == {"book": 1, "charge": 1, "refund": 1, "cancel the booking": 1}
+    assert set(TaskRecord.objects.values_list("status", flat=True)) == {"SUCCESS", "CANCELLED"}
+
+
+def test_a_function_that_sleeps_leaves_its_place_to_another_one() -> None:
+    first = _life(surprises.sleep_alone, name="first")
+    first.rest()
+
+    _life(surprises.sleep_alone, name="second")
+    first.rest()
+
+    assert _rows() == {"first": 1, "second": 1}
+
+
+def test_a_signal_may_come_while_a_function_goes_on_for_lack_of_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def remaining(context: TaskContext) -> float:
+        return 100.0 if Effect.objects.count() % 2 == 0 else 10.0
+
+    monkeypatch.setattr(TaskContext, "remaining", remaining)
+    life = _life(surprises.hurry_and_wait)
+    life.deliver()
+    assert life.status() == "QUEUED"
+
+    assert life.run.signal("approval", 7)
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == 7
+    assert _rows() == {"step": 4}
 
 
 def test_a_thousand_functions_that_sleep_cost_no_statement_of_relay_and_tick(

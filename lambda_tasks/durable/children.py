@@ -53,8 +53,8 @@ def _ended(steps: Steps, name: str, kind: Kind, members: Sequence[Any]) -> Check
     journal = steps.journal
     if found is None and members:
         _begin(steps, name, kind, members)
-    journal.begin()
     try:
+        journal.begin()
         value, error = _outcome(steps, name, kind, found)
         kept = steps.done(name, kind, found, value, error)
         journal.commit(kept)

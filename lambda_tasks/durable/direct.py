@@ -22,6 +22,7 @@ class DirectJournal:
         self.is_replaying = False
         self.pending: list[Checkpoint] = []
         self.suspension = None
+        self.interruption = None
         self._block: Any = None
 
     def read(self) -> Sequence[Checkpoint]:

@@ -127,6 +127,8 @@ class Steps:
         self.refuse_nested(name)
         if self.journal.suspension is not None or self._is_replayed:
             raise Suspended  # by code that has caught it
+        if self.journal.interruption is not None:
+            raise self.journal.interruption
         if self._cancelled is not None:
             raise RuntimeError(
                 f"{self.context.task_name}: the step {self._cancelled!r} was cancelled from "
@@ -212,8 +214,8 @@ class Steps:
     def run_step(self, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call the function of a step, a `def`, and commit. Returns its result."""
         for n_tries in range(MAX_CONFLICTS + 1):
-            self.journal.begin()
             try:
+                self.journal.begin()
                 return self.commit(name, fn, refuse_awaitable(fn, fn(*args, **kwargs)))
             except Exception as error:
                 self.journal.roll_back(error)
@@ -286,8 +288,8 @@ class Steps:
         if found is not None:
             due = datetime.fromisoformat(found.value)
         ends = due != FOREVER and (self.journal.woke == name or due <= now)
-        self.journal.begin()
         try:
+            self.journal.begin()
             has_come, value = self.journal.receive_signal(name, ends=ends)
             fits, typed = self._read_signal(name, value, type) if has_come else (False, None)
             if not (fits or ends):

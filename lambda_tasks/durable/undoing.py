@@ -115,8 +115,8 @@ class Undoing:
     def run(self, kept: Checkpoint) -> None:
         """Run a compensation whose function is a `def`, and commit, or keep its failure."""
         for n_tries in count():
-            self._journal.begin()
             try:
+                self._journal.begin()
                 fn, kwargs = self._call_of(kept)
                 refuse_awaitable(fn, fn(**kwargs))
                 self._commit(kept)
@@ -133,8 +133,8 @@ class Undoing:
             await sync_to_async(self.run)(kept)
             return
         for n_tries in count():
-            await sync_to_async(self._journal.begin)()
             try:
+                await sync_to_async(self._journal.begin)()
                 fn, kwargs = self._call_of(kept)
                 await fn(**kwargs)
                 await sync_to_async(self._commit)(kept)

@@ -242,10 +242,13 @@ class Attempt:
 
         If there is nothing else to commit and the run `leaves_record`, the caller writes it.
         Raises TypeError for a result that is not JSON, TransactionManagementError if the task has
-        left a transaction open, LeaseLost if the claim no longer holds, and the database's errors.
+        left a transaction open, LeaseLost if the claim no longer holds, the database's errors, and
+        what has interrupted a step.
         """
         if (suspension := self._suspension) is not None:
             return self._suspend(suspension)  # its function has caught that
+        if self._interruption is not None:
+            raise self._interruption  # as above
         self._check_transactions()
         if self._journal is not None:
             self._journal.flush()
@@ -320,6 +323,11 @@ class Attempt:
         """Why the run of a durable function ends here; None while it goes on."""
         return None if self._journal is None else self._journal.suspension
 
+    @property
+    def _interruption(self) -> BaseException | None:
+        """What has interrupted a step of a durable function; None for nothing."""
+        return None if self._journal is None else self._journal.interruption
+
     def _suspend(self, suspension: Suspension) -> AttemptEnd:
         """End a run that waits, with all that wakes the next one."""
         journal = self.context.journal
@@ -344,7 +352,7 @@ class Attempt:
 
         Raises the database's errors. The outcome is unknown then, and the delivery must come back.
         """
-        error = as_retry(error)
+        error = self._interruption or as_retry(error)
         try:
             if (ended := self._go_on_later(error)) is not None:
                 return ended

@@ -79,6 +79,9 @@ class Journal:
         """Steps that are written with the next one."""
         self.suspension: Suspension | None = None
         """Why the run ends; None while it goes on."""
+        self.interruption: BaseException | None = None
+        """An error that leaves open whether a step is done. Code that catches it must not go on, as
+        the next run may find that it is."""
         self._secrets = tuple(run.message.secret_kwargs.values())
         self.look = run.look
         """The look terms of the run's queue."""
@@ -120,8 +123,8 @@ class Journal:
         """Write the pending steps in a transaction of their own."""
         if not self.pending:
             return
-        self.begin()
         try:
+            self.begin()
             self.commit()
         except BaseException as error:
             self.roll_back(error)
@@ -130,6 +133,11 @@ class Journal:
     def roll_back(self, error: BaseException) -> None:
         """Roll back the transaction of a step, which an error has ended."""
         self._transactions.roll_back_step(error)
+        if meaning_of(error) is Meaning.OUTAGE:
+            mark_as_library_error(error)  # which it stays, on another connection
+            self.interruption = error
+        elif isinstance(error, LeaseLost):
+            self.interruption = error
 
     def receive_signal(self, name: str, *, ends: bool) -> tuple[bool, Any]:
         """Return whether a signal has come, and its value, in the current transaction."""

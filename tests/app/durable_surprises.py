@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 
 from lambda_tasks import lambda_task
 from lambda_tasks.durable import SyncWorkflowContext, WorkflowContext
@@ -214,3 +214,52 @@ def look_alike(workflow: SyncWorkflowContext) -> list[int]:
 def begin_in_a_transaction(workflow: SyncWorkflowContext) -> None:
     with transaction.atomic():
         workflow.step("work", write, name="work")
+
+
+class _Shutdown(Exception):
+    sqlstate = "57P01"
+
+
+def lose_the_database_once(*, name: str) -> int:
+    write(name=name)
+    if calls[name] == 1:
+        raise OperationalError("the connection was closed") from _Shutdown()
+    return calls[name]
+
+
+@lambda_task(workflow=True)
+async def go_on_in_any_case(workflow: WorkflowContext, *, returns: bool) -> str:
+    try:
+        await workflow.step("charge", lose_the_database_once, name="charge")
+    except Exception:
+        if returns:
+            return "given up"
+        await workflow.step("give up", write, name="give up")
+        return "given up"
+    return "charged"
+
+
+@lambda_task(workflow=True)
+async def wait_and_fail(workflow: WorkflowContext) -> None:
+    await workflow.wait_for("approval", int, timeout=DAY)
+    await workflow.step("decline", decline, text="NUL")
+
+
+@lambda_task(workflow=True)
+async def run_another(workflow: WorkflowContext) -> None:
+    await workflow.step("book", write, name="book")
+    workflow.on_failure("cancel the booking", undo, name="cancel the booking")
+    await workflow.run("another", undo_and_sleep.step())
+
+
+@lambda_task(workflow=True, limit=1)
+async def sleep_alone(workflow: WorkflowContext, *, name: str) -> None:
+    await workflow.step("work", write, name=name)
+    await workflow.sleep("night", DAY)
+
+
+@lambda_task(workflow=True, soft_timeout=100, hard_timeout=110)
+def hurry_and_wait(workflow: SyncWorkflowContext) -> int:
+    for n in range(4):
+        workflow.step(f"step:{n}", write, name="step")
+    return workflow.wait_for("approval", int)
