@@ -10,6 +10,7 @@ from lambda_tasks.durable import DurableRun
 from lambda_tasks.models import StepCheckpoint, TaskRecord
 from tests.app import durable_undoing as app
 from tests.app.models import Effect
+from tests.conftest import PATIENCE_S
 from tests.durable_play import Life
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -210,6 +211,61 @@ def test_keys_are_new_once_what_was_done_by_them_is_undone(is_undone: bool) -> N
     assert life.status() == "SUCCESS"
     assert len(app.keys) == 2
     assert (app.keys[0] != app.keys[1]) is is_undone
+
+
+def test_compensations_do_not_run_again_for_a_function_that_goes_on() -> None:
+    app.failures.update(pay=2, charge=FOR_GOOD)
+    life = _undone(app.pay, is_undone=True)
+    first = _undoing()
+    assert first.status == "FAILED"
+
+    life.run.retry_from("charge")
+    assert not operations.retry(ids=[first.pk]).done, "its function runs again"
+    life.play()
+    again = operations.retry(ids=[first.pk])
+    assert "was undone by another run" in again.skipped[first.pk]
+    app.failures.clear()
+    assert operations.retry(ids=[_undoing().pk]).done
+    life.play()
+
+    assert _statuses(life) == {"refund": "done"}
+
+
+def test_a_function_whose_compensations_have_all_failed_goes_on_by_a_retry() -> None:
+    app.failures.update(pay=1, charge=1)
+    life = _undone(app.pay, is_undone=True)
+
+    assert operations.retry(ids=[life.call.id]).done
+    life.play()
+
+    assert life.status() == "SUCCESS"
+    assert _rows() == ["charge"]
+
+
+@pytest.mark.parametrize("name", ["sizes", "approval", "night"])
+def test_a_cancelled_function_goes_on_from_a_step_at_once_whatever_it_has_waited_for(
+    name: str,
+) -> None:
+    life = Life(app.wait_for_each.using(queue="table").execute_on_commit(last=name))
+    life.deliver()
+    life.run.cancel()
+
+    life.run.retry_from("work")
+    assert life.deliver()
+
+    assert _rows() == ["work", "work"]
+
+
+def test_a_function_that_was_cancelled_while_its_tasks_ran_goes_on_by_a_retry() -> None:
+    life = Life(app.wait_for_each.using(queue="table").execute_on_commit(last="sizes"))
+    life.deliver()
+    life.run.cancel()
+
+    last = TaskRecord.objects.get(run_after__isnull=False, status="CANCELLED")
+    assert operations.retry(ids=[last.pk]).done
+    life.play()
+
+    assert life.call.result(timeout=PATIENCE_S) == 2, "its tasks were cancelled with it"
 
 
 def test_a_function_that_waits_in_a_group_of_asyncio_is_undone() -> None:

@@ -221,6 +221,8 @@ class DurableRun:
             )
             for reason in changed.skipped.values():
                 raise ValueError(f"{self!r} can't be retried: {reason}.")
+            # At once, though what it has slept for may be months away.
+            checkpoints.wake(last.id, grace_s=look_terms(last.queue).grace.total_seconds())
             _send([last.id])
 
     async def aretry_from(self, name: str) -> None:

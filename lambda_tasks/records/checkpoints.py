@@ -162,7 +162,16 @@ def undo_runs(call_id: UUID) -> list[UUID]:
 
 def is_undone(call_id: UUID) -> bool:
     """Return whether compensations of a call have run, or run now."""
-    return _all_runs_of(call_id).filter(headers__has_key=UNDO_HEADER).exists()
+    undone = _rows(call_id).filter(kind=Kind.UNDO, ended_at__isnull=False)
+    return undone.exists() or bool(undo_runs(call_id))
+
+
+def may_be_undone(call_id: UUID, by: TaskRecord) -> bool:
+    """Lock the last run of a call; return whether a run of its compensations may start over."""
+    last = lock_last(call_id)
+    undoing = _all_runs_of(call_id).filter(headers__has_key=UNDO_HEADER)
+    is_over = last is None or last.status in (Status.FAILED, Status.CANCELLED)
+    return is_over and not undoing.filter(enqueued_at__gt=by.enqueued_at).exists()
 
 
 def next_timeout() -> UUID | None:

@@ -44,6 +44,9 @@ UNDONE: Final = (
 )
 """Why a durable function does not go on that was undone."""
 
+NOT_UNDONE: Final = "its function has gone on since, or was undone by another run"
+"""Why compensations do not run."""
+
 Refuse = Callable[[TaskRecord], str | None]
 """A function that returns why a record can't be changed, or None if it can."""
 
@@ -130,8 +133,8 @@ def reopen(
         skipped: dict[UUID, str] = {}
         for record in records:
             reason = SUPERSEDED if record.id in superseded else refuse(record)
-            if not is_last and (call_id := call_of(record.headers)) is not None:
-                reason = UNDONE if checkpoints.is_undone(call_id) else reason
+            if not is_last:
+                reason = _refuse_durable(record) or reason
             if reason is not None:
                 skipped[record.id] = reason
         skipped |= _parts_of_ended_workflows(records)
@@ -144,6 +147,15 @@ def reopen(
                 all_records().filter(id__in=of_queue).update(**columns)
             _take_back_ends(done)
     return Changed([record.id for record in done], skipped)
+
+
+def _refuse_durable(record: TaskRecord) -> str | None:
+    """Return why the run of a durable function, or of its compensations, can't start over."""
+    if record.call_id is None:
+        return None
+    if call_of(record.headers) is None:
+        return None if checkpoints.may_be_undone(record.call_id, record) else NOT_UNDONE
+    return UNDONE if checkpoints.is_undone(record.call_id) else None
 
 
 def _take_back_ends(records: Sequence[TaskRecord]) -> None:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from lambda_tasks import lambda_task
 from lambda_tasks.durable import SyncWorkflowContext, WorkflowContext
+from tests.app.graphs import resize
 from tests.app.models import Effect
 
 DAY: Final = timedelta(days=1)
@@ -115,6 +116,20 @@ def pay(workflow: SyncWorkflowContext, *, is_undone: bool) -> None:
     if failures["pay"]:
         failures["pay"] -= 1
         raise Broken("pay")
+
+
+@lambda_task(workflow=True)
+async def wait_for_each(workflow: WorkflowContext, *, last: str) -> int:
+    """Wait for a step's, tasks', a signal's and a time's sake, up to one of them."""
+    failed = 0
+    await workflow.step("work", write, name="work")
+    if last == "sizes":
+        failed = (await workflow.gather("sizes", [resize.step(image_id=n) for n in range(2)])).failed
+    elif last == "approval":
+        await workflow.wait_for("approval", bool)
+    elif last == "night":
+        await workflow.sleep("night", DAY)
+    return failed
 
 
 @lambda_task(workflow=True)
