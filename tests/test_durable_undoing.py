@@ -218,6 +218,7 @@ def test_compensations_do_not_run_again_for_a_function_that_goes_on() -> None:
     life = _undone(app.pay, is_undone=True)
     first = _undoing()
     assert first.status == "FAILED"
+    assert operations.retry(ids=[first.pk], dry_run=True).done
 
     life.run.retry_from("charge")
     assert not operations.retry(ids=[first.pk]).done, "its function runs again"

@@ -132,9 +132,8 @@ def reopen(
         superseded = set() if is_last else find_superseded(ids)
         skipped: dict[UUID, str] = {}
         for record in records:
-            reason = SUPERSEDED if record.id in superseded else refuse(record)
-            if not is_last:
-                reason = _refuse_durable(record) or reason
+            reason = None if is_last else _refuse_repeated(record, superseded)
+            reason = reason or refuse(record)
             if reason is not None:
                 skipped[record.id] = reason
         skipped |= _parts_of_ended_workflows(records)
@@ -149,13 +148,14 @@ def reopen(
     return Changed([record.id for record in done], skipped)
 
 
-def _refuse_durable(record: TaskRecord) -> str | None:
-    """Return why the run of a durable function, or of its compensations, can't start over."""
-    if record.call_id is None:
-        return None
-    if call_of(record.headers) is None:
-        return None if checkpoints.may_be_undone(record.call_id, record) else NOT_UNDONE
-    return UNDONE if checkpoints.is_undone(record.call_id) else None
+def _refuse_repeated(record: TaskRecord, superseded: Collection[UUID]) -> str | None:
+    """Return why another record than this one goes on with its work; None where none does."""
+    call_id = record.call_id
+    if call_id is not None and call_of(record.headers) is None:
+        return None if checkpoints.may_be_undone(call_id, record) else NOT_UNDONE
+    if call_id is not None and checkpoints.is_undone(call_id):
+        return UNDONE
+    return SUPERSEDED if record.id in superseded else None
 
 
 def _take_back_ends(records: Sequence[TaskRecord]) -> None:
