@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lambda_tasks import SoftTimeLimitExceeded, operations
+from lambda_tasks import HardTimeLimitExceeded, SoftTimeLimitExceeded, operations
 from lambda_tasks.durable import DurableRun
 from lambda_tasks.models import StepCheckpoint, TaskRecord
 from tests.app import durable_undoing as app
@@ -130,6 +130,20 @@ def test_a_compensation_that_takes_a_whole_run_too_long_has_failed(task: Any) ->
 
     assert app.tried == ["b", "a", "a"], "the second one had only what was left of a run"
     assert set(_statuses(life).values()) == {"failed"}
+
+
+@both_forms
+def test_a_compensation_that_ends_its_run_lets_the_others_pass_in_the_next_one(task: Any) -> None:
+    app.failures["b"], app.error_of["b"] = FOR_GOOD, HardTimeLimitExceeded
+    life = _undone(task, names=["a", "b", "c"])
+    assert app.tried == ["c", "b"]
+    assert _undoing().exception_class == "lambda_tasks.errors.HardTimeLimitExceeded"
+
+    operations.retry(ids=[_undoing().pk])
+    life.play()
+
+    assert app.tried == ["c", "b", "a", "b"]
+    assert _statuses(life) == {"undo a": "done", "undo b": "waiting", "undo c": "done"}
 
 
 @both_forms

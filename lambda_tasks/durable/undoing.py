@@ -44,7 +44,7 @@ def undo(context: TaskContext, call: Callable[[SyncWorkflowContext], Any]) -> No
     except BaseException as ended:
         undoing.note_replay(ended)
     for kept in undoing.waiting():
-        undoing.may_begin(kept)
+        undoing.begin(kept)
         undoing.run(kept)
     undoing.raise_failures()
 
@@ -59,7 +59,7 @@ async def aundo(context: TaskContext, call: Callable[[WorkflowContext], Awaitabl
     except BaseException as ended:
         await sync_to_async(undoing.note_replay)(ended)
     for kept in await sync_to_async(undoing.waiting)():
-        await sync_to_async(undoing.may_begin)(kept)
+        await sync_to_async(undoing.begin)(kept)
         await undoing.arun(kept)
     undoing.raise_failures()
 
@@ -106,11 +106,16 @@ class Undoing:
             failed = [each for each in found if each.error is not None and not each.is_over]
             self._failures = {each.name: error_text(each.error) for each in failed}
         waiting = [each for each in found if not (each.is_over or each.name in self._failures)]
-        return sorted(waiting, key=lambda each: each.number, reverse=True)
+        waiting.sort(key=lambda each: each.number, reverse=True)
+        if not self._journal.may_have_run:
+            # What has ended the run that is retried, by a hard timeout for example, comes last.
+            waiting.sort(key=lambda each: bool(each.name == self._journal.was_undoing))
+        return waiting
 
-    def may_begin(self, kept: Checkpoint) -> None:
-        """See Steps."""
+    def begin(self, kept: Checkpoint) -> None:
+        """Begin a compensation, if there is time for it: see Steps.may_begin()."""
         self._steps.may_begin(kept.name)
+        self._journal.note_undoing(kept.name)
 
     def run(self, kept: Checkpoint) -> None:
         """Run a compensation whose function is a `def`, and commit, or keep its failure."""

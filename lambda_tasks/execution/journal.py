@@ -19,6 +19,10 @@ WOKE: Final = "woke"
 """The key, in a run's state, of the step that the run before it waited in."""
 
 
+UNDOING: Final = "undoing"
+"""The key, in the state of a run of compensations, of the one that it has begun last."""
+
+
 class StepTransactions(Protocol):
     """The transactions of steps: an attempt."""
 
@@ -68,8 +72,11 @@ class Journal:
         self.is_undo = UNDO_HEADER in headers
         """Whether the run executes the compensations of a call that has ended."""
         state = run.claim.state
-        self.woke: str | None = state.get(WOKE) if isinstance(state, dict) else None
+        kept = state if isinstance(state, dict) else {}
+        self.woke: str | None = kept.get(WOKE)
         """The step in which the run before this one has waited; None for none."""
+        self.was_undoing: str | None = kept.get(UNDOING)
+        """The compensation that was begun last before this run; None for none."""
         is_first = run.claim.attempt == 1 and not (run.message.n_continues or run.message.n_retries)
         self.may_have_run = not is_first
         """Whether an earlier run, or an attempt, may have done some steps."""
@@ -115,6 +122,14 @@ class Journal:
         claim, written = self._run.claim, [*self.pending, *steps]
         try:
             self._claims.write_steps(claim, self.call_id, written, is_secret=bool(self._secrets))
+        except DatabaseError as error:
+            mark_as_library_error(error)
+            raise
+
+    def note_undoing(self, name: str) -> None:
+        """Note that a compensation begins now, which may not come back."""
+        try:
+            self._claims.save_state(self._run.claim, {UNDOING: name})
         except DatabaseError as error:
             mark_as_library_error(error)
             raise

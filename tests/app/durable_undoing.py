@@ -22,7 +22,7 @@ tried: list[str] = []
 failures: Counter[str] = Counter()
 """How often each of them fails yet."""
 
-error_of: dict[str, type[Exception]] = {}
+error_of: dict[str, type[BaseException]] = {}
 """With what each of them fails, if not with Broken."""
 
 keys: list[str] = []
