@@ -140,7 +140,8 @@ class Playing(Life):
         for step in self.run.steps():
             if step.kind == "wait_for" and step.status == "waiting" and step.name in self._late:
                 self._late.remove(step.name)
-                return self.run.signal(step.name, result_of(step.name))
+                with suppress(LookupError):  # It was cancelled.
+                    return self.run.signal(step.name, result_of(step.name))
         return False
 
 

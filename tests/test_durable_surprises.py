@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from asgiref.sync import async_to_sync
 
 from lambda_tasks import Invocation, TaskContext, TaskFailed, operations, runtime
-from lambda_tasks.core.message import CALL_HEADER
 from lambda_tasks.durable import DurableRun
 from lambda_tasks.models import StepCheckpoint, TaskRecord, Workflow
+from lambda_tasks.records import checkpoints
 from lambda_tasks.workflows import WorkflowRun
 from tests.app import durable_lines as app
 from tests.app import durable_surprises as surprises
@@ -40,6 +40,13 @@ def _life(task: Any, **kwargs: Any) -> Life:
 
 def _rows() -> Counter[str]:
     return Counter(Effect.objects.values_list("name", flat=True))
+
+
+def _replay(life: Life) -> UUID:
+    """The id of a new call, like that of a function that has ended."""
+    last = checkpoints.runs_of(life.call.id).latest("enqueued_at")
+    (new,) = operations.replay(ids=[last.pk]).new.values()
+    return new
 
 
 def _error(life: Life) -> str:
@@ -241,9 +248,9 @@ def test_results_are_kept_as_long_as_the_function_that_sleeps_may_read_them() ->
 def test_steps_are_kept_until_the_last_record_of_their_call_is_deleted() -> None:
     life = _life(surprises.sleep_and_fail)
     life.play()
-    (replayed,) = operations.replay(ids=[life.call.id]).new.values()
+    replayed = _replay(life)
     life.play()
-    last = TaskRecord.objects.get(status="FAILED", headers__contains={CALL_HEADER: str(replayed)})
+    last = checkpoints.runs_of(replayed).get(status="FAILED")
 
     operations.purge(all_time=True, status="SUCCESS")
     Effect.objects.create(name="repaired")
@@ -324,7 +331,7 @@ def test_the_replay_of_a_function_waits_for_signals_of_its_own() -> None:
     life.run.signal("approval", 7)
     life.play()
 
-    (replayed,) = operations.replay(ids=[life.call.id]).new.values()
+    replayed = _replay(life)
     life.rest()
     with pytest.raises(LookupError, match="it has ended"):
         life.run.signal("approval", 8)

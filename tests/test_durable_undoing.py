@@ -150,9 +150,7 @@ def test_a_compensation_that_ends_its_run_lets_the_others_pass_in_the_next_one(t
 @pytest.mark.parametrize("dies_at", range(0, 60, 7))
 def test_a_crash_neither_repeats_nor_forgets_a_failure(task: Any, dies_at: int) -> None:
     app.failures["b"] = FOR_GOOD
-    life = Life(
-        task.using(queue="table").execute_on_commit(names=["a", "b", "c"]), dies_at=dies_at
-    )
+    life = Life(task.using(queue="table").execute_on_commit(names=["a", "b", "c"]), dies_at=dies_at)
 
     life.play()
 
@@ -228,7 +226,7 @@ def test_keys_are_new_once_what_was_done_by_them_is_undone(is_undone: bool) -> N
 
 
 def test_compensations_do_not_run_again_for_a_function_that_goes_on() -> None:
-    app.failures.update(pay=2, charge=FOR_GOOD)
+    app.failures.update(pay=FOR_GOOD, charge=FOR_GOOD)
     life = _undone(app.pay, is_undone=True)
     first = _undoing()
     assert first.status == "FAILED"
@@ -264,6 +262,7 @@ def test_a_cancelled_function_goes_on_from_a_step_at_once_whatever_it_has_waited
     life = Life(app.wait_for_each.using(queue="table").execute_on_commit(last=name))
     life.deliver()
     life.run.cancel()
+    life.rest()
 
     life.run.retry_from("work")
     assert life.deliver()
@@ -275,6 +274,7 @@ def test_a_function_that_was_cancelled_while_its_tasks_ran_goes_on_by_a_retry() 
     life = Life(app.wait_for_each.using(queue="table").execute_on_commit(last="sizes"))
     life.deliver()
     life.run.cancel()
+    life.rest()
 
     last = TaskRecord.objects.get(run_after__isnull=False, status="CANCELLED")
     assert operations.retry(ids=[last.pk]).done

@@ -55,7 +55,7 @@ class Checkpoint:
     value: Any = None
     """The result as a JSON value; of a sleep its end, of children their workflow's id."""
     error: Any = None
-    """The error of a step that the function has caught, or of a compensation: see error_to_json()."""
+    """The error that the function has caught, or that of a compensation: see error_to_json()."""
     function: str = ""
     """The function that undoes something, as a reference."""
     is_over: bool = True

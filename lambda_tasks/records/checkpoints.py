@@ -68,7 +68,10 @@ def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) 
             of_steps.bulk_create(rows, ignore_conflicts=not is_step)
     for each in checkpoints:
         if each.began_at is not None:
-            ends: dict[str, Any] = {"error": each.error, "ended_at": Now() if each.is_over else None}
+            ends: dict[str, Any] = {
+                "error": each.error,
+                "ended_at": Now() if each.is_over else None,
+            }
             if each.kind != Kind.UNDO:  # whose value are its arguments
                 ends["value"] = _encrypted(call_id, each, is_secret=is_secret)
             _rows(call_id).filter(name=each.name).update(**ends)
@@ -154,9 +157,7 @@ def unfinished_runs(call_id: UUID, *, anew: bool = False) -> list[UUID]:
 
 def undo_runs(call_id: UUID) -> list[UUID]:
     """Return the unfinished runs of the compensations of a call."""
-    unfinished = _all_runs_of(call_id).filter(
-        status__in=UNFINISHED, headers__has_key=UNDO_HEADER
-    )
+    unfinished = _all_runs_of(call_id).filter(status__in=UNFINISHED, headers__has_key=UNDO_HEADER)
     return list(unfinished.order_by().values_list("id", flat=True))
 
 
@@ -223,7 +224,7 @@ def is_unfinished() -> Q:
 def forget_deleted(
     deleted: Iterable[tuple[UUID | None, Mapping[str, Any] | None]],
 ) -> None:
-    """Forget the steps of calls whose last record is deleted. Takes roots and headers of records."""
+    """Forget the steps of calls whose last record is deleted. Takes roots and headers."""
     roots = {
         UUID(headers[CALL_HEADER]): root_id
         for root_id, headers in deleted

@@ -124,7 +124,7 @@ def reopened_columns(look_at: Any) -> Mapping[str, Any]:
         **dict.fromkeys(counters, 0),
         "status": Status.QUEUED,
         "reserved_for": None,  # its rate has it reserve another moment
-        # So that it waits from now on, as one that is called now. What nobody may wake looks itself.
+        # So that it waits from now on, as one that is called now. What was to be woken looks first.
         "run_after": Case(
             When(run_after=FOREVER, then=Now()),
             default=Greatest(Coalesce(F("run_after"), Now()), Now()),

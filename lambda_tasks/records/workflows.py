@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import Count, Exists, F, OuterRef, Q
+from django.db.models import Count, F, Q
 
 from ..core.graphs import HUB, MAX_STEPS, ROOT, WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status

@@ -124,7 +124,9 @@ async def wait_for_each(workflow: WorkflowContext, *, last: str) -> int:
     failed = 0
     await workflow.step("work", write, name="work")
     if last == "sizes":
-        failed = (await workflow.gather("sizes", [resize.step(image_id=n) for n in range(2)])).failed
+        failed = (
+            await workflow.gather("sizes", [resize.step(image_id=n) for n in range(2)])
+        ).failed
     elif last == "approval":
         await workflow.wait_for("approval", bool)
     elif last == "night":
@@ -172,4 +174,3 @@ def forget() -> None:
     failures.clear()
     error_of.clear()
     keys.clear()
-

@@ -225,7 +225,7 @@ UNDONE: Final = (0, 1, STAGES - 2)
 REFUSED_EVERY: Final = 7
 
 KEPT: Final = 1
-"""The parcel that can't be taken back of some orders; that of the others is taken back then, too."""
+"""The parcel of some orders that can't be taken back. Their others are."""
 
 POINTS: Final = 29
 """The points of `fulfil`, its steps and what undoes them, at which this process may strike itself
