@@ -11,8 +11,10 @@ from django.db import transaction
 
 from .. import conf, runtime
 from ..core.durable import (
+    Checkpoint,
     Kind,
     check_name,
+    error_text,
     find_reference,
     value_from_json,
     value_to_json,
@@ -85,16 +87,21 @@ class StepState:
     kind: str
     """"step", "sleep", "wait_for", "run", "gather" or "on_failure"."""
     status: str
-    """"done", "failed" for an error that the function has caught, or "waiting"."""
+    """"done", "waiting", or "failed": with an error that the function has caught, or a compensation
+    that has failed for good."""
     value: Any
     """The result as a JSON value; that of a sleep is its end."""
     began_at: datetime
     ended_at: datetime | None
+    error: str | None = None
+    """The class of the error and what it says; None without one."""
 
     def describe(self) -> str:
         """Return the step as one line: its name, what it is, and its value or what it waits for."""
         if self.status == "waiting" and self.kind in _WAITS:
             return f"{self.name}: {_WAITS[self.kind].format(self.value)}"
+        if self.error is not None:
+            return f"{self.name}: {self.kind}, {self.status} with {self.error}"
         shown = "" if self.value is None else f" {self.value!r:.200}"
         return f"{self.name}: {self.kind}, {self.status}{shown}"
 
@@ -137,10 +144,11 @@ class DurableRun:
             StepState(
                 name=each.name,
                 kind=each.kind,
-                status=_status(each.error, is_over=each.is_over),
+                status=_status(each),
                 value=each.value,
                 began_at=each.began_at,
                 ended_at=each.ended_at,
+                error=None if each.error is None else error_text(each.error),
             )
             for each in checkpoints.read_shown(self.id)
             if each.began_at is not None
@@ -158,9 +166,11 @@ class DurableRun:
         """
         from ..records import checkpoints, steering, workflows
 
-        unfinished = checkpoints.runs_of(self.id).filter(status__in=UNFINISHED).order_by()
-        ids = list(unfinished.values_list("id", flat=True))
-        if not steering.cancel(ids):
+        ids = checkpoints.unfinished_runs(self.id)
+        while ids and not steering.cancel(ids):
+            # That run has just ended, and left another one.
+            ids = checkpoints.unfinished_runs(self.id, anew=True)
+        if not ids:
             return False
         for id in checkpoints.cancelled_workflows(self.id):
             workflows.finish_cancelled(id)
@@ -176,8 +186,9 @@ class DurableRun:
     def retry_from(self, name: str) -> None:
         """Forget a step and all after it, and let a function that has failed run again from there.
 
-        Signals that have come stay. Raises LookupError for a step that is unknown, and ValueError
-        where the function has not failed or was not cancelled, or where a compensation has run that
+        Signals that have come stay. What compensations have undone is done anew, with new keys: see
+        WorkflowContext.key(). Raises LookupError for a step that is unknown, and ValueError where
+        the function has not failed or was not cancelled, or where a compensation has run that
         belongs to an earlier step.
         """
         from ..records import checkpoints, steering, workflows
@@ -204,12 +215,14 @@ class DurableRun:
                     f"{self!r} can't go on from {name!r}: {', '.join(map(repr, undone))} has "
                     "undone what was before it. Retry it from an earlier step."
                 )
-            checkpoints.forget_from(self.id, number, last.id)
+            checkpoints.forget_from(self.id, number, last, was_undone=bool(done))
             changed = steering.reopen(
                 [last.id], workflows.refuse_retry, look_terms, dry_run=False, is_last=True
             )
             for reason in changed.skipped.values():
                 raise ValueError(f"{self!r} can't be retried: {reason}.")
+            # At once, though what it has slept for may be months away.
+            checkpoints.wake(last.id, grace_s=look_terms(last.queue).grace.total_seconds())
             _send([last.id])
 
     async def aretry_from(self, name: str) -> None:
@@ -217,7 +230,7 @@ class DurableRun:
         await sync_to_async(self.retry_from)(name)
 
 
-def _status(error: object, *, is_over: bool) -> str:
-    if not is_over:
-        return "waiting"
-    return "done" if error is None else "failed"
+def _status(step: Checkpoint) -> str:
+    if step.error is not None:
+        return "failed"
+    return "done" if step.is_over else "waiting"

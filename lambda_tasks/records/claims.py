@@ -299,9 +299,11 @@ class RecordClaims:
         """See ports.Claims."""
         return signals.receive(call_id, name, ends=ends)
 
-    def wait_for_signal(self, call_id: UUID, name: str, run_id: UUID, type: str) -> bool:
+    def wait_for_signal(
+        self, call_id: UUID, name: str, run_id: UUID, type: str, *, drops: bool
+    ) -> bool:
         """See ports.Claims."""
-        return signals.wait(call_id, name, run_id, type)
+        return signals.wait(call_id, name, run_id, type, drops=drops)
 
 
 def _read_inputs(verdicts: Verdicts, terms: ClaimTerms) -> Verdicts:
@@ -467,7 +469,8 @@ def _complete(message: Message, row: Row, arrived: Message) -> Message:
         message = replace(
             message, kwargs=message.kwargs | arrived.secret_kwargs, keeps_arguments=True
         )
-    return replace(message, secret=message.secret | arrived.secret)
+    secret = message.secret | arrived.secret
+    return message if secret == message.secret else replace(message, secret=secret)
 
 
 def _release_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:
