@@ -1,5 +1,6 @@
 """How the admin shows a workflow: its progress, its steps by task, and those that have failed."""
 
+from typing import Any
 from uuid import UUID
 
 from django.urls import reverse
@@ -7,11 +8,13 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
+from ..core.graphs import WorkflowStatus
 from ..operations.workflows import N_FAILED, count_steps
 from ..operations.workflows import failed_steps as find_failed
 from ..records.tables import Workflow
 from ..workflows import WorkflowRun
-from . import shown
+from . import function_steps, shown, workflow_graph
+from .function_steps import Viewer
 
 
 def as_id(text: str) -> UUID | None:
@@ -20,6 +23,24 @@ def as_id(text: str) -> UUID | None:
         return UUID(text.strip())
     except ValueError:
         return None
+
+
+def picture(workflow: Workflow, site: str, viewer: Viewer | None) -> dict[str, Any]:
+    """Return what the picture's template shows.
+
+    With `viewer`, also the steps of the durable function that has called the workflow.
+    """
+    function = None
+    if viewer is not None and workflow.call_id is not None:
+        function = function_steps.context(workflow.call_id, viewer)
+    return {
+        "part": "workflow",
+        "refreshes": workflow.status == WorkflowStatus.RUNNING,
+        "status": shown.badge(workflow.status, workflow.status),
+        "progress": progress(workflow),
+        "graph": workflow_graph.draw(workflow, site),
+        "function": function,
+    }
 
 
 def progress(workflow: Workflow) -> SafeString | None:

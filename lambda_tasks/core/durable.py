@@ -57,8 +57,10 @@ class Checkpoint:
     """The function that undoes something, as a reference."""
     is_over: bool = True
     """Whether the step has ended. A compensation is not over until it has run."""
+    ran: tuple[float, float] | None = None
+    """The start and the end of a step's function, by time.monotonic(), until they are written."""
     began_at: datetime | None = None
-    """When it was written, by the database's clock; None before that."""
+    """When it began, by the database's clock; None before it is written."""
     ended_at: datetime | None = None
 
 
@@ -153,6 +155,12 @@ def error_to_json(error: Exception, secrets: Iterable[object]) -> dict[str, Any]
         ),
         "attributes": redact_value(attributes, secrets),
     }
+
+
+def error_text(values: Any) -> str:
+    """Return what is shown of an error that is kept: its class, and what it says."""
+    name, said = values["class"].replace(":", "."), ", ".join(map(str, values["args"]))
+    return f"{name}: {said:.500}" if said else name
 
 
 def error_from_json(values: Any) -> Exception:

@@ -13,6 +13,7 @@ from .. import conf, runtime
 from ..core.durable import (
     Kind,
     check_name,
+    error_text,
     find_reference,
     value_from_json,
     value_to_json,
@@ -90,11 +91,15 @@ class StepState:
     """The result as a JSON value; that of a sleep is its end."""
     began_at: datetime
     ended_at: datetime | None
+    error: str | None = None
+    """The class of the error and what it says; None without one."""
 
     def describe(self) -> str:
         """Return the step as one line: its name, what it is, and its value or what it waits for."""
         if self.status == "waiting" and self.kind in _WAITS:
             return f"{self.name}: {_WAITS[self.kind].format(self.value)}"
+        if self.error is not None:
+            return f"{self.name}: {self.kind}, {self.status} with {self.error}"
         shown = "" if self.value is None else f" {self.value!r:.200}"
         return f"{self.name}: {self.kind}, {self.status}{shown}"
 
@@ -141,6 +146,7 @@ class DurableRun:
                 value=each.value,
                 began_at=each.began_at,
                 ended_at=each.ended_at,
+                error=None if each.error is None else error_text(each.error),
             )
             for each in checkpoints.read_shown(self.id)
             if each.began_at is not None
@@ -173,9 +179,10 @@ class DurableRun:
         return await sync_to_async(self.cancel)()
 
     @sync_form("run.aretry_from(...)")
-    def retry_from(self, name: str) -> None:
+    def retry_from(self, name: str, *, dry_run: bool = False) -> Sequence[str]:
         """Forget a step and all after it, and let a function that has failed run again from there.
 
+        Returns the names of the steps that are forgotten, or would be in a dry run.
         Signals that have come stay. Raises LookupError for a step that is unknown, and ValueError
         where the function has not failed or was not cancelled, or where a compensation has run that
         belongs to an earlier step.
@@ -204,17 +211,20 @@ class DurableRun:
                     f"{self!r} can't go on from {name!r}: {', '.join(map(repr, undone))} has "
                     "undone what was before it. Retry it from an earlier step."
                 )
-            checkpoints.forget_from(self.id, number, last.id)
+            if not dry_run:
+                checkpoints.forget_from(self.id, number, last.id)
             changed = steering.reopen(
-                [last.id], workflows.refuse_retry, look_terms, dry_run=False, is_last=True
+                [last.id], workflows.refuse_retry, look_terms, dry_run=dry_run, is_last=True
             )
             for reason in changed.skipped.values():
                 raise ValueError(f"{self!r} can't be retried: {reason}.")
-            _send([last.id])
+            if not dry_run:
+                _send([last.id])
+        return [each.name for each in steps if each.number >= number]
 
-    async def aretry_from(self, name: str) -> None:
+    async def aretry_from(self, name: str, *, dry_run: bool = False) -> Sequence[str]:
         """See retry_from()."""
-        await sync_to_async(self.retry_from)(name)
+        return await sync_to_async(self.retry_from)(name, dry_run=dry_run)
 
 
 def _status(error: object, *, is_over: bool) -> str:
