@@ -186,4 +186,6 @@ def amount(value: float | None, unit: str) -> str:
         if value >= size_s:
             shown = value / size_s
             return f"{number_format(shown, 0 if shown >= 10 else 1)} {name}"
+    if 0 < value < 0.001:
+        return "< 1 ms"
     return f"{number_format(value * 1000, 0)} ms"

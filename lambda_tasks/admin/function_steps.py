@@ -91,7 +91,6 @@ def context(call_id: UUID, viewer: Viewer) -> dict[str, Any] | None:
         "rows": rows[-MAX_SHOWN:],
         "n_before": n_before,
         "chart": _chart(steps, rows),
-        "may_go_on": any(each.may_go_on for each in rows),
         "go_on_url": reverse(f"{viewer.site}:lambda_tasks_go_on", args=[last.pk]),
     }
 
@@ -211,7 +210,7 @@ def _chart(steps: Sequence[StepState], rows: Sequence[Row]) -> SafeString:
     bars = [_bar(step, row, zero, now) for step, row in timed]
     total_s = max(*(each.end_s for each in bars), 0.001)
     said = gettext("From the first step to the last: %s. Waits are hatched.") % words.span(total_s)
-    return charts.gantt(gettext("Its steps"), said, bars, total_s=total_s)
+    return charts.gantt(gettext("When each ran or waited"), said, bars, total_s=total_s)
 
 
 def _bar(step: StepState, row: Row, zero: datetime, now: datetime) -> Bar:

@@ -24,10 +24,12 @@ from . import shown, tracebacks
 
 FIELDSETS: Final = (
     (None, (
-        "id", "task_name", "status_now", "waits_for_shown", "last_error", "lineage",
+        "id", "task_shown", "status_now", "waits_for_shown", "last_error", "lineage",
         "workflow_shown", "schedule_shown",
     )),
-    (_("Call"), ("queue", "priority", "group_key", "backend", "headers_shown")),
+    (_("Call"), (
+        "queue_shown", "priority_shown", "group_key_shown", "backend_shown", "headers_shown",
+    )),
     (_("Arguments and result"), (
         "positional_arguments", "arguments", "result_shown", "traceback_shown", "state_shown",
     )),
@@ -81,8 +83,8 @@ IF_ANY: Final[Mapping[str, str | Callable[[TaskRecord], object]]] = {
     "workflow_shown": "workflow_id",
     "schedule_shown": schedule,
     "waits_for_shown": hindrances,
-    "group_key": "group_key",
-    "backend": "backend",
+    "group_key_shown": "group_key",
+    "backend_shown": "backend",
     "headers_shown": "headers",
     "positional_arguments": "args",
     "traceback_shown": "traceback",

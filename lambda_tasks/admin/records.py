@@ -222,6 +222,31 @@ class TaskRecordAdmin(OverviewPages, TaskPages, FunctionPages, PicturePages):
         viewer = function_steps.viewer(request, self.admin_site.name)
         return run_picture.context(obj, viewer)
 
+    @admin.display(description=_("Task"))
+    def task_shown(self, record: TaskRecord) -> SafeString:
+        """Return the task's name, as a link to its page."""
+        return shown.link(self.url("lambda_tasks_task", record.task_name), record.task_name)
+
+    @admin.display(description=_("Queue"))
+    def queue_shown(self, record: TaskRecord) -> str:
+        """Return the queue's name."""
+        return record.queue
+
+    @admin.display(description=_("Priority"))
+    def priority_shown(self, record: TaskRecord) -> int:
+        """Return the priority."""
+        return record.priority
+
+    @admin.display(description=_("Group"))
+    def group_key_shown(self, record: TaskRecord) -> str | None:
+        """Return the key of its group, in which calls run in their order."""
+        return record.group_key
+
+    @admin.display(description=_("Backend"))
+    def backend_shown(self, record: TaskRecord) -> str | None:
+        """Return the backend of Django's tasks by which it was called."""
+        return record.backend
+
     @admin.display(description=_("Status"))
     def status_now(self, record: TaskRecord) -> SafeString:
         """See record_page."""

@@ -33,7 +33,7 @@ N_UNSEEN: Final = 5
 """The most schedules that the list names of those that no tick has seen."""
 
 FIELDS: Final = (
-    "name", "task_name", "when", "on_or_off", "coming", "last_runs", "all_runs", "policy",
+    "name_shown", "task_shown", "when", "on_or_off", "coming", "last_runs", "all_runs", "policy",
 )  # fmt: skip
 
 QUESTIONS: Final = {
@@ -240,6 +240,16 @@ class ScheduleStateAdmin(AsksFirst):
         )
         return shown.lines([shown.dotted(state.name), task])
 
+    @admin.display(description=_("Name"))
+    def name_shown(self, state: Any) -> str:
+        """Return the name."""
+        return str(state.name)
+
+    @admin.display(description=_("Task"))
+    def task_shown(self, state: Any) -> str:
+        """Return the task's name."""
+        return str(state.task_name)
+
     @admin.display(description=_("When"))
     def when(self, state: Any) -> SafeString:
         """See schedule_page."""
@@ -265,7 +275,9 @@ class ScheduleStateAdmin(AsksFirst):
         """Return a link to the list of all its runs, with their retries."""
         url = self.url("lambda_tasks_taskrecord_changelist")
         query = urlencode({"schedule": state.name})
-        return format_html('<a href="{}?{}">{}</a>', url, query, gettext("in the list of runs"))
+        return format_html(
+            '<a class="lt-link" href="{}?{}">{}</a>', url, query, gettext("in the list of runs")
+        )
 
     @admin.display(description=_("Next"))
     def coming(self, state: Any) -> SafeString | str:

@@ -170,6 +170,11 @@ def short_id(id: UUID) -> SafeString:
     return format_html('<code title="{}">{}</code>', id, str(id)[:ID_DIGITS])
 
 
+def link(url: str, text: str) -> SafeString:
+    """Return a link that every theme shows as one."""
+    return format_html('<a class="lt-link" href="{}">{}</a>', url, text)
+
+
 def record_link(id: UUID, site: str) -> SafeString:
     """Return a link to a record's page in an admin site."""
     url = reverse(f"{site}:lambda_tasks_taskrecord_change", args=[id])
@@ -187,7 +192,7 @@ def workflow_link(id: UUID | None, site: str) -> SafeString | None:
 def schedule_link(name: str, site: str) -> SafeString:
     """Return a link to a schedule's page in an admin site."""
     url = reverse(f"{site}:lambda_tasks_schedulestate_change", args=[quote(name)])
-    return format_html('<a href="{}">{}</a>', url, name)
+    return link(url, name)
 
 
 def record_line(record: TaskRecord, site: str, remark: str = "") -> SafeString:

@@ -11,7 +11,7 @@ from django.utils.translation import gettext, ngettext
 from ..core.graphs import WorkflowStatus
 from ..operations.workflows import N_FAILED, count_steps
 from ..operations.workflows import failed_steps as find_failed
-from ..records.tables import Workflow
+from ..records.tables import TaskRecord, Workflow
 from ..workflows import WorkflowRun
 from . import function_steps, shown, workflow_graph
 from .function_steps import Viewer
@@ -68,12 +68,20 @@ def link_to_steps(workflow: Workflow, site: str) -> SafeString:
     """Return a link to the list of a workflow's steps, and their number."""
     url = reverse(f"{site}:lambda_tasks_taskrecord_changelist")
     told = ngettext("%d step", "%d steps", workflow.n_steps) % workflow.n_steps
-    return format_html('<a href="{}?workflow={}">{}</a>', url, workflow.pk, told)
+    return format_html('<a class="lt-link" href="{}?workflow={}">{}</a>', url, workflow.pk, told)
+
+
+def read_failed(workflow: Any) -> list[TaskRecord]:
+    """Return the first failed steps of a workflow, read once for each page."""
+    if not hasattr(workflow, "failed_read"):
+        workflow.failed_read = find_failed(workflow.pk)
+    read: list[TaskRecord] = workflow.failed_read
+    return read
 
 
 def failed_steps(workflow: Workflow, site: str) -> SafeString:
     """Return the first failed steps, as links to their records, with their errors."""
-    found = find_failed(workflow.pk)
+    found = read_failed(workflow)
     lines = [
         format_html(
             "{} {}", shown.record_line(record, site), shown.error(record.exception_class or "")

@@ -22,7 +22,7 @@ from .change_list import MAX_LISTED, BoundedPaginator
 from .pages import PicturePages, may_view
 
 FIELDS: Final = (
-    "id", "name", "status_now", "progress", "called", "ended", "steps", "all_steps",
+    "id", "name_shown", "status_now", "progress", "called", "ended", "steps", "all_steps",
     "failed_steps",
 )  # fmt: skip
 
@@ -132,12 +132,24 @@ class WorkflowAdmin(AsksFirst, PicturePages):
         viewer = function_steps.viewer(request, site) if shows_function else None
         return workflow_page.picture(obj, site, viewer)
 
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return the fields that the workflow has something for."""
+        empty = set() if obj is None or obj.ended_at is not None else {"ended"}
+        if obj is not None and not workflow_page.read_failed(obj):
+            empty.add("failed_steps")
+        return [name for name in FIELDS if name not in empty]
+
     # Columns and fields
 
     @admin.display(description=_("Workflow"))
     def name_in_list(self, workflow: Workflow) -> SafeString:
         """Return the name, and below it the id."""
         return shown.lines([workflow.name, shown.short_id(workflow.pk)])
+
+    @admin.display(description=_("Name"))
+    def name_shown(self, workflow: Workflow) -> str:
+        """Return the name."""
+        return workflow.name
 
     @admin.display(description=_("Status"))
     def status_now(self, workflow: Workflow) -> SafeString:

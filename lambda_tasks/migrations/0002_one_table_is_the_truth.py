@@ -200,6 +200,8 @@ class Migration(migrations.Migration):
                 migrations.AlterModelOptions(
                     "taskrecord",
                     {
+                        "verbose_name": "task record",
+                        "verbose_name_plural": "task records",
                         "ordering": ["-enqueued_at"],
                         "permissions": (
                             (
@@ -301,6 +303,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "queue",
+                "verbose_name_plural": "queues",
                 "default_permissions": ("view",),
                 "permissions": (
                     ("pause_queuestate", "Can pause and resume queue"),
@@ -414,6 +417,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "schedule",
+                "verbose_name_plural": "schedules",
                 "default_permissions": ("view",),
                 "permissions": (
                     ("switch_schedulestate", "Can pause and resume schedule"),
@@ -445,6 +449,8 @@ class Migration(migrations.Migration):
                 ("call_id", models.UUIDField(db_index=True, editable=False, null=True)),
             ],
             options={
+                "verbose_name": "workflow",
+                "verbose_name_plural": "workflows",
                 "default_permissions": ("view",),
                 "permissions": (
                     ("cancel_workflow", "Can cancel workflow"),
