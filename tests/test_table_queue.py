@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connection, connections, transaction
@@ -123,8 +124,10 @@ def test_what_has_priority_runs_first_and_then_what_is_older(queue: str) -> None
 
 def test_within_a_priority_the_oldest_is_the_first(queue: str) -> None:
     ages = {"c": 1, "a": 3, "d": 0, "b": 2}
+    names: dict[UUID, str] = {}
     for name, hours in ages.items():
         invocation = ain_table.execute_on_commit(name=name)
+        names[invocation.id] = name
         due_at = timezone.now() - timedelta(hours=hours)
         TaskRecord.objects.filter(id=invocation.id).update(look_at=due_at)
 
@@ -135,9 +138,9 @@ def test_within_a_priority_the_oldest_is_the_first(queue: str) -> None:
                 cursor.execute("SET LOCAL enable_indexscan = off")
                 cursor.execute("SET LOCAL enable_bitmapscan = off")
         with runtime.current().table_queue.lock_due(["table"], limit=3) as due:
-            names = [each.kwargs["name"] for each in due]
+            oldest = [names[each.invocation_id] for each in due]
 
-    assert names == ["a", "b", "c"]
+    assert oldest == ["a", "b", "c"]
 
 
 def test_the_lease_of_what_waits_for_its_turn_is_begun_anew_and_that_of_what_runs_is_not(

@@ -17,12 +17,12 @@ from ..ports import LeftOut
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
-from .mapping import MESSAGE_COLUMNS, Row
+from .mapping import WAKE_UP_COLUMNS, Row
 from .portable import IS_LOST, placeholder
 from .statements import Placeholder, pad, padded_size
 from .tables import RecordQuerySet, TaskRecord
 
-DUE_COLUMNS: Final = ("id", *MESSAGE_COLUMNS, "status", "look_at", "now")
+DUE_COLUMNS: Final = ("id", *WAKE_UP_COLUMNS, "status", "run_after", "look_at", "now")
 """The columns of records that are due; `now` is the database's clock."""
 
 

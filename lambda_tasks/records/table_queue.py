@@ -13,12 +13,12 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F
 
-from ..core.lifecycle import Raised, Status
+from ..core.lifecycle import Status
 from ..core.message import Message
 from ..ports import LeftOut
-from . import looks, notify, pauses, postponing, refusals
+from . import looks, notify, pauses, postponing
 from .database import all_records, record_alias
-from .mapping import Row, read_messages
+from .mapping import Row, wake_up_of
 from .retrying import run_with_retries
 
 LOOK_AT_ALL_EVERY_S: Final = 1.0
@@ -151,22 +151,15 @@ def _lock_due_beyond(
 def _lock_due_of_priority(
     reached: _Reached, levels: Sequence[looks.Level], limit: int, without: Collection[LeftOut]
 ) -> list[Message]:
-    """Return up to `limit` messages of levels with one priority, the longest due first.
-
-    Postpones records that can't be decrypted, and looks for others instead.
-    """
+    """Return up to `limit` wake-ups of levels with one priority, the longest due first."""
     while True:
         due = [row for level in levels for row in reached.lock(level, limit=limit, without=without)]
         due.sort(key=itemgetter("look_at"))
         early = [row["id"] for row in due if _is_early(row)]
-        unreadable: dict[UUID, Raised] = {}
-        in_time = [row for row in due[:limit] if not _is_early(row)]
-        messages = [message for message, _ in read_messages(in_time, unreadable)]
+        messages = [wake_up_of(row) for row in due[:limit] if not _is_early(row)]
         if early:
             all_records().filter(id__in=early).update(look_at=F("run_after"))
-        if unreadable:
-            refusals.refuse_unreadable(unreadable)
-        if messages or not (early or unreadable):
+        if messages or not early:
             return messages
 
 
