@@ -82,7 +82,7 @@ def test_steps_are_shown_with_their_values_waits_and_times(
 
     for words in (
         "1. charge", "receipt 1", ">done<", "2. refund", "kept", "receipt&quot;: &quot;receipt 1",
-        "approval", "for its signal", ">waits<", "Its steps",
+        "approval", "for its signal", ">waits<", "When each ran or waited",
     ):  # fmt: skip
         assert words in page
     assert GO_ON not in page

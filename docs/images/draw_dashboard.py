@@ -28,7 +28,7 @@ THEMES = {"plain": [], "unfold": ["unfold"], "jazzmin": ["jazzmin"]}
 WIDTHS = {"wide": 1440, "narrow": 390}
 IN_DOCS = {
     "plain-overview-wide-light": "dashboard.webp",
-    "plain-run-wide-dark": "dashboard-run.webp",
+    "plain-function-wide-dark": "dashboard-function.webp",
 }
 DOCS_HEIGHT = 1000
 QUEUES = "/admin/lambda_tasks/queuestate/"

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from django.db.models import Q
@@ -14,6 +14,7 @@ from ..core.message import UNDO_HEADER
 from ..records.database import all_records
 from ..records.tables import TaskRecord
 from . import shown
+from .pages import read_once
 
 COLUMNS: Final = (
     "status", "enqueued_at", "root_id", "retry_of", "run_after", "sent_at", "start_time",
@@ -25,15 +26,16 @@ MAX_SHOWN: Final = 50
 """The most records of one lineage that a page lists."""
 
 
-def family(record: Any) -> list[TaskRecord]:
+def family(record: TaskRecord) -> list[TaskRecord]:
     """Return the first call and all that follows from it; one more than a page lists, at most."""
-    if not hasattr(record, "family_read"):
-        root = record.root_id or record.pk
-        found = all_records().filter(Q(root_id=root) | Q(pk=root))
-        found = found.order_by("enqueued_at", "id").only(*COLUMNS)
-        record.family_read = list(found[: MAX_SHOWN + 1])
-    read: list[TaskRecord] = record.family_read
-    return read
+    return read_once(record, _read_family)
+
+
+def _read_family(record: TaskRecord) -> list[TaskRecord]:
+    root = record.root_id or record.pk
+    found = all_records().filter(Q(root_id=root) | Q(pk=root))
+    found = found.order_by("enqueued_at", "id").only(*COLUMNS)
+    return list(found[: MAX_SHOWN + 1])
 
 
 def tree(record: TaskRecord, site: str) -> SafeString | None:

@@ -1,7 +1,7 @@
 """Further pages of an admin beside its list, with the links between them, and their refresh."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
 from django.contrib import admin
@@ -13,6 +13,8 @@ from django.utils.translation import gettext_lazy as _
 
 from ..core.figures import Range
 from .words import StrPromise
+
+T = TypeVar("T")
 
 REFRESH: Final = "X-Lambda-Tasks-Refresh"
 """The header with which a page's script asks for what has changed in it."""
@@ -115,6 +117,15 @@ class PicturePages(PagesAdmin):
             name = f"lambda_tasks_{self.opts.model_name}_change"
             return HttpResponseRedirect(self.url(name, id))
         return self.page(request, picture["part"], str(obj), {"picture": picture})
+
+
+def read_once(obj: Any, read: Callable[[Any], T]) -> T:
+    """Return what a function reads of an object, read once for each page that shows the object."""
+    known: dict[Callable[[Any], Any], Any] = vars(obj).setdefault("read_for_page", {})
+    if read not in known:
+        known[read] = read(obj)
+    found: T = known[read]
+    return found
 
 
 def may(request: HttpRequest, permission: str, model: str) -> bool:

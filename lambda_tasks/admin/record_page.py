@@ -20,7 +20,8 @@ from ..core.redaction import REDACTED, redact, redact_value
 from ..records import pauses
 from ..records.database import all_records
 from ..records.tables import TaskRecord
-from . import shown, tracebacks
+from . import lineage, shown, tracebacks
+from .pages import read_once
 
 FIELDSETS: Final = (
     (None, (
@@ -79,10 +80,27 @@ def hindrances(record: TaskRecord) -> list[str]:
     return found
 
 
+def last_failed(record: TaskRecord) -> TaskRecord | None:
+    """Return the record if it has an error, or else the one that it repeats, if that has one."""
+    failed: TaskRecord | None = record
+    if record.exception_class is None and record.retry_of is not None:
+        earlier = all_records().filter(pk=record.retry_of)
+        failed = earlier.only("exception_class", "traceback", "kwargs", "task_name").first()
+    has_error = failed is not None and (failed.exception_class or failed.traceback)
+    return failed if has_error else None
+
+
+def has_family(record: TaskRecord) -> bool:
+    """Return whether anything follows from the call, or whether it follows itself."""
+    return len(lineage.family(record)) > 1
+
+
 IF_ANY: Final[Mapping[str, str | Callable[[TaskRecord], object]]] = {
     "workflow_shown": "workflow_id",
     "schedule_shown": schedule,
     "waits_for_shown": hindrances,
+    "last_error": last_failed,
+    "lineage": has_family,
     "group_key_shown": "group_key",
     "backend_shown": "backend",
     "headers_shown": "headers",
@@ -125,7 +143,7 @@ def _is_shown(record: TaskRecord | None, name: str, *, with_payloads: bool) -> b
     source = IF_ANY.get(name)
     if source is None:
         return True
-    return bool(source(record) if callable(source) else getattr(record, source))
+    return bool(read_once(record, source) if callable(source) else getattr(record, source))
 
 
 def in_order(ids: Sequence[UUID]) -> list[TaskRecord]:
@@ -165,19 +183,9 @@ def waits_for(record: TaskRecord) -> SafeString | None:
     return shown.quiet(gettext("due in %s") % timeuntil(record.run_after, now, depth=1))
 
 
-def last_failed(record: TaskRecord) -> TaskRecord | None:
-    """Return the record if it has an error, or else the one that it repeats, if that has one."""
-    failed: TaskRecord | None = record
-    if record.exception_class is None and record.retry_of is not None:
-        earlier = all_records().filter(pk=record.retry_of)
-        failed = earlier.only("exception_class", "traceback", "kwargs", "task_name").first()
-    has_error = failed is not None and (failed.exception_class or failed.traceback)
-    return failed if has_error else None
-
-
 def last_error(record: TaskRecord) -> str | None:
     """Return the last error of the record, or of the one that it repeats."""
-    failed = last_failed(record)
+    failed = read_once(record, last_failed)
     if failed is None:
         return None
     error = redact(shown.last_line(failed.traceback), secret_values(failed))
@@ -186,7 +194,7 @@ def last_error(record: TaskRecord) -> str | None:
 
 def error_class(record: TaskRecord) -> str | None:
     """Return the class of the last error, which tells nothing of the arguments."""
-    failed = last_failed(record)
+    failed = read_once(record, last_failed)
     return None if failed is None else failed.exception_class or gettext("hidden")
 
 

@@ -40,7 +40,7 @@ from .filters import (
 )
 from .function_pages import FunctionPages
 from .overview import OverviewPages
-from .pages import PicturePages
+from .pages import PicturePages, read_once
 from .tasks import TaskPages
 
 LOOKUPS: Final = frozenset(
@@ -280,7 +280,7 @@ class TaskRecordAdmin(OverviewPages, TaskPages, FunctionPages, PicturePages):
     @admin.display(description=_("Waits for"))
     def waits_for_shown(self, record: TaskRecord) -> SafeString:
         """See record_page."""
-        return shown.lines(record_page.hindrances(record))
+        return shown.lines(read_once(record, record_page.hindrances))
 
     @admin.display(description=_("Headers"))
     def headers_shown(self, record: TaskRecord) -> SafeString:

@@ -15,6 +15,7 @@ from ..records.tables import TaskRecord, Workflow
 from ..workflows import WorkflowRun
 from . import function_steps, shown, workflow_graph
 from .function_steps import Viewer
+from .pages import read_once
 
 
 def as_id(text: str) -> UUID | None:
@@ -71,17 +72,14 @@ def link_to_steps(workflow: Workflow, site: str) -> SafeString:
     return format_html('<a class="lt-link" href="{}?workflow={}">{}</a>', url, workflow.pk, told)
 
 
-def read_failed(workflow: Any) -> list[TaskRecord]:
-    """Return the first failed steps of a workflow, read once for each page."""
-    if not hasattr(workflow, "failed_read"):
-        workflow.failed_read = find_failed(workflow.pk)
-    read: list[TaskRecord] = workflow.failed_read
-    return read
+def read_failed(workflow: Workflow) -> list[TaskRecord]:
+    """Return the first failed steps of a workflow."""
+    return find_failed(workflow.pk)
 
 
 def failed_steps(workflow: Workflow, site: str) -> SafeString:
     """Return the first failed steps, as links to their records, with their errors."""
-    found = read_failed(workflow)
+    found = read_once(workflow, read_failed)
     lines = [
         format_html(
             "{} {}", shown.record_line(record, site), shown.error(record.exception_class or "")

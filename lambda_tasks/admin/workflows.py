@@ -19,7 +19,7 @@ from ..records.tables import Workflow
 from . import function_steps, shown, workflow_page
 from .actions import AsksFirst, Question
 from .change_list import MAX_LISTED, BoundedPaginator
-from .pages import PicturePages, may_view
+from .pages import PicturePages, may_view, read_once
 
 FIELDS: Final = (
     "id", "name_shown", "status_now", "progress", "called", "ended", "steps", "all_steps",
@@ -135,7 +135,7 @@ class WorkflowAdmin(AsksFirst, PicturePages):
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields that the workflow has something for."""
         empty = set() if obj is None or obj.ended_at is not None else {"ended"}
-        if obj is not None and not workflow_page.read_failed(obj):
+        if obj is not None and not read_once(obj, workflow_page.read_failed):
             empty.add("failed_steps")
         return [name for name in FIELDS if name not in empty]
 
