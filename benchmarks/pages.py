@@ -14,8 +14,14 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
-from benchmarks.many_records import many_records
+from django import get_version as django_version
 
+from benchmarks import report
+from benchmarks.many_records import many_records
+from benchmarks.options import RESULTS
+
+TITLE: Final = "The dashboard"
+MANY: Final = 1_000_000
 REPEATED: Final = 9
 ADMIN: Final = "/admin/lambda_tasks/"
 RUNS: Final = f"{ADMIN}taskrecord/"
@@ -43,13 +49,22 @@ class Answer(NamedTuple):
 
 def main() -> None:
     with many_records(__doc__, prepare):
-        print(f"counted the week in {count_all():.0f} s")
-        print("| page | statements | ms | CPU of this process, ms |\n|---|---:|---:|---:|")
-        slow = []
-        for each in answers():
-            print(f"| {each.name} | {each.n_statements} | {each.ms:.1f} | {each.cpu_ms:.1f} |")
-            slow += [each.name] * (not each.is_quick)
-    if slow:
+        from lambda_tasks.models import TaskRecord
+
+        n_records = TaskRecord.objects.count()
+        report.say(f"counted the week in {count_all():.0f} s")
+        found = list(answers())
+    rows = [
+        [each.name, str(each.n_statements), f"{each.ms:.1f}", f"{each.cpu_ms:.1f}"]
+        for each in found
+    ]
+    head = ["Page", "statements", "ms", "CPU of the web process, ms"]
+    conditions = report.conditions({"django": django_version()})
+    text = f"{conditions} {n_records:,} records.\n\n{report.table(head, rows)}"
+    print(f"\n{text}")
+    if n_records >= MANY:
+        report.write_section(RESULTS, TITLE, text)
+    if slow := [each.name for each in found if not each.is_quick]:
         sys.exit(f"These take too long: {', '.join(slow)}")
 
 

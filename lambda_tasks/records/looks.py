@@ -26,6 +26,10 @@ DUE_COLUMNS: Final = ("id", *WAKE_UP_COLUMNS, "status", "run_after", "look_at", 
 """The columns of records that are due; `now` is the database's clock."""
 
 
+PUT_FIRST: Final = timedelta(days=1)
+"""How long ago a record that is put first was due, as far as the order of looks is concerned."""
+
+
 class Level(NamedTuple):
     """One queue and priority: a range of the index, in the order of `look_at`."""
 
@@ -90,6 +94,11 @@ def lock_due(
     }  # fmt: skip
     rows = statements().fetch(key, compose, values)
     return [dict(zip(DUE_COLUMNS, row, strict=True)) for row in rows[:limit]]
+
+
+def is_first(row: Row) -> bool:
+    """Return whether a row of DUE_COLUMNS was put first, or has been due for about as long."""
+    return bool(row["look_at"] < row["now"] - PUT_FIRST / 2)
 
 
 def _due(

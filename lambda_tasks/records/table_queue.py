@@ -24,6 +24,9 @@ from .retrying import run_with_retries
 LOOK_AT_ALL_EVERY_S: Final = 1.0
 """Seconds within which each worker looks at all that is due, as an idle one does each time."""
 
+LOOK_AT_ALL_FOR_S: Final = 60.0
+"""Seconds in which each look is one at all, after one has found a record that was put first."""
+
 
 class RecordTableQueue:
     """See ports.TableQueue. Remembers where the looks of one worker have got to."""
@@ -93,16 +96,21 @@ class _Reached:
     before those that are due, and each look would step over all of them: 50,000 take 5 ms. So a
     look goes on from the first record that the one before it found. What comes to be due before
     that one, as a transaction was committed late or has let go of it, waits for the next look at
-    all. So does a new queue or priority.
+    all. So does a new queue or priority. Records that are put first, as a place of a limit is kept
+    for them, would wait each time: while there are some, each look is one at all.
     """
 
     def __init__(self) -> None:
         self._since: dict[looks.Level, datetime | None] = {}
         self._began_at = -math.inf
+        self._found_first_at = -math.inf
 
     def is_recent(self) -> bool:
         """Return whether the next look may go on from the last one."""
-        return time.monotonic() < self._began_at + LOOK_AT_ALL_EVERY_S
+        now = time.monotonic()
+        if now < self._found_first_at + LOOK_AT_ALL_FOR_S:
+            return False
+        return now < self._began_at + LOOK_AT_ALL_EVERY_S
 
     def begin(self, levels: Sequence[looks.Level]) -> None:
         """Begin anew, with the levels that have due records now, highest priority first."""
@@ -126,6 +134,8 @@ class _Reached:
         if rows:
             # Not the last one: a worker leaves to others what it would not start soon.
             self._since[level] = rows[0]["look_at"] - CLOCK_TICK
+            if looks.is_first(rows[0]):
+                self._found_first_at = time.monotonic()
         return rows
 
 
