@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +13,21 @@ from tests.conformance.ways import WAYS
 SHARE_THAT_APPLIES = {"testing": 0.85, "sqs": 0.7, "worker": 0.75}
 
 
+@pytest.fixture
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory that all processes of the run share."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    (shared / "archives").mkdir(exist_ok=True)
+    return shared / "archives"
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_djangos_own_tests_pass(way: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_djangos_own_tests_pass(
+    way: str, archives: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.conformance", way],
+        [sys.executable, "-m", "tests.conformance", way, "--archives", str(archives)],
         check=False,
         capture_output=True,
         text=True,

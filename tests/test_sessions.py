@@ -42,34 +42,35 @@ LEFT = {
 
 
 @pytest.mark.parametrize("goes_on", [False, True])
-@pytest.mark.parametrize("how", LEFT)
 @pytest.mark.parametrize("task", [sessions.leave, sessions.aleave])
 def test_a_task_that_leaves_a_transaction_open_fails_with_the_reason(
-    one_by_one: Handle, task: Task, how: str, goes_on: bool
+    one_by_one: Handle, task: Task, goes_on: bool
 ) -> None:
-    message, following = body(task, how=how, goes_on=goes_on), body(follower_of(task), name="next")
+    for how, reason in LEFT.items():
+        message = body(task, how=how, goes_on=goes_on)
+        following = body(follower_of(task), name=how)
 
-    assert one_by_one(message) == one_by_one(following) == []
+        assert one_by_one(message) == one_by_one(following) == []
 
-    record = record_of(message)
-    assert record.status == "FAILED"
-    assert f"{task.name} {LEFT[how]}" in (record.traceback or "")
-    assert record_of(following).status == "SUCCESS"
-    assert names() == ["next"]
+        record = record_of(message)
+        assert record.status == "FAILED", how
+        assert f"{task.name} {reason}" in (record.traceback or "")
+        assert record_of(following).status == "SUCCESS", how
+    assert names() == sorted(LEFT)
 
 
-@pytest.mark.parametrize("how", LEFT)
 @pytest.mark.parametrize("task", [sessions.leave, sessions.aleave])
 def test_a_task_that_fails_in_a_transaction_of_its_own_is_recorded_outside_of_it(
-    one_by_one: Handle, task: Task, how: str
+    one_by_one: Handle, task: Task
 ) -> None:
-    message, following = body(task, how=how, fails=True), body(follower_of(task), name="next")
+    for how in LEFT:
+        message, following = body(task, how=how, fails=True), body(follower_of(task), name=how)
 
-    assert one_by_one(message) == one_by_one(following) == []
+        assert one_by_one(message) == one_by_one(following) == []
 
-    assert "ZeroDivisionError" in (record_of(message).traceback or "")
-    assert record_of(following).status == "SUCCESS"
-    assert names() == ["next"]
+        assert "ZeroDivisionError" in (record_of(message).traceback or ""), how
+        assert record_of(following).status == "SUCCESS", how
+    assert names() == sorted(LEFT)
 
 
 @pytest.mark.parametrize("task", [sessions.leave, sessions.aleave])
@@ -98,19 +99,22 @@ def test_a_task_in_a_transaction_that_does_not_leave_a_block_fails_with_the_reas
     assert names() == ["next"]
 
 
-@pytest.mark.parametrize("sql", ["COMMIT", "  rollback", "BEGIN", "/* now */ COMMIT AND CHAIN"])
+ENDING = ["COMMIT", "  rollback", "BEGIN", "/* now */ COMMIT AND CHAIN"]
+
+
 @pytest.mark.parametrize("task", [sessions.execute_in_a_block, sessions.aexecute_in_a_block])
 def test_a_statement_that_would_end_the_transaction_of_a_task_is_refused(
-    one_by_one: Handle, task: Task, sql: str
+    one_by_one: Handle, task: Task
 ) -> None:
-    message, following = body(task, sql=sql), body(follower_of(task), name="next")
+    for sql in ENDING:
+        message, following = body(task, sql=sql), body(follower_of(task), name=sql)
 
-    assert one_by_one(message) == one_by_one(following) == []
+        assert one_by_one(message) == one_by_one(following) == []
 
-    record = record_of(message)
-    assert record.status == "FAILED"
-    assert f"executes '{sql.strip().lower()}' in an atomic block" in (record.traceback or "")
-    assert names() == ["next"]
+        record = record_of(message)
+        assert record.status == "FAILED", sql
+        assert f"executes '{sql.strip().lower()}' in an atomic block" in (record.traceback or "")
+    assert names() == sorted(ENDING)
 
 
 @pytest.mark.skipif(connection.vendor == "mysql", reason="its drivers don't show it")
@@ -126,7 +130,6 @@ def test_a_task_whose_transaction_was_ended_beside_django_fails_with_the_reason(
     assert record_of(following).status == "SUCCESS"
 
 
-@pytest.mark.parametrize("how", sessions.CLOSING)
 @pytest.mark.parametrize(
     "task",
     [
@@ -136,13 +139,15 @@ def test_a_task_whose_transaction_was_ended_beside_django_fails_with_the_reason(
         sessions.aclose_in_autocommit,
     ],
 )
-def test_a_task_may_close_its_connections(one_by_one: Handle, task: Task, how: str) -> None:
-    message = body(task, how=how)
+def test_a_task_may_close_its_connections(one_by_one: Handle, task: Task) -> None:
+    for how in sessions.CLOSING:
+        message = body(task, how=how)
 
-    assert one_by_one(message) == []
+        assert one_by_one(message) == []
 
-    assert (record_of(message).status, record_of(message).traceback) == ("SUCCESS", None)
-    assert names() == ["after", "before", "in a block"]
+        assert (record_of(message).status, record_of(message).traceback) == ("SUCCESS", None), how
+        assert names() == ["after", "before", "in a block"], how
+        Effect.objects.all().delete()
 
 
 def test_a_task_that_closes_its_connections_and_fails_is_rolled_back(one_by_one: Handle) -> None:
@@ -239,16 +244,18 @@ def numbers_of(handle: Handle, *messages: str) -> list[int]:
     return [each.result for each in records]
 
 
-@pytest.mark.parametrize("sql", CHANGES)
 @pytest.mark.parametrize("task", EXECUTING)
 def test_no_task_runs_in_a_session_that_another_has_changed(
-    one_by_one: Handle, nobody: None, task: Task, sql: str
+    one_by_one: Handle, nobody: None, task: Task
 ) -> None:
-    before, changing, after = (body(task, statements=each) for each in ([], [sql], []))
+    [before] = numbers_of(one_by_one, body(task, statements=[]))
+    for sql in CHANGES:
+        messages = [body(task, statements=each) for each in ([sql], [])]
 
-    numbers = numbers_of(one_by_one, before, changing, after)
+        changing, after = numbers_of(one_by_one, *messages)
 
-    assert numbers[0] == numbers[1] != numbers[2]
+        assert before == changing != after, sql
+        before = after
 
 
 def test_a_failed_tasks_session_is_closed_too(one_by_one: Handle) -> None:
@@ -262,14 +269,13 @@ def test_a_failed_tasks_session_is_closed_too(one_by_one: Handle) -> None:
     assert numbers_of(one_by_one, after) != [number]
 
 
-@pytest.mark.parametrize("sql", HARMLESS)
-def test_a_connection_whose_session_is_as_before_is_kept(one_by_one: Handle, sql: str) -> None:
-    statements = [[], [sql], []]
+def test_a_connection_whose_session_is_as_before_is_kept(one_by_one: Handle) -> None:
+    statements = [[], *([sql] for sql in HARMLESS), []]
     messages = [body(sessions.execute_each, statements=each) for each in statements]
 
     numbers = numbers_of(one_by_one, *messages)
 
-    assert len(set(numbers)) == 1
+    assert len(set(numbers)) == 1, [*zip(statements, numbers, strict=True)]
 
 
 def test_what_a_project_does_to_each_new_session_is_no_change_of_it(

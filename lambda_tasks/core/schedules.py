@@ -227,10 +227,13 @@ def first_due(schedule: Schedule, since: datetime) -> datetime | None:
 
 def next_dues(schedule: Schedule, since: datetime, count: int) -> list[datetime]:
     """Return the first due times after a moment, within the schedule's start and end."""
+    return list(islice(_dues(schedule, since), count))
+
+
+def _dues(schedule: Schedule, since: datetime) -> Iterator[datetime]:
     begin = since if schedule.starts_at is None else max(since, _just_before(schedule))
     end = schedule.ends_at
-    due = takewhile(lambda due: end is None or due <= end, schedule.rule.after(begin))
-    return list(islice(due, count))
+    return takewhile(lambda due: end is None or due <= end, schedule.rule.after(begin))
 
 
 def in_words(schedule: Schedule) -> str:
@@ -264,8 +267,8 @@ def due_between(schedule: Schedule, start: datetime, end: datetime) -> list[date
 
     None is outside of the schedule's own start and end.
     """
-    due = next_dues(schedule, start - timedelta(microseconds=1), MAX_COUNTED)
-    return list(takewhile(lambda due: due <= end, due))
+    due = takewhile(lambda due: due <= end, _dues(schedule, start - timedelta(microseconds=1)))
+    return list(islice(due, MAX_COUNTED))
 
 
 def _missed(schedule: Schedule, begin: datetime, end: datetime) -> Iterable[datetime]:

@@ -19,10 +19,10 @@ from .source import fetch
 MODULES = ("test_tasks", "test_dummy_backend", "test_immediate_backend", "test_custom_backend")
 
 
-def main(way: str) -> int:
+def main(way: str, archives: str | None) -> int:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.conformance.settings"
     with tempfile.TemporaryDirectory() as directory, ways.prepared(way):
-        source = fetch(Path(directory))
+        source = fetch(Path(directory), Path(archives or directory))
         sys.path.insert(0, directory)
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # of the processes that run tasks
         django.setup()
@@ -94,4 +94,6 @@ def run(suite: unittest.TestSuite) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("way", nargs="?", choices=ways.WAYS, default=ways.TESTING)
-    sys.exit(main(parser.parse_args().way))
+    parser.add_argument("--archives", help="a directory that keeps what was downloaded")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.way, arguments.archives))

@@ -1,5 +1,6 @@
 """Fetches Django's tests."""
 
+import fcntl
 import subprocess
 import sys
 import tarfile
@@ -16,17 +17,9 @@ def requirement() -> str:
     return f"Django=={django.get_version()}" if django.VERSION >= (6, 0) else OLDEST
 
 
-def fetch(directory: Path) -> str:
+def fetch(directory: Path, archives: Path) -> str:
     """Unpack the package `tasks` of Django's tests here; return what it was taken from."""
-    subprocess.run(
-        [
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
-            "--ignore-requires-python", "--disable-pip-version-check", "--dest", str(directory),
-            requirement(),
-        ],
-        check=True,
-    )  # fmt: skip
-    (archive,) = directory.glob("*.tar.gz")
+    archive = _archive(archives)
     package = directory / "tasks"
     package.mkdir()
     with tarfile.open(archive) as tar:
@@ -36,3 +29,24 @@ def fetch(directory: Path) -> str:
             if content is not None:
                 (package / path.name).write_bytes(content.read())
     return archive.name
+
+
+def _archive(directory: Path) -> Path:
+    """Download it, unless another process has: pip builds the package to know its metadata."""
+    with (directory / "django.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not list(directory.glob("*.tar.gz")):
+            _download(directory)
+    [archive] = directory.glob("*.tar.gz")
+    return archive
+
+
+def _download(directory: Path) -> None:
+    subprocess.run(
+        [
+            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
+            "--ignore-requires-python", "--disable-pip-version-check", "--dest", str(directory),
+            requirement(),
+        ],
+        check=True,
+    )  # fmt: skip
