@@ -41,7 +41,9 @@ def quiet(text: str) -> SafeString:
 
 def lines(parts: Iterable[Any]) -> SafeString:
     """Return values one below the other, without the empty ones."""
-    return format_html_join("\n", "<div>{}</div>", ((each,) for each in parts if each))
+    inner = format_html_join("\n", "<div>{}</div>", ((each,) for each in parts if each))
+    # In one element: some themes put the elements of a cell side by side.
+    return format_html('<div class="lt-lines">{}</div>', inner) if inner else inner
 
 
 def moment(value: datetime | None) -> str | None:
