@@ -11,6 +11,7 @@ from django.db.migrations.exceptions import IrreversibleError
 from django.db.models import Case, F, Value, When
 from django.utils import timezone
 
+from ..records.exact_text import ExactCharField
 from . import _repeatable as repeatable
 
 RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
@@ -498,7 +499,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("call_id", models.UUIDField(editable=False)),
-                ("name", models.CharField(editable=False, max_length=200)),
+                ("name", ExactCharField(editable=False, max_length=200)),
                 ("kind", models.CharField(editable=False, max_length=10)),
                 ("number", models.PositiveIntegerField(editable=False)),
                 ("value", models.JSONField(editable=False, null=True)),
@@ -524,7 +525,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("call_id", models.UUIDField(editable=False)),
-                ("name", models.CharField(editable=False, max_length=200)),
+                ("name", ExactCharField(editable=False, max_length=200)),
                 ("value", models.JSONField(editable=False, null=True)),
                 ("type", models.CharField(default="", editable=False, max_length=255)),
                 ("run_id", models.UUIDField(editable=False, null=True)),

@@ -18,6 +18,7 @@ from ..core.message import CALL_HEADER, KEEP_ARGUMENTS_HEADER
 from ..core.schedules import MAX_SCHEDULE_NAME
 from ..twins import sync_form
 from .encryption import decrypt_result
+from .exact_text import ExactCharField
 
 DROPS_ARGUMENTS: Final = models.Q(headers__has_key=KEEP_ARGUMENTS_HEADER)
 """The condition of records that do not keep their arguments."""
@@ -620,7 +621,7 @@ class StepCheckpoint(models.Model):
     pk = models.CompositePrimaryKey("call_id", "name")
     call_id = models.UUIDField(editable=False)
     """The id of the call's first invocation."""
-    name = models.CharField(max_length=MAX_STEP_NAME, editable=False)
+    name = ExactCharField(max_length=MAX_STEP_NAME, editable=False)
     kind = models.CharField(max_length=10, editable=False)
     number = models.PositiveIntegerField(editable=False)
     value = models.JSONField(null=True, editable=False)
@@ -644,7 +645,7 @@ class StepSignal(models.Model):
 
     pk = models.CompositePrimaryKey("call_id", "name")
     call_id = models.UUIDField(editable=False)
-    name = models.CharField(max_length=MAX_STEP_NAME, editable=False)
+    name = ExactCharField(max_length=MAX_STEP_NAME, editable=False)
     value = models.JSONField(null=True, editable=False)
     type = models.CharField(max_length=255, default="", editable=False)
     """The type of the value, as a reference; empty where it has none."""
