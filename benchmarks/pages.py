@@ -76,15 +76,19 @@ def questions() -> Mapping[str, Callable[[], Any]]:
     """What is asked, by its name."""
     from datetime import timedelta
 
+    from lambda_tasks import operations
     from lambda_tasks.operations import figures
     from lambda_tasks.operations.figures import Range
     from lambda_tasks.records.rollups import roll_up
 
+    def overview(range: Range) -> Any:
+        return figures.overview(range), operations.queue_states(), operations.last_report()
+
     name = "shop.tasks.task_7"
     return {
         "a tick": lambda: roll_up(timedelta(days=90)),
-        **{f"overview, {each.value}": partial(figures.overview, each) for each in Range},
-        "queues": figures.queues,
+        **{f"overview, {each.value}": partial(overview, each) for each in Range},
+        "queues": lambda: (figures.queues(), operations.queue_states(), operations.last_report()),
         "tasks, 24h": lambda: (figures.tasks(), figures.last_successes()),
         "tasks, 7d": lambda: (figures.tasks(Range.LAST_WEEK), figures.last_successes()),
         "one task": lambda: figures.task(name),
