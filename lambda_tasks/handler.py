@@ -55,8 +55,10 @@ class LambdaHandler:
         from .entrypoints.lambda_events import EventHandler
         from .execution.interruptible_thread import InterruptibleThread
         from .hooks.beside import flush
+        from .threads import switch_often
 
         pools.close()  # the project may have opened them as it was loaded
+        switch_often()
         self._runner = asyncio.Runner()
         # In an empty context, so that events don't inherit the context variables of the caller.
         contextvars.Context().run(self._runner.get_loop)

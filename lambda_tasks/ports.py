@@ -110,8 +110,11 @@ class Outbox(Protocol):
         """The database that holds the records."""
         ...
 
-    def insert_queued(self, messages: Iterable[Outgoing]) -> None:
-        """Store messages as QUEUED records. A message that has a record already is skipped."""
+    def insert_queued(self, messages: Iterable[Outgoing], ages_s: Sequence[float] = ()) -> None:
+        """Store messages as QUEUED records. A message that has a record already is skipped.
+
+        `ages_s` says how long ago each was called; without it, they are called now.
+        """
 
     def insert_workflow(self, workflow: StoredWorkflow) -> None:
         """Store a workflow: steps as QUEUED records, or WAITING ones that wait for others."""

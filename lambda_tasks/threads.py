@@ -26,6 +26,13 @@ RESERVED_THREADS: Final = 8
 EXIT_THREADS: Final = 2
 """The reserved threads for calls at the end of a process: one that hangs must not hold up all."""
 
+SWITCH_EVERY_S: Final = 0.0002
+"""Seconds for which a thread that runs Python keeps others waiting that want to.
+
+Python's own 5 ms are longer than most statements take. A thread would wait so long for the event
+loop each time that the database has answered, and the tasks for that thread.
+"""
+
 GEVENT_WAIT_S: Final = 60.0
 """Seconds of each part of a wait under gevent."""
 
@@ -71,6 +78,11 @@ def prepare_for_exit() -> None:
     executor = _threads()
     if isinstance(executor, _DaemonExecutor):
         executor.start(EXIT_THREADS)
+
+
+def switch_often() -> None:
+    """Let the threads of this process take short turns. Call it in one that runs tasks."""
+    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_EVERY_S))
 
 
 def wait_for(future: "Future[T]") -> T:

@@ -319,6 +319,21 @@ def test_what_waits_in_its_row_by_now_is_not_marked(
 
 
 @in_the_background
+def test_as_many_as_one_statement_marks_are_marked_at_once(
+    queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marker, "GATHER_FOR_S", 600)
+    monkeypatch.setattr(marker, "MAX_MARKED_TOGETHER", 3)
+    with transaction.atomic():
+        tasks.add.execute_many_on_commit({"a": number} for number in range(7))
+
+    wait_for(lambda: n_unsent() <= 4)
+
+    drain()
+    assert n_unsent() == 0
+
+
+@in_the_background
 def test_a_fifo_message_that_fails_is_due_for_the_relay_at_once(
     sqs: LocalSqs, proxy: FaultySqs
 ) -> None:

@@ -1,6 +1,7 @@
 """The library's own calls to the database, made from coroutines by a thread."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,9 @@ import pytest
 from django.db import DatabaseError, connection
 
 from lambda_tasks.database_calls import call_database
+from lambda_tasks.entrypoints.ending import run_process
 from lambda_tasks.execution.interruptible_thread import DatabaseCalls, InterruptibleThread
+from lambda_tasks.handler import LambdaHandler
 
 said: ContextVar[str] = ContextVar("said")
 
@@ -89,3 +92,22 @@ def test_a_call_that_takes_too_long_is_interrupted_and_the_thread_goes_on() -> N
         assert await call_database(lambda: "goes on") == "goes on"
 
     with_a_thread(scene)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("serve", [lambda: LambdaHandler().close(), lambda: run_process(nothing())])
+def test_a_process_that_runs_tasks_gives_a_thread_its_answer_soon(
+    serve: Callable[[], None],
+) -> None:
+    """Else it waits for the event loop each time, for longer than most statements take."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    try:
+        serve()
+        assert sys.getswitchinterval() <= 0.001
+    finally:
+        sys.setswitchinterval(before)
+
+
+async def nothing() -> None:
+    """Nothing."""

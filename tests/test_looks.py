@@ -25,6 +25,7 @@ from lambda_tasks.ports import Delivery, Granted, ResolvedDelivery, TableQueue
 from lambda_tasks.records import table_queue
 from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.clock import Now
+from lambda_tasks.records.looks import PUT_FIRST
 from lambda_tasks.records.postgres import LEVELS_QUERY
 from lambda_tasks.records.table_queue import LOOK_AT_ALL_EVERY_S
 from lambda_tasks.tasks import cleanup_task_records
@@ -423,6 +424,21 @@ def test_a_worker_that_finds_nothing_beyond_looks_at_all_at_once() -> None:
     TaskRecord.objects.filter(id=first).delete()
 
     assert found_by(table) == [late]
+
+
+@pytest.mark.usefixtures("queue", "worker_clock")
+def test_a_worker_that_has_found_what_is_put_first_looks_at_all_each_time() -> None:
+    """Else a place of a limit would be idle until a worker looks at all that is due."""
+    table = runtime.current().table_queue
+    stored("table", look_at=Now() - PUT_FIRST)
+    lost = stored("table", status="RUNNING", lease_until=Now() - MINUTE)
+    assert len(found_by(table)) == 2
+    TaskRecord.objects.exclude(id=lost).delete()
+    assert found_by(table) == [lost]
+
+    handed_over = stored("table", look_at=Now() - PUT_FIRST)
+
+    assert found_by(table) == [handed_over, lost]
 
 
 @pytest.mark.usefixtures("queue", "worker_clock")

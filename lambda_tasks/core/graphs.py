@@ -131,11 +131,6 @@ class Place:
         """Return feeds and inputs as JSON values."""
         return {"feeds": self.feeds, "inputs": self.inputs}
 
-    @classmethod
-    def of(cls, workflow_id: UUID, step: int, links: Mapping[str, Any]) -> Self:
-        """Return the place of a stored step."""
-        return cls(workflow_id, step, read_feeds(links["feeds"]), links["inputs"])
-
 
 def read_feeds(values: Iterable[Sequence[int]]) -> tuple[Feed, ...]:
     """Return feeds that were stored as JSON."""

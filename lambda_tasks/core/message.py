@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -188,14 +189,8 @@ class Message:
 
     def _encode_wake_up(self) -> str:
         """Return a body that names the record and repeats none of its contents."""
-        body: dict[str, Any] = {
-            "task_name": self.task_name,
-            "invocation_id": str(self.invocation_id),
-            "durable": True,
-        }
-        if self.backend is not None:
-            body["backend"] = self.backend
-        return encode_json(body, what=f"the name of {self.task_name}")
+        before, after = _around_id(self.task_name, self.backend)
+        return f"{before}{self.invocation_id}{after}"
 
     def encode_arguments(self) -> str:
         """Return the arguments as JSON, as a record keeps them.
@@ -241,8 +236,6 @@ class Outgoing:
     """Seconds before the queue delivers the message."""
     enqueued_at: datetime | None = None
     """Time of the call; None for the current time of the database's clock."""
-    called_at: float | None = None
-    """Time of the call in `time.monotonic()` seconds, where its record is written later."""
     look: LookTerms = SQS_TERMS
     """The look terms of the queue."""
     waits: bool = False
@@ -294,6 +287,17 @@ def as_stored(body: str, id: UUID) -> str:
     """
     content = json.loads(body) | {"invocation_id": str(id), "durable": True}
     return encode_json(content, what="the body of a message that is sent again")
+
+
+@lru_cache(maxsize=1024)
+def _around_id(task_name: str, backend: str | None) -> tuple[str, str]:
+    """Return a wake-up's text before and after its invocation id: the same for each call."""
+    body: dict[str, Any] = {"task_name": task_name, "invocation_id": "", "durable": True}
+    if backend is not None:
+        body["backend"] = backend
+    text = encode_json(body, what=f"the name of {task_name}")
+    before, after = text.split(key := '"invocation_id":"')
+    return before + key, after
 
 
 def _are_same(first: Any, second: Any) -> bool:

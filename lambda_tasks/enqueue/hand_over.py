@@ -1,7 +1,8 @@
 """The on_commit hook that sends the messages of one transaction after its commit."""
 
+import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -11,11 +12,19 @@ from ..core.message import Outgoing
 class StoringSender(Protocol):
     """What a hand-over needs of the enqueuer."""
 
-    def store(self, messages: Sequence[Outgoing]) -> None:
-        """Write the QUEUED records of the durable messages."""
+    def store(self, messages: Sequence[Outgoing], ages_s: Sequence[float] = ()) -> None:
+        """Write the QUEUED records of the durable messages, which were called so long ago."""
 
     def send_now(self, messages: Sequence[Outgoing]) -> None:
         """Send messages. Raises EnqueueError for direct messages that were not accepted."""
+
+
+class Unstored(NamedTuple):
+    """A message whose record is still to be written."""
+
+    outgoing: Outgoing
+    called_at: float
+    """The time of its call in `time.monotonic()` seconds."""
 
 
 class HandOver:
@@ -30,18 +39,20 @@ class HandOver:
     ) -> None:
         self.enqueuer = enqueuer
         self.is_open = True
-        self.messages = list(messages)
-        self.unstored = [] if is_stored else list(messages)
+        self.messages: list[Outgoing] = []
+        self.unstored: list[Unstored] = []
+        self.add(messages, is_stored=is_stored)
 
     def add(self, messages: Sequence[Outgoing], *, is_stored: bool) -> None:
         """Add the messages of a further call."""
         self.messages.extend(messages)
         if not is_stored:
-            self.unstored.extend(messages)
+            called_at = time.monotonic()
+            self.unstored += [Unstored(each, called_at) for each in messages]
 
     def drop_unstored(self) -> None:
         """Forget the messages whose records are still to be written."""
-        dropped = {each.message.invocation_id for each in self.unstored}
+        dropped = {each.outgoing.message.invocation_id for each in self.unstored}
         self.messages = [
             each for each in self.messages if each.message.invocation_id not in dropped
         ]
@@ -54,7 +65,7 @@ class HandOver:
         """
         self.is_open = False
         if self.unstored:
-            self.enqueuer.store(self.unstored)
+            self.enqueuer.store([each.outgoing for each in self.unstored])
             self.unstored = []
         self.enqueuer.send_now(self.messages)
 

@@ -9,7 +9,6 @@ still wait, and no commit succeeds.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from django.db import DatabaseError, Error, transaction
@@ -19,7 +18,7 @@ from ..core.message import Outgoing
 from ..core.sql_effects import is_release, is_rollback
 from ..database_errors import is_conflict
 from ..interrupts import remove_wrapper
-from .hand_over import StoringSender, hand_overs_on, is_of_test_case
+from .hand_over import StoringSender, Unstored, hand_overs_on, is_of_test_case
 
 MAX_JOINED: Final = 100
 """The most records that wait; with more of them in one INSERT, each is hardly cheaper."""
@@ -50,11 +49,6 @@ def may_wait(connection: BaseDatabaseWrapper, messages: Sequence[Outgoing]) -> b
         and not any(map(is_of_test_case, connection.atomic_blocks))
         and type(connection).__module__.startswith(DJANGOS_OWN)
     )
-
-
-def timed(outgoing: Outgoing) -> Outgoing:
-    """Return a message that knows when it was called, as its record is written later."""
-    return replace(outgoing, called_at=time.monotonic())
 
 
 def write_in_time(connection: BaseDatabaseWrapper) -> None:
@@ -152,23 +146,23 @@ class _RecordWriter:
 def _store(connection: BaseDatabaseWrapper) -> None:
     """Write the records of all calls that wait on a connection."""
     waiting = [each for each in hand_overs_on(connection) if each.unstored]
-    messages = [outgoing for each in waiting for outgoing in each.unstored]
-    if not messages or not _store_together(connection, waiting[0].enqueuer, messages):
-        for outgoing in messages:
-            _store_alone(waiting[0].enqueuer, outgoing)
-    for each in waiting:
-        each.unstored = []
+    unstored = [each for hand_over in waiting for each in hand_over.unstored]
+    if not unstored or not _store_together(connection, waiting[0].enqueuer, unstored):
+        for each in unstored:
+            _store_alone(waiting[0].enqueuer, each)
+    for hand_over in waiting:
+        hand_over.unstored = []
 
 
 def _store_together(
-    connection: BaseDatabaseWrapper, enqueuer: StoringSender, messages: Sequence[Outgoing]
+    connection: BaseDatabaseWrapper, enqueuer: StoringSender, unstored: Sequence[Unstored]
 ) -> bool:
     """Write several records by one INSERT; return False where the database refuses one of them."""
-    if len(messages) == 1:
+    if len(unstored) == 1:
         return False
     try:
         with transaction.atomic(using=connection.alias):
-            enqueuer.store(messages)
+            _store_now(enqueuer, unstored)
     except DatabaseError:
         if connection.needs_rollback:  # not even to the savepoint, so it is about no single record
             raise
@@ -176,14 +170,20 @@ def _store_together(
     return True
 
 
-def _store_alone(enqueuer: StoringSender, outgoing: Outgoing) -> None:
+def _store_alone(enqueuer: StoringSender, unstored: Unstored) -> None:
     """Write one record. An error says which one it is about: its call has returned before."""
     try:
-        enqueuer.store([outgoing])
+        _store_now(enqueuer, [unstored])
     except Exception as error:
-        message = outgoing.message
+        message = unstored.outgoing.message
         error.add_note(
             f"The error is about the record of {message.task_name} ({message.invocation_id}), "
             "which was called before in this transaction."
         )
         raise
+
+
+def _store_now(enqueuer: StoringSender, unstored: Sequence[Unstored]) -> None:
+    now = time.monotonic()
+    ages_s = [now - each.called_at for each in unstored]
+    enqueuer.store([each.outgoing for each in unstored], ages_s)

@@ -43,11 +43,14 @@ class Marker:
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
         self._hurry = asyncio.Event()
+        self._is_closing = False
         self._executor = _start_thread()
 
     def add_sent(self, outgoing: Outgoing) -> None:
         """Mark a message as sent, soon."""
         self._sent.append(outgoing)
+        if len(self._sent) >= MAX_MARKED_TOGETHER:
+            self._hurry.set()
         self._start()
 
     def add_unsent(self, outgoing: Outgoing) -> None:
@@ -58,9 +61,11 @@ class Marker:
 
     async def close(self) -> None:
         """Mark now what is still to be marked, and close the connection until its next use."""
+        self._is_closing = True
         self._hurry.set()
         if self._task is not None:
             await asyncio.shield(self._task)
+        self._is_closing = False
         self._hurry.clear()
         if self._closing is not None:
             self._closing.cancel()
@@ -92,6 +97,8 @@ class Marker:
                 await self._hurry.wait()
         except TimeoutError:
             pass
+        if not self._is_closing:
+            self._hurry.clear()
 
     def _mark(self, sent: Sequence[Outgoing], unsent: Sequence[Outgoing]) -> None:
         for start in range(0, max(len(sent), len(unsent)), MAX_MARKED_TOGETHER):

@@ -117,7 +117,7 @@ class Enqueuer:
         # Records in another database can't join this transaction: they are stored after it.
         is_stored = using == self._outbox.alias
         if is_stored and self.joins_records and joining.may_wait(connection, messages):
-            self._hand_over_later(connection, [joining.timed(messages[0])], is_stored=False)
+            self._hand_over_later(connection, messages, is_stored=False)
             joining.write_in_time(connection)
             if on_stored is not None:
                 on_stored(NO_JOINS)
@@ -445,9 +445,14 @@ class Enqueuer:
         """
         return joined.is_earlier
 
-    def store(self, messages: Sequence[Outgoing]) -> None:
-        """Write the QUEUED records of the durable messages."""
-        if durable := [outgoing for outgoing in messages if outgoing.message.durable]:
+    def store(self, messages: Sequence[Outgoing], ages_s: Sequence[float] = ()) -> None:
+        """Write the QUEUED records of the durable messages.
+
+        `ages_s` says how long ago each was called; without it, they are called now.
+        """
+        if ages_s:  # only durable ones wait for others
+            self._outbox.insert_queued(messages, ages_s)
+        elif durable := [outgoing for outgoing in messages if outgoing.message.durable]:
             self._outbox.insert_queued(durable)
 
     def _mark_sent(self, messages: Sequence[Outgoing], failures: dict[UUID, str]) -> None:

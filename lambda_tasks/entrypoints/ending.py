@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from .. import pools
+from ..threads import switch_often
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -58,6 +59,7 @@ process_end: Final = Ending()
 def run_process(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine with asyncio.run(), under the time limits of `process_end`."""
     pools.close()  # the project may have opened them as it was loaded
+    switch_often()
     try:
         return asyncio.run(main)
     finally:

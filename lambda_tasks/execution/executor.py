@@ -523,7 +523,9 @@ class Executor:
             if meaning_of(error, from_library=True) is Meaning.REFUSAL:  # it refuses the result
                 return await self._fail(claimed, error)
             return AttemptEnd(None, lost=describe(error, claimed.message))
-        return AttemptEnd(None) if held is None else replace(ended, released=held)
+        if held is None:
+            return AttemptEnd(None)
+        return replace(ended, released=held) if held else ended
 
     def _finish_many(self, ends: Sequence[End]) -> Mapping[UUID, Sequence[Released]]:
         """Write ends; return what they have released, with the first one that was written."""

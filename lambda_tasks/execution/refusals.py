@@ -201,12 +201,14 @@ def settle_refused(delivery: ResolvedDelivery | UnrunnableDelivery, refused: Ref
     else:
         logger.warning("[%s] %s goes back to its queue: %s", id, task_name, state, extra=extra)
     waits = refused.refusal in (Refusal.HELD, Refusal.NOT_DUE, Refusal.PACED)
+    is_postponed = refused.refusal is Refusal.UNREADABLE and delivery.delivery.is_of_table
     return Settlement(
         is_final=False,
         retry_after_s=refused.retry_after_s if waits else None,
         # A locked record may be an INSERT that another transaction has not committed.
         has_record=waits and refused is not LOCKED,
         reason=state,
+        left_out=id if is_postponed else None,
     )
 
 

@@ -31,6 +31,13 @@ logger = logging.getLogger("lambda_tasks")
 POLL_EVERY_S: Final = 1.0
 """Seconds between two looks of an idle worker: no notification is sent when a message falls due."""
 
+FIRST_PAUSE_S: Final = 0.05
+"""Seconds from the look after a notification to the next one, from when on they double.
+
+Where that look finds nothing, another worker may have locked the new records, only to leave them,
+as all its lanes are busy.
+"""
+
 MAX_BATCH: Final = 160
 """Most records that are claimed together; claims of more are hardly cheaper for each of them."""
 
@@ -161,6 +168,8 @@ class DatabaseSource:
         self._table = table
         self._wake_up = asyncio.Event()
         self._wake_up.set()
+        self._pause_s = POLL_EVERY_S
+        """Seconds until the next look, unless something wakes the worker."""
         self._listener: Listener | None = None
         self._descriptor = -1
         self._next_listen_at = 0.0
@@ -179,8 +188,9 @@ class DatabaseSource:
     async def receive(self, limit: int) -> ReceivedBatch:
         """See Source."""
         await self._listen()
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, POLL_EVERY_S)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake_up.wait(), POLL_EVERY_S)
+            await asyncio.wait_for(self._wake_up.wait(), pause_s)
         self._wake_up.clear()
         return self._due(limit, self._still_left_out())
 
@@ -273,6 +283,7 @@ class DatabaseSource:
             listener.close()
         else:
             self._loop.add_reader(self._descriptor, self._read_notifications)
+        self._pause_s = FIRST_PAUSE_S
         self.wake()
 
     def _stop_listening(self) -> None:

@@ -467,7 +467,8 @@ def _complete(message: Message, row: Row, arrived: Message) -> Message:
         message = replace(
             message, kwargs=message.kwargs | arrived.secret_kwargs, keeps_arguments=True
         )
-    return replace(message, secret=message.secret | arrived.secret)
+    secret = message.secret | arrived.secret
+    return message if secret == message.secret else replace(message, secret=secret)
 
 
 def _release_refused(verdicts: Verdicts, terms: ClaimTerms) -> None:

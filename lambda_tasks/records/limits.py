@@ -54,7 +54,7 @@ from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
 from .expiry import not_after_expiry
-from .looks import lock_unlocked
+from .looks import PUT_FIRST, lock_unlocked
 from .mapping import (
     MESSAGE_COLUMNS,
     Row,
@@ -76,9 +76,6 @@ KEPT_FOR: Final = timedelta(seconds=5)
 """The time for which a place is kept for a record: a claim of it may need a message to arrive."""
 
 LOOK_AGAIN: Final = timedelta(seconds=LOOK_AGAIN_S)
-
-LOOK_FIRST: Final = timedelta(days=1)
-"""How long ago a record that gets a place was due, as far as the order of looks is concerned."""
 
 ADMIT_LIMIT_S: Final = 2.0
 """Seconds to find places. If it takes longer, another transaction holds them."""
@@ -633,7 +630,7 @@ def _wake(rows: Sequence[Row], sends: Callable[[str], bool]) -> None:
         ids = [row["id"] for row in rows if sends(row["queue"]) is is_sent]
         if ids:
             # In a table they are the next ones, as their places are kept for a short time only.
-            look_at = Now() + GRACE if is_sent else Now() - LOOK_FIRST
+            look_at = Now() + GRACE if is_sent else Now() - PUT_FIRST
             all_records().filter(id__in=ids).update(limit_key=None, look_at=look_at, sent_at=None)
 
 

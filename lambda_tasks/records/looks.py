@@ -17,13 +17,17 @@ from ..ports import LeftOut
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import UNAVAILABLE
-from .mapping import MESSAGE_COLUMNS, Row
+from .mapping import WAKE_UP_COLUMNS, Row
 from .portable import IS_LOST, placeholder
 from .statements import Placeholder, pad, padded_size
 from .tables import RecordQuerySet, TaskRecord
 
-DUE_COLUMNS: Final = ("id", *MESSAGE_COLUMNS, "status", "look_at", "now")
+DUE_COLUMNS: Final = ("id", *WAKE_UP_COLUMNS, "status", "run_after", "look_at", "now")
 """The columns of records that are due; `now` is the database's clock."""
+
+
+PUT_FIRST: Final = timedelta(days=1)
+"""How long ago a record that is put first was due, as far as the order of looks is concerned."""
 
 
 class Level(NamedTuple):
@@ -90,6 +94,11 @@ def lock_due(
     }  # fmt: skip
     rows = statements().fetch(key, compose, values)
     return [dict(zip(DUE_COLUMNS, row, strict=True)) for row in rows[:limit]]
+
+
+def is_first(row: Row) -> bool:
+    """Return whether a row of DUE_COLUMNS was put first, or has been due for about as long."""
+    return bool(row["look_at"] < row["now"] - PUT_FIRST / 2)
 
 
 def _due(

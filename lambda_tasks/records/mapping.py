@@ -2,18 +2,21 @@
 
 import json
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
-from ..core.graphs import Place
+from ..core.graphs import Feed, Place, read_feeds
 from ..core.lifecycle import Claim, LookTerms, Raised, RecordState, Status
 from ..core.message import Message, Outgoing
 from ..core.redaction import REDACTED
 from ..core.unique import UniqueKey
 from .encryption import decrypt, encrypt, encrypts_all
+
+Links = tuple[tuple[Feed, ...], Mapping[str, Any]]
+"""The feeds and the inputs of a step."""
 
 Row = Mapping[str, Any]
 """The values of a row by column, and a few values that the statement computes columns from.
@@ -66,11 +69,22 @@ MESSAGE_COLUMNS: Final = (
 )
 """The columns of a message, except for its id."""
 
+WAKE_UP_COLUMNS: Final = (
+    "task_name",
+    "backend",
+    "queue",
+    "root_id",
+    "headers",
+    "workflow_id",
+    "step",
+)
+"""The columns of a wake-up, except for its id: what says who runs it, and names it in the log."""
+
 GRANTED_COLUMNS: Final = (*CLAIM_COLUMNS, *MESSAGE_COLUMNS)
 
 MICROSECOND_S: Final = 1e-6
 
-JSON_COLUMNS: Final = ("saved", "args", "kwargs", "headers", "links")
+JSON_COLUMNS: Final = ("saved", "args", "kwargs", "headers")
 
 STATE_COLUMNS: Final = (
     *GRANTED_COLUMNS,
@@ -147,7 +161,19 @@ def place_of(row: Row) -> Place | None:
     """
     if row["step"] is None:
         return None
-    return Place.of(row["workflow_id"], row["step"], row["links"])
+    links = row["links"]
+    feeds, inputs = _read_links(links) if isinstance(links, str) else _links_of(links)
+    return Place(row["workflow_id"], row["step"], feeds, inputs)
+
+
+@lru_cache(maxsize=1024)
+def _read_links(text: str) -> Links:
+    """Return the links of a row of raw SQL. Neighbours of a group have the same ones."""
+    return _links_of(json.loads(text))
+
+
+def _links_of(links: Mapping[str, Any]) -> Links:
+    return read_feeds(links["feeds"]), links["inputs"]
 
 
 def _encrypted_arguments(message: Message) -> Mapping[str, Any]:
@@ -163,17 +189,17 @@ def _redact_kwargs(kwargs: dict[str, Any], secret_values: Mapping[str, Any]) -> 
     return kwargs | dict.fromkeys(secret_values.keys() & kwargs.keys(), REDACTED)
 
 
-def queued_rows(messages: Iterable[Outgoing]) -> list[Row]:
+def queued_rows(messages: Iterable[Outgoing], ages_s: Sequence[float] = ()) -> list[Row]:
     """Return the rows of new QUEUED records that are stored together.
 
-    Where the order counts, each has a time of its own.
+    `ages_s` says how long ago each was called; without it, they are called now. Where the order
+    counts, each has a time of its own.
     """
-    now = time.monotonic()
+    ages = iter(ages_s)
     return [
         queued_row(
             outgoing,
-            age_s=(0.0 if outgoing.called_at is None else now - outgoing.called_at)
-            - (number * MICROSECOND_S if outgoing.look.in_order else 0.0),
+            age_s=next(ages, 0.0) - (number * MICROSECOND_S if outgoing.look.in_order else 0.0),
         )
         for number, outgoing in enumerate(messages)
     ]
@@ -261,6 +287,23 @@ def read_messages(
             yield message_of(row), _seconds_until(row["run_after"], row["now"])
         except ValueError as error:
             unreadable[row["id"]] = Raised.from_error(error, str(error))
+
+
+def wake_up_of(row: Row) -> Message:
+    """Return the message of a row with WAKE_UP_COLUMNS: a wake-up. Its claim reads the call."""
+    step = row["step"]
+    return Message(
+        task_name=row["task_name"],
+        kwargs={},
+        invocation_id=row["id"],
+        backend=row["backend"],
+        queue=row["queue"],
+        durable=True,
+        root_id=row["root_id"],
+        headers=row["headers"] or {},
+        place=None if step is None else Place(row["workflow_id"], step),
+        has_arguments=False,
+    )
 
 
 def message_of(row: Row) -> Message:

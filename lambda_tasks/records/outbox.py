@@ -53,12 +53,12 @@ class RecordOutbox:
         """See ports.Outbox."""
         return record_alias()
 
-    def insert_queued(self, messages: Iterable[Outgoing]) -> None:
+    def insert_queued(self, messages: Iterable[Outgoing], ages_s: Sequence[float] = ()) -> None:
         """See ports.Outbox. Executes one INSERT.
 
         In the caller's transaction, only the caller's own time limits apply to it.
         """
-        rows = queued_rows(messages)
+        rows = queued_rows(messages, ages_s)
         run_with_retries(self.alias, lambda: _insert(self.alias, rows))
 
     def insert_workflow(self, workflow: StoredWorkflow) -> None:

@@ -13,16 +13,19 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F
 
-from ..core.lifecycle import Raised, Status
+from ..core.lifecycle import Status
 from ..core.message import Message
 from ..ports import LeftOut
-from . import looks, notify, pauses, postponing, refusals
+from . import looks, notify, pauses, postponing
 from .database import all_records, record_alias
-from .mapping import Row, read_messages
+from .mapping import Row, wake_up_of
 from .retrying import run_with_retries
 
 LOOK_AT_ALL_EVERY_S: Final = 1.0
 """Seconds within which each worker looks at all that is due, as an idle one does each time."""
+
+LOOK_AT_ALL_FOR_S: Final = 60.0
+"""Seconds in which each look is one at all, after one has found a record that was put first."""
 
 
 class RecordTableQueue:
@@ -93,16 +96,21 @@ class _Reached:
     before those that are due, and each look would step over all of them: 50,000 take 5 ms. So a
     look goes on from the first record that the one before it found. What comes to be due before
     that one, as a transaction was committed late or has let go of it, waits for the next look at
-    all. So does a new queue or priority.
+    all. So does a new queue or priority. Records that are put first, as a place of a limit is kept
+    for them, would wait each time: while there are some, each look is one at all.
     """
 
     def __init__(self) -> None:
         self._since: dict[looks.Level, datetime | None] = {}
         self._began_at = -math.inf
+        self._found_first_at = -math.inf
 
     def is_recent(self) -> bool:
         """Return whether the next look may go on from the last one."""
-        return time.monotonic() < self._began_at + LOOK_AT_ALL_EVERY_S
+        now = time.monotonic()
+        if now < self._found_first_at + LOOK_AT_ALL_FOR_S:
+            return False
+        return now < self._began_at + LOOK_AT_ALL_EVERY_S
 
     def begin(self, levels: Sequence[looks.Level]) -> None:
         """Begin anew, with the levels that have due records now, highest priority first."""
@@ -126,6 +134,8 @@ class _Reached:
         if rows:
             # Not the last one: a worker leaves to others what it would not start soon.
             self._since[level] = rows[0]["look_at"] - CLOCK_TICK
+            if looks.is_first(rows[0]):
+                self._found_first_at = time.monotonic()
         return rows
 
 
@@ -151,22 +161,15 @@ def _lock_due_beyond(
 def _lock_due_of_priority(
     reached: _Reached, levels: Sequence[looks.Level], limit: int, without: Collection[LeftOut]
 ) -> list[Message]:
-    """Return up to `limit` messages of levels with one priority, the longest due first.
-
-    Postpones records that can't be decrypted, and looks for others instead.
-    """
+    """Return up to `limit` wake-ups of levels with one priority, the longest due first."""
     while True:
         due = [row for level in levels for row in reached.lock(level, limit=limit, without=without)]
         due.sort(key=itemgetter("look_at"))
         early = [row["id"] for row in due if _is_early(row)]
-        unreadable: dict[UUID, Raised] = {}
-        in_time = [row for row in due[:limit] if not _is_early(row)]
-        messages = [message for message, _ in read_messages(in_time, unreadable)]
+        messages = [wake_up_of(row) for row in due[:limit] if not _is_early(row)]
         if early:
             all_records().filter(id__in=early).update(look_at=F("run_after"))
-        if unreadable:
-            refusals.refuse_unreadable(unreadable)
-        if messages or not (early or unreadable):
+        if messages or not early:
             return messages
 
 

@@ -70,10 +70,10 @@ class CapturingEnqueuer(Enqueuer):
         self._waiting.append((connection, hand_over))
         return hand_over
 
-    def store(self, messages: Sequence[Outgoing]) -> None:
+    def store(self, messages: Sequence[Outgoing], ages_s: Sequence[float] = ()) -> None:
         """See Enqueuer. This is the first step of each call, so it notes the order of the calls."""
         self._note(messages)
-        super().store(messages)
+        super().store(messages, ages_s)
 
     def insert_unique(self, messages: Sequence[Outgoing]) -> Sequence[Joined]:
         """See Enqueuer."""
