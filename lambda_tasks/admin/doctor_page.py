@@ -28,13 +28,11 @@ Findings = Sequence[Mapping[str, Any]]
 """Findings as JSON, as the report has them."""
 
 
-def shown(request: HttpRequest) -> dict[str, Any]:
+def shown(request: HttpRequest, report: DoctorReport | None) -> dict[str, Any]:
     """Return what the overview shows of the report; nothing to who may not see it."""
-    report = _report(request)
-    return {
-        "may_view_doctor": _may_view(request),
-        "doctor": None if report is None else _described(report, report.findings),
-    }
+    may_view = _may_view(request)
+    found = _described(report, report.findings) if may_view and report is not None else None
+    return {"may_view_doctor": may_view, "doctor": found}
 
 
 def of_queue(request: HttpRequest, name: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def context(request: HttpRequest, site: str, *, with_payloads: bool) -> dict[str
         "total": found.series.total,
         "queues": queue_pages.rows(found.queues, dead),
         "may_view_queues": pages.may_view(request, "queuestate"),
-        **doctor_page.shown(request),
+        **doctor_page.shown(request, found.report),
         "errors": error_rows(found.errors, now, with_payloads=with_payloads),
         "still_broken": found.facts.still_broken,
         "may_replay": pages.may(request, "replay", "taskrecord"),

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from django.utils.translation import gettext
 
-from .. import conf, operations
+from .. import conf
 from ..core.figures import Range
 from ..operations import figures
 from ..operations.dead_letter_counts import dead_letter_counts
@@ -38,11 +38,10 @@ def rows(
 
     `n_wrong` is how much the doctor has found about each.
     """
-    states = operations.queue_states()
     return [
         {
             **_row(each),
-            "is_paused": each.name in states and states[each.name].is_paused,
+            "is_paused": each.is_paused,
             "dead": words.number(dead.get(each.name)),
             "has_dead": bool(dead.get(each.name)),
             "n_wrong": n_wrong.get(each.name, 0),

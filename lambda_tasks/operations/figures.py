@@ -72,14 +72,15 @@ SHOWN: Final = 10
 
 def overview(range: Range = Range.LAST_HOUR) -> Overview:
     """Return what the first page shows. Executes seven statements on PostgreSQL."""
-    tick = figures.read_tick()
+    tick = figures.read_tick(with_report=True)
     now = tick.now
     rows = figures.read_runs(
         steps(range, now),
         coarse(range, now),
         Wanted(HOUR, starts=past_hours(start_of(now, HOUR))),
     )
-    of_queues = by_queue(range, now, rows, *counts.count_unfinished(STUCK_AFTER))
+    unfinished = counts.count_unfinished(STUCK_AFTER)
+    of_queues = by_queue(range, now, rows, *unfinished, paused=tick.paused)
     of_tasks = list(by_task(range, now, rows).values())
     return Overview(
         facts=facts(tick, rows, of_queues),
@@ -89,14 +90,16 @@ def overview(range: Range = Range.LAST_HOUR) -> Overview:
         slowest=sorted(of_tasks, key=lambda each: -(each.run.p95_s or 0.0))[:SHOWN],
         costliest=sorted(of_tasks, key=lambda each: -each.run.total_s)[:SHOWN],
         next_due=_next_due(),
+        report=tick.report,
     )
 
 
 def queues(range: Range = Range.LAST_HOUR) -> list[QueueFigures]:
     """Return how each queue stands, by name."""
-    now = figures.read_tick().now
-    rows = figures.read_runs(steps(range, now))
-    return by_queue(range, now, rows, *counts.count_unfinished(STUCK_AFTER))
+    tick = figures.read_tick()
+    rows = figures.read_runs(steps(range, tick.now))
+    unfinished = counts.count_unfinished(STUCK_AFTER)
+    return by_queue(range, tick.now, rows, *unfinished, paused=tick.paused)
 
 
 def tasks(range: Range = Range.LAST_DAY) -> dict[str, TaskFigures]:
