@@ -489,6 +489,7 @@ class QueueState(models.Model):
         permissions = (
             ("pause_queuestate", "Can pause and resume queue"),
             ("redrive_queuestate", "Can send dead letters back to queue"),
+            ("purge_queuestate", "Can delete dead letters of queue"),
         )
 
     def __str__(self) -> str:
@@ -763,6 +764,31 @@ class LastTick(models.Model):
 
     class Meta:
         default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.at}"
+
+
+class DoctorReport(models.Model):
+    """What the doctor has found last: a single row, which each examination replaces."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, editable=False)
+    """Always 1."""
+    at = models.DateTimeField(editable=False)
+    """The time of the examination."""
+    ignored = models.JSONField(default=list, editable=False)
+    """The ids of checks that were left out, as they were given."""
+    findings = models.JSONField(default=list, editable=False)
+    """The worst findings, the worst first, each as JSON."""
+    n_findings = models.PositiveIntegerField(default=0, editable=False)
+    """How many there were in all."""
+    queues = models.JSONField(default=dict, editable=False)
+    """By the names of queues in the settings, how SQS has them, compared with what they should be;
+    those that could be read."""
+
+    class Meta:
+        verbose_name = "doctor's report"
+        default_permissions = ("view",)
 
     def __str__(self) -> str:
         return f"{self.at}"
