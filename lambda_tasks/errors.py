@@ -229,6 +229,21 @@ class StepFailed(LambdaTasksError):
         super().__init__(f"The step has failed with {error_class.replace(':', '.')}: {args!r:.500}")
 
 
+class CompensationFailed(LambdaTasksError):
+    """Compensations of a durable function have failed for good. All others have run.
+
+    `failed` has their names. Repair the fault, and retry the run: it runs those that have failed.
+    """
+
+    def __init__(self, failures: Mapping[str, str], *, task_name: str) -> None:
+        self.failed = tuple(failures)
+        reasons = "; ".join(f"{name!r} with {reason}" for name, reason in failures.items())
+        super().__init__(
+            f"{len(failures)} compensation(s) of {task_name} have failed, and no other is left: "
+            f"{reasons}. Repair the fault, and retry this run: it runs those again."
+        )
+
+
 class Suspended(BaseException):
     """A run of a durable function ends here, and another one goes on.
 

@@ -3,6 +3,7 @@
 from .errors import MaxRetriesExceededError
 from .payload import SQSLambdaTask, SQSLambdaTaskMessage
 from .records.tables import (
+    DoctorReport,
     ErrorFigures,
     LastTick,
     LimitPace,
@@ -24,6 +25,7 @@ from .records.tables import (
 )
 
 __all__ = [
+    "DoctorReport",
     "ErrorFigures",
     "LastTick",
     "LimitPace",

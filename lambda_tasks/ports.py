@@ -754,8 +754,10 @@ class Claims(Protocol):
         """Return whether a signal has come, and its value. If it has not, the wait `ends`."""
         ...
 
-    def wait_for_signal(self, call_id: UUID, name: str, run_id: UUID, type: str) -> bool:
-        """Let a signal wake a run; return False where the signal has come."""
+    def wait_for_signal(
+        self, call_id: UUID, name: str, run_id: UUID, type: str, *, drops: bool
+    ) -> bool:
+        """Let a signal wake a run; return False where it has come, unless it `drops` that."""
         ...
 
 

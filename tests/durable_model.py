@@ -18,7 +18,7 @@ NEVER: Final = 99
 RETRIES: Final = 20
 """The retries of a function: more than its lines can need between two of its waits."""
 
-Signal = Literal["early", "late", "never"]
+Signal = Literal["early", "sometime", "late", "never"]
 Kind = Literal["step", "pair", "run", "gather", "sleep", "wait"]
 
 
@@ -164,7 +164,7 @@ def _draw_line(draw: st.DrawFn, name: str) -> Line:
             members = draw(st.lists(st.integers(0, 4).map(bool), max_size=4))
             return Line(name, kind, members=tuple(members), **conditions)
         case "wait":
-            signal: Signal = draw(st.sampled_from(("early", "late", "never")))
+            signal: Signal = draw(st.sampled_from(("early", "sometime", "late", "never")))
             return Line(name, kind, signal=signal, **conditions)
         case _:
             return Line(name, kind, **conditions)

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -98,13 +99,19 @@ class Playing(Life):
         lines, fails = function.as_json, function.fails
         super().__init__(task.execute_on_commit(lines=lines, fails=fails), **options)
         app.strike = self.mortal.reach
-        self._late = {each.name for each in function.lines if each.signal == "late"}
+        self._late = {each.name for each in function.lines if each.signal in ("late", "sometime")}
+        self._sometime = {each.name for each in function.lines if each.signal == "sometime"}
         for line in function.lines:
             if line.kind == "wait" and line.signal == "early":
                 assert self.run.signal(line.name, result_of(line.name))
 
     def go_on(self) -> bool:
-        """See Life. A signal that is late comes before time passes."""
+        """See Life. A signal that is late comes before time passes, and another at any time."""
+        for name in sorted(self._sometime & self._late):
+            if self._order.random() < 0.2:
+                self._late.remove(name)
+                with suppress(LookupError):  # A function that has ended, or went another way.
+                    self.run.signal(name, result_of(name))
         return self.deliver() or self._signal() or self.pass_time()
 
     def rows(self) -> Counter[str]:
@@ -133,7 +140,8 @@ class Playing(Life):
         for step in self.run.steps():
             if step.kind == "wait_for" and step.status == "waiting" and step.name in self._late:
                 self._late.remove(step.name)
-                return self.run.signal(step.name, result_of(step.name))
+                with suppress(LookupError):  # It was cancelled.
+                    return self.run.signal(step.name, result_of(step.name))
         return False
 
 

@@ -150,6 +150,30 @@ def test_run_now_enqueues_one_run(admin: Client, states: dict[str, ScheduleState
     assert _log() == [("anna", "nightly", f"Run now as {run.pk}.")]
 
 
+def test_past_times_run_once_they_were_shown(admin: Client, settings: Any) -> None:
+    settings.TIME_ZONE = "UTC"
+    url = f"{SCHEDULES}nightly/backfill/"
+    span = {"start": "2026-05-01 00:00", "end": "2026-05-12 12:00"}
+
+    shown = admin.post(url, span).content.decode()
+    fields = Page(shown).fields
+    other = admin.post(url, fields | {"end": "2026-05-13 12:00", "confirmed": "yes"})
+
+    assert "12 runs will be enqueued." in shown
+    assert "and 2 more" in shown
+    assert "13 runs will be enqueued." in other.content.decode(), "it is shown first, too"
+    assert not TaskRecord.objects.exists()
+
+    page = admin.post(url, fields | {"confirmed": "yes"}, follow=True).content.decode()
+
+    assert "12 runs were enqueued." in page
+    assert TaskRecord.objects.count() == 12
+    assert _log() == [("anna", "nightly", "Backfilled: 12 runs.")]
+    assert "0 runs will be enqueued." in admin.post(url, span).content.decode()
+    wrong = admin.post(url, span | {"end": "2026-04-01 12:00"}).content.decode()
+    assert "is before the start" in wrong
+
+
 def test_what_the_code_declares_no_more_is_shown_and_left_alone(
     admin: Client, states: dict[str, ScheduleState], settings: Any
 ) -> None:

@@ -16,6 +16,7 @@ from lambda_tasks.core.message import CALL_HEADER
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import StepCheckpoint, TaskError, TaskRecord, Workflow
 from lambda_tasks.queues import dead_letters
+from lambda_tasks.records import reports
 from tests.admin_pages import LIST, OVERVIEW, note_a_tick, record
 from tests.conftest import starting, wait_for
 from tests.servers.chromium import browser, serving_site
@@ -220,7 +221,11 @@ def test_dead_letters_are_looked_at_and_sent_back(
 
     reader.follow("Look at its dead letters")
     assert "1 dead letter" in reader.text
-    reader.click(".lt-form button")
+    for width in (390, 1440):
+        reader.set_width(width)
+        assert _wrong_with(reader, width) is None
+    reader.find(".lt-letters td input, .lt-letters th input").click()
+    reader.click("button[value=redrive]")
     assert "1 message will go back to its queue." in reader.text
     reader.click("input[type=submit]")
 
@@ -262,6 +267,20 @@ def test_newer_data_replaces_nothing_that_is_in_use(reader: Reader) -> None:
 
 def _pages() -> list[str]:
     _, (failed, *_others) = _broken(3)
+    reports.keep(
+        findings=[
+            {
+                "id": f"queue.{severity}", "severity": severity, "is_checked": is_checked,
+                "where": "queue table", "found": "It is wrong.", "expected": "Right.",
+                "why": "It matters.", "fix": "aws " + "x" * 200, "template": "",
+            }
+            for severity in ("error", "warning", "info") for is_checked in (True, False)
+        ],
+        n_findings=6, ignored=[],
+        queues={"table": [{"name": "q", "n_attributes": 2, "differences": [
+            {"attribute": "Policy", "live": None, "wanted": {"Statement": ["y" * 200]}}
+        ]}]},
+    )  # fmt: skip
     record(
         status="RUNNING", result=None, end_time=None, start_time=now() - timedelta(seconds=3),
         lease_until=now() + timedelta(minutes=1), look_at=now(),
@@ -316,19 +335,24 @@ def test_a_function_goes_on_from_a_step(reader: Reader) -> None:
 def test_no_page_is_wider_than_its_window_or_has_an_error_of_accessibility(
     reader: Reader, width: int
 ) -> None:
-    from axe_core_python.selenium import Axe
-
     reader.set_width(width)
     found: dict[str, Any] = {}
     for url in _pages():
         reader.open(url)
-        shown = reader.chrome.execute_script("return document.documentElement.scrollWidth")
-        errors = Axe().run(reader.chrome, OURS)["violations"]
-        told = [(each["id"], [n["html"][:120] for n in each["nodes"][:3]]) for each in errors]
-        if shown > width or told:
-            found[url] = (shown, told)
+        if wrong := _wrong_with(reader, width):
+            found[url] = wrong
 
     assert found == {}
+
+
+def _wrong_with(reader: Reader, width: int) -> Any:
+    """The page's width and its errors of accessibility; None where there is nothing wrong."""
+    from axe_core_python.selenium import Axe
+
+    shown = reader.chrome.execute_script("return document.documentElement.scrollWidth")
+    errors = Axe().run(reader.chrome, OURS)["violations"]
+    told = [(each["id"], [n["html"][:120] for n in each["nodes"][:3]]) for each in errors]
+    return (shown, told) if shown > width or told else None
 
 
 OURS: dict[str, Any] = {

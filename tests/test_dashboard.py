@@ -4,12 +4,14 @@ import html
 import json
 import re
 import shlex
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.contrib.staticfiles.finders import find
 from django.test import Client
 from django.utils.timezone import now
@@ -18,7 +20,17 @@ from lambda_tasks import operations
 from lambda_tasks.admin import lineage, record_page, tracebacks
 from lambda_tasks.context import SCHEDULE_HEADER
 from lambda_tasks.core.message import UNDO_HEADER
-from lambda_tasks.models import QueueState, ScheduleState, TaskError, TaskRecord, Workflow
+from lambda_tasks.models import (
+    DoctorReport,
+    LastTick,
+    QueueState,
+    ScheduleState,
+    TaskError,
+    TaskRecord,
+    Workflow,
+)
+from lambda_tasks.operations import dead_letter_counts
+from lambda_tasks.records import reports
 from tests.admin_pages import (
     LIST,
     OVERVIEW,
@@ -39,6 +51,7 @@ pytestmark = pytest.mark.django_db
 
 TASKS = f"{LIST}tasks/"
 QUEUES = "/admin/lambda_tasks/queuestate/"
+LETTERS = f"{QUEUES}default/dead-letters/"
 ADD = "tests.app.tasks.add"
 
 
@@ -113,6 +126,16 @@ def test_the_overview_says_what_is_wrong_and_where_to_go(admin: Client) -> None:
     )  # fmt: skip
     assert [words for words in said if words not in page] == []
     assert page.count('role="img"') >= 3
+
+
+def test_the_overview_says_that_its_figures_are_old(admin: Client) -> None:
+    note_a_tick()
+    assert "Counted " in text_of(admin, OVERVIEW)
+    assert "lack what has ended since" not in text_of(admin, OVERVIEW)
+
+    LastTick.objects.update(at=now() - timedelta(hours=2))
+
+    assert "The figures were counted 2 h ago" in text_of(admin, OVERVIEW)
 
 
 def test_a_refresh_is_only_the_part_that_changes(admin: Client) -> None:
@@ -328,7 +351,7 @@ def test_anonymous_and_unpermitted_requests_reach_nothing() -> None:
     failed = _broken(error)
     urls = [
         *_all_pages(error, failed)[:-1],
-        f"{QUEUES}default/dead-letters/", f"{page_of(failed)}picture/",
+        LETTERS, f"{page_of(failed)}picture/",
         "/admin/lambda_tasks/schedulestate/x/backfill/",
     ]  # fmt: skip
 
@@ -376,7 +399,9 @@ def test_the_links_are_those_of_the_pages_that_one_may_see() -> None:
     [
         (f"{TASKS}{ADD}/", {"argument-a": "1", "argument-b": "2"}, "run_taskrecord"),
         (QUEUES, {"action": "pause", "_selected_action": "table"}, "pause_queuestate"),
-        (f"{QUEUES}default/dead-letters/", {"confirmed": "yes"}, "redrive_queuestate"),
+        (LETTERS, {"action": "redrive", "_selected_action": "x"}, "redrive_queuestate"),
+        (LETTERS, {"action": "redrive_all", "confirmed": "yes"}, "redrive_queuestate"),
+        (LETTERS, {"action": "purge", "_selected_action": "x"}, "purge_queuestate"),
         ("ERROR", {"action": "acknowledge"}, "replay_taskrecord"),
         ("ERROR", {"action": "retry"}, "replay_taskrecord"),
         ("REPLAY", {"argument-a": "1"}, "run_taskrecord"),
@@ -387,7 +412,7 @@ def test_each_action_needs_its_own_permission(url: str, form: dict[str, str], mi
     permissions = {
         "view_taskrecord", "view_payload_taskrecord", "replay_taskrecord", "run_taskrecord",
         "cancel_taskrecord", "delete_taskrecord", "view_queuestate", "pause_queuestate",
-        "redrive_queuestate",
+        "redrive_queuestate", "purge_queuestate",
     }  # fmt: skip
     client = user_with(*permissions - {missing})
     error = _error()
@@ -527,9 +552,140 @@ def test_a_queue_is_paused_and_resumed_with_a_reason(admin: Client) -> None:
     assert not any(each.is_paused for each in operations.queue_states().values())
 
 
+def test_a_queue_shows_what_the_settings_say_of_it(admin: Client, settings: Any) -> None:
+    url = "http://127.0.0.1:9/000000000000/jobs"
+    queues = {"default": {"queue_url": url, "rate": "10/m"}, "table": {"database": True}}
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | queues
+
+    page = text_of(admin, f"{QUEUES}default/change/")
+
+    said = (url, "SQSQueue", "one each 6.0 s", "900")
+    assert [words for words in said if words not in page] == []
+    assert "DatabaseQueue" in text_of(admin, f"{QUEUES}table/change/")
+    assert "job-queue/heavy" in text_of(admin, f"{QUEUES}heavy/change/")
+
+
 def test_a_queue_that_is_not_in_the_settings_has_no_page(admin: Client) -> None:
     assert admin.get(f"{QUEUES}unknown/change/").status_code == 404
     assert admin.get(f"{QUEUES}unknown/dead-letters/").status_code == 404
+
+
+# The doctor
+
+
+def _finding(id: str, severity: str = "error", **fields: Any) -> dict[str, Any]:
+    return {
+        "id": id, "severity": severity, "is_checked": True, "where": "queue table",
+        "found": f"{id} is wrong", "expected": "as it should be", "why": "it matters",
+        "fix": f"mend {id}", "template": "", "is_fixable": False, **fields,
+    }  # fmt: skip
+
+
+def _keep(*findings: dict[str, Any], **fields: Any) -> None:
+    reports.keep(
+        **{
+            "findings": findings, "n_findings": len(findings), "ignored": [], "queues": {}, **fields
+        }
+    )  # fmt: skip
+
+
+def test_what_the_doctor_has_found_is_on_the_overview_with_its_fix(admin: Client) -> None:
+    _keep(
+        _finding("tick.age", where="here"), _finding("queue.delay", "warning"),
+        _finding("queue.tls", "info"), _finding("logs.missing", is_checked=False, where="here"),
+        ignored=["alarm"],
+    )  # fmt: skip
+
+    page = text_of(admin, OVERVIEW)
+
+    said = (
+        "The doctor has found errors.", "Looked at ", "1 error, 1 warning, 1 hint",
+        "tick.age is wrong", "as it should be", "mend tick.age", "mend queue.delay",
+        "What could not be checked", "here: logs.missing is wrong", "Left out: alarm.",
+    )  # fmt: skip
+    assert [words for words in said if words not in page] == []
+    assert "may have changed" not in page
+    assert list(Page(page).violations()) == []
+
+    DoctorReport.objects.update(at=now() - timedelta(days=2))
+    assert "2 days ago" in text_of(admin, OVERVIEW)
+    assert "may have changed" in text_of(admin, OVERVIEW)
+
+
+def test_a_page_says_that_nobody_has_asked_the_doctor(admin: Client) -> None:
+    for url in (OVERVIEW, f"{QUEUES}table/change/"):
+        page = text_of(admin, url)
+        assert "Nobody has asked the doctor yet" in page
+        assert "manage.py lambda_tasks doctor" in page
+
+
+def test_a_queue_shows_how_sqs_has_it_and_what_puts_it_right(admin: Client) -> None:
+    different = {"attribute": "VisibilityTimeout", "live": 30, "wanted": 1818}
+    unset: dict[str, Any] = {"attribute": "Policy", "live": None, "wanted": {"Statement": []}}
+    pair = [
+        {"name": "jobs", "n_attributes": 7, "differences": [different, unset]},
+        {"name": "jobs-dlq", "n_attributes": 5, "differences": []},
+    ]
+    _keep(
+        _finding("queue.delay"), _finding("queue.tls", where="queue tables"),
+        _finding("mapping.state", where="mapping of queue table to function f"),
+        queues={"table": pair},
+    )  # fmt: skip
+
+    page = text_of(admin, f"{QUEUES}table/change/")
+
+    said = (
+        "2 of 7 attributes of jobs in SQS are not as recommended", "VisibilityTimeout",
+        "<code>30</code>", "<code>1818</code>", "not set", "All 5 attributes of jobs-dlq",
+        "manage.py lambda_tasks queues ensure table", "queue.delay is wrong", "mapping.state",
+    )  # fmt: skip
+    assert [words for words in said if words not in page] == []
+    assert "queue.tls" not in page
+    assert "2 warnings of the doctor" in text_of(admin, QUEUES)
+    assert "All 5 attributes" not in text_of(admin, f"{QUEUES}other/change/")
+
+
+def test_the_doctor_tells_only_those_who_may_hear_it() -> None:
+    _keep(_finding("queue.delay"))
+    urls = (OVERVIEW, QUEUES, f"{QUEUES}table/change/")
+    client = user_with("view_taskrecord", "view_queuestate")
+
+    without = "".join(text_of(client, url) for url in urls)
+    User.objects.get().user_permissions.add(Permission.objects.get(codename="view_doctorreport"))
+    others = "".join(text_of(client, url) for url in urls)
+
+    assert "doctor" not in without.lower()
+    assert others.count("queue.delay is wrong") == 2
+
+
+def test_dead_letters_are_counted_by_queue_and_lead_to_them(
+    admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letter_counts._Last, "at_s", time.monotonic())
+    monkeypatch.setattr(dead_letter_counts._Last, "counts", {"default": 3, "other": 0})
+
+    page = text_of(admin, OVERVIEW)
+
+    assert page.count(f'href="{LETTERS}"') == 2, "in the strip, and in the row of the queue"
+    monkeypatch.setattr(dead_letter_counts._Last, "counts", {"default": 3, "other": 1})
+    assert text_of(admin, OVERVIEW).count(f'href="{LETTERS}"') == 1
+    assert f'href="{LETTERS}"' in text_of(admin, QUEUES)
+
+
+def test_the_overview_shows_which_queues_are_paused(admin: Client) -> None:
+    operations.pause_queue("table", by="ben")
+
+    assert '<span class="lt-badge lt-cancelled">paused</span>' in text_of(admin, OVERVIEW)
+
+
+def test_a_task_that_only_its_runs_know_is_marked_as_gone(admin: Client) -> None:
+    record(task_name="shop.tasks.gone")
+    note_a_tick()
+
+    page = text_of(admin, TASKS)
+
+    assert page.count("gone from the code") == 1
+    assert "shop.tasks.gone" in page
 
 
 def test_a_forged_form_changes_nothing(admin: Client) -> None:
@@ -540,7 +696,8 @@ def test_a_forged_form_changes_nothing(admin: Client) -> None:
         (QUEUES, {"action": "pause", "confirmed": "yes", "chosen": json.dumps(["unknown"])}),
         (QUEUES, {"action": "pause", "confirmed": "yes", "chosen": json.dumps([["table"]])}),
         (f"{LIST}errors/{uuid.uuid4()}/", {"action": "delete_selected"}),
-        (f"{QUEUES}default/dead-letters/", {"limit": "all"}),
+        (LETTERS, {"limit": "all"}),
+        (LETTERS, {"action": "redrive", "confirmed": "yes", "chosen": "{"}),
         (f"{LIST}trial/?id=x", {}),
     ):
         assert admin.post(url, form).status_code in (200, 302, 400), (url, form)

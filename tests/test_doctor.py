@@ -33,8 +33,10 @@ from lambda_tasks.deployment.sam import Options, render
 from lambda_tasks.doctor import examination, reading
 from lambda_tasks.doctor.facts import Alarms, Facts
 from lambda_tasks.doctor.findings import Fact
+from lambda_tasks.errors import NotMigrated
 from lambda_tasks.local import LambdaContext, LocalSqs
 from lambda_tasks.operations import Finding
+from lambda_tasks.records import reports
 from tests.servers.local_aws import ACCOUNT, REGION, LocalAws
 from tests.stack import PARAMETERS, Stack
 from tests.test_operations import record, ticked
@@ -291,6 +293,67 @@ def test_each_fault_is_found_with_its_fix_and_nothing_where_there_is_none(
             assert each.fix if each.is_checked else each.found.startswith("Not checked: ")
 
     assert found == {id: {id} for id in FAULTS}
+
+
+def test_the_last_report_has_what_was_found_and_how_sqs_has_the_queues(
+    deployed: Deployment,
+) -> None:
+    assert operations.last_report() is None
+    deployed.set_queue(VisibilityTimeout=30, Policy="")
+    deployed.set_dead(RedriveAllowPolicy="")
+
+    found = operations.doctor(ignore=["alarm"])
+
+    report = operations.last_report()
+    assert report is not None
+    assert [each["id"] for each in report.findings] == [each.id for each in found]
+    assert (report.n_findings, report.ignored) == (len(found), ["alarm"])
+    assert report.queues.keys() == {"default"}
+    queue, dead = report.queues["default"]
+    assert (queue["name"], dead["name"]) == (deployed.name, f"{deployed.name}-dlq")
+    different = {each["attribute"]: each["live"] for each in queue["differences"]}
+    assert different == {"VisibilityTimeout": 30, "Policy": None}
+    assert dead["differences"] == [], "only SQS knows whose dead letters it takes"
+    assert {each.attribute for each in operations.diff_queues("default")} == {
+        *different, "RedriveAllowPolicy"
+    }  # fmt: skip
+
+    deployed.sqs.delete_queue(QueueUrl=deployed.queue_url)
+    operations.doctor()
+
+    report = operations.last_report()
+    assert report is not None
+    assert (report.queues, report.ignored) == ({}, [])
+    assert report.findings[0]["id"] == "queue.missing"
+
+
+def test_a_report_is_no_larger_than_a_page_can_show(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [Error(f"{number} " + "x" * 10_000, id="x.E001") for number in range(300)]
+    monkeypatch.setattr(reading, "_check_messages", lambda: many)
+
+    assert len(operations.doctor()) == 300
+
+    report = operations.last_report()
+    assert report is not None
+    assert (len(report.findings), report.n_findings) == (200, 300)
+    assert len(json.dumps(report.findings)) < 200 * 10_000
+
+
+def test_what_can_not_be_kept_is_found_all_the_same(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(**found: Any) -> None:
+        raise NotMigrated(alias="default")
+
+    monkeypatch.setattr(reports, "keep", fail)
+    deployed.set_queue(DelaySeconds=60)
+
+    assert ids(operations.doctor()) == {"queue.delay"}
+
+    assert "could not be kept for the pages" in caplog.text
+    assert operations.last_report() is None
 
 
 MADE_UP: dict[str, Callable[[Facts], Facts]] = {

@@ -3,17 +3,23 @@
 `tests/durable_model.py` says how a function ends that nothing disturbs.
 """
 
+import asyncio
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
+from typing import Final
 
 import pytest
+from django.db import connection, connections
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_tasks.models import TaskRecord
 from tests.app import durable_lines as app
+from tests.conftest import PATIENCE_S
 from tests.durable_model import Function, Line, functions, play
 from tests.durable_play import OPEN, Playing, forget
 
@@ -82,6 +88,58 @@ def test_a_function_that_is_cancelled_undoes_what_was_done_and_does_nothing_else
 
 def _steps_of(line: Line) -> list[str]:
     return [f"{line.name}.a", f"{line.name}.b"] if line.kind == "pair" else [line.name]
+
+
+CANCELLED: Final = Function(
+    (Line("a", is_undone=True), Line("b", "sleep"), Line("c", is_undone=True), Line("d", "pair"))
+)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_cancel_while_a_run_does_anything_ends_the_function_there(is_async: bool) -> None:
+    """From another connection, as from another process."""
+    for at in count():
+        forget()
+        playing = Playing(CANCELLED, is_async=is_async)
+        points = count()
+
+        def strike(
+            point: str, at: int = at, playing: Playing = playing, points: Iterator[int] = points
+        ) -> None:
+            if next(points) == at and not _holds_up_all(point):
+                assert _in_a_thread(playing.run.cancel)
+
+        app.strike = strike
+        playing.play()
+
+        if playing.status() == "SUCCESS" and next(points) <= at:
+            break
+        if playing.status() == "SUCCESS":
+            continue
+        done = {step.name for step in playing.run.steps() if step.status == "done"}
+        assert playing.status() == "CANCELLED"
+        assert playing.rows() == dict.fromkeys(done & {"a", "c", "d.a", "d.b"}, 1)
+        assert playing.undone() == [name for name in ("c", "a") if name in done]
+        assert not TaskRecord.objects.filter(status__in=OPEN).exists()
+    assert at > 15
+
+
+def _holds_up_all(point: str) -> bool:
+    """Return whether whoever cancels would wait for the run: for SQLite's lock, or for its loop."""
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop().is_running()
+    return connection.vendor == "sqlite" and point.endswith("written")
+
+
+def _in_a_thread(function: Callable[[], bool]) -> bool:
+    def run() -> bool:
+        try:
+            return function()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(run).result(timeout=PATIENCE_S)
 
 
 # At each statement

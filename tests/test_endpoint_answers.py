@@ -214,6 +214,17 @@ def test_others_get_json(accept: str, is_text: bool) -> None:
     assert get("status/", Accept=accept).headers["Content-Type"].startswith(kind)
 
 
+def test_the_status_says_which_queues_are_paused() -> None:
+    operations.pause_queue("table", by="anna")
+
+    queues = get("status/").json()["queues"]
+    gauges = parsed(get("status/", Accept=PROMETHEUS).content.decode())["lambda_tasks_paused"]
+
+    assert {name for name, each in queues.items() if each["is_paused"]} == {"table"}
+    values = {each.labels["queue"]: each.value for each in gauges.samples}
+    assert (values["table"], values["default"]) == (1, 0)
+
+
 def test_any_name_is_escaped_in_the_text() -> None:
     moment = now()
     name = 'a"b\\c\nd{}=,#é'

@@ -1,6 +1,7 @@
 """The figures behind the pages: what the tick counts, what is still broken, what pages ask."""
 
 import logging
+import time
 import uuid
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -16,12 +17,13 @@ from lambda_tasks.core.figures import DAY, HOUR, MINUTE, SPANS, TEN_MINUTES, sta
 from lambda_tasks.core.histograms import from_text
 from lambda_tasks.declared_schedules import find_declared
 from lambda_tasks.errors import LambdaTasksError
+from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import ErrorFigures, RunFigures, ScheduleState, TaskError, TaskRecord
-from lambda_tasks.operations import figures
+from lambda_tasks.operations import dead_letter_counts, figures
 from lambda_tasks.operations.figures import Range
 from lambda_tasks.records import rollups
 from tests.app import tasks
-from tests.conftest import Handle, body, record_of, wake_up
+from tests.conftest import PATIENCE_S, Handle, body, record_of, wait_for, wake_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -623,15 +625,38 @@ def test_the_overview_has_the_schedules_that_are_due_next(queue: str, settings: 
     assert found[0].due - now() < timedelta(minutes=2)
 
 
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no dead letters be counted yet in this process."""
+    monkeypatch.setattr(dead_letter_counts._Last, "at_s", None)
+    monkeypatch.setattr(dead_letter_counts._Last, "counts", {})
+
+
 def test_dead_letters_are_unknown_where_nobody_tells(
-    settings: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    uncounted: None, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.LAMBDA_TASKS_QUEUES = {"default": "http://127.0.0.1:9/000000000000/nobody"}
-    monkeypatch.setattr(figures._LastCount, "at_s", -figures.DEAD_LETTERS_KEPT_S)
-    monkeypatch.setattr(figures._LastCount, "count", None)
 
     with caplog.at_level(logging.WARNING, "lambda_tasks"):
-        assert figures.dead_letters(wait_s=0.2) is None
-        assert figures.dead_letters(wait_s=0.2) is None
+        assert dead_letter_counts.dead_letter_counts(wait_s=PATIENCE_S) == {}
+        assert dead_letter_counts.dead_letter_counts() == {}
 
     assert caplog.text.count("could not be counted") == 1
+
+
+def test_only_the_first_count_of_dead_letters_is_waited_for(
+    uncounted: None, sqs: LocalSqs, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = sqs.create_queue(f"test-{uuid.uuid4().hex}", max_receive_count=5)
+    settings.LAMBDA_TASKS_QUEUES = {"default": queue, "table": {"database": True}}
+    url = operations.count_dead_letters("default")[0].url
+    count = dead_letter_counts.dead_letter_counts
+    assert count(wait_s=PATIENCE_S) == {"default": 0}
+
+    sqs.client.send_message(QueueUrl=url, MessageBody="x")
+    assert count() == {"default": 0}, "it is kept for a minute"
+    old_s = time.monotonic() - 2 * dead_letter_counts.KEPT_S
+    monkeypatch.setattr(dead_letter_counts._Last, "at_s", old_s)
+    count(wait_s=PATIENCE_S)
+
+    wait_for(lambda: count() == {"default": 1})

@@ -17,6 +17,8 @@ from lambda_tasks.records.encryption import UNAVAILABLE
 from tests.app import tasks
 from tests.app.models import Effect
 from tests.conftest import Handle, body, relay, wake_up
+from tests.test_operations import record
+from tests.test_verbs import refused, verb
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -110,3 +112,73 @@ def test_a_switch_says_whether_it_has_changed_anything(caplog: Any) -> None:
     assert "The queue 'table' was paused by anna. the shop moves" in caplog.text
     with pytest.raises(InvalidFilter, match="unknown"):
         operations.pause_queue("unknown", by="anna")
+
+
+# The verbs
+
+
+def _paused() -> set[str]:
+    return {name for name, each in operations.queue_states().items() if each.is_paused}
+
+
+def test_the_verbs_pause_and_resume_queues_and_say_so() -> None:
+    done = verb("pause", "table", "other", "--yes", "--reason", "the shop moves", "--by", "anna")
+
+    assert (done.code, done.output) == (0, "table was paused.\nother was paused.\n")
+    assert _paused() == {"table", "other"}
+    state = operations.queue_states()["table"]
+    assert (state.changed_by, state.reason) == ("anna", "the shop moves")
+
+    again = verb("pause", "other", "fifo", "--yes", "--json")
+
+    assert again.code == 0
+    changed = {each["queue"]: each["is_changed"] for each in again.of_kind("queue_switched")}
+    assert changed == {"other": False, "fifo": True}
+    (summary,) = again.of_kind("summary")
+    assert (summary["what"], summary["done"], summary["skipped"]) == ("paused", 1, 1)
+
+    assert verb("resume", "table", "other", "fifo", "--yes").code == 0
+    nothing = verb("resume", "table", "--yes")
+    assert (nothing.code, nothing.output) == (3, "table is not paused.\n")
+    assert _paused() == set()
+
+
+def test_a_dry_run_pauses_nothing_and_so_does_nobody_at_a_terminal() -> None:
+    done = verb("pause", "table", "--dry-run")
+
+    assert (done.code, done.output) == (0, "table would be paused.\n")
+    assert "Add --yes" in refused("pause", "table")
+    assert _paused() == set()
+
+
+def test_with_a_queue_that_there_is_not_none_is_paused() -> None:
+    assert "There is no queue 'tabel'" in refused("pause", "table", "tabel", "--yes")
+    assert _paused() == set()
+
+
+def test_what_counts_queues_says_which_are_paused() -> None:
+    operations.pause_queue("table", by="anna", reason="the shop moves")
+
+    text = verb("stats").output
+    queues = {each["name"]: each["is_paused"] for each in verb("stats", "--json").of_kind("queue")}
+    (described,) = operations.describe_queues("table")
+
+    assert "table is paused by anna since 20" in text
+    assert ": the shop moves." in text
+    assert (queues["table"], queues["default"]) == (True, False)
+    assert (described.is_paused, described.reason) == (True, "the shop moves")
+    assert "paused by anna: the shop moves" in verb("queues", "describe", "table").output
+
+
+def test_health_says_that_the_oldest_call_waits_in_a_paused_queue() -> None:
+    record("QUEUED", queue="table")
+    unwell = "The oldest call waits for"
+
+    def told(**options: Any) -> str:
+        return " ".join(each.message for each in operations.health(**options).problems)
+
+    assert unwell in told()
+    assert "is paused" not in told()
+    operations.pause_queue("table", by="anna")
+    assert "The queue 'table' is paused." in told()
+    assert "The queue 'table' is paused." in told(queue="table")

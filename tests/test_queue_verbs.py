@@ -478,6 +478,36 @@ def test_redrive_takes_so_many_and_of_one_task(die: Die) -> None:
     assert left() == 4
 
 
+def test_messages_are_chosen_by_their_ids(die: Die) -> None:
+    die(*(body(tasks.add, a=number, b=2) for number in range(5)))
+    ids = {each.kwargs["a"]: each.message_id for each in operations.peek_dead_letters("default")}
+
+    sent = verb("dlq", "redrive", "default", "--id", ids[0], "--id", ids[1], "--yes", "--json")
+    deleted = verb("dlq", "purge", "default", "--id", ids[2], "--yes", "--json")
+
+    chosen = {each["message_id"] for each in sent.of_kind("dead_letter")}
+    assert chosen == {ids[0], ids[1]}
+    assert [each["message_id"] for each in deleted.of_kind("dead_letter")] == [ids[2]]
+    assert left() == 2
+    nothing = operations.redrive_dead_letters("default", ids=["gone"])
+    assert (nothing.sent, nothing.skipped, nothing.is_cut_off) == ([], [], False)
+
+
+def test_what_has_a_time_limit_begins_nothing_after_it(die: Die) -> None:
+    die(body(tasks.add, a=1, b=2), body(tasks.add, a=2, b=2))
+    over = timedelta(microseconds=1)
+
+    redriven = operations.redrive_dead_letters("default", within=over)
+    purged = operations.purge_dead_letters("default", all_time=True, within=over)
+
+    assert (redriven.sent, redriven.is_cut_off) == ([], True)
+    assert (purged.deleted, purged.is_cut_off) == ([], True)
+    with pytest.raises(QueueUnavailable, match="too slow"):
+        operations.peek_dead_letters("default", within=over)
+    assert left() == 2
+    assert not operations.redrive_dead_letters("default", within=timedelta(minutes=5)).is_cut_off
+
+
 def test_redrive_keeps_to_its_rate(die: Die, monkeypatch: Any) -> None:
     waits: list[float] = []
     clock = SimpleNamespace(sleep=waits.append, monotonic=lambda: 0.0)
@@ -603,7 +633,7 @@ def test_fifo_dead_letters_go_back_although_they_were_just_sent(sqs: LocalSqs, p
 def test_purge_needs_a_window_and_deletes_what_is_older(die: Die, caplog: Any) -> None:
     caplog.set_level(logging.WARNING, "lambda_tasks")
     die(body(tasks.add, a=1, b=2), wake_up(queued().id))
-    assert "one of the arguments --older-than --all-time is required" in refused(
+    assert "one of the arguments --older-than --all-time --id is required" in refused(
         "dlq", "purge", "default"
     )
     assert "Add --yes" in refused("dlq", "purge", "default", "--all-time")
@@ -650,7 +680,9 @@ def test_purge_shows_what_it_would_delete(die: Die) -> None:
         lambda: operations.purge_dead_letters(
             "default", older_than=timedelta(hours=1), all_time=True
         ),
+        lambda: operations.purge_dead_letters("default", all_time=True, ids=["x"]),
         lambda: operations.peek_dead_letters(limit=0),
+        lambda: operations.peek_dead_letters(within=timedelta(0)),
         lambda: operations.redrive_dead_letters("default", per_second=0),
         lambda: operations.redrive_dead_letters("default", limit=0),
         lambda: operations.redrive_dead_letters("default"),

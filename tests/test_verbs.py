@@ -461,6 +461,7 @@ def test_a_worker_tells_by_its_code_whether_tasks_failed_or_there_were_none() ->
         ("lambda_tasks retry --task tests.app.tasks.add_o", ["tests.app.tasks.add_once"]),
         ("lambda_tasks list --queue ta", ["table"]),
         ("lambda_tasks list --status FA", ["FAILED"]),
+        ("lambda_tasks pause ta", ["table"]),
         ("lambda_tasks purge --all", ["--all-time"]),
         ("lambda_tasks nothing x", []),
     ],

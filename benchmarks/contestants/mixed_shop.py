@@ -18,7 +18,7 @@ from django.db.models import Sum
 from benchmarks.contestants.database import migrate
 from benchmarks.contestants.work import logbook, mixed
 from benchmarks.contestants.work.models import Order, Shipment
-from lambda_tasks.errors import EnqueueError
+from lambda_tasks.errors import CompensationFailed, EnqueueError
 from lambda_tasks.models import TaskRecord, Workflow
 from lambda_tasks.workflows import WorkflowRun
 
@@ -237,6 +237,7 @@ class _Ledger:
             for record in self._records
             if record.status == "FAILED"
             and record.exception_class != own
+            and not (_is_of_compensations(record) and mixed.is_kept(_number(record)))
             and not _was_cut_short(record)
         ]
 
@@ -271,6 +272,11 @@ class _Ledger:
     def _kind(self, number: int) -> str:
         order = self._orders.get(number)
         return "unknown" if order is None else order.kind
+
+
+def _is_of_compensations(record: TaskRecord) -> bool:
+    failed = f"{CompensationFailed.__module__}.{CompensationFailed.__name__}"
+    return record.exception_class == failed
 
 
 def _was_cut_short(record: TaskRecord) -> bool:
@@ -338,7 +344,8 @@ def _promised(number: int, kind: str) -> Sequence[int]:
     if kind == "fulfil" and not mixed.is_refused(number):
         return range(mixed.STAGES)
     if kind == "fulfil":
-        return [*range(mixed.STAGES - 1), *map(mixed.taken_back, mixed.UNDONE)]
+        undone = [each for each in mixed.UNDONE if each != mixed.KEPT or not mixed.is_kept(number)]
+        return [*range(mixed.STAGES - 1), *map(mixed.taken_back, undone)]
     return range(mixed.PARCELS if kind == "send_in_parcels" else 1)
 
 

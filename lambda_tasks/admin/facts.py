@@ -1,7 +1,8 @@
 """The facts at the top: at most five that can be wrong, each with a link to its cure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
 from django.urls import reverse
@@ -52,12 +53,19 @@ class Fact:
         return LEVEL_NAMES[self.level]
 
 
-def shown(facts: Facts, site: str, *, dead_letters: int | None = None) -> list[Fact]:
-    """Return the facts of the strip, those without dead letters for who has none in SQS."""
+def shown(
+    facts: Facts, site: str, *, dead_letters: Mapping[str, int] = MappingProxyType({})
+) -> list[Fact]:
+    """Return the facts of the strip. That of dead letters is there if any queue's are known."""
     return list(_shown(facts, site, dead_letters))
 
 
-def _shown(facts: Facts, site: str, dead_letters: int | None) -> Iterator[Fact]:
+def is_late(tick_s: float | None) -> bool:
+    """Return whether a tick, or what it does, is so long ago that it is worth a look."""
+    return _level(tick_s, TICK_LIMITS_S, none="critical") != "ok"
+
+
+def _shown(facts: Facts, site: str, dead_letters: Mapping[str, int]) -> Iterator[Fact]:
     runs = reverse(f"{site}:lambda_tasks_taskrecord_changelist")
     yield Fact(
         _("Last tick"),
@@ -74,12 +82,16 @@ def _shown(facts: Facts, site: str, dead_letters: int | None) -> Iterator[Fact]:
         f"{runs}?status__exact=QUEUED",
         " · ".join(filter(None, [facts.oldest_waiting_queue, stuck])),
     )
-    if dead_letters is not None:
+    if dead_letters:
+        having = [name for name, n in dead_letters.items() if n]
         yield Fact(
             _("Dead letters"),
-            words.number(dead_letters),
-            "critical" if dead_letters else "ok",
-            reverse(f"{site}:lambda_tasks_queuestate_changelist"),
+            words.number(sum(dead_letters.values())),
+            "critical" if having else "ok",
+            reverse(f"{site}:lambda_tasks_dead_letters", args=having)
+            if len(having) == 1
+            else reverse(f"{site}:lambda_tasks_queuestate_changelist"),
+            ", ".join(having),
         )
     usual = facts.usual_failure_rate
     yield Fact(

@@ -10,8 +10,8 @@ from django.utils.translation import gettext
 
 from ..core.figures import Range
 from ..operations import figures
-from ..operations.figures import HEAT_S, ErrorGroup, QueueFigures, Series, TaskFigures
-from . import charts, facts, pages, words
+from ..operations.figures import HEAT_S, ErrorGroup, Series, TaskFigures
+from . import charts, doctor_page, facts, pages, queue_pages, words
 from .charts import Mark, Part
 
 
@@ -19,17 +19,20 @@ def context(request: HttpRequest, site: str, *, with_payloads: bool) -> dict[str
     """Return what the template shows."""
     chosen = pages.range_of(request, Range.LAST_HOUR)
     found = figures.overview(chosen)
-    now = found.facts.now
+    now, dead = found.facts.now, queue_pages.dead_letters()
     return {
-        "facts": facts.shown(found.facts, site, dead_letters=figures.dead_letters(wait_s=0.5)),
+        "facts": facts.shown(found.facts, site, dead_letters=dead),
         "ranges": pages.ranges(request, chosen),
         "range": chosen.value,
+        "counted": words.ago(found.facts.counted_s),
+        "is_counted_late": facts.is_late(found.facts.counted_s),
         "throughput": throughput(found.series),
         "times": times(found.series),
         "heat": heat(found.series),
         "total": found.series.total,
-        "queues": [queue_row(each) for each in found.queues],
+        "queues": queue_pages.rows(found.queues, dead),
         "may_view_queues": pages.may_view(request, "queuestate"),
+        **doctor_page.shown(request, found.report),
         "errors": error_rows(found.errors, now, with_payloads=with_payloads),
         "still_broken": found.facts.still_broken,
         "may_replay": pages.may(request, "replay", "taskrecord"),
@@ -108,23 +111,6 @@ def heat(series: Series) -> SafeString:
         rows,
         counts,
     )
-
-
-def queue_row(queue: QueueFigures) -> dict[str, Any]:
-    """Return what a row of the list of queues shows."""
-    counts, more = queue.counts, "" if queue.is_complete else "+"
-    return {
-        "name": queue.name,
-        "waiting": words.number(counts.waiting) + more,
-        "delayed": words.number(counts.delayed) + more,
-        "running": words.number(counts.running),
-        "stuck": counts.stuck,
-        "oldest": words.span_or_nothing(counts.oldest_waiting_s),
-        "ended": words.number(queue.outcomes.total),
-        "failed": words.number(queue.outcomes.failed),
-        "wait": words.span_or_nothing(queue.wait.p95_s),
-        "throughput": charts.spark_line(gettext("Throughput"), queue.throughput),
-    }
 
 
 def error_rows(

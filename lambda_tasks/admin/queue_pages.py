@@ -1,8 +1,7 @@
-"""What the pages of queues show: how each stands, who has paused it, and its dead letters."""
+"""What the pages of queues show: how each stands, whether it is paused, and what has died."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from django.utils.translation import gettext
@@ -10,36 +9,69 @@ from django.utils.translation import gettext
 from .. import conf
 from ..core.figures import Range
 from ..operations import figures
-from ..operations.dead_letter_box import DeadLetter
-from ..operations.dead_letters import group_dead_letters
+from ..operations.dead_letter_counts import dead_letter_counts
 from ..operations.figures import QueueFigures
 from ..queues.sqs import SQSQueue
-from ..records.tables import QueueState
-from . import overview_page, record_page, shown
+from . import charts, words
 
-MAX_SHOWN: Final = 50
-"""The most dead letters that a page lists."""
+SETTINGS: Final = (
+    "queue_name", "queue_url", "max_message_bytes", "job_queue_arn", "job_definition_arn",
+    "max_timeout_s",
+)  # fmt: skip
+"""What a page shows of a queue's settings. Those of a project's own kinds may be secret."""
+
+WAIT_S: Final = 0.5
+"""Seconds that the first page of a process waits for the count of dead letters."""
 
 
-def rows(queues: Iterable[QueueFigures], states: Mapping[str, QueueState]) -> list[dict[str, Any]]:
-    """Return what the list of queues shows."""
+def dead_letters() -> Mapping[str, int]:
+    """Return the dead letters of each queue of which they are known."""
+    return dead_letter_counts(wait_s=WAIT_S)
+
+
+def rows(
+    queues: Iterable[QueueFigures],
+    dead: Mapping[str, int],
+    n_wrong: Mapping[str, int] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Return what lists of queues show: how each stands, whether it is paused, and what has died.
+
+    `n_wrong` is how much the doctor has found about each.
+    """
     return [
         {
-            **overview_page.queue_row(each),
-            "is_paused": each.name in states and states[each.name].is_paused,
+            **_row(each),
+            "is_paused": each.is_paused,
+            "dead": words.number(dead.get(each.name)),
+            "has_dead": bool(dead.get(each.name)),
+            "n_wrong": n_wrong.get(each.name, 0),
         }
         for each in queues
     ]
 
 
-def one(name: str, state: QueueState | None, range: Range) -> dict[str, Any]:
+def _row(queue: QueueFigures) -> dict[str, Any]:
+    counts, more = queue.counts, "" if queue.is_complete else "+"
+    return {
+        "name": queue.name,
+        "waiting": words.number(counts.waiting) + more,
+        "delayed": words.number(counts.delayed) + more,
+        "running": words.number(counts.running),
+        "stuck": counts.stuck,
+        "oldest": words.span_or_nothing(counts.oldest_waiting_s),
+        "ended": words.number(queue.outcomes.total),
+        "failed": words.number(queue.outcomes.failed),
+        "wait": words.span_or_nothing(queue.wait.p95_s),
+        "throughput": charts.spark_line(gettext("Throughput"), queue.throughput),
+    }
+
+
+def one(name: str, range: Range) -> dict[str, Any]:
     """Return what the page of a queue shows."""
     queue = conf.current().queue(name)
-    states = {} if state is None else {name: state}
     found = [each for each in figures.queues(range) if each.name == name]
     return {
-        "queues": rows(found, states),
-        "state": state,
+        "queues": rows(found, dead_letters()),
         "settings": [(gettext("Kind"), type(queue).__qualname__), *_settings(queue)],
         "is_in_sqs": isinstance(queue, SQSQueue),
     }
@@ -47,69 +79,9 @@ def one(name: str, state: QueueState | None, range: Range) -> dict[str, Any]:
 
 def _settings(queue: Any) -> Iterable[tuple[str, str]]:
     """Yield what the settings say of a queue."""
-    for name in ("url", "queue_name", "max_timeout_s", "rate"):
+    for name in SETTINGS:
         value = getattr(queue, name, None)
         if value is not None:
             yield name, str(value)
-
-
-def letters(found: Sequence[DeadLetter], *, with_payloads: bool) -> dict[str, Any]:
-    """Return what the page of dead letters shows; arguments only to who may see them."""
-    groups = [
-        {
-            "task_name": each.task_name,
-            "error": each.error if with_payloads else "",
-            "count": each.count,
-        }
-        for each in group_dead_letters(found)
-    ]
-    listed = [
-        {
-            "message_id": each.message_id,
-            "task_name": each.task_name or "",
-            "invocation_id": each.invocation_id if each.status else None,
-            "status": each.status or "",
-            "error": (each.error or "") if with_payloads else "",
-            "arguments": _arguments(each) if with_payloads else "",
-            "receives": each.receives,
-            "sent_at": each.sent_at,
-            "why_not": each.must_not_go_back,
-        }
-        for each in islice(found, MAX_SHOWN)
-    ]
-    return {"groups": groups, "letters": listed, "n_letters": len(found)}
-
-
-def _arguments(letter: DeadLetter) -> str:
-    hidden = record_page.secret_names_of(letter.task_name or "")
-    return shown.start_of(
-        " ".join(f"{name}={value!r}" for name, value in letter.kwargs.items() if name not in hidden)
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A dead letter as a confirmation names it."""
-
-    letter: DeadLetter
-
-    @property
-    def pk(self) -> str:
-        """The id of the message."""
-        return self.letter.message_id
-
-    def __str__(self) -> str:
-        return f"{self.letter.task_name or gettext('unreadable')} {self.letter.message_id}"
-
-
-def named(letters: Iterable[DeadLetter]) -> list[Named]:
-    """Return dead letters as confirmations name them."""
-    return [Named(each) for each in letters]
-
-
-def refused(letters: Iterable[DeadLetter]) -> list[tuple[Named, object]]:
-    """Return dead letters that stay, each with the reason."""
-    return [
-        (Named(each), each.must_not_go_back or gettext("it died again meanwhile"))
-        for each in letters
-    ]
+    if queue.rate is not None:
+        yield "rate", gettext("one each %s") % words.span(queue.rate.interval_s)

@@ -10,8 +10,9 @@ from cronsim import CronSim
 from django.db import router
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import get_language, gettext
+from django.utils.translation import get_language, gettext, ngettext
 
+from ..core.lifecycle import Status
 from ..core.schedules import Cron, Every, Once, Rule, Schedule, first_due
 from ..declared_schedules import DeclaredSchedule, declared
 from ..operations import figures
@@ -27,8 +28,8 @@ N_TREND: Final = 30
 N_NEXT: Final = 3
 """The next due times that a page names."""
 
-
-UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
+UNITS_S: Final = (86_400, 3_600, 60)
+"""The seconds of the units in which a time span is told, the largest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,9 @@ def when(state: ScheduleState, known: Known) -> SafeString:
 
 def on_or_off(state: ScheduleState, known: Known) -> SafeString:
     """Return whether it is on, and who has switched it, when and why."""
-    word, kind = ("on", "success") if state.is_enabled else ("off", "failed")
+    word, kind = (gettext("on"), "success") if state.is_enabled else (gettext("off"), "failed")
     if known.declared is None:
-        word, kind = "gone from the code", "cancelled"
+        word, kind = gettext("gone from the code"), "cancelled"
     at = shown.minute(state.changed_at) if state.changed_at else ""
     remarks = (shown.quiet(each) for each in (state.changed_by, at, state.reason) if each)
     return shown.lines([shown.badge(word, kind), *remarks])
@@ -116,10 +117,16 @@ def last_and_next(state: ScheduleState, known: Known, site: str) -> SafeString:
 
 def last_runs(state: ScheduleState, known: Known, site: str) -> SafeString:
     """Return the last due times, with what became of each, below a line of how long they ran."""
-    ran = [each.run_s for each in figures.schedule_runs(state.name, limit=N_TREND)]
-    values = [each or 0.0 for each in reversed(ran)]
+    ran = figures.schedule_runs(state.name, limit=N_TREND)
+    values = [each.run_s or 0.0 for each in reversed(ran)]
     trend = charts.spark_line(gettext("Seconds of the last runs"), values) if any(values) else ""
-    return shown.lines([trend, *(_run(known, due, record, site) for due, record in known.past)])
+    n_failed = sum(each.status == Status.FAILED for each in ran)
+    told = ngettext(
+        "%(n)d of the last %(all)d has failed", "%(n)d of the last %(all)d have failed", n_failed
+    )
+    failed = shown.quiet(told % {"n": n_failed, "all": len(ran)}) if n_failed else ""
+    first = format_html("{} {}", trend, failed)
+    return shown.lines([first, *(_run(known, due, record, site) for due, record in known.past)])
 
 
 def coming(state: ScheduleState, known: Known) -> SafeString | str:
@@ -170,7 +177,14 @@ def _due_times(schedule: Schedule) -> Iterator[datetime]:
 def _span(span: timedelta) -> str:
     """Return a time span in the largest unit that fits it exactly."""
     seconds = span.total_seconds()
-    fitting = (each for each in UNITS if seconds and not seconds % each[0])
-    unit_s, unit = next(fitting, (1, "second"))
+    fitting = (each for each in UNITS_S if seconds and not seconds % each)
+    unit_s = next(fitting, 1)
     n = seconds / unit_s
-    return f"{n:g} {unit}{'' if n == 1 else 's'}"
+    form = 1 if n == 1 else 2  # of a fraction, too
+    units = {
+        86_400: ngettext("%s day", "%s days", form),
+        3_600: ngettext("%s hour", "%s hours", form),
+        60: ngettext("%s minute", "%s minutes", form),
+        1: ngettext("%s second", "%s seconds", form),
+    }
+    return units[unit_s] % f"{n:g}"

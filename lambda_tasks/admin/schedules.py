@@ -202,15 +202,14 @@ class ScheduleStateAdmin(AsksFirst):
             raise PermissionDenied
         form = BackfillForm(request.POST or None)
         due: list[datetime] | None = None
+        span = ""
         if form.is_valid():
-            is_confirmed = self.is_confirmed(request)
+            start, end = form.cleaned_data["start"], form.cleaned_data["end"]
+            span = f"{start.isoformat()} {end.isoformat()}"
+            # What runs is what was shown: a span that was changed since is shown first.
+            is_confirmed = self.is_confirmed(request) and request.POST.get("shown") == span
             try:
-                due = scheduling.backfill_schedule(
-                    state.name,
-                    form.cleaned_data["start"],
-                    form.cleaned_data["end"],
-                    dry_run=not is_confirmed,
-                )
+                due = scheduling.backfill_schedule(state.name, start, end, dry_run=not is_confirmed)
             except (LambdaTasksError, TypeError, ValueError) as error:
                 form.add_error(None, str(error))
             else:
@@ -223,6 +222,7 @@ class ScheduleStateAdmin(AsksFirst):
         context = {
             "form": form,
             "schedule": state,
+            "span": span,
             "due": None if due is None else due[:FIRST_NAMED],
             "n_due": len(due or ()),
             "n_more": max(len(due or ()) - FIRST_NAMED, 0),

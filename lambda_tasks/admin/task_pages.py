@@ -30,12 +30,14 @@ def all_tasks(range: Range) -> dict[str, Any]:
     """Return all declared tasks, and those that have run and are not declared any more."""
     failed = registry.import_errors()
     counted = figures.tasks(range)
-    names = sorted({*registry.names(), *counted})
+    are_declared = set(registry.names())
+    names = sorted({*are_declared, *counted})
     last, schedules, now = figures.last_successes(names), _schedules(), datetime.now(UTC)
     rows = [
         {
             **overview_page.task_row(counted.get(name, NO_RUNS)),
             "name": name,
+            "is_declared": name in are_declared,
             "last_success": words.since(last.get(name), now),
             "schedules": schedules.get(name, []),
         }

@@ -42,7 +42,11 @@ class TaskPages(AsksFirst):
         if not self.has_view_permission(request):
             raise PermissionDenied
         chosen = pages.range_of(request, Range.LAST_DAY)
-        context = {"ranges": pages.ranges(request, chosen), **task_pages.all_tasks(chosen)}
+        context = {
+            **task_pages.all_tasks(chosen),
+            "ranges": pages.ranges(request, chosen),
+            "may_view_schedules": pages.may_view(request, "schedulestate"),
+        }
         return self.page(request, "tasks", _("Tasks"), context)
 
     def task_view(self, request: HttpRequest, name: str) -> HttpResponse:
@@ -63,6 +67,7 @@ class TaskPages(AsksFirst):
         context = {
             **story,
             "ranges": pages.ranges(request, chosen),
+            "may_view_schedules": pages.may_view(request, "schedulestate"),
             "below": "lambda_tasks/task_form.html",
             "form": form,
             "button": _("Run this task now"),

@@ -23,6 +23,9 @@ MAX_NAME: Final = 200
 MAX_VALUE_BYTES: Final = 64 * 1024
 """The most bytes of a step's value, as JSON: each run of the function reads those of all steps."""
 
+MAX_ERROR_CHARS: Final = 4096
+"""The most characters that are kept of one argument of an error."""
+
 MAX_SLEEP: Final = timedelta(days=3652)
 """Ten years. A longer time is most likely a mistake."""
 
@@ -52,7 +55,7 @@ class Checkpoint:
     value: Any = None
     """The result as a JSON value; of a sleep its end, of children their workflow's id."""
     error: Any = None
-    """The error of a step that the function has caught: see error_to_json()."""
+    """The error that the function has caught, or that of a compensation: see error_to_json()."""
     function: str = ""
     """The function that undoes something, as a reference."""
     is_over: bool = True
@@ -67,7 +70,9 @@ class Checkpoint:
 def check_name(name: object) -> str:
     """Return the name of a step. Raises ValueError unless it is a text of 1 to 200 characters."""
     if isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable():
-        return name
+        if name == name.strip(" "):  # MySQL compares without them
+            return name
+        raise ValueError(f"The step's name {name!r} begins or ends with a space. Remove it.")
     raise ValueError(f"A step's name has 1 to {MAX_NAME} printable characters, not {name!r:.80}.")
 
 
@@ -147,12 +152,11 @@ def _find(module: object, name: str) -> Any:
 
 def error_to_json(error: Exception, secrets: Iterable[object]) -> dict[str, Any]:
     """Return an error as JSON values, with secrets redacted."""
-    attributes = {name: each for name, each in vars(error).items() if _is_json(each)}
+    attributes = {name: each for name, each in vars(error).items() if _is_kept(name, each)}
+    args = [each if _is_kept(each) else f"{each!r:.{MAX_ERROR_CHARS}}" for each in error.args]
     return {
         "class": f"{type(error).__module__}:{type(error).__qualname__}",
-        "args": redact_value(
-            [each if _is_json(each) else repr(each) for each in error.args], secrets
-        ),
+        "args": redact_value(args, secrets),
         "attributes": redact_value(attributes, secrets),
     }
 
@@ -181,8 +185,9 @@ def error_from_json(values: Any) -> Exception:
     return StepFailed(values["class"], args)
 
 
-def _is_json(value: object) -> bool:
+def _is_kept(*values: object) -> bool:
+    """Return whether these, of an error, are JSON that every database takes, and not large."""
     try:
-        return len(json.dumps(value, allow_nan=False)) < 4096
-    except (TypeError, ValueError, RecursionError):
+        return all(len(encode_json(each, what="")) < MAX_ERROR_CHARS for each in values)
+    except (TypeError, ValueError):
         return False

@@ -59,6 +59,9 @@ CALL_HEADER: Final = "lambda_tasks.durable"
 UNDO_HEADER: Final = "lambda_tasks.undo"
 """The header of a run that executes the compensations of a durable function, which has ended."""
 
+UNDONE_HEADER: Final = "lambda_tasks.undone"
+"""The header of a durable function's runs with the number of times that it was undone before."""
+
 YEARS: Final = range(1970, 9000)
 """The years that a time may be in. Close to the ends of the calendar, time zones overflow."""
 

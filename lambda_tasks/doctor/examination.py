@@ -1,7 +1,8 @@
 """Makes all checks, and returns what they find."""
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ..database_calls import call_database
@@ -19,6 +20,7 @@ from . import (
     round_trips,
     ticks,
 )
+from .comparison import Compared, compare
 from .facts import Facts
 from .findings import SEVERITIES, Change, Check, Finding, Found, NotChecked
 from .inside import Answer, ask_functions
@@ -54,6 +56,16 @@ CHECKS: Final = (
 """All checks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What an examination has found."""
+
+    findings: Sequence[Finding]
+    """All that is wrong, and what could not be checked, the worst first."""
+    queues: Mapping[str, Sequence[Compared]]
+    """How SQS has the queues, by their names in the settings."""
+
+
 async def examine(
     runtime: Runtime,
     *,
@@ -62,8 +74,8 @@ async def examine(
     dead_letters: bool = False,
     trips: Iterable[Awaitable[RoundTrip]] = (),
     deadline: float,
-) -> list[Finding]:
-    """Return all that is wrong, and what could not be checked, the worst first.
+) -> Examination:
+    """Return all that is wrong, and what could not be checked.
 
     With `inside`, each function is asked, too. `trips` are made meanwhile. See reading.read() for
     the other parameters.
@@ -74,7 +86,8 @@ async def examine(
     )
     # On a thread, as checks may import modules and read files.
     findings = await call_database(_judge, facts, answers, made)
-    return sorted(findings, key=lambda each: SEVERITIES.index(each.severity))
+    worst_first = sorted(findings, key=lambda each: SEVERITIES.index(each.severity))
+    return Examination(worst_first, compare(facts.queues))
 
 
 async def _look(

@@ -11,6 +11,7 @@ from django.db import transaction
 
 from .. import conf, runtime
 from ..core.durable import (
+    Checkpoint,
     Kind,
     check_name,
     error_text,
@@ -86,7 +87,8 @@ class StepState:
     kind: str
     """"step", "sleep", "wait_for", "run", "gather" or "on_failure"."""
     status: str
-    """"done", "failed" for an error that the function has caught, or "waiting"."""
+    """"done", "waiting", or "failed": with an error that the function has caught, or a compensation
+    that has failed for good."""
     value: Any
     """The result as a JSON value; that of a sleep is its end."""
     began_at: datetime
@@ -142,7 +144,7 @@ class DurableRun:
             StepState(
                 name=each.name,
                 kind=each.kind,
-                status=_status(each.error, is_over=each.is_over),
+                status=_status(each),
                 value=each.value,
                 began_at=each.began_at,
                 ended_at=each.ended_at,
@@ -164,9 +166,11 @@ class DurableRun:
         """
         from ..records import checkpoints, steering, workflows
 
-        unfinished = checkpoints.runs_of(self.id).filter(status__in=UNFINISHED).order_by()
-        ids = list(unfinished.values_list("id", flat=True))
-        if not steering.cancel(ids):
+        ids = checkpoints.unfinished_runs(self.id)
+        while ids and not steering.cancel(ids):
+            # That run has just ended, and left another one.
+            ids = checkpoints.unfinished_runs(self.id, anew=True)
+        if not ids:
             return False
         for id in checkpoints.cancelled_workflows(self.id):
             workflows.finish_cancelled(id)
@@ -182,9 +186,10 @@ class DurableRun:
     def retry_from(self, name: str, *, dry_run: bool = False) -> Sequence[str]:
         """Forget a step and all after it, and let a function that has failed run again from there.
 
-        Returns the names of the steps that are forgotten, or would be in a dry run.
-        Signals that have come stay. Raises LookupError for a step that is unknown, and ValueError
-        where the function has not failed or was not cancelled, or where a compensation has run that
+        Returns the names of the steps that are forgotten, or would be in a dry run. Signals that
+        have come stay. What compensations have undone is done anew, with new keys: see
+        WorkflowContext.key(). Raises LookupError for a step that is unknown, and ValueError where
+        the function has not failed or was not cancelled, or where a compensation has run that
         belongs to an earlier step.
         """
         from ..records import checkpoints, steering, workflows
@@ -212,13 +217,15 @@ class DurableRun:
                     "undone what was before it. Retry it from an earlier step."
                 )
             if not dry_run:
-                checkpoints.forget_from(self.id, number, last.id)
+                checkpoints.forget_from(self.id, number, last, was_undone=bool(done))
             changed = steering.reopen(
                 [last.id], workflows.refuse_retry, look_terms, dry_run=dry_run, is_last=True
             )
             for reason in changed.skipped.values():
                 raise ValueError(f"{self!r} can't be retried: {reason}.")
             if not dry_run:
+                # At once, though what it has slept for may be months away.
+                checkpoints.wake(last.id, grace_s=look_terms(last.queue).grace.total_seconds())
                 _send([last.id])
         return [each.name for each in steps if each.number >= number]
 
@@ -227,7 +234,7 @@ class DurableRun:
         return await sync_to_async(self.retry_from)(name, dry_run=dry_run)
 
 
-def _status(error: object, *, is_over: bool) -> str:
-    if not is_over:
-        return "waiting"
-    return "done" if error is None else "failed"
+def _status(step: Checkpoint) -> str:
+    if step.error is not None:
+        return "failed"
+    return "done" if step.is_over else "waiting"

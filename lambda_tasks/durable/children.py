@@ -16,8 +16,8 @@ from ..execution.journal import Suspension
 from ..workflows import Results, Step, WorkflowGraph, group, stored_as
 from .steps import Steps
 
-LOOK_AGAIN: Final = timedelta(minutes=1)
-"""The time until a run looks again that was woken before its tasks had ended."""
+LOOK_AGAIN: Final = timedelta(minutes=10)
+"""The time until a run looks again that somebody has woken before its tasks had ended."""
 
 
 def run(steps: Steps, name: str, step: Any) -> Any:
@@ -39,6 +39,8 @@ def gather(steps: Steps, name: str, members: Sequence[Any]) -> Results[Any]:
                 f"gather({name!r}) got {each!r:.80}. Pass calls of tasks: `task.step(...)`."
             )
     kept = _ended(steps, name, Kind.GATHER, members)
+    if kept.error is not None:
+        raise error_from_json(kept.error)
     return Results.from_json(kept.value)
 
 
@@ -51,8 +53,8 @@ def _ended(steps: Steps, name: str, kind: Kind, members: Sequence[Any]) -> Check
     journal = steps.journal
     if found is None and members:
         _begin(steps, name, kind, members)
-    journal.begin()
     try:
+        journal.begin()
         value, error = _outcome(steps, name, kind, found)
         kept = steps.done(name, kind, found, value, error)
         journal.commit(kept)
@@ -100,13 +102,25 @@ def _outcome(steps: Steps, name: str, kind: Kind, found: Checkpoint | None) -> t
     stored = workflows.find(id)
     if stored is not None and stored.status == WorkflowStatus.RUNNING:
         steps.suspend(Suspension(name, datetime.now(UTC) + LOOK_AGAIN))
-    if kind is Kind.GATHER:
-        return workflows.read_group(id, number), None
+    if kind is Kind.GATHER and stored is not None:
+        return _group(stored, number), None
     if stored is not None and stored.status == WorkflowStatus.SUCCESS:
         _, result = workflows.read_step(id, number)
         what = f"the result of the task {name!r} of {steps.context.task_name}"
         return value_to_json(result, what=what), None
     return None, _failure(name, stored, workflows.errors(id, limit=1))
+
+
+def _group(stored: Any, number: int) -> Any:
+    """Return what Results are made of, as JSON values."""
+    from ..records import workflows
+
+    found = workflows.read_group(stored.id, number)
+    if found is None or stored.status != WorkflowStatus.CANCELLED:
+        return found
+    # Nobody counts the ends of its steps any more.
+    n_succeeded = workflows.count_succeeded(stored.id, found["values"])
+    return {**found, "failed": found["total"] - n_succeeded}
 
 
 def _failure(name: str, stored: Any, errors: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -46,16 +46,21 @@ class _Context:
         return bool(self.steps.journal.is_replaying)
 
     def key(self, name: str) -> UUID:
-        """Return a key that stays the same over all runs, for APIs that do nothing twice by it."""
-        return uuid5(self.id, name)
+        """Return a key that stays the same over all runs, for APIs that do nothing twice by it.
+
+        It is another one once compensations have undone what was done by it: see retry_from().
+        """
+        n_undone = self.steps.journal.n_undone
+        return uuid5(self.id, f"{name} {n_undone}" if n_undone else name)
 
     def on_failure(
         self, name: str, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """Let a function undo what was done, if this one fails or is cancelled.
 
-        Then all of these run as steps, the last one first, in a run of their own. `fn` is a
-        function of a module, with arguments by name that are JSON values by its annotations. Raises
+        Then all of these run as steps, the last one first, in a run of their own; one that fails
+        for good does not keep the others from it. `fn` is a function of a module, with arguments by
+        name that are JSON values by its annotations. Raises
         ValueError for a name that this run has used, and TypeError for a function that is not found
         by its name, and for arguments that are not JSON.
         """
@@ -96,8 +101,8 @@ class WorkflowContext(_Context):
         short of time goes on in a new one before the step begins.
 
         Raises ValueError for a name that this run has used, or a result that is too large;
-        TypeError for one that is not JSON; RuntimeError within another step; and LeaseLost where
-        the run was taken over or cancelled.
+        TypeError for one that is not JSON; RuntimeError within another step, or behind one that was
+        cancelled from outside of it; and LeaseLost where the run was taken over or cancelled.
         """
         check_step_function(name, fn, is_async=True)
         async with self._turn(name) as steps:
@@ -105,17 +110,23 @@ class WorkflowContext(_Context):
             if found is not None:
                 return steps.result_of(found, fn)
             with steps.active(name):
-                if iscoroutinefunction(fn):
-                    await sync_to_async(steps.may_begin)(name)
-                    return await self._run_async_step(name, fn, args, kwargs)
-                return await sync_to_async(_run_step)(steps, name, fn, args, kwargs)
+                await sync_to_async(steps.may_begin)(name)
+                try:
+                    if iscoroutinefunction(fn):
+                        return await self._run_async_step(name, fn, args, kwargs)
+                    return await sync_to_async(steps.run_step)(name, fn, args, kwargs)
+                except asyncio.CancelledError as cancelled:
+                    steps.cancelled(name)
+                    # Behind a `def`, which still runs on its thread.
+                    await sync_to_async(steps.journal.roll_back)(cancelled)
+                    raise
 
     async def _run_async_step(
         self, name: str, fn: Callable[..., Any], args: Any, kwargs: Any, n_tries: int = 0
     ) -> Any:
         steps = self.steps
-        await sync_to_async(steps.journal.begin)()
         try:
+            await sync_to_async(steps.journal.begin)()
             result = await fn(*args, **kwargs)
             return await sync_to_async(steps.commit)(name, fn, result)
         except Exception as error:
@@ -188,7 +199,8 @@ class SyncWorkflowContext(_Context):
             result: R = steps.result_of(found, fn)
             return result
         with steps.active(name):
-            done: R = _run_step(steps, name, fn, args, kwargs)
+            steps.may_begin(name)
+            done: R = steps.run_step(name, fn, args, kwargs)
             return done
 
     def run(self, name: str, step: Step[R]) -> R:
@@ -218,8 +230,3 @@ class SyncWorkflowContext(_Context):
         if not self.steps.is_loaded:
             self.steps.load()
         return self.steps
-
-
-def _run_step(steps: Steps, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    steps.may_begin(name)
-    return steps.run_step(name, fn, args, kwargs)

@@ -15,12 +15,14 @@ class DirectJournal:
     is_direct = True
     woke = None
     is_undo = False
+    n_undone = 0
 
     def __init__(self) -> None:
         self.call_id = uuid.uuid4()
         self.is_replaying = False
         self.pending: list[Checkpoint] = []
         self.suspension = None
+        self.interruption = None
         self._block: Any = None
 
     def read(self) -> Sequence[Checkpoint]:

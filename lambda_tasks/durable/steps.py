@@ -26,7 +26,6 @@ from ..core.durable import (
     due_of,
     error_from_json,
     error_to_json,
-    find_reference,
     reference_to,
     value_from_json,
     value_to_json,
@@ -74,6 +73,10 @@ class Steps:
         """A step that has failed. It is written once the function goes on."""
         self._began = 0.0
         """When the step began that runs now, or that ran last, by time.monotonic()."""
+        self._cancelled: str | None = None
+        """A step that the function's own code has cancelled."""
+        self._is_replayed = False
+        """Whether the function was replayed up to its last step, to learn what must be undone."""
         self._full_s = context.remaining()
         self._outside_since = time.monotonic()
         self._last = "its start"
@@ -103,6 +106,7 @@ class Steps:
             self.leave()
             return found
         if self.journal.is_undo:
+            self._is_replayed = True
             raise Suspended  # Only what was done is done again, to learn what must be undone.
         self.journal.is_replaying = False
         if self._caught is not None:
@@ -123,8 +127,16 @@ class Steps:
     def _check(self, name: str, kind: Kind) -> None:
         check_name(name)
         self.refuse_nested(name)
-        if self.journal.suspension is not None:
+        if self.journal.suspension is not None or self._is_replayed:
             raise Suspended  # by code that has caught it
+        if self.journal.interruption is not None:
+            raise self.journal.interruption
+        if self._cancelled is not None:
+            raise RuntimeError(
+                f"{self.context.task_name}: the step {self._cancelled!r} was cancelled from "
+                "outside of it, as asyncio.timeout() does, so the next run can't know how it has "
+                f"ended, and {name!r} can't follow it. Put the timeout into the step's function."
+            )
         if name in self._used:
             raise ValueError(
                 f"{self.context.task_name} has used the name {name!r} before in this run. Each "
@@ -205,9 +217,9 @@ class Steps:
     def run_step(self, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call the function of a step, a `def`, and commit. Returns its result."""
         for n_tries in range(MAX_CONFLICTS + 1):
-            self.journal.begin()
             try:
-                return self.commit(name, fn, _refuse_awaitable(fn, fn(*args, **kwargs)))
+                self.journal.begin()
+                return self.commit(name, fn, refuse_awaitable(fn, fn(*args, **kwargs)))
             except Exception as error:
                 self.journal.roll_back(error)
                 if not self.repeats(error, n_tries):
@@ -217,9 +229,11 @@ class Steps:
 
     def commit(self, name: str, fn: Callable[..., Any], result: object) -> Any:
         """Commit a step with its result, and return it as its annotation has it."""
+        if self._cancelled == name:  # while it ran on its thread
+            raise RuntimeError(f"The step {name!r} was cancelled.")
         what = f"the result of the step {name!r} of {self.context.task_name}"
         value = value_to_json(result, what=what)
-        typed = value_from_json(value, _hint_of(fn), what=what)
+        typed = value_from_json(value, hint_of(fn), what=what)
         done = self.done(name, Kind.STEP, None, value)
         self.journal.commit(replace(done, ran=(self._began, time.monotonic())))
         self.n_new += 1
@@ -242,12 +256,16 @@ class Steps:
                 ran=(self._began, time.monotonic()),
             )
 
+    def cancelled(self, name: str) -> None:
+        """Note that a step was cancelled. It does not commit, and no other follows it."""
+        self._cancelled = name
+
     def result_of(self, kept: Checkpoint, fn: Callable[..., Any]) -> Any:
         """Return the result of a step that is done, or raise its error."""
         if kept.error is not None:
             raise error_from_json(kept.error)
         what = f"the result of the step {kept.name!r} of {self.context.task_name}"
-        return value_from_json(kept.value, _hint_of(fn), what=what)
+        return value_from_json(kept.value, hint_of(fn), what=what)
 
     # sleep() and wait_for()
 
@@ -279,24 +297,44 @@ class Steps:
         if found is not None:
             due = datetime.fromisoformat(found.value)
         ends = due != FOREVER and (self.journal.woke == name or due <= now)
-        self.journal.begin()
         try:
+            self.journal.begin()
             has_come, value = self.journal.receive_signal(name, ends=ends)
-            typed = value_from_json(value, type, what=what) if has_come else None
-            if not (has_come or ends):
-                self._park(name, type, due, found)
-            self.journal.commit(self.done(name, Kind.WAIT, found, value))
+            fits, typed = self._read_signal(name, value, type) if has_come else (False, None)
+            if not (fits or ends):
+                self._park(name, type, due, found, drops=has_come)
+            kept = self.done(name, Kind.WAIT, found, value if fits else None)
+            self.journal.commit(kept)
         except BaseException as error:
             self.journal.roll_back(error)
             raise
         self.leave()
         return typed
 
-    def _park(self, name: str, type: Any, due: datetime, found: Checkpoint | None) -> NoReturn:
+    def _read_signal(self, name: str, value: Any, type: Any) -> tuple[bool, Any]:
+        """Return whether a signal has the type that is waited for, and its value.
+
+        One that came before its wait could not be refused. It must not fail the function.
+        """
+        try:
+            return True, value_from_json(value, type, what=name)
+        except TypeError:
+            logger.error(
+                "[%s] The signal %r of %s is no %s. It is dropped, and another one may come.",
+                self.context.invocation_id, name, self.context.task_name,
+                getattr(type, "__name__", type),
+                extra=attributes_of(self.context),
+            )  # fmt: skip
+            return False, None
+
+    def _park(
+        self, name: str, type: Any, due: datetime, found: Checkpoint | None, *, drops: bool
+    ) -> NoReturn:
         """End the run; a signal wakes the next one, or its timeout."""
 
         def write(run_id: UUID) -> bool:
-            waits: bool = self.journal.wait_for_signal(name, run_id, reference_to(type) or "")
+            reference = reference_to(type) or ""
+            waits: bool = self.journal.wait_for_signal(name, run_id, reference, drops=drops)
             return waits
 
         steps = self.waiting(name, Kind.WAIT, found, due.isoformat())
@@ -331,56 +369,6 @@ class Steps:
             )
             self.journal.pending.append(kept)
 
-    def note_replay(self, ended: BaseException) -> None:
-        """Note how the function has ended that was replayed to learn what must be undone."""
-        if not isinstance(ended, Suspended):
-            logger.info(
-                "[%s] %s is undone; up to its last step it ended with %s",
-                self.context.invocation_id, self.context.task_name, type(ended).__name__,
-                extra=attributes_of(self.context),
-            )  # fmt: skip
-
-    def undos(self) -> list[Checkpoint]:
-        """Return the compensations that have not run, the last one first."""
-        self.journal.flush()  # what the function has said once more, and no step had written
-        found = [each for each in self.journal.read() if each.kind == Kind.UNDO]
-        waiting = [each for each in found if not each.is_over]
-        return sorted(waiting, key=lambda each: each.number, reverse=True)
-
-    def undo_call(self, kept: Checkpoint) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """Return a compensation's function, and its arguments as its annotations have them.
-
-        Raises LookupError where this release has no such function.
-        """
-        fn = find_reference(kept.function)
-        if fn is None:
-            raise LookupError(
-                f"The compensation {kept.name!r} of {self.context.task_name} can't run: there is "
-                f"no {kept.function.replace(':', '.')} in this release. Bring it back under this "
-                "name, and retry this run."
-            )
-        kwargs = {
-            name: value_from_json(each, _hint_of(fn, name), what=f"{name} of {kept.name!r}")
-            for name, each in kept.value.items()
-        }
-        return fn, kwargs
-
-    def run_undo(self, kept: Checkpoint) -> None:
-        """Run a compensation whose function is a `def`, and commit."""
-        fn, kwargs = self.undo_call(kept)
-        self.journal.begin()
-        try:
-            _refuse_awaitable(fn, fn(**kwargs))
-            self.commit_undo(kept)
-        except BaseException as error:
-            self.journal.roll_back(error)
-            raise
-
-    def commit_undo(self, kept: Checkpoint) -> None:
-        """Commit a compensation."""
-        self.journal.commit(replace(kept, is_over=True))
-        self.n_new += 1
-
 
 def check_step_function(name: str, fn: object, *, is_async: bool) -> None:
     """Raise TypeError where a function can't be a step."""
@@ -397,7 +385,8 @@ def check_step_function(name: str, fn: object, *, is_async: bool) -> None:
         )
 
 
-def _refuse_awaitable(fn: Callable[..., Any], result: Any) -> Any:
+def refuse_awaitable(fn: Callable[..., Any], result: Any) -> Any:
+    """Return the result of a `def`. Raises TypeError where it would have to be awaited."""
     if not inspect.isawaitable(result):
         return result
     if inspect.iscoroutine(result):
@@ -405,7 +394,7 @@ def _refuse_awaitable(fn: Callable[..., Any], result: Any) -> Any:
     raise TypeError(f"{fn!r:.80} returns an awaitable. Pass the `async def` itself.")
 
 
-def _hint_of(fn: Any, name: str = "return") -> Any:
+def hint_of(fn: Any, name: str = "return") -> Any:
     """Return an annotation of a function; Any where it has none."""
     annotations = getattr(inspect.unwrap(fn), "__annotations__", {})
     return resolve_hint(fn, name) if name in annotations else Any

@@ -5,7 +5,7 @@ A caller whose authenticator names tasks or queues sees and changes nothing of o
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
@@ -108,6 +108,7 @@ def status(call: Call[StatusParameters]) -> HttpResponse:
     queues = _queues(call.parameters.queue, call.scope)
     with borrowed_connections(), interrupt_after(LIBRARY_STATEMENT_LIMIT_S):
         found = operations.stats()
+        paused = {name for name, each in operations.queue_states().items() if each.is_paused}
     by_queue = {
         name: counts for name, counts in found.queues.items() if queues is None or name in queues
     }
@@ -116,7 +117,7 @@ def status(call: Call[StatusParameters]) -> HttpResponse:
     if call.request.get_preferred_type(["application/json", prometheus.ACCEPTED]) == (
         prometheus.ACCEPTED
     ):
-        text = prometheus.exposition(found, by_queue, by_task)
+        text = prometheus.exposition(found, by_queue, by_task, paused)
         return HttpResponse(text, content_type=prometheus.CONTENT_TYPE)
     return JsonResponse(
         {
@@ -124,14 +125,13 @@ def status(call: Call[StatusParameters]) -> HttpResponse:
             "ended_since": found.ended_since,
             "is_complete": found.is_complete,
             "last_tick_s": found.last_tick_s,
-            "queues": _as_dicts(by_queue),
-            "tasks": _as_dicts(by_task),
+            "queues": {
+                name: asdict(each) | {"is_paused": name in paused}
+                for name, each in by_queue.items()
+            },
+            "tasks": {name: asdict(each) for name, each in by_task.items()},
         }
     )
-
-
-def _as_dicts(counts: Mapping[str, operations.Counts]) -> dict[str, dict[str, Any]]:
-    return {name: asdict(each) for name, each in counts.items()}
 
 
 def record(call: Call[NoParameters]) -> HttpResponse:

@@ -4,7 +4,7 @@ All are gauges: what is counted has ended within a window, so it falls again. Se
 format" of Prometheus' "Exposition formats".
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from ..operations import Counts, Stats
@@ -25,8 +25,13 @@ _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _Sample = tuple[Mapping[str, str], float]
 
 
-def exposition(stats: Stats, queues: Mapping[str, Counts], tasks: Mapping[str, Counts]) -> str:
-    """Return the text of these counts, by queue and by task."""
+def exposition(
+    stats: Stats,
+    queues: Mapping[str, Counts],
+    tasks: Mapping[str, Counts],
+    paused: Collection[str] = (),
+) -> str:
+    """Return the text of these counts, by queue and by task, and which queues are paused."""
     window_s = (stats.now - stats.ended_since).total_seconds()
     lines = [
         *_metric("tasks", "Tasks that have not ended.", _samples("queue", queues, "state", NOW)),
@@ -34,6 +39,11 @@ def exposition(stats: Stats, queues: Mapping[str, Counts], tasks: Mapping[str, C
             "oldest_waiting_seconds",
             "Seconds since the oldest waiting task was due; 0 if none waits.",
             [({"queue": name}, each.oldest_waiting_s or 0) for name, each in queues.items()],
+        ),
+        *_metric(
+            "paused",
+            "1 if somebody has paused the queue, else 0.",
+            [({"queue": name}, int(name in paused)) for name in queues],
         ),
         *_metric(
             "ended",

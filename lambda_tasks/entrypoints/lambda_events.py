@@ -185,13 +185,13 @@ class EventHandler:
 
         answer_by = _AnswerBy.of(context).deadline
         latest = time.monotonic() + DOCTOR_LIMIT_S
-        findings = await examine(
+        examined = await examine(
             self._runtime,
             own_arn=getattr(context, "invoked_function_arn", None),
             deadline=latest if answer_by is None else min(answer_by, latest),
         )
         here = await call_database(about_this_side)
-        return {**here, "findings": [each.as_json() for each in findings]}
+        return {**here, "findings": [each.as_json() for each in examined.findings]}
 
     async def _run_round(self, deadline: float | None, *, always: bool = False) -> RoundResult:
         """Enqueue what schedules have due, relay the messages that were left, and count both.

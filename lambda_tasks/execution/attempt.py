@@ -29,11 +29,12 @@ from ..context import (
 )
 from ..core.arguments import copy_json
 from ..core.lifecycle import Failed, Outcome, Raised
-from ..core.message import Outgoing
+from ..core.message import UNDO_HEADER, Outgoing
 from ..core.retries import JITTER_S, as_retry
 from ..database_errors import Meaning, close_failed_connections, is_conflict, meaning_of
 from ..errors import (
     ArgumentsMismatch,
+    CompensationFailed,
     Continue,
     HardTimeLimitExceeded,
     LeaseLost,
@@ -52,6 +53,7 @@ from .finishing import (
     describe,
     describe_refusal,
     follow_up_of,
+    is_retried,
     next_run_of,
     outcome_of,
 )
@@ -240,10 +242,13 @@ class Attempt:
 
         If there is nothing else to commit and the run `leaves_record`, the caller writes it.
         Raises TypeError for a result that is not JSON, TransactionManagementError if the task has
-        left a transaction open, LeaseLost if the claim no longer holds, and the database's errors.
+        left a transaction open, LeaseLost if the claim no longer holds, the database's errors, and
+        what has interrupted a step.
         """
         if (suspension := self._suspension) is not None:
             return self._suspend(suspension)  # its function has caught that
+        if self._interruption is not None:
+            raise self._interruption  # as above
         self._check_transactions()
         if self._journal is not None:
             self._journal.flush()
@@ -290,6 +295,10 @@ class Attempt:
         """See journal.StepTransactions."""
         self._end_transaction(error)
 
+    def is_retried(self, error: BaseException) -> bool:
+        """See journal.StepTransactions."""
+        return is_retried(error, self.run, self._call)
+
     def _go_on_later(self, error: BaseException) -> AttemptEnd | None:
         """End a run that another one continues; return None for any other run."""
         if (suspension := self._suspension) is not None:
@@ -313,6 +322,11 @@ class Attempt:
     def _suspension(self) -> Suspension | None:
         """Why the run of a durable function ends here; None while it goes on."""
         return None if self._journal is None else self._journal.suspension
+
+    @property
+    def _interruption(self) -> BaseException | None:
+        """What has interrupted a step of a durable function; None for nothing."""
+        return None if self._journal is None else self._journal.interruption
 
     def _suspend(self, suspension: Suspension) -> AttemptEnd:
         """End a run that waits, with all that wakes the next one."""
@@ -338,7 +352,7 @@ class Attempt:
 
         Raises the database's errors. The outcome is unknown then, and the delivery must come back.
         """
-        error = as_retry(error)
+        error = self._interruption or as_retry(error)
         try:
             if (ended := self._go_on_later(error)) is not None:
                 return ended
@@ -362,7 +376,7 @@ class Attempt:
             self._call,
             error,
             self._ran_for(),
-            may_retry=error is not self._lock_error,
+            may_retry=not (error is self._lock_error or isinstance(error, CompensationFailed)),
             knows_undos=True,
         )
         if not self._is_called and isinstance(ended.outcome, Failed):
@@ -496,7 +510,9 @@ class Attempt:
         self._is_task_over = True
         ran_for = self._ran_for()
         if self.task.options.on_success is not None:
-            following = following or self._call_at_boundary(follow_up_of, outcome, self.task)
+            following = following or self._call_at_boundary(
+                follow_up_of, outcome, self.run.message, self.task
+            )
         if self._transaction is None:
             self._clean_up()
         elif self._guard is not None:
@@ -565,7 +581,10 @@ class Attempt:
     def _skips_overlap(self, error: BaseException) -> bool:
         """Return whether this run of a schedule is skipped, as the one before it still runs."""
         is_held = error is self._lock_error and not isinstance(error, SingletonLockUnknown)
-        return is_held and self.run.message.headers.get(OVERLAP_HEADER) == "skip"
+        message = self.run.message
+        # What goes on with the work of a run before it waits for its turn.
+        goes_on = message.n_continues or (self._journal is not None and self._journal.may_have_run)
+        return is_held and not goes_on and message.headers.get(OVERLAP_HEADER) == "skip"
 
     def _lock_keys(self) -> list[str]:
         """Return the keys of a singleton, and of a schedule whose runs must not overlap."""
@@ -573,7 +592,7 @@ class Attempt:
         # A claim that holds a place needs no lock beside it.
         if self.task.options.singleton and self.run.claim.places is None:
             keys.append(singleton_key(self.task, self.run.message))
-        if OVERLAP_HEADER in headers:
+        if OVERLAP_HEADER in headers and UNDO_HEADER not in headers:
             keys.append(f"lambda_tasks.schedule_lock.{headers.get(SCHEDULE_HEADER)}")
         return keys
 

@@ -31,7 +31,7 @@ from ..core.lifecycle import (
     cut_off_too_often,
     turn_wait_s,
 )
-from ..core.message import CALL_HEADER, Message, Outgoing
+from ..core.message import CALL_HEADER, UNDO_HEADER, Message, Outgoing
 from ..core.redaction import redact
 from ..core.results import to_json_values
 from ..core.retries import JITTER_S, MAX_DELAY_S, continuation_id, errors_in, retry_id
@@ -111,7 +111,7 @@ class Finisher:
         if isinstance(error, LeaseLost):
             return AttemptEnd(None)
         outcome, retry = consequence_of(error, run, call, may_retry=may_retry)
-        retry = retry or follow_up_of(outcome, task)
+        retry = retry or follow_up_of(outcome, run.message, task)
         try:
             released = self.finish(
                 run, outcome, ran_for=ran_for, following=retry, knows_undos=knows_undos
@@ -290,10 +290,11 @@ def outcome_of(value: object, task: Task) -> Succeeded:
     return Succeeded(to_json_values(value, what=f"the result of {task.name}"))
 
 
-def follow_up_of(outcome: Outcome, task: Task) -> Outgoing | None:
+def follow_up_of(outcome: Outcome, message: Message, task: Task) -> Outgoing | None:
     """Return the message of the task that follows a success (`on_success`); None for none."""
     other = task.options.on_success
-    if other is None or not isinstance(outcome, Succeeded):
+    # What undoes a durable function ends well where the function has not.
+    if other is None or not isinstance(outcome, Succeeded) or UNDO_HEADER in message.headers:
         return None
     call: Outgoing = other.stored_call()
     return call
@@ -338,6 +339,13 @@ def next_run_of(
         waits=suspension.is_parked or run.look.waits(wait_s),
         is_parked=suspension.is_parked,
     )
+
+
+def is_retried(error: BaseException, run: Run, call: TaskCall) -> bool:
+    """Return whether a retry follows a run that ends with an error."""
+    if call.ignores(error) or run.message.n_retries >= run.max_retries:
+        return False
+    return call.retry_delay_s(error, jitter_s=0.0) is not None
 
 
 def consequence_of(

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import DatabaseError
 
 from ..core.durable import Checkpoint
-from ..core.message import CALL_HEADER, UNDO_HEADER
+from ..core.message import CALL_HEADER, UNDO_HEADER, UNDONE_HEADER
 from ..database_errors import Meaning, is_conflict, mark_as_library_error, meaning_of
 from ..errors import LeaseLost, SoftTimeLimitExceeded
 from ..ports import Claims
@@ -17,6 +17,10 @@ from .run import Run
 
 WOKE: Final = "woke"
 """The key, in a run's state, of the step that the run before it waited in."""
+
+
+UNDOING: Final = "undoing"
+"""The key, in the state of a run of compensations, of the one that it has begun last."""
 
 
 class StepTransactions(Protocol):
@@ -30,6 +34,9 @@ class StepTransactions(Protocol):
 
     def roll_back_step(self, error: BaseException) -> None:
         """Roll back the transaction of a step, which an error has ended."""
+
+    def is_retried(self, error: BaseException) -> bool:
+        """Return whether a retry follows the run if it ends with this error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +67,16 @@ class Journal:
         # Without the header it was called when the task was no durable function yet.
         self.call_id = UUID(headers[CALL_HEADER]) if CALL_HEADER in headers else first_id
         """The id of the call: the first invocation's."""
+        self.n_undone = headers.get(UNDONE_HEADER, 0)
+        """The number of times that the call was undone before it began again."""
         self.is_undo = UNDO_HEADER in headers
         """Whether the run executes the compensations of a call that has ended."""
         state = run.claim.state
-        self.woke: str | None = state.get(WOKE) if isinstance(state, dict) else None
+        kept = state if isinstance(state, dict) else {}
+        self.woke: str | None = kept.get(WOKE)
         """The step in which the run before this one has waited; None for none."""
+        self.was_undoing: str | None = kept.get(UNDOING)
+        """The compensation that was begun last before this run; None for none."""
         is_first = run.claim.attempt == 1 and not (run.message.n_continues or run.message.n_retries)
         self.may_have_run = not is_first
         """Whether an earlier run, or an attempt, may have done some steps."""
@@ -74,6 +86,9 @@ class Journal:
         """Steps that are written with the next one."""
         self.suspension: Suspension | None = None
         """Why the run ends; None while it goes on."""
+        self.interruption: BaseException | None = None
+        """An error that leaves open whether a step is done. Code that catches it must not go on, as
+        the next run may find that it is."""
         self._secrets = tuple(run.message.secret_kwargs.values())
         self.look = run.look
         """The look terms of the run's queue."""
@@ -111,12 +126,20 @@ class Journal:
             mark_as_library_error(error)
             raise
 
+    def note_undoing(self, name: str) -> None:
+        """Note that a compensation begins now, which may not come back."""
+        try:
+            self._claims.save_state(self._run.claim, {UNDOING: name})
+        except DatabaseError as error:
+            mark_as_library_error(error)
+            raise
+
     def flush(self) -> None:
         """Write the pending steps in a transaction of their own."""
         if not self.pending:
             return
-        self.begin()
         try:
+            self.begin()
             self.commit()
         except BaseException as error:
             self.roll_back(error)
@@ -125,14 +148,23 @@ class Journal:
     def roll_back(self, error: BaseException) -> None:
         """Roll back the transaction of a step, which an error has ended."""
         self._transactions.roll_back_step(error)
+        if meaning_of(error) is Meaning.OUTAGE:
+            mark_as_library_error(error)  # which it stays, on another connection
+            self.interruption = error
+        elif isinstance(error, LeaseLost):
+            self.interruption = error
 
     def receive_signal(self, name: str, *, ends: bool) -> tuple[bool, Any]:
         """Return whether a signal has come, and its value, in the current transaction."""
         return self._claims.receive_signal(self.call_id, name, ends=ends)
 
-    def wait_for_signal(self, name: str, run_id: UUID, type: str) -> bool:
-        """Let a signal wake a run; return False where it has come."""
-        return self._claims.wait_for_signal(self.call_id, name, run_id, type)
+    def wait_for_signal(self, name: str, run_id: UUID, type: str, *, drops: bool) -> bool:
+        """Let a signal wake a run; return False where it has come, unless it `drops` that."""
+        return self._claims.wait_for_signal(self.call_id, name, run_id, type, drops=drops)
+
+    def is_retried(self, error: BaseException) -> bool:
+        """Return whether a retry follows the run if it ends with this error."""
+        return self._transactions.is_retried(error)
 
     def refuse_direct(self, method: str) -> None:
         """Do nothing: this run can wait."""

@@ -19,6 +19,9 @@ ASKED: Final = "DJANGO_AUTO_COMPLETE"
 
 OPTION: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
+TAKE_QUEUES: Final = ("pause", "resume")
+"""The verbs whose arguments are queues."""
+
 AddArguments = Callable[[ArgumentParser], None]
 
 
@@ -41,7 +44,7 @@ def _candidates(verbs: Mapping[str, AddArguments], before: Sequence[str]) -> Ite
     last = others[-1] if others else ""
     if last == "--task" or (verb == "enqueue" and not others):
         return task_names()
-    if last == "--queue":
+    if last == "--queue" or (verb in TAKE_QUEUES and not others):
         return conf.current().queues
     if last == "--status":
         return [status.value for status in Status]

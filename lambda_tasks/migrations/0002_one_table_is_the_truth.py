@@ -11,6 +11,7 @@ from django.db.migrations.exceptions import IrreversibleError
 from django.db.models import Case, F, Value, When
 from django.utils import timezone
 
+from ..records.exact_text import ExactCharField
 from . import _repeatable as repeatable
 
 RENAMED = {"SUCCEEDED": "SUCCESS", "RETRIED": "RETRYING"}
@@ -308,6 +309,7 @@ class Migration(migrations.Migration):
                 "permissions": (
                     ("pause_queuestate", "Can pause and resume queue"),
                     ("redrive_queuestate", "Can send dead letters back to queue"),
+                    ("purge_queuestate", "Can delete dead letters of queue"),
                 ),
             },
         ),
@@ -498,7 +500,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("call_id", models.UUIDField(editable=False)),
-                ("name", models.CharField(editable=False, max_length=200)),
+                ("name", ExactCharField(editable=False, max_length=200)),
                 ("kind", models.CharField(editable=False, max_length=10)),
                 ("number", models.PositiveIntegerField(editable=False)),
                 ("value", models.JSONField(editable=False, null=True)),
@@ -524,7 +526,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("call_id", models.UUIDField(editable=False)),
-                ("name", models.CharField(editable=False, max_length=200)),
+                ("name", ExactCharField(editable=False, max_length=200)),
                 ("value", models.JSONField(editable=False, null=True)),
                 ("type", models.CharField(default="", editable=False, max_length=255)),
                 ("run_id", models.UUIDField(editable=False, null=True)),
@@ -624,6 +626,23 @@ class Migration(migrations.Migration):
                 ("releases", models.JSONField(default=list, editable=False)),
             ],
             options={"default_permissions": ()},
+        ),
+        repeatable.CreateTable(
+            "DoctorReport",
+            [
+                (
+                    "id",
+                    models.PositiveSmallIntegerField(
+                        editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("at", models.DateTimeField(editable=False)),
+                ("ignored", models.JSONField(default=list, editable=False)),
+                ("findings", models.JSONField(default=list, editable=False)),
+                ("n_findings", models.PositiveIntegerField(default=0, editable=False)),
+                ("queues", models.JSONField(default=dict, editable=False)),
+            ],
+            options={"verbose_name": "doctor's report", "default_permissions": ("view",)},
         ),
         # A record is written four times in its life, and the second time soon after the first, to
         # note that it was sent. With room on its page that costs a fifth: no index has to learn

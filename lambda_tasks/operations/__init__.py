@@ -34,7 +34,7 @@ from .dead_letters import (
     purge_dead_letters,
     redrive_dead_letters,
 )
-from .diagnosing import Fixes, adoctor, afix, doctor, fix
+from .diagnosing import Fixes, adoctor, afix, alast_report, doctor, fix, last_report
 from .pausing import (
     apause_queue,
     aqueue_states,
@@ -110,6 +110,7 @@ __all__ = [
     "aensure_queues",
     "afix",
     "ahealth",
+    "alast_report",
     "apause_queue",
     "apeek_dead_letters",
     "apurge",
@@ -136,6 +137,7 @@ __all__ = [
     "fix",
     "group_dead_letters",
     "health",
+    "last_report",
     "pause_queue",
     "peek_dead_letters",
     "purge",

@@ -13,6 +13,7 @@ from ..models import TaskRecord
 from ..records import counts
 from ..twins import sync_form
 from .checking import check_number, check_time, known_queue
+from .pausing import queue_states
 
 WINDOW: Final = timedelta(hours=1)
 """How far back what has ended is counted, unless a caller says otherwise."""
@@ -171,12 +172,11 @@ def health(
     check_number("max_failure_rate", max_failure_rate, most=1)
     found = stats(window=window, stuck_after=stuck_after)
     of_what = found.total if queue is None else found.queues[known_queue(queue)]
-    where = "" if queue is None else f" in the queue {queue!r}"
     problems = tuple(
         _problems(
             found,
             of_what,
-            where,
+            queue,
             max_age_s=max_age.total_seconds(),
             max_tick_age_s=max_tick_age.total_seconds(),
             max_stuck=max_stuck,
@@ -258,7 +258,7 @@ def add_group(to: Counts, group: counts.Group, now: datetime) -> None:
 def _problems(
     found: Stats,
     of_what: Counts,
-    where: str,
+    queue: str | None,
     *,
     max_age_s: float,
     max_tick_age_s: float,
@@ -267,9 +267,10 @@ def _problems(
     max_failure_rate: float,
 ) -> Iterator[Problem]:
     """Yield what is wrong, as limits that are exceeded or more than half reached."""
+    where = "" if queue is None else f" in the queue {queue!r}"
     if (age_s := of_what.oldest_waiting_s) is not None and (level := _level(age_s, max_age_s)):
         text = f"The oldest call waits for {age_s:.0f} s{where}; the limit is {max_age_s:.0f} s."
-        yield Problem(level, "age", text)
+        yield Problem(level, "age", text + _pause_of(found, queue))
     if found.last_tick_s is None:
         yield Problem("warning", "tick", f"Nobody has ever ticked. {TICK_REMEDY}")
     elif level := _level(found.last_tick_s, max_tick_age_s):
@@ -288,6 +289,13 @@ def _problems(
     if rate is not None and ended >= MIN_ENDED and (level := _level(rate, max_failure_rate)):
         text = f"{rate:.0%} of {ended} runs{where} have failed since {since}"
         yield Problem(level, "failures", f"{text}; the limit is {max_failure_rate:.0%}.")
+
+
+def _pause_of(found: Stats, queue: str | None) -> str:
+    """Return that somebody has paused the queue in which the oldest call waits; "" if not."""
+    name = queue or max(found.queues, key=lambda each: found.queues[each].oldest_waiting_s or 0)
+    state = queue_states().get(name)
+    return f" The queue {name!r} is paused." if state is not None and state.is_paused else ""
 
 
 TICK_REMEDY: Final = (

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -81,12 +81,28 @@ Found = tuple[DeadLetterMessage, DeadLetter]
 class Box:
     """The dead letters of one queue, while this process holds some of them."""
 
-    def __init__(self, name: str, queue: SQSQueue, letters: DeadLetterQueue, hidden_s: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        queue: SQSQueue,
+        letters: DeadLetterQueue,
+        *,
+        hidden_s: int,
+        ends_at: float,
+    ) -> None:
+        self.is_cut_off = False
+        """Whether a look has ended because the time was up."""
         self._hidden_s = hidden_s
+        self._ends_at = ends_at
         self._name = name
         self._queue = queue
         self._letters = letters
         self._held: dict[str, DeadLetterMessage] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up: what has begun ends, and nothing else begins."""
+        return time.monotonic() >= self._ends_at
 
     def count(self) -> int:
         """Return about how many there are to see."""
@@ -95,10 +111,13 @@ class Box:
     def look(self, *, limit: float = math.inf) -> Iterator[list[Found]]:
         """Yield up to `limit` messages, each once, in batches, with what is known of their calls.
 
-        All stay hidden until release(), so that none comes twice.
+        All stay hidden until release(), so that none comes twice. Ends when the time is up.
         """
         look = Look(limit)
         while look.goes_on:
+            if self.is_over:
+                self.is_cut_off = True
+                return
             received = ask_queue(self._name, self._letters.receive, look.most, self._hidden_s)
             self._held |= {each.id: each for each in received}
             if new := look.add(received):
@@ -124,12 +143,20 @@ class Box:
 
 
 @contextmanager
-def opened(name: str, *, hidden_s: int = CHANGE_HIDDEN_S) -> Iterator[Box]:
+def opened(
+    name: str, *, hidden_s: int = CHANGE_HIDDEN_S, within: timedelta | None = None
+) -> Iterator[Box]:
     """Provide the dead letters of a queue; what is held at the end is released.
 
-    If this process is killed, others see them after `hidden_s` seconds. Raises InvalidFilter for a
+    If this process is killed, others see them after `hidden_s` seconds. After the time `within`
+    nothing else begins; each request to SQS has a limit of its own. Raises InvalidFilter for a
     queue without a dead-letter queue.
     """
+    ends_at = math.inf
+    if within is not None:
+        limit_s = within.total_seconds()
+        ends_at = time.monotonic() + limit_s
+        hidden_s = min(hidden_s, math.ceil(limit_s) + PEEK_HIDDEN_S)
     queue = sqs_queues(name)[name]
     letters = ask_queue(name, DeadLetterQueue.find, queue, runtime.current())
     if letters is None:
@@ -137,7 +164,7 @@ def opened(name: str, *, hidden_s: int = CHANGE_HIDDEN_S) -> Iterator[Box]:
             f"The queue {name!r} has no dead-letter queue. `manage.py lambda_tasks queues ensure "
             f"{name}` makes one."
         )
-    box = Box(name, queue, letters, hidden_s)
+    box = Box(name, queue, letters, hidden_s=hidden_s, ends_at=ends_at)
     try:
         yield box
     finally:

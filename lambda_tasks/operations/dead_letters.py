@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -19,7 +19,7 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 
 from .. import runtime
-from ..errors import InvalidFilter
+from ..errors import InvalidFilter, QueueUnavailable
 from ..queues.dead_letters import DeadLetterQueue
 from ..queues.sqs import SQSQueue
 from ..twins import sync_form
@@ -66,6 +66,8 @@ class Redriven:
     """What was deleted, as its record had ended."""
     skipped: list[DeadLetter] = field(default_factory=list)
     """What stays: `must_not_go_back` says why; "" for what had gone back, and came again."""
+    is_cut_off: bool = False
+    """Whether the time was up before all were seen."""
 
 
 @dataclass(slots=True)
@@ -74,7 +76,9 @@ class PurgedLetters:
 
     deleted: list[DeadLetter] = field(default_factory=list)
     kept: int = 0
-    """Other messages of the dead-letter queue."""
+    """Other messages of the dead-letter queue that were seen."""
+    is_cut_off: bool = False
+    """Whether the time was up before all were seen."""
 
 
 def _nothing(done: int, total: int) -> None:
@@ -96,25 +100,33 @@ async def acount_dead_letters(queue: str | None = None) -> list[DeadLetterCount]
 
 
 @sync_form("apeek_dead_letters(...)")
-def peek_dead_letters(queue: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
+def peek_dead_letters(
+    queue: str | None = None, *, limit: int = 100, within: timedelta | None = None
+) -> list[DeadLetter]:
     """Return up to `limit` dead letters of each SQS queue, or of one; they stay where they are.
 
     They are hidden from others while this looks, a few seconds, or half a minute if it is killed.
     Of a FIFO queue only the first ten of each group are seen.
-    Raises InvalidFilter for a queue that is unknown or not in SQS, and QueueUnavailable.
+    Raises InvalidFilter for a queue that is unknown or not in SQS, and QueueUnavailable, also if
+    SQS has not shown them `within` a time.
     """
     check_number("limit", limit, least=1)
+    _check_within(within)
     found: list[DeadLetter] = []
     names = [queue] if queue is not None else [each.queue for each in _with_dead_letters()]
     for name in names:
-        with opened(name, hidden_s=PEEK_HIDDEN_S) as box:
+        with opened(name, hidden_s=PEEK_HIDDEN_S, within=within) as box:
             found += [dead for batch in box.look(limit=limit) for _, dead in batch]
+            if box.is_cut_off:
+                raise QueueUnavailable(f"The queue {name!r}: SQS was too slow to show them all.")
     return found
 
 
-async def apeek_dead_letters(queue: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
+async def apeek_dead_letters(
+    queue: str | None = None, *, limit: int = 100, within: timedelta | None = None
+) -> list[DeadLetter]:
     """See peek_dead_letters()."""
-    return await sync_to_async(peek_dead_letters)(queue, limit=limit)
+    return await sync_to_async(peek_dead_letters)(queue, limit=limit, within=within)
 
 
 def group_dead_letters(letters: Iterable[DeadLetter]) -> list[DeadLetterGroup]:
@@ -128,18 +140,21 @@ def redrive_dead_letters(
     queue: str,
     *,
     task: str | None = None,
+    ids: Collection[str] | None = None,
     limit: int | None = None,
     per_second: float = 10,
     drop_ended: bool = False,
     dry_run: bool = False,
+    within: timedelta | None = None,
     on_progress: OnProgress = _nothing,
 ) -> Redriven:
     """Send dead letters back to their queue, up to `limit`, so many a second.
 
-    `task` chooses those of one task. A message whose record has ended would do nothing there: it
-    stays, or with `drop_ended` is deleted, with a line in the log. What comes back while this runs
-    stays, and so does what came from another queue. Each one is sent first and deleted then, so
-    whatever ends this in the middle loses nothing.
+    `task` chooses those of one task, and `ids` those whose messages have these ids in SQS. One
+    whose record has ended would do nothing there: it stays, or with `drop_ended` is deleted, with a
+    line in the log. What comes back while this runs stays, and so does what came from another
+    queue. With `within`, no further one is sent after that time. Each one is sent first and deleted
+    then, so whatever ends this in the middle loses nothing.
 
     Raises InvalidFilter for a queue that is unknown or not in SQS, and for a number that makes no
     sense; QueueUnavailable with the queue's own words.
@@ -147,14 +162,15 @@ def redrive_dead_letters(
     check_number("per_second", per_second, least=SLOWEST)
     if limit is not None:
         check_number("limit", limit, least=1)
+    _check_within(within)
     pace = _Pace(per_second)
     redriven = Redriven()
-    with opened(queue) as box:
+    with opened(queue, within=within) as box:
         try:
             _redrive(
                 box,
                 redriven,
-                task=task,
+                _Choice(task, ids),
                 most=limit or math.inf,
                 pace=pace,
                 drop_ended=drop_ended,
@@ -171,20 +187,24 @@ async def aredrive_dead_letters(
     queue: str,
     *,
     task: str | None = None,
+    ids: Collection[str] | None = None,
     limit: int | None = None,
     per_second: float = 10,
     drop_ended: bool = False,
     dry_run: bool = False,
+    within: timedelta | None = None,
     on_progress: OnProgress = _nothing,
 ) -> Redriven:
     """See redrive_dead_letters()."""
     return await sync_to_async(redrive_dead_letters)(
         queue,
         task=task,
+        ids=ids,
         limit=limit,
         per_second=per_second,
         drop_ended=drop_ended,
         dry_run=dry_run,
+        within=within,
         on_progress=on_progress,
     )
 
@@ -196,38 +216,45 @@ def purge_dead_letters(
     older_than: timedelta | None = None,
     all_time: bool = False,
     task: str | None = None,
+    ids: Collection[str] | None = None,
     dry_run: bool = False,
     by: str = "",
+    within: timedelta | None = None,
     on_progress: OnProgress = _nothing,
 ) -> PurgedLetters:
     """Delete dead letters for good; their records stay.
 
-    A window is required: `older_than` counts back from now to the first send, or `all_time` says
-    that there is none. `task` chooses those of one task. Only what was seen is deleted: one that
-    dies meanwhile may stay, and what came from another queue stays. The log has a line for each
-    call that nothing else knows of, and one with what was asked for and by whom.
+    A window is required: `older_than` counts back from now to the first send, `all_time` says that
+    there is none, or `ids` names the messages by their ids in SQS. `task` chooses those of one
+    task. Only what was seen is deleted: one that dies meanwhile may stay, and what came from
+    another queue stays. With `within`, nothing else is deleted after that time. The log has a line
+    for each call that nothing else knows of, and one with what was asked for and by whom.
 
     Raises InvalidFilter without a window, and for a queue that is unknown or not in SQS;
     QueueUnavailable with the queue's own words.
     """
-    before = _window_end(older_than, all_time=all_time)
-    purged = PurgedLetters()
-    with opened(queue) as box:
+    before = _window_end(older_than, all_time=all_time, ids=ids)
+    _check_within(within)
+    choice, purged = _Choice(task, ids), PurgedLetters()
+    with opened(queue, within=within) as box:
         total = box.count() if on_progress is not _nothing else 0
         try:
             for batch in box.look():
                 meant = [
                     each
                     for each in batch
-                    if each[1].came_from is None
-                    and task in (None, each[1].task_name)
-                    and _is_older(each[1], before, all_time)
+                    if choice.takes(each[1])
+                    and each[1].came_from is None
+                    and (older_than is None or _is_older(each[1], before))
                 ]
                 purged.kept += len(batch) - len(meant)
                 if meant and not dry_run:
                     _delete(box, meant)
                 purged.deleted += [dead for _, dead in meant]
                 on_progress(len(purged.deleted), max(total, len(purged.deleted)))
+                if choice.is_complete:
+                    break
+            purged.is_cut_off = box.is_cut_off
         finally:
             if not dry_run:
                 logger.warning(
@@ -244,8 +271,10 @@ async def apurge_dead_letters(
     older_than: timedelta | None = None,
     all_time: bool = False,
     task: str | None = None,
+    ids: Collection[str] | None = None,
     dry_run: bool = False,
     by: str = "",
+    within: timedelta | None = None,
     on_progress: OnProgress = _nothing,
 ) -> PurgedLetters:
     """See purge_dead_letters()."""
@@ -254,17 +283,40 @@ async def apurge_dead_letters(
         older_than=older_than,
         all_time=all_time,
         task=task,
+        ids=ids,
         dry_run=dry_run,
         by=by,
+        within=within,
         on_progress=on_progress,
     )
+
+
+class _Choice:
+    """The dead letters that are meant: those of a task, with certain ids, or all."""
+
+    def __init__(self, task: str | None, ids: Collection[str] | None) -> None:
+        self._task = task
+        self._ids = None if ids is None else {ids} if isinstance(ids, str) else set(ids)
+
+    def takes(self, dead: DeadLetter) -> bool:
+        """Return whether one is meant. Each is asked about once."""
+        if self._ids is not None:
+            if dead.message_id not in self._ids:
+                return False
+            self._ids.remove(dead.message_id)
+        return self._task in (None, dead.task_name)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no further one is meant."""
+        return self._ids is not None and not self._ids
 
 
 def _redrive(
     box: Box,
     redriven: Redriven,
+    choice: _Choice,
     *,
-    task: str | None,
     most: float,
     pace: "_Pace",
     drop_ended: bool,
@@ -273,8 +325,7 @@ def _redrive(
 ) -> None:
     total = int(min(most, box.count())) if on_progress is not _nothing else 0
     gone: set[UUID | None] = set()
-    found = chain.from_iterable(box.look())
-    for message, dead in (each for each in found if task in (None, each[1].task_name)):
+    for message, dead in _look_for(choice, box):
         if dead.invocation_id in gone:
             # It died again meanwhile, or is a copy: sent on, it could go round for ever.
             redriven.skipped.append(dead)
@@ -294,6 +345,19 @@ def _redrive(
         on_progress(len(redriven.sent), max(total, len(redriven.sent)))
         if len(redriven.sent) >= most:
             return
+    redriven.is_cut_off = box.is_cut_off
+
+
+def _look_for(choice: _Choice, box: Box) -> Iterator[Found]:
+    """Yield the dead letters that are meant, until all were seen or the time is up."""
+    for found in chain.from_iterable(box.look()):
+        if choice.takes(found[1]):
+            if box.is_over:
+                box.is_cut_off = True
+                return
+            yield found
+        if choice.is_complete:
+            return
 
 
 def _delete(box: Box, found: Sequence[Found]) -> None:
@@ -303,8 +367,8 @@ def _delete(box: Box, found: Sequence[Found]) -> None:
             logger.warning("Dead letter %s is deleted; it has no record", _named(dead))
 
 
-def _is_older(dead: DeadLetter, before: datetime, all_time: bool) -> bool:
-    return all_time or (dead.sent_at is not None and dead.sent_at < before)
+def _is_older(dead: DeadLetter, before: datetime) -> bool:
+    return dead.sent_at is not None and dead.sent_at < before
 
 
 class _Pace:
@@ -344,11 +408,19 @@ def _named(dead: DeadLetter) -> str:
     return f"{dead.message_id} ({dead.task_name}, {dead.invocation_id})"
 
 
-def _window_end(older_than: timedelta | None, *, all_time: bool) -> datetime:
+def _check_within(within: timedelta | None) -> None:
+    if within is not None:
+        check_time("within", within)
+
+
+def _window_end(
+    older_than: timedelta | None, *, all_time: bool, ids: Collection[str] | None
+) -> datetime:
     """Return the moment before which messages are meant. Raises InvalidFilter without a window."""
-    if (older_than is None) is not all_time:
+    if (older_than is not None) + all_time + (ids is not None) != 1:
         raise InvalidFilter(
-            "Say how old they must be: older_than=timedelta(...), or all_time=True."
+            "Say how old they must be: older_than=timedelta(...), or all_time=True; or which they "
+            "are: ids=[...]."
         )
     if older_than is None:
         return datetime.now(UTC)

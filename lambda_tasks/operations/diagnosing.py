@@ -1,28 +1,44 @@
 """What is wrong with the deployment, and the changes that put right what is safe."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 
 from .. import conf, runtime
 from ..core.spelling import did_you_mean
 from ..database_calls import call_database
 from ..doctor import examination, fixing
+from ..doctor.comparison import Compared
 from ..doctor.findings import Finding
 from ..doctor.round_trips import TASK, RoundTrip
 from ..errors import InvalidFilter
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
+from ..logging import log_error
+from ..models import DoctorReport
+from ..records import reports
 from ..twins import sync_form
 from .checking import check_time
 from .steering import enqueue
 
+logger = logging.getLogger("lambda_tasks")
+
 LIMIT: Final = timedelta(minutes=1)
 """How long all of it may take, unless a caller says otherwise."""
+
+KEEP_LIMIT_S: Final = 2.0
+"""Seconds in which what was found is kept, beyond that limit."""
+
+MAX_KEPT: Final = 200
+"""The most findings that are kept, the worst ones."""
+
+MAX_TEXT: Final = 2000
+"""The most characters of a text that is kept: a policy of a queue has more than a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +66,9 @@ def doctor(
     examine itself, too. With `round_trip`, a call is enqueued to each queue, except those of AWS
     Batch, and has to run. With `dead_letters`, some of each queue are received, and stay there.
     `ignore` has ids of checks to leave out; "queue" leaves out all that begin with "queue.". All of
-    it takes up to `within`; what was not read by then is not checked. Raises ImproperlyConfigured
-    for settings that are invalid, and InvalidFilter for an id that no check has.
+    it takes up to `within`; what was not read by then is not checked. What is found is kept for the
+    admin's pages: see last_report(). Raises ImproperlyConfigured for settings that are invalid, and
+    InvalidFilter for an id that no check has.
     """
     return async_to_sync(adoctor)(
         inside=inside,
@@ -77,14 +94,32 @@ async def adoctor(
     deadline = time.monotonic() + within.total_seconds()
     # A job of AWS Batch would cost.
     queues = [each.name for each in conf.current().queues.values() if each.has_workers]
-    found = await examination.examine(
+    examined = await examination.examine(
         runtime.current(),
         inside=inside,
         dead_letters=dead_letters,
         trips=[_round_trip(each, deadline) for each in queues] if round_trip else (),
         deadline=deadline,
     )
-    return [each for each in found if not any(_is_named(each.id, name) for name in ignored)]
+    found = [
+        each for each in examined.findings if not any(_is_named(each.id, name) for name in ignored)
+    ]
+    await _keep(found, ignored, examined.queues)
+    return found
+
+
+@sync_form("alast_report()")
+def last_report() -> DoctorReport | None:
+    """Return what doctor() has found last, whoever called it; None if nobody has.
+
+    Asks AWS nothing. `findings` are the worst 200, and long texts are cut off.
+    """
+    return reports.read_last()
+
+
+async def alast_report() -> DoctorReport | None:
+    """See last_report()."""
+    return await sync_to_async(last_report)()
 
 
 @sync_form("afix(...)")
@@ -116,6 +151,36 @@ async def _round_trip(queue: str, deadline: float) -> RoundTrip:
     except Exception as error:
         return RoundTrip(queue, f"{type(error).__name__}: {error}")
     return RoundTrip(queue, None)
+
+
+async def _keep(
+    findings: Sequence[Finding], ignored: Sequence[str], queues: Mapping[str, Sequence[Compared]]
+) -> None:
+    """Keep what was found, for the pages. It counts although it can't be kept."""
+    found = [each.as_json() for each in findings[:MAX_KEPT]]
+    compared = {name: [asdict(each) for each in pair] for name, pair in queues.items()}
+    try:
+        await call_database(
+            reports.keep,
+            findings=_short(found),
+            n_findings=len(findings),
+            ignored=ignored,
+            queues=_short(compared),
+            limit_s=KEEP_LIMIT_S,
+        )
+    except Exception as error:
+        log_error(logger, error, "What the doctor has found could not be kept for the pages")
+
+
+def _short(value: Any) -> Any:
+    """Return a JSON value whose texts are cut off where they are too long for a page."""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}…"
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(each) for each in value]
+    return value
 
 
 def _check_ids(names: Iterable[str]) -> None:

@@ -5,9 +5,6 @@ Nothing here reads all records, however many there are: ends are counted once a 
 the last minute may be missing, and more if nobody ticks: `Facts.counted_s` tells.
 """
 
-import asyncio
-import logging
-import time
 from collections.abc import Collection
 from datetime import datetime
 from typing import Final
@@ -18,13 +15,8 @@ from ..core.figures import HOUR, Range, start_of
 from ..core.schedules import in_words
 from ..declared_schedules import declared, find_declared
 from ..errors import UnknownSchedule
-from ..queues.aws.errors import RequestFailed
-from ..queues.dead_letters import DeadLetterQueue
-from ..queues.sqs import SQSQueue
-from ..queues.sqs_provision import QueueElsewhere
 from ..records import counts, figures
 from ..records.figures import Wanted
-from .asking import sqs_queues
 from .counting import STUCK_AFTER
 from .shapes import (
     HEAT_S,
@@ -63,7 +55,6 @@ __all__ = [
     "TaskFigures",
     "TaskStory",
     "acknowledge",
-    "dead_letters",
     "error",
     "errors",
     "last_successes",
@@ -75,25 +66,21 @@ __all__ = [
     "tasks",
 ]
 
-logger = logging.getLogger("lambda_tasks")
-
 SHOWN: Final = 10
 """The most errors, tasks and schedules in each list of the overview."""
-
-DEAD_LETTERS_KEPT_S: Final = 60.0
-"""Seconds for which a count of dead letters is kept: pages ask again each few seconds."""
 
 
 def overview(range: Range = Range.LAST_HOUR) -> Overview:
     """Return what the first page shows. Executes seven statements on PostgreSQL."""
-    tick = figures.read_tick()
+    tick = figures.read_tick(with_report=True)
     now = tick.now
     rows = figures.read_runs(
         steps(range, now),
         coarse(range, now),
         Wanted(HOUR, starts=past_hours(start_of(now, HOUR))),
     )
-    of_queues = by_queue(range, now, rows, *counts.count_unfinished(STUCK_AFTER))
+    unfinished = counts.count_unfinished(STUCK_AFTER)
+    of_queues = by_queue(range, now, rows, *unfinished, paused=tick.paused)
     of_tasks = list(by_task(range, now, rows).values())
     return Overview(
         facts=facts(tick, rows, of_queues),
@@ -103,14 +90,16 @@ def overview(range: Range = Range.LAST_HOUR) -> Overview:
         slowest=sorted(of_tasks, key=lambda each: -(each.run.p95_s or 0.0))[:SHOWN],
         costliest=sorted(of_tasks, key=lambda each: -each.run.total_s)[:SHOWN],
         next_due=_next_due(),
+        report=tick.report,
     )
 
 
 def queues(range: Range = Range.LAST_HOUR) -> list[QueueFigures]:
     """Return how each queue stands, by name."""
-    now = figures.read_tick().now
-    rows = figures.read_runs(steps(range, now))
-    return by_queue(range, now, rows, *counts.count_unfinished(STUCK_AFTER))
+    tick = figures.read_tick()
+    rows = figures.read_runs(steps(range, tick.now))
+    unfinished = counts.count_unfinished(STUCK_AFTER)
+    return by_queue(range, tick.now, rows, *unfinished, paused=tick.paused)
 
 
 def tasks(range: Range = Range.LAST_DAY) -> dict[str, TaskFigures]:
@@ -221,45 +210,3 @@ def _errors(
     rows = figures.read_errors(range.coarse, since, task=task, error=id)
     known = figures.describe_errors(since=since, id=id)
     return by_error(range, now, rows, known, task=task)
-
-
-class _LastCount:
-    """The last count of dead letters in this process."""
-
-    at_s = -DEAD_LETTERS_KEPT_S
-    count: int | None = None
-
-
-def dead_letters(*, wait_s: float = 1.0) -> int | None:
-    """Return about how many dead letters there are in SQS; None where nobody tells in time.
-
-    The answer is kept for a minute in this process.
-    """
-    if time.monotonic() - _LastCount.at_s > DEAD_LETTERS_KEPT_S:
-        _LastCount.count = _count_dead_letters(wait_s)
-        _LastCount.at_s = time.monotonic()
-    return _LastCount.count
-
-
-def _count_dead_letters(wait_s: float) -> int | None:
-    queues = list(sqs_queues(None).values())
-    if not queues:
-        return 0
-    try:
-        return runtime.current().portal.call(_sum_dead_letters, queues, wait_s)
-    except (RequestFailed, QueueElsewhere, TimeoutError) as error:
-        logger.warning(
-            "The dead letters could not be counted: %s", str(error) or "no answer in time"
-        )
-        return None
-
-
-async def _sum_dead_letters(queues: Collection[SQSQueue], wait_s: float) -> int:
-    async with asyncio.timeout(wait_s):
-        return sum(await asyncio.gather(*map(_dead_letters_of, queues)))
-
-
-async def _dead_letters_of(queue: SQSQueue) -> int:
-    letters = await DeadLetterQueue.find(queue, runtime.current())
-    found = None if letters is None else await letters.count()
-    return 0 if found is None else found["visible"] + found["in_flight"]

@@ -13,12 +13,14 @@ from asgiref.sync import sync_to_async
 from .. import conf, runtime
 from ..core.aws_values import QueuePlan
 from ..deployment.planning import make_plan
+from ..models import QueueState
 from ..queues.sqs import SQSQueue
 from ..queues.sqs_provision import COUNTS, LivePair, LiveQueue, look_at, make_right
 from ..twins import sync_form
 from .asking import ask_queue, sqs_queues
 from .checking import known_queue
 from .counting import stats
+from .pausing import queue_states
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -48,6 +50,11 @@ class QueueDescription:
     """The seconds for which its oldest call has been due, by the records."""
     n_differences: int = 0
     """How many attributes are not as recommended. See diff_queues()."""
+    is_paused: bool = False
+    """Whether it hands out nothing. See pause_queue()."""
+    changed_by: str = ""
+    """Who has paused it, or let it go on; "" for nobody."""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +80,12 @@ def describe_queues(queue: str | None = None) -> list[QueueDescription]:
     """
     names = list(conf.current().queues) if queue is None else [known_queue(queue)]
     ages = {name: counts.oldest_waiting_s for name, counts in stats().queues.items()}
-    plans = _plans()
-    return [each for name in names for each in _describe(name, plans, ages.get(name))]
+    plans, states = _plans(), queue_states()
+    return [
+        each
+        for name in names
+        for each in _describe(name, plans, ages.get(name), states.get(name) or QueueState())
+    ]
 
 
 async def adescribe_queues(queue: str | None = None) -> list[QueueDescription]:
@@ -142,12 +153,16 @@ def _look(
 
 
 def _describe(
-    name: str, plans: Mapping[str, QueuePlan], oldest_s: float | None
+    name: str, plans: Mapping[str, QueuePlan], oldest_s: float | None, state: QueueState
 ) -> Iterable[QueueDescription]:
     queue = conf.current().queue(name)
     kind = type(queue).__qualname__
+    ours: dict[str, Any] = {
+        "oldest_waiting_s": oldest_s, "is_paused": state.is_paused,
+        "changed_by": state.changed_by, "reason": state.reason,
+    }  # fmt: skip
     if not isinstance(queue, SQSQueue):
-        return [QueueDescription(queue=name, kind=kind, oldest_waiting_s=oldest_s)]
+        return [QueueDescription(queue=name, kind=kind, **ours)]
     ((_, pair),) = _look({name: queue}, plans)
     return [
         QueueDescription(
@@ -162,9 +177,8 @@ def _describe(
                 for key, value in (live.attributes or {}).items()
                 if key not in COUNTS.values()
             },
-            **(live.counts or {}),
-            oldest_waiting_s=None if live.is_dead_letters else oldest_s,
             n_differences=len(live.differences),
+            **(({} if live.is_dead_letters else ours) | (live.counts or {})),
         )
         for live in (pair.queue, pair.dead_letters)
     ]

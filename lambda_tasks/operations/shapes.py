@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from ..core.figures import Range
+from ..models import DoctorReport
 from ..records.figures import MAX_BROKEN
 from .counting import Counts
 
@@ -126,6 +127,8 @@ class QueueFigures:
     oldest, now. Its counts of ends are those of the range."""
     is_complete: bool
     """Whether all that waits is counted; if not, there is at least as much."""
+    is_paused: bool
+    """Whether somebody has paused it. See pause_queue()."""
     outcomes: Outcomes
     """In the range."""
     wait: Spread
@@ -184,7 +187,7 @@ class NextDue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """All that the first page shows, but dead letters and the doctor's warnings."""
+    """All that the first page shows, but dead letters."""
 
     facts: Facts
     series: Series
@@ -198,6 +201,8 @@ class Overview:
     """Up to ten, by the seconds of all their runs."""
     next_due: Sequence[NextDue]
     """Up to ten, the earliest first."""
+    report: DoctorReport | None
+    """What the doctor has found last, without the comparison of queues; None if nobody asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

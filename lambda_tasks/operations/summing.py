@@ -104,6 +104,8 @@ def by_queue(
     rows: Iterable[Row],
     unfinished: Iterable[Group],
     incomplete: Collection[str],
+    *,
+    paused: Collection[str],
 ) -> list[QueueFigures]:
     """Return how each queue of the settings, and any other with figures, stands and has done."""
     shown = _moments(range, now)
@@ -120,7 +122,14 @@ def by_queue(
     for group in unfinished:
         add_group(counts[group.queue], group, now)
     return [
-        _queue_figures(name, counts[name], ended.get(name, []), shown, name not in incomplete)
+        _queue_figures(
+            name,
+            counts[name],
+            ended.get(name, []),
+            shown,
+            is_complete=name not in incomplete,
+            is_paused=name in paused,
+        )
         for name in sorted({*conf.current().queues, *ended, *counts})
     ]
 
@@ -130,7 +139,9 @@ def _queue_figures(
     counts: Counts,
     ended: Sequence[Row],
     shown: Sequence[datetime],
+    *,
     is_complete: bool,
+    is_paused: bool,
 ) -> QueueFigures:
     figures = _by_status(ended)
     for status, figure in figures.items():
@@ -142,6 +153,7 @@ def _queue_figures(
         name=name,
         counts=counts,
         is_complete=is_complete,
+        is_paused=is_paused,
         outcomes=_outcomes(figures),
         wait=_wait(figures),
         throughput=[by_start[start] for start in shown],

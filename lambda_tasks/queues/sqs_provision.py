@@ -107,21 +107,16 @@ async def look_at(
     client = queue.client(wiring)
     live = await read_attributes(client, queue.queue_url)
     arn = _arn(live, queue.arn)
-    target = dead_letter_target(live or {}) or _sibling_arn(arn, plan.dead_letter_name)
+    target = dead_letter_target(live or {}) or sibling_arn(arn, plan.dead_letter_name)
     name = target.rpartition(":")[2]
     url = queue.sibling_url(name)
     dead = await read_attributes(client, url)
     dead_arn = _arn(dead, target)
-    key, dead_key = kms_key(live or {}), kms_key(dead or {})  # those that are chosen stay
-    wanted = {**plan.attributes(dead_arn, kms_key=key), "Policy": tls_only_policy(arn)}
-    wanted_dead = {
-        **plan.dead_letter_attributes(arn, kms_key=dead_key),
-        "Policy": tls_only_policy(dead_arn),
-    }
-    if dead is not None and not _names_its_sources(dead) and url not in created:
+    wanted, wanted_dead = wanted_attributes(plan, arn, live, dead_arn, dead)
+    if dead is not None and not names_its_sources(dead) and url not in created:
         # Others may use this queue, too: with a policy that leaves them out, they could not.
         names = await _sources(client, url)
-        sources = dict.fromkeys([arn, *(_sibling_arn(arn, each) for each in names)])
+        sources = dict.fromkeys([arn, *(sibling_arn(arn, each) for each in names)])
         if len(sources) > MAX_SOURCES:
             del wanted_dead["RedriveAllowPolicy"]
         else:
@@ -130,6 +125,32 @@ async def look_at(
         _live(name, url, dead_arn, dead, wanted_dead, is_dead_letters=True),
         _live(plan.name, queue.queue_url, arn, live, wanted, is_dead_letters=False),
     )
+
+
+def wanted_attributes(
+    plan: QueuePlan, arn: str, live: Attributes | None, dead_arn: str, dead: Attributes | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the attributes that a queue and its dead-letter queue should have.
+
+    `live` and `dead` are those that they have; a KMS key that is chosen there stays.
+    """
+    key, dead_key = kms_key(live or {}), kms_key(dead or {})
+    wanted = {**plan.attributes(dead_arn, kms_key=key), "Policy": tls_only_policy(arn)}
+    wanted_dead = {
+        **plan.dead_letter_attributes(arn, kms_key=dead_key),
+        "Policy": tls_only_policy(dead_arn),
+    }
+    return wanted, wanted_dead
+
+
+def names_its_sources(dead: Attributes) -> bool:
+    """Return whether a dead-letter queue says whose dead letters it takes."""
+    return (dead.get("RedriveAllowPolicy") or {}).get("redrivePermission") == "byQueue"
+
+
+def sibling_arn(arn: str, name: str) -> str:
+    """Return the ARN of another queue in the same account and region."""
+    return f"{arn.rpartition(':')[0]}:{name}"
 
 
 async def make_right(queue: SQSQueue, plan: QueuePlan, wiring: Wiring) -> None:
@@ -207,11 +228,3 @@ async def _sources(client: AwsClient, url: str) -> Iterable[str]:
 
 def _arn(live: Attributes | None, expected: str) -> str:
     return str((live or {}).get("QueueArn", expected))
-
-
-def _names_its_sources(dead: Attributes) -> bool:
-    return (dead.get("RedriveAllowPolicy") or {}).get("redrivePermission") == "byQueue"
-
-
-def _sibling_arn(arn: str, name: str) -> str:
-    return f"{arn.rpartition(':')[0]}:{name}"

@@ -11,12 +11,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
+from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from ..core.durable import FOREVER, Checkpoint, Kind
 from ..core.graphs import WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Claim, Status
-from ..core.message import CALL_HEADER, UNDO_HEADER
+from ..core.message import CALL_HEADER, UNDO_HEADER, UNDONE_HEADER
 from ..core.redaction import REDACTED
 from . import signals
 from .clock import Now
@@ -68,11 +69,13 @@ def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) 
             of_steps.bulk_create(rows, ignore_conflicts=not is_step)
     for each in checkpoints:
         if each.began_at is not None:
-            value = _encrypted(call_id, each, is_secret=is_secret)
-            ended_at = Now() if each.is_over else None
-            _rows(call_id).filter(name=each.name).update(
-                value=value, error=each.error, ended_at=ended_at
-            )
+            ends: dict[str, Any] = {
+                "error": each.error,
+                "ended_at": Now() if each.is_over else None,
+            }
+            if each.kind != Kind.UNDO:  # whose value are its arguments
+                ends["value"] = _encrypted(call_id, each, is_secret=is_secret)
+            _rows(call_id).filter(name=each.name).update(**ends)
 
 
 def _moment(at: float | None) -> Any:
@@ -135,10 +138,13 @@ def _with(call_ids: Iterable[UUID], **columns: Any) -> set[UUID]:
 
 def runs_of(call_id: UUID) -> RecordQuerySet:
     """Return a query of the runs of a call, without those of its compensations."""
+    return _all_runs_of(call_id).exclude(headers__has_key=UNDO_HEADER)
+
+
+def _all_runs_of(call_id: UUID) -> RecordQuerySet:
     root = all_records().filter(id=call_id).values_list("root_id", flat=True).first()
     of_call = {f"headers__{CALL_HEADER}": str(call_id)}
-    runs = all_records().filter(root_id=root or call_id, **of_call)
-    return runs.exclude(headers__has_key=UNDO_HEADER)
+    return all_records().filter(root_id=root or call_id, **of_call)
 
 
 def last_run(call_id: UUID) -> RecordQuerySet:
@@ -151,12 +157,35 @@ def lock_last(call_id: UUID) -> TaskRecord | None:
     return last_run(call_id).select_for_update().first()
 
 
+@with_retries
+def unfinished_runs(call_id: UUID, *, anew: bool = False) -> list[UUID]:
+    """Return the unfinished runs of a call, without those of its compensations.
+
+    `anew` locks them, and so sees those that have begun since the transaction did.
+    """
+    runs = runs_of(call_id).filter(status__in=UNFINISHED).order_by()
+    with transaction.atomic(using=record_alias()):
+        return list((runs.select_for_update() if anew else runs).values_list("id", flat=True))
+
+
 def undo_runs(call_id: UUID) -> list[UUID]:
     """Return the unfinished runs of the compensations of a call."""
-    root = all_records().filter(id=call_id).values_list("root_id", flat=True).first()
-    of_call = {f"headers__{CALL_HEADER}": str(call_id), "headers__has_key": UNDO_HEADER}
-    runs = all_records().filter(root_id=root or call_id, status__in=UNFINISHED, **of_call)
-    return list(runs.order_by().values_list("id", flat=True))
+    unfinished = _all_runs_of(call_id).filter(status__in=UNFINISHED, headers__has_key=UNDO_HEADER)
+    return list(unfinished.order_by().values_list("id", flat=True))
+
+
+def is_undone(call_id: UUID) -> bool:
+    """Return whether compensations of a call have run, or run now."""
+    undone = _rows(call_id).filter(kind=Kind.UNDO, ended_at__isnull=False)
+    return undone.exists() or bool(undo_runs(call_id))
+
+
+def may_be_undone(call_id: UUID, by: TaskRecord) -> bool:
+    """Lock the last run of a call; return whether a run of its compensations may start over."""
+    last = lock_last(call_id)
+    undoing = _all_runs_of(call_id).filter(headers__has_key=UNDO_HEADER)
+    is_over = last is None or last.status in (Status.FAILED, Status.CANCELLED)
+    return is_over and not undoing.filter(enqueued_at__gt=by.enqueued_at).exists()
 
 
 def next_timeout() -> UUID | None:
@@ -178,11 +207,24 @@ def cancelled_workflows(call_id: UUID) -> list[UUID]:
     return list(workflows.values_list("id", flat=True))
 
 
-def forget_from(call_id: UUID, number: int, run_id: UUID) -> None:
+def forget_from(call_id: UUID, number: int, last: TaskRecord, *, was_undone: bool) -> None:
     """Forget the steps of a call from a number on, and in what its last run has waited."""
     _rows(call_id).filter(number__gte=number).delete()
-    RunState.objects.using(record_alias()).filter(record_id=run_id).delete()
+    RunState.objects.using(record_alias()).filter(record_id=last.pk).delete()
     signals.forget_unanswered(call_id)
+    if was_undone:
+        headers = last.headers or {}
+        undone = {UNDONE_HEADER: headers.get(UNDONE_HEADER, 0) + 1}
+        all_records().filter(id=last.pk).update(headers={**headers, **undone})
+
+
+def are_kept_for() -> Q:
+    """Return the condition of workflows of a durable function whose steps are kept.
+
+    It may read the results of its tasks as long.
+    """
+    steps = StepCheckpoint.objects.using(record_alias()).filter(call_id=OuterRef("call_id"))
+    return Q(Exists(steps))
 
 
 def is_unfinished() -> Q:
@@ -192,11 +234,18 @@ def is_unfinished() -> Q:
     return Q(headers__has_key=CALL_HEADER) & Q(Exists(unfinished))
 
 
-def forget_deleted(headers: Iterable[Mapping[str, Any] | None]) -> None:
-    """Forget the steps of calls whose last record is deleted. `headers` are those of records."""
-    calls = {UUID(each[CALL_HEADER]) for each in headers if each and CALL_HEADER in each}
-    for call_id in calls:
-        if not runs_of(call_id).exists():
+def forget_deleted(
+    deleted: Iterable[tuple[UUID | None, Mapping[str, Any] | None]],
+) -> None:
+    """Forget the steps of calls whose last record is deleted. Takes roots and headers."""
+    roots = {
+        UUID(headers[CALL_HEADER]): root_id
+        for root_id, headers in deleted
+        if headers and CALL_HEADER in headers
+    }
+    for call_id, root_id in roots.items():
+        of_call = {f"headers__{CALL_HEADER}": str(call_id)}
+        if not all_records().filter(root_id=root_id or call_id, **of_call).exists():
             _rows(call_id).delete()
             signals.forget(call_id)
 

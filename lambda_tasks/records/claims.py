@@ -299,9 +299,11 @@ class RecordClaims:
         """See ports.Claims."""
         return signals.receive(call_id, name, ends=ends)
 
-    def wait_for_signal(self, call_id: UUID, name: str, run_id: UUID, type: str) -> bool:
+    def wait_for_signal(
+        self, call_id: UUID, name: str, run_id: UUID, type: str, *, drops: bool
+    ) -> bool:
         """See ports.Claims."""
-        return signals.wait(call_id, name, run_id, type)
+        return signals.wait(call_id, name, run_id, type, drops=drops)
 
 
 def _read_inputs(verdicts: Verdicts, terms: ClaimTerms) -> Verdicts:

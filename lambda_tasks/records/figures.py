@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import DateTimeField, Max, Q, Subquery
+from django.db.models import DateTimeField, Max, Q, Subquery, TextField
 from django.db.models.expressions import RawSQL
 
 from ..core.figures import DAY, RunFigure
@@ -15,10 +15,21 @@ from ..core.lifecycle import Status
 from .clock import Now, read_clock
 from .counts import last_round
 from .database import all_records, record_alias
+from .pauses import paused_queues
 from .portable import RELAY_SHIFT
+from .reports import read_last
 from .retrying import with_retries
 from .rollups import ALL_TASKS, RUN_COLUMNS, RUN_KEY
-from .tables import ErrorFigures, LastTick, RelayShift, RunFigures, TaskError, TaskRecord
+from .tables import (
+    DoctorReport,
+    ErrorFigures,
+    LastTick,
+    QueueState,
+    RelayShift,
+    RunFigures,
+    TaskError,
+    TaskRecord,
+)
 
 MAX_BROKEN: Final = 10_000
 """The most records that are counted as still broken, the last ones: a few milliseconds."""
@@ -46,6 +57,17 @@ class Tick(NamedTuple):
     releases: Sequence[Mapping[str, str]]
     still_broken: int
     """The records that are still broken, up to MAX_BROKEN."""
+    paused: frozenset[str] = frozenset()
+    """The names of the queues that are paused."""
+    report: DoctorReport | None = None
+    """What the doctor has found last, if it was asked for: `at`, `findings` and `ignored`."""
+
+
+PAUSED: Final = {
+    "postgresql": "STRING_AGG(name, '\n')", "mysql": "GROUP_CONCAT(name SEPARATOR '\n')",
+    "sqlite": "GROUP_CONCAT(name, '\n')",
+}  # fmt: skip
+"""The names of queues as one text, on each database."""
 
 
 class Wanted(NamedTuple):
@@ -107,8 +129,11 @@ class KnownError(NamedTuple):
 
 
 @with_retries
-def read_tick() -> Tick:
-    """Return what is known of the last tick. Executes one statement, or three before the first."""
+def read_tick(*, with_report: bool = False) -> Tick:
+    """Return what is known of the last tick, and with `with_report` what the doctor has found.
+
+    Executes one statement, or a few before the first tick.
+    """
     alias = record_alias()
     shifts = RelayShift.objects.using(alias).filter(name=RELAY_SHIFT).values("next_at")
     still_broken = f"SELECT COUNT(*) FROM {_newest_broken()} newest"  # noqa: S608
@@ -116,11 +141,36 @@ def read_tick() -> Tick:
         now=Now(),
         shift_ends=Subquery(shifts[:1], output_field=DateTimeField()),
         still_broken=RawSQL(still_broken, []),  # noqa: S611 - nobody's input is in it
+        paused=RawSQL(_paused(), [], output_field=TextField()),  # noqa: S611 - nor here
     )
     columns = ("now", "shift_ends", "at", "n_connections", "max_connections", "releases")
-    for values in ticks.values_list(*columns, "still_broken"):
-        return Tick(*values)
-    return Tick(read_clock(alias), last_round(), None, None, None, [], 0)
+    reported: tuple[str, ...] = ()
+    if with_report:
+        reports = DoctorReport.objects.using(alias).filter(id=1)
+        reported = ("report_at", "report_findings", "report_ignored")
+        ticks = ticks.annotate(
+            **{name: Subquery(reports.values(name.removeprefix("report_"))) for name in reported}
+        )
+    for values in ticks.values_list(*columns, "still_broken", "paused", *reported):
+        *of_tick, paused = values[: len(columns) + 2]
+        names = frozenset((paused or "").split("\n")) - {""}
+        return Tick(*of_tick, names, _report(*values[len(columns) + 2 :]))
+    report = read_last() if with_report else None
+    before = (read_clock(alias), last_round(), None, None, None, [], 0)
+    return Tick(*before, paused_queues(), report)
+
+
+def _report(
+    at: datetime | None = None, findings: Any = None, ignored: Any = None
+) -> DoctorReport | None:
+    return None if at is None else DoctorReport(id=1, at=at, findings=findings, ignored=ignored)
+
+
+def _paused() -> str:
+    """Return the SQL of the names of the queues that are paused, as one text."""
+    connection = connections[record_alias()]
+    table = connection.ops.quote_name(QueueState._meta.db_table)
+    return f"SELECT {PAUSED[connection.vendor]} FROM {table} WHERE is_paused"  # noqa: S608
 
 
 @with_retries

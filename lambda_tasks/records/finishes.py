@@ -14,6 +14,7 @@ from django.db import connections, transaction
 from django.db.models import Case, DateTimeField, F, JSONField, Q, QuerySet, UUIDField, Value, When
 from django.db.models.functions import Coalesce, Greatest
 
+from ..core.durable import FOREVER
 from ..core.fingerprints import fingerprint
 from ..core.lifecycle import STATUS_OF, Cancelled, End, Failed, Outcome, Retried, Status, Succeeded
 from ..ports import Released
@@ -123,8 +124,11 @@ def reopened_columns(look_at: Any) -> Mapping[str, Any]:
         **dict.fromkeys(counters, 0),
         "status": Status.QUEUED,
         "reserved_for": None,  # its rate has it reserve another moment
-        # So that it waits from now on, as one that is called now.
-        "run_after": Greatest(Coalesce(F("run_after"), Now()), Now()),
+        # So that it waits from now on, as one that is called now. What was to be woken looks first.
+        "run_after": Case(
+            When(run_after=FOREVER, then=Now()),
+            default=Greatest(Coalesce(F("run_after"), Now()), Now()),
+        ),
         "look_at": look_at,
     }
 

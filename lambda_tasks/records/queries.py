@@ -15,10 +15,12 @@ from .mapping import join_worker_ids, last_worker_id, row_of
 from .portable import record_of
 from .retrying import with_retries
 from .tables import (
+    DoctorReport,
     ErrorFigures,
     LastTick,
     LimitPace,
     LimitPlace,
+    QueueState,
     RecordQuerySet,
     RelayShift,
     RunFigures,
@@ -81,7 +83,7 @@ def check_migrated() -> None:
     for model in (
         TaskRecord, RunState, RunProgress, LimitPlace, LimitPace, RelayShift, ScheduleState,
         StepCheckpoint, StepSignal, UsedSignature, Workflow, WorkflowJoin,
-        RunFigures, ErrorFigures, TaskError, LastTick,
+        RunFigures, ErrorFigures, TaskError, LastTick, DoctorReport, QueueState,
     ):  # fmt: skip
         model._base_manager.using(record_alias()).order_by().first()
 

@@ -22,14 +22,15 @@ def send(call_id: UUID, name: str, value: Any) -> StepSignal | None:
     return before
 
 
-def wait(call_id: UUID, name: str, run_id: UUID, type: str) -> bool:
-    """Let a signal wake a run; return False where it has come."""
+def wait(call_id: UUID, name: str, run_id: UUID, type: str, *, drops: bool) -> bool:
+    """Let a signal wake a run; return False where it has come, unless it `drops` that."""
     before = _insert(StepSignal(call_id=call_id, name=name, run_id=run_id, type=type))
     if before is None:
         return True
-    if before.came_at is not None:
+    if before.came_at is not None and not drops:
         return False
-    _rows(call_id, name).update(run_id=run_id, type=type, is_over=False)
+    waits = {"run_id": run_id, "type": type, "is_over": False}
+    _rows(call_id, name).update(**waits, value=None, came_at=None)
     return True
 
 

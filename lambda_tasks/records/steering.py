@@ -14,7 +14,7 @@ from django.db.models import Exists, OuterRef, Q
 
 from ..core.graphs import Place, WorkflowStatus
 from ..core.lifecycle import ACTIVE, UNFINISHED, LookTerms, Raised, Status
-from ..core.message import Outgoing
+from ..core.message import UNDO_HEADER, Outgoing
 from . import checkpoints
 from .clock import Now
 from .counts import is_stuck
@@ -25,6 +25,7 @@ from .joins import take_back_ends
 from .mapping import MESSAGE_COLUMNS, outgoing_of, place_of, read_messages
 from .retrying import with_retries
 from .tables import RunProgress, RunState, TaskRecord, Workflow
+from .undoing import call_of
 
 OVER: Final = (WorkflowStatus.SUCCESS, WorkflowStatus.CANCELLED)
 """The statuses of workflows whose steps can't start over."""
@@ -36,6 +37,15 @@ FINISHED: Final = tuple(status for status in Status if status.is_finished)
 
 SUPERSEDED: Final = "it was retried or replayed already: take the last of its records"
 """Why a record is left out that a later one follows."""
+
+UNDONE: Final = (
+    "its compensations have run, or run now: let it go on from a step, by DurableRun.retry_from(), "
+    "or replay it"
+)
+"""Why a durable function does not go on that was undone."""
+
+NOT_UNDONE: Final = "its function has gone on since, or was undone by another run"
+"""Why compensations do not run."""
 
 Refuse = Callable[[TaskRecord], str | None]
 """A function that returns why a record can't be changed, or None if it can."""
@@ -74,6 +84,7 @@ def find_superseded(ids: Collection[UUID]) -> set[UUID]:
     later = all_records().filter(
         root_id=OuterRef("root_id"), enqueued_at__gt=OuterRef("enqueued_at")
     )
+    later = later.exclude(headers__has_key=UNDO_HEADER)  # It undoes the call, and repeats nothing.
     followed = all_records().filter(Exists(later), id__in=ids).order_by()
     return set(followed.values_list("id", flat=True))
 
@@ -121,7 +132,8 @@ def reopen(
         superseded = set() if is_last else find_superseded(ids)
         skipped: dict[UUID, str] = {}
         for record in records:
-            reason = SUPERSEDED if record.id in superseded else refuse(record)
+            reason = None if is_last else _refuse_repeated(record, superseded)
+            reason = reason or refuse(record)
             if reason is not None:
                 skipped[record.id] = reason
         skipped |= _parts_of_ended_workflows(records)
@@ -134,6 +146,16 @@ def reopen(
                 all_records().filter(id__in=of_queue).update(**columns)
             _take_back_ends(done)
     return Changed([record.id for record in done], skipped)
+
+
+def _refuse_repeated(record: TaskRecord, superseded: Collection[UUID]) -> str | None:
+    """Return why another record than this one goes on with its work; None where none does."""
+    call_id = record.call_id
+    if call_id is not None and call_of(record.headers) is None:
+        return None if checkpoints.may_be_undone(call_id, record) else NOT_UNDONE
+    if call_id is not None and checkpoints.is_undone(call_id):
+        return UNDONE
+    return SUPERSEDED if record.id in superseded else None
 
 
 def _take_back_ends(records: Sequence[TaskRecord]) -> None:
@@ -271,17 +293,18 @@ def delete(ids: Collection[UUID]) -> int:
         # Locked, so that none starts over meanwhile: the DELETE itself does not ask for the status.
         finished = all_records().filter(id__in=ids, status__in=FINISHED).order_by("id")
         finished = finished.exclude(_is_needed())
-        locked = dict(finished.select_for_update().values_list("id", "headers"))
-        _, deleted = all_records().filter(id__in=list(locked)).only("id").delete()
-        checkpoints.forget_deleted(locked.values())
+        columns: Sequence[str] = ("id", "root_id", "headers")
+        locked = list(finished.select_for_update().values_list(*columns))
+        _, deleted = all_records().filter(id__in=[id for id, *_ in locked]).only("id").delete()
+        checkpoints.forget_deleted((root_id, headers) for _, root_id, headers in locked)
     return deleted.get(TaskRecord._meta.label, 0)
 
 
 def _is_needed() -> Q:
-    """Return the condition of records whose workflow, or durable function, runs."""
-    workflows = Workflow.objects.using(record_alias())
-    running = workflows.filter(id=OuterRef("workflow_id"), status=WorkflowStatus.RUNNING)
-    return Q(Exists(running)) | checkpoints.is_unfinished()
+    """Return the condition of records whose workflow, or durable function, runs, or reads them."""
+    workflows = Workflow.objects.using(record_alias()).filter(id=OuterRef("workflow_id"))
+    read = workflows.filter(Q(status=WorkflowStatus.RUNNING) | checkpoints.are_kept_for())
+    return Q(Exists(read)) | checkpoints.is_unfinished()
 
 
 @with_retries

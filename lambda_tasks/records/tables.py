@@ -18,6 +18,7 @@ from ..core.message import CALL_HEADER, KEEP_ARGUMENTS_HEADER
 from ..core.schedules import MAX_SCHEDULE_NAME
 from ..twins import sync_form
 from .encryption import decrypt_result
+from .exact_text import ExactCharField
 
 DROPS_ARGUMENTS: Final = models.Q(headers__has_key=KEEP_ARGUMENTS_HEADER)
 """The condition of records that do not keep their arguments."""
@@ -488,6 +489,7 @@ class QueueState(models.Model):
         permissions = (
             ("pause_queuestate", "Can pause and resume queue"),
             ("redrive_queuestate", "Can send dead letters back to queue"),
+            ("purge_queuestate", "Can delete dead letters of queue"),
         )
 
     def __str__(self) -> str:
@@ -620,7 +622,7 @@ class StepCheckpoint(models.Model):
     pk = models.CompositePrimaryKey("call_id", "name")
     call_id = models.UUIDField(editable=False)
     """The id of the call's first invocation."""
-    name = models.CharField(max_length=MAX_STEP_NAME, editable=False)
+    name = ExactCharField(max_length=MAX_STEP_NAME, editable=False)
     kind = models.CharField(max_length=10, editable=False)
     number = models.PositiveIntegerField(editable=False)
     value = models.JSONField(null=True, editable=False)
@@ -644,7 +646,7 @@ class StepSignal(models.Model):
 
     pk = models.CompositePrimaryKey("call_id", "name")
     call_id = models.UUIDField(editable=False)
-    name = models.CharField(max_length=MAX_STEP_NAME, editable=False)
+    name = ExactCharField(max_length=MAX_STEP_NAME, editable=False)
     value = models.JSONField(null=True, editable=False)
     type = models.CharField(max_length=255, default="", editable=False)
     """The type of the value, as a reference; empty where it has none."""
@@ -762,6 +764,31 @@ class LastTick(models.Model):
 
     class Meta:
         default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.at}"
+
+
+class DoctorReport(models.Model):
+    """What the doctor has found last: a single row, which each examination replaces."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, editable=False)
+    """Always 1."""
+    at = models.DateTimeField(editable=False)
+    """The time of the examination."""
+    ignored = models.JSONField(default=list, editable=False)
+    """The ids of checks that were left out, as they were given."""
+    findings = models.JSONField(default=list, editable=False)
+    """The worst findings, the worst first, each as JSON."""
+    n_findings = models.PositiveIntegerField(default=0, editable=False)
+    """How many there were in all."""
+    queues = models.JSONField(default=dict, editable=False)
+    """By the names of queues in the settings, how SQS has them, compared with what they should be;
+    those that could be read."""
+
+    class Meta:
+        verbose_name = "doctor's report"
+        default_permissions = ("view",)
 
     def __str__(self) -> str:
         return f"{self.at}"

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import Count, Exists, F, OuterRef, Q
+from django.db.models import Count, F, Q
 
 from ..core.graphs import HUB, MAX_STEPS, ROOT, WorkflowStatus
 from ..core.lifecycle import UNFINISHED, Cancelled, Status
@@ -15,6 +15,7 @@ from ..core.redaction import REDACTED
 from ..errors import LeaseLost
 from ..ports import StoredWorkflow
 from .cancelling import cancel as cancel_records
+from .checkpoints import are_kept_for
 from .clock import Now
 from .database import all_records, record_alias, statements
 from .encryption import decrypt_result
@@ -23,7 +24,7 @@ from .looks import lock_unlocked
 from .mapping import DROPPED, queued_rows
 from .releasing import send_released
 from .retrying import with_retries
-from .tables import StepCheckpoint, TaskRecord, Workflow, WorkflowJoin
+from .tables import TaskRecord, Workflow, WorkflowJoin
 
 PAGE: Final = 500
 """Results that are read at once."""
@@ -268,9 +269,7 @@ def _find_ended(before: datetime, statuses: Collection[str]) -> UUID | None:
     ended = Workflow.objects.using(record_alias()).filter(
         ended_at__lt=before, status__in=tuple(statuses)
     )
-    # A durable function may read the results of its tasks as long as its own steps are kept.
-    steps = StepCheckpoint.objects.using(record_alias()).filter(call_id=OuterRef("call_id"))
-    ended = ended.exclude(Exists(steps))
+    ended = ended.exclude(are_kept_for())
     return ended.order_by("ended_at").values_list("id", flat=True).first()
 
 
@@ -310,6 +309,14 @@ def read_pages(id: UUID, values: Sequence[Sequence[int]]) -> Iterator[list[tuple
                 if number in found
             ]
             position += len(numbers)
+
+
+@with_retries
+def count_succeeded(id: UUID, steps: Sequence[Sequence[int]]) -> int:
+    """Return how many steps of these spans of numbers have succeeded."""
+    succeeded = all_records().filter(workflow_id=id, status=Status.SUCCESS).order_by()
+    spans = [succeeded.filter(step__gte=first, step__lt=stop) for first, stop in steps]
+    return sum(each.count() for each in spans)
 
 
 @with_retries

@@ -7,14 +7,21 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
+from django.db import OperationalError, transaction
+
 from lambda_tasks import lambda_task
 from lambda_tasks.durable import SyncWorkflowContext, WorkflowContext
+from tests.app.graphs import resize
 from tests.app.models import Effect
 
 DAY: Final = timedelta(days=1)
 
 calls: Counter[str] = Counter()
 """How often each step was called in this process."""
+
+
+TEXTS: Final = {"NUL": "a\x00b", "surrogate": "\ud800", "large": "x" * 1_000_000}
+"""Texts of errors that no database, or no row, takes."""
 
 
 class Declined(Exception):
@@ -120,3 +127,139 @@ async def undo_and_sleep(workflow: WorkflowContext) -> None:
 
 def undo(*, name: str) -> None:
     Effect.objects.create(name=name)
+
+
+@lambda_task(workflow=True)
+async def catch_what_no_row_takes(workflow: WorkflowContext, *, text: str) -> str:
+    try:
+        await workflow.step("decline", decline, text=text)
+    except Declined:
+        await workflow.sleep("night", DAY)
+        return "declined"
+    return "not declined"
+
+
+def decline(*, text: str) -> None:
+    raise Declined(TEXTS[text])
+
+
+@lambda_task(workflow=True)
+async def cancel_a_step(workflow: WorkflowContext, *, is_async: bool) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+
+    def write_and_cancel() -> None:
+        write(name="cancelled")
+        loop.call_soon_threadsafe(task.cancel)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+
+    async def awrite_and_cancel() -> None:
+        await Effect.objects.acreate(name="cancelled")
+        task.cancel()
+        await asyncio.sleep(0)
+
+    with suppress(asyncio.CancelledError):  # as asyncio.timeout() does
+        await workflow.step("cancelled", awrite_and_cancel if is_async else write_and_cancel)
+    task.uncancel()
+    await workflow.step("next", write, name="next")
+
+
+@lambda_task(workflow=True)
+async def fail_in_a_group(workflow: WorkflowContext, *, is_async: bool) -> str:
+    async def awrite() -> None:
+        await Effect.objects.acreate(name="sibling")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(workflow.step("decline", decline, text="NUL"))
+            if is_async:
+                group.create_task(workflow.step("sibling", awrite))
+            else:
+                group.create_task(workflow.step("sibling", write, name="sibling"))
+    except* Declined:
+        await workflow.step("tell", write, name="tell")
+    await workflow.sleep("night", DAY)
+    return "told"
+
+
+@lambda_task(workflow=True)
+async def gather_and_sleep(workflow: WorkflowContext) -> list[int]:
+    sizes = await workflow.gather("sizes", [resize.step(image_id=n) for n in range(2)])
+    await workflow.sleep("night", DAY)
+    return [sizes.total, sizes.failed, *[each async for each in sizes]]
+
+
+@lambda_task(workflow=True)
+def sleep_and_fail(workflow: SyncWorkflowContext) -> None:
+    workflow.step("work", write, name="work")
+    workflow.sleep("night", DAY)
+    if not Effect.objects.filter(name="repaired").exists():
+        raise Declined("not yet")
+
+
+@lambda_task(workflow=True)
+def look_alike(workflow: SyncWorkflowContext) -> list[int]:
+    """Have steps and signals whose names only differ in what some databases overlook."""
+    for name in ("a", "A", "\u00e4", "\u00df", "ss"):
+        workflow.step(name, write, name=name)
+        workflow.on_failure(f"undo {name}", undo, name=f"undo {name}")
+    come = [workflow.wait_for(name, int) for name in ("go", "GO")]
+    if sum(come) == 3:
+        raise Declined("at the end")
+    return come
+
+
+@lambda_task(workflow=True)
+def begin_in_a_transaction(workflow: SyncWorkflowContext) -> None:
+    with transaction.atomic():
+        workflow.step("work", write, name="work")
+
+
+class _Shutdown(Exception):
+    sqlstate = "57P01"
+
+
+def lose_the_database_once(*, name: str) -> int:
+    write(name=name)
+    if calls[name] == 1:
+        raise OperationalError("the connection was closed") from _Shutdown()
+    return calls[name]
+
+
+@lambda_task(workflow=True)
+async def go_on_in_any_case(workflow: WorkflowContext, *, returns: bool) -> str:
+    try:
+        await workflow.step("charge", lose_the_database_once, name="charge")
+    except Exception:
+        if returns:
+            return "given up"
+        await workflow.step("give up", write, name="give up")
+        return "given up"
+    return "charged"
+
+
+@lambda_task(workflow=True)
+async def wait_and_fail(workflow: WorkflowContext) -> None:
+    await workflow.wait_for("approval", int, timeout=DAY)
+    await workflow.step("decline", decline, text="NUL")
+
+
+@lambda_task(workflow=True)
+async def run_another(workflow: WorkflowContext) -> None:
+    await workflow.step("book", write, name="book")
+    workflow.on_failure("cancel the booking", undo, name="cancel the booking")
+    await workflow.run("another", undo_and_sleep.step())
+
+
+@lambda_task(workflow=True, limit=1)
+async def sleep_alone(workflow: WorkflowContext, *, name: str) -> None:
+    await workflow.step("work", write, name=name)
+    await workflow.sleep("night", DAY)
+
+
+@lambda_task(workflow=True, soft_timeout=100, hard_timeout=110)
+def hurry_and_wait(workflow: SyncWorkflowContext) -> int:
+    for n in range(4):
+        workflow.step(f"step:{n}", write, name="step")
+    return workflow.wait_for("approval", int)

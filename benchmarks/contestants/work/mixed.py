@@ -224,13 +224,22 @@ UNDONE: Final = (0, 1, STAGES - 2)
 
 REFUSED_EVERY: Final = 7
 
-POINTS: Final = 27
-"""The points of `fulfil` and its steps at which this process may strike itself down."""
+KEPT: Final = 1
+"""The parcel of some orders that can't be taken back. Their others are."""
+
+POINTS: Final = 29
+"""The points of `fulfil`, its steps and what undoes them, at which this process may strike itself
+down."""
 
 
 def is_refused(number: int) -> bool:
     """Return whether an order is refused at its end, so that all of it is undone."""
     return number % REFUSED_EVERY == 3
+
+
+def is_kept(number: int) -> bool:
+    """Return whether a parcel of an order that is refused can't be taken back."""
+    return is_refused(number) and number % 2 == 0
 
 
 def taken_back(parcel: int) -> int:
@@ -262,8 +271,17 @@ async def ask_for_approval(*, number: int, id: UUID, queue: str, points: int) ->
     strike(number, points + 1)
 
 
+class Kept(Exception):
+    """A customer does not give a parcel back."""
+
+
 def take_back(*, number: int, parcel: int) -> None:
+    """Undo a step, with two points at which it may be struck."""
+    strike(number, POINTS - 2)
     Shipment.objects.create(number=number, parcel=taken_back(parcel))
+    strike(number, POINTS - 1)
+    if parcel == KEPT and is_kept(number):
+        raise Kept
 
 
 @lambda_task(soft_timeout=SOFT_S, hard_timeout=HARD_S)

@@ -29,10 +29,12 @@ from lambda_tasks.management.verbs import (
     health,
     invoke,
     listing,
+    pause,
     purge,
     queues,
     replay,
     requeue,
+    resume,
     retry,
     run,
     schedules,
@@ -67,6 +69,8 @@ VERBS: Final[dict[str, ModuleType]] = {
     "purge": purge,
     "template": template,
     "queues": queues,
+    "pause": pause,
+    "resume": resume,
     "dlq": dlq,
 }
 

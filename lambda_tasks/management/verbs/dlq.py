@@ -55,6 +55,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--older-than", type=duration, metavar="TIME", help="what was sent so long ago, such as 7d"
     )
     window.add_argument("--all-time", action="store_true", help="whatever there is")
+    for takes_ids in (redrive, window):
+        takes_ids.add_argument(
+            "--id", action="append", metavar="ID", dest="ids",
+            help="a message, by its id in SQS, as `peek --json` shows it; may be repeated",
+        )  # fmt: skip
     purge.add_argument("--by", metavar="NAME", help="who does it, for the log (default: you)")
     for action in (redrive, purge):
         action.add_argument("queue", metavar="QUEUE", help="the queue that they came from")
@@ -105,6 +110,7 @@ def _redrive(stdout: OutputWrapper, options: dict[str, Any]) -> int:
         operations.redrive_dead_letters,
         options["queue"],
         task=options["task"],
+        ids=options["ids"],
         limit=options["limit"],
         per_second=options["per_second"],
         drop_ended=options["drop_ended"],
@@ -150,6 +156,7 @@ def _purge(stdout: OutputWrapper, options: dict[str, Any]) -> int:
         older_than=options["older_than"],
         all_time=options["all_time"],
         task=options["task"],
+        ids=options["ids"],
         by=options["by"] or current_user(),
     )
     dry_run = options["dry_run"]

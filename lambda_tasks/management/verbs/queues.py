@@ -100,6 +100,9 @@ def _write_description(stdout: OutputWrapper, each: QueueDescription) -> None:
         title = f"dead letters of {each.queue}" if each.is_dead_letters else each.queue
         title += f": {each.url}"
     stdout.write(title)
+    if each.is_paused:
+        reason = f": {each.reason}" if each.reason else ""
+        stdout.write(f"  paused by {each.changed_by or 'nobody'}{reason}")
     if not each.exists:
         stdout.write("  It does not exist; `lambda_tasks queues ensure` creates it.")
         return

@@ -4,6 +4,7 @@ Exit code: 0, 2 for arguments that make no sense.
 """
 
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -12,7 +13,9 @@ from django.core.management.base import OutputWrapper
 from lambda_tasks import operations
 from lambda_tasks.management.output import DONE, shown_time, write_json
 from lambda_tasks.management.parsing import add_json, duration
-from lambda_tasks.operations import Counts
+from lambda_tasks.management.pausing import described, is_paused
+from lambda_tasks.models import QueueState
+from lambda_tasks.operations import Counts, Stats
 from lambda_tasks.operations.counting import WINDOW
 
 HELP: Final = "Counts what waits, runs and has ended."
@@ -32,17 +35,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     """Print the counts, and return 0. Raises InvalidFilter."""
     found = operations.stats(window=options["window"])
+    states = operations.queue_states()
     if options["json"]:
-        about = {
-            "now": found.now.isoformat(),
-            "ended_since": found.ended_since.isoformat(),
-            "is_complete": found.is_complete,
-            "last_tick_s": found.last_tick_s,
-        }
-        write_json(stdout, "total", about | asdict(found.total))
-        for kind, counted in (("queue", found.queues), ("task", found.tasks)):
-            for name, counts in counted.items():
-                write_json(stdout, kind, {"name": name, **asdict(counts)})
+        _write_json(stdout, found, states)
         return DONE
     names = ["all", *found.queues, *found.tasks]
     width = max(map(len, names))
@@ -51,10 +46,28 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
     for counted in (found.queues, found.tasks):
         for name, counts in counted.items():
             stdout.write(_line(name, width, counts))
+    for name, state in states.items():
+        if state.is_paused:
+            stdout.write(f"{name} is {described(state)}.")
     stdout.write(f"What has ended is counted since {shown_time(found.ended_since)}.")
     if not found.is_complete:
         stdout.write("More waits than was counted: these are the least numbers.")
     return DONE
+
+
+def _write_json(stdout: OutputWrapper, found: Stats, states: Mapping[str, QueueState]) -> None:
+    about = {
+        "now": found.now.isoformat(),
+        "ended_since": found.ended_since.isoformat(),
+        "is_complete": found.is_complete,
+        "last_tick_s": found.last_tick_s,
+    }
+    write_json(stdout, "total", about | asdict(found.total))
+    for name, counts in found.queues.items():
+        queue = {"name": name, "is_paused": is_paused(states.get(name))}
+        write_json(stdout, "queue", queue | asdict(counts))
+    for name, counts in found.tasks.items():
+        write_json(stdout, "task", {"name": name, **asdict(counts)})
 
 
 def _line(name: str, width: int, counts: Counts) -> str:
