@@ -151,13 +151,14 @@ def read_tick(*, with_report: bool = False) -> Tick:
         ticks = ticks.annotate(
             **{name: Subquery(reports.values(name.removeprefix("report_"))) for name in reported}
         )
-    for values in ticks.values_list(*columns, "still_broken", "paused", *reported):
-        *of_tick, paused = values[: len(columns) + 2]
-        names = frozenset((paused or "").split("\n")) - {""}
-        return Tick(*of_tick, names, _report(*values[len(columns) + 2 :]))
+    for values in ticks.values_list("paused", *columns, "still_broken", *reported):
+        paused, *others = values
+        names, n = frozenset((paused or "").split("\n")) - {""}, len(columns) + 1
+        known: list[Any] = [*others[:n], names, _report(*others[n:])]
+        return Tick(*known)
     report = read_last() if with_report else None
-    before = (read_clock(alias), last_round(), None, None, None, [], 0)
-    return Tick(*before, paused_queues(), report)
+    now, shift_ends, paused_now = read_clock(alias), last_round(), paused_queues()
+    return Tick(now, shift_ends, None, None, None, [], 0, paused_now, report)
 
 
 def _report(
