@@ -85,12 +85,12 @@ def context(call_id: UUID, viewer: Viewer) -> dict[str, Any] | None:
         steps = DurableRun(call_id).steps()
     except ValueError as error:
         return about | {"error": str(error)}
-    rows = list(_Function(last, steps, viewer).rows())
-    n_before = max(len(rows) - MAX_SHOWN, 0)
+    n_before = max(len(steps) - MAX_SHOWN, 0)
+    rows = list(_Function(last, steps, viewer).rows(n_before))
     return about | {
-        "rows": rows[-MAX_SHOWN:],
+        "rows": rows,
         "n_before": n_before,
-        "chart": _chart(steps, rows),
+        "chart": _chart(steps[n_before:], rows),
         "go_on_url": reverse(f"{viewer.site}:lambda_tasks_go_on", args=[last.pk]),
     }
 
@@ -114,9 +114,9 @@ class _Function:
         # Behind what was undone it can't go on: see DurableRun.retry_from().
         self._last_way_back = next(undone, len(steps)) if may_go_on else -1
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the steps in their order."""
-        for number, each in enumerate(self._steps):
+    def rows(self, first: int) -> Iterator[Row]:
+        """Yield the steps from a number on, which counts from 0."""
+        for number, each in enumerate(self._steps[first:], first):
             yield Row(
                 number=number + 1,
                 name=redact(each.name, self._secrets) if self._viewer.sees_payloads else "",
