@@ -13,7 +13,9 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.contrib.staticfiles.finders import find
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from lambda_tasks import operations
@@ -589,7 +591,12 @@ def _keep(*findings: dict[str, Any], **fields: Any) -> None:
     )  # fmt: skip
 
 
-def test_what_the_doctor_has_found_is_on_the_overview_with_its_fix(admin: Client) -> None:
+@pytest.mark.parametrize("has_ticked", [False, True])
+def test_what_the_doctor_has_found_is_on_the_overview_with_its_fix(
+    admin: Client, has_ticked: bool
+) -> None:
+    if has_ticked:
+        note_a_tick()
     _keep(
         _finding("tick.age", where="here"), _finding("queue.delay", "warning"),
         _finding("queue.tls", "info"), _finding("logs.missing", is_checked=False, where="here"),
@@ -672,10 +679,27 @@ def test_dead_letters_are_counted_by_queue_and_lead_to_them(
     assert f'href="{LETTERS}"' in text_of(admin, QUEUES)
 
 
-def test_the_overview_shows_which_queues_are_paused(admin: Client) -> None:
-    operations.pause_queue("table", by="ben")
+@pytest.mark.parametrize("has_ticked", [False, True])
+def test_the_lists_of_queues_show_which_are_paused(admin: Client, has_ticked: bool) -> None:
+    if has_ticked:
+        note_a_tick()
+    for name in ("table", "default", "other"):
+        operations.pause_queue(name, by="ben")
+    operations.resume_queue("other", by="ben")
 
-    assert '<span class="lt-badge lt-cancelled">paused</span>' in text_of(admin, OVERVIEW)
+    for url in (OVERVIEW, QUEUES):
+        assert text_of(admin, url).count('<span class="lt-badge lt-cancelled">paused</span>') == 2
+
+
+def test_the_overview_asks_the_database_as_little_as_it_promises(admin: Client) -> None:
+    note_a_tick()
+    _keep(_finding("queue.delay"))
+    text_of(admin, OVERVIEW)
+
+    with CaptureQueriesContext(connection) as statements:
+        text_of(admin, OVERVIEW)
+
+    assert len(statements) < 10
 
 
 def test_a_task_that_only_its_runs_know_is_marked_as_gone(admin: Client) -> None:
