@@ -54,6 +54,9 @@ MAX_DEPLOYMENT_GRACE_S: Final = 14 * 24 * 3600
 METRICS_NAMESPACE: Final = re.compile(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}")
 """What CloudWatch takes for a namespace (MetricDatum and PutMetricData, its API reference)."""
 
+LOG_GROUP: Final = re.compile(r"[A-Za-z0-9._/#-]{1,512}")
+"""What CloudWatch Logs takes for a log group (CreateLogGroup, its API reference)."""
+
 RELEASE: Final = re.compile(r"\S{0,100}")
 """A release stands behind a space in the id of each worker."""
 
@@ -145,6 +148,8 @@ class Settings:
     """The name of the project's release, which is noted with what it has run."""
     metrics: str | None = None
     """The namespace of metrics in CloudWatch; None writes none."""
+    log_group: str | None = None
+    """The log group of the function, to which the pages of runs link; None for no links."""
     aws: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Keyword arguments of the AWS client, such as region_name."""
 
@@ -487,6 +492,16 @@ def _metrics_namespace(name: str, value: object) -> str | None:
     return value
 
 
+def _log_group(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not LOG_GROUP.fullmatch(value):
+        raise setting_error(
+            name, value, "Use the name of the function's log group, like '/aws/lambda/shop'."
+        )
+    return value
+
+
 def _release(name: str, value: object) -> str:
     if not isinstance(value, str) or not RELEASE.fullmatch(value):
         raise setting_error(
@@ -606,6 +621,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "keep_figures": _whole_number(MIN_KEEP_DAYS, MAX_KEEP_DAYS),
     "release": _release,
     "metrics": _metrics_namespace,
+    "log_group": _log_group,
     "aws": _client_options,
 }
 

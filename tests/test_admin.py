@@ -15,7 +15,8 @@ from django.utils.timezone import now
 
 from lambda_tasks.admin import change_list
 from lambda_tasks.admin.search import beginning
-from lambda_tasks.models import TaskRecord
+from lambda_tasks.context import SCHEDULE_HEADER
+from lambda_tasks.models import TaskError, TaskRecord
 from lambda_tasks.records.tables import RunProgress, RunState
 from tests.admin_pages import (
     LIST,
@@ -85,6 +86,10 @@ def test_the_pages_read_no_replica(admin: Client, settings: Any) -> None:
         ({"priority": "high"}, "urgent"),
         ({"enqueued_at__lt": "2026-01-01 00:00:00+00:00"}, "old"),
         ({"q": "tenant-7"}, "argument"),
+        ({"q": "a=of tenant-7"}, "argument"),
+        ({"q": "number=47"}, "numbered"),
+        ({"q": "app.wrong"}, "failed"),
+        ({"schedule": "nightly/1"}, "scheduled"),
         ({"q": "leave_eff"}, "name"),
         ({"q": "00000000-0000-0000-0000-000000000007"}, "by_id"),
         ({"q": "no such thing"}, None),
@@ -96,7 +101,10 @@ def test_filters_and_search_find_what_they_name(
     admin: Client, query: dict[str, str], found: str | None
 ) -> None:
     records = {
-        "failed": record(status="FAILED"),
+        "failed": record(status="FAILED", exception_class="app.Wrong"),
+        "numbered": record(kwargs={"number": 47}),
+        "number": record(kwargs={"number": 471}),
+        "scheduled": record(headers={SCHEDULE_HEADER: "nightly/1"}),
         "queued": unfinished(),
         "other": record(queue="other"),
         "backend": record(backend="at_once"),
@@ -119,9 +127,38 @@ def test_the_filters_offer_what_the_project_has(admin: Client) -> None:
     for choice in (
         "status__exact=RETRYING", "queue__exact=heavy", "backend__exact=at_once", "priority=low",
         "task_name__exact=tests.app.tasks.add", "task_name__exact=tests.app.gone",
-        "task_name__exact=tests.app.django_tasks.add",
+        "task_name__exact=tests.app.django_tasks.add", "since=24h",
     ):  # fmt: skip
         assert choice in page
+
+
+def test_the_filter_by_time_goes_back_from_now(admin: Client) -> None:
+    new, old = record(), record(enqueued_at=now() - timedelta(hours=2))
+
+    assert _shown(text_of(admin, LIST, since="1h"), new, old) == [new]
+    assert _shown(text_of(admin, LIST, since="24h"), new, old) == [new, old]
+    page = text_of(admin, LIST, since="1h", status__exact="SUCCESS")
+    assert _shown(page, new, old) == [new]
+
+
+def test_the_last_errors_can_be_chosen_without_their_texts() -> None:
+    at = now()
+    error = TaskError.objects.create(
+        id=uuid.uuid4(), exception_class="app.errors.Wrong", message="a-text",
+        raised_in="app/tasks.py in add", task_name="x", first_seen=at, last_seen=at,
+    )  # fmt: skip
+
+    page = text_of(user_with("view_taskrecord"), LIST)
+
+    assert f"error={error.pk}" in page
+    assert "Wrong (app/tasks.py in add)" in page
+    assert "a-text" not in page
+
+
+def test_an_argument_is_found_only_by_who_may_see_it() -> None:
+    shown = record(kwargs={"number": 47})
+
+    assert not _shown(text_of(user_with("view_taskrecord"), LIST, q="number=47"), shown)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +166,7 @@ def test_the_filters_offer_what_the_project_has(admin: Client) -> None:
     [
         {"before": "yesterday"}, {"before": "2026-01-01T00:00:00"}, {"before": "~"},
         {"before": "2026-01-01T00:00:00+00:00~7"}, {"priority": "huge"}, {"queue__exact": "\0"},
+        {"since": "x"}, {"schedule": "\0"}, {"q": "a=\0"}, {"q": "="}, {"q": "a="},
         {"p": "999"}, {"p": "x"}, {"o": "99"}, {"o": "x"}, {"q": "\0"}, {"q": "%"}, {"q": "-" * 40},
     ],
     ids=str,
@@ -323,7 +361,8 @@ def test_the_lineage_is_linked_and_a_retry_shows_the_error_before_it(admin: Clie
     assert _shown(text, first, retry, replay, stranger) == [first, retry, replay]
     assert "app.Wrong: the cause" in text
     assert "after 1 retry" in text
-    assert f"follows {str(first.pk)[:8]} (this record)" in text
+    assert "retry (this record)" in text
+    assert "replay" in text
     assert "Lineage" not in text_of(admin, page_of(stranger)) or "first call" not in text_of(
         admin, page_of(stranger)
     )

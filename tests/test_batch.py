@@ -168,22 +168,30 @@ def test_a_job_that_is_terminated_gives_its_task_back_to_the_relay(
     assert len(jobs.submitted()) == 2
 
 
-@pytest.mark.parametrize(("awaits", "exit_code"), [(False, 0), (True, 1)])
 def test_a_job_ends_although_a_thread_of_its_task_hangs(
-    jobs: Jobs, queue: str, work_off: WorkOff, awaits: bool, exit_code: int
+    jobs: Jobs, queue: str, work_off: WorkOff
 ) -> None:
-    invocation = stubborn.leave_a_thread.using(queue="heavy").execute_on_commit(awaits=awaits)
+    """Two jobs side by side, as each waits for as long as a container may take to end."""
+    task = stubborn.leave_a_thread.using(queue="heavy")
+    leaving = task.execute_on_commit(awaits=False)
     work_off(queue)
-    process = jobs.start(jobs.submitted()[0])
-    wait_for(lambda: TaskRecord.objects.get(id=invocation.id).status != "QUEUED")
-    if awaits:
-        process.send_signal(signal.SIGTERM)
+    [first] = jobs.submitted()
+    awaiting = task.execute_on_commit(awaits=True)
+    work_off(queue)
+    [second] = [job for job in jobs.submitted() if job["jobId"] != first["jobId"]]
+    left, stopped = jobs.start(first), jobs.start(second)
+    wait_for(lambda: TaskRecord.objects.get(id=awaiting.id).status != "QUEUED")
+    stopped.send_signal(signal.SIGTERM)
 
-    output, _ = process.communicate(timeout=PATIENCE_S)
+    for process, invocation, exit_code, status in (
+        (left, leaving, 0, "SUCCESS"),
+        (stopped, awaiting, 1, "QUEUED"),
+    ):
+        output, _ = process.communicate(timeout=PATIENCE_S)
 
-    assert process.returncode == exit_code, output
-    assert "something in it hangs" in output
-    assert TaskRecord.objects.get(id=invocation.id).status == ("QUEUED" if awaits else "SUCCESS")
+        assert process.returncode == exit_code, output
+        assert "something in it hangs" in output
+        assert TaskRecord.objects.get(id=invocation.id).status == status
 
 
 def test_a_container_without_a_message_or_with_one_that_is_none_exits_with_1(jobs: Jobs) -> None:

@@ -12,8 +12,9 @@ from django.test import Client
 from django.utils.timezone import now
 
 from lambda_tasks import operations
+from lambda_tasks.core.message import CALL_HEADER
 from lambda_tasks.local import LocalSqs
-from lambda_tasks.models import TaskError, TaskRecord
+from lambda_tasks.models import StepCheckpoint, TaskError, TaskRecord, Workflow
 from lambda_tasks.queues import dead_letters
 from lambda_tasks.records import reports
 from tests.admin_pages import LIST, OVERVIEW, note_a_tick, record
@@ -284,11 +285,50 @@ def _pages() -> list[str]:
         status="RUNNING", result=None, end_time=None, start_time=now() - timedelta(seconds=3),
         lease_until=now() + timedelta(minutes=1), look_at=now(),
     )  # fmt: skip
+    function = _function()
+    flow = Workflow.objects.create(
+        name="order", n_steps=1, call_id=function, created_at=now(), results=[]
+    )
+    record(workflow_id=flow.pk, step=0, status="FAILED", links={})
     return [
+        f"{LIST}{function}/change/", f"/admin/lambda_tasks/workflow/{flow.pk}/change/",
         OVERVIEW, LIST, f"{LIST}{failed.pk}/change/", f"{LIST}{failed.pk}/replay/", QUEUES,
         f"{LIST}errors/{failed.error_id}/", f"{QUEUES}table/change/", f"{LIST}tasks/",
         f"{LIST}tasks/{ADD}/", "/admin/lambda_tasks/",
     ]  # fmt: skip
+
+
+def _function() -> uuid.UUID:
+    """A durable function that has failed behind its last step."""
+    id, hour = uuid.uuid4(), timedelta(hours=1)
+    record(id=id, root_id=id, status="FAILED", result=None, headers={CALL_HEADER: str(id)})
+    for number, (name, kind, value) in enumerate((
+        ("charge", "step", "receipt"), ("refund", "on_failure", {"receipt": "x" * 300}),
+        ("a day", "sleep", now().isoformat()), ("approval", "wait_for", True),
+    ), 1):  # fmt: skip
+        StepCheckpoint.objects.create(
+            call_id=id,
+            name=name,
+            kind=kind,
+            number=number,
+            value=value,
+            began_at=now() - hour,
+            ended_at=None if kind == "on_failure" else now(),
+        )
+    return id
+
+
+def test_a_function_goes_on_from_a_step(reader: Reader) -> None:
+    function = _function()
+    reader.open(f"{LIST}{function}/change/")
+
+    reader.click("button[name=step][value='3']")
+    assert "2 steps will be forgotten" in reader.text
+    reader.click("input[type=submit]")
+
+    assert "The function runs again. 2 steps were forgotten." in reader.text
+    assert TaskRecord.objects.get(pk=function).status == "QUEUED"
+    assert not reader.all("button[name=step]")
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -129,6 +130,19 @@ def test_lines_stay_within_the_drawing(values: list[float | None]) -> None:
     heights = [float(each) for each in re.findall(r"[ML][-\d.]+ ([-\d.]+)h0", path[1])]
     assert len(heights) == len([each for each in values if each is not None])
     assert all(0 <= each <= HEIGHT for each in heights)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 24, 60, 97])
+def test_the_labels_below_a_chart_reach_from_its_first_moment_to_its_last(n: int) -> None:
+    labels = [str(number) for number in range(n)]
+
+    chart = charts.lines("Waits", "", labels, [Part("p50", "lt-1", [1.0] * n)])
+
+    (below,) = re.findall(r'<div class="lt-x"[^>]*>(.*?)</div>', chart)
+    shown = [int(each) for each in re.findall(r"<span>(\d+)</span>", below)]
+    assert (shown[0], shown[-1], len(shown)) == (0, n - 1, min(n, 5))
+    steps = [after - before for before, after in pairwise(shown)] or [1]
+    assert max(steps) - min(steps) <= 1
 
 
 def test_a_graph_has_each_node_behind_those_that_it_waits_for() -> None:

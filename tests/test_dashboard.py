@@ -1,6 +1,9 @@
 """The dashboard in the admin: its pages, what they hide from whom, and its forms and actions."""
 
+import html
 import json
+import re
+import shlex
 import time
 import uuid
 from datetime import timedelta
@@ -16,8 +19,18 @@ from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from lambda_tasks import operations
-from lambda_tasks.admin import record_page, tracebacks
-from lambda_tasks.models import DoctorReport, LastTick, QueueState, TaskError, TaskRecord
+from lambda_tasks.admin import lineage, record_page, tracebacks
+from lambda_tasks.context import SCHEDULE_HEADER
+from lambda_tasks.core.message import UNDO_HEADER
+from lambda_tasks.models import (
+    DoctorReport,
+    LastTick,
+    QueueState,
+    ScheduleState,
+    TaskError,
+    TaskRecord,
+    Workflow,
+)
 from lambda_tasks.operations import dead_letter_counts
 from lambda_tasks.records import reports
 from tests.admin_pages import (
@@ -34,6 +47,7 @@ from tests.admin_pages import (
     unfinished,
     user_with,
 )
+from tests.test_verbs import verb
 
 pytestmark = pytest.mark.django_db
 
@@ -217,6 +231,104 @@ def test_a_run_has_a_picture_of_its_life_and_texts_to_copy(admin: Client) -> Non
     assert f"{str(put_right.pk)[:8]} runs" in page
     assert f"lambda_tasks enqueue {ADD} --arguments" in page
     assert "filter invocation_id" in page
+
+
+def test_the_lineage_is_a_tree_of_retries_with_replays_as_branches(admin: Client) -> None:
+    first = record(status="RETRYING", enqueued_at=now() - timedelta(minutes=9))
+    TaskRecord.objects.filter(pk=first.pk).update(root_id=first.pk)
+    replay = record(root_id=first.pk, enqueued_at=now() - timedelta(minutes=8))
+    retry = record(root_id=first.pk, retry_of=first.pk, n_retries=1)
+    further = record(root_id=first.pk, retry_of=retry.pk, n_retries=1, n_continues=1)
+    undo = record(root_id=first.pk, headers={UNDO_HEADER: True})
+
+    tree = str(lineage.tree(first, "admin"))
+
+    order = [tree.index(f"{each.pk}/change/") for each in (first, replay, undo, retry, further)]
+    assert order == sorted(order)
+    assert re.findall(r'<ul|</ul|(?<=lt-quiet">)[^<]+', tree) == [
+        "<ul", "first call (this record)", "<ul", "replay", "compensations", "</ul", "retry",
+        "goes on", "</ul",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({"queue": "table", "priority": -5}, ["--queue", "table", "--priority=-5"]),
+        ({"queue": "fifo", "group_key": "it's"}, ["--queue", "fifo", "--group-key", "it's"]),
+        ({"queue": "default"}, []),
+    ],
+)
+def test_the_command_of_a_run_makes_the_same_call(
+    admin: Client, fields: dict[str, Any], options: list[str]
+) -> None:
+    task = "tests.app.django_tasks.add"
+    made = record(task_name=task, backend="default", args=[20], kwargs={"b": 22}, **fields)
+
+    page = html.unescape(text_of(admin, page_of(made)))
+
+    (command,) = re.findall(r">(python manage.py lambda_tasks enqueue [^<]*)</pre>", page)
+    words = shlex.split(command)
+    assert words[4:] == [task, "--arguments", '{"a": 20, "b": 22}', *options]
+    assert verb(*words[3:], "--dry-run").code == 0
+
+
+def test_a_run_links_to_its_log_lines(admin: Client, settings: Any) -> None:
+    shown = record()
+    assert "console.aws" not in text_of(admin, page_of(shown))
+    settings.LAMBDA_TASKS_LOG_GROUP = "/aws/lambda/shop"
+    settings.LAMBDA_TASKS_AWS = {"region_name": "eu-central-1"}
+
+    page = html.unescape(text_of(admin, page_of(shown)))
+
+    (link,) = re.findall(r'href="(https://[^"]*logs-insights[^"]*)"', page)
+    assert link.startswith("https://eu-central-1.console.aws.amazon.com/cloudwatch/home?region=eu-")
+    assert "~source~(~'*2faws*2flambda*2fshop))" in link
+    assert f"filter*20invocation_id*20*3d*20*22{shown.pk}*22" in link
+    assert shown.end_time is not None
+    end = shown.end_time + timedelta(minutes=5)
+    assert f"~(end~'{end:%Y-%m-%dT%H*3a%M*3a%S}.000Z~start~'" in link
+
+
+def test_a_run_that_waits_says_for_what(admin: Client) -> None:
+    operations.pause_queue("table", by="berta", reason="")
+    paused, limited = unfinished(queue="table"), unfinished(limit_key="a-digest")
+    step, free = unfinished("WAITING", workflow_id=uuid.uuid4(), step=1), unfinished()
+
+    assert "its queue, which berta has paused" in text_of(admin, page_of(paused))
+    assert "a place of its limit" in text_of(admin, page_of(limited))
+    assert "steps of its workflow that come before" in text_of(admin, page_of(step))
+    assert "Waits for" not in text_of(admin, page_of(free))
+
+
+def test_the_run_of_a_schedule_links_to_it_and_back(admin: Client) -> None:
+    made = record(headers={SCHEDULE_HEADER: "nightly"})
+
+    assert "/admin/lambda_tasks/schedulestate/nightly/change/" in text_of(admin, page_of(made))
+    ScheduleState.objects.create(
+        name="nightly", task_name=ADD, rule="x", rule_at=now(), last_due=now()
+    )
+    schedule = text_of(admin, "/admin/lambda_tasks/schedulestate/nightly/change/")
+    assert f"{LIST}?schedule=nightly" in schedule
+
+
+def test_a_workflow_is_refreshed_until_it_ends(admin: Client) -> None:
+    address = "/admin/lambda_tasks/workflow/"
+    flow = Workflow.objects.create(name="order", n_steps=1, created_at=now(), results=[])
+    record(workflow_id=flow.pk, step=0, status="RUNNING")
+    headers = {"X-Lambda-Tasks-Refresh": "part"}
+    assert 'data-lt-refresh="picture/"' in text_of(admin, f"{address}{flow.pk}/change/")
+
+    part = admin.get(f"{address}{flow.pk}/change/picture/", headers=headers)
+    assert "RUNNING" in part.content.decode()
+    assert 'role="group"' in part.content.decode()
+    assert "<html" not in part.content.decode()
+    stranger = user_with("view_taskrecord")
+    assert stranger.get(f"{address}{flow.pk}/change/picture/", headers=headers).status_code == 403
+
+    Workflow.objects.update(status="SUCCESS", ended_at=now())
+    assert admin.get(f"{address}{flow.pk}/change/picture/", headers=headers).status_code == 302
+    assert "data-lt-refresh" not in text_of(admin, f"{address}{flow.pk}/change/")
 
 
 def test_only_a_run_that_goes_on_is_refreshed(admin: Client) -> None:

@@ -145,6 +145,7 @@ class Typist:
                 if database[key]
             }  # fmt: skip
             path.append(str(_postgres_commands()))
+        mine = {"PIP_CACHE_DIR": str(Path.home() / ".cache/pip"), "PIP_COMPILE": "0"} | mine
         return mine | {"HOME": str(self._home), "PATH": os.pathsep.join(path)}
 
 

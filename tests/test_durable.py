@@ -614,16 +614,6 @@ def test_a_function_that_takes_long_outside_of_its_steps_is_told_once(
     assert "tests.app.durable.talk took 0 s between its start and 'charge'" in told[0]
 
 
-def test_steps_are_on_the_page_of_a_run(captured_tasks: CapturedTasks, admin_client: Any) -> None:
-    call = durable.undo_both.execute_on_commit(waits=True)
-    captured_tasks.run()
-
-    page = admin_client.get(f"/admin/lambda_tasks/taskrecord/{call.id}/change/")
-
-    assert "charge: step, done &#x27;receipt 1&#x27;" in page.content.decode()
-    assert "waits for the signal until" in page.content.decode()
-
-
 def test_a_call_from_before_the_task_was_a_durable_function_is_one_now(
     captured_tasks: CapturedTasks,
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_queue_is_written_in_each_of_its_forms(settings: Any, value: Any, queu
         ("DEFAULT_HARD_TIMEOUT", "300", "whole number"),
         ("DEFAULT_HARD_TIMEOUT", 270, "not less"),
         ("EAGER", 1, "True or False"),
+        ("LOG_GROUP", "aws lambda", "like '/aws/lambda/shop'"),
         ("LOCAL_WORKERS", -1, "from 0 up"),
         ("LOCAL_WORKERS", True, "whole number"),
         (

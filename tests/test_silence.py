@@ -169,11 +169,20 @@ def in_a_thread_of_the_proxys(
         return thread.submit(call_there).result(timeout_s)
 
 
+def shorten_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the statements of this process that follow: they are to be cut off."""
+    monkeypatch.setattr(interrupts, "LIBRARY_STATEMENT_LIMIT_S", 3.0)
+    monkeypatch.setattr(interrupts, "CONNECT_TIMEOUT_S", 3)
+
+
 @pytest.mark.usefixtures("queue")
-def test_a_call_on_a_silent_connection_is_stored_by_another(proxy: SilentProxy) -> None:
+def test_a_call_on_a_silent_connection_is_stored_by_another(
+    proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def call_twice() -> None:
         tasks.aadd.using(queue="table").execute_on_commit(a=1)
         proxy.silence(new_ones=False)
+        shorten_the_limits(monkeypatch)
         tasks.aadd.using(queue="table").execute_on_commit(a=2)
 
     in_a_thread_of_the_proxys(proxy, call_twice)
@@ -182,10 +191,13 @@ def test_a_call_on_a_silent_connection_is_stored_by_another(proxy: SilentProxy) 
 
 
 @pytest.mark.usefixtures("queue")
-def test_a_call_hears_of_a_database_that_is_silent(proxy: SilentProxy) -> None:
+def test_a_call_hears_of_a_database_that_is_silent(
+    proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def call_twice() -> None:
         tasks.aadd.using(queue="table").execute_on_commit(a=1)
         proxy.silence(new_ones=True)
+        shorten_the_limits(monkeypatch)
         with pytest.raises(OperationalError):
             tasks.aadd.using(queue="table").execute_on_commit(a=2)
 

@@ -290,6 +290,7 @@ def test_a_task_that_outlives_every_deployment_has_not_failed(queue: str, sqs: L
     resuming.leave_effect_and_sleep.using(queue="table").execute_on_commit(seconds=600)
 
     for _ in range(6):  # one more than LAMBDA_TASKS_MAX_ATTEMPTS
+        TaskRecord.objects.update(look_at=timezone.now() - timedelta(seconds=1))
         with worker(queue, "--queue", "table", "--drain", "0.1", logs=True) as process:
             has_begun_its_run(process)
             process.send_signal(signal.SIGTERM)

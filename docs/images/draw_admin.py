@@ -81,6 +81,11 @@ class Tab:
         await self._receive(lambda each: each.get("method") == "Page.loadEventFired")
         await asyncio.sleep(0.3)  # what the admin's own scripts do after the load
 
+    async def click(self, selector: str) -> None:
+        await self.run(f"document.querySelector({json.dumps(selector)}).click()")
+        await self._receive(lambda each: each.get("method") == "Page.loadEventFired")
+        await asyncio.sleep(0.3)
+
     async def run(self, script: str) -> Any:
         answer = await self.ask("Runtime.evaluate", expression=script, returnByValue=True)
         return answer["result"]["result"].get("value")
@@ -113,7 +118,7 @@ async def browser(directory: Path) -> AsyncIterator[Tab]:
                 (page,) = [each for each in await found.json() if each["type"] == "page"]
             async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as socket:
                 tab = Tab(socket)
-                for domain in ("Page", "Log", "Runtime"):
+                for domain in ("Page", "Log", "Runtime", "Network"):
                     await tab.ask(f"{domain}.enable")
                 yield tab
     finally:
@@ -137,8 +142,7 @@ async def draw(base: str, pages: dict[str, str], directory: Path, profile: Path)
                 for name, url in pages.items():
                     await tab.open(base + url)
                     if name.startswith("ask"):
-                        await tab.run("document.querySelector('.lt-actions button').click()")
-                        await tab._receive(lambda each: each.get("method") == "Page.loadEventFired")
+                        await tab.click(".lt-actions button")
                     shown = await tab.run("document.documentElement.scrollWidth")
                     cut = await tab.run(
                         "[...document.querySelectorAll('#changelist .results')]"

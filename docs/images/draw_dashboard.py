@@ -28,7 +28,7 @@ THEMES = {"plain": [], "unfold": ["unfold"], "jazzmin": ["jazzmin"]}
 WIDTHS = {"wide": 1440, "narrow": 390}
 IN_DOCS = {
     "plain-overview-wide-light": "dashboard.webp",
-    "plain-run-wide-dark": "dashboard-run.webp",
+    "plain-function-wide-dark": "dashboard-function.webp",
 }
 DOCS_HEIGHT = 1000
 QUEUES = "/admin/lambda_tasks/queuestate/"
@@ -46,6 +46,8 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
         draw_admin.settings.INSTALLED_APPS[:0] = THEMES[theme]
+        draw_admin.settings.MIDDLEWARE.insert(1, "django.middleware.locale.LocaleMiddleware")
+        draw_admin.settings.LAMBDA_TASKS_LOG_GROUP = "/aws/lambda/shop"
         if theme != "plain":
             draw_admin.POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: https:"
         draw_admin.set_up(Path(own))
@@ -78,8 +80,11 @@ def fill() -> dict[str, str]:
     rollups.roll_up(timedelta(days=30), enough_s=math.inf)
     async_to_sync(runtime.current().round.run)()
     operations.pause_queue("reports", by="anna", reason="The printer moves")
+    operations.peek_dead_letters = dead_letters
     errors = figures.errors()
     flow = workflow()
+    ended, waiting, packed = functions()
+    schedule = f"{draw_admin.SCHEDULES}nightly-invoices/"
     return {
         "index": "/admin/lambda_tasks/",
         "overview": f"{LIST}overview/",
@@ -92,9 +97,31 @@ def fill() -> dict[str, str]:
         "queue": f"{QUEUES}reports/change/",
         "tasks": f"{LIST}tasks/",
         "task": f"{LIST}tasks/shop.tasks.send_confirmation/",
+        "workflows": "/admin/lambda_tasks/workflow/",
         "workflow": f"/admin/lambda_tasks/workflow/{flow}/change/",
+        "workflow-of-function": f"/admin/lambda_tasks/workflow/{packed}/change/",
+        "function": f"{LIST}{ended}/change/",
+        "function-waits": f"{LIST}{waiting}/change/",
+        "ask-go-on": f"{LIST}{ended}/change/",
+        "ask-retry": f"{LIST}errors/{errors[0].id}/" if errors else LIST,
+        "trial": f"{LIST}trial/?id={records['failed']}&id={records['running']}",
         "schedules": draw_admin.SCHEDULES,
+        "schedule": f"{schedule}change/",
+        "backfill": f"{schedule}backfill/",
+        "dead-letters": f"{QUEUES}mail/dead-letters/",
+        "runs-de": f"{LIST}?q=order&broken=yes",
+        "overview-de": f"{LIST}overview/",
+        "function-de": f"{LIST}{ended}/change/",
+        "overview-ja": f"{LIST}overview/",
+        "function-ja": f"{LIST}{ended}/change/",
     }
+
+
+CLICKS = {"ask-go-on": "button[name=step]", "ask-retry": "button[value=retry]"}
+"""What is clicked on a page, so that the page behind it is drawn."""
+
+LANGUAGES = {"de": "de", "ja": "ja"}
+"""The languages of pages, by the end of their names; the others are in English."""
 
 
 def more() -> None:
@@ -151,6 +178,100 @@ def workflow() -> Any:
     return run.id
 
 
+def functions() -> tuple[Any, Any, Any]:
+    """Store a durable function that has failed, one that waits, and what that one has waited for.
+
+    Return the ids of their last runs, and of the workflow.
+    """
+    from shop.gifts import pack
+
+    from lambda_tasks.core.message import CALL_HEADER
+    from lambda_tasks.models import StepCheckpoint, TaskRecord, Workflow
+    from lambda_tasks.workflows import group
+    from lambda_tasks.workflows import workflow as make_workflow
+
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+
+    def run(call: Any, at: datetime, took: timedelta, **fields: Any) -> Any:
+        base = {
+            "task_name": "shop.gifts.send_gift", "kwargs": {"order_id": 4711, "copies": 2},
+            "queue": "default", "status": "SUCCESS", "enqueued_at": at, "start_time": at,
+            "end_time": at + took, "n_attempts": 1, "headers": {CALL_HEADER: str(call)},
+            "root_id": call, "worker_ids": "2026/11/27/[7]f00dcafe v41\n",
+        }  # fmt: skip
+        return TaskRecord.objects.create(**base | fields)
+
+    def steps(call: Any, *rows: Any) -> None:
+        for number, (name, kind, value, began, ended, *error) in enumerate(rows, 1):
+            StepCheckpoint.objects.create(
+                call_id=call, name=name, kind=kind, number=number, value=value, began_at=began,
+                ended_at=ended, error=error[0] if error else None,
+                function="shop.gifts:refund" if kind == "on_failure" else "",
+            )  # fmt: skip
+
+    refused = {
+        "class": "shop.gifts:CardRefused", "args": ["The card of order 4711 has expired."],
+        "attributes": {},
+    }  # fmt: skip
+    second, ended, start = timedelta(seconds=1), uuid4(), now - 46 * hour
+    first = run(ended, start, 3 * second, id=ended)
+    middle = run(ended, start + hour, second, retry_of=first.pk, n_continues=1)
+    last = run(
+        ended, start + 45 * hour, 2 * second, retry_of=middle.pk, n_continues=2, status="FAILED",
+        traceback=draw_admin.TRACEBACK, exception_class="shop.tasks.AddressBounces",
+    )  # fmt: skip
+    steps(
+        ended,
+        ("pay by card", "step", None, start + second, start + 2 * second, refused),
+        ("pay by invoice", "step", "receipt-4711", start + 2 * second, start + 3 * second),
+        ("pack", "gather", {"total": 2, "failed": 0, "values": ["4711/0", "4711/1"]},
+         start + 3 * second, start + hour),
+        ("approval", "wait_for", True, start + hour, start + 9 * hour),
+        ("delivery", "sleep", (start + 45 * hour).isoformat(), start + 9 * hour,
+         start + 45 * hour + second),
+    )  # fmt: skip
+    waiting, start = uuid4(), now - 5 * hour
+    before = run(waiting, start, 2 * second, id=waiting)
+    parked = run(
+        waiting, start + 2 * second, second, retry_of=before.pk, n_continues=1, status="QUEUED",
+        start_time=None, end_time=None, run_after=now + 67 * hour, look_at=now + 67 * hour,
+        n_attempts=0, worker_ids=None,
+    )  # fmt: skip
+    steps(
+        waiting,
+        ("pay", "step", "receipt-4712", start, start + second),
+        ("refund", "on_failure", {"order_id": 4712, "receipt": "receipt-4712"}, start, None),
+        ("pack", "gather", {"total": 2, "failed": 0, "values": ["4712/0", "4712/1"]},
+         start + 2 * second, start + 2 * hour),
+        ("approval", "wait_for", (now + 67 * hour).isoformat(), start + 2 * hour, None),
+    )  # fmt: skip
+    members = group(pack.step(order_id=4712, copy=number) for number in range(2))
+    packed = make_workflow("send_gift: pack", members).execute_on_commit().id
+    TaskRecord.objects.filter(workflow_id=packed).update(
+        status="SUCCESS", start_time=start + hour, end_time=start + hour, result="4712/0"
+    )
+    Workflow.objects.filter(pk=packed).update(
+        call_id=waiting, status="SUCCESS", ended_at=start + 2 * hour
+    )
+    return last.pk, parked.pk, packed
+
+
+def dead_letters(name: str, **_: Any) -> list[Any]:
+    """Return some dead letters, as SQS would."""
+    from lambda_tasks.operations import DeadLetter
+
+    return [
+        DeadLetter(
+            queue=name, message_id=str(uuid4()), task_name="shop.tasks.send_confirmation",
+            invocation_id=uuid4(), is_direct=False, status="FAILED" if number < 2 else "QUEUED",
+            args=[], kwargs={"order_id": 4700 + number}, refused=None,
+            error="AddressBounces: ada@bounces.example", receives=5,
+            sent_at=datetime.now(UTC) - timedelta(minutes=7 * number + 3),
+        )
+        for number in range(5)
+    ]  # fmt: skip
+
+
 async def draw(
     base: str, pages: dict[str, str], directory: Path, theme: str, profile: Path
 ) -> list[str]:
@@ -166,7 +287,12 @@ async def draw(
                     width=width, height=900, deviceScaleFactor=1, mobile=form == "narrow",
                 )  # fmt: skip
                 for name, url in pages.items():
+                    language = LANGUAGES.get(name.rpartition("-")[2], "en")
+                    headers = {"Accept-Language": language}
+                    await tab.ask("Network.setExtraHTTPHeaders", headers=headers)
                     await tab.open(base + url)
+                    if name in CLICKS:
+                        await tab.click(CLICKS[name])
                     if theme == "jazzmin":
                         theme_of = f"document.documentElement.dataset.bsTheme = '{scheme}'"
                         await tab.run(theme_of)

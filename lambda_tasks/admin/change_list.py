@@ -22,6 +22,7 @@ from .filters import (
     BrokenFilter,
     ErrorFilter,
     Position,
+    SinceFilter,
     StatusFilter,
     TaskFilter,
     WorkflowFilter,
@@ -41,7 +42,10 @@ ARGUMENT_CHARS: Final = 400
 """The characters at the beginning of a call's arguments of which the list shows some."""
 
 INDEXED: Final = {
-    *(each.parameter_name for each in (TaskFilter, BrokenFilter, ErrorFilter, WorkflowFilter)),
+    *(
+        each.parameter_name
+        for each in (TaskFilter, BrokenFilter, ErrorFilter, WorkflowFilter, SinceFilter)
+    ),
     BEFORE, "enqueued_at__gte", "enqueued_at__lt",
 }  # fmt: skip
 """The parameters that an index answers."""

@@ -200,7 +200,7 @@ def gantt(title: str, description: str, bars: Sequence[Bar], *, total_s: float) 
         box = drawing.box(min(bar.start_s * scale, WIDTH - 2.0), number * ROW + 4, width, ROW - 8)
         drawn.append(drawing.rect(box, bar.css, bar.title, hatch if bar.is_hatched else None))
     svg = drawing.svg(title, description, drawn, len(bars) * ROW)
-    times = [drawing.amount(total_s * part / 4, "s") for part in range(5)]
+    times = ["0", *(drawing.amount(total_s * part / 4, "s") for part in range(1, 5))]
     columns = [
         (gettext("Start"), [drawing.amount(bar.start_s, "s") for bar in bars]),
         (gettext("Duration"), [drawing.amount(bar.end_s - bar.start_s, "s") for bar in bars]),

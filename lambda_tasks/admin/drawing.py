@@ -86,11 +86,18 @@ def svg(title: str, description: str, drawn: Iterable[str], height: int) -> str:
 
 def plot(svg: str, axis: Sequence[str], labels: Sequence[str], *, css: str = "") -> str:
     """Return a drawing between its axes, which are no part of its picture to a screen reader."""
-    every = max(math.ceil(len(labels) / N_LABELS), 1)
     return (
         f'<div class="lt-plot {css}"><div class="lt-y" aria-hidden="true">{_spans(axis)}</div>{svg}'
-        f'<div class="lt-x" aria-hidden="true">{_spans(labels[::every])}</div></div>'
+        f'<div class="lt-x" aria-hidden="true">{_spans(_some(labels))}</div></div>'
     )
+
+
+def _some(labels: Sequence[str]) -> Sequence[str]:
+    """Return the first label, the last one, and some between them at equal distances."""
+    if len(labels) <= N_LABELS:
+        return labels
+    last = len(labels) - 1
+    return [labels[round(number * last / (N_LABELS - 1))] for number in range(N_LABELS)]
 
 
 def _spans(texts: Iterable[str]) -> str:
@@ -186,4 +193,6 @@ def amount(value: float | None, unit: str) -> str:
         if value >= size_s:
             shown = value / size_s
             return f"{number_format(shown, 0 if shown >= 10 else 1)} {name}"
+    if 0 < value < 0.001:
+        return "< 1 ms"
     return f"{number_format(value * 1000, 0)} ms"

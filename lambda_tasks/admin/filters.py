@@ -4,7 +4,7 @@ Django's own filter of a text column selects its distinct values, which reads th
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import or_
 from typing import Any, Final, NamedTuple
@@ -21,7 +21,9 @@ from django.utils.timezone import is_aware
 from django.utils.translation import gettext_lazy as _
 
 from .. import conf, registry
+from ..context import SCHEDULE_HEADER
 from ..core.lifecycle import UNFINISHED
+from ..declared_schedules import declared
 from ..records.counts import FOR_EVER
 from ..records.database import record_alias, statements
 from ..records.tables import TaskError, TaskRecord, TaskStatus
@@ -29,6 +31,10 @@ from .shown import ID_DIGITS, moment
 
 BEFORE: Final = "before"
 """The parameter that says from which record on the list goes back."""
+
+
+N_ERRORS: Final = 10
+"""The errors that can be chosen: those that were seen last."""
 
 
 class Position(NamedTuple):
@@ -100,6 +106,33 @@ class BrokenFilter(admin.SimpleListFilter):
         return queryset.filter(broken_since__isnull=False) if self.value() == "yes" else queryset
 
 
+class SinceFilter(admin.SimpleListFilter):
+    """The records that were called in the last hours or days."""
+
+    title = _("time")
+    parameter_name = "since"
+    spans: Final = {
+        "1h": (timedelta(hours=1), _("last hour")),
+        "24h": (timedelta(hours=24), _("last 24 hours")),
+        "7d": (timedelta(days=7), _("last 7 days")),
+        "30d": (timedelta(days=30), _("last 30 days")),
+    }
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return the spans."""
+        return [(name, title) for name, (_, title) in self.spans.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the records of the chosen span."""
+        chosen = self.value()
+        if chosen is None:
+            return queryset
+        if chosen not in self.spans:
+            raise IncorrectLookupParameters(f"{chosen!r} is no span of time.")
+        span, _ = self.spans[chosen]
+        return queryset.filter(enqueued_at__gte=datetime.now(UTC) - span)
+
+
 class IdFilter(admin.SimpleListFilter):
     """A filter by the id of something else, to which only links lead."""
 
@@ -120,21 +153,34 @@ class IdFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Return the records that have this id."""
-        return queryset.filter(**{self.column: UUID(self.value() or "")})
+        chosen = self.value()
+        return queryset.filter(**{self.column: UUID(chosen)}) if chosen else queryset
 
 
 class ErrorFilter(IdFilter):
-    """The runs that have failed with one error."""
+    """The runs that have failed with one error: one of the last ones, or that of a link."""
 
     title = _("error")
     parameter_name = "error"
     column = "error_id"
 
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        """Return the errors that were seen last, and the one that is chosen."""
+        errors = TaskError.objects.using(record_alias()).order_by("-last_seen")[:N_ERRORS]
+        last = {str(each.pk): _place_of(each) for each in errors}
+        chosen = dict(super().lookups(request, model_admin))
+        return list((chosen | last).items())
+
     def name_of(self, id: UUID) -> str:
         """Return the class of the error; its text may be hidden."""
-        classes = TaskError.objects.using(record_alias()).filter(pk=id)
-        found = classes.values_list("exception_class", flat=True).first()
-        return found.rpartition(".")[2] if found else super().name_of(id)
+        found = TaskError.objects.using(record_alias()).filter(pk=id).first()
+        return _place_of(found) if found else super().name_of(id)
+
+
+def _place_of(error: TaskError) -> str:
+    """Return the class of an error, and where it was raised."""
+    name = error.exception_class.rpartition(".")[2]
+    return f"{name} ({error.raised_in})" if error.raised_in else name
 
 
 class WorkflowFilter(IdFilter):
@@ -224,6 +270,18 @@ class TaskFilter(KnownValues):
         """Return the names of the tasks. A module that can't be imported has none."""
         registry.import_errors()
         return registry.names()
+
+
+class ScheduleFilter(KnownValues):
+    """The schedules that the code declares. A retry has the header of its call."""
+
+    title = _("schedule")
+    parameter_name = "schedule"
+    column = f"headers__{SCHEDULE_HEADER}"
+
+    def known(self) -> Iterable[str]:
+        """Return the names of the schedules."""
+        return declared()
 
 
 class BackendFilter(KnownValues):

@@ -1,16 +1,20 @@
 """Further pages of an admin beside its list, with the links between them, and their refresh."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, TypeVar
+from uuid import UUID
 
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import NoReverseMatch, URLPattern, reverse
+from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.translation import gettext_lazy as _
 
 from ..core.figures import Range
 from .words import StrPromise
+
+T = TypeVar("T")
 
 REFRESH: Final = "X-Lambda-Tasks-Refresh"
 """The header with which a page's script asks for what has changed in it."""
@@ -79,6 +83,49 @@ class PagesAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at r
     def may(self, request: HttpRequest, permission: str) -> bool:
         """Return whether the user has a permission on this model."""
         return may(request, permission, str(self.opts.model_name))
+
+
+class PicturePages(PagesAdmin):
+    """An admin whose objects' pages begin with a picture, which is refreshed until they end."""
+
+    def picture(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        """Return what the picture's template shows.
+
+        `part` names the template, and `refreshes` says whether it changes by itself.
+        """
+        raise NotImplementedError
+
+    def page_urls(self) -> list[URLPattern]:
+        """See PagesAdmin."""
+        view = self.admin_site.admin_view(self.picture_view)
+        return [path("<uuid:id>/change/picture/", view), *super().page_urls()]
+
+    def render_change_form(
+        self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Render an object's page, with its picture."""
+        context["picture"] = self.picture(request, context["original"])
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def picture_view(self, request: HttpRequest, id: UUID) -> HttpResponse:
+        """Show what has changed of an object that has not ended; the whole page once it has."""
+        obj = self.get_object(request, str(id))
+        if not self.has_view_permission(request, obj):
+            raise PermissionDenied
+        picture = None if obj is None else self.picture(request, obj)
+        if picture is None or not picture["refreshes"] or REFRESH not in request.headers:
+            name = f"lambda_tasks_{self.opts.model_name}_change"
+            return HttpResponseRedirect(self.url(name, id))
+        return self.page(request, picture["part"], str(obj), {"picture": picture})
+
+
+def read_once(obj: Any, read: Callable[[Any], T]) -> T:
+    """Return what a function reads of an object, read once for each page that shows the object."""
+    known: dict[Callable[[Any], Any], Any] = vars(obj).setdefault("read_for_page", {})
+    if read not in known:
+        known[read] = read(obj)
+    found: T = known[read]
+    return found
 
 
 def may(request: HttpRequest, permission: str, model: str) -> bool:

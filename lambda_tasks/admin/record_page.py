@@ -1,39 +1,42 @@
 """A record's page: which fields it has, and what they show."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Q
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
 
 from .. import conf, registry
+from ..context import SCHEDULE_HEADER
 from ..core.lifecycle import Status
 from ..core.redaction import REDACTED, redact, redact_value
-from ..durable import DurableRun, StepState
+from ..records import pauses
 from ..records.database import all_records
 from ..records.tables import TaskRecord
-from . import shown, tracebacks
+from . import lineage, shown, tracebacks
+from .pages import read_once
 
-FIELDSETS: Final = {
-    "": (
-        "id", "task_name", "status_now", "last_error", "lineage", "workflow_shown", "steps_shown",
-    ),
-    "Call": ("queue", "priority", "group_key", "backend", "headers_shown"),
-    "Arguments and result": (
+FIELDSETS: Final = (
+    (None, (
+        "id", "task_shown", "status_now", "waits_for_shown", "last_error", "lineage",
+        "workflow_shown", "schedule_shown",
+    )),
+    (_("Call"), (
+        "queue_shown", "priority_shown", "group_key_shown", "backend_shown", "headers_shown",
+    )),
+    (_("Arguments and result"), (
         "positional_arguments", "arguments", "result_shown", "traceback_shown", "state_shown",
-    ),
-    "Times": (
-        "enqueued", "sent", "due", "started", "ended", "duration_shown",
-    ),
-    "Attempts": ("starts", "retries", "continues", "worker", "lease", "waits_for", "refused"),
-}  # fmt: skip
+    )),
+    (_("Times"), ("enqueued", "sent", "due", "expires", "started", "ended", "duration_shown")),
+    (_("Attempts"), ("starts", "retries", "continues", "worker", "cut_off", "lease", "refused")),
+)  # fmt: skip
 """The titles and fields of a record's page.
 
 The claim token is left out. The id of the retry derives from it, so a reader who knows the token
@@ -47,53 +50,86 @@ PAYLOADS: Final = {
     "result_shown": "result",
     "traceback_shown": "traceback",
     "state_shown": "state",
-    "steps_shown": "call_id",
 }
 """The fields that only a user with the permission to see payloads is shown, and what is in them."""
 
 WITHOUT_PAYLOADS: Final = {"last_error": "error_class"}
 """The fields that say less to users without that permission, and what they see instead."""
 
-IF_ANY: Final = {
+
+def schedule(record: TaskRecord) -> str | None:
+    """Return the name of the schedule whose run a record is; None for other calls."""
+    name: str | None = (record.headers or {}).get(SCHEDULE_HEADER)
+    return name
+
+
+def hindrances(record: TaskRecord) -> list[str]:
+    """Return what keeps a record from running, beside a time that has not come."""
+    if record.status == Status.WAITING:
+        return [gettext("steps of its workflow that come before")]
+    if record.status != Status.QUEUED:
+        return []
+    found = []
+    state = pauses.queue_states().get(record.queue)
+    if state is not None and state.is_paused:
+        found.append(gettext("its queue, which %s has paused") % state.changed_by)
+    if record.limit_key is not None:
+        found.append(gettext("a place of its limit"))
+    elif record.reserved_for is not None:
+        found.append(gettext("its moment, as its rate allows"))
+    return found
+
+
+def last_failed(record: TaskRecord) -> TaskRecord | None:
+    """Return the record if it has an error, or else the one that it repeats, if that has one."""
+    failed: TaskRecord | None = record
+    if record.exception_class is None and record.retry_of is not None:
+        earlier = all_records().filter(pk=record.retry_of)
+        failed = earlier.only("exception_class", "traceback", "kwargs", "task_name").first()
+    has_error = failed is not None and (failed.exception_class or failed.traceback)
+    return failed if has_error else None
+
+
+def has_family(record: TaskRecord) -> bool:
+    """Return whether anything follows from the call, or whether it follows itself."""
+    return len(lineage.family(record)) > 1
+
+
+IF_ANY: Final[Mapping[str, str | Callable[[TaskRecord], object]]] = {
     "workflow_shown": "workflow_id",
-    "steps_shown": "call_id",
-    "group_key": "group_key",
-    "backend": "backend",
+    "schedule_shown": schedule,
+    "waits_for_shown": hindrances,
+    "last_error": last_failed,
+    "lineage": has_family,
+    "group_key_shown": "group_key",
+    "backend_shown": "backend",
     "headers_shown": "headers",
     "positional_arguments": "args",
     "traceback_shown": "traceback",
     "sent": "sent_at",
     "due": "run_after",
+    "expires": "expires_at",
     "started": "start_time",
     "ended": "end_time",
     "duration_shown": "duration",
     "continues": "n_continues",
     "state_shown": "state",
     "worker": "worker_ids",
+    "cut_off": "cut_off_s",
     "lease": "lease_until",
-    "waits_for": "waits_for",
     "refused": "refused_at",
 }
-"""The fields that are left out where a record has nothing for them."""
-
-FAMILY_COLUMNS: Final = (
-    "status", "enqueued_at", "root_id", "retry_of", "run_after", "sent_at", "start_time",
-    "end_time", "n_attempts",
-)  # fmt: skip
-"""The columns of a lineage's records that a page shows."""
-
-MAX_LINEAGE: Final = 50
-"""The most records of one lineage that a page lists."""
+"""The fields that are left out where a record has nothing for them: an attribute or a function."""
 
 
 def fieldsets(record: TaskRecord | None, *, with_payloads: bool) -> list[tuple[Any, Any]]:
     """Return the titles and fields of a record's page."""
     found = []
-    for title, names in FIELDSETS.items():
+    for title, names in FIELDSETS:
         kept = [each for each in names if _is_shown(record, each, with_payloads=with_payloads)]
         if not with_payloads:
             kept = [WITHOUT_PAYLOADS.get(each, each) for each in kept] or ["hidden_payloads"]
-        found.append((title or None, {"fields": kept}))
+        found.append((title, {"fields": kept}))
     return found
 
 
@@ -104,7 +140,10 @@ def _is_shown(record: TaskRecord | None, name: str, *, with_payloads: bool) -> b
         return True
     if name == "result_shown":
         return record.status == Status.SUCCESS
-    return name not in IF_ANY or bool(getattr(record, IF_ANY[name]))
+    source = IF_ANY.get(name)
+    if source is None:
+        return True
+    return bool(read_once(record, source) if callable(source) else getattr(record, source))
 
 
 def in_order(ids: Sequence[UUID]) -> list[TaskRecord]:
@@ -144,64 +183,19 @@ def waits_for(record: TaskRecord) -> SafeString | None:
     return shown.quiet(gettext("due in %s") % timeuntil(record.run_after, now, depth=1))
 
 
-def last_failed(record: TaskRecord) -> TaskRecord | None:
-    """Return the record if it has an error, or else the one that it repeats, if that has one."""
-    failed: TaskRecord | None = record
-    if record.exception_class is None and record.retry_of is not None:
-        earlier = all_records().filter(pk=record.retry_of)
-        failed = earlier.only("exception_class", "traceback", "kwargs", "task_name").first()
-    has_error = failed is not None and (failed.exception_class or failed.traceback)
-    return failed if has_error else None
-
-
 def last_error(record: TaskRecord) -> str | None:
     """Return the last error of the record, or of the one that it repeats."""
-    failed = last_failed(record)
+    failed = read_once(record, last_failed)
     if failed is None:
         return None
-    error = redact(shown.last_line(failed.traceback), _secret_values(failed))
+    error = redact(shown.last_line(failed.traceback), secret_values(failed))
     return error or failed.exception_class or ""
 
 
 def error_class(record: TaskRecord) -> str | None:
     """Return the class of the last error, which tells nothing of the arguments."""
-    failed = last_failed(record)
+    failed = read_once(record, last_failed)
     return None if failed is None else failed.exception_class or gettext("hidden")
-
-
-def lineage(record: TaskRecord, site: str) -> SafeString | None:
-    """Return the first call and all that follows from it, each as a link; nothing if it is one."""
-    found = family(record)
-    if len(found) < 2:
-        return None
-    listed: list[Any] = [
-        shown.record_line(each, site, _relation(each, record)) for each in found[:MAX_LINEAGE]
-    ]
-    if len(found) > MAX_LINEAGE:
-        listed.append(shown.quiet(gettext("and more")))
-    return shown.lines(listed)
-
-
-def family(record: Any) -> list[TaskRecord]:
-    """Return the first call and all that follows from it; one more than a page lists, at most."""
-    if not hasattr(record, "family_read"):
-        root = record.root_id or record.pk
-        found = all_records().filter(Q(root_id=root) | Q(pk=root))
-        found = found.order_by("enqueued_at", "id").only(*FAMILY_COLUMNS)
-        record.family_read = list(found[: MAX_LINEAGE + 1])
-    read: list[TaskRecord] = record.family_read
-    return read
-
-
-def _relation(member: TaskRecord, record: TaskRecord) -> str:
-    """Return what a record of a lineage is in it."""
-    if member.retry_of is not None:
-        relation = gettext("follows %s") % str(member.retry_of)[: shown.ID_DIGITS]
-    elif member.root_id in (None, member.pk):
-        relation = gettext("first call")
-    else:
-        relation = gettext("replay")
-    return f"{relation} ({gettext('this record')})" if member.pk == record.pk else relation
 
 
 def worker(record: TaskRecord) -> SafeString:
@@ -218,12 +212,12 @@ def arguments(record: TaskRecord) -> SafeString:
 
 def positional_arguments(record: TaskRecord) -> SafeString:
     """Return the arguments without a name."""
-    return shown.as_json(redact_value(record.args, _secret_values(record)))
+    return shown.as_json(redact_value(record.args, secret_values(record)))
 
 
 def result(record: TaskRecord) -> SafeString:
     """Return the result, or why it can't be read."""
-    return shown.as_json(redact_value(readable_result(record), _secret_values(record)))
+    return shown.as_json(redact_value(readable_result(record), secret_values(record)))
 
 
 def readable_result(record: TaskRecord) -> object:
@@ -241,33 +235,12 @@ def traceback(record: TaskRecord) -> SafeString:
 
 def redacted_traceback(record: TaskRecord) -> str:
     """Return the traceback without the values of secret arguments."""
-    return redact(record.traceback or "", _secret_values(record))
+    return redact(record.traceback or "", secret_values(record))
 
 
 def state(record: TaskRecord) -> SafeString:
     """Return what the runs have saved."""
-    return shown.as_json(redact_value(record.state, _secret_values(record)))
-
-
-def steps(record: TaskRecord) -> SafeString | None:
-    """Return the steps of the durable function of which the record is a run."""
-    if record.call_id is None:
-        return None
-    try:
-        found = DurableRun(record.call_id).steps()
-    except ValueError as error:
-        return shown.quiet(str(error))
-    secrets = _secret_values(record)
-    return shown.lines(
-        format_html("{} {}", redact(each.describe(), secrets), shown.quiet(_times(each)))
-        for each in found
-    )
-
-
-def _times(step: StepState) -> str:
-    """Return when a step began, and how long it took."""
-    took = None if step.ended_at is None else shown.seconds(step.ended_at - step.began_at)
-    return " · ".join(filter(None, [shown.moment(step.began_at), took]))
+    return shown.as_json(redact_value(record.state, secret_values(record)))
 
 
 def arguments_in_list(record: TaskRecord) -> SafeString:
@@ -317,6 +290,7 @@ def secret_names_of(task_name: str) -> frozenset[str]:
     return names
 
 
-def _secret_values(record: TaskRecord) -> list[Any]:
+def secret_values(record: TaskRecord) -> list[Any]:
+    """Return the values in a record that are secret by today's settings."""
     values = (record.kwargs[name] for name in _secret_names(record))
     return [each for each in values if each != REDACTED]

@@ -7,13 +7,12 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.contrib.admin.filters import DateFieldListFilter
 from django.contrib.admin.models import CHANGE, DELETION
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import models, router
 from django.db.models import F, QuerySet
 from django.db.models.expressions import ExpressionWrapper
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -23,7 +22,7 @@ from ..core.lifecycle import Status
 from ..errors import LambdaTasksError
 from ..records.steering import RETRYABLE
 from ..records.tables import TaskRecord
-from . import record_page, run_picture, search, shown, steering
+from . import function_steps, lineage, record_page, run_picture, search, shown, steering, words
 from .actions import FIRST_NAMED, N_FIRST
 from .change_list import MAX_LISTED, BoundedPaginator, RecordChangeList
 from .filters import (
@@ -33,12 +32,15 @@ from .filters import (
     ErrorFilter,
     PriorityFilter,
     QueueFilter,
+    ScheduleFilter,
+    SinceFilter,
     StatusFilter,
     TaskFilter,
     WorkflowFilter,
 )
+from .function_pages import FunctionPages
 from .overview import OverviewPages
-from .pages import REFRESH
+from .pages import PicturePages, read_once
 from .tasks import TaskPages
 
 LOOKUPS: Final = frozenset(
@@ -46,8 +48,8 @@ LOOKUPS: Final = frozenset(
         *(
             each.parameter_name
             for each in (
-                StatusFilter, BrokenFilter, QueueFilter, TaskFilter, ErrorFilter, WorkflowFilter,
-                BackendFilter, PriorityFilter, Before,
+                StatusFilter, BrokenFilter, QueueFilter, TaskFilter, ErrorFilter, SinceFilter,
+                ScheduleFilter, WorkflowFilter, BackendFilter, PriorityFilter, Before,
             )
         ),
         "enqueued_at__gte",
@@ -59,15 +61,15 @@ LOOKUPS: Final = frozenset(
 
 
 @admin.register(TaskRecord)
-class TaskRecordAdmin(OverviewPages, TaskPages):
+class TaskRecordAdmin(OverviewPages, TaskPages, FunctionPages, PicturePages):
     """The admin of records. Each action, and a look at payloads, needs its own permission."""
 
     list_display = (
         "task", "arguments_in_list", "status_now", "enqueued_in_list", "duration_shown", "outcome",
     )  # fmt: skip
     list_filter = (
-        StatusFilter, BrokenFilter, QueueFilter, TaskFilter, ErrorFilter, WorkflowFilter,
-        BackendFilter, PriorityFilter, ("enqueued_at", DateFieldListFilter), Before,
+        StatusFilter, BrokenFilter, SinceFilter, QueueFilter, TaskFilter, ErrorFilter,
+        ScheduleFilter, WorkflowFilter, BackendFilter, PriorityFilter, Before,
     )  # fmt: skip
     list_per_page = 50
     # MySQL reads the index in this order, and in no other.
@@ -75,7 +77,8 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
     sortable_by = ("enqueued_in_list", "duration_shown")
     search_fields = ("task_name",)
     search_help_text = _(
-        "An id or its first eight digits, part of a task's name or of an argument."
+        "An id or its first eight digits, part of the name of a task or an error, part of an "
+        "argument, or an argument with its value: order_id=4711."
     )
     show_facets = admin.ShowFacets.NEVER  # each is a scan of the table
     show_full_result_count = False
@@ -111,7 +114,7 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
         if search.finds_id(self.get_queryset(request), term):
             return search.by_id(queryset, term), False
         in_arguments = self.has_payload_permission(request)
-        return search.by_text(queryset, term, in_arguments=in_arguments), False
+        return search.by_text(cast("Any", queryset), term, in_arguments=in_arguments), False
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Return whether a lookup is one of the page's own filters.
@@ -197,7 +200,7 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
     def render_change_form(
         self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        """Render a record's page, with its picture, and a button for each action that it allows."""
+        """Render a record's page, with a button for each action that it allows."""
         record = context["original"]
         status = Status(record.status)
         buttons = {
@@ -210,10 +213,39 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
         }
         context["object_actions"] = [steering.QUESTIONS[name] for name in buttons if buttons[name]]
         with_payloads = self.has_payload_permission(request)
-        context["picture"] = run_picture.context(record, with_payloads=with_payloads)
         if status.is_finished and self.has_run_permission(request) and with_payloads:
             context["replay_url"] = self.url("lambda_tasks_replay", record.pk)
         return super().render_change_form(request, context, *args, **kwargs)
+
+    def picture(self, request: HttpRequest, obj: TaskRecord) -> dict[str, Any]:
+        """Return the picture of a run's life; of a durable function, with its steps."""
+        viewer = function_steps.viewer(request, self.admin_site.name)
+        return run_picture.context(obj, viewer)
+
+    @admin.display(description=_("Task"))
+    def task_shown(self, record: TaskRecord) -> SafeString:
+        """Return the task's name, as a link to its page."""
+        return shown.link(self.url("lambda_tasks_task", record.task_name), record.task_name)
+
+    @admin.display(description=_("Queue"))
+    def queue_shown(self, record: TaskRecord) -> str:
+        """Return the queue's name."""
+        return record.queue
+
+    @admin.display(description=_("Priority"))
+    def priority_shown(self, record: TaskRecord) -> int:
+        """Return the priority."""
+        return record.priority
+
+    @admin.display(description=_("Group"))
+    def group_key_shown(self, record: TaskRecord) -> str | None:
+        """Return the key of its group, in which calls run in their order."""
+        return record.group_key
+
+    @admin.display(description=_("Backend"))
+    def backend_shown(self, record: TaskRecord) -> str | None:
+        """Return the backend of Django's tasks by which it was called."""
+        return record.backend
 
     @admin.display(description=_("Status"))
     def status_now(self, record: TaskRecord) -> SafeString:
@@ -232,13 +264,23 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
 
     @admin.display(description=_("Lineage"))
     def lineage(self, record: TaskRecord) -> SafeString | None:
-        """See record_page."""
-        return record_page.lineage(record, self.admin_site.name)
+        """See lineage."""
+        return lineage.tree(record, self.admin_site.name)
 
     @admin.display(description=_("Workflow"))
     def workflow_shown(self, record: TaskRecord) -> SafeString | None:
         """Return a link to the workflow that it is a step of."""
         return shown.workflow_link(record.workflow_id, self.admin_site.name)
+
+    @admin.display(description=_("Schedule"))
+    def schedule_shown(self, record: TaskRecord) -> SafeString:
+        """Return a link to the schedule whose run it is."""
+        return shown.schedule_link(record_page.schedule(record) or "", self.admin_site.name)
+
+    @admin.display(description=_("Waits for"))
+    def waits_for_shown(self, record: TaskRecord) -> SafeString:
+        """See record_page."""
+        return shown.lines(read_once(record, record_page.hindrances))
 
     @admin.display(description=_("Headers"))
     def headers_shown(self, record: TaskRecord) -> SafeString:
@@ -265,11 +307,6 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
         """See record_page."""
         return record_page.traceback(record)
 
-    @admin.display(description=_("Steps"))
-    def steps_shown(self, record: TaskRecord) -> SafeString | None:
-        """See record_page."""
-        return record_page.steps(record)
-
     @admin.display(description=_("Saved state"))
     def state_shown(self, record: TaskRecord) -> SafeString:
         """See record_page."""
@@ -294,6 +331,11 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
     def due(self, record: TaskRecord) -> SafeString | None:
         """Return when it is due, and how long that is away."""
         return shown.moment_and_age(record.run_after, datetime.now(UTC))
+
+    @admin.display(description=_("Expires"))
+    def expires(self, record: TaskRecord) -> SafeString | None:
+        """Return by when it must have begun."""
+        return shown.moment_and_age(record.expires_at, datetime.now(UTC))
 
     @admin.display(description=_("Started"))
     def started(self, record: TaskRecord) -> str | None:
@@ -324,6 +366,11 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
     def worker(self, record: TaskRecord) -> SafeString:
         """See record_page."""
         return record_page.worker(record)
+
+    @admin.display(description=_("Cut off by shutdowns"))
+    def cut_off(self, record: TaskRecord) -> str:
+        """Return how long attempts had run that the shutdown of their worker has interrupted."""
+        return words.span(record.cut_off_s)
 
     @admin.display(description=_("Lease until"))
     def lease(self, record: TaskRecord) -> SafeString | None:
@@ -415,20 +462,8 @@ class TaskRecordAdmin(OverviewPages, TaskPages):
         view = self.admin_site.admin_view
         return [
             path("trial/", view(self.trial_view), name="lambda_tasks_trial"),
-            path("<uuid:id>/change/picture/", view(self.picture_view)),
             *super().page_urls(),
         ]
-
-    def picture_view(self, request: HttpRequest, id: UUID) -> HttpResponse:
-        """Show what has changed of a run that has not ended; the whole page once it has."""
-        record = self.get_object(request, str(id))
-        if not self.has_view_permission(request, record):
-            raise PermissionDenied
-        if record is None or Status(record.status).is_finished or REFRESH not in request.headers:
-            return HttpResponseRedirect(self.url("lambda_tasks_taskrecord_change", id))
-        with_payloads = self.has_payload_permission(request)
-        picture = run_picture.context(record, with_payloads=with_payloads)
-        return self.page(request, "picture", str(record), {"picture": picture})
 
     def trial_view(self, request: HttpRequest) -> HttpResponse:
         """Show what has become of some records."""

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,11 +11,14 @@ from typing import Any, Final
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
+from .. import registry
 from ..core.lifecycle import Status
-from ..core.redaction import REDACTED
+from ..core.redaction import REDACTED, redact_value
+from ..ports import Task
 from ..records.tables import TaskRecord
-from . import charts, record_page, shown, words
+from . import charts, function_steps, lineage, log_lines, record_page, shown, words
 from .charts import Bar
+from .function_steps import Viewer
 
 RUN_CLASSES: Final = {
     Status.SUCCESS: "lt-ok", Status.FAILED: "lt-failed", Status.RETRYING: "lt-retried",
@@ -43,24 +47,24 @@ class Stretch:
         return Bar(self.label, self.css, start_s, max(end_s, start_s), title, self.is_wait)
 
 
-def context(record: TaskRecord, *, with_payloads: bool) -> dict[str, Any]:
+def context(record: TaskRecord, viewer: Viewer) -> dict[str, Any]:
     """Return what the picture's template shows."""
-    refreshes = not Status(record.status).is_finished
+    call_id = record.call_id
     return {
-        "template": "lambda_tasks/picture.html",
-        "part": "lambda_tasks/parts/picture.html",
-        "refreshes": refreshes,
+        "part": "picture",
+        "refreshes": not Status(record.status).is_finished,
         "status": record_page.status_now(record),
         "chart": draw(record),
         "put_right_by": put_right_by(record),
-        "texts": list(_texts(record)) if with_payloads else [],
+        "function": None if call_id is None else function_steps.context(call_id, viewer),
+        "texts": list(_texts(record)) if viewer.sees_payloads else [],
     }
 
 
 def draw(record: TaskRecord) -> SafeString | str:
     """Draw the life of a record, with the lives of what it repeats, and of what follows."""
     now = datetime.now(UTC)
-    family = record_page.family(record)
+    family = lineage.family(record)
     stretches = [each for member in family for each in stretches_of(member, now)][:MAX_BARS]
     if not stretches:
         return ""
@@ -109,7 +113,7 @@ def put_right_by(record: TaskRecord) -> TaskRecord | None:
         return None
     later = (
         each
-        for each in record_page.family(record)
+        for each in lineage.family(record)
         if each.status == Status.SUCCESS and _is_later(each, record)
     )
     return next(later, None)
@@ -121,22 +125,53 @@ def _is_later(other: TaskRecord, record: TaskRecord) -> bool:
     )
 
 
-def _texts(record: TaskRecord) -> Iterator[dict[str, str]]:
+def _texts(record: TaskRecord) -> Iterator[dict[str, Any]]:
     """Yield texts to copy: a command, a test, and a query of CloudWatch's logs."""
+    task = _task_of(record)
+    kwargs = _named_arguments(record, task)
+    if kwargs is not None:
+        command = as_command(record, kwargs, task)
+        yield {"title": gettext("As a command"), "text": command}
+        yield {"title": gettext("As a test"), "text": as_test(record.task_name, kwargs)}
+    yield {
+        "title": gettext("Its log lines, in CloudWatch Logs Insights"),
+        "text": log_lines.query(record),
+        "url": log_lines.link(record),
+    }
+
+
+def _task_of(record: TaskRecord) -> Task | None:
+    """Return the task; None for one that this release does not have, or can't import."""
+    with suppress(Exception, SystemExit):
+        return registry.resolve(record.task_name, record.backend)
+    return None
+
+
+def _named_arguments(record: TaskRecord, task: Task | None) -> dict[str, Any] | None:
+    """Return all arguments by name, redacted; None where those by position have no names."""
     hidden = record_page.secret_names_of(record.task_name) & record.kwargs.keys()
     kwargs = record.kwargs | dict.fromkeys(hidden, REDACTED)
-    yield {"title": gettext("As a command"), "text": as_command(record.task_name, kwargs)}
-    yield {"title": gettext("As a test"), "text": as_test(record.task_name, kwargs)}
-    query = (
-        f'fields @timestamp, @message\n| filter invocation_id = "{record.pk}"\n| sort @timestamp'
-    )
-    yield {"title": gettext("Its log lines, in CloudWatch Logs Insights"), "text": query}
+    if not record.args:
+        return kwargs
+    if task is None:
+        return None
+    names = [each.name for each in task.describe().parameters]
+    args = redact_value(record.args, record_page.secret_values(record))
+    return dict(zip(names, args, strict=False)) | kwargs
 
 
-def as_command(task_name: str, kwargs: dict[str, Any]) -> str:
+def as_command(record: TaskRecord, kwargs: dict[str, Any], task: Task | None) -> str:
     """Return the command that makes the same call."""
-    arguments = shlex.quote(json.dumps(kwargs, ensure_ascii=False))
-    return f"python manage.py lambda_tasks enqueue {task_name} --arguments {arguments}"
+    arguments = json.dumps(kwargs, ensure_ascii=False)
+    words = ["python", "manage.py", "lambda_tasks", "enqueue", record.task_name]
+    words += ["--arguments", arguments]
+    if task is None or record.queue != task.options.queue:
+        words += ["--queue", record.queue]
+    if record.priority:
+        words += [f"--priority={record.priority}"]
+    if record.group_key is not None:
+        words += ["--group-key", record.group_key]
+    return shlex.join(words)
 
 
 def as_test(task_name: str, kwargs: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from cronsim import CronSim
 from django.db import router
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import get_language, gettext, ngettext
 
 from ..core.lifecycle import Status
 from ..core.schedules import Cron, Every, Once, Rule, Schedule, first_due
@@ -71,7 +71,7 @@ def in_words(rule: Rule) -> str:
     """Return when a rule is due, as people say it."""
     match rule:
         case Cron():
-            return CronSim(rule.expression, datetime(2024, 1, 1, tzinfo=UTC)).explain()
+            return _explained(rule)
         case Every():
             return gettext("Every %s") % _span(rule.interval)
         case Once():
@@ -80,14 +80,22 @@ def in_words(rule: Rule) -> str:
             return str(rule)
 
 
+def _explained(rule: Cron) -> str:
+    """Return a cron rule in words to who reads English, as there are no others; else as it is."""
+    if not (get_language() or "en").startswith("en"):
+        return rule.expression
+    return CronSim(rule.expression, datetime(2024, 1, 1, tzinfo=UTC)).explain()
+
+
 def when(state: ScheduleState, known: Known) -> SafeString:
     """Return the rule in words, as it is written, and its time zone."""
     if known.declared is None:
         return shown.lines([state.rule])
     rule = known.declared.schedule.rule
-    written = rule.expression if isinstance(rule, Cron) else ""
+    told = in_words(rule)
+    written = rule.expression if isinstance(rule, Cron) and rule.expression != told else ""
     remark = " ".join(filter(None, [written, known.zone]))
-    return shown.lines([in_words(rule), remark and shown.quiet(remark)])
+    return shown.lines([told, remark and shown.quiet(remark)])
 
 
 def on_or_off(state: ScheduleState, known: Known) -> SafeString:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin, messages
@@ -13,6 +14,7 @@ from django.db import router
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
@@ -31,7 +33,7 @@ N_UNSEEN: Final = 5
 """The most schedules that the list names of those that no tick has seen."""
 
 FIELDS: Final = (
-    "name", "task_name", "when", "on_or_off", "coming", "last_runs", "policy",
+    "name_shown", "task_shown", "when", "on_or_off", "coming", "last_runs", "all_runs", "policy",
 )  # fmt: skip
 
 QUESTIONS: Final = {
@@ -238,6 +240,16 @@ class ScheduleStateAdmin(AsksFirst):
         )
         return shown.lines([shown.dotted(state.name), task])
 
+    @admin.display(description=_("Name"))
+    def name_shown(self, state: Any) -> str:
+        """Return the name."""
+        return str(state.name)
+
+    @admin.display(description=_("Task"))
+    def task_shown(self, state: Any) -> str:
+        """Return the task's name."""
+        return str(state.task_name)
+
     @admin.display(description=_("When"))
     def when(self, state: Any) -> SafeString:
         """See schedule_page."""
@@ -257,6 +269,15 @@ class ScheduleStateAdmin(AsksFirst):
     def last_runs(self, state: Any) -> SafeString:
         """See schedule_page."""
         return schedule_page.last_runs(state, state.known, self.admin_site.name)
+
+    @admin.display(description=_("All runs"))
+    def all_runs(self, state: Any) -> SafeString:
+        """Return a link to the list of all its runs, with their retries."""
+        url = self.url("lambda_tasks_taskrecord_changelist")
+        query = urlencode({"schedule": state.name})
+        return format_html(
+            '<a class="lt-link" href="{}?{}">{}</a>', url, query, gettext("in the list of runs")
+        )
 
     @admin.display(description=_("Next"))
     def coming(self, state: Any) -> SafeString | str:

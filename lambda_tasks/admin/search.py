@@ -1,5 +1,6 @@
-"""The search of the list: by an id or its beginning, by a task's name, by an argument."""
+"""The search of the list: by an id or its beginning, by a task's or error's name, an argument."""
 
+import re
 import uuid
 from typing import Any, Final, NamedTuple
 
@@ -7,7 +8,8 @@ from django.db import connections, models
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Cast
 
-from ..records.tables import TaskRecord
+from ..records.filters import filtered
+from ..records.tables import RecordQuerySet, TaskRecord
 from .shown import ID_DIGITS
 
 MAX_BEGINNING: Final = 100
@@ -18,6 +20,10 @@ UUID_DIGITS: Final = 32
 
 HYPHEN_POSITIONS: Final = (8, 12, 16, 20)
 """The number of digits before each hyphen of an id."""
+
+
+ARGUMENT: Final = re.compile(r"(?P<name>[^\W\d]\w*)=(?P<value>.*)")
+"""The name of an argument, and its value."""
 
 
 def finds_id(records: QuerySet[TaskRecord], term: str) -> bool:
@@ -56,12 +62,15 @@ def beginning(records: QuerySet[TaskRecord], term: str) -> QuerySet[TaskRecord, 
     return found.filter(Q(id_text__startswith=hyphened) | Q(id_text__startswith=ids.digits))
 
 
-def by_text(
-    records: QuerySet[TaskRecord], term: str, *, in_arguments: bool
-) -> QuerySet[TaskRecord]:
-    """Return the records with this text in the name of their task, or in an argument."""
-    found = Q(task_name__icontains=term)
+def by_text(records: RecordQuerySet, term: str, *, in_arguments: bool) -> QuerySet[TaskRecord]:
+    """Return the records with this text in the name of their task or error, or in an argument.
+
+    A term like `order_id=4711` finds the calls with this value of an argument.
+    """
+    found = Q(task_name__icontains=term) | Q(exception_class__icontains=term)
     if in_arguments:
+        if named := ARGUMENT.fullmatch(term):
+            return filtered(records, {"arguments": {named["name"]: named["value"]}})
         text = models.TextField()
         records = records.alias(named=Cast("kwargs", text), positional=Cast("args", text))
         found |= Q(named__icontains=term) | Q(positional__icontains=term)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from django.contrib.admin.utils import quote
 from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
@@ -40,7 +41,9 @@ def quiet(text: str) -> SafeString:
 
 def lines(parts: Iterable[Any]) -> SafeString:
     """Return values one below the other, without the empty ones."""
-    return format_html_join("\n", "<div>{}</div>", ((each,) for each in parts if each))
+    inner = format_html_join("\n", "<div>{}</div>", ((each,) for each in parts if each))
+    # In one element: some themes put the elements of a cell side by side.
+    return format_html('<div class="lt-lines">{}</div>', inner) if inner else inner
 
 
 def moment(value: datetime | None) -> str | None:
@@ -98,6 +101,24 @@ def as_json(value: Any) -> SafeString:
     return preformatted(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def unfolding(text: str) -> SafeString | str:
+    """Return a text; of a long one, or one of several lines, the beginning, which unfolds it."""
+    if len(text) <= SHOWN_CHARS and "\n" not in text:
+        return text
+    return _more(text.partition("\n")[0], preformatted(text))
+
+
+def unfolding_json(value: Any) -> SafeString | str:
+    """Return a value as JSON in one line; of a long one the beginning, which unfolds it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARS else _more(text, as_json(value))
+
+
+def _more(line: str, whole: SafeString) -> SafeString:
+    beginning = start_of(line) if len(line) > SHOWN_CHARS else f"{line} …"
+    return format_html("<details><summary>{}</summary>{}</details>", beginning, whole)
+
+
 def start_of(text: str) -> str:
     """Return as much of a text as the list has room for."""
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
@@ -151,6 +172,11 @@ def short_id(id: UUID) -> SafeString:
     return format_html('<code title="{}">{}</code>', id, str(id)[:ID_DIGITS])
 
 
+def link(url: str, text: str) -> SafeString:
+    """Return a link that every theme shows as one."""
+    return format_html('<a class="lt-link" href="{}">{}</a>', url, text)
+
+
 def record_link(id: UUID, site: str) -> SafeString:
     """Return a link to a record's page in an admin site."""
     url = reverse(f"{site}:lambda_tasks_taskrecord_change", args=[id])
@@ -163,6 +189,12 @@ def workflow_link(id: UUID | None, site: str) -> SafeString | None:
         return None
     url = reverse(f"{site}:lambda_tasks_workflow_change", args=[id])
     return format_html('<a href="{}">{}</a>', url, short_id(id))
+
+
+def schedule_link(name: str, site: str) -> SafeString:
+    """Return a link to a schedule's page in an admin site."""
+    url = reverse(f"{site}:lambda_tasks_schedulestate_change", args=[quote(name)])
+    return link(url, name)
 
 
 def record_line(record: TaskRecord, site: str, remark: str = "") -> SafeString:

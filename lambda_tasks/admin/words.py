@@ -53,8 +53,9 @@ def span(seconds: float | None) -> str:
     if seconds < DAY_S:
         minutes = seconds % HOUR_S // MINUTE_S
         return _two(gettext("%d h"), seconds // HOUR_S, gettext("%d min"), minutes)
-    days = int(seconds // DAY_S)
-    return ngettext("%d day", "%d days", days) % days
+    days, hours = int(seconds // DAY_S), seconds % DAY_S // HOUR_S
+    told = ngettext("%d day", "%d days", days)
+    return _two(told, days, gettext("%d h"), hours if days < 10 else 0)
 
 
 def _two(large: str, n_large: float, small: str, n_small: float) -> str:

@@ -47,7 +47,7 @@ def draw(workflow: Workflow, site: str) -> SafeString | str:
     ]
     n_failed = sum(each.status == Status.FAILED for members in groups.values() for each in members)
     said = ngettext("%d step has failed.", "%d steps have failed.", n_failed) % n_failed
-    return charts.graph(gettext("Steps"), said, nodes)
+    return charts.graph(gettext("Graph"), said, nodes)
 
 
 def _terms(workflow: Workflow) -> dict[int, Terms]:

@@ -16,12 +16,13 @@ from django.utils.translation import gettext_lazy as _
 from ..core.graphs import WorkflowStatus
 from ..operations import Changes, workflows
 from ..records.tables import Workflow
-from . import shown, workflow_graph, workflow_page
+from . import function_steps, shown, workflow_page
 from .actions import AsksFirst, Question
 from .change_list import MAX_LISTED, BoundedPaginator
+from .pages import PicturePages, may_view, read_once
 
 FIELDS: Final = (
-    "id", "name", "status_now", "progress", "called", "ended", "graph", "steps", "all_steps",
+    "id", "name_shown", "status_now", "progress", "called", "ended", "steps", "all_steps",
     "failed_steps",
 )  # fmt: skip
 
@@ -70,7 +71,7 @@ class WorkflowStatusFilter(admin.SimpleListFilter):
 
 
 @admin.register(Workflow)
-class WorkflowAdmin(AsksFirst):
+class WorkflowAdmin(AsksFirst, PicturePages):
     """The admin of workflows. Each action needs its own permission."""
 
     list_display = ("name_in_list", "status_now", "progress", "called_in_list", "ended")
@@ -124,12 +125,31 @@ class WorkflowAdmin(AsksFirst):
         context["object_actions"] = [QUESTIONS[name] for name in allowed if allowed[name]]
         return super().render_change_form(request, context, *args, **kwargs)
 
+    def picture(self, request: HttpRequest, obj: Workflow) -> dict[str, Any]:
+        """Return the graph, with the steps of the durable function that waits for it."""
+        site = self.admin_site.name
+        shows_function = obj.call_id is not None and may_view(request, "taskrecord")
+        viewer = function_steps.viewer(request, site) if shows_function else None
+        return workflow_page.picture(obj, site, viewer)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return the fields that the workflow has something for."""
+        empty = set() if obj is None or obj.ended_at is not None else {"ended"}
+        if obj is not None and not read_once(obj, workflow_page.read_failed):
+            empty.add("failed_steps")
+        return [name for name in FIELDS if name not in empty]
+
     # Columns and fields
 
     @admin.display(description=_("Workflow"))
     def name_in_list(self, workflow: Workflow) -> SafeString:
         """Return the name, and below it the id."""
         return shown.lines([workflow.name, shown.short_id(workflow.pk)])
+
+    @admin.display(description=_("Name"))
+    def name_shown(self, workflow: Workflow) -> str:
+        """Return the name."""
+        return workflow.name
 
     @admin.display(description=_("Status"))
     def status_now(self, workflow: Workflow) -> SafeString:
@@ -155,11 +175,6 @@ class WorkflowAdmin(AsksFirst):
     def ended(self, workflow: Workflow) -> str | None:
         """Return when it ended."""
         return shown.moment(workflow.ended_at)
-
-    @admin.display(description=_("Graph"))
-    def graph(self, workflow: Workflow) -> SafeString | str:
-        """See workflow_graph."""
-        return workflow_graph.draw(workflow, self.admin_site.name)
 
     @admin.display(description=_("All steps"))
     def all_steps(self, workflow: Workflow) -> SafeString:

@@ -60,8 +60,10 @@ class Checkpoint:
     """The function that undoes something, as a reference."""
     is_over: bool = True
     """Whether the step has ended. A compensation is not over until it has run."""
+    ran: tuple[float, float] | None = None
+    """The start and the end of a step's function, by time.monotonic(), until they are written."""
     began_at: datetime | None = None
-    """When it was written, by the database's clock; None before that."""
+    """When it began, by the database's clock; None before it is written."""
     ended_at: datetime | None = None
 
 

@@ -183,10 +183,11 @@ class DurableRun:
         return await sync_to_async(self.cancel)()
 
     @sync_form("run.aretry_from(...)")
-    def retry_from(self, name: str) -> None:
+    def retry_from(self, name: str, *, dry_run: bool = False) -> Sequence[str]:
         """Forget a step and all after it, and let a function that has failed run again from there.
 
-        Signals that have come stay. What compensations have undone is done anew, with new keys: see
+        Returns the names of the steps that are forgotten, or would be in a dry run. Signals that
+        have come stay. What compensations have undone is done anew, with new keys: see
         WorkflowContext.key(). Raises LookupError for a step that is unknown, and ValueError where
         the function has not failed or was not cancelled, or where a compensation has run that
         belongs to an earlier step.
@@ -215,19 +216,22 @@ class DurableRun:
                     f"{self!r} can't go on from {name!r}: {', '.join(map(repr, undone))} has "
                     "undone what was before it. Retry it from an earlier step."
                 )
-            checkpoints.forget_from(self.id, number, last, was_undone=bool(done))
+            if not dry_run:
+                checkpoints.forget_from(self.id, number, last, was_undone=bool(done))
             changed = steering.reopen(
-                [last.id], workflows.refuse_retry, look_terms, dry_run=False, is_last=True
+                [last.id], workflows.refuse_retry, look_terms, dry_run=dry_run, is_last=True
             )
             for reason in changed.skipped.values():
                 raise ValueError(f"{self!r} can't be retried: {reason}.")
-            # At once, though what it has slept for may be months away.
-            checkpoints.wake(last.id, grace_s=look_terms(last.queue).grace.total_seconds())
-            _send([last.id])
+            if not dry_run:
+                # At once, though what it has slept for may be months away.
+                checkpoints.wake(last.id, grace_s=look_terms(last.queue).grace.total_seconds())
+                _send([last.id])
+        return [each.name for each in steps if each.number >= number]
 
-    async def aretry_from(self, name: str) -> None:
+    async def aretry_from(self, name: str, *, dry_run: bool = False) -> Sequence[str]:
         """See retry_from()."""
-        await sync_to_async(self.retry_from)(name)
+        return await sync_to_async(self.retry_from)(name, dry_run=dry_run)
 
 
 def _status(step: Checkpoint) -> str:

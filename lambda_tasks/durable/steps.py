@@ -71,6 +71,8 @@ class Steps:
         self._number = 0
         self._caught: Checkpoint | None = None
         """A step that has failed. It is written once the function goes on."""
+        self._began = 0.0
+        """When the step began that runs now, or that ran last, by time.monotonic()."""
         self._cancelled: str | None = None
         """A step that the function's own code has cancelled."""
         self._is_replayed = False
@@ -205,6 +207,7 @@ class Steps:
     def active(self, name: str) -> Iterator[None]:
         """Refuse steps within this one in the body."""
         token = _active.set((self, name))
+        self._began = time.monotonic()
         try:
             yield
         finally:
@@ -231,7 +234,8 @@ class Steps:
         what = f"the result of the step {name!r} of {self.context.task_name}"
         value = value_to_json(result, what=what)
         typed = value_from_json(value, hint_of(fn), what=what)
-        self.journal.commit(self.done(name, Kind.STEP, None, value))
+        done = self.done(name, Kind.STEP, None, value)
+        self.journal.commit(replace(done, ran=(self._began, time.monotonic())))
         self.n_new += 1
         return typed
 
@@ -244,8 +248,13 @@ class Steps:
         if isinstance(error, SoftTimeLimitExceeded) and self.n_new:
             self.suspend(Suspension(name))
         if self.journal.is_outcome(error):
-            kept = error_to_json(error, self.context.secrets)
-            self._caught = Checkpoint(name=name, kind=Kind.STEP, number=self._next(), error=kept)
+            self._caught = Checkpoint(
+                name=name,
+                kind=Kind.STEP,
+                number=self._next(),
+                error=error_to_json(error, self.context.secrets),
+                ran=(self._began, time.monotonic()),
+            )
 
     def cancelled(self, name: str) -> None:
         """Note that a step was cancelled. It does not commit, and no other follows it."""

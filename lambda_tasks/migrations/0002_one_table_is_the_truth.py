@@ -201,6 +201,8 @@ class Migration(migrations.Migration):
                 migrations.AlterModelOptions(
                     "taskrecord",
                     {
+                        "verbose_name": "task record",
+                        "verbose_name_plural": "task records",
                         "ordering": ["-enqueued_at"],
                         "permissions": (
                             (
@@ -302,6 +304,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "queue",
+                "verbose_name_plural": "queues",
                 "default_permissions": ("view",),
                 "permissions": (
                     ("pause_queuestate", "Can pause and resume queue"),
@@ -416,6 +419,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "schedule",
+                "verbose_name_plural": "schedules",
                 "default_permissions": ("view",),
                 "permissions": (
                     ("switch_schedulestate", "Can pause and resume schedule"),
@@ -447,6 +451,8 @@ class Migration(migrations.Migration):
                 ("call_id", models.UUIDField(db_index=True, editable=False, null=True)),
             ],
             options={
+                "verbose_name": "workflow",
+                "verbose_name_plural": "workflows",
                 "default_permissions": ("view",),
                 "permissions": (
                     ("cancel_workflow", "Can cancel workflow"),

@@ -5,6 +5,7 @@ has cancelled the run, or taken it over, is seen there. Two runs can't write the
 name is part of the key.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -57,8 +58,8 @@ def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) 
                 value=_encrypted(call_id, each, is_secret=is_secret),
                 error=each.error,
                 function=each.function,
-                began_at=Now(),
-                ended_at=Now() if each.is_over else None,
+                began_at=_moment(each.ran and each.ran[0]),
+                ended_at=_moment(each.ran and each.ran[1]) if each.is_over else None,
             )
             for each in new
             if (each.kind == Kind.STEP and each.error is None) is is_step
@@ -75,6 +76,14 @@ def write(call_id: UUID, checkpoints: Sequence[Checkpoint], *, is_secret: bool) 
             if each.kind != Kind.UNDO:  # whose value are its arguments
                 ends["value"] = _encrypted(call_id, each, is_secret=is_secret)
             _rows(call_id).filter(name=each.name).update(**ends)
+
+
+def _moment(at: float | None) -> Any:
+    """Return a moment of this process, by time.monotonic(), on the database's clock; None is now.
+
+    A step that has failed is written with the next one, which may take long.
+    """
+    return Now() if at is None else Now() - timedelta(seconds=max(time.monotonic() - at, 0.0))
 
 
 def holds(claim: Claim) -> bool:
@@ -138,10 +147,14 @@ def _all_runs_of(call_id: UUID) -> RecordQuerySet:
     return all_records().filter(root_id=root or call_id, **of_call)
 
 
+def last_run(call_id: UUID) -> RecordQuerySet:
+    """Return a query of the runs of a call whose first row is the last run."""
+    return runs_of(call_id).order_by("-enqueued_at", "-n_continues", "-n_retries")
+
+
 def lock_last(call_id: UUID) -> TaskRecord | None:
     """Return the last run of a call, locked; None for none."""
-    runs = runs_of(call_id).order_by("-enqueued_at", "-n_continues", "-n_retries")
-    return runs.select_for_update().first()
+    return last_run(call_id).select_for_update().first()
 
 
 @with_retries

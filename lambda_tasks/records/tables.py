@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
 from django.db import models, router
 from django.db.models.query_utils import DeferredAttribute
+from django.utils.translation import gettext_lazy as _
 
 from ..core.durable import MAX_NAME as MAX_STEP_NAME
 from ..core.graphs import WorkflowStatus
@@ -243,6 +244,8 @@ class TaskRecord(models.Model):
     objects: ClassVar[RecordManager] = RecordManager()
 
     class Meta:
+        verbose_name = _("task record")
+        verbose_name_plural = _("task records")
         ordering: ClassVar[list[str]] = ["-enqueued_at"]
         permissions = (
             ("view_payload_taskrecord", "Can view arguments, results and tracebacks"),
@@ -454,7 +457,8 @@ class ScheduleState(models.Model):
     """The runs that `overlap="skip"` has skipped."""
 
     class Meta:
-        verbose_name = "schedule"
+        verbose_name = _("schedule")
+        verbose_name_plural = _("schedules")
         default_permissions = ("view",)
         permissions = (
             ("switch_schedulestate", "Can pause and resume schedule"),
@@ -479,7 +483,8 @@ class QueueState(models.Model):
     changed_at: datetime.datetime | None = _column(models.DateTimeField(null=True, editable=False))
 
     class Meta:
-        verbose_name = "queue"
+        verbose_name = _("queue")
+        verbose_name_plural = _("queues")
         default_permissions = ("view",)
         permissions = (
             ("pause_queuestate", "Can pause and resume queue"),
@@ -573,6 +578,8 @@ class Workflow(models.Model):
     """The call of the durable function that waits, or has waited, for it; None for others."""
 
     class Meta:
+        verbose_name = _("workflow")
+        verbose_name_plural = _("workflows")
         default_permissions = ("view",)
         permissions = (
             ("cancel_workflow", "Can cancel workflow"),

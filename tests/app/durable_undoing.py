@@ -147,9 +147,8 @@ async def name_it_in_the_end(workflow: WorkflowContext) -> None:
     """Let something be undone that was not done, as a function that is replayed ends there, too."""
     await workflow.step("charge", write, name="charge")
     workflow.on_failure("refund", undo, name="charge")
-    await workflow.sleep("night", DAY)
     try:
-        await workflow.step("send", write, name="send")
+        await workflow.sleep("night", DAY)
     finally:
         with suppress(BaseException):
             workflow.on_failure("call back", undo, name="send")

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -27,6 +29,28 @@ QUEUES_VARIABLE = "LAMBDA_TASKS_CONFORMANCE_QUEUES"
 
 PATIENCE_S = 180.0
 """Seconds for a task to end before the test that waits for it fails."""
+
+WORKERS = """
+import gc, io, os, sys
+import django
+
+django.setup()
+from django.core.management import call_command
+from django.db import connections
+
+call_command("check", stdout=io.StringIO())
+call_command("lambda_tasks", "stats", stdout=io.StringIO())
+connections.close_all()
+gc.freeze()
+for _ in sys.stdin:
+    if (pid := os.fork()) == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        call_command("lambda_tasks", "worker", "--once")
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+"""A process that has loaded the project, which takes longer than a task here. For each line that it
+reads it forks a worker, and tells its exit code."""
 
 
 @contextmanager
@@ -49,8 +73,13 @@ def chosen() -> str:
     return os.environ[WAY_VARIABLE]
 
 
+_running = ExitStack()
+"""What runs tasks beside this process."""
+
+
 def close() -> None:
-    """End what has run tasks in this process."""
+    """End what has run tasks."""
+    _running.close()
     handler.close()
     runtime.close()
 
@@ -83,5 +112,20 @@ def _deliver(result: Any) -> None:
 
 
 def _work_off() -> None:
-    command = [sys.executable, "-m", "django", "lambda_tasks", "worker", "--once"]
-    subprocess.run(command, check=True, timeout=PATIENCE_S, stdout=subprocess.DEVNULL)
+    workers = _workers()
+    assert workers.stdin is not None
+    assert workers.stdout is not None
+    out_of_patience = threading.Timer(PATIENCE_S, workers.kill)
+    out_of_patience.start()
+    try:
+        print(file=workers.stdin, flush=True)
+        assert workers.stdout.readline() == "0\n", "the exit code of the worker"
+    finally:
+        out_of_patience.cancel()
+
+
+@cache
+def _workers() -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", WORKERS]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return _running.enter_context(process)

@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from asgiref.sync import async_to_sync
@@ -69,15 +69,22 @@ class Farm(Fleet):
         ]
         super().__init__(queue_url, handlers, client_options=sqs.client_options)
 
-    def wait_for_the_end(self, asked: Sequence[uuid.UUID], *, patience_s: float = 300) -> Ledger:
+    def wait_for_the_end(
+        self, asked: Sequence[uuid.UUID], *, patience_s: float = 300, ends_leases: bool = True
+    ) -> Ledger:
         """Until the ledger is clean and the queue empty, or patience is over; what it says then.
 
-        Meanwhile the relay runs, as by the tick event's schedule.
+        Meanwhile the relay runs, as by the tick event's schedule. With `ends_leases` those of the
+        dead are over at once; who else runs something has lost its lease, too, and must not commit.
         """
-        deadline = time.monotonic() + patience_s
+        deadline, n_ended = time.monotonic() + patience_s, 0
         while time.monotonic() < deadline:
             if ledger(asked) == CLEAN and self._is_worked_off():
                 break
+            if ends_leases and self.n_ended > n_ended:
+                n_ended = self.n_ended
+                running = TaskRecord.objects.filter(status="RUNNING")
+                running.update(lease_until=datetime(2020, 1, 1, tzinfo=UTC))
             async_to_sync(runtime.current().relay.run_once)(grace=RELAY_GRACE)
             time.sleep(0.2)
         return ledger(asked)

@@ -34,6 +34,8 @@ class Fleet:
         veterans: int = 0,
     ) -> None:
         self.kills = 0
+        self.n_ended = 0
+        """How often an invocation has ended with its sandbox."""
         self._members = Members(functions, veterans=veterans)
         self._queue_url = queue_url
         self._functions = functions
@@ -93,6 +95,7 @@ class Fleet:
             try:
                 return function.invoke(event)
             except (RuntimeExited, FunctionTimedOut):
+                self.n_ended += 1
                 function.start()
                 raise
 
