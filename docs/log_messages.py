@@ -62,12 +62,7 @@ def _section(level: str, of_level: list[Message]) -> str:
 
 def _messages_of(path: Path) -> Iterator[Message]:
     tree = ast.parse(path.read_text())
-    constants = {
-        node.targets[0].id if isinstance(node, ast.Assign) else node.target.id: node.value
-        for node in tree.body
-        if (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name))
-        or (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name))
-    }
+    constants = dict(_constants_of(tree))
     is_of_run = f'getLogger("{OF_RUNS}")' in path.read_text()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (found := _level_and_text(node)) is not None:
@@ -76,6 +71,15 @@ def _messages_of(path: Path) -> Iterator[Message]:
                 text = constants.get(text.id, text)
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 yield Message(_shown(text.value), level, is_of_run)
+
+
+def _constants_of(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    for node in tree.body:
+        match node:
+            case ast.Assign([ast.Name(name)], value):
+                yield name, value
+            case ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                yield name, value
 
 
 def _level_and_text(call: ast.Call) -> tuple[str, ast.expr] | None:

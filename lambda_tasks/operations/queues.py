@@ -165,23 +165,31 @@ def _describe(
         return [QueueDescription(queue=name, kind=kind, **ours)]
     ((_, pair),) = _look({name: queue}, plans)
     return [
-        QueueDescription(
-            queue=name,
-            kind=kind,
-            name=live.name,
-            url=live.url,
-            is_dead_letters=live.is_dead_letters,
-            exists=live.attributes is not None,
-            attributes={
-                key: value
-                for key, value in (live.attributes or {}).items()
-                if key not in COUNTS.values()
-            },
-            n_differences=len(live.differences),
-            **(({} if live.is_dead_letters else ours) | (live.counts or {})),
-        )
-        for live in (pair.queue, pair.dead_letters)
+        _describe_live(name, kind, pair.queue, ours),
+        _describe_live(name, kind, pair.dead_letters, {}),
     ]
+
+
+def _describe_live(
+    name: str, kind: str, live: LiveQueue, ours: Mapping[str, Any]
+) -> QueueDescription:
+    """Return a description of a queue in SQS; `ours` is what only the database knows of it."""
+    known: dict[str, Any] = {**ours, **(live.counts or {})}
+    return QueueDescription(
+        queue=name,
+        kind=kind,
+        name=live.name,
+        url=live.url,
+        is_dead_letters=live.is_dead_letters,
+        exists=live.attributes is not None,
+        attributes={
+            key: value
+            for key, value in (live.attributes or {}).items()
+            if key not in COUNTS.values()
+        },
+        n_differences=len(live.differences),
+        **known,
+    )
 
 
 def _changes(name: str, live: LiveQueue) -> Iterator[QueueChange]:
