@@ -37,6 +37,7 @@ class StepTransactions(Protocol):
 
     def is_retried(self, error: BaseException) -> bool:
         """Return whether a retry follows the run if it ends with this error."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
