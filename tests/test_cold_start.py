@@ -17,7 +17,7 @@ from lambda_tasks.cold_start import environment_loader
 from lambda_tasks.errors import SecretUnavailable
 from lambda_tasks.models import TaskRecord
 from tests.app import places
-from tests.conftest import body, record_of, sqs_event
+from tests.conftest import body, record_of, sqs_event, wait_for
 from tests.servers import FunctionError, LambdaProcess, Moto
 
 ENVIRONMENT = "LAMBDA_TASKS_ENVIRONMENT_SECRETS_MANAGER_ARN"
@@ -509,7 +509,7 @@ def test_a_snapshot_holds_no_connection_and_a_restored_function_opens_its_own(
     }
     with LambdaProcess(**environment) as function:
         function.wait_for_snapshot()
-        assert "connected at its start" in function.output
+        wait_for(lambda: "connected at its start" in function.output)  # it comes by a pipe
         assert connections_called(name) == 0
         function.restore()
 

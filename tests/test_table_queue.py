@@ -147,6 +147,23 @@ def test_what_has_priority_runs_first_and_then_what_is_older(queue: str) -> None
     assert list(Effect.objects.order_by("pk").values_list("name", flat=True)) == list("abcd")
 
 
+def test_a_worker_that_ends_when_idle_does_not_leave_what_had_to_wait(
+    queue: str, monkeypatch: Any
+) -> None:
+    """What runs while it claims may have ended when it looks whether it is idle."""
+    judge = turns.Turns.starting_soon
+    busy = iter([True])
+
+    def judged(self: turns.Turns, resolved: Any) -> Any:
+        return ((), resolved) if next(busy, False) else judge(self, resolved)
+
+    monkeypatch.setattr(turns.Turns, "starting_soon", judged)
+    ain_table.execute_on_commit(name="a")
+
+    with worker(once=True):
+        wait_for(lambda: Effect.objects.count() == 1)
+
+
 def test_within_a_priority_the_oldest_is_the_first(queue: str) -> None:
     ages = {"c": 1, "a": 3, "d": 0, "b": 2}
     names: dict[UUID, str] = {}

@@ -251,7 +251,8 @@ class Worker:
                 await self._unless_stopped(self._wait_for_database())
             if self._n_received >= max_tasks:
                 self._stopping.set()
-            if self._once and not batch and not self._batches:
+            # What stays would have had to wait for runs that may have ended meanwhile.
+            if self._once and not (batch or batch.staying or self._batches):
                 return
 
     async def _receive(self, source: Source, limit: int) -> ClaimedBatch:
