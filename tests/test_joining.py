@@ -136,7 +136,7 @@ def _atomic() -> None:
 
 
 def _by_hand() -> None:
-    savepoint = transaction.savepoint()
+    savepoint = connection.savepoint()
     tasks.add.execute_on_commit(a=2)
     transaction.savepoint_rollback(savepoint)
 
