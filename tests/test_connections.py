@@ -139,3 +139,26 @@ def test_a_connection_that_its_server_has_ended_is_replaced(scene: Scene) -> Non
 
     assert Effect.objects.count() == 0
     assert scene.connection.connection is not old
+
+
+def test_a_connection_that_another_thread_just_opens_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Checked before it is ready, it could not be used."""
+    monkeypatch.setattr(kept._LastDoubt, "at", 0.0)
+    own: Any = connections["default"].copy()
+    own.inc_thread_sharing()
+    own.ensure_connection()
+    own.close()
+    make_ready = own.set_autocommit
+
+    def doubt_and_make_ready(autocommit: bool) -> None:
+        kept.refresh()
+        make_ready(autocommit)
+
+    monkeypatch.setattr(own, "set_autocommit", doubt_and_make_ready)
+    try:
+        with own.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        own.close()

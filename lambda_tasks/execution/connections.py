@@ -32,8 +32,9 @@ A database that refuses a value raises others.
 _last_used: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, float]" = weakref.WeakKeyDictionary()
 
 
-_foreign: "weakref.WeakSet[BaseDatabaseWrapper]" = weakref.WeakSet()
-"""The connections of threads that never call refresh()."""
+_foreign: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, Any]" = weakref.WeakKeyDictionary()
+"""The connections of threads that never call refresh(), each with the driver's connection that was
+ready last."""
 
 _foreign_lock = threading.Lock()
 
@@ -52,7 +53,7 @@ def refresh() -> None:
         if connection not in _last_used:
             _last_used[connection] = now
             with _foreign_lock:
-                _foreign.discard(connection)
+                _foreign.pop(connection, None)
         if connection.in_atomic_block:
             continue
         if connection.connection is None:
@@ -122,7 +123,7 @@ def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:
 def _add_foreign(connection: BaseDatabaseWrapper, **_: object) -> None:
     if connection not in _last_used:
         with _foreign_lock:
-            _foreign.add(connection)
+            _foreign[connection] = connection.connection
 
 
 connection_created.connect(_add_foreign)
@@ -131,16 +132,18 @@ connection_created.connect(_add_foreign)
 def _doubt_foreign(now: float) -> None:
     """Let Django check the connections of other threads, each once and before its next use.
 
-    Outside of transactions only: a check would fail in one that has met an error.
+    Outside of transactions only: a check would fail in one that has met an error. And not while its
+    thread connects: Django would check before it has left the driver's first transaction.
     """
     is_due = now - _LastDoubt.at > MAX_UNCHECKED_IDLE_S
     if is_due:
         _LastDoubt.at = now
     with _foreign_lock:
-        foreign = list(_foreign)
+        foreign = list(_foreign.items())
     connection: Any  # the stubs lack some of these attributes
-    for connection in foreign:
-        is_free = connection.autocommit and not connection.in_atomic_block
+    for connection, ready in foreign:
+        is_ready = connection.connection is ready
+        is_free = is_ready and connection.autocommit and not connection.in_atomic_block
         if is_free and (is_due or connection.errors_occurred):
             # What Django does at the start of a request where CONN_HEALTH_CHECKS is set.
             connection.health_check_enabled, connection.health_check_done = True, False
