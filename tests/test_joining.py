@@ -138,6 +138,7 @@ def _atomic() -> None:
 def _by_hand() -> None:
     savepoint = connection.savepoint()
     tasks.add.execute_on_commit(a=2)
+    assert savepoint is not None
     transaction.savepoint_rollback(savepoint)
 
 
