@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -331,6 +332,45 @@ def test_as_many_as_one_statement_marks_are_marked_at_once(
 
     drain()
     assert n_unsent() == 0
+
+
+def test_what_comes_after_an_end_that_was_cut_off_gathers_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(marker, "GATHER_FOR_S", 600)
+    began, may_go_on = threading.Event(), threading.Event()
+    marked: list[int] = []
+
+    def mark(outbox: Any, sent: Any, unsent: Any, **_: Any) -> None:
+        began.set()
+        may_go_on.wait(PATIENCE_S)
+        marked.append(len(sent))
+
+    async def until(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(marker, "update_records", mark)
+
+    async def scene() -> None:
+        outbox: Any = SimpleNamespace()
+        marking: Any = marker.Marker(outbox)
+        marking.add_sent(SimpleNamespace())
+        closing = asyncio.ensure_future(marking.close())
+        await until(began.is_set)
+        closing.cancel()
+        await asyncio.wait([closing])
+        marking.add_sent(SimpleNamespace())
+        may_go_on.set()
+        await until(lambda: marked)
+        await asyncio.sleep(0.2)
+        assert marked == [1]
+        await marking.close()
+        assert marked == [1, 1]
+        marking.end()
+
+    asyncio.run(scene())
 
 
 @in_the_background

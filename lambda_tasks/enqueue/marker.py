@@ -63,10 +63,12 @@ class Marker:
         """Mark now what is still to be marked, and close the connection until its next use."""
         self._is_closing = True
         self._hurry.set()
-        if self._task is not None:
-            await asyncio.shield(self._task)
-        self._is_closing = False
-        self._hurry.clear()
+        try:
+            if self._task is not None:
+                await asyncio.shield(self._task)
+        finally:  # also if the caller waits no longer: what comes later gathers again
+            self._is_closing = False
+            self._hurry.clear()
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
