@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from django.core.management.base import OutputWrapper
@@ -67,11 +68,11 @@ def is_paused(state: QueueState | None) -> bool:
     return state is not None and state.is_paused
 
 
-def described(state: QueueState) -> str:
+def described(by: str, reason: str, *, since: datetime | None = None) -> str:
     """Return who has paused a queue, when and why."""
-    at = f" since {shown_time(state.changed_at)}" if state.changed_at else ""
-    reason = f": {state.reason}" if state.reason else ""
-    return f"paused by {state.changed_by or 'nobody'}{at}{reason}"
+    at = f" since {shown_time(since)}" if since else ""
+    why = f": {reason}" if reason else ""
+    return f"paused by {by or 'nobody'}{at}{why}"
 
 
 def _switched(names: Sequence[str], options: dict[str, Any], switch: Switch) -> list[str]:

@@ -63,6 +63,9 @@ class Tick(NamedTuple):
     """What the doctor has found last, if it was asked for: `at`, `findings` and `ignored`."""
 
 
+REPORTED: Final = ("at", "findings", "ignored")
+"""The columns of the doctor's report that come with a tick."""
+
 PAUSED: Final = {
     "postgresql": "STRING_AGG(name, '\n')", "mysql": "GROUP_CONCAT(name SEPARATOR '\n')",
     "sqlite": "GROUP_CONCAT(name, '\n')",
@@ -143,28 +146,28 @@ def read_tick(*, with_report: bool = False) -> Tick:
         still_broken=RawSQL(still_broken, []),  # noqa: S611 - nobody's input is in it
         paused=RawSQL(_paused(), [], output_field=TextField()),  # noqa: S611 - nor here
     )
-    columns = ("now", "shift_ends", "at", "n_connections", "max_connections", "releases")
-    reported: tuple[str, ...] = ()
+    columns = (
+        "now", "shift_ends", "at", "n_connections", "max_connections", "releases", "still_broken",
+    )  # fmt: skip
     if with_report:
         reports = DoctorReport.objects.using(alias).filter(id=1)
-        reported = ("report_at", "report_findings", "report_ignored")
         ticks = ticks.annotate(
-            **{name: Subquery(reports.values(name.removeprefix("report_"))) for name in reported}
+            **{f"report_{each}": Subquery(reports.values(each)) for each in REPORTED}
         )
-    for values in ticks.values_list("paused", *columns, "still_broken", *reported):
-        paused, *others = values
-        names, n = frozenset((paused or "").split("\n")) - {""}, len(columns) + 1
-        known: list[Any] = [*others[:n], names, _report(*others[n:])]
+    rows: Any = ticks.values()
+    for row in rows:
+        paused = frozenset((row["paused"] or "").split("\n")) - {""}
+        known: list[Any] = [*(row[each] for each in columns), paused, _report(row)]
         return Tick(*known)
     report = read_last() if with_report else None
     now, shift_ends, paused_now = read_clock(alias), last_round(), paused_queues()
     return Tick(now, shift_ends, None, None, None, [], 0, paused_now, report)
 
 
-def _report(
-    at: datetime | None = None, findings: Any = None, ignored: Any = None
-) -> DoctorReport | None:
-    return None if at is None else DoctorReport(id=1, at=at, findings=findings, ignored=ignored)
+def _report(row: Mapping[str, Any]) -> DoctorReport | None:
+    if row.get("report_at") is None:
+        return None
+    return DoctorReport(id=1, **{each: row[f"report_{each}"] for each in REPORTED})
 
 
 def _paused() -> str:

@@ -189,11 +189,11 @@ def _update_returning(records: "QuerySet[Any]", columns: Mapping[str, Any]) -> S
 
 
 def _ended_row(id: Any, workflow_id: Any, step: int | None, links: Any, headers: Any) -> Row:
-    """Return a row as the ORM has it: raw SQL returns JSON as text, and UUIDs on SQLite."""
+    """Return a row as the ORM has it, but its links: raw SQL returns texts, and UUIDs on SQLite."""
     return {
         "id": UUID(str(id)),
         "workflow_id": None if workflow_id is None else UUID(str(workflow_id)),
         "step": step,
-        "links": None if links is None else json.loads(links),
+        "links": links,  # place_of() reads the text
         "headers": None if headers is None else json.loads(headers),
     }

@@ -16,6 +16,7 @@ from lambda_tasks import operations
 from lambda_tasks.management import changing
 from lambda_tasks.management.output import DONE, UNHEALTHY, counted, write_json
 from lambda_tasks.management.parsing import add_json
+from lambda_tasks.management.pausing import described
 from lambda_tasks.operations import QueueChange, QueueDescription
 
 HELP: Final = "Makes the queues in SQS, describes and compares them."
@@ -101,8 +102,7 @@ def _write_description(stdout: OutputWrapper, each: QueueDescription) -> None:
         title += f": {each.url}"
     stdout.write(title)
     if each.is_paused:
-        reason = f": {each.reason}" if each.reason else ""
-        stdout.write(f"  paused by {each.changed_by or 'nobody'}{reason}")
+        stdout.write(f"  {described(each.changed_by, each.reason)}")
     if not each.exists:
         stdout.write("  It does not exist; `lambda_tasks queues ensure` creates it.")
         return

@@ -48,7 +48,8 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> int:
             stdout.write(_line(name, width, counts))
     for name, state in states.items():
         if state.is_paused:
-            stdout.write(f"{name} is {described(state)}.")
+            words = described(state.changed_by, state.reason, since=state.changed_at)
+            stdout.write(f"{name} is {words}.")
     stdout.write(f"What has ended is counted since {shown_time(found.ended_since)}.")
     if not found.is_complete:
         stdout.write("More waits than was counted: these are the least numbers.")
