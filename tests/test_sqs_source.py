@@ -1,7 +1,7 @@
 """What a worker tells SQS of the messages that it has taken."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import pytest
@@ -99,3 +99,71 @@ def test_what_is_to_come_back_at_a_time_is_made_visible_then() -> None:
     play(queue, scene)
 
     assert queue.heard == [(VISIBILITY, {IDS[0]: 0}), (VISIBILITY, {IDS[1]: 7})]
+
+
+class FullQueue(PlayedQueue):
+    """Answers requests by tens while it has messages; the ones of these numbers fail."""
+
+    def __init__(self, n_messages: int, *, failing: Collection[int] = ()) -> None:
+        super().__init__(*(f"message-{number}" for number in range(n_messages)))
+        self.waits_s: list[int] = []
+        self.most_at_once = 0
+        self._n_open = 0
+        self._failing = failing
+
+    async def call(self, operation: str, **parameters: Any) -> Any:
+        if operation != "receive_message":
+            return await super().call(operation, **parameters)
+        self.waits_s.append(parameters["WaitTimeSeconds"])
+        number = len(self.waits_s)
+        self._n_open += 1
+        self.most_at_once = max(self.most_at_once, self._n_open)
+        await asyncio.sleep(0.01)
+        self._n_open -= 1
+        if number in self._failing:
+            raise ConnectionError(f"request {number}")
+        most = parameters["MaxNumberOfMessages"]
+        ids, self._ids = self._ids[:most], self._ids[most:]
+        return {"Messages": [{"MessageId": id, "ReceiptHandle": id, "Body": ""} for id in ids]}
+
+
+def receive_all(queue: FullQueue, *limits: int) -> list[int]:
+    """Receive up to each of the limits, and return how many messages came."""
+    client: Any = queue
+    found: list[int] = []
+
+    async def run() -> None:
+        source = sources.SqsSource(URL, client, polls=client)
+        for limit in limits:
+            with await source.receive(limit) as deliveries:
+                found.append(len(deliveries))
+        await source.aclose()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    return found
+
+
+def test_a_full_queue_is_asked_by_several_requests_at_once_and_an_empty_one_by_one() -> None:
+    queue = FullQueue(42)
+
+    assert receive_all(queue, 10, 25, 40, 40, 40) == [10, 25, 7, 0, 0]
+    long = sources.LONG_POLL_S
+    assert queue.waits_s == [long, 0, 0, 0, *[0] * 4, long, long]
+    assert queue.most_at_once == 4
+
+
+def test_where_none_of_several_requests_finds_anything_one_waits() -> None:
+    queue = FullQueue(10)
+
+    assert receive_all(queue, 10, 40) == [10, 0]
+    assert queue.waits_s == [sources.LONG_POLL_S, 0, 0, 0, 0, sources.LONG_POLL_S]
+
+
+def test_a_request_that_fails_keeps_no_message_of_the_others(caplog: Any) -> None:
+    assert receive_all(FullQueue(40, failing={3}), 10, 40) == [10, 30]
+    assert "A request for messages of the queue default failed" in caplog.text
+
+
+def test_where_all_requests_fail_the_worker_hears_of_it() -> None:
+    with pytest.raises(ConnectionError, match="request 2"):
+        receive_all(FullQueue(40, failing={2, 3}), 10, 20)

@@ -209,17 +209,28 @@ def test_a_run_is_alone_until_another_waits_or_is_in_a_slot() -> None:
     assert not here.is_alone
 
 
-def test_a_worker_asks_for_twice_as_much_until_some_of_it_has_to_stay_in_the_table() -> None:
-    def batch(n_claimed: int, *, n_staying: int = 0) -> ClaimedBatch:
-        staying = [resolved(SYNC, of_table=True) for _ in range(n_staying)]
-        return ClaimedBatch(
-            refused={str(number): RETURNED for number in range(n_claimed)}, staying=staying
-        )
+def claimed_batch(n_claimed: int, *, n_staying: int = 0) -> ClaimedBatch:
+    staying = [resolved(SYNC, of_table=True) for _ in range(n_staying)]
+    return ClaimedBatch(
+        refused={str(number): RETURNED for number in range(n_claimed)}, staying=staying
+    )
 
+
+def test_a_worker_asks_for_twice_as_much_until_some_of_it_has_to_stay_in_the_table() -> None:
     size = BatchSize(160)
     limits = [size.limit]
     for n_claimed, n_staying in [(10, 0), (20, 0), (40, 0), (50, 30), (50, 0), (75, 0), (9, 0)]:
-        size.note(size.limit, batch(n_claimed, n_staying=n_staying))
+        size.note(size.limit, claimed_batch(n_claimed, n_staying=n_staying))
         limits.append(size.limit)
 
     assert limits == [10, 20, 40, 80, 50, 75, 113, 113]
+
+
+def test_a_worker_asks_for_few_as_soon_as_what_it_holds_has_to_wait() -> None:
+    size = BatchSize(40)
+    limits = [size.limit]
+    for n_claimed, has_to_wait in [(10, False), (20, False), (40, True), (10, True), (10, False)]:
+        size.note(size.limit, claimed_batch(n_claimed), has_to_wait=has_to_wait)
+        limits.append(size.limit)
+
+    assert limits == [10, 20, 40, 10, 10, 15]

@@ -336,6 +336,26 @@ def test_a_message_that_comes_again_while_it_runs_costs_no_place(sqs: LocalSqs, 
     assert "6 done, of which 0 failed; 0 returned" in output, output
 
 
+def test_it_leaves_in_sqs_what_would_have_to_wait_for_long(sqs: LocalSqs, queue: str) -> None:
+    calls = [{"pause_s": 0.0}] * 60 + [{"pause_s": 0.2}] * 100
+    ledger.aenter.using(queue="default").execute_many_on_commit(calls)
+    held: list[int] = []
+
+    def look(n_done: int) -> bool:
+        name = "ApproximateNumberOfMessagesNotVisible"
+        attributes = sqs.client.get_queue_attributes(QueueUrl=queue, AttributeNames=[name])
+        held.append(int(attributes["Attributes"][name]))
+        return statuses().count("SUCCESS") >= n_done
+
+    with worker(queue, "--queue", "default", "--concurrency", "4", "--processes", "1"):
+        wait_for(lambda: look(110))
+        held.clear()
+        wait_for(lambda: look(130))
+
+    # Fewer than five are in work when it asks for ten more; some that ended are not deleted yet.
+    assert max(held) < 25
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [("nowhere", "no queue 'nowhere' in LAMBDA_TASKS_QUEUES"), ("batch", "no worker can consume")],

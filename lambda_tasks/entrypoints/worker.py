@@ -236,16 +236,17 @@ class Worker:
             await source.aclose()
 
     async def _consume(self, source: Source, max_tasks: float) -> None:
+        holds = source.holds_received
         size = BatchSize(source.max_batch)
         while not self._stopping.is_set():
-            if source.holds_received and self._n_held >= self._capacity:
+            if holds and self._n_held >= max(self._capacity, size.limit):
                 self._has_room.clear()
                 await self._unless_stopped(self._has_room.wait())
                 continue
             limit = int(min(size.limit, max_tasks - self._n_received))
             batch = await self._receive(source, limit)
             self._start_batch(source, batch)
-            size.note(limit, batch)
+            size.note(limit, batch, has_to_wait=holds and self._has_to_wait(batch))
             self._await_turns(source, limit, batch)
             if batch.meets_outage:
                 await self._unless_stopped(self._wait_for_database())
@@ -361,9 +362,17 @@ class Worker:
         self._is_wake_due = False
         for source in self._sources:
             tasks = self._awaited.get(source)
-            starts_soon = tasks and self._executor.turn_wait_s(tasks) <= LOOK_AHEAD_S
-            if starts_soon or not self.in_work:
+            if (tasks and self._starts_soon(tasks)) or not self.in_work:
                 source.wake()
+
+    def _starts_soon(self, tasks: Collection[Task]) -> bool:
+        """Return whether another run of one of these tasks may start soon."""
+        return self._executor.turn_wait_s(tasks) <= LOOK_AHEAD_S
+
+    def _has_to_wait(self, batch: ClaimedBatch) -> bool:
+        """Return whether a part of a batch, async or not, won't start soon."""
+        kinds = {each.task.is_async: each.task for each in batch.claimed}
+        return not all(self._starts_soon([task]) for task in kinds.values())
 
     async def _drain(self) -> None:
         finishing = asyncio.ensure_future(_all_done(self._batches))
@@ -385,7 +394,8 @@ class Worker:
 class BatchSize:
     """The number of deliveries to receive next: more while all that come start soon.
 
-    It grows slowly once it was too large: what has to stay in the table is read in vain.
+    It grows slowly once it was too large: what has to stay in the table is read in vain, and what
+    has to wait in this process is kept from other workers.
     """
 
     def __init__(self, most: int) -> None:
@@ -393,13 +403,18 @@ class BatchSize:
         self._most = most
         self._growth = FAST_GROWTH
 
-    def note(self, asked: int, batch: ClaimedBatch) -> None:
-        """Note what came of the last limit."""
-        if batch.staying:
-            self.limit = min(max(len(batch), FIRST_BATCH), self._most)
-            self._growth = SLOW_GROWTH
+    def note(self, asked: int, batch: ClaimedBatch, *, has_to_wait: bool = False) -> None:
+        """Note what came of the last limit, and whether a part of it has to wait here."""
+        if has_to_wait:
+            self._shrink(FIRST_BATCH)
+        elif batch.staying:
+            self._shrink(max(len(batch), FIRST_BATCH))
         elif len(batch) >= asked:
             self.limit = min(math.ceil(self._growth * asked), self._most)
+
+    def _shrink(self, limit: int) -> None:
+        self.limit = min(limit, self._most)
+        self._growth = SLOW_GROWTH
 
 
 def _relays(

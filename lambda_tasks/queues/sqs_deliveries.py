@@ -19,6 +19,9 @@ logger = logging.getLogger("lambda_tasks")
 MAX_BATCH_ENTRIES: Final = 10
 """The most messages of one request (Amazon SQS quotas)."""
 
+MAX_POLLS: Final = 4
+"""The most requests at a time for the messages of one receive."""
+
 LONG_POLL_S: Final = 20
 """Seconds of a long poll (ReceiveMessage, Amazon SQS API reference: 0 to 20)."""
 
@@ -62,19 +65,50 @@ class SqsSource:
         self._requests: set[asyncio.Task[None]] = set()
         self._delete_task: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.Task[None] | None = None
+        self._is_filled = False
+        """Whether the last receive found as many messages as one request can bring."""
 
-    max_batch = MAX_BATCH_ENTRIES
+    max_batch = MAX_POLLS * MAX_BATCH_ENTRIES
     holds_received = True
 
     async def receive(self, limit: int) -> ReceivedBatch:
         """See Source."""
         if self._heartbeat is None:
             self._heartbeat = asyncio.ensure_future(self._send_heartbeats())
+        messages: list[Mapping[str, Any]] = []
+        if self._is_filled and limit > MAX_BATCH_ENTRIES:
+            messages = await self._poll_many(limit)
+        if not messages:
+            messages = await self._poll(min(limit, MAX_BATCH_ENTRIES), wait_s=self._wait_s)
+        self._is_filled = len(messages) >= MAX_BATCH_ENTRIES
+        return nullcontext([self._receive_one(each) for each in messages])
+
+    async def _poll_many(self, limit: int) -> list[Mapping[str, Any]]:
+        """Receive by several requests at once, none of which waits for messages.
+
+        One that fails does not keep what others have received from being run.
+        """
+        n_full, rest = divmod(limit, MAX_BATCH_ENTRIES)
+        sizes = [*[MAX_BATCH_ENTRIES] * n_full, *([rest] if rest else [])]
+        answers = await asyncio.gather(
+            *(self._poll(size, wait_s=0) for size in sizes), return_exceptions=True
+        )
+        failures = [each for each in answers if isinstance(each, BaseException)]
+        messages = [one for each in answers if not isinstance(each, BaseException) for one in each]
+        if failures and not messages:
+            raise failures[0]
+        for error in failures:
+            logger.warning(
+                "A request for messages of the queue %s failed", self._name, exc_info=error
+            )
+        return messages
+
+    async def _poll(self, limit: int, *, wait_s: int) -> list[Mapping[str, Any]]:
         answer = await self._polls.call(
             "receive_message",
             QueueUrl=self._queue_url,
             MaxNumberOfMessages=limit,
-            WaitTimeSeconds=self._wait_s,
+            WaitTimeSeconds=wait_s,
             VisibilityTimeout=VISIBILITY_TIMEOUT_S,
             MessageSystemAttributeNames=[
                 "SentTimestamp",
@@ -82,7 +116,7 @@ class SqsSource:
                 "ApproximateReceiveCount",
             ],
         )
-        return nullcontext([self._receive_one(each) for each in answer.get("Messages") or []])
+        return answer.get("Messages") or []
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """See Source."""
