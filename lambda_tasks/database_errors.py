@@ -13,6 +13,13 @@ from .interrupts import answers
 from .pools import PoolExhausted, renew
 
 
+class Contended(OperationalError):
+    """The library gives up its locks, as waiting for more of them could end in a deadlock.
+
+    PostgreSQL looks for deadlocks only after a second.
+    """
+
+
 class Meaning(Enum):
     """The meaning of an error."""
 
@@ -24,8 +31,12 @@ class Meaning(Enum):
     """The database or the connection failed, or took too long. The effect is unknown."""
 
 
+CONTENDED: Final = "contended"
+"""The code of Contended."""
+
 CONFLICT_CODES: Final = frozenset(
     {
+        CONTENDED,
         "40001",  # serialization_failure
         "40P01",  # deadlock_detected
         "mysql 1205",  # ER_LOCK_WAIT_TIMEOUT
@@ -141,8 +152,11 @@ def code_of(error: BaseException) -> str | None:
     """Return an error's code, or None where it has none.
 
     The code is PostgreSQL's SQLSTATE, or "mysql" or "sqlite" and the number. It is CLIENT_ERROR
-    where PostgreSQL gave no answer: the driver lost the connection or never had one.
+    where PostgreSQL gave no answer: the driver lost the connection or never had one. It is
+    CONTENDED where the library itself met a conflict.
     """
+    if isinstance(error, Contended):
+        return CONTENDED
     if isinstance(error, PoolExhausted):
         return CLIENT_ERROR
     cause = error.__cause__

@@ -16,7 +16,14 @@ from django.db import (
     connection,
 )
 
-from lambda_tasks.database_errors import Meaning, code_of, is_conflict, judge, meaning_of
+from lambda_tasks.database_errors import (
+    Contended,
+    Meaning,
+    code_of,
+    is_conflict,
+    judge,
+    meaning_of,
+)
 from tests.app import outages
 from tests.app.models import Effect
 
@@ -112,6 +119,7 @@ refusal = _by(IntegrityError, psycopg.errors.UniqueViolation())
     ("error", "meaning", "of_ours"),
     [
         (conflict, CONFLICT, CONFLICT),
+        (Contended("by others"), CONFLICT, CONFLICT),
         (outage, OUTAGE, OUTAGE),
         (refusal, REFUSAL, REFUSAL),
         (_by(OperationalError, psycopg.errors.QueryCanceled()), REFUSAL, OUTAGE),

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -13,13 +13,14 @@ from uuid import UUID
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, connections, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from lambda_tasks import conf, hooks, operations, registry, runtime
 from lambda_tasks.core.lifecycle import Claim, End, Refused, Release, Succeeded
 from lambda_tasks.core.limits import Places
 from lambda_tasks.core.message import Message
+from lambda_tasks.database_errors import code_of
 from lambda_tasks.execution.intake import Intake
 from lambda_tasks.execution.time_budget import TimeBudget
 from lambda_tasks.execution.turns import Durations, Turns
@@ -371,11 +372,24 @@ def test_many_workers_never_let_a_third_in_and_leave_nobody_waiting(table: None)
     assert set(TaskRecord.objects.values_list("status", "n_attempts")) == {("SUCCESS", 1)}
 
 
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="MariaDB ends a deadlock at once")
+def test_workers_of_many_keys_never_wait_for_each_other_in_a_circle(table: None) -> None:
+    for n in range(200):
+        limited.two_at_once.execute_on_commit(tenant=f"t{n % 8}", name=f"n{n}")
+    crew = Crew()
+
+    crew.work_off()
+
+    assert crew.n_deadlocks == 0
+    assert set(TaskRecord.objects.values_list("status", "n_attempts")) == {("SUCCESS", 1)}
+
+
 class Crew:
     """Workers, as threads that claim and end, and some of which die before they free a place."""
 
     def __init__(self) -> None:
         self.most = self._n_running = 0
+        self.n_deadlocks = 0
         self._guard = threading.Lock()
 
     def work_off(self) -> None:
@@ -385,7 +399,18 @@ class Crew:
         for each in threads:
             each.join()
 
+    def _count_deadlocks(self, execute: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return execute(*arguments)
+        except DatabaseError as error:
+            self.n_deadlocks += code_of(error) == "40P01"
+            raise
+
     def _work(self, chance: Random) -> None:
+        with connection.execute_wrapper(self._count_deadlocks):
+            self._work_off(chance)
+
+    def _work_off(self, chance: Random) -> None:
         try:
             while TaskRecord.objects.exclude(status="SUCCESS").exists():
                 claims = claim_due()

@@ -333,7 +333,7 @@ def _claim_in_places(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
     lacking = {id for id, each in granted_first.items() if each.needs_of is not None}
     held = {id: each.places for id, each in granted_first.items() if each.places is not None}
     if held:
-        lacking |= limits.confirm(held, terms.token, terms.lease)
+        lacking |= limits.confirm(held, terms.token, terms.lease, are_locked=terms.from_table)
     if lacking:
         _release(list(lacking), terms)
         if terms.from_table:

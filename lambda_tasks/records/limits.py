@@ -2,9 +2,10 @@
 
 Who finds all places of its key taken waits in its row, with a digest of the key. The end of a run
 hands its place to the first of these. Both lock the rows of the key's places first, so that nobody
-begins to wait while the last place is given back. A place that was handed over, or that a look has
-found, is kept for KEPT_FOR until a claim confirms it. So whatever gets lost on the way is found by
-the time of its place.
+begins to wait while the last place is given back. All lock them in one order, and a place that
+passes from one to the next keeps its row, so that two who lock the same ones can't deadlock. A
+place that was handed over, or that a look has found, is kept for KEPT_FOR until a claim confirms
+it. So whatever gets lost on the way is found by the time of its place.
 """
 
 import hashlib
@@ -46,6 +47,7 @@ from ..core.limits import (
     wait_words,
 )
 from ..core.message import Outgoing
+from ..database_errors import Contended
 from ..logging import run_attributes
 from ..ports import Admitted, ResolvedDelivery
 from . import notify
@@ -248,17 +250,22 @@ def hand_over(
             ]
             left_free = free[len(waiting) : len(waiting) + n_locked]
             kept += [_kept(key, number, NOBODY, keep_for=timedelta(0)) for number in left_free]
-        _delete(alias, over)
-        if kept:
-            _places(alias).bulk_create(kept, ignore_conflicts=True)
+        _replace(alias, over, kept)
         _wake(rows, sends)
     return rows
 
 
-def confirm(places: Mapping[UUID, Places], token: UUID, lease: timedelta) -> set[UUID]:
-    """Let claimed records hold the places that are kept for them; return who lacks one."""
+def confirm(
+    places: Mapping[UUID, Places], token: UUID, lease: timedelta, *, are_locked: bool
+) -> set[UUID]:
+    """Let claimed records hold the places that are kept for them; return who lacks one.
+
+    `are_locked` says that this transaction has admitted the records, too.
+    """
     mine = _places_of(places)
-    if mine.update(token=token, held_until=Now() + lease) == len(places):
+    held = {"token": token, "held_until": Now() + lease}
+    n_held = mine.update(**held) if are_locked else _update_in_order(mine, len(places), held)
+    if n_held == len(places):
         return set()
     return set(places) - set(mine.filter(token=token).values_list("record_id", flat=True))
 
@@ -266,8 +273,8 @@ def confirm(places: Mapping[UUID, Places], token: UUID, lease: timedelta) -> set
 def renew(claims: Sequence[Claim], lease: timedelta) -> None:
     """Renew the time of the places of claims, with their leases."""
     if held := {each.invocation_id: each.places for each in claims if each.places}:
-        tokens = {each.token for each in claims}
-        _places_of(held).filter(token__in=tokens).update(held_until=Now() + lease)
+        mine = _places_of(held).filter(token__in={each.token for each in claims})
+        _update_in_order(mine, len(held), {"held_until": Now() + lease})
 
 
 def _admit(alias: str, deliveries: Sequence[ResolvedDelivery]) -> Mapping[UUID, Admitted | Refused]:
@@ -353,7 +360,6 @@ def _give_places(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Adm
     held: list[Any] = []
     for _ in range(MAX_RACES):
         held = _lock_places(alias, limits)
-        _delete(alias, [each for each in held if not each.is_live])
         kept: list[LimitPlace] = []
         given = {}
         for key, wanting in by_key.items():
@@ -364,7 +370,7 @@ def _give_places(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Adm
             given |= {
                 each.id: Admitted(each.needs.places) for each in wanting if each.id in numbers
             }
-        if not kept or _keep(alias, kept):
+        if _replace(alias, [each for each in held if not each.is_live], kept):
             break
     for key, wanting in by_key.items():
         full = [each for each in wanting if each.id not in given]
@@ -420,13 +426,31 @@ def _take_over(
     return [(each, place.record_id) for each, place in taken]
 
 
-def _keep(alias: str, kept: Sequence[LimitPlace]) -> bool:
-    """Insert places; return False where others have taken some of them at the same time."""
-    _places(alias).bulk_create(kept, ignore_conflicts=True)
+def _replace(alias: str, over: Sequence[Any], kept: Sequence[LimitPlace]) -> bool:
+    """Remove places that are over, and keep others; return False where somebody took one of these.
+
+    Whoever waits for the lock of a place's row gets it as soon as the place is someone else's.
+    """
+    rows = {each.pk for each in over}
+    kept = sorted(kept, key=lambda each: each.pk)
+    passed_on = [each for each in kept if each.pk in rows]
+    new = [each for each in kept if each.pk not in rows]
+    _delete(alias, [each for each in over if each.pk not in {one.pk for one in passed_on}])
+    if passed_on:
+        has_target = connections[alias].features.supports_update_conflicts_with_target
+        _places(alias).bulk_create(
+            passed_on,
+            update_conflicts=True,
+            unique_fields=["key", "number"] if has_target else None,
+            update_fields=["record_id", "token", "held_until"],
+        )
+    if not new:
+        return True
+    _places(alias).bulk_create(new, ignore_conflicts=True)
     ours = Q()
-    for each in kept:
+    for each in new:
         ours |= Q(key=each.key, number=each.number, record_id=each.record_id)
-    return _places(alias).filter(ours).count() == len(kept)
+    return _places(alias).filter(ours).count() == len(new)
 
 
 def _let_wait(full: Sequence[_Candidate], key: str) -> None:
@@ -565,20 +589,32 @@ def _note_moments(
 def _lock_places(alias: str, keys: Iterable[str]) -> list[Any]:
     """Return the places of these keys that somebody has, or had until its time was over.
 
-    They are locked, in one order, so that two who lock the same ones can't deadlock.
+    They are locked, in one order, so that two who lock the same ones can't deadlock. Raises
+    Contended where others have just made new ones, and hold them.
     """
     places = _places(alias).filter(key__in=sorted(keys)).order_by("key", "number")
     now = places.annotate(is_live=Q(held_until__gte=Now()), is_over=_is_over())
-    if not connections[alias].features.has_select_for_update:
+    features = connections[alias].features
+    if not features.has_select_for_update:
         return list(now)
-    found: list[Any] = []
+    locked = set(places.select_for_update().values_list("key", "number"))
     for _ in range(MAX_RACES):
-        locked = set(places.select_for_update().values_list("key", "number"))
         found = list(now.all())
-        # One that was handed over while this waited for its lock is a new row.
-        if locked.issuperset((each.key, each.number) for each in found):
-            break
-    return found
+        if locked.issuperset(each.pk for each in found):
+            return found
+        # New ones may stand before those that are locked, so this must not wait for them.
+        unlocked = places.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
+        locked |= set(unlocked.values_list("key", "number"))
+    raise Contended("Others take places of the same keys.")
+
+
+def _update_in_order(places: QuerySet[LimitPlace], count: int, columns: Mapping[str, Any]) -> int:
+    """Update about so many places, and return how many; an update alone locks them in any order."""
+    if count == 1 or not connections[places.db].features.has_select_for_update:
+        return places.update(**columns)
+    with transaction.atomic(using=places.db, savepoint=False):
+        list(places.select_for_update().order_by("key", "number").values_list("number"))
+        return places.update(**columns)
 
 
 def _is_over() -> Q:
