@@ -37,7 +37,7 @@ N_WORKERS: Final = 4
 LANES: Final = 12
 
 TASK_S: Final = 1.0
-KILL_EVERY_S: Final = 6.0
+KILL_EVERY_S: Final = 5.5
 """Long enough for a new worker to begin, so that some always have room: an idle place is a fault
 of the limits only then."""
 

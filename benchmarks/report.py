@@ -24,11 +24,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def conditions(versions: Mapping[str, str | None]) -> str:
     """When, on what, and with which versions."""
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    known = {"Python": platform.python_version(), **versions}
+    named = ", ".join(f"{name} {version}" for name, version in known.items() if version)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {cpus} CPUs, "
-        f"Python {platform.python_version()}, {named}."
+        f"{named}."
     )
 
 
