@@ -229,8 +229,10 @@ def test_a_worker_asks_for_twice_as_much_until_some_of_it_has_to_stay_in_the_tab
 def test_a_worker_asks_for_few_as_soon_as_what_it_holds_has_to_wait() -> None:
     size = BatchSize(40)
     limits = [size.limit]
-    for n_claimed, has_to_wait in [(10, False), (20, False), (40, True), (10, True), (10, False)]:
+    for n_claimed, has_to_wait in [
+        (10, True), (10, False), (20, False), (40, True), (10, True), (10, False)
+    ]:  # fmt: skip
         size.note(size.limit, claimed_batch(n_claimed), has_to_wait=has_to_wait)
         limits.append(size.limit)
 
-    assert limits == [10, 20, 40, 10, 10, 15]
+    assert limits == [10, 10, 20, 40, 10, 10, 15]
