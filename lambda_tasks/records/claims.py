@@ -152,12 +152,7 @@ class RecordClaims:
             expiry.cancel_expired(_held_records(missing).filter(start_time=None))
         ours = self._worker_ids.splitlines()
         return {
-            claim.invocation_id: replace(
-                claim,
-                has_started=True,
-                started_at=started_at,
-                worker_ids=(*claim.worker_ids, *ours),
-            )
+            claim.invocation_id: claim.begun(started_at, ours)
             for claim in claims
             if (started_at := started.get(claim.invocation_id)) is not None
         }
