@@ -2,12 +2,15 @@
 
 import select
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread, current_thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, connections, transaction
 
+from lambda_tasks import interrupts
 from lambda_tasks.execution import connections as kept
 from lambda_tasks.interrupts import MAX_UNCHECKED_IDLE_S
 from tests.app import outages
@@ -162,3 +165,63 @@ def test_a_connection_that_another_thread_just_opens_is_left_alone(
             cursor.execute("SELECT 1")
     finally:
         own.close()
+
+
+def test_a_connection_whose_thread_just_ends_a_transaction_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A check there would begin another transaction, which nobody would commit."""
+    monkeypatch.setattr(kept._LastDoubt, "at", 0.0)
+    ends: list[tuple[bool, bool]] = []
+
+    def write() -> None:
+        own: Any = connections["default"]
+        try:
+            own.ensure_connection()
+            commit = own._commit
+
+            def commit_in_doubt() -> None:
+                commit()
+                doubt()
+
+            own._commit = commit_in_doubt
+            with transaction.atomic():
+                Effect.objects.create(name="written")
+            ends.append((own.autocommit, own.in_atomic_block))
+        finally:
+            own.close()
+
+    with ThreadPoolExecutor(1) as other:
+
+        def doubt() -> None:
+            monkeypatch.setattr(kept._LastDoubt, "at", 0.0)
+            other.submit(kept.refresh).result(60)
+
+        thread = Thread(target=write)
+        thread.start()
+        thread.join(60)
+        other.submit(connections.close_all).result(60)
+
+    assert ends == [(True, False)]
+    assert Effect.objects.count() == 1
+
+
+def test_a_connection_of_another_thread_is_checked_by_that_thread_before_its_next_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked_on: list[str] = []
+
+    def ask(connection: object) -> bool:
+        asked_on.append(current_thread().name)
+        return True
+
+    monkeypatch.setattr(interrupts, "answers", ask)
+    with ThreadPoolExecutor(1, thread_name_prefix="another") as another:
+        another.submit(Effect.objects.count).result(60)
+        monkeypatch.setattr(kept._LastDoubt, "at", 0.0)
+        kept.refresh()
+        for _ in range(2):
+            another.submit(Effect.objects.count).result(60)
+        another.submit(connections.close_all).result(60)
+
+    assert [each for each in asked_on if each.startswith("another")] == ["another_0"]

@@ -350,18 +350,22 @@ def _a_connection_is_opened_by_its_method_and_shows_its_statements() -> None:
     assert seen[-1:] == ["SELECT 1"]
 
 
-@needed("autocommit", "health_check_enabled", "health_check_done")
-def _a_connection_in_doubt_is_checked_before_its_next_use() -> None:
+@needed("autocommit", "close_if_health_check_failed")
+def _a_connection_is_checked_before_each_use() -> None:
     connection().ensure_connection()
     assert connection().autocommit is True
-    asked: list[str] = []
+    asked: list[bool] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection(), "is_usable", lambda: asked.append("now"))
-        connection().health_check_enabled, connection().health_check_done = True, False
-        for _ in range(2):
-            with connection().cursor():
-                assert connection().health_check_done is True
-    assert asked == ["now"]
+        patch.setattr(
+            connection(),
+            "close_if_health_check_failed",
+            lambda: asked.append(connection().autocommit),
+        )
+        with connection().cursor():
+            assert asked == [True]
+        with transaction.atomic():
+            assert asked == [True, True]
+    assert asked == [True, True, False]
 
 
 @needed("errors_occurred")

@@ -5,7 +5,7 @@ open a new connection for each task. Instead, a connection is checked after it w
 error, and when its server has sent something unasked.
 
 Threads that tasks start, by asyncio.to_thread() for example, may outlive their tasks. Their
-connections can be used there only, so Django is told to check them itself before their next use.
+connections can be used there only, so those threads check them, before the next use.
 """
 
 import os
@@ -36,6 +36,9 @@ _foreign: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, Any]" = weakref.WeakKe
 """The connections of threads that never call refresh(), each with the driver's connection that was
 ready last."""
 
+_doubted: "weakref.WeakKeyDictionary[BaseDatabaseWrapper, Any]" = weakref.WeakKeyDictionary()
+"""Those that their threads have to check, each with the driver's connection that is meant."""
+
 _foreign_lock = threading.Lock()
 
 
@@ -52,8 +55,7 @@ def refresh() -> None:
     for connection in interrupts.connections_of_this_thread():
         if connection not in _last_used:
             _last_used[connection] = now
-            with _foreign_lock:
-                _foreign.pop(connection, None)
+            _forget_foreign(connection)
         if connection.in_atomic_block:
             continue
         if connection.connection is None:
@@ -120,33 +122,50 @@ def _close_if_unusable(connection: BaseDatabaseWrapper) -> None:
         pools.renew(connection)
 
 
-def _add_foreign(connection: BaseDatabaseWrapper, **_: object) -> None:
+def _add_foreign(connection: Any, **_: object) -> None:
     if connection not in _last_used:
         with _foreign_lock:
             _foreign[connection] = connection.connection
+        known = weakref.ref(connection)  # a cycle would keep it open until it is collected
+        connection.close_if_health_check_failed = lambda: _close_if_doubted(known())
 
 
 connection_created.connect(_add_foreign)
 
 
-def _doubt_foreign(now: float) -> None:
-    """Let Django check the connections of other threads, each once and before its next use.
+def _forget_foreign(connection: BaseDatabaseWrapper) -> None:
+    """Note that the thread of a connection calls refresh()."""
+    with _foreign_lock:
+        _foreign.pop(connection, None)
+        _doubted.pop(connection, None)
+    vars(connection).pop("close_if_health_check_failed", None)
 
-    Outside of transactions only: a check would fail in one that has met an error. And not while its
-    thread connects: Django would check before it has left the driver's first transaction.
-    """
+
+def _doubt_foreign(now: float) -> None:
+    """Let other threads check their connections, each once and before its next use."""
     is_due = now - _LastDoubt.at > MAX_UNCHECKED_IDLE_S
     if is_due:
         _LastDoubt.at = now
     with _foreign_lock:
-        foreign = list(_foreign.items())
-    connection: Any  # the stubs lack some of these attributes
-    for connection, ready in foreign:
-        is_ready = connection.connection is ready
-        is_free = is_ready and connection.autocommit and not connection.in_atomic_block
-        if is_free and (is_due or connection.errors_occurred):
-            # What Django does at the start of a request where CONN_HEALTH_CHECKS is set.
-            connection.health_check_enabled, connection.health_check_done = True, False
+        for connection, ready in list(_foreign.items()):
+            if is_due or connection.errors_occurred:
+                _doubted[connection] = ready
+
+
+def _close_if_doubted(connection: Any) -> None:
+    """Do what Django does before it uses a connection, and check it if it is in doubt.
+
+    Its thread calls this, so that nothing happens to the connection meanwhile. It must be between
+    two transactions, and no new one of the driver's, which is not ready yet: a check begins a
+    transaction, and Django could not turn autocommit on in it.
+    """
+    type(connection).close_if_health_check_failed(connection)
+    if connection not in _doubted or connection.in_atomic_block or not connection.autocommit:
+        return
+    with _foreign_lock:
+        doubted = _doubted.pop(connection, None)
+    if doubted is not None and doubted is connection.connection:
+        _close_if_unusable(connection)
 
 
 def forget_in_children() -> None:
