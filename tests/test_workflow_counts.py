@@ -254,7 +254,8 @@ def test_a_step_whose_workflow_is_cancelled_while_it_is_retried_is_left_out(
     first, other = (graphs.measure.step(image_id=number) for number in range(2))
     with capture_tasks():
         run = workflow("order", first, other).execute_on_commit()
-    runtime.current().claims.finish(_end(*_claim([first.id]), BROKEN))
+    (claimed,) = _claim([first.id])
+    runtime.current().claims.finish(_end(claimed, BROKEN))
     keep = steering._keep_last_states
 
     def cancel_workflow() -> None:
