@@ -14,9 +14,10 @@ from .pools import PoolExhausted, renew
 
 
 class Contended(OperationalError):
-    """The library gives up its locks, as waiting for more of them could end in a deadlock.
+    """The library gives up its transaction, and tries again: others do what it can't go on beside.
 
-    PostgreSQL looks for deadlocks only after a second.
+    To wait for their locks could end in a deadlock, for example, and PostgreSQL looks for deadlocks
+    only after a second.
     """
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
+from django.db.models import QuerySet
 
-from lambda_tasks import handler
-from lambda_tasks.database_errors import Meaning, is_conflict, meaning_of
-from tests.app import waiting
+from lambda_tasks import handler, operations
+from lambda_tasks.database_errors import Meaning, code_of, is_conflict, meaning_of
+from lambda_tasks.models import TaskRecord
+from tests.app import tasks, waiting
 from tests.app.models import Effect, Seat
 from tests.conftest import PATIENCE_S, Handle, Task, body, record_of, wait_for
 
@@ -161,3 +163,57 @@ def test_a_task_that_finds_sqlite_busy_begins_again(
     record = record_of(message)
     assert (record.status, record.n_attempts) == ("SUCCESS", 1), record.traceback
     assert sorted(Effect.objects.values_list("name", flat=True)) == ["another's", "written"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="MariaDB ends a deadlock at once")
+def test_who_cancels_many_does_not_hold_one_while_it_waits_for_another() -> None:
+    records = [tasks.add.execute_on_commit(a=number).record() for number in range(2)]
+    ids = [record.id for record in records if record is not None]
+    first, last = (TaskRecord.objects.filter(id=id) for id in ids)
+    holds, goes_on = threading.Event(), threading.Event()
+
+    errors: list[str | None] = []
+
+    def note_errors(execute: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return execute(*arguments)
+        except OperationalError as error:
+            errors.append(code_of(error))
+            raise
+
+    def end_both_together() -> None:
+        try:
+            with connection.execute_wrapper(note_errors), transaction.atomic():
+                last.update(status="SUCCESS")
+                holds.set()
+                assert goes_on.wait(PATIENCE_S)
+                first.update(n_waits=1)
+        finally:
+            connections.close_all()
+
+    def cancel() -> None:
+        try:
+            with connection.execute_wrapper(note_errors):
+                operations.cancel(ids=ids)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as threads:
+        ending = threads.submit(end_both_together)
+        assert holds.wait(PATIENCE_S)
+        cancelling = threads.submit(cancel)
+        try:
+            wait_for(lambda: not is_free(first))
+        finally:
+            goes_on.set()
+        cancelling.result(PATIENCE_S)
+        ending.result(PATIENCE_S)
+
+    assert errors == []
+    assert [first.get().status, last.get().status] == ["CANCELLED", "SUCCESS"]
+
+
+def is_free(record: "QuerySet[TaskRecord]") -> bool:
+    """Return whether a record is queued, and locked by nobody."""
+    with transaction.atomic():
+        return record.filter(status="QUEUED").select_for_update(skip_locked=True).exists()

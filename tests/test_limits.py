@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -384,6 +385,61 @@ def test_workers_of_many_keys_never_wait_for_each_other_in_a_circle(table: None)
     assert set(TaskRecord.objects.values_list("status", "n_attempts")) == {("SUCCESS", 1)}
 
 
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="MariaDB ends a deadlock at once")
+def test_one_that_has_made_new_places_waits_for_nobody_who_holds_others(
+    table: None, monkeypatch: Any
+) -> None:
+    for tenant in "xxxyy":
+        limited.two_at_once.execute_on_commit(tenant=tenant)
+    x, y = ([each for each in due() if tenant_of(each) == tenant] for tenant in "xy")
+    crew = Crew()
+    has_looked, may_write, looks_again = (threading.Event() for _ in range(3))
+    n_looks: Counter[str] = Counter()
+    look, write = limits._lock_places, limits._replace
+
+    def noting_look(*arguments: Any, **options: Any) -> list[Any]:
+        here = threading.current_thread().name
+        n_looks[here] += 1
+        if (here, n_looks[here]) == ("first", 2):
+            looks_again.set()
+        return look(*arguments, **options)
+
+    def noting_write(*arguments: Any) -> bool:
+        here = threading.current_thread().name
+        if (here, n_looks[here]) == ("first", 1):
+            has_looked.set()
+            assert may_write.wait(60)
+        if here == "second":
+            may_write.set()
+            assert looks_again.wait(60)
+        return write(*arguments)
+
+    def admit(deliveries: Sequence[ResolvedDelivery]) -> None:
+        try:
+            with connection.execute_wrapper(crew.count_deadlocks):
+                runtime.current().limits.admit(deliveries)
+        finally:
+            connections.close_all()
+
+    monkeypatch.setattr(limits, "_lock_places", noting_look)
+    monkeypatch.setattr(limits, "_replace", noting_write)
+    first = threading.Thread(target=admit, args=[[x[0], y[0]]], name="first")
+    second = threading.Thread(target=admit, args=[[x[1], y[1]]], name="second")
+    first.start()
+    assert has_looked.wait(60)
+    runtime.current().limits.admit(x[2:])
+    second.start()
+    first.join()
+    second.join()
+
+    assert crew.n_deadlocks == 0
+    assert LimitPlace.objects.count() == 4
+
+
+def tenant_of(delivery: ResolvedDelivery) -> str:
+    return str(TaskRecord.objects.get(id=delivery.message.invocation_id).kwargs["tenant"])
+
+
 class Crew:
     """Workers, as threads that claim and end, and some of which die before they free a place."""
 
@@ -399,7 +455,7 @@ class Crew:
         for each in threads:
             each.join()
 
-    def _count_deadlocks(self, execute: Callable[..., Any], *arguments: Any) -> Any:
+    def count_deadlocks(self, execute: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return execute(*arguments)
         except DatabaseError as error:
@@ -407,7 +463,7 @@ class Crew:
             raise
 
     def _work(self, chance: Random) -> None:
-        with connection.execute_wrapper(self._count_deadlocks):
+        with connection.execute_wrapper(self.count_deadlocks):
             self._work_off(chance)
 
     def _work_off(self, chance: Random) -> None:

@@ -110,6 +110,8 @@ class FullQueue(PlayedQueue):
         self.most_at_once = 0
         self._n_open = 0
         self._failing = failing
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def call(self, operation: str, **parameters: Any) -> Any:
         if operation != "receive_message":
@@ -119,6 +121,7 @@ class FullQueue(PlayedQueue):
         self._n_open += 1
         self.most_at_once = max(self.most_at_once, self._n_open)
         await asyncio.sleep(0.01)
+        await self.answers.wait()
         self._n_open -= 1
         if number in self._failing:
             raise ConnectionError(f"request {number}")
@@ -167,3 +170,39 @@ def test_a_request_that_fails_keeps_no_message_of_the_others(caplog: Any) -> Non
 def test_where_all_requests_fail_the_worker_hears_of_it() -> None:
     with pytest.raises(ConnectionError, match="request 2"):
         receive_all(FullQueue(40, failing={2, 3}), 10, 20)
+
+
+def test_what_several_requests_bring_to_a_worker_that_stops_goes_back_at_once() -> None:
+    queue = FullQueue(45, failing={3})
+
+    async def scene(source: sources.SqsSource) -> None:
+        queue.answers.clear()
+        receiving = asyncio.ensure_future(source.receive(40))
+        await heard(queue, lambda: len(queue.waits_s) == 5)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        queue.answers.set()
+
+    play(queue, scene)
+
+    assert sorted(id for each in queue.shown() for id in each) == sorted(
+        f"message-{number}" for number in range(10, 40)
+    )
+    assert {seconds for each in queue.shown() for seconds in each.values()} == {0}
+
+
+def test_a_request_that_does_not_wait_is_given_up_as_soon_as_any_other() -> None:
+    long, short = FullQueue(10), FullQueue(10)
+
+    async def run() -> None:
+        polls: Any = long
+        client: Any = short
+        source = sources.SqsSource(URL, client, polls=polls)
+        for limit in (10, 20):
+            with await source.receive(limit):
+                pass
+        await source.aclose()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+    assert (long.waits_s, short.waits_s) == ([sources.LONG_POLL_S], [0, 0])

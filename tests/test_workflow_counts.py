@@ -21,6 +21,7 @@ from lambda_tasks.enqueue import on_commit
 from lambda_tasks.errors import LeaseLost
 from lambda_tasks.models import TaskRecord, Workflow, WorkflowJoin
 from lambda_tasks.ports import ClaimedDelivery, Delivery, Granted, ResolvedDelivery
+from lambda_tasks.records import steering
 from lambda_tasks.records import workflows as workflow_records
 from lambda_tasks.testing import capture_tasks, simulate
 from lambda_tasks.workflows import WorkflowRun, group, workflow
@@ -244,6 +245,37 @@ def test_a_step_that_is_cancelled_while_it_waits_counts_with_its_gate(
         claims.finish(_end(*_claim([first.id])))
     claims.finish(_end(*_claim([follower.id])))
     assert run.status() == "SUCCESS"
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="it has one writer at a time")
+def test_a_step_whose_workflow_is_cancelled_while_it_is_retried_is_left_out(
+    transactional_db: None, monkeypatch: Any
+) -> None:
+    first, other = (graphs.measure.step(image_id=number) for number in range(2))
+    with capture_tasks():
+        run = workflow("order", first, other).execute_on_commit()
+    (claimed,) = _claim([first.id])
+    runtime.current().claims.finish(_end(claimed, BROKEN))
+    keep = steering._keep_last_states
+
+    def cancel_workflow() -> None:
+        try:
+            run.cancel()
+        finally:
+            connections.close_all()
+
+    def keep_late(ids: Sequence[uuid.UUID]) -> None:
+        cancelling = threading.Thread(target=cancel_workflow)
+        cancelling.start()
+        cancelling.join(PATIENCE_S)
+        keep(ids)
+
+    monkeypatch.setattr(steering, "_keep_last_states", keep_late)
+
+    changes = operations.retry(ids=[first.id])
+
+    assert changes.done == []
+    assert "its workflow is CANCELLED" in changes.skipped[first.id]
 
 
 @pytest.mark.parametrize("fault", ["crash", "duplicate"])

@@ -231,7 +231,7 @@ def cancel(
     changes = Changes(skipped=_unsuitable(filters, ids, UNFINISHED, only))
     for done, chunk in _chunks(ids):
         if not dry_run:
-            rows.cancel(chunk)
+            rows.cancel_many(chunk)
         after = dict.fromkeys(chunk, "") if dry_run else rows.statuses_of(chunk)
         for id in chunk:
             if dry_run or after.get(id) == Status.CANCELLED:

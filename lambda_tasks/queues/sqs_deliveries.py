@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -86,15 +86,18 @@ class SqsSource:
     async def _poll_many(self, limit: int) -> list[Mapping[str, Any]]:
         """Receive by several requests at once, none of which waits for messages.
 
-        One that fails does not keep what others have received from being run.
+        One that fails does not keep what others have received from being run. If this is cancelled,
+        as the worker stops, what they bring goes back at once.
         """
         n_full, rest = divmod(limit, MAX_BATCH_ENTRIES)
         sizes = [*[MAX_BATCH_ENTRIES] * n_full, *([rest] if rest else [])]
-        answers = await asyncio.gather(
-            *(self._poll(size, wait_s=0) for size in sizes), return_exceptions=True
-        )
-        failures = [each for each in answers if isinstance(each, BaseException)]
-        messages = [one for each in answers if not isinstance(each, BaseException) for one in each]
+        polls = [asyncio.ensure_future(self._poll(size, wait_s=0)) for size in sizes]
+        try:
+            await asyncio.wait(polls)
+        except asyncio.CancelledError:
+            self._start_request(self._return_all(polls))
+            raise
+        messages, failures = _answers_of(polls)
         if failures and not messages:
             raise failures[0]
         for error in failures:
@@ -104,7 +107,9 @@ class SqsSource:
         return messages
 
     async def _poll(self, limit: int, *, wait_s: int) -> list[Mapping[str, Any]]:
-        answer = await self._polls.call(
+        # One that does not wait is answered soon, or given up soon: others may depend on it.
+        client = self._polls if wait_s else self._client
+        answer = await client.call(
             "receive_message",
             QueueUrl=self._queue_url,
             MaxNumberOfMessages=limit,
@@ -117,6 +122,13 @@ class SqsSource:
             ],
         )
         return answer.get("Messages") or []
+
+    async def _return_all(self, polls: "Sequence[asyncio.Task[list[Mapping[str, Any]]]]") -> None:
+        """Make what requests bring visible again: their visibility timeout would hide it longer."""
+        await asyncio.wait(polls)
+        messages, _ = _answers_of(polls)
+        receipts = {each["MessageId"]: each["ReceiptHandle"] for each in messages}
+        await self._change_visibility(receipts, seconds=0)
 
     def settle(self, id: str, settlement: Settlement) -> None:
         """See Source."""
@@ -200,6 +212,15 @@ class SqsSource:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             await self._change_visibility(dict(self._receipts), seconds=VISIBILITY_TIMEOUT_S)
+
+
+def _answers_of(
+    polls: "Sequence[asyncio.Task[list[Mapping[str, Any]]]]",
+) -> tuple[list[Mapping[str, Any]], list[BaseException]]:
+    """Return the messages that requests have brought, and why others have failed."""
+    failures = [error for each in polls if (error := each.exception()) is not None]
+    messages = [one for each in polls if each.exception() is None for one in each.result()]
+    return messages, failures
 
 
 def _entries(receipts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:

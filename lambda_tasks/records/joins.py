@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from django.db import OperationalError, connections, transaction
+from django.db import connections, transaction
 from django.db.models import Exists, F, Q, QuerySet
 from django.db.models.functions import Coalesce, Greatest
 
@@ -36,6 +36,7 @@ from ..core.graphs import (
 )
 from ..core.graphs import lock_order as order_of
 from ..core.lifecycle import UNFINISHED, Cancelled, Raised, Status
+from ..database_errors import Contended
 from ..ports import Released
 from .clock import Now
 from .encryption import secrets_retention
@@ -125,7 +126,7 @@ def take_back_ends(
 
     Call it in the transaction that makes the steps QUEUED. Returns the workflow and number of those
     among `unbegun` whose gate is not satisfied: they wait as before, and were not counted. Raises
-    OperationalError, as a conflict does, where a workflow has ended for good meanwhile.
+    Contended where a workflow has ended for good meanwhile: a new try leaves its steps out.
     """
     gates = _unsatisfied_gates(alias, unbegun)
     waiting: list[tuple[UUID, int]] = []
@@ -147,7 +148,7 @@ def take_back_ends(
 def _resume(alias: str, workflow_id: UUID, *, is_changed: bool) -> None:
     """Let a workflow run again if an end was taken back.
 
-    Raises OperationalError where it has ended for good: what waits in it would wait for ever.
+    Raises Contended where it has ended for good: what waits in it would wait for ever.
     """
     workflow = _workflow(alias, workflow_id).filter(
         status__in=(WorkflowStatus.RUNNING, WorkflowStatus.FAILED)
@@ -158,7 +159,7 @@ def _resume(alias: str, workflow_id: UUID, *, is_changed: bool) -> None:
         waiting = _steps(alias, workflow_id).filter(status=Status.WAITING)
         waiting.filter(look_at__isnull=False).update(look_at=None)
     if not goes_on:
-        raise OperationalError(f"the workflow {workflow_id} has ended meanwhile; try again")
+        raise Contended(f"the workflow {workflow_id} has ended meanwhile; try again")
 
 
 def _unsatisfied_gates(

@@ -358,8 +358,8 @@ def _give_places(alias: str, candidates: Sequence[_Candidate]) -> dict[UUID, Adm
     if not by_key:
         return given
     held: list[Any] = []
-    for _ in range(MAX_RACES):
-        held = _lock_places(alias, limits)
+    for n_races in range(MAX_RACES):
+        held = _lock_places(alias, limits, may_wait=not n_races)
         kept: list[LimitPlace] = []
         given = {}
         for key, wanting in by_key.items():
@@ -586,25 +586,27 @@ def _note_moments(
             _places_of({each.id: each.needs.places}).update(held_until=kept_until)
 
 
-def _lock_places(alias: str, keys: Iterable[str]) -> list[Any]:
+def _lock_places(alias: str, keys: Iterable[str], *, may_wait: bool = True) -> list[Any]:
     """Return the places of these keys that somebody has, or had until its time was over.
 
-    They are locked, in one order, so that two who lock the same ones can't deadlock. Raises
-    Contended where others have just made new ones, and hold them.
+    They are locked, in one order, so that two who lock the same ones can't deadlock. Who has made
+    new ones already may not wait for the others. Raises Contended where others hold some of them,
+    which they have just made.
     """
     places = _places(alias).filter(key__in=sorted(keys)).order_by("key", "number")
     now = places.annotate(is_live=Q(held_until__gte=Now()), is_over=_is_over())
     features = connections[alias].features
     if not features.has_select_for_update:
         return list(now)
-    locked = set(places.select_for_update().values_list("key", "number"))
+    free = places.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
+    first = places.select_for_update() if may_wait else free
+    locked = set(first.values_list("key", "number"))
     for _ in range(MAX_RACES):
         found = list(now.all())
         if locked.issuperset(each.pk for each in found):
             return found
         # New ones may stand before those that are locked, so this must not wait for them.
-        unlocked = places.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
-        locked |= set(unlocked.values_list("key", "number"))
+        locked |= set(free.values_list("key", "number"))
     raise Contended("Others take places of the same keys.")
 
 

@@ -22,6 +22,7 @@ from .database import all_records, record_alias
 from .filters import Filters, filtered
 from .finishes import reopened_columns
 from .joins import take_back_ends
+from .looks import lock_unlocked
 from .mapping import MESSAGE_COLUMNS, outgoing_of, place_of, read_messages
 from .retrying import with_retries
 from .tables import RunProgress, RunState, TaskRecord, Workflow
@@ -256,8 +257,35 @@ def knows(**names: str) -> bool:
 
 @with_retries
 def cancel(ids: Collection[UUID]) -> int:
-    """Cancel the unfinished records among these; return how many."""
+    """Cancel the unfinished records among these, all of them or none; return how many."""
     return all_records().filter(id__in=ids).cancel()
+
+
+def cancel_many(ids: Collection[UUID]) -> None:
+    """Cancel the unfinished records among these, whatever others do to them.
+
+    Those that nobody has locked are cancelled together, and then each other one alone: whoever ends
+    several runs, or releases steps, may hold one and wait for another.
+    """
+    # The waiting ones first: one that is released meanwhile is then found among the others.
+    for statuses in ((Status.WAITING,), ACTIVE):
+        _cancel_unlocked(ids, statuses)
+    for id in _find_unfinished(ids):
+        cancel([id])
+
+
+@with_retries
+def _cancel_unlocked(ids: Collection[UUID], statuses: Collection[Status]) -> None:
+    with transaction.atomic(using=record_alias()):
+        records = all_records().filter(id__in=ids, status__in=statuses).order_by()
+        if locked := list(lock_unlocked(records).values_list("id", flat=True)):
+            cancel(locked)
+
+
+@with_retries
+def _find_unfinished(ids: Collection[UUID]) -> list[UUID]:
+    unfinished = all_records().filter(id__in=ids, status__in=UNFINISHED).order_by()
+    return list(unfinished.values_list("id", flat=True))
 
 
 class Chunk(NamedTuple):
