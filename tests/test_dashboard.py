@@ -33,6 +33,7 @@ from lambda_tasks.models import (
 )
 from lambda_tasks.operations import dead_letter_counts
 from lambda_tasks.records import reports
+from lambda_tasks.records.figures import read_tick
 from tests.admin_pages import (
     LIST,
     OVERVIEW,
@@ -689,6 +690,24 @@ def test_the_lists_of_queues_show_which_are_paused(admin: Client, has_ticked: bo
 
     for url in (OVERVIEW, QUEUES):
         assert text_of(admin, url).count('<span class="lt-badge lt-cancelled">paused</span>') == 2
+
+
+@pytest.mark.parametrize("has_ticked", [False, True])
+def test_many_paused_queues_are_all_known_however_long_their_names_are(has_ticked: bool) -> None:
+    if has_ticked:
+        note_a_tick()
+    names = {f"{number:02}-{'x' * 200}" for number in range(40)}
+    QueueState.objects.bulk_create(QueueState(name=each, is_paused=True) for each in names)
+    QueueState.objects.create(name="resumed")
+    if connection.vendor == "mysql":
+        with connection.cursor() as cursor:  # MySQL's own default, by which it cuts off texts
+            cursor.execute("SET SESSION group_concat_max_len = 1024")
+
+    with CaptureQueriesContext(connection) as statements:
+        tick = read_tick(with_report=True)
+
+    assert tick.paused == names
+    assert len(statements) == (1 if has_ticked else 4)
 
 
 def test_the_overview_asks_the_database_as_little_as_it_promises(admin: Client) -> None:
