@@ -620,6 +620,37 @@ def test_what_the_doctor_has_found_is_on_the_overview_with_its_fix(
     assert "may have changed" in text_of(admin, OVERVIEW)
 
 
+@pytest.mark.parametrize("has_ticked", [False, True])
+def test_a_report_stays_when_aws_answers_nothing_and_the_page_says_why(
+    admin: Client, has_ticked: bool
+) -> None:
+    if has_ticked:
+        note_a_tick()
+    unread = _finding("aws.silent", where="here")
+    _keep(unread, failure="no credentials")
+    _keep(unread, _finding("queue.tls"), failure="no <credentials>")
+    page = text_of(admin, OVERVIEW)
+    assert "queue.tls is wrong" in page, "no report before it had answers"
+    assert "tried again" not in page
+
+    _keep(_finding("queue.delay"))
+    _keep(unread, failure="no <network>")
+    _keep(unread, failure="no <credentials>")
+
+    for url in (OVERVIEW, f"{QUEUES}table/change/"):
+        page = text_of(admin, url)
+        assert "queue.delay is wrong" in page
+        assert "aws.silent" not in page
+        assert "The doctor tried again " in page
+        assert "no &lt;credentials&gt;" in page
+
+    _keep(_finding("queue.tls"))
+
+    page = text_of(admin, OVERVIEW)
+    assert "queue.tls is wrong" in page
+    assert "tried again" not in page
+
+
 def test_a_page_says_that_nobody_has_asked_the_doctor(admin: Client) -> None:
     for url in (OVERVIEW, f"{QUEUES}table/change/"):
         page = text_of(admin, url)

@@ -59,10 +59,10 @@ class Tick(NamedTuple):
     paused: frozenset[str] = frozenset()
     """The names of the queues that are paused."""
     report: DoctorReport | None = None
-    """What the doctor has found last, if it was asked for: `at`, `findings` and `ignored`."""
+    """What the doctor has found last, if it was asked for: the columns in REPORTED."""
 
 
-REPORTED: Final = ("at", "findings", "ignored")
+REPORTED: Final = ("at", "findings", "ignored", "failed_at", "failure")
 """The columns of the doctor's report that come with a tick."""
 
 OF_TICK: Final = (
