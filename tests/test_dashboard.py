@@ -555,6 +555,49 @@ def test_a_queue_is_paused_and_resumed_with_a_reason(admin: Client) -> None:
     assert not any(each.is_paused for each in operations.queue_states().values())
 
 
+def test_several_queues_are_chosen_on_their_list_and_each_has_its_entry(
+    admin: Client, settings: Any
+) -> None:
+    operations.pause_queue("fifo", by="ben", reason="before")
+    page = Page(text_of(admin, QUEUES))
+    boxes = [each for _, each in page.elements if each.get("form") == "lt-choice"]
+    assert {each["value"] for each in boxes} == settings.LAMBDA_TASKS_QUEUES.keys()
+    assert {each["name"] for each in boxes} == {"_selected_action"}
+    actions = [each["value"] for _, each in page.elements if each.get("name") == "action"]
+    assert actions == ["pause", "resume"]
+    assert list(page.violations()) == []
+    form = {"action": "pause", "_selected_action": ["table", "default", "fifo"]}
+
+    asked = admin.post(QUEUES, form).content.decode()
+    assert "2 queues will be paused." in asked
+    assert "fifo: it is so already" in asked
+    assert not LogEntry.objects.exists()
+    answer(admin, QUEUES, form, reason="the shop moves")
+
+    states = operations.queue_states()
+    assert {name: (each.is_paused, each.changed_by) for name, each in states.items()} == {
+        "table": (True, "anna"), "default": (True, "anna"), "fifo": (True, "ben")
+    }  # fmt: skip
+    entries = LogEntry.objects.order_by("object_id").values_list("object_id", "change_message")
+    assert list(entries) == [(name, "Paused. the shop moves") for name in ("default", "table")]
+
+
+def test_boxes_are_for_those_who_may_pause_and_something_must_be_chosen(admin: Client) -> None:
+    viewer = user_with("view_queuestate")
+    page = text_of(viewer, QUEUES)
+    assert "lt-choice" not in page
+    assert 'name="action"' not in page
+    form = {"action": "pause", "_selected_action": ["table", "default"]}
+    assert viewer.post(QUEUES, form | {"confirmed": "yes"}).status_code == 403
+
+    told = admin.post(QUEUES, {"action": "pause"}, follow=True).content.decode()
+
+    assert "Choose at least one queue first." in told
+    assert "lt-choice" not in text_of(admin, OVERVIEW)
+    assert "lt-choice" not in text_of(admin, f"{QUEUES}table/change/")
+    assert operations.queue_states() == {}
+
+
 def test_a_queue_shows_what_the_settings_say_of_it(admin: Client, settings: Any) -> None:
     url = "http://127.0.0.1:9/000000000000/jobs"
     queues = {"default": {"queue_url": url, "rate": "10/m"}, "table": {"database": True}}
