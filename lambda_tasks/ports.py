@@ -563,6 +563,19 @@ class ClaimedDelivery(ResolvedDelivery):
     carries_call: bool = False
     """Whether its body has the call itself, and not only the id of its record."""
 
+    def with_claim(self, claim: Claim) -> "ClaimedDelivery":
+        """Return the delivery with another claim. See Claim.begun()."""
+        return ClaimedDelivery(
+            delivery=self.delivery,
+            message=self.message,
+            task=self.task,
+            look=self.look,
+            needs_of=self.needs_of,
+            places=self.places,
+            claim=claim,
+            carries_call=self.carries_call,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:

@@ -1,6 +1,7 @@
 """Who begins at once, and whether the time will do: by places and by what earlier runs took."""
 
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lambda_tasks.core.lifecycle import TABLE_TERMS, Claim
+from lambda_tasks.core.limits import Needs, Places
 from lambda_tasks.core.message import Message
 from lambda_tasks.entrypoints.worker import BatchSize
 from lambda_tasks.execution.batch import ClaimedBatch
 from lambda_tasks.execution.time_budget import TimeBudget
 from lambda_tasks.execution.turns import Durations, Turns
-from lambda_tasks.ports import RETURNED, Delivery, ResolvedDelivery
+from lambda_tasks.ports import RETURNED, ClaimedDelivery, Delivery, ResolvedDelivery
 from tests.app import tasks, turns
 
 SYNC, ASYNC, ONCE = tasks.add, tasks.aadd, turns.take_once
@@ -229,8 +232,27 @@ def test_a_worker_asks_for_twice_as_much_until_some_of_it_has_to_stay_in_the_tab
 def test_a_worker_asks_for_few_as_soon_as_what_it_holds_has_to_wait() -> None:
     size = BatchSize(40)
     limits = [size.limit]
-    for n_claimed, has_to_wait in [(10, False), (20, False), (40, True), (10, True), (10, False)]:
+    for n_claimed, has_to_wait in [
+        (10, True), (10, False), (20, False), (40, True), (10, True), (10, False)
+    ]:  # fmt: skip
         size.note(size.limit, claimed_batch(n_claimed), has_to_wait=has_to_wait)
         limits.append(size.limit)
 
-    assert limits == [10, 20, 40, 10, 10, 15]
+    assert limits == [10, 10, 20, 40, 10, 10, 15]
+
+
+def test_a_delivery_with_another_claim_keeps_all_else() -> None:
+    waiting = resolved(ASYNC)
+    first, second = (Claim(waiting.message.invocation_id, uuid4(), number) for number in (1, 2))
+    claimed = ClaimedDelivery(
+        delivery=waiting.delivery,
+        message=waiting.message,
+        task=waiting.task,
+        look=TABLE_TERMS,
+        needs_of=lambda message: Needs(),
+        places=Places("key", 3),
+        claim=first,
+        carries_call=True,
+    )
+
+    assert claimed.with_claim(second) == replace(claimed, claim=second)

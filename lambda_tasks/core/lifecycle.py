@@ -10,6 +10,7 @@ in another run is finished, too.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
@@ -169,6 +170,23 @@ class Claim:
         Such an attempt started, did not end, and was not interrupted by shutdown.
         """
         return self.attempt > 1 and not self.cut_off_s
+
+    def begun(self, started_at: datetime, worker_ids: Iterable[str]) -> "Claim":
+        """Return the claim with a start that the record counts now, by these workers."""
+        # Most runs of a large batch need it, and replace() takes three times as long.
+        return Claim(
+            invocation_id=self.invocation_id,
+            token=self.token,
+            attempt=self.attempt,
+            state=self.state,
+            enqueued_at=self.enqueued_at,
+            started_at=started_at,
+            worker_ids=(*self.worker_ids, *worker_ids),
+            has_started=True,
+            n_waits=self.n_waits,
+            cut_off_s=self.cut_off_s,
+            places=self.places,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

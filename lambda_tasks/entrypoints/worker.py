@@ -413,8 +413,9 @@ class BatchSize:
             self.limit = min(math.ceil(self._growth * asked), self._most)
 
     def _shrink(self, limit: int) -> None:
+        if limit < self.limit:
+            self._growth = SLOW_GROWTH
         self.limit = min(limit, self._most)
-        self._growth = SLOW_GROWTH
 
 
 def _relays(

@@ -388,6 +388,7 @@ class Intake:
         refused: Settlements,
     ) -> list[ClaimedDelivery]:
         granted: dict[UUID, ClaimedDelivery] = {}
+        settings = self._settings()
         for each in resolved:
             id = each.message.invocation_id
             verdict = verdicts[id]
@@ -395,21 +396,22 @@ class Intake:
                 verdict = Refused(Refusal.FOREIGN)
             if isinstance(verdict, Granted) and id in granted:
                 # The same invocation twice in one batch: the second delivery comes back later.
-                verdict = Refused(Refusal.HELD, limits_s(each.task, self._settings())[1])
+                verdict = Refused(Refusal.HELD, limits_s(each.task, settings)[1])
             if isinstance(verdict, Granted):
                 queue = verdict.message.queue or each.queue
                 granted[id] = ClaimedDelivery(
                     delivery=each.delivery,
                     message=verdict.message,
                     task=each.task,
-                    look=self._settings().look_terms(queue),
+                    look=settings.look_terms(queue),
                     claim=verdict.claim,
                     carries_call=each.message.has_arguments,
                 )
             else:
                 refused[each.delivery.id] = settle_refused(each, verdict)
-        for id, each in {each.message.invocation_id: each for each in resolved}.items():
-            _notify_lost(each, verdicts[id])
+        if any(isinstance(each, FoundLost) for each in verdicts.values()):
+            for id, each in {each.message.invocation_id: each for each in resolved}.items():
+                _notify_lost(each, verdicts[id])
         return list(granted.values())
 
 

@@ -7,7 +7,6 @@ thousand sync tasks in one event took more than twice as long.
 import asyncio
 import contextvars
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -54,7 +53,7 @@ class Starts:
                 f"{claimed.message.invocation_id} was cancelled or taken over by another worker "
                 "before its turn came."
             )
-        return replace(claimed, claim=claim_now)
+        return claimed.with_claim(claim_now)
 
     def _begin_many(self, starts: Sequence[tuple[Claim, timedelta]]) -> Mapping[UUID, Claim]:
         return self._claims.begin([claim for claim, _ in starts], max(lease for _, lease in starts))
@@ -87,4 +86,4 @@ def with_current_claim(claimed: ClaimedDelivery, batch: ClaimedBatch) -> Claimed
     if starting is None or starting.cancel() or starting.cancelled() or starting.exception():
         return claimed
     claim_now = starting.result()
-    return claimed if claim_now is None else replace(claimed, claim=claim_now)
+    return claimed if claim_now is None else claimed.with_claim(claim_now)

@@ -154,7 +154,7 @@ class SqsSource:
         delivery = delivery_of(
             message["MessageId"], message["Body"], message.get("Attributes"), source=self._arn
         )
-        return replace(delivery, id=id)
+        return delivery if id == delivery.id else replace(delivery, id=id)
 
     def _start_request(self, request: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.ensure_future(request)

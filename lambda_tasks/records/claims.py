@@ -137,9 +137,9 @@ class RecordClaims:
             from_table=not any(each.look.is_sent for each in deliveries),
         )
         # Sorted by id: if all workers lock in one order, two with the same messages can't deadlock.
-        wanted: defaultdict[UUID, list[ResolvedDelivery]] = defaultdict(list)
+        wanted: dict[UUID, list[ResolvedDelivery]] = {}
         for each in sorted(deliveries, key=attrgetter("message.invocation_id.int")):
-            wanted[each.message.invocation_id].append(each)
+            wanted.setdefault(each.message.invocation_id, []).append(each)
         return _read_inputs(_claim_in_places(wanted, terms), terms)
 
     @with_retries
@@ -147,17 +147,14 @@ class RecordClaims:
         """See ports.Claims."""
         started = statements().begin(claims, lease=lease, worker_ids=self._worker_ids)
         limits.renew(claims, lease)
-        if missing := [each for each in claims if each.invocation_id not in started]:
+        if len(started) < len(claims):
+            missing = [each for each in claims if each.invocation_id not in started]
             expiry.cancel_expired(_held_records(missing).filter(start_time=None))
+        ours = self._worker_ids.splitlines()
         return {
-            claim.invocation_id: replace(
-                claim,
-                has_started=True,
-                started_at=started[claim.invocation_id],
-                worker_ids=(*claim.worker_ids, *self._worker_ids.splitlines()),
-            )
+            claim.invocation_id: claim.begun(started_at, ours)
             for claim in claims
-            if claim.invocation_id in started
+            if (started_at := started.get(claim.invocation_id)) is not None
         }
 
     @with_retries
@@ -327,8 +324,11 @@ def _claim_in_places(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
     Who was not admitted, or has lost its place since then, is released, to be admitted again.
     """
     verdicts = _claim(wanted, terms)
+    with_limits = [first for first, *_ in wanted.values() if first.places or first.needs_of]
     granted_first = {
-        id: wanted[id][0] for id, verdict in verdicts.items() if isinstance(verdict, Granted)
+        first.message.invocation_id: first
+        for first in with_limits
+        if isinstance(verdicts[first.message.invocation_id], Granted)
     }
     lacking = {id for id, each in granted_first.items() if each.needs_of is not None}
     held = {id: each.places for id, each in granted_first.items() if each.places is not None}
@@ -355,7 +355,8 @@ def _claim(wanted: Wanted, terms: ClaimTerms) -> Verdicts:
     firsts = [deliveries[0] for deliveries in wanted.values()]
     if direct := [first for first in firsts if not first.message.durable]:
         verdicts |= _claim_direct(direct, terms)
-    if rest := [id for id in wanted if id not in verdicts]:
+    rest = [id for id in wanted if id not in verdicts] if len(verdicts) < len(wanted) else []
+    if rest:
         verdicts |= _claim_stored(wanted, rest, terms)
     # A short retry spares most locked records a wait of LOCKED.retry_after_s in their queue.
     for pause_s in LOCKED_PAUSES_S:
@@ -378,18 +379,20 @@ def _claim_direct(direct: Sequence[ResolvedDelivery], terms: ClaimTerms) -> Verd
     ]
     messages = {each.message.invocation_id: each.message for each in direct}
     verdicts: Verdicts = {}
-    has_times = {row["id"] for row in rows if row["run_after"] or row["expires_at"]}
-    if later := [row for row in rows if row["id"] in has_times]:
+    if later := [row for row in rows if _has_times(row)]:
         verdicts |= _insert(later, lambda some: statements().insert_queued(some, is_sent=True))
-    for begin in (True, False):
-        at_once = [
-            row
-            for row in rows
-            if row["id"] not in has_times and (row["id"] not in terms.waiting) is begin
-        ]
+        rows = [row for row in rows if not _has_times(row)]
+    waiting = [row for row in rows if row["id"] in terms.waiting] if terms.waiting else []
+    starting = [row for row in rows if row["id"] not in terms.waiting] if waiting else rows
+    for begin, at_once in ((True, starting), (False, waiting)):
         if at_once:
             verdicts |= _insert(at_once, partial(_insert_claimed, messages, terms, begin))
     return verdicts
+
+
+def _has_times(row: Row) -> bool:
+    """Return whether a record may be due later, or have expired."""
+    return bool(row["run_after"] or row["expires_at"])
 
 
 def _insert_claimed(

@@ -359,7 +359,7 @@ class PostgresStatements(PortableStatements):
         # A value that all rows share is passed once, and one that none has is left out. Only those
         # that differ go into the JSON text.
         columns = {name: [row[name] for row in rows] for name in ROW_TYPES}
-        given = [name for name, values in columns.items() if values.count(None) < len(rows)]
+        given = [name for name, values in columns.items() if _has_any(values)]
         differing = {name: f"given.{name}" for name in given if _differs(name, columns[name])}
         shared = [name for name in given if name not in differing]
         values = differing | {name: f"%({name})s::{ROW_TYPES[name]}" for name in shared}
@@ -478,12 +478,17 @@ def _times(values: dict[str, str]) -> dict[str, str]:
     return times | {"look_at": f"GREATEST({', '.join(looks)})"}
 
 
+def _has_any(column: Sequence[Any]) -> bool:
+    """Return whether a value of a column is not None. Counting compares each UUID in Python."""
+    return column[0] is not None or column.count(None) < len(column)
+
+
 def _differs(name: str, column: Sequence[Any]) -> bool:
     """Return whether the values of a column are not all the same."""
     first = column[0]
     if ROW_TYPES[name] == "jsonb":  # Python's == would treat 1, 1.0 and true as the same JSON
         return any(value is not first for value in column)
-    return column.count(first) < len(column)
+    return bool(column[-1] != first) or column.count(first) < len(column)
 
 
 def _param_of(name: str, value: Any) -> Any:

@@ -1,5 +1,7 @@
 """The life of a record: what a claim finds, what an end is called, when a delivery comes back."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any, Final, get_args
 from uuid import UUID
@@ -24,6 +26,7 @@ from lambda_tasks.core.lifecycle import (
     outage_wait_s,
     visibility_timeout_s,
 )
+from lambda_tasks.core.limits import Places
 from lambda_tasks.errors import Retry
 
 HOUR: Final = 3600.0
@@ -233,3 +236,23 @@ def test_a_very_long_traceback_is_cut_in_its_middle() -> None:
     assert (cut[:5], cut[-4:]) == ("first", "last")
     assert len(cut) < MAX_TRACEBACK_CHARS + 100
     assert f"{len(longest) - MAX_TRACEBACK_CHARS} characters are left out" in cut
+
+
+def test_a_claim_that_has_begun_keeps_all_else() -> None:
+    claim = Claim(
+        UUID(int=1),
+        UUID(int=2),
+        attempt=3,
+        state={"page": 2},
+        enqueued_at=datetime(2026, 1, 1, tzinfo=UTC),
+        worker_ids=("first",),
+        has_started=False,
+        n_waits=4,
+        cut_off_s=5.0,
+        places=Places("key", 6),
+    )
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+
+    assert claim.begun(now, ["second"]) == replace(
+        claim, started_at=now, worker_ids=("first", "second"), has_started=True
+    )
