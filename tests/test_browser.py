@@ -249,6 +249,25 @@ def test_a_queue_is_paused_and_resumed(reader: Reader) -> None:
     assert not operations.queue_states()["table"].is_paused
 
 
+def test_several_queues_are_paused_by_their_boxes(reader: Reader) -> None:
+    reader.open(QUEUES)
+    for name in ("table", "other"):
+        reader.find(f"input[value={name}]").click()
+    # What is chosen stays, though others change what the page shows.
+    operations.pause_queue("fifo", by="ben")
+    reader.chrome.execute_script("document.activeElement.blur()")
+    reader.chrome.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(lambda: reader.find(".lt-newer").is_displayed())
+    reader.click("button[value=pause]")
+    assert "2 queues will be paused." in reader.text
+    reader.write("#lt-reason", "the shop moves")
+    reader.click("input[type=submit]")
+
+    assert "2 queues were paused." in reader.text
+    assert operations.queue_states()["other"].reason == "the shop moves"
+    assert reader.complaints() == []
+
+
 def test_newer_data_replaces_nothing_that_is_in_use(reader: Reader) -> None:
     reader.open(OVERVIEW)
     ask = "document.dispatchEvent(new Event('visibilitychange'))"

@@ -33,6 +33,7 @@ from lambda_tasks.models import (
 )
 from lambda_tasks.operations import dead_letter_counts
 from lambda_tasks.records import reports
+from lambda_tasks.records.figures import read_tick
 from tests.admin_pages import (
     LIST,
     OVERVIEW,
@@ -554,6 +555,49 @@ def test_a_queue_is_paused_and_resumed_with_a_reason(admin: Client) -> None:
     assert not any(each.is_paused for each in operations.queue_states().values())
 
 
+def test_several_queues_are_chosen_on_their_list_and_each_has_its_entry(
+    admin: Client, settings: Any
+) -> None:
+    operations.pause_queue("fifo", by="ben", reason="before")
+    page = Page(text_of(admin, QUEUES))
+    boxes = [each for _, each in page.elements if each.get("form") == "lt-choice"]
+    assert {each["value"] for each in boxes} == settings.LAMBDA_TASKS_QUEUES.keys()
+    assert {each["name"] for each in boxes} == {"_selected_action"}
+    actions = [each["value"] for _, each in page.elements if each.get("name") == "action"]
+    assert actions == ["pause", "resume"]
+    assert list(page.violations()) == []
+    form = {"action": "pause", "_selected_action": ["table", "default", "fifo"]}
+
+    asked = admin.post(QUEUES, form).content.decode()
+    assert "2 queues will be paused." in asked
+    assert "fifo: it is so already" in asked
+    assert not LogEntry.objects.exists()
+    answer(admin, QUEUES, form, reason="the shop moves")
+
+    states = operations.queue_states()
+    assert {name: (each.is_paused, each.changed_by) for name, each in states.items()} == {
+        "table": (True, "anna"), "default": (True, "anna"), "fifo": (True, "ben")
+    }  # fmt: skip
+    entries = LogEntry.objects.order_by("object_id").values_list("object_id", "change_message")
+    assert list(entries) == [(name, "Paused. the shop moves") for name in ("default", "table")]
+
+
+def test_boxes_are_for_those_who_may_pause_and_something_must_be_chosen(admin: Client) -> None:
+    viewer = user_with("view_queuestate")
+    page = text_of(viewer, QUEUES)
+    assert "lt-choice" not in page
+    assert 'name="action"' not in page
+    form = {"action": "pause", "_selected_action": ["table", "default"]}
+    assert viewer.post(QUEUES, form | {"confirmed": "yes"}).status_code == 403
+
+    told = admin.post(QUEUES, {"action": "pause"}, follow=True).content.decode()
+
+    assert "Choose at least one queue first." in told
+    assert "lt-choice" not in text_of(admin, OVERVIEW)
+    assert "lt-choice" not in text_of(admin, f"{QUEUES}table/change/")
+    assert operations.queue_states() == {}
+
+
 def test_a_queue_shows_what_the_settings_say_of_it(admin: Client, settings: Any) -> None:
     url = "http://127.0.0.1:9/000000000000/jobs"
     queues = {"default": {"queue_url": url, "rate": "10/m"}, "table": {"database": True}}
@@ -617,6 +661,37 @@ def test_what_the_doctor_has_found_is_on_the_overview_with_its_fix(
     DoctorReport.objects.update(at=now() - timedelta(days=2))
     assert "2 days ago" in text_of(admin, OVERVIEW)
     assert "may have changed" in text_of(admin, OVERVIEW)
+
+
+@pytest.mark.parametrize("has_ticked", [False, True])
+def test_a_report_stays_when_aws_answers_nothing_and_the_page_says_why(
+    admin: Client, has_ticked: bool
+) -> None:
+    if has_ticked:
+        note_a_tick()
+    unread = _finding("aws.silent", where="here")
+    _keep(unread, failure="no credentials")
+    _keep(unread, _finding("queue.tls"), failure="no <credentials>")
+    page = text_of(admin, OVERVIEW)
+    assert "queue.tls is wrong" in page, "no report before it had answers"
+    assert "tried again" not in page
+
+    _keep(_finding("queue.delay"))
+    _keep(unread, failure="no <network>")
+    _keep(unread, failure="no <credentials>")
+
+    for url in (OVERVIEW, f"{QUEUES}table/change/"):
+        page = text_of(admin, url)
+        assert "queue.delay is wrong" in page
+        assert "aws.silent" not in page
+        assert "The doctor tried again " in page
+        assert "no &lt;credentials&gt;" in page
+
+    _keep(_finding("queue.tls"))
+
+    page = text_of(admin, OVERVIEW)
+    assert "queue.tls is wrong" in page
+    assert "tried again" not in page
 
 
 def test_a_page_says_that_nobody_has_asked_the_doctor(admin: Client) -> None:
@@ -689,6 +764,24 @@ def test_the_lists_of_queues_show_which_are_paused(admin: Client, has_ticked: bo
 
     for url in (OVERVIEW, QUEUES):
         assert text_of(admin, url).count('<span class="lt-badge lt-cancelled">paused</span>') == 2
+
+
+@pytest.mark.parametrize("has_ticked", [False, True])
+def test_many_paused_queues_are_all_known_however_long_their_names_are(has_ticked: bool) -> None:
+    if has_ticked:
+        note_a_tick()
+    names = {f"{number:02}-{'x' * 200}" for number in range(40)}
+    QueueState.objects.bulk_create(QueueState(name=each, is_paused=True) for each in names)
+    QueueState.objects.create(name="resumed")
+    if connection.vendor == "mysql":
+        with connection.cursor() as cursor:  # MySQL's own default, by which it cuts off texts
+            cursor.execute("SET SESSION group_concat_max_len = 1024")
+
+    with CaptureQueriesContext(connection) as statements:
+        tick = read_tick(with_report=True)
+
+    assert tick.paused == names
+    assert len(statements) == (1 if has_ticked else 4)
 
 
 def test_the_overview_asks_the_database_as_little_as_it_promises(admin: Client) -> None:

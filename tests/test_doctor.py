@@ -654,7 +654,7 @@ def test_a_call_goes_through_each_queue_or_is_missed(deployed: Deployment, setti
 
 def test_each_check_is_tried() -> None:
     elsewhere = {
-        "queue.unreachable", "image.tzdata", "image.snapshot_hooks",
+        "queue.unreachable", "aws.silent", "image.tzdata", "image.snapshot_hooks",
         "function.answer", "release.tasks", "release.versions", "queue.round_trip",
         "dead_letters.unknown_tasks",
         "database.migrations", "release.older",
@@ -720,17 +720,28 @@ def test_the_exit_code_says_whether_an_error_was_found(deployed: Deployment) -> 
 
 
 def test_what_can_not_be_read_is_not_healthy(deployed: Deployment, settings: Any) -> None:
+    deployed.set_queue(DelaySeconds=5)
+    operations.doctor()
     settings.LAMBDA_TASKS_AWS = settings.LAMBDA_TASKS_AWS | {"endpoint_url": "http://127.0.0.1:9"}
 
-    shown = verb("doctor", "--json")
+    shown = verb("doctor", "--json", "--ignore", "alarm")
 
     unchecked = {each["id"] for each in shown.of_kind("finding") if not each["is_checked"]}
     assert shown.code == 4
     of_aws = {each.id for each in examination.CHECKS if each.id.startswith(("queue.", "mapping."))}
     found = {each["id"] for each in shown.of_kind("finding") if each["is_checked"]}
-    assert found == {"queue.unreachable"}
+    assert found == {"queue.unreachable", "aws.silent"}
     assert of_aws - unchecked == {"queue.unreachable", "queue.missing", "queue.round_trip"}
     assert {"function.timeout", "tick.missing", "aws.clock"} <= unchecked
+    report = operations.last_report()
+    assert report is not None
+    assert [each["id"] for each in report.findings] == ["queue.delay"]
+    assert (report.ignored, report.queues.keys()) == ([], {"default"})
+    assert report.failed_at is not None
+    assert report.at < report.failed_at
+    (silent,) = (each for each in shown.of_kind("finding") if each["id"] == "aws.silent")
+    assert report.failure in silent["found"]
+    assert "127.0.0.1:9" in report.failure
 
 
 def test_what_takes_too_long_is_not_checked(deployed: Deployment) -> None:

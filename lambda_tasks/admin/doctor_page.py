@@ -76,11 +76,12 @@ def _described(report: DoctorReport, findings: Findings) -> dict[str, Any]:
     wrong = [each for each in findings if _is_wrong(each)]
     hints = [each for each in findings if each["is_checked"] and each["severity"] == "info"]
     unchecked = [each for each in findings if not each["is_checked"]]
-    age = max(datetime.now(UTC) - report.at, timedelta())
     return {
         "at": report.at,
-        "ago": words.ago(age.total_seconds()),
-        "is_old": age >= OLD,
+        "ago": _ago(report.at),
+        "is_old": _age(report.at) >= OLD,
+        "failed_ago": None if report.failed_at is None else _ago(report.failed_at),
+        "failure": report.failure,
         "counted": _counted(findings),
         "has_errors": any(each["severity"] == "error" for each in wrong),
         "wrong": [_row(each) for each in wrong[:MAX_SHOWN]],
@@ -89,6 +90,14 @@ def _described(report: DoctorReport, findings: Findings) -> dict[str, Any]:
         "n_more": max(len(wrong) - MAX_SHOWN, 0) + max(len(hints) - MAX_SHOWN, 0),
         "ignored": ", ".join(report.ignored),
     }
+
+
+def _age(at: datetime) -> timedelta:
+    return max(datetime.now(UTC) - at, timedelta())
+
+
+def _ago(at: datetime) -> str:
+    return words.ago(_age(at).total_seconds())
 
 
 def _compared(queue: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
@@ -100,6 +100,9 @@ class QueueStateAdmin(DeadLetterPages):
             "ranges": pages.ranges(request, chosen),
             "queues": queue_pages.rows(found, dead, n_wrong),
             "may_view_queues": True,
+            "may_pause": self.has_pause_permission(request),
+            "below": "lambda_tasks/queue_choice.html",
+            "questions": QUESTIONS.values(),
         }
         return self.page(request, "queues", _("Queues"), context)
 
@@ -143,6 +146,10 @@ class QueueStateAdmin(DeadLetterPages):
         question = QUESTIONS[action]
         is_paused = action == "resume"
         chosen = self.chosen(request, QueueState.objects.none())
+        if not chosen:
+            told = gettext("Choose at least one queue first.")
+            self.message_user(request, told, level=messages.ERROR)
+            return None
         suitable = [each for each in chosen if each.is_paused is is_paused]
         refused = [(each, gettext("it is so already")) for each in chosen if each not in suitable]
         if not self.is_confirmed(request):

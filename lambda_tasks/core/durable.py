@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, Final
 
 import pydantic
@@ -28,6 +28,9 @@ MAX_ERROR_CHARS: Final = 4096
 
 MAX_SLEEP: Final = timedelta(days=3652)
 """Ten years. A longer time is most likely a mistake."""
+
+MAX_ADAPTERS: Final = 128
+"""The most adapters of types that are kept, those that were used last. They keep their classes."""
 
 FOREVER: Final = datetime(YEARS.stop - 1, 1, 1, tzinfo=UTC)
 """When a run is due that waits until somebody wakes it."""
@@ -97,9 +100,27 @@ def value_from_json(value: Any, hint: Any, *, what: str) -> Any:
     if hint is Any:
         return value
     try:
-        return pydantic.TypeAdapter(hint).validate_json(json.dumps(value))
+        return _adapter(hint).validate_json(json.dumps(value))
     except (pydantic.ValidationError, pydantic.errors.PydanticUserError) as error:
         raise TypeError(f"{what} is no {getattr(hint, '__name__', hint)}: {error}") from error
+
+
+def _adapter(hint: Any) -> "pydantic.TypeAdapter[Any]":
+    """Return the adapter of a type: a replay converts the results of all its steps again.
+
+    A type that can't be hashed, such as one with a list in its Annotated, has a new one each time.
+    """
+    try:
+        hash(hint)
+    except TypeError:
+        return pydantic.TypeAdapter(hint)
+    return _kept_adapter(hint, repr(hint))
+
+
+@lru_cache(maxsize=MAX_ADAPTERS)
+def _kept_adapter(hint: Any, text: str) -> "pydantic.TypeAdapter[Any]":
+    # By its text, too: A | B and B | A are equal, and pydantic takes the first that fits.
+    return pydantic.TypeAdapter(hint)
 
 
 def due_of(until: object, now: datetime, *, what: str) -> datetime:

@@ -45,6 +45,9 @@ class Aws:
         self._deadline = deadline
         self.clock_ahead_s: float | None = None
         """How far AWS's clock is ahead of this machine's, in seconds; None before an answer."""
+        self.has_answered = False
+        """Whether any service has said anything of what was asked."""
+        self.first_refusal: NotChecked | None = None
 
     async def call(
         self, service: str, operation: str, *, waits_s: float = 0, **parameters: Any
@@ -62,6 +65,18 @@ class Aws:
 
     async def ask(self, what: str, request: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Await a request on the portal's loop. Raises NotChecked with the reason."""
+        try:
+            answer = await self._ask(what, request)
+        except Missing:
+            self.has_answered = True
+            raise
+        except NotChecked as reason:
+            self.first_refusal = self.first_refusal or reason
+            raise
+        self.has_answered = True
+        return answer
+
+    async def _ask(self, what: str, request: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         left_s = max(self._deadline - time.monotonic(), 0.0)
         asked_at = time.time()
         try:

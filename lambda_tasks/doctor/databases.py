@@ -79,6 +79,22 @@ def aws_clock(system: System) -> Iterator[Found]:
     yield from _skew("AWS", system.aws_ahead_s.value)
 
 
+@check(
+    "aws.silent",
+    "error",
+    why="Whether AWS is set as it should be is unknown; the pages keep the last report that knew.",
+)
+def aws_silent(system: System) -> Iterator[Found]:
+    """Yield that AWS has answered no question at all."""
+    if system.aws_refusal:
+        yield Found(
+            f"AWS has answered nothing. {system.aws_refusal}",
+            "Answers of AWS.",
+            "Look at the credentials, the region, the network and the permissions of the doctor's "
+            "caller.",
+        )
+
+
 def _skew(whose: str, ahead_s: float) -> Iterator[Found]:
     if abs(ahead_s) > MAX_SKEW_S:
         yield Found(
@@ -156,5 +172,5 @@ def older(system: System) -> Iterator[Found]:
 
 
 CHECKS: Final = (
-    connections, database_clock, aws_clock, isolation, pooler, migrations, older
+    connections, database_clock, aws_clock, aws_silent, isolation, pooler, migrations, older
 )  # fmt: skip

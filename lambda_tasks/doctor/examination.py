@@ -64,6 +64,8 @@ class Examination:
     """All that is wrong, and what could not be checked, the worst first."""
     queues: Mapping[str, Sequence[Compared]]
     """How SQS has the queues, by their names in the settings."""
+    aws_refusal: str
+    """Why AWS has answered nothing at all; "" where it has, or was asked nothing."""
 
 
 async def examine(
@@ -87,7 +89,7 @@ async def examine(
     # On a thread, as checks may import modules and read files.
     findings = await call_database(_judge, facts, answers, made)
     worst_first = sorted(findings, key=lambda each: SEVERITIES.index(each.severity))
-    return Examination(worst_first, compare(facts.queues))
+    return Examination(worst_first, compare(facts.queues), facts.system.aws_refusal)
 
 
 async def _look(

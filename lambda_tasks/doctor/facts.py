@@ -200,6 +200,8 @@ class System:
     """How far the clock of the database is ahead of this machine's, in seconds."""
     aws_ahead_s: Fact[float]
     """The same of AWS's clock, by the dates of its answers."""
+    aws_refusal: str
+    """Why AWS has answered nothing at all; "" where it has, or was asked nothing."""
     migrations: Fact[Migrations]
     last_round_s: Fact[float | None]
     """About the seconds since schedules and relay were looked after; None for never."""

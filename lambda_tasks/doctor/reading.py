@@ -205,6 +205,7 @@ class _Reader:
             server=await self._ask_here(server.describe),
             database_ahead_s=await self._ask_here(_database_ahead_s),
             aws_ahead_s=self._aws_ahead_s(),
+            aws_refusal=self._aws_refusal(),
             migrations=await self._ask_here(server.compare_migrations),
             last_round_s=await self._ask_here(_last_round_s),
             waiting_tasks=await self._ask_here(_waiting_tasks),
@@ -226,6 +227,12 @@ class _Reader:
         if ahead and not known:
             return Fact(error=NotChecked("AWS has not answered."))
         return Fact(max(known, key=abs, default=0.0))
+
+    def _aws_refusal(self) -> str:
+        regions = self._regions.values()
+        if any(each.has_answered for each in regions):
+            return ""
+        return next((str(each.first_refusal) for each in regions if each.first_refusal), "")
 
     def _aws(self, arn: str) -> Aws:
         return self._in(region_of(arn))

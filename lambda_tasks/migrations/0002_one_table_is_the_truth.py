@@ -641,6 +641,8 @@ class Migration(migrations.Migration):
                 ("findings", models.JSONField(default=list, editable=False)),
                 ("n_findings", models.PositiveIntegerField(default=0, editable=False)),
                 ("queues", models.JSONField(default=dict, editable=False)),
+                ("failed_at", models.DateTimeField(editable=False, null=True)),
+                ("failure", models.TextField(default="", editable=False)),
             ],
             options={"verbose_name": "doctor's report", "default_permissions": ("view",)},
         ),

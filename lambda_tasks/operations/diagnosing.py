@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -14,7 +14,6 @@ from .. import conf, runtime
 from ..core.spelling import did_you_mean
 from ..database_calls import call_database
 from ..doctor import examination, fixing
-from ..doctor.comparison import Compared
 from ..doctor.findings import Finding
 from ..doctor.round_trips import TASK, RoundTrip
 from ..errors import InvalidFilter
@@ -67,8 +66,9 @@ def doctor(
     Batch, and has to run. With `dead_letters`, some of each queue are received, and stay there.
     `ignore` has ids of checks to leave out; "queue" leaves out all that begin with "queue.". All of
     it takes up to `within`; what was not read by then is not checked. What is found is kept for the
-    admin's pages: see last_report(). Raises ImproperlyConfigured for settings that are invalid, and
-    InvalidFilter for an id that no check has.
+    admin's pages: see last_report(). Where AWS answers nothing, the report before stays. Raises
+    ImproperlyConfigured for settings that are invalid, and InvalidFilter for an id that no check
+    has.
     """
     return async_to_sync(adoctor)(
         inside=inside,
@@ -104,7 +104,7 @@ async def adoctor(
     found = [
         each for each in examined.findings if not any(_is_named(each.id, name) for name in ignored)
     ]
-    await _keep(found, ignored, examined.queues)
+    await _keep(found, ignored, examined)
     return found
 
 
@@ -112,7 +112,8 @@ async def adoctor(
 def last_report() -> DoctorReport | None:
     """Return what doctor() has found last, whoever called it; None if nobody has.
 
-    Asks AWS nothing. `findings` are the worst 200, and long texts are cut off.
+    Asks AWS nothing. `findings` are the worst 200, and long texts are cut off. If AWS has answered
+    nothing since, `failed_at` and `failure` say when and why.
     """
     return reports.read_last()
 
@@ -154,11 +155,11 @@ async def _round_trip(queue: str, deadline: float) -> RoundTrip:
 
 
 async def _keep(
-    findings: Sequence[Finding], ignored: Sequence[str], queues: Mapping[str, Sequence[Compared]]
+    findings: Sequence[Finding], ignored: Sequence[str], examined: examination.Examination
 ) -> None:
     """Keep what was found, for the pages. It counts although it can't be kept."""
     found = [each.as_json() for each in findings[:MAX_KEPT]]
-    compared = {name: [asdict(each) for each in pair] for name, pair in queues.items()}
+    compared = {name: [asdict(each) for each in pair] for name, pair in examined.queues.items()}
     try:
         await call_database(
             reports.keep,
@@ -166,6 +167,7 @@ async def _keep(
             n_findings=len(findings),
             ignored=ignored,
             queues=_short(compared),
+            failure=_short(examined.aws_refusal),
             limit_s=KEEP_LIMIT_S,
         )
     except Exception as error:

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import DateTimeField, Max, Q, Subquery, TextField
+from django.db.models import DateTimeField, Max, Q, QuerySet, Subquery, TextField, Value
 from django.db.models.expressions import RawSQL
 
 from ..core.figures import DAY, RunFigure
@@ -15,7 +15,6 @@ from ..core.lifecycle import Status
 from .clock import Now, read_clock
 from .counts import last_round
 from .database import all_records, record_alias
-from .pauses import paused_queues
 from .portable import RELAY_SHIFT
 from .reports import read_last
 from .retrying import with_retries
@@ -60,17 +59,16 @@ class Tick(NamedTuple):
     paused: frozenset[str] = frozenset()
     """The names of the queues that are paused."""
     report: DoctorReport | None = None
-    """What the doctor has found last, if it was asked for: `at`, `findings` and `ignored`."""
+    """What the doctor has found last, if it was asked for: the columns in REPORTED."""
 
 
-REPORTED: Final = ("at", "findings", "ignored")
+REPORTED: Final = ("at", "findings", "ignored", "failed_at", "failure")
 """The columns of the doctor's report that come with a tick."""
 
-PAUSED: Final = {
-    "postgresql": "STRING_AGG(name, '\n')", "mysql": "GROUP_CONCAT(name SEPARATOR '\n')",
-    "sqlite": "GROUP_CONCAT(name, '\n')",
-}  # fmt: skip
-"""The names of queues as one text, on each database."""
+OF_TICK: Final = (
+    "now", "shift_ends", "at", "n_connections", "max_connections", "releases", "still_broken",
+)  # fmt: skip
+"""The columns of a tick, in the order of Tick."""
 
 
 class Wanted(NamedTuple):
@@ -140,41 +138,43 @@ def read_tick(*, with_report: bool = False) -> Tick:
     alias = record_alias()
     shifts = RelayShift.objects.using(alias).filter(name=RELAY_SHIFT).values("next_at")
     still_broken = f"SELECT COUNT(*) FROM {_newest_broken()} newest"  # noqa: S608
-    ticks = LastTick.objects.using(alias).annotate(
+    ticks: QuerySet[Any] = LastTick.objects.using(alias).annotate(
         now=Now(),
         shift_ends=Subquery(shifts[:1], output_field=DateTimeField()),
         still_broken=RawSQL(still_broken, []),  # noqa: S611 - nobody's input is in it
-        paused=RawSQL(_paused(), [], output_field=TextField()),  # noqa: S611 - nor here
     )
-    columns = (
-        "now", "shift_ends", "at", "n_connections", "max_connections", "releases", "still_broken",
-    )  # fmt: skip
+    columns = list(OF_TICK)
     if with_report:
         reports = DoctorReport.objects.using(alias).filter(id=1)
-        ticks = ticks.annotate(
-            **{f"report_{each}": Subquery(reports.values(each)) for each in REPORTED}
-        )
-    rows: Any = ticks.values()
-    for row in rows:
-        paused = frozenset((row["paused"] or "").split("\n")) - {""}
-        known: list[Any] = [*(row[each] for each in columns), paused, _report(row)]
+        of_report = {f"report_{each}": Subquery(reports.values(each)) for each in REPORTED}
+        ticks, columns = ticks.annotate(**of_report), [*columns, *of_report]
+    row, paused = _with_paused(ticks, columns)
+    if row is not None:
+        known: list[Any] = [*(row[each] for each in OF_TICK), paused, _report(row)]
         return Tick(*known)
     report = read_last() if with_report else None
-    now, shift_ends, paused_now = read_clock(alias), last_round(), paused_queues()
-    return Tick(now, shift_ends, None, None, None, [], 0, paused_now, report)
+    return Tick(read_clock(alias), last_round(), None, None, None, [], 0, paused, report)
+
+
+def _with_paused(
+    ticks: QuerySet[Any], columns: Sequence[str]
+) -> tuple[Mapping[str, Any] | None, frozenset[str]]:
+    """Return the row of the tick, None before the first one, and the names of paused queues.
+
+    Each name is a row of its own: MySQL cuts off names that it joins to one text.
+    """
+    nothing = Value(None, output_field=TextField())
+    paused = QueueState.objects.using(ticks.db).filter(is_paused=True)
+    names = paused.annotate(**dict.fromkeys(columns, nothing)).values(*columns, "name")
+    rows = list(ticks.annotate(name=nothing).values(*columns, "name").union(names, all=True))
+    row = next((each for each in rows if each["name"] is None), None)
+    return row, frozenset(each["name"] for each in rows) - {None}
 
 
 def _report(row: Mapping[str, Any]) -> DoctorReport | None:
     if row.get("report_at") is None:
         return None
     return DoctorReport(id=1, **{each: row[f"report_{each}"] for each in REPORTED})
-
-
-def _paused() -> str:
-    """Return the SQL of the names of the queues that are paused, as one text."""
-    connection = connections[record_alias()]
-    table = connection.ops.quote_name(QueueState._meta.db_table)
-    return f"SELECT {PAUSED[connection.vendor]} FROM {table} WHERE is_paused"  # noqa: S608
 
 
 @with_retries

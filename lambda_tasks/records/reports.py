@@ -1,10 +1,13 @@
 """What the doctor has found last, for the pages, which ask AWS nothing themselves.
 
-It is one row: an examination replaces what the last one has found.
+It is one row: an examination replaces what the last one has found. One that got no answer of AWS
+replaces no report that has answers, and notes only when and why it failed.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from django.db.models import Q
 
 from .clock import Now
 from .database import record_alias
@@ -19,11 +22,16 @@ def keep(
     n_findings: int,
     ignored: Sequence[str],
     queues: Mapping[str, Any],
+    failure: str = "",
 ) -> None:
-    """Keep what the doctor has found, as JSON values."""
-    found = {"findings": findings, "n_findings": n_findings, "ignored": ignored, "queues": queues}
+    """Keep what the doctor has found, as JSON values. `failure` is why AWS has answered nothing."""
     rows = DoctorReport.objects.using(record_alias())
-    rows.update_or_create(id=1, defaults={"at": Now(), **found})
+    has_answers = Q(failure="") | Q(failed_at__isnull=False)
+    if failure and rows.filter(has_answers, id=1).update(failed_at=Now(), failure=failure):
+        return
+    found = {"findings": findings, "n_findings": n_findings, "ignored": ignored, "queues": queues}
+    defaults = {"at": Now(), **found, "failed_at": None, "failure": failure}
+    rows.update_or_create(id=1, defaults=defaults)
 
 
 @with_retries

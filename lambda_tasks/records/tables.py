@@ -770,7 +770,7 @@ class LastTick(models.Model):
 
 
 class DoctorReport(models.Model):
-    """What the doctor has found last: a single row, which each examination replaces."""
+    """What the doctor has found last: a single row. See records/reports.py."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, editable=False)
     """Always 1."""
@@ -785,6 +785,10 @@ class DoctorReport(models.Model):
     queues = models.JSONField(default=dict, editable=False)
     """By the names of queues in the settings, how SQS has them, compared with what they should be;
     those that could be read."""
+    failed_at = models.DateTimeField(null=True, editable=False)
+    """When an examination since then got no answer of AWS, and left this report; None for none."""
+    failure = models.TextField(default="", editable=False)
+    """Why AWS has answered nothing: then, or without `failed_at` in this report's examination."""
 
     class Meta:
         verbose_name = "doctor's report"

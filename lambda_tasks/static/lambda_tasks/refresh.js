@@ -1,7 +1,7 @@
 /* Replaces the part of a page that changes, every ten seconds while somebody looks at it.
 
-It leaves the page alone while text is selected, or something in the part or a form has the focus:
-then a link says that there is newer data. Without this script, a link refreshes the page. */
+It leaves the page alone while text or a box in the part is selected, or something in the part or a
+form has the focus: then a link says that there is newer data. Without this script, a link refreshes the page. */
 "use strict";
 
 (() => {
@@ -19,6 +19,7 @@ then a link says that there is newer data. Without this script, a link refreshes
         const selection = document.getSelection();
         const focused = document.activeElement;
         return (selection !== null && !selection.isCollapsed)
+            || part.querySelector("input:checked") !== null
             || (focused !== null && (part.contains(focused) || focused.closest("form") !== null));
     }
 
