@@ -22,7 +22,7 @@ POLICY = "default-src 'none'; " + "; ".join(
 )
 """Nothing inline, and nothing from elsewhere."""
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 """The seconds for one step of the browser."""
 
 
