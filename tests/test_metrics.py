@@ -44,6 +44,11 @@ def written(settings: Any, capsys: pytest.CaptureFixture[str]) -> Callable[[], l
 Written = Callable[[], list[Line]]
 
 
+def _of_queues(lines: list[Line]) -> list[Line]:
+    """Leave out what a round has written, if one has come between."""
+    return [each for each in lines if "queue" in each]
+
+
 def _by_outcome(lines: list[Line]) -> dict[tuple[str, str], Line]:
     return {(each["task"], each["outcome"]): each for each in lines if "outcome" in each}
 
@@ -115,7 +120,7 @@ def test_the_wait_begins_when_the_call_is_due(handle: Handle, queue: str, writte
 
     handle(*(wake_up(each, tasks.aadd.name) for each in (late, planned)))
 
-    (line,) = written()
+    (line,) = _of_queues(written())
     shorter, longer = sorted(line["Wait"])
     assert 1800_000 <= shorter < 3600_000
     assert longer >= 7200_000
@@ -130,7 +135,7 @@ def test_a_lost_attempt_and_its_takeover_are_counted(
 
     handle(wake_up(id, tasks.aadd.name))
 
-    (line,) = written()
+    (line,) = _of_queues(written())
     assert (line["Takeovers"], line["Successes"]) == (1, 1)
 
 
@@ -151,7 +156,7 @@ def test_a_killed_process_and_a_timeout_are_failures_with_their_duration(
 def test_deliveries_that_go_back_are_counted_by_queue(handle: Handle, written: Written) -> None:
     assert handle("no json", wake_up(uuid4())) == [0, 1]
 
-    assert [(each["queue"], each["GivenBack"]) for each in written()] == [
+    assert [(each["queue"], each["GivenBack"]) for each in _of_queues(written())] == [
         ("unknown", 1),
         ("default", 1),
     ]
