@@ -151,9 +151,9 @@ class Worker:
     """A worker of several sources, which shares one executor among them.
 
     `in_work` counts the deliveries that are not settled, `done` those that are finished, `failed`
-    the FAILED among these, and `cut_off` those that were interrupted by shutdown. The worker
-    receives nothing from a source that holds what it has received while `capacity` deliveries or
-    more of such sources are in work. What waits in the table stays there until its turn comes soon.
+    the FAILED among these, and `cut_off` those that were interrupted by shutdown. While `capacity`
+    deliveries of sources that hold what they have received are in work, the worker receives more of
+    those only as long as they start soon. What waits in the table stays there until then.
     """
 
     def __init__(
@@ -237,9 +237,9 @@ class Worker:
 
     async def _consume(self, source: Source, max_tasks: float) -> None:
         holds = source.holds_received
-        size = BatchSize(source.max_batch)
+        size, batch = BatchSize(source.max_batch), ClaimedBatch()
         while not self._stopping.is_set():
-            if holds and self._n_held >= max(self._capacity, size.limit):
+            if holds and self._holds_enough(size, batch):
                 self._has_room.clear()
                 await self._unless_stopped(self._has_room.wait())
                 continue
@@ -368,6 +368,12 @@ class Worker:
     def _starts_soon(self, tasks: Collection[Task]) -> bool:
         """Return whether another run of one of these tasks may start soon."""
         return self._executor.turn_wait_s(tasks) <= LOOK_AHEAD_S
+
+    def _holds_enough(self, size: "BatchSize", last: ClaimedBatch) -> bool:
+        """Return whether what was received is enough for now: a next batch, or what has to wait."""
+        if self._n_held < self._capacity:
+            return False
+        return self._n_held >= size.limit or self._has_to_wait(last)
 
     def _has_to_wait(self, batch: ClaimedBatch) -> bool:
         """Return whether a part of a batch, async or not, won't start soon."""
