@@ -564,7 +564,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             self._check_name()
         refuse_positional(self.name, args)
         overrides, arguments = self._overrides, kwargs
-        if CALL_OPTIONS.keys() & kwargs.keys():
+        if not CALL_OPTIONS.keys().isdisjoint(kwargs):
             arguments = {name: kwargs[name] for name in kwargs if name not in CALL_OPTIONS}
             overrides = replace(
                 overrides,

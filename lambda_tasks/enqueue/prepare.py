@@ -93,7 +93,6 @@ def prepare(
     if keeps_row and settings.eager:
         delay_s, run_after = 0, None  # Its record must be due when it runs, at once.
     wait_s = delay_s or (0 if run_after is None else _seconds_until(run_after))
-    due = run_after or datetime.now(UTC) + timedelta(seconds=delay_s)
     message = Message(
         task_name=task_name,
         kwargs=kwargs,
@@ -111,10 +110,10 @@ def prepare(
         root_id=root_id,
         retry_of=retry_of,
         headers={**(headers or {}), **added},
-        expires_at=_expires_at(expires, due),
+        expires_at=None if expires is None else _expires_at(expires, _due(run_after, delay_s)),
         unique=None
         if unique is None or settings.noop_execution
-        else _unique_key(unique, task_name, backend, due),
+        else _unique_key(unique, task_name, backend, _due(run_after, delay_s)),
         secret=secret,
     )
     if message.durable:
@@ -179,10 +178,12 @@ def check_expires(task_name: str, expires: object) -> timedelta | datetime:
     return _check_year(expires, "expires")
 
 
-def _expires_at(expires: float | timedelta | datetime | None, due: datetime) -> datetime | None:
+def _due(run_after: datetime | None, delay_s: int) -> datetime:
+    return run_after or datetime.now(UTC) + timedelta(seconds=delay_s)
+
+
+def _expires_at(expires: float | timedelta | datetime, due: datetime) -> datetime:
     """Return the time until which a call that is due then must have begun."""
-    if expires is None:
-        return None
     if not isinstance(expires, datetime):
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
         return due + timedelta(seconds=seconds)
