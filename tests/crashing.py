@@ -56,10 +56,13 @@ class Mortal:
 
         connection.set_autocommit = set_autocommit  # type: ignore[method-assign, assignment]
         connection.commit = commit_or_die  # type: ignore[method-assign]
+        wrappers = list(connection.execute_wrappers)
+        connection.execute_wrappers.append(self._execute)
         try:
-            with connection.execute_wrapper(self._execute):
-                yield
+            yield
         finally:
+            # What the dead process has added goes with it. Django would remove the last one only.
+            connection.execute_wrappers[:] = wrappers
             del connection.set_autocommit
             del connection.commit
 

@@ -580,7 +580,8 @@ def test_a_call_of_a_task_that_is_not_unique_costs_no_statement_more(queue: str)
     for task, kwargs in zip(calls, arguments, strict=True):
         with transaction.atomic(), CaptureQueriesContext(connection) as statements:
             cast("Any", task).execute_on_commit(**kwargs)
-            counts.append(len(statements))
+            assert TaskRecord.objects.exists()  # else it may be written at the end
+            counts.append(len(statements) - 1)
 
     assert counts[0] == 1
     assert counts[1] == {"postgresql": 1, "sqlite": 2, "mysql": 3}[connection.vendor]
