@@ -155,9 +155,10 @@ def _doubt_foreign(now: float) -> None:
 def _close_if_doubted(connection: Any) -> None:
     """Do what Django does before it uses a connection, and check it if it is in doubt.
 
-    Its thread calls this, so that nothing happens to the connection meanwhile. It must be between
-    two transactions, and no new one of the driver's, which is not ready yet: a check begins a
-    transaction, and Django could not turn autocommit on in it.
+    Its thread calls this, so that nothing happens to the connection meanwhile. It is checked only
+    between two transactions, and only if the driver's connection is still the one in doubt: a new
+    one may not be ready yet. A check begins a transaction, and in one Django can't turn autocommit
+    on.
     """
     type(connection).close_if_health_check_failed(connection)
     if connection not in _doubted or connection.in_atomic_block or not connection.autocommit:

@@ -102,7 +102,9 @@ class SqsSource:
             raise failures[0]
         for error in failures:
             logger.warning(
-                "A request for messages of the queue %s failed", self._name, exc_info=error
+                "A request for messages of the queue %s failed; the next one may bring them",
+                self._name,
+                exc_info=error,
             )
         return messages
 

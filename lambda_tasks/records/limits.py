@@ -431,11 +431,11 @@ def _replace(alias: str, over: Sequence[Any], kept: Sequence[LimitPlace]) -> boo
 
     Whoever waits for the lock of a place's row gets it as soon as the place is someone else's.
     """
-    rows = {each.pk for each in over}
+    rows, wanted = {each.pk for each in over}, {each.pk for each in kept}
+    _delete(alias, [each for each in over if each.pk not in wanted])
     kept = sorted(kept, key=lambda each: each.pk)
     passed_on = [each for each in kept if each.pk in rows]
     new = [each for each in kept if each.pk not in rows]
-    _delete(alias, [each for each in over if each.pk not in {one.pk for one in passed_on}])
     if passed_on:
         has_target = connections[alias].features.supports_update_conflicts_with_target
         _places(alias).bulk_create(
