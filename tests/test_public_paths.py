@@ -153,6 +153,39 @@ def test_the_predecessors_time_limits_end_a_block(settings: Any) -> None:
         time.sleep(1.1)
 
 
+def test_a_time_limit_that_interrupts_a_finalizer_is_raised_again(settings: Any) -> None:
+    # Python goes on after an exception in __del__: the block would run without a limit.
+    with pytest.deprecated_call():
+        from lambda_tasks.timeouts import HardTimeLimitExceeded, TimeoutContext
+
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(PATIENCE_S)
+
+    with pytest.raises(HardTimeLimitExceeded), TimeoutContext(soft_timeout=1, hard_timeout=1):
+        Slow()
+        time.sleep(PATIENCE_S)
+
+
+def test_what_else_fails_in_a_finalizer_is_reported_as_without_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.deprecated_call():
+        from lambda_tasks.timeouts import TimeoutContext
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("its own")
+
+    with TimeoutContext(soft_timeout=60, hard_timeout=60):
+        Failing()
+
+    assert [str(each.exc_value) for each in reported] == ["its own"]
+    assert sys.unraisablehook == reported.append
+
+
 def test_the_predecessors_time_limits_may_be_nested_as_in_a_task() -> None:
     with pytest.deprecated_call():
         from lambda_tasks.timeouts import SoftTimeLimitExceeded, TimeoutContext

@@ -6,6 +6,7 @@ statement ends.
 """
 
 import signal
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -30,6 +31,9 @@ CANCEL_PATIENCE_S: Final = 1.5 * CANCEL_TIMEOUT_S
 TIMER_TOLERANCE_S: Final = 0.001
 """Seconds by which a timer may fire too early."""
 
+SWALLOWED_PATIENCE_S: Final = 0.01
+"""Seconds until a limit that Python swallowed is raised again."""
+
 
 class Alarm:
     """A context manager that raises the exceptions of two time limits in its body.
@@ -50,15 +54,19 @@ class Alarm:
         self._interrupted: tuple[Work, BaseException] | None = None
         """The statement that was interrupted, and the limit that it was interrupted for."""
         self._patience_until = 0.0
+        self._raised: BaseException | None = None
+        """The limit that was raised last."""
         self._connections = connections_of_this_thread()
         self._previous_handler: Any = None
         self._previous_alarm_at: float | None = None
+        self._previous_hook = sys.unraisablehook
 
     def __enter__(self) -> None:
         previous_s, _ = signal.getitimer(signal.ITIMER_REAL)
         if previous_s:
             self._previous_alarm_at = time.monotonic() + previous_s
         self._previous_handler = signal.signal(signal.SIGALRM, self.ring)
+        self._previous_hook, sys.unraisablehook = sys.unraisablehook, self.hear_of_swallowed
         try:
             for each in self._connections:
                 each.execute_wrappers.append(self.execute)
@@ -70,7 +78,10 @@ class Alarm:
 
     def __exit__(self, *raised: object) -> None:
         self._pending = ()  # a signal that arrives from here on raises nothing
+        self._raised = None
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if sys.unraisablehook == self.hear_of_swallowed:
+            sys.unraisablehook = self._previous_hook
         unwatch(self)
         for each in self._connections:
             remove_wrapper(each, self.execute)
@@ -94,8 +105,19 @@ class Alarm:
         if self._statement is not None and now < self._patience_until:
             signal.setitimer(signal.ITIMER_REAL, self._patience_until - now)
         else:
-            self.arm()
             self._raise_due()
+            self.arm()  # the timer fired too early
+
+    def hear_of_swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Handle sys.unraisablehook: raise a limit again that interrupted a finalizer."""
+        # Python goes on after an exception in __del__, or in a callback of the garbage collector
+        # or of a weak reference, and tells only this hook of it.
+        error = unraisable.exc_value
+        if error is None or error is not self._raised:
+            self._previous_hook(unraisable)
+            return
+        self._pending = ((time.monotonic(), error), *self._pending)
+        signal.setitimer(signal.ITIMER_REAL, SWALLOWED_PATIENCE_S)
 
     def look(self, now: float) -> None:
         """See interrupts.Watched. Interrupts the current statement if a limit is over."""
@@ -128,6 +150,7 @@ class Alarm:
             self._pending = tuple(
                 each for each in self._pending if each[0] > now + TIMER_TOLERANCE_S
             )
+            self._raised = error
             self.arm()
             raise error
 
