@@ -48,6 +48,7 @@ from .core.options import (
     parse_unique,
 )
 from .core.parameters import Description
+from .core.quick import quick_dataclass
 from .core.redaction import REDACTED
 from .core.references import GROUP_RESULT
 from .core.results import ResultType
@@ -524,7 +525,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
 
     def _invocation(self, outgoing: Outgoing, joins: Joins) -> Invocation[Any]:
         id = outgoing.message.invocation_id
-        if id in joins:
+        if joins and id in joins:
             return Invocation(joins[id].invocation_id, self.name, created=False)
         return Invocation(id, self.name)
 
@@ -677,7 +678,7 @@ def _missing(task_name: str | None, name: str) -> str:
     return missing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick_dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionCall:
     """One run of a @lambda_task. See ports.TaskCall.
 

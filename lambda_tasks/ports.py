@@ -17,6 +17,7 @@ from .core.limits import Needs, Places
 from .core.message import Message, Outgoing
 from .core.options import TaskOptions
 from .core.parameters import Description
+from .core.quick import quick_dataclass
 from .core.schedules import Schedule
 from .core.unique import UniqueCall, UniqueTerms
 
@@ -422,7 +423,7 @@ class Resolve(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick_dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One arrival of a message."""
 
@@ -469,7 +470,7 @@ class Delivery:
         return message.invocation_id == self.fallback_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick_dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedDelivery:
     """A delivery with its decoded message and the task that the message names."""
 
@@ -539,7 +540,7 @@ class UnrunnableDelivery:
         return not (self.carries_call or keeps_place or self.delivery.is_of_table)
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class Granted:
     """A granted claim, with the message of the record: the call that must run."""
 
@@ -555,7 +556,7 @@ class FoundLost(Refused):
     """The lost run; None where the record can't be read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick_dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedDelivery(ResolvedDelivery):
     """A delivery whose invocation this worker has claimed."""
 
@@ -577,7 +578,7 @@ class ClaimedDelivery(ResolvedDelivery):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class Admitted:
     """An invocation that may begin now, as far as its limits are concerned."""
 
@@ -589,7 +590,7 @@ LeftOut = str | UUID
 """A task, by its name, or an invocation, by its id, that a worker leaves to others."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class Settlement:
     """The answer to a queue about one delivery: acknowledge it, or return it to the queue."""
 

@@ -99,11 +99,13 @@ def pop_batch(
     Pops at least one, so that the queue refuses a message over its limit with a reason. Otherwise
     the message would wait for ever.
     """
-    batch: list[T] = []
-    room = limits.max_bytes
+    if not ready:
+        return []
+    batch = [first := ready.popleft()]
+    room, first_kind = limits.max_bytes - size_bytes(first), kind(first)
     while ready and len(batch) < limits.max_entries:
         size = size_bytes(ready[0])
-        if batch and (size > room or kind(ready[0]) != kind(batch[0])):
+        if size > room or kind(ready[0]) != first_kind:
             break
         room -= size
         batch.append(ready.popleft())

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final, Self
 
 from .histograms import Histogram, added
+from .quick import quick_dataclass
 
 MINUTE: Final = 1
 TEN_MINUTES: Final = 10
@@ -31,7 +32,7 @@ MAX_KEEP_DAYS: Final = 1000
 """The most: the last success of each task is looked for in all of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class RunFigure:
     """How many runs have ended, and how long they waited and ran."""
 

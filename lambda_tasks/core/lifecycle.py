@@ -21,6 +21,7 @@ from ..errors import TaskExpired, WorkerProcessDied
 from .graphs import Place
 from .limits import Places
 from .pickling import pickled_by_position
+from .quick import quick_dataclass
 from .retries import MAX_DELAY_S
 
 
@@ -137,7 +138,7 @@ def turn_wait_s(n_waits: int) -> float:
 
 
 @pickled_by_position
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class Claim:
     """Ownership of one invocation by one attempt."""
 
@@ -256,7 +257,7 @@ class Refused:
         return self.refusal in FINAL_REFUSALS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick_dataclass(frozen=True, slots=True, kw_only=True)
 class RecordState:
     """The state of a record that decides about a claim, read after a try to claim it.
 
@@ -400,7 +401,7 @@ def cut_off_too_often(cut_off_s: float, hard_s: float) -> Raised | None:
 
 
 @pickled_by_position
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class Succeeded:
     """An outcome: the task returned, or raised an exception that it ignores."""
 
@@ -477,7 +478,7 @@ STATUS_OF: Final = {
 """The status that an end gives its record."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class End:
     """The end of a claimed run."""
 

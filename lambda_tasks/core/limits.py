@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 from uuid import UUID
 
+from .quick import quick_dataclass
+
 RATE_PATTERN: Final = re.compile(r"(\d{1,9})/(s|m|h|d)", re.ASCII)
 
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -55,7 +57,7 @@ class Pace:
     rate: Rate
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class Needs:
     """What one invocation needs before it may begin: a place, and a moment of each pace."""
 

@@ -10,9 +10,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -20,6 +21,7 @@ from ..errors import MessageRefused, MessageTooLarge, NewerFormat
 from .graphs import Place
 from .lifecycle import SQS_TERMS, LookTerms
 from .pickling import pickled_by_position
+from .quick import quick_dataclass
 from .redaction import REDACTED
 from .unique import OnConflict, UniqueKey
 
@@ -77,6 +79,8 @@ OPTIONAL_KEYS: Final = (
 )
 """The keys of a body that are left out where they hold their default."""
 
+_optional_values: Final[Callable[["Message"], tuple[Any, ...]]] = attrgetter(*OPTIONAL_KEYS)
+
 # One encoder for all calls: json.dumps() creates a new one for each call with special options.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
@@ -87,7 +91,7 @@ T = TypeVar("T")
 
 
 @pickled_by_position
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick_dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """The request for one run of a task."""
 
@@ -181,9 +185,8 @@ class Message:
             "n_retries": self.n_retries,
             "invocation_id": str(self.invocation_id),
         }
-        for key in OPTIONAL_KEYS:
-            if value := getattr(self, key):
-                body[key] = value
+        if any(values := _optional_values(self)):
+            body |= {key: value for key, value in zip(OPTIONAL_KEYS, values, strict=True) if value}
         if self.run_after is not None:
             body["run_after"] = self.run_after.isoformat()
         if self.expires_at is not None:
@@ -226,7 +229,7 @@ class Message:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message on its way to a queue."""
 

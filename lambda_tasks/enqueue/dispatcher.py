@@ -411,6 +411,8 @@ class _Stream:
         else:
             self._limit.record_answer(time.monotonic() - started_at, was_full=was_full)
         self.in_flight -= 1
+        if None in failures:
+            self.accepted_at = asyncio.get_running_loop().time()
         for entry, failure in zip(batch, failures, strict=True):
             is_last = entry.attempt >= SEND_ATTEMPTS or entry.is_given_up
             if failure is None:
@@ -434,9 +436,8 @@ class _Stream:
         self._pump_soon()
 
     def _accept(self, entry: _Entry) -> None:
-        self.accepted_at = asyncio.get_running_loop().time()
-        self._backlog.mark_accepted(entry)
         if entry.group is not None:
+            self._backlog.mark_accepted(entry)
             self._blocked.discard(entry.group, entry.id)
         self._dispatcher.complete(entry, None)
 

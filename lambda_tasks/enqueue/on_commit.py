@@ -105,14 +105,21 @@ class Enqueuer:
         transaction; UniqueConflict and UniqueKeyBusy for unique calls; and whatever `on_stored`
         raises.
         """
+        is_unique = _is_unique(messages)
         # A unique call is announced once it is known to be new.
-        if not _is_unique(messages):
+        if hooks.enqueued and not is_unique:
             messages = announce(messages)
-        return self._enqueue(messages, using=using, on_stored=on_stored)
+        return self._enqueue(messages, is_unique, using=using, on_stored=on_stored)
 
     def _enqueue(
-        self, messages: Sequence[Outgoing], *, using: str, on_stored: Hook | None = None
+        self,
+        messages: Sequence[Outgoing],
+        is_unique: bool,
+        *,
+        using: str,
+        on_stored: Hook | None = None,
     ) -> Joins:
+        """Store and send messages that are announced already, except for unique calls."""
         connection = connections[using]
         # Records in another database can't join this transaction: they are stored after it.
         is_stored = using == self._outbox.alias
@@ -123,7 +130,7 @@ class Enqueuer:
                 on_stored(NO_JOINS)
             return NO_JOINS
         joins = NO_JOINS
-        if _is_unique(messages):
+        if is_unique:
             self._check_database(messages, connection)
             messages, joins = self._store_unique(messages)
             is_stored = True
@@ -254,11 +261,12 @@ class Enqueuer:
             for caller in callers:
                 caller.call_stored_hook(joins)
 
+        is_unique = _is_unique(messages)
         if connections[using].in_atomic_block:
-            self._enqueue(messages, using=using, on_stored=on_stored)
+            self._enqueue(messages, is_unique, using=using, on_stored=on_stored)
             return ()
         joins = NO_JOINS
-        if _is_unique(messages):
+        if is_unique:
             messages, joins = self._store_unique(messages)
         else:
             self.store(messages)

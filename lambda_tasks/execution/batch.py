@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.lifecycle import Claim
+from ..core.quick import quick_dataclass
 from ..ports import (
     ClaimedDelivery,
     Delivery,
@@ -57,7 +58,7 @@ class ClaimedBatch:
         return any(settlement.is_outage for settlement in self.refused.values())
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class StartedRun:
     """A run that has started."""
 

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timedelta
 from typing import Any
 
 from ..core.lifecycle import SQS_TERMS, Claim, LookTerms, Outcome, Raised
 from ..core.message import Message, Outgoing
 from ..core.pickling import pickled_by_position
+from ..core.quick import quick_dataclass
 from ..ports import Released
 
 
 @pickled_by_position
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick_dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A claimed message to run, with its limits."""
 
@@ -47,7 +48,7 @@ class Run:
 
 
 @pickled_by_position
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class AttemptEnd:
     """The end of an attempt."""
 

@@ -9,9 +9,10 @@ import os
 import pickle
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
+
+from ..core.quick import quick_dataclass
 
 READY: Final = b"ready"
 """The first message of a process, sent once it has loaded the project."""
@@ -25,7 +26,7 @@ NO_RUN: Final = 0
 _HEADER: Final = struct.Struct("!IQQ")
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass(frozen=True, slots=True)
 class Told:
     """A message of a worker process."""
 
