@@ -27,6 +27,8 @@ from lambda_tasks.management.verbs import worker as verb
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues import sqs_deliveries as sources
 from lambda_tasks.queues.aws.session import READ_TIMEOUT_S
+from lambda_tasks.records.rollups import roll_up
+from lambda_tasks.records.tables import LastTick
 from tests.app import ledger, outages, resuming, tasks
 from tests.app.models import Effect
 from tests.conftest import PATIENCE_S, Task, python_process, wait_for
@@ -99,6 +101,33 @@ def test_it_works_off_sqs_and_the_table_and_stops(queue: str, sqs: LocalSqs) -> 
     left = sqs.client.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
     assert left["ApproximateNumberOfMessages"] == "0"
     assert left["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="its writers lock the whole database")
+def test_no_task_waits_for_a_round_that_hangs(queue: str) -> None:
+    roll_up(timedelta(days=1))
+    tasks.leave_effect.using(queue="table").execute_on_commit(name="x")
+
+    with (
+        transaction.atomic(),
+        worker(queue, "--queue", "table", logs=True) as process,
+    ):
+        LastTick.objects.select_for_update().get()  # the round waits for it for a minute
+        wait_for(lambda: statuses() == ["SUCCESS"])
+        process.terminate()
+        output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0, output
+    assert "Ends could not be counted" not in output, "the task has run after the round"
+
+
+def test_a_worker_that_works_off_its_queue_makes_its_round_first(queue: str) -> None:
+    assert not LastTick.objects.exists()
+
+    code, output = run(queue, "--queue", "table", "--once")
+
+    assert code == 0, output
+    assert LastTick.objects.exists()
 
 
 def test_what_a_task_enqueues_into_the_table_runs_too(queue: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import (
     Coroutine,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar
@@ -82,8 +82,26 @@ EndWithin = Callable[[float], None]
 Relay = Callable[[], Awaitable[object]]
 """A function that sends the messages that were left."""
 
-PeriodicRelay = tuple[Relay, Callable[[], float]]
-"""A relay, and a function that returns the seconds until its next call."""
+
+class PeriodicRelay:
+    """A relay that is called again and again. `has_run` is whether its first call has ended."""
+
+    def __init__(self, relay: Relay, seconds_to_next: Callable[[], float]) -> None:
+        self.has_run = asyncio.Event()
+        self._relay = relay
+        self._seconds_to_next = seconds_to_next
+
+    async def run(self) -> None:
+        """Call the relay until this is cancelled."""
+        while True:
+            try:
+                await self._relay()
+                wait_s = self._seconds_to_next()
+            except Exception as error:
+                wait_s = RELAY_AGAIN_S
+                log_error(logger, error, "The relay failed; it runs again in %g s", wait_s)
+            self.has_run.set()
+            await asyncio.sleep(wait_s)
 
 
 class Listener:
@@ -226,14 +244,32 @@ class Worker:
 
     async def run(self, *, max_tasks: int | None = None) -> None:
         """Run tasks until stop(), until `max_tasks` were received, or with `once` until idle."""
-        relaying = [asyncio.ensure_future(_keep_relaying(*each)) for each in self._relays]
+        relaying = [asyncio.ensure_future(each.run()) for each in self._relays]
         most = float("inf") if max_tasks is None else max_tasks
-        await asyncio.gather(*(self._consume(each, most) for each in self._sources))
+        await self._consume_all(most)
+        if not self._stopping.is_set() and await self._wait_for_relays():
+            await self._consume_all(most)
         for each in relaying:
             each.cancel()
         await self._drain()
         for source in self._sources:
             await source.aclose()
+
+    async def _consume_all(self, max_tasks: float) -> None:
+        await asyncio.gather(*(self._consume(each, max_tasks) for each in self._sources))
+
+    async def _wait_for_relays(self) -> bool:
+        """Wait until each relay has run, at most as long as for a drain; return whether one ran."""
+        running = [each for each in self._relays if not each.has_run.is_set()]
+
+        async def wait() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._drain_s):
+                    for each in running:
+                        await each.has_run.wait()
+
+        await self._unless_stopped(wait())
+        return bool(running)
 
     async def _consume(self, source: Source, max_tasks: float) -> None:
         holds = source.holds_received
@@ -433,30 +469,32 @@ def _relays(
     """
     relay, shifts = runtime.relay.run_once, runtime.relay_shifts
 
-    async def run_round_in_shift() -> object:
-        return await runtime.round.run() if await shifts.take(always=always) else None
+    async def run_round_in_shift() -> None:
+        if await shifts.take(always=always):
+            await _run_round(runtime)
 
-    relays: list[PeriodicRelay] = [(run_round_in_shift, lambda: shifts.due_in_s)]
-    relays.append((partial(_hand_over_if_used, runtime), lambda: HAND_OVER_EVERY_S))
+    relays = [PeriodicRelay(run_round_in_shift, lambda: shifts.due_in_s)]
+    relays.append(PeriodicRelay(partial(_hand_over_if_used, runtime), lambda: HAND_OVER_EVERY_S))
     if undelayed:
-        relays.append((partial(relay, queues=undelayed), lambda: RELAY_UNDELAYED_EVERY_S))
+        relay_undelayed = partial(relay, queues=undelayed)
+        relays.append(PeriodicRelay(relay_undelayed, lambda: RELAY_UNDELAYED_EVERY_S))
     return relays
+
+
+async def _run_round(runtime: runtimes.Runtime) -> None:
+    """Run a round on a thread of its own, so that no claim and no end waits for its statements."""
+    thread = InterruptibleThread("lambda_tasks-round")
+    try:
+        async with DatabaseCalls(thread):
+            await runtime.round.run()
+    finally:
+        thread.interrupt()
+        thread.shutdown(wait=False)
 
 
 async def _hand_over_if_used(runtime: runtimes.Runtime) -> None:
     if runtime.limits.is_used:
         await runtime.hand_over_places()
-
-
-async def _keep_relaying(relay: Relay, seconds_to_next: Callable[[], float]) -> None:
-    while True:
-        try:
-            await relay()
-            wait_s = seconds_to_next()
-        except Exception as error:
-            wait_s = RELAY_AGAIN_S
-            log_error(logger, error, "The relay failed; it runs again in %g s", wait_s)
-        await asyncio.sleep(wait_s)
 
 
 async def _all_done(tasks: "set[asyncio.Task[None]]") -> None:
