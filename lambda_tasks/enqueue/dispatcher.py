@@ -414,10 +414,9 @@ class _Stream:
         if None in failures:
             self.accepted_at = asyncio.get_running_loop().time()
         for entry, failure in zip(batch, failures, strict=True):
-            is_last = entry.attempt >= SEND_ATTEMPTS or entry.is_given_up
             if failure is None:
                 self._accept(entry)
-            elif failure.retryable and not is_last:
+            elif failure.retryable and entry.attempt < SEND_ATTEMPTS and not entry.is_given_up:
                 self._send_again(entry)
             else:
                 self._fail(entry, failure)
