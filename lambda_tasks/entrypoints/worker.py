@@ -162,7 +162,7 @@ async def worker_of(
             end_within(CLOSE_LIMIT_S)
             await executor.aclose()
             await runtimes.aclose(runtime)
-            database_thread.shutdown(wait=False)
+            await database_thread.aclose()
 
 
 class Worker:
@@ -252,6 +252,7 @@ class Worker:
         for each in relaying:
             each.cancel()
         await self._drain()
+        await asyncio.gather(*relaying, return_exceptions=True)
         for source in self._sources:
             await source.aclose()
 
@@ -489,7 +490,7 @@ async def _run_round(runtime: runtimes.Runtime) -> None:
             await runtime.round.run()
     finally:
         thread.interrupt()
-        thread.shutdown(wait=False)
+        await thread.aclose()
 
 
 async def _hand_over_if_used(runtime: runtimes.Runtime) -> None:

@@ -134,6 +134,16 @@ class InterruptibleThread(Executor):
         if wait and thread is not None:
             thread.join()
 
+    async def aclose(self) -> None:
+        """Shut down, and wait up to STUCK_AFTER_S until the thread has closed its connections.
+
+        A driver that is still at work when the interpreter ends may crash the process.
+        """
+        thread = self._thread
+        self.shutdown(wait=False)
+        if thread is not None:
+            await asyncio.to_thread(thread.join, STUCK_AFTER_S)
+
     def _start(self) -> None:
         if self._thread is None:
             with self._lock:

@@ -145,7 +145,7 @@ async def _run(delivery: Delivery) -> None:
         finally:
             await executor.aclose()
             await runtimes.aclose(runtime)
-            database_thread.shutdown(wait=False)
+            await database_thread.aclose()
 
 
 def find_runnable(id: UUID | str, *, retry: bool) -> TaskRecord:
