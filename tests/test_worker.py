@@ -130,6 +130,19 @@ def test_a_worker_that_works_off_its_queue_makes_its_round_first(queue: str) -> 
     assert LastTick.objects.exists()
 
 
+def test_a_worker_that_works_off_its_queue_runs_what_it_has_relayed(
+    queue: str, sqs: LocalSqs
+) -> None:
+    tasks.leave_effect.using(queue="default").execute_on_commit(name="lost")
+    sqs.client.purge_queue(QueueUrl=queue)
+    TaskRecord.objects.update(look_at=timezone.now() - timedelta(minutes=5), sent_at=None)
+
+    code, output = run(queue, "--once")
+
+    assert code == 0, output
+    assert statuses() == ["SUCCESS"]
+
+
 def test_what_a_task_enqueues_into_the_table_runs_too(queue: str) -> None:
     count: Task = resuming.count_to_three
     count.using(queue="table").execute_on_commit()
