@@ -22,6 +22,8 @@ from django.core.management.base import CommandError
 from django.db import connection, connections, transaction
 from django.utils import timezone
 
+from lambda_tasks import runtime
+from lambda_tasks.declared_schedules import find_declared
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.management.verbs import worker as verb
 from lambda_tasks.models import TaskRecord
@@ -130,17 +132,20 @@ def test_a_worker_that_works_off_its_queue_makes_its_round_first(queue: str) -> 
     assert LastTick.objects.exists()
 
 
-def test_a_worker_that_works_off_its_queue_runs_what_it_has_relayed(
-    queue: str, sqs: LocalSqs
+def test_a_worker_that_works_off_its_queue_runs_what_its_round_has_enqueued(
+    settings: Any,
 ) -> None:
-    tasks.leave_effect.using(queue="default").execute_on_commit(name="lost")
-    sqs.client.purge_queue(QueueUrl=queue)
-    TaskRecord.objects.update(look_at=timezone.now() - timedelta(minutes=5), sent_at=None)
+    settings.LAMBDA_TASKS_QUEUES = {"default": {"database": True}}
+    settings.LAMBDA_TASKS_SCHEDULES = {
+        "each second": {"task": tasks.leave_effect.name, "every": 1, "kwargs": {"name": "x"}}
+    }
+    schedule = find_declared("each second").schedule
+    runtime.current().schedule_table.note({"each second": (tasks.leave_effect.name, schedule)})
+    time.sleep(1.1)
 
-    code, output = run(queue, "--once")
+    call_command("lambda_tasks", "worker", "--once")
 
-    assert code == 0, output
-    assert statuses() == ["SUCCESS"]
+    assert "SUCCESS" in statuses()
 
 
 def test_what_a_task_enqueues_into_the_table_runs_too(queue: str) -> None:
