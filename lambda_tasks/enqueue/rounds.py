@@ -49,10 +49,10 @@ class Round:
             log_error(logger, error, "Steps could not be cancelled; the next round tries again")
         try:
             relayed = await self._relay()
-        finally:
-            # Last, as nothing waits for it. And not only if the relay can send: if it can't, people
-            # look at the figures.
-            await self._count_ends()
+        except Exception:
+            await self._count_ends()  # if the relay can't send, people look at the figures
+            raise
+        await self._count_ends()  # last, as nothing waits for it
         if hooks.ticked:
             call_beside(hooks.ticked, hooks.Ticked(relayed, ticked.scheduled, ticked.lag_s))
         return RoundResult(ticked.scheduled, relayed)

@@ -246,8 +246,11 @@ class Worker:
         """Run tasks until stop(), until `max_tasks` were received, or with `once` until idle."""
         relaying = [asyncio.ensure_future(each.run()) for each in self._relays]
         most = float("inf") if max_tasks is None else max_tasks
+        # Those that end meanwhile may have sent something to a source that has been looked at.
+        first = [each for each in self._relays if not each.has_run.is_set()]
         await self._consume_all(most)
-        if not self._stopping.is_set() and await self._wait_for_relays():
+        if first and self._once and not self._stopping.is_set():
+            await self._wait_for(first)
             await self._consume_all(most)
         for each in relaying:
             each.cancel()
@@ -259,18 +262,16 @@ class Worker:
     async def _consume_all(self, max_tasks: float) -> None:
         await asyncio.gather(*(self._consume(each, max_tasks) for each in self._sources))
 
-    async def _wait_for_relays(self) -> bool:
-        """Wait until each relay has run, at most as long as for a drain; return whether one ran."""
-        running = [each for each in self._relays if not each.has_run.is_set()]
+    async def _wait_for(self, relays: Sequence[PeriodicRelay]) -> None:
+        """Wait until each of these relays has run, at most as long as for a drain."""
 
         async def wait() -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_s):
-                    for each in running:
+                    for each in relays:
                         await each.has_run.wait()
 
         await self._unless_stopped(wait())
-        return bool(running)
 
     async def _consume(self, source: Source, max_tasks: float) -> None:
         holds = source.holds_received

@@ -22,6 +22,7 @@ from django.db import connections
 from .. import interrupts, pools
 from ..database_calls import database_thread
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
+from ..threads import in_reserved_thread
 
 T = TypeVar("T")
 
@@ -142,7 +143,8 @@ class InterruptibleThread(Executor):
         thread = self._thread
         self.shutdown(wait=False)
         if thread is not None:
-            await asyncio.to_thread(thread.join, STUCK_AFTER_S)
+            # Not on the loop's default executor, whose threads tasks may fill.
+            await in_reserved_thread(thread.join, STUCK_AFTER_S)
 
     def _start(self) -> None:
         if self._thread is None:
