@@ -33,11 +33,11 @@ FUNCTION: Final = {
 
 READY: Final = "from django.apps import apps; assert apps.ready"
 
-# The root comes last, so that `lambda_tasks` is the one that the environment has installed.
 END: Final = "; import os; os._exit(0)"
-"""The end of each process, at once. Python's own would go through all objects once more, and faster
-through those that a handler has frozen."""
+"""Ends the process at once. A normal exit would count in the result, and it goes through all
+objects but those that a handler has frozen."""
 
+# The root comes last, so that `lambda_tasks` is the one that the environment has installed.
 BEGIN: Final = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r}); "
 
 

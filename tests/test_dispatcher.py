@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 
 from lambda_tasks.core.batching import MAX_IN_FLIGHT, BatchLimits
 from lambda_tasks.core.message import Message, Outgoing
@@ -76,6 +78,26 @@ def test_a_lone_message_leaves_at_once() -> None:
         assert await call == {}
 
     play(scene)
+
+
+def test_a_request_does_not_need_the_thread_of_the_caller_who_has_started_it() -> None:
+    class UsesTheDatabase(PlayedTransport):
+        async def send(self, batch: Sequence[Outgoing]) -> Sequence[SendFailure | None]:
+            answer = await super().send(batch)
+            await sync_to_async(len)(batch)
+            return answer
+
+    async def run() -> None:
+        transport = UsesTheDatabase()
+        dispatcher = Dispatcher(lambda queue: transport, first_backoff_s=0)
+        with ThreadPoolExecutor(1) as thread:
+            async with ThreadSensitiveContext(executor=thread):
+                call = asyncio.ensure_future(dispatcher.send([message()]))
+                await settle()
+        transport.answers.put_nowait(None)
+        assert await call == {}
+
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 def test_while_requests_are_in_flight_messages_gather() -> None:

@@ -123,7 +123,7 @@ def test_no_task_waits_for_a_round_that_hangs(queue: str) -> None:
     assert "Ends could not be counted" not in output, "the task has run after the round"
 
 
-def test_a_worker_that_works_off_its_queue_makes_its_round_first(queue: str) -> None:
+def test_a_worker_that_works_off_its_queue_makes_its_round_before_it_ends(queue: str) -> None:
     assert not LastTick.objects.exists()
 
     code, output = run(queue, "--queue", "table", "--once")

@@ -8,11 +8,11 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 _set: Final = object.__setattr__
-"""Sets an attribute of a frozen object, too."""
+"""Sets an attribute, also of a frozen object."""
 
 
 def pickled_by_position(cls: type[T]) -> type[T]:
-    """Decorate a frozen dataclass with slots and two fields or more, to be pickled fast.
+    """Decorate a dataclass with slots and two fields or more, to be pickled fast.
 
     Python's own way asks for the fields anew with each object. For the run that a process gets,
     that was a seventh of all the calls that its parent makes for it.

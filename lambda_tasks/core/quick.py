@@ -1,4 +1,4 @@
-"""Dataclasses that are made for each task, and therefore quickly.
+"""Dataclasses of which each task makes several objects, and therefore quickly.
 
 The `__init__` of a frozen dataclass sets each field by object.__setattr__(). With the 25 fields of
 a message, that takes four times as long as assigning them.
@@ -16,6 +16,7 @@ else:
     def quick_dataclass(*, frozen: bool, **options: Any) -> Any:
         """Decorate a class as dataclass(frozen=True) does, to be frozen for type checkers alone.
 
-        Objects are hashable, as those of frozen dataclasses are.
+        Objects are hashable, as those of frozen dataclasses are. At run time an assignment is not
+        refused, and a subclass must use this decorator, too.
         """
         return dataclasses.dataclass(unsafe_hash=frozen, **options)

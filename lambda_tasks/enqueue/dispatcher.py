@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -387,7 +388,9 @@ class _Stream:
             self._start_task(self._send_batch(batch, was_full=self.in_flight >= self._limit.value))
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+        # In a context of its own: a request has the messages of many callers, and outlives some.
+        # Those may have a thread for database calls, which ends with them.
+        task = asyncio.get_running_loop().create_task(coroutine, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -106,7 +106,7 @@ class Alarm:
             signal.setitimer(signal.ITIMER_REAL, self._patience_until - now)
         else:
             self._raise_due()
-            self.arm()  # the timer fired too early
+            self.arm()  # for the next limit: none was due yet
 
     def hear_of_swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
         """Handle sys.unraisablehook: raise a limit again that interrupted a finalizer."""
