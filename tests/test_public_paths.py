@@ -167,6 +167,75 @@ def test_a_time_limit_that_interrupts_a_finalizer_is_raised_again(settings: Any)
         time.sleep(PATIENCE_S)
 
 
+def test_a_time_limit_whose_place_a_finalizers_own_error_takes_is_raised_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.deprecated_call():
+        from lambda_tasks.timeouts import HardTimeLimitExceeded, TimeoutContext
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+
+    class Slow:
+        def __del__(self) -> None:
+            try:
+                time.sleep(PATIENCE_S)
+            finally:
+                raise ValueError("its own")
+
+    with pytest.raises(HardTimeLimitExceeded), TimeoutContext(soft_timeout=1, hard_timeout=1):
+        Slow()
+        time.sleep(PATIENCE_S)
+
+    assert [str(each.exc_value) for each in reported] == ["its own"]
+
+
+def test_a_time_limit_that_interrupts_the_report_of_a_finalizer_is_raised_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.deprecated_call():
+        from lambda_tasks.timeouts import HardTimeLimitExceeded, TimeoutContext
+    reported: list[Any] = []
+
+    def report_slowly(unraisable: Any) -> None:
+        time.sleep(1.2)
+        reported.append(unraisable.exc_value)
+
+    monkeypatch.setattr(sys, "unraisablehook", report_slowly)
+
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("its own")
+
+    with pytest.raises(HardTimeLimitExceeded), TimeoutContext(soft_timeout=1, hard_timeout=1):
+        Failing()
+        time.sleep(PATIENCE_S)
+
+    assert [str(each) for each in reported] == ["its own"]
+
+
+def test_a_time_limit_that_is_handled_is_not_raised_again_for_a_finalizer_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.deprecated_call():
+        from lambda_tasks.timeouts import SoftTimeLimitExceeded, TimeoutContext
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("its own")
+
+    with TimeoutContext(soft_timeout=1, hard_timeout=60):
+        try:
+            time.sleep(PATIENCE_S)
+        except SoftTimeLimitExceeded as limit:
+            Failing()
+            time.sleep(0.1)  # in which it would be raised again
+            assert reported[0].exc_value.__context__ is limit
+
+    assert [str(each.exc_value) for each in reported] == ["its own"]
+
+
 def test_what_else_fails_in_a_finalizer_is_reported_as_without_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,6 +8,7 @@ statement ends.
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -100,6 +101,9 @@ class Alarm:
         """Handle SIGALRM: raise what is due now, or when the current statement ends."""
         if frame and frame.f_code is Alarm.__exit__.__code__ and frame.f_locals["self"] is self:
             return  # the body has just ended: raised here, the limit would skip the cleanup
+        if _is_called_by(Alarm.hear_of_swallowed, frame):  # Python would swallow it once more
+            signal.setitimer(signal.ITIMER_REAL, SWALLOWED_PATIENCE_S)
+            return
         now = time.monotonic()
         self.look(now)
         if self._statement is not None and now < self._patience_until:
@@ -112,11 +116,13 @@ class Alarm:
         """Handle sys.unraisablehook: raise a limit again that interrupted a finalizer."""
         # Python goes on after an exception in __del__, or in a callback of the garbage collector
         # or of a weak reference, and tells only this hook of it.
-        error = unraisable.exc_value
-        if error is None or error is not self._raised:
+        limit, error = self._raised, unraisable.exc_value
+        if limit is None or error is None or not _ended_by(error, limit):
             self._previous_hook(unraisable)
             return
-        self._pending = ((time.monotonic(), error), *self._pending)
+        if error is not limit:  # the finalizer's own error, raised while it cleaned up
+            self._previous_hook(unraisable)
+        self._pending = ((time.monotonic(), limit.with_traceback(None)), *self._pending)
         signal.setitimer(signal.ITIMER_REAL, SWALLOWED_PATIENCE_S)
 
     def look(self, now: float) -> None:
@@ -157,3 +163,20 @@ class Alarm:
 
 def _set_timer(at: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, max(at - time.monotonic(), TIMER_TOLERANCE_S))
+
+
+def _is_called_by(function: Callable[..., Any], frame: FrameType | None) -> bool:
+    """Return whether this frame is one of a function, or of what it has called."""
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _ended_by(error: BaseException, limit: BaseException) -> bool:
+    """Return whether an error is a limit, or was raised where the limit had been caught."""
+    # The context alone doesn't tell: an error has it, too, if it comes from a finalizer that runs
+    # while the body handles the limit. The limit has then left the finalizer's frames.
+    caught_in = limit.__traceback__ and limit.__traceback__.tb_frame
+    return error is limit or any(
+        frame is caught_in for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
