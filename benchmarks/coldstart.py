@@ -41,6 +41,10 @@ objects but those that a handler has frozen."""
 BEGIN: Final = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r}); "
 
 
+LIMIT_S: Final = 60.0
+"""Seconds after which a process, or what it has started, hangs."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """What a process of one library does before it ends."""
@@ -73,16 +77,25 @@ ENTRIES: Final = [
 
 
 def measure(entry: Entry) -> float:
-    """Seconds of a process from its start until it is ready."""
+    """Seconds of a process from its start until it is ready.
+
+    Returns when the processes that it has started have ended, too: a handler's server of processes
+    would still load beside the next one.
+    """
     python = environments.here() if entry.library == OURS else environments.django_lambda_tasks()
     before = time.perf_counter()
-    subprocess.run(
+    with subprocess.Popen(
         [python, "-c", BEGIN + entry.code + END],
         env={**os.environ, **_environment(), **(FUNCTION if entry.in_lambda else {})},
         cwd=tempfile.gettempdir(),
-        check=True,
-    )
-    return time.perf_counter() - before
+        stdout=subprocess.PIPE,
+    ) as process:
+        status = process.wait(LIMIT_S)
+        seconds = time.perf_counter() - before
+        process.communicate(timeout=LIMIT_S)  # ends when the processes that it has started do
+    if status:
+        raise subprocess.CalledProcessError(status, entry.label)
+    return seconds
 
 
 def _environment() -> dict[str, str]:
