@@ -153,6 +153,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         self._result_type = ResultType(func)
         self._context_is_positional = takes_context_by_position(func)
         self._unique = self.options.unique
+        keeps_rows = self.options.waits_in_row or self.options.workflow or self._unique is not None
+        self._durable = True if keeps_rows else self.options.durable
         with suppress(UnresolvedHint):  # check() and the first call look again
             self._check_unique()
         if self.is_async:
@@ -430,12 +432,6 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         durable = self._durable
         return not (conf.current().durable if durable is None else durable)
 
-    @property
-    def _durable(self) -> bool | None:
-        options = self.options
-        keeps_rows = options.waits_in_row or options.workflow or self._unique is not None
-        return True if keeps_rows else self.options.durable
-
     def argument_of(self, message: Message, name: str) -> Any:
         """See ports.Task."""
         if name in message.kwargs:
@@ -571,13 +567,13 @@ class LambdaTaskWrapper(Generic[P, R_co]):
                 overrides,
                 **{CALL_OPTIONS[name]: kwargs[name] for name in kwargs if name in CALL_OPTIONS},
             )
-        options = self.options
+        options, secret, terms = self.options, self.secret_names, self._terms
         queue = options.queue if overrides.queue is None else overrides.queue
+        hides = bool(secret)
         if references:
-            hides = bool(self.secret_names)
             named = self.arguments.some_valid(arguments, without=references, hides_inputs=hides)
         else:
-            named = self.arguments_to_json(arguments)
+            named = self.arguments.to_json(arguments, hides_inputs=hides)
         return prepare(
             self.name,
             named,
@@ -591,10 +587,10 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             group_key=overrides.group_key,
             priority=overrides.priority,
             headers=overrides.headers,
-            secret=self.secret_names,
+            secret=secret,
             keeps_arguments=options.keep_arguments,
-            expires=self._expires,
-            unique=self.unique_call((), named),
+            expires=options.expires if overrides.expires is None else overrides.expires,
+            unique=None if terms is None else self.unique_call((), named, terms),
         )
 
     def _outgoing_many(self, calls: ManyCalls) -> list[Outgoing]:
@@ -606,7 +602,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         return [self._outgoing((), self._check_mapping(kwargs)) for kwargs in calls]
 
     def _check_mapping(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        if isinstance(kwargs, Mapping):
+        if type(kwargs) is dict or isinstance(kwargs, Mapping):  # the second takes much longer
             return kwargs
         raise TypeError(
             f"{self.name}: a {type(kwargs).__name__} can't be the arguments of a call. Pass a "

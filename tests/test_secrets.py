@@ -269,7 +269,7 @@ def test_numbers_and_inputs_of_redacted_names_are_hidden(
 
 
 def test_what_carries_arguments_does_not_show_them() -> None:
-    message = Message(task_name="f", kwargs={"a": TOKEN}, args=[TOKEN], invocation_id=uuid.uuid4())
+    message = Message(task_name="f", kwargs={"a": TOKEN}, args=(TOKEN,), invocation_id=uuid.uuid4())
     payload = secretive.pay.serialize(account="7", token=SecretStr(TOKEN))
     delivery = Delivery(id="1", source="q", fallback_id=uuid.uuid4(), body=TOKEN, message=message)
     shown = [message, Outgoing(message, TOKEN, "q"), delivery, SQSLambdaTask(**payload)]

@@ -250,7 +250,7 @@ class LambdaTasksBackend(BaseTaskBackend):
             started_at=None,
             last_attempted_at=None,
             finished_at=None,
-            args=message.args,
+            args=list(message.args),
             kwargs=message.redacted_kwargs,
             backend=self.alias,
             errors=[],

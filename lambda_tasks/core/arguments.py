@@ -70,7 +70,7 @@ class Arguments:
         not show their values. Raises TypeError for a model instance, or a value that pydantic
         can't serialize.
         """
-        return self._validate(kwargs, hides_inputs=hides_inputs)[1]
+        return self._validate(self._model(hides_inputs=hides_inputs), kwargs)[1]
 
     def some_valid(
         self, kwargs: Mapping[str, Any], *, without: Collection[str], hides_inputs: bool = False
@@ -86,7 +86,7 @@ class Arguments:
                 hides_inputs=hides_inputs or bool(self.secret_names), without=key
             )
         given = {name: None if name in key else value for name, value in kwargs.items()}
-        named = self._validate_by(model, given)[1]
+        named = self._validate(model, given)[1]
         return {name: value for name, value in named.items() if name not in key}
 
     def check_references(self, results: Mapping[str, Any]) -> None:
@@ -125,7 +125,7 @@ class Arguments:
 
         Raises the same errors as to_json().
         """
-        return self._only_passed(self._validate(kwargs, hides_inputs=hides_inputs)[0])
+        return self._only_passed(self._validate(self._model(hides_inputs=hides_inputs), kwargs)[0])
 
     def from_json(self, kwargs: Mapping[str, Any], *, hides_inputs: bool = False) -> dict[str, Any]:
         """Turn arguments that arrived as JSON values into the annotated types.
@@ -215,11 +215,6 @@ class Arguments:
         self._model(hides_inputs=False)
 
     def _validate(
-        self, kwargs: Mapping[str, Any], *, hides_inputs: bool
-    ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
-        return self._validate_by(self._model(hides_inputs=hides_inputs), kwargs)
-
-    def _validate_by(
         self, by: type[pydantic.BaseModel], kwargs: Mapping[str, Any]
     ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
         try:

@@ -100,7 +100,7 @@ class Message:
     kwargs: dict[str, Any] = field(repr=False)
     """Arguments by name, as JSON values."""
     invocation_id: UUID
-    args: list[Any] = field(default_factory=list, repr=False)
+    args: tuple[Any, ...] = field(default=(), repr=False)
     """Positional arguments, as JSON values; only for tasks of django.tasks."""
     backend: str | None = None
     """Alias of the backend in TASKS; only for tasks of django.tasks."""
@@ -225,7 +225,9 @@ class Message:
         return replace(
             self,
             kwargs={name: value for name, value in self.kwargs.items() if name not in inputs},
-            args=[None if str(index) in inputs else each for index, each in enumerate(self.args)],
+            args=tuple(
+                None if str(index) in inputs else each for index, each in enumerate(self.args)
+            ),
         )
 
 
@@ -317,7 +319,7 @@ def _are_same(first: Any, second: Any) -> bool:
         return first.keys() == second.keys() and all(
             _are_same(value, second[key]) for key, value in first.items()
         )
-    if isinstance(first, list) and isinstance(second, list):
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
         return len(first) == len(second) and all(map(_are_same, first, second))
     if isinstance(first, int | float) and isinstance(second, int | float):
         return _are_close(first, second)
@@ -495,7 +497,12 @@ def _is_a(kind: type[T]) -> Callable[[str, Any], T]:
 
 _read_text = _is_a(str)
 _read_int = _is_a(int)
+_read_list: Callable[[str, Any], list[Any]] = _is_a(list)
 _read_dict: Callable[[str, Any], dict[str, Any]] = _is_a(dict)
+
+
+def _read_args(key: str, value: Any) -> tuple[Any, ...]:
+    return tuple(_read_list(key, value))
 
 
 def _text_up_to(limit: int) -> Callable[[str, Any], str]:
@@ -547,7 +554,7 @@ def _read_datetime(key: str, value: Any) -> datetime:
 READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "task_name": _text_up_to(MAX_NAME),
     "kwargs": _read_dict,
-    "args": _is_a(list),
+    "args": _read_args,
     "n_retries": _int_within(range(2**15)),
     "n_continues": _int_within(range(2**15)),
     "invocation_id": _read_uuid,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -310,7 +311,7 @@ class _Stream:
         self._busy_since = 0.0
         self._dispatcher = dispatcher
         self._transport = transport
-        self._backlog: Backlog[_Entry] = Backlog(lambda entry: entry.group)
+        self._backlog: Backlog[_Entry] = Backlog(attrgetter("group"))
         self._blocked = BlockedGroups(dispatcher.is_unsent)
         self._awaiting_check: dict[str, list[_Entry]] = {}
         self._is_pumping = False
@@ -380,7 +381,7 @@ class _Stream:
                 self._backlog.ready,
                 self._transport.limits,
                 size_bytes=_size_bytes,
-                kind=_is_follow_up,
+                kind=attrgetter("outgoing.is_follow_up"),
             )
             if not self.in_flight:
                 self._busy_since = asyncio.get_running_loop().time()
@@ -418,7 +419,9 @@ class _Stream:
             self.accepted_at = asyncio.get_running_loop().time()
         for entry, failure in zip(batch, failures, strict=True):
             if failure is None:
-                self._accept(entry)
+                if entry.group is not None:
+                    self._let_next_go(entry.group, entry)
+                self._dispatcher.complete(entry, None)
             elif failure.retryable and entry.attempt < SEND_ATTEMPTS and not entry.is_given_up:
                 self._send_again(entry)
             else:
@@ -437,11 +440,10 @@ class _Stream:
         self._has_given_up_entries |= entry.is_given_up
         self._pump_soon()
 
-    def _accept(self, entry: _Entry) -> None:
-        if entry.group is not None:
-            self._backlog.mark_accepted(entry)
-            self._blocked.discard(entry.group, entry.id)
-        self._dispatcher.complete(entry, None)
+    def _let_next_go(self, group: str, accepted: _Entry) -> None:
+        """Let the next message of a group go, which waits for this one."""
+        self._backlog.mark_accepted(accepted)
+        self._blocked.discard(group, accepted.id)
 
     def _fail(self, entry: _Entry, failure: SendFailure) -> None:
         """Fail an entry and all later ones of its group, which must not overtake it."""
@@ -490,10 +492,6 @@ def _sent_event(outgoing: Outgoing) -> hooks.Sent:
 
 def _size_bytes(entry: _Entry) -> int:
     return size_bytes(entry.outgoing.body)
-
-
-def _is_follow_up(entry: _Entry) -> bool:
-    return entry.outgoing.is_follow_up
 
 
 def _wake(waiters: "list[asyncio.Future[None]]") -> None:

@@ -97,7 +97,7 @@ def prepare(
         task_name=task_name,
         kwargs=kwargs,
         invocation_id=id,
-        args=list(args),
+        args=tuple(args),
         backend=backend,
         n_retries=n_retries,
         queue=None if queue == task_queue else queue,

@@ -256,4 +256,4 @@ def _shown_arguments(
         return [REDACTED for _ in message.args], dict.fromkeys(message.kwargs, REDACTED)
     secret = task.secret_names | task.unknown_names(message.kwargs)
     hidden = dict.fromkeys(secret & message.kwargs.keys(), REDACTED)
-    return message.args, message.kwargs | hidden
+    return list(message.args), message.kwargs | hidden

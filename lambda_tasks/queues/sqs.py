@@ -116,7 +116,7 @@ class SQSQueue(Queue):
     def check_message(self, message: Message, body: str, *, is_signed: bool) -> None:
         """See Queue."""
         limit = self.max_message_bytes - (SIGNATURE_BYTES if is_signed else 0)
-        if _trace_attributes(message):
+        if message.headers and _trace_attributes(message):
             limit -= TRACE_BYTES
         check_size(body, task_name=message.task_name, limit_bytes=limit)
 
@@ -231,14 +231,14 @@ class SQSTransport:
         if self._signer is not None:
             body = self._signer.sign(body, now=time.time())
         entry: dict[str, Any] = {"Id": id, "MessageBody": body}
-        if attributes := _trace_attributes(message):
+        if message.headers and (attributes := _trace_attributes(message)):
             entry["MessageAttributes"] = attributes
         if self._is_fifo:
             # A FIFO queue refuses a delay for a single message, and requires a group.
             entry["MessageGroupId"] = message.group
             entry["MessageDeduplicationId"] = str(message.invocation_id)
             return entry
-        if delay_s := _delay_left_s(outgoing):
+        if outgoing.delay_s and (delay_s := _delay_left_s(outgoing)):
             entry["DelaySeconds"] = delay_s
         if message.group_key is not None:
             entry["MessageGroupId"] = message.group_key
@@ -247,8 +247,6 @@ class SQSTransport:
 
 def _trace_attributes(message: Message) -> dict[str, Any]:
     """Return the message attributes with the trace of a call, for those who read no bodies."""
-    if not message.headers:
-        return {}
     return {
         name: {"DataType": "String", "StringValue": value}
         for name in TRACE_HEADERS

@@ -57,7 +57,7 @@ def _complete(granted: Granted, values: Mapping[Key, Any]) -> Granted | Refused:
         granted,
         message=replace(
             message,
-            args=[found.pop(str(index), each) for index, each in enumerate(message.args)],
+            args=tuple(found.pop(str(index), each) for index, each in enumerate(message.args)),
             kwargs={**message.kwargs, **found},
         ),
     )

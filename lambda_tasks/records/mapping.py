@@ -113,8 +113,7 @@ def row_of(
     return {
         "id": message.invocation_id,
         "task_name": message.task_name,
-        "args": ([REDACTED] * len(message.args) if ARGS_KEY in secret_values else message.args)
-        or None,
+        "args": _redact_args(message.args, secret_values) or None,
         "kwargs": _redact_kwargs(message.kwargs, secret_values),
         "backend": message.backend,
         "secrets": encrypt(secret_values, id=message.invocation_id) if secret_values else None,
@@ -181,6 +180,10 @@ def _encrypted_arguments(message: Message) -> Mapping[str, Any]:
     if encrypts_all():
         return {**message.kwargs, ARGS_KEY: message.args}
     return message.secret_kwargs
+
+
+def _redact_args(args: Sequence[Any], secret_values: Mapping[str, Any]) -> list[Any]:
+    return [REDACTED] * len(args) if ARGS_KEY in secret_values else list(args)
 
 
 def _redact_kwargs(kwargs: dict[str, Any], secret_values: Mapping[str, Any]) -> dict[str, Any]:
@@ -317,7 +320,7 @@ def message_of(row: Row) -> Message:
         task_name=row["task_name"],
         kwargs=row["kwargs"] | secret_values,
         invocation_id=row["id"],
-        args=(row["args"] if args is None else args) or [],
+        args=tuple((row["args"] if args is None else args) or ()),
         backend=row["backend"],
         n_retries=row["n_retries"],
         n_continues=row["n_continues"],

@@ -38,7 +38,7 @@ class CapturedTask:
     @property
     def args(self) -> list[Any]:
         """The positional arguments, which only tasks of django.tasks have."""
-        return self.outgoing.message.args
+        return list(self.outgoing.message.args)
 
     @property
     def kwargs(self) -> dict[str, Any]:

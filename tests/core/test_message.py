@@ -167,7 +167,7 @@ GOLDEN: dict[str, tuple[str, Message]] = {
         '"queue":"default","durable":true}',
         Message(
             task_name="app.tasks.f",
-            args=[1],
+            args=(1,),
             kwargs={"b": 2},
             invocation_id=UUID("00000000-0000-4000-8000-000000000001"),
             backend="default",

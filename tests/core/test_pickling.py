@@ -13,7 +13,7 @@ from lambda_tasks.execution.run import AttemptEnd, Run
 
 MESSAGE = Message(
     task_name="app.tasks.add",
-    args=[1],
+    args=(1,),
     kwargs={"b": [2, {"c": None}]},
     invocation_id=uuid.uuid4(),
     n_retries=3,
