@@ -8,6 +8,7 @@ import threading
 import time
 import unittest
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +18,11 @@ from django.db import connection, connections, transaction
 from django.db.models.functions import Now
 from django.test import TestCase
 
-from lambda_tasks import EnqueueError, conf, hooks, runtime, threads
+from lambda_tasks import EnqueueError, conf, hooks, interrupts, runtime, threads
 from lambda_tasks.core.lifecycle import GRACE
 from lambda_tasks.enqueue import background, dispatcher, marker, outage_log
 from lambda_tasks.enqueue.outage_log import OutageLog
+from lambda_tasks.hooks import beside
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues.aws.client import CALL_TIMEOUT_S
@@ -569,3 +571,101 @@ def test_a_forked_child_inherits_no_messages(
     drain()
 
     assert len(bodies_in(sqs, queue)) == 1
+
+
+# Where no thread can be started
+
+
+class NoThreads:
+    """No thread starts while it is closed, as at a limit of threads and as Python 3.12 ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        start = threading.Thread.start
+
+        def start_or_raise(thread: threading.Thread) -> None:
+            if self.is_closed:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        self.is_closed = True
+        monkeypatch.setattr(threading.Thread, "start", start_or_raise)
+
+
+@pytest.fixture
+def no_threads(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[NoThreads]:
+    """No thread starts, and none of the library's runs yet, as in a process that has just begun."""
+    runtime.close()
+    monkeypatch.setattr(threads, "_threads", cache(threads._threads.__wrapped__))
+    monkeypatch.setattr(interrupts._Watch, "of_this_process", interrupts._Watch())
+    monkeypatch.setattr(beside._Process, "beside", beside._Beside())
+    no_threads = NoThreads(monkeypatch)
+    yield no_threads
+    no_threads.is_closed = False
+    runtime.close()
+
+
+def test_a_call_is_stored_where_no_thread_can_be_started(
+    no_threads: NoThreads, caplog: pytest.LogCaptureFixture
+) -> None:
+    invocation = tasks.add.execute_on_commit(a=1)
+    with transaction.atomic():
+        tasks.add.execute_on_commit(a=2)
+
+    assert f"{invocation.id} was stored and could not be sent yet: no thread" in caplog.text
+    assert n_unsent() == 2
+
+
+def test_a_direct_call_says_that_no_thread_could_be_started(no_threads: NoThreads) -> None:
+    with pytest.raises(EnqueueError, match="no thread could be started"):
+        tasks.add_direct.execute_on_commit(a=1)
+
+
+def test_calls_are_sent_and_hooks_called_once_threads_can_be_started_again(
+    no_threads: NoThreads, sqs: LocalSqs, queue: str
+) -> None:
+    heard: list[Any] = []
+    hooks.sent.connect(heard.append)
+    try:
+        tasks.add.execute_on_commit(a=1)
+        beside.start_calling()
+        no_threads.is_closed = False
+
+        tasks.add.execute_on_commit(a=2)
+        wait_for(lambda: heard)
+    finally:
+        hooks.sent.disconnect(heard.append)
+
+    wait_for(lambda: n_unsent() == 1)
+    assert len(bodies_in(sqs, queue)) == 1
+
+
+def test_limits_hold_once_threads_can_be_started_again(no_threads: NoThreads) -> None:
+    with interrupts.interrupt_after(60):
+        pass
+    no_threads.is_closed = False
+    limited = threading.Event()
+
+    class Seen:
+        def look(self, now: float) -> None:
+            limited.set()
+
+    seen = Seen()
+    interrupts.watch(seen)
+    try:
+        assert limited.wait(PATIENCE_S)
+    finally:
+        interrupts.unwatch(seen)
+
+
+def test_a_call_is_sent_by_the_loop_that_runs_where_no_further_thread_can_be_started(
+    no_threads: NoThreads, sqs: LocalSqs, queue: str
+) -> None:
+    no_threads.is_closed = False
+    tasks.add_direct.execute_on_commit(a=1)
+    threads._threads.cache_clear()
+    no_threads.is_closed = True
+
+    tasks.add.execute_on_commit(a=2)
+
+    assert n_unsent() == 0
+    assert len(bodies_in(sqs, queue)) == 2

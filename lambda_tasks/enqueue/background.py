@@ -44,7 +44,10 @@ class Background:
         self._marker: Marker | None = None
 
     def take(self, messages: Sequence[Outgoing]) -> None:
-        """Send messages soon. Returns at once; can be called on any thread."""
+        """Send messages soon. Returns at once; can be called on any thread.
+
+        Raises NoThread where a thread can't be started; nothing is taken then.
+        """
         loop = self._portal.loop()
         if self._marker is None:
             self._prepare()
