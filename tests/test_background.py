@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import threading
 import time
 import unittest
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -445,6 +447,61 @@ def test_an_sqs_that_refuses_is_logged_once(
     lines = [each for each in caplog.records if each.name == "lambda_tasks"]
     assert len(lines) == 1, caplog.text
     assert "AccessDenied" in lines[0].getMessage()
+
+
+REQUEST: ContextVar[str | None] = ContextVar("REQUEST", default=None)
+
+
+class Requests(logging.Handler):
+    """The requests to which log lines belong, as handlers that add a request's id see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str | None] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(REQUEST.get())
+
+
+@pytest.fixture
+def requests_of_lines() -> Iterator[list[str | None]]:
+    """The requests of the library's log lines, while this thread has a request."""
+    handler = Requests()
+    logging.getLogger("lambda_tasks").addHandler(handler)
+    token = REQUEST.set("a request")
+    yield handler.seen
+    REQUEST.reset(token)
+    logging.getLogger("lambda_tasks").removeHandler(handler)
+
+
+@in_the_background
+def test_a_line_about_a_full_buffer_belongs_to_no_request(
+    proxy: FaultySqs, requests_of_lines: list[str | None]
+) -> None:
+    runtime.close()
+    runtime.current().dispatcher._buffer_limit = 0
+
+    tasks.add.execute_on_commit(a=1)
+    wait_for(lambda: requests_of_lines)
+
+    assert requests_of_lines == [None]
+
+
+@in_the_background
+def test_a_line_about_a_queue_that_hangs_belongs_to_no_request(
+    proxy: FaultySqs, requests_of_lines: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "EAGER_IN_FLIGHT", 0)
+    monkeypatch.setattr(dispatcher, "GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr(dispatcher, "OWN_FOR_S", 0.1)
+    runtime.close()
+
+    with pytest.raises(EnqueueError):
+        tasks.add_direct.execute_on_commit(a=1)  # starts the timer
+    tasks.add.execute_on_commit(a=2)
+    wait_for(lambda: requests_of_lines)
+
+    assert requests_of_lines == [None]
 
 
 # The connection that marks

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Final
 
 from .. import hooks
@@ -55,7 +56,8 @@ class Background:
         # Two threads may both find it False. Then there are two looks, and one of them finds none.
         if not self._is_scheduled:
             self._is_scheduled = True
-            loop.call_soon_threadsafe(self._schedule)
+            # In a context of its own: what follows is for the messages of many requests.
+            loop.call_soon_threadsafe(self._schedule, context=Context())
 
     async def drain(self) -> None:
         """Send and mark what was taken until now, within DRAIN_S seconds.
