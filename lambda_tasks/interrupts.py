@@ -24,7 +24,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from .threads import Thread, make_thread
+from .threads import NoThread, Thread, start_thread
 
 logger = logging.getLogger("lambda_tasks")
 
@@ -128,7 +128,9 @@ class Work:
             if now >= self._cancel_at:
                 self._cancel_at = math.inf
                 self.was_interrupted = True
-                self._cancellers += [(_start_canceller(each, raw), raw) for each, raw in open_ones]
+                for each, raw in open_ones:
+                    with suppress(NoThread):  # then its socket is shut down, if it may be
+                        self._cancellers.append((_start_canceller(each, raw), raw))
             if now >= self._hang_up_at:
                 # The thread may reconnect and wait again, so the limits start over.
                 self._cancel_at = now + CANCEL_TIMEOUT_S
@@ -303,8 +305,12 @@ class _Watch:
                 self._is_idle = False
                 self._is_urgent |= is_urgent
                 if self._thread is None:
-                    self._thread = make_thread(self._run, name="lambda_tasks-watch")
-                    self._thread.start()
+                    try:
+                        self._thread = start_thread(self._run, name="lambda_tasks-watch")
+                    except NoThread:
+                        # The work goes on without its limit. The next one tries again.
+                        self._is_idle = True
+                        return
                 self._condition.notify()
 
     def discard(self, watched: Watched) -> None:
@@ -381,9 +387,7 @@ def _start_canceller(connection: BaseDatabaseWrapper, raw: Any) -> Thread:
     A thread for each, as the cancel opens a connection of its own, which may wait too.
     """
     name = f"lambda_tasks-cancel-{next(_canceller_numbers)}"
-    thread = make_thread(_cancel, connection, raw, name=name)
-    thread.start()
-    return thread
+    return start_thread(_cancel, connection, raw, name=name)
 
 
 def _cancel(connection: BaseDatabaseWrapper, raw: Any) -> None:

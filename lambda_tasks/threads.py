@@ -37,6 +37,13 @@ GEVENT_WAIT_S: Final = 60.0
 """Seconds of each part of a wait under gevent."""
 
 
+class NoThread(RuntimeError):
+    """No thread can be started: the process has too many, or ends, when Python 3.12 starts none."""
+
+    def __init__(self) -> None:
+        super().__init__("no thread could be started: the process has too many, or is ending")
+
+
 class Thread(Protocol):
     """What the library needs of a thread. See threading.Thread."""
 
@@ -63,6 +70,19 @@ def make_thread(target: Callable[..., object], *args: Any, name: str) -> Thread:
     return threading.Thread(target=target, args=args, name=name, daemon=True)
 
 
+def start_thread(target: Callable[..., object], *args: Any, name: str) -> Thread:
+    """Start a daemon thread of the operating system that calls a function.
+
+    Raises NoThread where none can be started.
+    """
+    thread = make_thread(target, *args, name=name)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise NoThread from error
+    return thread
+
+
 def make_executor(max_threads: int, name: str) -> ThreadPoolExecutor:
     """Return an executor of threads of the operating system, which works until the process ends.
 
@@ -74,7 +94,10 @@ def make_executor(max_threads: int, name: str) -> ThreadPoolExecutor:
 
 
 def prepare_for_exit() -> None:
-    """Start the threads that calls at the end of the process need: Python 3.12 starts none then."""
+    """Start the threads that calls at the end of the process need: Python 3.12 starts none then.
+
+    Raises NoThread where it is too late.
+    """
     executor = _threads()
     if isinstance(executor, _DaemonExecutor):
         executor.start(EXIT_THREADS)
@@ -157,7 +180,7 @@ class _DaemonExecutor(ThreadPoolExecutor):
             n_needed = min(self._n_open, self._max_threads)
         try:
             self.start(n_needed)
-        except RuntimeError:  # the process exits, or has too many threads
+        except NoThread:
             if not self._n_threads:
                 with self._change:
                     self._n_open -= 1
@@ -168,7 +191,7 @@ class _DaemonExecutor(ThreadPoolExecutor):
         return future
 
     def start(self, n_threads: int) -> None:
-        """Start threads until there are so many. Raises RuntimeError where none can be started."""
+        """Start threads until there are so many. Raises NoThread where none can be started."""
         while True:
             with self._change:
                 if self._n_threads >= n_threads:
@@ -176,8 +199,8 @@ class _DaemonExecutor(ThreadPoolExecutor):
                 self._n_threads += 1
                 name = f"{self._name}_{self._n_threads}"
             try:
-                make_thread(self._serve, name=name).start()
-            except RuntimeError:
+                start_thread(self._serve, name=name)
+            except NoThread:
                 with self._change:
                     self._n_threads -= 1
                 raise

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import threading
 import time
 import unittest
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +20,11 @@ from django.db import connection, connections, transaction
 from django.db.models.functions import Now
 from django.test import TestCase
 
-from lambda_tasks import EnqueueError, conf, hooks, runtime, threads
+from lambda_tasks import EnqueueError, conf, hooks, interrupts, runtime, threads
 from lambda_tasks.core.lifecycle import GRACE
 from lambda_tasks.enqueue import background, dispatcher, marker, outage_log
 from lambda_tasks.enqueue.outage_log import OutageLog
+from lambda_tasks.hooks import beside
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.queues.aws.client import CALL_TIMEOUT_S
@@ -445,6 +449,61 @@ def test_an_sqs_that_refuses_is_logged_once(
     assert "AccessDenied" in lines[0].getMessage()
 
 
+REQUEST: ContextVar[str | None] = ContextVar("REQUEST", default=None)
+
+
+class Requests(logging.Handler):
+    """The requests to which log lines belong, as handlers that add a request's id see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str | None] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(REQUEST.get())
+
+
+@pytest.fixture
+def requests_of_lines() -> Iterator[list[str | None]]:
+    """The requests of the library's log lines, while this thread has a request."""
+    handler = Requests()
+    logging.getLogger("lambda_tasks").addHandler(handler)
+    token = REQUEST.set("a request")
+    yield handler.seen
+    REQUEST.reset(token)
+    logging.getLogger("lambda_tasks").removeHandler(handler)
+
+
+@in_the_background
+def test_a_line_about_a_full_buffer_belongs_to_no_request(
+    proxy: FaultySqs, requests_of_lines: list[str | None]
+) -> None:
+    runtime.close()
+    runtime.current().dispatcher._buffer_limit = 0
+
+    tasks.add.execute_on_commit(a=1)
+    wait_for(lambda: requests_of_lines)
+
+    assert requests_of_lines == [None]
+
+
+@in_the_background
+def test_a_line_about_a_queue_that_hangs_belongs_to_no_request(
+    proxy: FaultySqs, requests_of_lines: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "EAGER_IN_FLIGHT", 0)
+    monkeypatch.setattr(dispatcher, "GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr(dispatcher, "OWN_FOR_S", 0.1)
+    runtime.close()
+
+    with pytest.raises(EnqueueError):
+        tasks.add_direct.execute_on_commit(a=1)  # starts the timer
+    tasks.add.execute_on_commit(a=2)
+    wait_for(lambda: requests_of_lines)
+
+    assert requests_of_lines == [None]
+
+
 # The connection that marks
 
 
@@ -569,3 +628,101 @@ def test_a_forked_child_inherits_no_messages(
     drain()
 
     assert len(bodies_in(sqs, queue)) == 1
+
+
+# Where no thread can be started
+
+
+class NoThreads:
+    """No thread starts while it is closed, as at a limit of threads and as Python 3.12 ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        start = threading.Thread.start
+
+        def start_or_raise(thread: threading.Thread) -> None:
+            if self.is_closed:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        self.is_closed = True
+        monkeypatch.setattr(threading.Thread, "start", start_or_raise)
+
+
+@pytest.fixture
+def no_threads(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[NoThreads]:
+    """No thread starts, and none of the library's runs yet, as in a process that has just begun."""
+    runtime.close()
+    monkeypatch.setattr(threads, "_threads", cache(threads._threads.__wrapped__))
+    monkeypatch.setattr(interrupts._Watch, "of_this_process", interrupts._Watch())
+    monkeypatch.setattr(beside._Process, "beside", beside._Beside())
+    no_threads = NoThreads(monkeypatch)
+    yield no_threads
+    no_threads.is_closed = False
+    runtime.close()
+
+
+def test_a_call_is_stored_where_no_thread_can_be_started(
+    no_threads: NoThreads, caplog: pytest.LogCaptureFixture
+) -> None:
+    invocation = tasks.add.execute_on_commit(a=1)
+    with transaction.atomic():
+        tasks.add.execute_on_commit(a=2)
+
+    assert f"{invocation.id} was stored and could not be sent yet: no thread" in caplog.text
+    assert n_unsent() == 2
+
+
+def test_a_direct_call_says_that_no_thread_could_be_started(no_threads: NoThreads) -> None:
+    with pytest.raises(EnqueueError, match="no thread could be started"):
+        tasks.add_direct.execute_on_commit(a=1)
+
+
+def test_calls_are_sent_and_hooks_called_once_threads_can_be_started_again(
+    no_threads: NoThreads, sqs: LocalSqs, queue: str
+) -> None:
+    heard: list[Any] = []
+    hooks.sent.connect(heard.append)
+    try:
+        tasks.add.execute_on_commit(a=1)
+        beside.start_calling()
+        no_threads.is_closed = False
+
+        tasks.add.execute_on_commit(a=2)
+        wait_for(lambda: heard)
+    finally:
+        hooks.sent.disconnect(heard.append)
+
+    wait_for(lambda: n_unsent() == 1)
+    assert len(bodies_in(sqs, queue)) == 1
+
+
+def test_limits_hold_once_threads_can_be_started_again(no_threads: NoThreads) -> None:
+    with interrupts.interrupt_after(60):
+        pass
+    no_threads.is_closed = False
+    limited = threading.Event()
+
+    class Seen:
+        def look(self, now: float) -> None:
+            limited.set()
+
+    seen = Seen()
+    interrupts.watch(seen)
+    try:
+        assert limited.wait(PATIENCE_S)
+    finally:
+        interrupts.unwatch(seen)
+
+
+def test_a_call_is_sent_by_the_loop_that_runs_where_no_further_thread_can_be_started(
+    no_threads: NoThreads, sqs: LocalSqs, queue: str
+) -> None:
+    no_threads.is_closed = False
+    tasks.add_direct.execute_on_commit(a=1)
+    threads._threads.cache_clear()
+    no_threads.is_closed = True
+
+    tasks.add.execute_on_commit(a=2)
+
+    assert n_unsent() == 0
+    assert len(bodies_in(sqs, queue)) == 2

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Final
 
 from .. import hooks
@@ -44,7 +45,10 @@ class Background:
         self._marker: Marker | None = None
 
     def take(self, messages: Sequence[Outgoing]) -> None:
-        """Send messages soon. Returns at once; can be called on any thread."""
+        """Send messages soon. Returns at once; can be called on any thread.
+
+        Raises NoThread where a thread can't be started; nothing is taken then.
+        """
         loop = self._portal.loop()
         if self._marker is None:
             self._prepare()
@@ -52,7 +56,8 @@ class Background:
         # Two threads may both find it False. Then there are two looks, and one of them finds none.
         if not self._is_scheduled:
             self._is_scheduled = True
-            loop.call_soon_threadsafe(self._schedule)
+            # In a context of its own: what follows is for the messages of many requests.
+            loop.call_soon_threadsafe(self._schedule, context=Context())
 
     async def drain(self) -> None:
         """Send and mark what was taken until now, within DRAIN_S seconds.

@@ -200,7 +200,10 @@ class Dispatcher:
         self._calls.add(call)
         if not self._is_checking:
             self._is_checking = True
-            asyncio.get_running_loop().call_later(CHECK_CALLS_EVERY_S, self._check_calls)
+            # In a context of its own, as what follows is for the calls of many. So is _pump().
+            asyncio.get_running_loop().call_later(
+                CHECK_CALLS_EVERY_S, self._check_calls, context=Context()
+            )
         return entries
 
     async def drain(self, *, within_s: float = DRAIN_S) -> None:
@@ -368,7 +371,7 @@ class _Stream:
         if not self._is_pumping:
             # In the loop's next round, so that all messages of this round share requests.
             self._is_pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._pump, context=Context())
 
     def _pump(self) -> None:
         self._is_pumping = False

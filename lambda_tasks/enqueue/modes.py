@@ -9,7 +9,7 @@ from asgiref.sync import sync_to_async
 from ..conf import current
 from ..core.message import Outgoing
 from ..logging import run_attributes
-from ..threads import run_between_requests
+from ..threads import NoThread, run_between_requests
 from .background import Background
 from .dispatcher import Dispatcher
 from .failed_tasks import TasksFailed
@@ -45,7 +45,10 @@ class ModeSender:
         """See on_commit.Sender."""
         handle_locally = self._local_handler()
         if handle_locally is None:
-            return self._portal.call(self._dispatcher.send, messages)
+            try:
+                return self._portal.call(self._dispatcher.send, messages)
+            except NoThread as error:
+                return _refuse(messages, error)
         handle_locally(messages)
         return {}
 
@@ -53,7 +56,10 @@ class ModeSender:
         """See on_commit.Sender."""
         if self._background is None or not self._may_send_later():
             return False
-        self._background.take(messages)
+        try:
+            self._background.take(messages)
+        except NoThread:  # the caller can wait for the loop if it runs, and else reports why not
+            return False
         return True
 
     def _may_send_later(self) -> bool:
@@ -75,7 +81,10 @@ class ModeSender:
     ) -> dict[UUID, str]:
         handle_locally = self._local_handler()
         if handle_locally is None:
-            return await self._portal.acall(self._dispatcher.send, messages, patient)
+            try:
+                return await self._portal.acall(self._dispatcher.send, messages, patient)
+            except NoThread as error:
+                return _refuse(messages, error)
         await sync_to_async(handle_locally)(messages)
         return {}
 
@@ -97,6 +106,10 @@ class ModeSender:
         failures = {id: error for id, error in errors.items() if error is not None}
         if failures and current().eager_raises:
             raise TasksFailed(failures)
+
+
+def _refuse(messages: Sequence[Outgoing], error: NoThread) -> dict[UUID, str]:
+    return {each.message.invocation_id: str(error) for each in messages}
 
 
 def _drop(messages: Sequence[Outgoing]) -> None:

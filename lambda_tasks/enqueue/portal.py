@@ -13,7 +13,15 @@ from typing import Any, Final, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..threads import RESERVED_THREADS, Thread, are_greenlets, make_executor, make_thread, wait_for
+from ..threads import (
+    RESERVED_THREADS,
+    NoThread,
+    Thread,
+    are_greenlets,
+    make_executor,
+    start_thread,
+    wait_for,
+)
 
 T = TypeVar("T")
 
@@ -45,9 +53,10 @@ class Portal:
     def call(self, func: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Run a coroutine function on the loop and return its result, in a thread without a loop.
 
-        Raises what the coroutine raises.
+        Raises what the coroutine raises, and what loop() does.
         """
-        return wait_for(asyncio.run_coroutine_threadsafe(func(*args), self.loop()))
+        loop = self.loop()  # before there is a coroutine, which nobody would await if it raises
+        return wait_for(asyncio.run_coroutine_threadsafe(func(*args), loop))
 
     async def acall(self, func: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """See call(). Cancelling the caller does not cancel the coroutine on the loop."""
@@ -77,7 +86,10 @@ class Portal:
         return self._thread is not None and self._thread_pid == os.getpid()
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop, which runs. Raises ImproperlyConfigured in a fork without hooks."""
+        """Return the loop, which runs.
+
+        Raises ImproperlyConfigured in a fork without hooks, and NoThread where it can't be started.
+        """
         if self._thread is not None and self._thread_pid != os.getpid():
             raise ImproperlyConfigured(FORKED)
         if self._loop is None:
@@ -90,9 +102,13 @@ class Portal:
         started: Future[asyncio.AbstractEventLoop] = Future()
         if not are_greenlets():
             started.set_result(_new_loop())  # so that no coroutine has to wait
-        self._thread = make_thread(_run_loop, started, name="lambda_tasks-portal")
+        try:
+            self._thread = start_thread(_run_loop, started, name="lambda_tasks-portal")
+        except NoThread:
+            if started.done():
+                started.result().close()
+            raise
         self._thread_pid = os.getpid()
-        self._thread.start()
         return wait_for(started)
 
 

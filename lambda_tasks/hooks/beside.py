@@ -100,9 +100,13 @@ class _Beside:
                     name_of(call.receiver), call.hook.name, HOOK_LIMIT_S, call.event,
                 )  # fmt: skip
             self.caller = _Caller()
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._serve, args=(self.caller,), name="lambda_tasks-hooks", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # too many threads, or the end of the process in Python 3.12
+                self.caller = None  # what waits is called when a thread can be started
 
     def is_idle(self) -> bool:
         return self.waiting.unfinished_tasks <= len(self.stuck)

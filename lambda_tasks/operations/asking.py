@@ -35,5 +35,8 @@ def sqs_queues(name: str | None) -> dict[str, SQSQueue]:
     if name is None:
         return queues
     if known_queue(name) not in queues:
-        raise InvalidFilter(f"The queue {name!r} is not in SQS, so there is nothing to set.")
+        raise InvalidFilter(
+            f"The queue {name!r} is not in SQS, so it has neither attributes nor dead letters. "
+            f"The queues in SQS are: {', '.join(map(repr, queues)) or 'none'}."
+        )
     return {name: queues[name]}
