@@ -69,8 +69,8 @@ FIRST_RELAYS_LIMIT_S: Final = 60.0
 Among them is its round, for which mostly nothing is due. What it leaves, the next round does.
 """
 
-RELAYS_END_LIMIT_S: Final = 5.0
-"""Seconds for cancelled relays to end. The round's thread may need 2 s of them, to be interrupted.
+RELAYS_END_LIMIT_S: Final = 3.0
+"""Seconds for cancelled relays to end: more than a thread is waited for, less than DRAIN_MARGIN_S.
 """
 
 HAND_OVER_EVERY_S: Final = 0.5
