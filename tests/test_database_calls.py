@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection
 
 from lambda_tasks.database_calls import call_database
 from lambda_tasks.entrypoints.ending import run_process
+from lambda_tasks.execution import interruptible_thread
 from lambda_tasks.execution.interruptible_thread import DatabaseCalls, InterruptibleThread
 from lambda_tasks.handler import LambdaHandler
 
@@ -74,6 +75,24 @@ def test_a_call_that_nobody_waits_for_any_more_is_not_begun() -> None:
     with_a_thread(scene)
 
     assert made == ["after it"]
+
+
+def test_a_thread_whose_call_outlives_its_close_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(interruptible_thread, "STUCK_AFTER_S", 0.01)
+    go_on = threading.Event()
+
+    async def scene() -> None:
+        thread = InterruptibleThread("busy")
+        thread.submit(go_on.wait, 60)
+        await thread.aclose()
+
+    asyncio.run(scene())
+    go_on.set()
+
+    (warning,) = caplog.messages
+    assert "The thread busy has not ended within 0.01 s" in warning
 
 
 @on_postgresql

@@ -286,6 +286,45 @@ async def _no_round() -> None:
     pass
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("looks_on", [True, False])
+def test_what_a_round_sends_to_a_source_that_has_ended_runs_before_the_worker_ends(
+    looks_on: bool, page: Any, tmp_path: Path, settings: Any, monkeypatch: Any
+) -> None:
+    """The other source ends after the round, or before it; no drain is to bound the wait."""
+    spools = {name: {"kind": KIND, "path": str(tmp_path / name)} for name in ("one", "other")}
+    settings.LAMBDA_TASKS_QUEUES = settings.LAMBDA_TASKS_QUEUES | spools
+    looked = {name: asyncio.Event() for name in spools}
+    round_is_over = asyncio.Event()
+    pull = page.DirectorySource.pull
+
+    async def pull_and_note(source: Any, limit: int) -> Any:
+        found = await pull(source, limit)
+        looked[Path(source._queue.path).name].set()
+        if source._queue.path == spools["other"]["path"] and looks_on:
+            await round_is_over.wait()
+        return found
+
+    async def send() -> None:
+        for each in looked.values():
+            await each.wait()
+        await tasks.aleave_effect.using(queue="one").aexecute_on_commit(name="late")
+        round_is_over.set()
+
+    monkeypatch.setattr(page.DirectorySource, "pull", pull_and_note)
+    monkeypatch.setattr(runtime.Runtime, "round", SimpleNamespace(run=send))
+
+    async def scene() -> None:
+        async with worker_of(runtime.Runtime(), [*spools], once=True, drain_s=0.0) as worker:
+            async with asyncio.timeout(PATIENCE_S):
+                await worker.run()
+            assert worker.done == 1
+
+    asyncio.run(scene())
+
+    assert Effect.objects.get().name == "late"
+
+
 # Mistakes
 
 

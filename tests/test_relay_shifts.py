@@ -164,6 +164,15 @@ def test_who_relays_in_any_case_has_the_shift_for_as_long_as_its_next_tick_may_t
     assert not take()
 
 
+def test_a_clock_that_was_set_back_stops_no_relay() -> None:
+    assert take()
+    RelayShift.objects.update(next_at=Now() + timedelta(hours=1))
+
+    assert take()
+
+    assert left_s() <= SHIFT_S
+
+
 @contextmanager
 def locked_shift() -> Iterator[None]:
     """The row is locked by a transaction that does not end."""

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from dataclasses import dataclass as quick_dataclass
 else:
 
-    def quick_dataclass(*, frozen: bool, **options: Any) -> Any:
+    def quick_dataclass(*, frozen: bool, eq: bool = True, **options: Any) -> Any:
         """Decorate a class as dataclass(frozen=True) does, to be frozen for type checkers alone.
 
-        Objects are hashable, as those of frozen dataclasses are. At run time an assignment is not
-        refused, and a subclass must use this decorator, too.
+        Objects are hashable as those of frozen dataclasses are: by their fields, or with `eq=False`
+        by identity. At run time an assignment is not refused, and a subclass must use this
+        decorator, too.
         """
-        return dataclasses.dataclass(unsafe_hash=frozen, **options)
+        return dataclasses.dataclass(eq=eq, unsafe_hash=frozen and eq, **options)

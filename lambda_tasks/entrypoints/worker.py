@@ -15,7 +15,7 @@ from collections.abc import (
     Coroutine,
     Sequence,
 )
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar
@@ -63,6 +63,16 @@ In those queues a message with a delay waits in its record, and so depends on th
 looks: a look that finds nothing costs less than the question whether another worker does.
 """
 
+FIRST_RELAYS_LIMIT_S: Final = 60.0
+"""Seconds for which a worker that has nothing more to do waits for the first call of each relay.
+
+Among them is its round, for which mostly nothing is due. What it leaves, the next round does.
+"""
+
+RELAYS_END_LIMIT_S: Final = 3.0
+"""Seconds for cancelled relays to end: more than a thread is waited for, less than DRAIN_MARGIN_S.
+"""
+
 HAND_OVER_EVERY_S: Final = 0.5
 """Seconds between two looks of a worker for places of lost runs, once it has run tasks with limits.
 
@@ -94,14 +104,33 @@ class PeriodicRelay:
     async def run(self) -> None:
         """Call the relay until this is cancelled."""
         while True:
-            try:
-                await self._relay()
-                wait_s = self._seconds_to_next()
-            except Exception as error:
-                wait_s = RELAY_AGAIN_S
-                log_error(logger, error, "The relay failed; it runs again in %g s", wait_s)
+            wait_s = await self._call()
             self.has_run.set()
             await asyncio.sleep(wait_s)
+
+    async def _call(self) -> float:
+        """Call the relay, and return the seconds until the next call."""
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await self._relay()
+            return self._seconds_to_next()
+        except asyncio.CancelledError as error:
+            if task.cancelling():
+                raise
+            # Only something that the relay has awaited was cancelled.
+            return _log_failure(error)
+        except Exception as error:
+            wait_s = _log_failure(error)
+            if task.cancelling():
+                raise asyncio.CancelledError from error  # which the error has replaced
+            return wait_s
+
+
+def _log_failure(error: BaseException) -> float:
+    """Log that a relay failed, and return the seconds until its next call."""
+    log_error(logger, error, "The relay failed; it runs again in %g s", RELAY_AGAIN_S)
+    return RELAY_AGAIN_S
 
 
 class Listener:
@@ -244,7 +273,7 @@ class Worker:
 
     async def run(self, *, max_tasks: int | None = None) -> None:
         """Run tasks until stop(), until `max_tasks` were received, or with `once` until idle."""
-        relaying = [asyncio.ensure_future(each.run()) for each in self._relays]
+        relaying = {asyncio.ensure_future(each.run()) for each in self._relays}
         most = float("inf") if max_tasks is None else max_tasks
         # Those that end meanwhile may have sent something to a source that has been looked at.
         first = [each for each in self._relays if not each.has_run.is_set()]
@@ -255,7 +284,7 @@ class Worker:
         for each in relaying:
             each.cancel()
         await self._drain()
-        await asyncio.gather(*relaying, return_exceptions=True)
+        await _wait_for_end(relaying)
         for source in self._sources:
             await source.aclose()
 
@@ -263,13 +292,19 @@ class Worker:
         await asyncio.gather(*(self._consume(each, max_tasks) for each in self._sources))
 
     async def _wait_for(self, relays: Sequence[PeriodicRelay]) -> None:
-        """Wait until each of these relays has run, at most as long as for a drain."""
+        """Wait until each of these relays has run, at most FIRST_RELAYS_LIMIT_S."""
 
         async def wait() -> None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._drain_s):
+            try:
+                async with asyncio.timeout(FIRST_RELAYS_LIMIT_S):
                     for each in relays:
                         await each.has_run.wait()
+            except TimeoutError:
+                logger.warning(
+                    "The round has not ended within %g s, and is interrupted. The next round "
+                    "does the rest.",
+                    FIRST_RELAYS_LIMIT_S,
+                )
 
         await self._unless_stopped(wait())
 
@@ -497,6 +532,18 @@ async def _run_round(runtime: runtimes.Runtime) -> None:
 async def _hand_over_if_used(runtime: runtimes.Runtime) -> None:
     if runtime.limits.is_used:
         await runtime.hand_over_places()
+
+
+async def _wait_for_end(relaying: "set[asyncio.Task[None]]") -> None:
+    """Wait until cancelled relays have ended, at most RELAYS_END_LIMIT_S."""
+    if relaying:
+        _, late = await asyncio.wait(relaying, timeout=RELAYS_END_LIMIT_S)
+        if late:
+            logger.warning(
+                "%d relays have not ended within %g s of the worker's end, which does not wait "
+                "for them.",
+                len(late), RELAYS_END_LIMIT_S,
+            )  # fmt: skip
 
 
 async def _all_done(tasks: "set[asyncio.Task[None]]") -> None:

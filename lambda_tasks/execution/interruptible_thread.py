@@ -6,6 +6,7 @@ hangs.
 
 import asyncio
 import contextvars
+import logging
 import math
 import threading
 import time
@@ -23,6 +24,8 @@ from .. import interrupts, pools
 from ..database_calls import database_thread
 from ..interrupts import LIBRARY_STATEMENT_LIMIT_S
 from ..threads import in_reserved_thread
+
+logger = logging.getLogger("lambda_tasks")
 
 T = TypeVar("T")
 
@@ -145,6 +148,11 @@ class InterruptibleThread(Executor):
         if thread is not None:
             # Not on the loop's default executor, whose threads tasks may fill.
             await in_reserved_thread(thread.join, STUCK_AFTER_S)
+            if thread.is_alive():
+                logger.warning(
+                    "The thread %s has not ended within %g s, and is left to its call.",
+                    self._name, STUCK_AFTER_S,
+                )  # fmt: skip
 
     def _start(self) -> None:
         if self._thread is None:

@@ -61,6 +61,9 @@ IS_PAUSED: Final = Exists(QueueState.objects.filter(name=OuterRef("queue"), is_p
 HAS_EXPIRED: Final = Q(expires_at__lte=Now(), n_attempts=0, cut_off_s=None)
 """The opposite condition."""
 
+LONGEST_SHIFT: Final = timedelta(minutes=5)
+"""More time than any shift of the relay lasts."""
+
 RELAY_SHIFT: Final = "relay"
 """The name of the only row of RelayShift."""
 
@@ -634,7 +637,8 @@ def _shift_taken(always: bool) -> dict[str, Any]:
     if always:
         return taken
     left = {name: F(name) for name in taken} | {"n_asked": F("n_asked") + weight}
-    is_free = Q(next_at__lte=Now())
+    # No shift ends so late, unless the database's clock was set back after it had begun.
+    is_free = Q(next_at__lte=Now()) | Q(next_at__gt=Now() + LONGEST_SHIFT)
     return {
         name: Case(When(is_free, then=taken[name]), default=otherwise)
         for name, otherwise in left.items()
