@@ -78,8 +78,8 @@ class Runtime:
                 "Add it there, and run `manage.py migrate`."
             )
         self.portal = Portal()
-        self.waits_for_send = False
-        """Whether each send is waited for, as this process may be ended when a task is done."""
+        self.waits_for_send = _Process.is_ending
+        """Whether each send is waited for, as this process may end when its caller has returned."""
         self._clients: dict[str, AwsClient] = {}
         self._by_queue: dict[str, Transport] = {}
         self._settings: conf.Settings | None = None
@@ -374,6 +374,8 @@ class _Process:
 
     lock = threading.Lock()
     runtime: Runtime | None = None
+    is_ending = False
+    """Whether the library's part of the process's end is done: nothing is sent after it."""
     abandoned: ClassVar[list[Runtime]] = []
 
 
@@ -449,6 +451,11 @@ def close() -> None:
         runtime.close()
 
 
+def _close_at_exit() -> None:
+    _Process.is_ending = True
+    close()
+
+
 async def aclose(runtime: Runtime) -> None:
     """Close this runtime, which may no longer be the process's own. See close()."""
     if runtime is _Process.runtime:
@@ -469,5 +476,5 @@ def _reset_after_fork() -> None:
         _Process.abandoned.append(runtime)
 
 
-atexit.register(close)
+atexit.register(_close_at_exit)
 os.register_at_fork(after_in_child=_reset_after_fork)

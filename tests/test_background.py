@@ -566,11 +566,11 @@ print("called", flush=True)
 
 
 def run_script(
-    n_calls: int, queue: str, proxy: FaultySqs, *, python: str = ""
+    n_calls: int, queue: str, proxy: FaultySqs, *, before: str = ""
 ) -> tuple[str, float]:
     began = time.monotonic()
     with python_process(
-        "-W", "error", "-c", SCRIPT, str(n_calls),
+        "-W", "error", "-c", before + SCRIPT, str(n_calls),
         LAMBDA_TASKS_TEST_QUEUE=queue.replace(*(proxy_urls(queue, proxy))),
         TEST_DATABASE=connection.settings_dict["NAME"],
         LAMBDA_TASKS_TEST_WAIT_FOR_SEND="",
@@ -608,6 +608,29 @@ def test_a_script_ends_although_its_queue_hangs(queue: str, proxy: FaultySqs) ->
     assert "Unclosed" not in output
     assert seconds < 30
     assert n_unsent() == 1000
+
+
+CALL_LATE = """
+import atexit
+
+def call_late():
+    tasks.add.execute_on_commit(a=9)
+    print("called late", flush=True)
+
+atexit.register(call_late)  # before the library's own function, so that it is called after it
+"""
+
+
+@in_the_background
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="Python 3.12 starts no thread then")
+def test_a_call_at_the_very_end_of_a_script_is_sent_before_it_returns(
+    sqs: LocalSqs, queue: str, proxy: FaultySqs
+) -> None:
+    output, _ = run_script(1, queue, proxy, before=CALL_LATE)
+
+    assert "called late" in output
+    assert n_unsent() == 0, output
+    assert len(bodies_in(sqs, queue)) == 2
 
 
 @in_the_background
