@@ -184,13 +184,14 @@ def measure(name: str, ask: Callable[[], Any]) -> Answer:
 
     with CaptureQueriesContext(connection) as statements:
         ask()
+    n_statements = len(statements)  # the next request forgets them
     walls, cpus = [], []
     for _ in range(REPEATED):
         started_at, cpu_at = time.perf_counter(), time.process_time()
         ask()
         walls.append(time.perf_counter() - started_at)
         cpus.append(time.process_time() - cpu_at)
-    return Answer(name, len(statements), 1000 * median(walls), 1000 * median(cpus))
+    return Answer(name, n_statements, 1000 * median(walls), 1000 * median(cpus))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,9 @@ ENQUEUING: Final = frozenset(
 )  # fmt: skip
 """The names of what enqueues a task in other libraries."""
 
+SIGNATURES: Final = frozenset({"chunks", "map", "s", "si", "signature", "starmap", "subtask"})
+"""The names of what makes a part of a workflow in Celery."""
+
 CALL_OPTIONS = {"_delay": "delay", "_queue": "queue"}
 """Keyword arguments of a call that override options, and the overrides that they set."""
 
@@ -670,6 +673,11 @@ def _missing(task_name: str | None, name: str) -> str:
         return (
             f"{missing} Enqueue it by `execute_on_commit(...)`, or `await aexecute_on_commit(...)` "
             "in async code. Delays and queues are options of `using(...)`."
+        )
+    if name in SIGNATURES:
+        return (
+            f"{missing} A step of a workflow is `step(...)`, with the task's arguments by name; "
+            "several at once are `group(...)` of such steps."
         )
     return missing
 

@@ -178,6 +178,15 @@ def test_the_call_forms_of_other_libraries_name_ours(name: str) -> None:
         getattr(tasks.add, name)(a=1)
 
     assert not hasattr(tasks.add, name)
+
+
+@pytest.mark.parametrize("name", ["s", "si", "signature", "map", "chunks"])
+def test_celerys_signatures_name_our_steps(name: str) -> None:
+    with pytest.raises(AttributeError, match=rf"add has no '{name}'\. .*`step\(\.\.\.\)`"):
+        getattr(tasks.add, name)(a=1)
+
+
+def test_other_names_are_missing_as_from_any_object() -> None:
     with pytest.raises(AttributeError, match=r"add has no 'colour'\.$"):
         getattr(tasks.add.using(delay=3), "colour")  # noqa: B009
 
