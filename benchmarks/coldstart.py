@@ -40,7 +40,6 @@ objects but those that a handler has frozen."""
 # The root comes last, so that `lambda_tasks` is the one that the environment has installed.
 BEGIN: Final = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r}); "
 
-
 LIMIT_S: Final = 60.0
 """Seconds after which a process, or what it has started, hangs."""
 
@@ -90,9 +89,13 @@ def measure(entry: Entry) -> float:
         cwd=tempfile.gettempdir(),
         stdout=subprocess.PIPE,
     ) as process:
-        status = process.wait(LIMIT_S)
-        seconds = time.perf_counter() - before
-        process.communicate(timeout=LIMIT_S)  # ends when the processes that it has started do
+        try:
+            status = process.wait(LIMIT_S)
+            seconds = time.perf_counter() - before
+            process.communicate(timeout=LIMIT_S)  # ends when the processes that it has started do
+        except subprocess.TimeoutExpired:
+            process.kill()  # else the end of the block would wait for it
+            raise
     if status:
         raise subprocess.CalledProcessError(status, entry.label)
     return seconds

@@ -592,7 +592,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             headers=overrides.headers,
             secret=secret,
             keeps_arguments=options.keep_arguments,
-            expires=options.expires if overrides.expires is None else overrides.expires,
+            expires=self._expires,
             unique=None if terms is None else self.unique_call((), named, terms),
         )
 

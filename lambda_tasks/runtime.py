@@ -375,7 +375,7 @@ class _Process:
     lock = threading.Lock()
     runtime: Runtime | None = None
     is_ending = False
-    """Whether the library's part of the process's end is done: nothing is sent after it."""
+    """Whether the process ends: a further runtime is closed by nobody."""
     abandoned: ClassVar[list[Runtime]] = []
 
 

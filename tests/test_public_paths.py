@@ -167,13 +167,24 @@ def test_a_time_limit_that_interrupts_a_finalizer_is_raised_again(settings: Any)
         time.sleep(PATIENCE_S)
 
 
+class Failing:
+    def __del__(self) -> None:
+        raise ValueError("its own")
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Python tells sys.unraisablehook."""
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    return reported
+
+
 def test_a_time_limit_whose_place_a_finalizers_own_error_takes_is_raised_again(
-    monkeypatch: pytest.MonkeyPatch,
+    reported: list[Any],
 ) -> None:
     with pytest.deprecated_call():
         from lambda_tasks.timeouts import HardTimeLimitExceeded, TimeoutContext
-    reported: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", reported.append)
 
     class Slow:
         def __del__(self) -> None:
@@ -202,10 +213,6 @@ def test_a_time_limit_that_interrupts_the_report_of_a_finalizer_is_raised_after_
 
     monkeypatch.setattr(sys, "unraisablehook", report_slowly)
 
-    class Failing:
-        def __del__(self) -> None:
-            raise ValueError("its own")
-
     with pytest.raises(HardTimeLimitExceeded), TimeoutContext(soft_timeout=1, hard_timeout=1):
         Failing()
         time.sleep(PATIENCE_S)
@@ -214,16 +221,10 @@ def test_a_time_limit_that_interrupts_the_report_of_a_finalizer_is_raised_after_
 
 
 def test_a_time_limit_that_is_handled_is_not_raised_again_for_a_finalizer_that_fails(
-    monkeypatch: pytest.MonkeyPatch,
+    reported: list[Any],
 ) -> None:
     with pytest.deprecated_call():
         from lambda_tasks.timeouts import SoftTimeLimitExceeded, TimeoutContext
-    reported: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", reported.append)
-
-    class Failing:
-        def __del__(self) -> None:
-            raise ValueError("its own")
 
     with TimeoutContext(soft_timeout=1, hard_timeout=60):
         try:
@@ -237,16 +238,10 @@ def test_a_time_limit_that_is_handled_is_not_raised_again_for_a_finalizer_that_f
 
 
 def test_what_else_fails_in_a_finalizer_is_reported_as_without_a_limit(
-    monkeypatch: pytest.MonkeyPatch,
+    reported: list[Any],
 ) -> None:
     with pytest.deprecated_call():
         from lambda_tasks.timeouts import TimeoutContext
-    reported: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", reported.append)
-
-    class Failing:
-        def __del__(self) -> None:
-            raise ValueError("its own")
 
     with TimeoutContext(soft_timeout=60, hard_timeout=60):
         Failing()

@@ -384,7 +384,7 @@ class _Stream:
                 self._backlog.ready,
                 self._transport.limits,
                 size_bytes=_size_bytes,
-                kind=attrgetter("outgoing.is_follow_up"),
+                kind=_is_follow_up,
             )
             if not self.in_flight:
                 self._busy_since = asyncio.get_running_loop().time()
@@ -491,6 +491,9 @@ def _sent_event(outgoing: Outgoing) -> hooks.Sent:
         queue=outgoing.queue,
         headers=copy_json(outgoing.message.headers),
     )
+
+
+_is_follow_up: Final = attrgetter("outgoing.is_follow_up")
 
 
 def _size_bytes(entry: _Entry) -> int:

@@ -540,8 +540,7 @@ async def _wait_for_end(relaying: "set[asyncio.Task[None]]") -> None:
         _, late = await asyncio.wait(relaying, timeout=RELAYS_END_LIMIT_S)
         if late:
             logger.warning(
-                "%d relays have not ended within %g s of the worker's end, which does not wait "
-                "for them.",
+                "%d relays have not ended within %g s. The worker ends without them.",
                 len(late), RELAYS_END_LIMIT_S,
             )  # fmt: skip
 
