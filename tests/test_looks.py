@@ -27,7 +27,7 @@ from lambda_tasks.records.claims import RecordClaims
 from lambda_tasks.records.clock import Now
 from lambda_tasks.records.looks import PUT_FIRST
 from lambda_tasks.records.postgres import LEVELS_QUERY
-from lambda_tasks.records.table_queue import LOOK_AT_ALL_EVERY_S
+from lambda_tasks.records.table_queue import LATELY_S, LOOK_AT_ALL_EVERY_S
 from lambda_tasks.tasks import cleanup_task_records
 from tests.app import tasks
 from tests.conftest import Handle, Task, bodies_in, body
@@ -424,6 +424,31 @@ def test_a_worker_that_finds_nothing_beyond_looks_at_all_at_once() -> None:
     TaskRecord.objects.filter(id=first).delete()
 
     assert found_by(table) == [late]
+
+
+@pytest.mark.usefixtures("queue")
+def test_an_idle_worker_looks_first_where_it_has_found_something_lately(worker_clock: Any) -> None:
+    table = runtime.current().table_queue
+
+    def become_idle() -> None:
+        TaskRecord.objects.all().delete()
+        assert found_by(table) == []
+
+    stored("table", priority=5)
+    assert found_by(table)
+    become_idle()
+    usual, urgent = stored("table", priority=5), stored("table", priority=9)
+
+    with CaptureQueriesContext(connection) as captured:
+        soon = found_by(table)
+
+    assert soon == [usual]
+    assert sum("SELECT" in each["sql"] for each in captured.captured_queries) == 1
+    assert found_by(table) == [urgent, usual], "a look at all"
+    worker_clock.now += LATELY_S
+    become_idle()
+    usual, urgent = stored("table", priority=5), stored("table", priority=9)
+    assert found_by(table) == [urgent, usual], "none was found lately"
 
 
 @pytest.mark.usefixtures("queue", "worker_clock")

@@ -90,6 +90,16 @@ def test_a_worker_is_woken_by_a_commit(queue: str, seldom: None) -> None:
         wait_for(lambda: Effect.objects.count() == 2)
 
 
+def test_a_call_for_the_table_starts_no_thread_to_send_it(queue: str) -> None:
+    runtime.close()
+
+    ain_table.execute_on_commit(name="a")
+    asyncio.run(ain_table.aexecute_on_commit(name="b"))
+
+    assert TaskRecord.objects.filter(status="QUEUED").count() == 2
+    assert "lambda_tasks-portal" not in [thread.name for thread in threading.enumerate()]
+
+
 @needs_listen
 def test_what_another_had_locked_at_the_first_look_is_found_soon(queue: str, seldom: None) -> None:
     """A worker with busy lanes locks what it finds, and leaves it to others."""

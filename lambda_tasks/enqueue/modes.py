@@ -44,13 +44,14 @@ class ModeSender:
     def send(self, messages: Sequence[Outgoing]) -> dict[UUID, str]:
         """See on_commit.Sender."""
         handle_locally = self._local_handler()
-        if handle_locally is None:
-            try:
-                return self._portal.call(self._dispatcher.send, messages)
-            except NoThread as error:
-                return _refuse(messages, error)
-        handle_locally(messages)
-        return {}
+        if handle_locally is not None:
+            handle_locally(messages)
+            return {}
+        to_send = _without_those_of_the_table(messages)
+        try:
+            return self._portal.call(self._dispatcher.send, to_send) if to_send else {}
+        except NoThread as error:
+            return _refuse(to_send, error)
 
     def hand_over(self, messages: Sequence[Outgoing]) -> bool:
         """See on_commit.Sender."""
@@ -80,13 +81,15 @@ class ModeSender:
         self, messages: Sequence[Outgoing], *, patient: bool = False
     ) -> dict[UUID, str]:
         handle_locally = self._local_handler()
-        if handle_locally is None:
-            try:
-                return await self._portal.acall(self._dispatcher.send, messages, patient)
-            except NoThread as error:
-                return _refuse(messages, error)
-        await sync_to_async(handle_locally)(messages)
-        return {}
+        if handle_locally is not None:
+            await sync_to_async(handle_locally)(messages)
+            return {}
+        to_send = _without_those_of_the_table(messages)
+        try:
+            sending = self._dispatcher.send
+            return await self._portal.acall(sending, to_send, patient) if to_send else {}
+        except NoThread as error:
+            return _refuse(to_send, error)
 
     def _local_handler(self) -> Callable[[Sequence[Outgoing]], None] | None:
         """Return what handles messages in the current mode; None where they go to their queues."""
@@ -106,6 +109,11 @@ class ModeSender:
         failures = {id: error for id, error in errors.items() if error is not None}
         if failures and current().eager_raises:
             raise TasksFailed(failures)
+
+
+def _without_those_of_the_table(messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    """Return the messages that have to be sent: the row of one of the table is in its queue."""
+    return [each for each in messages if each.look.is_sent]
 
 
 def _refuse(messages: Sequence[Outgoing], error: NoThread) -> dict[UUID, str]:
