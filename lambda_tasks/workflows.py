@@ -14,7 +14,17 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NamedTuple,
+    NoReturn,
+    Self,
+    TypeVar,
+    cast,
+)
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -83,8 +93,23 @@ class Reference:
         return f"<the result of {self.source.label}>"
 
 
+EXECUTING: Final = frozenset(
+    {"execute_on_commit", "aexecute_on_commit", "apply_async", "delay", "enqueue", "aenqueue"}
+)
+"""The names of what executes a workflow, a task, or Celery's parts of a workflow."""
+
+
 class _Step(Node):
     """What can wait for others, and what others can wait for."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Not repr(): a copy has no label yet when it is asked for what it lacks.
+            text = f"{self.__dict__.get('label', type(self).__name__)} has no {name!r}."
+            if name in EXECUTING:
+                text += " It runs in a workflow: use workflow(name, last_step).execute_on_commit()."
+            raise AttributeError(text, name=name, obj=self)
 
     def after(self: SelfNode, *others: "_Step") -> SelfNode:
         """Let this begin only after others have succeeded; return this."""

@@ -1,6 +1,7 @@
 """Mistakes of a project's developer: each is an error that names what is wrong, and the fix."""
 
 import asyncio
+import copy
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -14,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperatio
 from lambda_tasks import lambda_task, registry
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.testing import CapturedTasks, assert_idempotent, run_enqueued
+from lambda_tasks.workflows import group
 from tests.app import tasks
 
 MODULE = "tests.app.made_by_a_test"
@@ -186,9 +188,26 @@ def test_celerys_signatures_name_our_steps(name: str) -> None:
         getattr(tasks.add, name)(a=1)
 
 
-def test_other_names_are_missing_as_from_any_object() -> None:
-    with pytest.raises(AttributeError, match=r"add has no 'colour'\.$"):
-        getattr(tasks.add.using(delay=3), "colour")  # noqa: B009
+@pytest.mark.parametrize(
+    "node", [tasks.add.step(a=1), group([tasks.add.step(a=1)])], ids=["step", "group"]
+)
+@pytest.mark.parametrize("name", ["execute_on_commit", "aexecute_on_commit", "delay"])
+def test_what_runs_in_a_workflow_names_its_call_form(node: Any, name: str) -> None:
+    with pytest.raises(
+        AttributeError,
+        match=rf"(tasks\.add|a group of 1) has no '{name}'\. .*workflow\(.*execute_on_commit",
+    ):
+        getattr(node, name)()
+
+    assert not hasattr(copy.copy(node), name)
+
+
+@pytest.mark.parametrize(
+    "thing", [tasks.add.using(delay=3), tasks.add.step(a=1)], ids=["task", "step"]
+)
+def test_other_names_are_missing_as_from_any_object(thing: Any) -> None:
+    with pytest.raises(AttributeError, match=r"has no 'colour'\.$"):
+        getattr(thing, "colour")  # noqa: B009
 
 
 @pytest.mark.parametrize("call", [{"_queue": ["a"]}, {"_queue": 3}])
