@@ -179,8 +179,9 @@ def _text(
     ]
     return (
         f"{report.conditions(versions)} Medians of {runs} interleaved runs. CPU and memory are the "
-        f"sum of a worker's processes after {sizes[-1]:,} tasks, its start included; what the "
-        f"database and Redis use is not in them.\n\n{report.table(head, rows)}"
+        f"sum of a worker's processes after {sizes[-1]:,} tasks, its start included; memory that "
+        "processes share counts in each. What the database and Redis use is not in them.\n\n"
+        f"{report.table(head, rows)}"
     )
 
 
