@@ -1,4 +1,4 @@
-"""What a look costs in an empty table, and among a million records in each state.
+"""What a look costs with one record in each state, and among a million of each.
 
 Run `uv run --group bench python -m benchmarks.rows --quick` for a first look.
 """
@@ -91,21 +91,20 @@ def _sections(name: str, contestant: Contestant, rows: int) -> Iterator[tuple[st
     """Yield tables and their plots."""
     contestant.ask("migrate")
     has_life = name == "PostgreSQL"
-    empty, empty_life = _measure(contestant), _life(contestant) if has_life else {}
-    for state in STATES:
-        report.say(f"{name}: {rows:,} records that are {state}")
-        contestant.ask("fill", state=state, rows=rows)
-    contestant.ask("analyze")
-    full, full_life = _measure(contestant), _life(contestant) if has_life else {}
-    text = _table(name, LOOKS, empty, full, f"{rows:,} in each state")
+    # One of each, so that the queues are known: where a look has statements for each of them, it
+    # has as many in both tables.
+    small, small_life = _filled(name, contestant, 1, has_life)
+    full, full_life = _filled(name, contestant, rows, has_life)
+    measured = {"one in each state": small, f"{rows:,} in each state": full}
+    text = _table(name, LOOKS, measured)
     if has_life:
         text += (
             "\n\nThe statements of one task (insert, mark as sent, claim, close) take "
-            f"{empty_life['us']:.0f} µs and write {empty_life['wal']:,.0f} bytes of WAL in the "
-            f"empty table; in the full one {full_life['us']:.0f} µs and "
+            f"{small_life['us']:.0f} µs and write {small_life['wal']:,.0f} bytes of WAL in the "
+            f"small table; in the full one {full_life['us']:.0f} µs and "
             f"{full_life['wal']:,.0f} bytes."
         )
-    yield text, _panel(name, LOOKS, empty, full, f"{rows:,} in each state")
+    yield text, _panel(name, LOOKS, measured)
     if not has_life:
         return
     run = min(rows, HELD_ROWS)
@@ -113,36 +112,40 @@ def _sections(name: str, contestant: Contestant, rows: int) -> Iterator[tuple[st
     before = _measure(contestant, HELD)
     contestant.ask("hold_snapshot")
     contestant.ask("run_through", rows=run)
-    held, label = _measure(contestant, HELD), f"after {run:,} tasks"
+    measured = {"before": before, f"after {run:,} tasks": _measure(contestant, HELD)}
     name = f"{name} with a snapshot that is held open"
-    yield _table(name, HELD, before, held, label), _panel(name, HELD, before, held, label)
+    yield _table(name, HELD, measured), _panel(name, HELD, measured)
 
 
-def _table(
-    name: str,
-    looks: Mapping[str, str],
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    label: str,
-) -> str:
+def _filled(
+    name: str, contestant: Contestant, rows: int, has_life: bool
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Add so many records in each state; return what looks cost then, and the life of a task."""
+    for state in STATES:
+        report.say(f"{name}: {rows:,} records that are {state}")
+        contestant.ask("fill", state=state, rows=rows)
+    contestant.ask("analyze")
+    return _measure(contestant), _life(contestant) if has_life else {}
+
+
+def _table(name: str, looks: Mapping[str, str], measured: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a table of what was measured before and after, by its label."""
+    before, after = measured.values()
     lines = [
         [text, f"{before[look]:.2f}", f"{after[look]:.2f}", f"{after[look] / before[look]:.2f}"]
         for look, text in looks.items()
     ]
-    return report.table([f"{name}, milliseconds", "Before", label, "Times"], lines)
+    return report.table([f"{name}, milliseconds", *measured, "Times"], lines)
 
 
 def _panel(
-    name: str,
-    looks: Mapping[str, str],
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    label: str,
+    name: str, looks: Mapping[str, str], measured: Mapping[str, Mapping[str, float]]
 ) -> Panel:
+    last = list(measured)[-1]
     bars = [
-        Bar(f"{text}, {when}", [found[look]], f"{found[look]:.2f} ms", is_ours=when == label)
+        Bar(f"{text}, {when}", [found[look]], f"{found[look]:.2f} ms", is_ours=when == last)
         for look, text in looks.items()
-        for when, found in (("before", before), (label, after))
+        for when, found in measured.items()
     ]
     return Panel(name, "milliseconds, less is better", bars)
 
