@@ -33,6 +33,9 @@ DIRECT: Final = ("send_directly", "asend_directly")
 DOUBTFUL: Final = "doubtful"
 """A direct call of which nobody knows whether SQS has accepted it."""
 
+SHELF: Final = "take_from_shelf"
+"""A singleton for each of a few shelves."""
+
 WEIGHTS: Final = {
     "send": 10,
     "asend": 10,
@@ -44,7 +47,7 @@ WEIGHTS: Final = {
     "wrap": 2,
     "awrap": 3,
     "send_in_parcels": 3,
-    "take_from_shelf": 3,
+    SHELF: 3,
     "send_directly": 4,
     "asend_directly": 4,
     "refuse": 2,
@@ -257,17 +260,31 @@ class _Ledger:
 
     def late(self, lease_s: float) -> list[str]:
         """Begun more than a lease after they were due, or than the relay takes to send what its
-        sender has left; a lease more for each worker that died with them."""
+        sender has left; a lease more for each worker that died with them, or with one that had
+        the shelf."""
         ids = {_number(each): str(each.id) for each in self._records if _is_first(each)}
         found = []
         for number, order in self._orders.items():
             if order.due_at is None or number not in self._begun:
                 continue
             late_s = self._begun[number] - order.due_at
-            deaths = self._lapsed.get(ids.get(number, ""), 0)
+            deaths = sum(
+                self._lapsed.get(ids.get(each, ""), 0) for each in self._of_same_shelf(number)
+            )
             if late_s > max(lease_s, LEFT_S) + lease_s * deaths:
                 found.append(f"{number} ({order.kind}): {late_s:.0f} s, {deaths} deaths")
         return found
+
+    def _of_same_shelf(self, number: int) -> list[int]:
+        """Return the numbers of the orders of which one at a time runs, or of this one alone."""
+        if self._orders[number].kind != SHELF:
+            return [number]
+        shelf = number % mixed.SHELVES
+        return [
+            each
+            for each, order in self._orders.items()
+            if order.kind == SHELF and each % mixed.SHELVES == shelf
+        ]
 
     def _kind(self, number: int) -> str:
         order = self._orders.get(number)
@@ -292,7 +309,7 @@ def _was_cut_short(record: TaskRecord) -> bool:
 
 def _take(number: int, kind: str, queue: str, delay_s: int) -> None:
     task = getattr(mixed, kind).using(queue=queue, delay=delay_s)
-    shelf = {"shelf": number % mixed.SHELVES} if kind == "take_from_shelf" else {}
+    shelf = {"shelf": number % mixed.SHELVES} if kind == SHELF else {}
     with suppress(IntegrityError), transaction.atomic():  # stored by a try whose answer was lost
         Order.objects.create(number=number, kind=kind, due_at=time.time() + delay_s)
         task.execute_on_commit(number=number, **shelf)
