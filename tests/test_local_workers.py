@@ -1,10 +1,12 @@
 """LAMBDA_TASKS_LOCAL_WORKERS: tasks run beside the process that enqueues, and for it alone."""
 
+import errno
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 
 from lambda_tasks import runtime
+from lambda_tasks.enqueue.local_workers import LocalWorkers
 from lambda_tasks.models import TaskRecord
 from tests.app import tasks
 from tests.app.models import Effect
@@ -26,6 +29,9 @@ from tests.servers.process import free_port, is_alive
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ENVIRONMENT = {"LAMBDA_TASKS_TEST_LOCAL_WORKERS": "1"}
+
+PIPE_BYTES = 65_536
+"""What a pipe of Linux holds."""
 
 
 @pytest.fixture
@@ -91,6 +97,60 @@ def test_workers_that_are_killed_are_started_again(local_workers: None) -> None:
     tasks.leave_effect.execute_on_commit(name="after")
 
     wait_for(lambda: Effect.objects.filter(name="after").exists())
+
+
+def test_a_call_while_killed_workers_are_started_again_returns_and_is_run(
+    local_workers: None, caplog: Any
+) -> None:
+    tasks.leave_effect.execute_on_commit(name="before")
+    wait_for(lambda: done(1))
+    (worker,) = children(os.getpid())
+    worker.kill()
+    wait_for(lambda: "will be restarted" in caplog.text)
+
+    tasks.leave_effect.execute_on_commit(name="meanwhile")
+
+    wait_for(lambda: done(2))
+
+
+def test_workers_that_could_not_be_started_again_are_started_later(
+    local_workers: None, monkeypatch: Any, caplog: Any
+) -> None:
+    tasks.leave_effect.execute_on_commit(name="before")
+    wait_for(lambda: done(1))
+    (worker,) = children(os.getpid())
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", fail_to_fork)
+        worker.kill()
+        wait_for(lambda: "can't be started for now" in caplog.text)
+
+    tasks.leave_effect.execute_on_commit(name="after")
+
+    wait_for(lambda: done(2))
+
+
+def fail_to_fork(*args: Any, **kwargs: Any) -> None:
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def test_workers_that_hang_keep_no_caller_waiting() -> None:
+    workers = LocalWorkers(1)
+
+    def wake_often() -> None:
+        for _ in range(2 * PIPE_BYTES):
+            workers.wake()
+
+    workers.wake()
+    (worker,) = children(os.getpid())
+    worker.suspend()
+    try:
+        calling = threading.Thread(target=wake_often, daemon=True)
+        calling.start()
+        calling.join(PATIENCE_S)
+        assert not calling.is_alive()
+    finally:
+        worker.resume()
+        workers.close()
 
 
 @contextmanager

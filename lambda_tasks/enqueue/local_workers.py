@@ -52,9 +52,9 @@ class LocalWorkers:
                 threading.Thread(target=self._keep_alive, daemon=True).start()
             assert self._process.stdin is not None
             # A child that has just died is replaced, and its successor reads the table first.
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(b".")
-                self._process.stdin.flush()
+            if not self._process.stdin.closed:
+                with contextlib.suppress(BrokenPipeError):
+                    self._process.stdin.write(b".")
 
     def close(self) -> None:
         """Let the worker process finish what is due and exit; kill it after EXIT_LIMIT_S."""
@@ -85,10 +85,13 @@ class LocalWorkers:
             with self._lock:
                 if self._is_closed:
                     return
-                self._process = self._spawn()
+                try:
+                    self._process = self._spawn()
+                except OSError:  # for example, no process can be forked
+                    logger.exception("The local workers can't be started for now.")
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(  # noqa: S603 - this library's own module
+        process = subprocess.Popen(  # noqa: S603 - this library's own module
             [sys.executable, "-m", CHILD_MODULE],
             env=os.environ
             | {
@@ -96,6 +99,11 @@ class LocalWorkers:
                 LOCAL_WORKERS_VARIABLE: str(self._count),
             },
             stdin=subprocess.PIPE,
+            bufsize=0,  # a word to a child that has died must not fail again when stdin is closed
             # Ctrl+C at a terminal would reach the child too. The parent lets it finish instead.
             start_new_session=True,
         )
+        assert process.stdin is not None
+        # A child that hangs leaves the pipe full: it has been woken, and no caller waits for it.
+        os.set_blocking(process.stdin.fileno(), False)
+        return process
