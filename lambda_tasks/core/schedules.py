@@ -352,15 +352,15 @@ def make_cron(expression: str, timezone: str) -> Cron:
     if timezone:
         _check_zone(timezone)
     parts = expression.split()
+    if len(parts) not in (5, 6):
+        raise ValueError(
+            f"{expression!r} has {len(parts)} fields. A cron expression has five: minute, hour, "
+            "day of the month, month and day of the week."
+        )
     if len(parts) == 6 or "?" in expression:
         raise ValueError(
             f"{expression!r} has the six fields of Amazon EventBridge. Use cron's five: "
             f"{_from_aws(parts)!r}."
-        )
-    if len(parts) != 5:
-        raise ValueError(
-            f"{expression!r} has {len(parts)} fields. A cron expression has five: minute, hour, "
-            "day of the month, month and day of the week."
         )
     try:
         next(CronSim(expression, datetime(2024, 1, 1, tzinfo=UTC)))

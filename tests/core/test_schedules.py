@@ -221,6 +221,7 @@ def test_two_moments_of_one_time_are_two_schedules() -> None:
     [
         ("0 0 30 2 *", "'0 0 30 2 \\*'"),
         ("0 12 * * ? *", "six fields of Amazon EventBridge. Use cron's five: '0 12 \\* \\* \\*'"),
+        ("0 12 ?", "has 3 fields. A cron expression has five"),
         ("0 12 ? * 2-6 *", "cron's five: '0 12 \\* \\* 1-5'"),
         ("* * *", "has 3 fields"),
         ("61 * * * *", "no cron expression: Bad minute"),
