@@ -19,6 +19,7 @@ from lambda_tasks import runtime
 from lambda_tasks.core.message import Message, Outgoing
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.ports import SendFailure
+from lambda_tasks.queues.aws import client as client_module
 from lambda_tasks.queues.aws import session as session_module
 from lambda_tasks.queues.aws.client import AwsClient
 from lambda_tasks.queues.aws.errors import RequestFailed
@@ -26,7 +27,7 @@ from lambda_tasks.queues.sqs import SQSQueue, SQSTransport
 from lambda_tasks.runtime import Runtime
 from tests.app import tasks
 from tests.conftest import bodies_in, serving
-from tests.servers.faulty_sqs import FaultySqs
+from tests.servers.faulty_sqs import Fault, FaultySqs
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/default"
 
@@ -201,6 +202,26 @@ def test_a_client_that_was_closed_is_opened_again_on_another_loop(sqs: LocalSqs)
 
     asyncio.run(use())
     asyncio.run(use())
+
+
+@pytest.mark.parametrize(("waits_s", "limit"), [(0, "0.2 s"), (0.1, "0.3 s")])
+def test_a_request_without_an_answer_says_how_long_it_has_waited(
+    sqs: LocalSqs, monkeypatch: pytest.MonkeyPatch, waits_s: float, limit: str
+) -> None:
+    monkeypatch.setattr(client_module, "CALL_TIMEOUT_S", 0.2)
+
+    async def call(endpoint_url: str) -> None:
+        options = {**sqs.client_options, "endpoint_url": endpoint_url}
+        client = AwsClient("sqs", options, waits_s=waits_s)
+        try:
+            await client.call("list_queues")
+        finally:
+            await client.aclose()
+
+    with FaultySqs(sqs.endpoint_url) as proxy:
+        proxy.inject(Fault(action="ListQueues", hang=True))
+        with pytest.raises(RequestFailed, match=f"sqs did not answer within {limit}"):
+            asyncio.run(call(proxy.endpoint_url))
 
 
 class _Answering(http.server.BaseHTTPRequestHandler):

@@ -11,7 +11,10 @@ from .errors import RequestFailed, code_of, failure_of
 from .lean import LeanOperation
 
 CALL_TIMEOUT_S: Final = 9.0
-"""Seconds for one call, including its second attempt and the look-up of the host's name."""
+"""Seconds for one call, including its second attempt and the look-up of the host's name.
+
+A long poll may take as much longer as the service waits.
+"""
 
 CLIENT_OPTIONS: Final = frozenset(
     {
@@ -62,7 +65,8 @@ class AwsClient:
         self._client: Any = None
         self._credentials: Any = None
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {}
-        self._limits = _Limits(CALL_TIMEOUT_S + waits_s)
+        self._limit_s = CALL_TIMEOUT_S + waits_s
+        self._limits = _Limits(self._limit_s)
 
     async def call(self, operation: str, **parameters: Any) -> Any:
         """Send one request, and return its response.
@@ -80,7 +84,7 @@ class AwsClient:
                 finally:
                     self._limits.remove(limit)
         except TimeoutError as error:
-            reason = f"{self._service} did not answer within {CALL_TIMEOUT_S:g} s."
+            reason = f"{self._service} did not answer within {self._limit_s:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
         except (BotoCoreError, ClientError, RuntimeError) as error:
             raise RequestFailed(failure_of(error), code=code_of(error)) from error
