@@ -53,13 +53,13 @@ MAY_BEGIN: Final = (
 )
 """The condition of a record that has not expired: its time is not over, or it has begun before."""
 
+HAS_EXPIRED: Final = Q(expires_at__lte=Now(), n_attempts=0, cut_off_s=None)
+"""The opposite condition."""
+
 IS_PAUSED: Final = Exists(QueueState.objects.filter(name=OuterRef("queue"), is_paused=True)) & ~Q(
     secrets=UNAVAILABLE
 )
 """The condition of a record that waits as its queue is paused. See records.pauses."""
-
-HAS_EXPIRED: Final = Q(expires_at__lte=Now(), n_attempts=0, cut_off_s=None)
-"""The opposite condition."""
 
 LONGEST_SHIFT: Final = timedelta(minutes=5)
 """More time than any shift of the relay lasts."""
