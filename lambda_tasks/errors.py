@@ -131,7 +131,7 @@ class QueueUnavailable(LambdaTasksError):
 
 
 class NothingToRun(InvalidFilter):
-    """A call can't be run by its id: there is no record of it, or it has ended."""
+    """A call can't be run by its id: there is no record of it, it has ended, or it must wait."""
 
 
 class ArgumentsMismatch(Unrunnable):

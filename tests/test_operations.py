@@ -28,6 +28,10 @@ HOUR: Final = timedelta(hours=1)
 ADD: Final = tasks.add.name
 
 
+ENCRYPTED_ELSEWHERE: Final = '{"key": "unknown", "values": {"a": ""}}'
+"""What the column `secrets` has, encrypted with a key that nobody here knows."""
+
+
 def record(status: str = "FAILED", **fields: Any) -> TaskRecord:
     """A record of a call of `add` an hour ago, as it is in this status."""
     id = fields.pop("id", None) or uuid.uuid4()
@@ -603,6 +607,10 @@ def test_what_has_ended_or_is_unknown_does_not_run_here() -> None:
         operations.run_task(uuid.uuid4())
     with pytest.raises(InvalidFilter, match="is not the id of an invocation"):
         operations.run_task("7")
+    with pytest.raises(NothingToRun, match="is WAITING: other steps"):
+        operations.run_task(record("WAITING", start_time=None, end_time=None).id)
+    with pytest.raises(NothingToRun, match="can't run now"):
+        operations.run_task(record("QUEUED", secrets=ENCRYPTED_ELSEWHERE).id)
     with pytest.raises(InvalidFilter, match=r"max_tasks is 0\. Use a number from 1 on"):
         operations.run_tasks(max_tasks=0)
     with pytest.raises(InvalidFilter, match="no queue 'nowhere'"):

@@ -108,7 +108,8 @@ def run_task(id: UUID | str, *, retry: bool = False) -> TaskRecord:
     One that is due later is due now. With `retry`, a FAILED or CANCELLED one starts over. If
     another worker runs it already, its record is still RUNNING; if its singleton is locked, QUEUED.
 
-    Raises NothingToRun where there is no record of it, and where it has ended.
+    Raises NothingToRun where there is no record of it, where it has ended, and where it can't run
+    now: it is a step that waits for others, or its secret arguments can't be decrypted.
     """
     return asyncio.run(arun_task(id, retry=retry))
 
@@ -116,12 +117,17 @@ def run_task(id: UUID | str, *, retry: bool = False) -> TaskRecord:
 async def arun_task(id: UUID | str, *, retry: bool = False) -> TaskRecord:
     """See run_task()."""
     record = await sync_to_async(_prepared)(id, retry=retry)
-    message, *_ = await sync_to_async(rows.stored_messages)([record.id], conf.current().look_terms)
+    found = await sync_to_async(rows.stored_messages)([record.id], conf.current().look_terms)
+    if not found:
+        raise NothingToRun(
+            f"{record} can't run now: it has ended meanwhile, waits for other steps of its "
+            "workflow, or its secret arguments can't be decrypted."
+        )
     delivery = Delivery(
         id=str(record.id),
         source=record.queue,
         fallback_id=record.id,
-        message=message.message,
+        message=found[0].message,
         is_redelivered=False,
     )
     await _run(delivery)
@@ -151,6 +157,8 @@ async def _run(delivery: Delivery) -> None:
 def find_runnable(id: UUID | str, *, retry: bool) -> TaskRecord:
     """Return the record of a call that can run. Raises NothingToRun, with the reason."""
     record = _find(id)
+    if record.status == Status.WAITING:
+        raise NothingToRun(f"{record} is WAITING: other steps of its workflow have to end first.")
     if not Status(record.status).is_finished:
         return record
     if record.status not in rows.RETRYABLE:
