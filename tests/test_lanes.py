@@ -6,7 +6,6 @@ import uuid
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import pytest
@@ -212,25 +211,6 @@ def test_lanes_share_neither_a_thread_nor_what_surrounds_who_starts_them(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None:
-    claims = RecordClaims()
-    make_attempt = partial(Attempt, finisher=Finisher(claims), lock=NoLock())
-
-    def run_of(a: int) -> Run:
-        id = uuid.uuid4()
-        message = Message(task_name=tasks.aadd.name, kwargs={"a": a}, invocation_id=id)
-        delivery = Delivery(id=str(id), source="default", fallback_id=id)
-        resolved = ResolvedDelivery(delivery=delivery, message=message, task=tasks.aadd)
-        verdict = claims.claim([resolved], lease=timedelta(minutes=5), max_attempts=5)[id]
-        assert isinstance(verdict, Granted)
-        return Run(
-            message=message,
-            claim=verdict.claim,
-            queue="default",
-            max_retries=0,
-            soft_s=60,
-            hard_s=70,
-        )
-
     async def scene() -> None:
         lanes = Lanes(1)
         cancelled, following = await sync_to_async(lambda: [run_of(1), run_of(2)])()
@@ -252,6 +232,55 @@ def test_a_task_that_is_cancelled_as_it_starts_leaves_its_lane_at_work() -> None
         await sync_to_async(connections.close_all)()
 
     asyncio.run(scene())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_that_waits_begins_although_the_one_before_it_is_cancelled_as_it_starts() -> None:
+    async def scene() -> None:
+        lanes, is_starting = Lanes(1), asyncio.Event()
+        following = await sync_to_async(run_of)(1)
+
+        async def start_slowly() -> Attempt:
+            is_starting.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+        async def start_following() -> Attempt:
+            return make_attempt(following, tasks.aadd)
+
+        cancelled = asyncio.ensure_future(lanes.run(start_slowly))
+        await is_starting.wait()
+        waiting = asyncio.ensure_future(lanes.run(start_following))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        async with asyncio.timeout(60):
+            assert isinstance((await waiting).outcome, Succeeded)
+        await lanes.aclose()
+        await sync_to_async(connections.close_all)()
+
+    asyncio.run(scene())
+
+
+def make_attempt(run: Run, task: Any) -> Attempt:
+    return Attempt(run, task, finisher=Finisher(RecordClaims()), lock=NoLock())
+
+
+def run_of(a: int) -> Run:
+    id = uuid.uuid4()
+    message = Message(task_name=tasks.aadd.name, kwargs={"a": a}, invocation_id=id)
+    delivery = Delivery(id=str(id), source="default", fallback_id=id)
+    resolved = ResolvedDelivery(delivery=delivery, message=message, task=tasks.aadd)
+    verdicts = RecordClaims().claim([resolved], lease=timedelta(minutes=5), max_attempts=5)
+    verdict = verdicts[id]
+    assert isinstance(verdict, Granted)
+    return Run(
+        message=message,
+        claim=verdict.claim,
+        queue="default",
+        max_retries=0,
+        soft_s=60,
+        hard_s=70,
+    )
 
 
 class NoLock:

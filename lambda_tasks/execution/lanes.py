@@ -81,6 +81,7 @@ class Lanes:
             has_ended = lane_run.ended.done() and not lane_run.ended.cancelled()
             if lane_run.lane is not None and not has_ended:
                 self._retire(lane_run.lane)
+                self._start_one_if_needed()  # for a run that waits: it may come from another batch
             raise
         finally:
             self._lane_runs.remove(lane_run)
