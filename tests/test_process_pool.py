@@ -35,6 +35,7 @@ from lambda_tasks.execution import (
 from lambda_tasks.execution.process_pool import ProcessPool
 from lambda_tasks.execution.process_start import ProcessNotStarted, StartedProcess
 from lambda_tasks.execution.run import AttemptEnd, Run
+from lambda_tasks.threads import NoThread
 from tests.conftest import PATIENCE_S, wait_for
 
 DIES, FORKS_AND_DIES, STOPS_AS_IT_ANSWERS = "dies", "forks and dies", "stops as it answers"
@@ -152,6 +153,25 @@ def test_a_process_that_can_not_be_started_is_tried_again_with_the_next_run() ->
                 await pool.run(run_of)
 
             assert await comes_back(pool)
+
+    on(pool, scene())
+
+
+def test_a_run_is_given_back_where_no_thread_can_start_its_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = ProcessPool(1, serve)
+
+    async def refuse(*call: object) -> None:
+        raise NoThread
+
+    async def scene() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(process_pool, "in_reserved_thread", refuse)
+            with pytest.raises(ProcessNotStarted, match="no thread could be started"):
+                await pool.run(run_of)
+
+        assert await comes_back(pool)
 
     on(pool, scene())
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import HardTimeLimitExceeded, LambdaTasksError
-from ..threads import in_reserved_thread
+from ..threads import NoThread, in_reserved_thread
 from . import fork_server
 from .alarm import HARD_MESSAGE
 from .process_slot import SentRun, Slot
@@ -198,7 +198,7 @@ class ProcessPool:
             process = await in_reserved_thread(slot.starting.run)
         except ProcessNotStarted as error:
             refusal = error
-        except OSError as error:  # for example, no file descriptor is free
+        except (OSError, NoThread) as error:  # for example, no file descriptor is free
             refusal = ProcessNotStarted(f"There are no worker processes ({error!r}).")
         else:
             self._n_ready += 1
