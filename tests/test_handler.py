@@ -23,6 +23,7 @@ from django.db import connection
 from redis import Redis
 
 from lambda_tasks import conf, handler, runtime
+from lambda_tasks.execution.executor import Executor
 from lambda_tasks.local import LambdaContext
 from lambda_tasks.models import LimitPlace, TaskRecord
 from tests.app import gated, tasks
@@ -750,3 +751,16 @@ handler.close()
 
     assert "{'batchItemFailures': []}" in done.stdout, done.stderr
     assert record_of(message).status == "SUCCESS"
+
+
+def test_after_an_event_that_could_not_be_run_there_is_nothing_to_interrupt(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Executor, *deliveries: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Executor, "run", fail)
+    with pytest.raises(MemoryError):
+        handle(body(tasks.aadd, a=1))
+
+    assert not handler.interrupt()

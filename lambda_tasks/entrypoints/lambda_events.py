@@ -115,8 +115,10 @@ class EventHandler:
                 shutdown=self._shutdown,
             )
         )
-        settlements = await _result_before(answer_by, running)
-        self._shutdown = None
+        try:
+            settlements = await _result_before(answer_by, running)
+        finally:
+            self._shutdown = None
         if any(each.retry_after_s is not None for each in settlements.values()):
             await self._postpone(of_sqs, settlements, limit_s=answer_by.postpone_limit_s)
         await self._relay_if_due(deadline)
