@@ -15,10 +15,11 @@ from django.db import connection, connections, transaction
 from django.db.models import Count
 from django.utils import timezone
 
-from lambda_tasks import runtime
+from lambda_tasks import hooks, runtime
 from lambda_tasks.entrypoints import worker as worker_module
 from lambda_tasks.entrypoints.worker import FIRST_BATCH, Worker, worker_of
 from lambda_tasks.execution import executor, leases, turns
+from lambda_tasks.hooks import beside
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.queues import database
 from lambda_tasks.records import notify
@@ -265,6 +266,37 @@ def test_what_waits_in_vain_for_a_task_that_is_short_as_a_rule_is_left_to_anothe
             wait_for(lambda: records.filter(status="RUNNING", n_attempts=1).count() == 2)
             gate.touch()
             wait_for(lambda: records.filter(status="SUCCESS").count() == 3)
+
+
+def test_what_is_left_to_another_worker_is_given_back_once(
+    queue: str, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """Although it is all that its batch had, so that this ends as well."""
+    monkeypatch.setattr(executor, "HELD_FOR_S", 0.5)
+    monkeypatch.setattr(turns, "STARTS_SOON_S", 600)
+    monkeypatch.setattr(worker_module, "LOOK_AHEAD_S", 600)
+    ajar, gate = tmp_path / "ajar", tmp_path / "open"
+    ajar.touch()
+    await_gate = gated.await_gate.using(queue="table")
+    records = TaskRecord.objects
+    back: list[hooks.GivenBack] = []
+    receiver = hooks.given_back.connect(back.append)
+
+    try:
+        with worker(concurrency=1, processes=1):
+            await_gate.execute_on_commit(gate=ajar)
+            wait_for(lambda: records.filter(status="SUCCESS").count() == 1)
+            await_gate.execute_on_commit(gate=gate)
+            wait_for(lambda: records.filter(status="RUNNING", n_attempts=1).exists())
+            waiting = await_gate.execute_on_commit(gate=gate)
+            wait_for(lambda: records.get(id=waiting.id).n_waits > 0)
+            gate.touch()
+            wait_for(lambda: records.filter(status="SUCCESS").count() == 3)
+        assert beside.flush(PATIENCE_S)
+    finally:
+        hooks.given_back.disconnect(receiver)
+
+    assert len(back) == records.get(id=waiting.id).n_waits
 
 
 def test_a_retry_and_a_payload_keep_their_priority(queue: str) -> None:

@@ -207,8 +207,11 @@ class Executor:
 
         batch.waiting_line.update(waiting_line_of(batch.claimed))
         is_of_table = any(each.delivery.is_of_table for each in batch.claimed)
+        returning = asyncio.Lock()
         recalling = (
-            asyncio.ensure_future(self._recall(batch, unsettled, settle)) if is_of_table else None
+            asyncio.ensure_future(self._recall(batch, unsettled, settle, returning))
+            if is_of_table
+            else None
         )
         try:
             with self._leases.keep(batch, settlements), watchdog.stay_armed():
@@ -216,14 +219,16 @@ class Executor:
                 # takes time.
                 refusing = [self._settle_refused(batch, settle)] if batch.refused else []
                 for chains in schedule(batch.claimed):
-                    running = [
-                        self._run_in_order(each, batch, metadata, settle)
-                        for each in chains
-                        if each[0].delivery.id in unsettled
-                    ]
+                    async with returning:
+                        running = [
+                            self._run_in_order(each, batch, metadata, settle)
+                            for each in chains
+                            if each[0].delivery.id in unsettled
+                        ]
                     await _run_until(batch.budget, shutdown, refusing + running)
                     refusing = []
-            await self._end_unfinished(batch, list(unsettled.values()), settle, shutdown)
+            async with returning:
+                await self._end_unfinished(batch, list(unsettled.values()), settle, shutdown)
         finally:
             if recalling is not None:
                 recalling.cancel()
@@ -272,27 +277,37 @@ class Executor:
         batch: ClaimedBatch,
         unsettled: Mapping[str, ClaimedDelivery],
         settle: OnSettled,
+        returning: asyncio.Lock,
     ) -> None:
-        """Leave messages of the table to other workers that could not begin within HELD_FOR_S."""
+        """Leave messages of the table to other workers that could not begin within HELD_FOR_S.
+
+        Holds `returning` meanwhile: who else ran or returned them would do so without their claim.
+        """
         while True:
             await asyncio.sleep(HELD_FOR_S)
-            held = [
-                each
-                for id, each in unsettled.items()
-                if each.delivery.is_of_table
-                and id not in batch.started
-                and self._turns.is_occupied(each.task)
-            ]
-            for each in held:
-                if (waiting := batch.unbegun.pop(each.delivery.id, None)) is not None:
-                    waiting.cancel()
-            if held:
-                logger.info("%d messages have not begun and are left to other workers", len(held))
-                unstarted = [with_current_claim(each, batch) for each in held]
-                back = await call_database(release_unstarted, self._claims, unstarted)
-                await self._free_places(held)
-                for each, settlement in back:
-                    settle(each.delivery.id, settlement)
+            async with returning:
+                held = [
+                    each
+                    for id, each in unsettled.items()
+                    if each.delivery.is_of_table
+                    and id not in batch.started
+                    and self._turns.is_occupied(each.task)
+                ]
+                if held:
+                    await self._leave_to_others(held, batch, settle)
+
+    async def _leave_to_others(
+        self, held: Sequence[ClaimedDelivery], batch: ClaimedBatch, settle: OnSettled
+    ) -> None:
+        for each in held:
+            if (waiting := batch.unbegun.pop(each.delivery.id, None)) is not None:
+                waiting.cancel()
+        logger.info("%d messages have not begun and are left to other workers", len(held))
+        unstarted = [with_current_claim(each, batch) for each in held]
+        back = await call_database(release_unstarted, self._claims, unstarted)
+        await self._free_places(held)
+        for each, settlement in back:
+            settle(each.delivery.id, settlement)
 
     async def _settle_refused(self, batch: ClaimedBatch, settle: OnSettled) -> None:
         postponed = {resolved.delivery.id for resolved, _ in batch.postponed}
