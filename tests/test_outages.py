@@ -1,6 +1,7 @@
 """What everything stands on goes away for a while: tasks recover or fail with a record, and the
 process goes on."""
 
+import asyncio
 import json
 import os
 import signal
@@ -360,4 +361,21 @@ def test_a_retry_that_can_not_be_sent_is_left_to_the_relay_and_disturbs_nobody(
     assert record_of(retried).status == "RETRYING"
     assert record_of(other).status == "SUCCESS"
     assert "could not be sent yet: the relay sends it" in caplog.text
+    assert TaskRecord.objects.get(status="QUEUED").sent_at is None
+
+
+def test_a_run_that_has_ended_at_the_deadline_is_done_though_its_retry_is_still_being_sent(
+    handle: Handle, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    async def hang(self: Enqueuer, messages: object) -> dict[uuid.UUID, str]:
+        await asyncio.Event().wait()
+        return {}
+
+    retried = body(tasks.ask_for_a_retry, name="x")
+    with monkeypatch.context() as slow:
+        slow.setattr(Enqueuer, "asend_stored", hang)
+        assert handle(retried, timeout_s=4) == []
+
+    assert record_of(retried).status == "RETRYING"
+    assert "has lost an attempt" not in caplog.text
     assert TaskRecord.objects.get(status="QUEUED").sent_at is None

@@ -20,7 +20,7 @@ from django.db import connections as django_connections
 
 from ..conf import Settings
 from ..core.aws_values import FUNCTION_MARGIN_S
-from ..core.lifecycle import Claim, End, Failed, Retried, Skipped
+from ..core.lifecycle import Claim, End, Failed, Outcome, Retried, Skipped
 from ..core.message import Outgoing
 from ..database_calls import call_database
 from ..database_errors import Meaning, meaning_of
@@ -379,10 +379,6 @@ class Executor:
             is_last = claimed.claim.attempt >= self._settings().max_attempts
             finish_lost = partial(self._finisher.finish_lost, claimed, ended.lost, is_last=is_last)
             return await self._resender.settlement(claimed, await call_database(finish_lost))
-        if ended.following is not None:
-            await self._send_following(ended.following)
-        if ended.released:
-            await self._send_released(ended.released)
         if ended.outcome is None:
             logger.warning(
                 "[%s] %s was taken over or cancelled while it ran, and its writes are rolled back",
@@ -390,9 +386,7 @@ class Executor:
                 extra=run_attributes(claimed.message, claimed.claim.attempt, claimed.queue),
             )  # fmt: skip
             return replace(RETURNED, reason="lease lost")
-        if isinstance(ended.outcome, Failed):
-            return DONE_FAILED
-        if not isinstance(ended.outcome, Retried):
+        if not isinstance(ended.outcome, Failed | Retried):
             log_success(
                 claimed.message,
                 claimed.claim,
@@ -400,7 +394,11 @@ class Executor:
                 ended.outcome,
                 _ran_s(started, ended),
             )
-        return DONE
+        if ended.following is not None:
+            await self._send_following(ended.following)
+        if ended.released:
+            await self._send_released(ended.released)
+        return _done(ended.outcome)
 
     async def _free_places(self, ended: Sequence[ClaimedDelivery]) -> None:
         """Hand over the places of runs that have ended, or will not begin; send who gets one."""
@@ -604,7 +602,10 @@ class Executor:
         ]:
             back += await call_database(release_unstarted, self._claims, unstarted)
         for each in left:
-            if started := batch.started.get(each.delivery.id):
+            id = each.delivery.id
+            if id in batch.ends and (outcome := batch.ends[id].outcome) is not None:
+                back.append((each, _done(outcome)))  # the relay sends what follows
+            elif started := batch.started.get(id):
                 back.append((each, await self._cut_off(started, counts=counts)))
         await self._free_places(left)
         for id, settlement in await self._resender.settlements(back, limit_s=CANCEL_GRACE_S):
@@ -639,6 +640,11 @@ class Executor:
             metadata=dict(metadata or {}),
             leaves_record=not self._turns.is_alone,
         )
+
+
+def _done(outcome: Outcome) -> Settlement:
+    """Return the settlement of a run whose outcome is written."""
+    return DONE_FAILED if isinstance(outcome, Failed) else DONE
 
 
 def _ran_s(started: StartedRun, ended: AttemptEnd) -> float:
