@@ -661,6 +661,20 @@ def test_sent_is_called_once_for_each_accepted_send(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
+def test_sent_is_called_where_the_table_is_the_queue(
+    queue: str, connect: Connect, is_async: bool
+) -> None:
+    sends: list[hooks.Sent] = []
+    connect("sent", sends.append)
+    add = tasks.add.using(queue="table")
+
+    call = async_to_sync(add.aexecute_on_commit)(a=1) if is_async else add.execute_on_commit(a=1)
+
+    assert beside.flush(AMPLE_S)
+    assert [(each.invocation_id, each.queue) for each in sends] == [(call.id, "table")]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
 def test_a_hook_that_enqueues_is_not_called_for_its_own_calls(
     queue: str, connect: Connect, is_async: bool
 ) -> None:

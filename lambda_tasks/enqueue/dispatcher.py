@@ -233,8 +233,7 @@ class Dispatcher:
         call = entry.call
         if failure is None:
             self.stats.accepted += 1
-            if hooks.sent:
-                call_beside(hooks.sent, _sent_event(entry.outgoing))
+            announce_sent(entry.outgoing)
         else:
             self.stats.failed += 1
             call.failures[entry.id] = failure.reason
@@ -484,13 +483,16 @@ def _check_answers(failures: Sequence[SendFailure | None], batch: Sequence[_Entr
         )
 
 
-def _sent_event(outgoing: Outgoing) -> hooks.Sent:
-    return hooks.Sent(
-        task_name=outgoing.message.task_name,
-        invocation_id=outgoing.message.invocation_id,
-        queue=outgoing.queue,
-        headers=copy_json(outgoing.message.headers),
-    )
+def announce_sent(outgoing: Outgoing) -> None:
+    """Have hooks.sent called beside, for a message that its queue has accepted."""
+    if hooks.sent:
+        event = hooks.Sent(
+            task_name=outgoing.message.task_name,
+            invocation_id=outgoing.message.invocation_id,
+            queue=outgoing.queue,
+            headers=copy_json(outgoing.message.headers),
+        )
+        call_beside(hooks.sent, event)
 
 
 _is_follow_up: Final = attrgetter("outgoing.is_follow_up")

@@ -11,7 +11,7 @@ from ..core.message import Outgoing
 from ..logging import run_attributes
 from ..threads import NoThread, run_between_requests
 from .background import Background
-from .dispatcher import Dispatcher
+from .dispatcher import Dispatcher, announce_sent
 from .failed_tasks import TasksFailed
 from .portal import Portal
 
@@ -47,7 +47,7 @@ class ModeSender:
         if handle_locally is not None:
             handle_locally(messages)
             return {}
-        to_send = _without_those_of_the_table(messages)
+        to_send = _accept_those_of_the_table(messages)
         try:
             return self._portal.call(self._dispatcher.send, to_send) if to_send else {}
         except NoThread as error:
@@ -84,7 +84,7 @@ class ModeSender:
         if handle_locally is not None:
             await sync_to_async(handle_locally)(messages)
             return {}
-        to_send = _without_those_of_the_table(messages)
+        to_send = _accept_those_of_the_table(messages)
         try:
             sending = self._dispatcher.send
             return await self._portal.acall(sending, to_send, patient) if to_send else {}
@@ -111,8 +111,11 @@ class ModeSender:
             raise TasksFailed(failures)
 
 
-def _without_those_of_the_table(messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+def _accept_those_of_the_table(messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
     """Return the messages that have to be sent: the row of one of the table is in its queue."""
+    for each in messages:
+        if not each.look.is_sent:
+            announce_sent(each)
     return [each for each in messages if each.look.is_sent]
 
 
