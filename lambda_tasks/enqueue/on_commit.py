@@ -1,9 +1,9 @@
 """The enqueuer, which joins the caller's transaction and sends its messages after the commit.
 
 A durable message is stored as a record in the transaction itself, together with those of the calls
-after it (`joining`). After the commit it is handed
-over and sent in the background, where the process and the database allow that. Otherwise the caller
-waits until its messages are sent, and the stored ones that were accepted are marked as sent.
+after it (`joining`). After the commit it is handed over and sent in the background, where the
+process and the database allow that. Otherwise the caller waits until its messages are sent, and the
+stored ones that were accepted are marked as sent.
 """
 
 import asyncio
