@@ -4,7 +4,6 @@ One statement counts a start together with those that follow at once. With a sta
 thousand sync tasks in one event took more than twice as long.
 """
 
-import asyncio
 import contextvars
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,8 +15,6 @@ from ..ports import ClaimedDelivery, Claims
 from .batch import ClaimedBatch
 from .turns import Turns
 from .write_batcher import WriteBatcher
-
-Starting = asyncio.Future[Claim | None]
 
 
 class Starts:

@@ -1,4 +1,4 @@
-"""Records and counts as JSON, for commands and endpoints: keys are added, never renamed."""
+"""Records, workflows and steps as JSON, for commands and endpoints: keys are only ever added."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -9,7 +9,6 @@ from ..core.redaction import REDACTED
 from ..durable import StepState
 from ..models import TaskRecord, Workflow
 from ..workflows import WorkflowRun
-from .counting import Health, Stats
 
 FIELDS: Final = (
     "id", "task_name", "status", "queue", "group_key", "priority", "backend", "headers",
@@ -74,21 +73,6 @@ def redacted_kwargs(record: TaskRecord) -> dict[str, Any]:
     """Return the arguments by name, redacted as the release of this process has it, too."""
     secret = registry.secret_names(record.task_name) & record.kwargs.keys()
     return record.kwargs | dict.fromkeys(secret, REDACTED)
-
-
-def stats_as_json(stats: Stats) -> dict[str, Any]:
-    """Return counts as JSON values."""
-    return {name: _json(value) for name, value in asdict(stats).items()}
-
-
-def health_as_json(health: Health) -> dict[str, Any]:
-    """Return a verdict as JSON values, with the counts in all."""
-    return {
-        "status": health.status,
-        "problems": [asdict(problem) for problem in health.problems],
-        "last_tick_s": health.stats.last_tick_s,
-        "total": asdict(health.stats.total),
-    }
 
 
 def last_line(traceback: str | None) -> str | None:
