@@ -115,26 +115,32 @@ class Intake:
             # outage needs none: its copy carries the whole call.
             and (each.message.durable or settlement.has_record or settlement.is_outage)
         ]
+        return ClaimedBatch(
+            budget,
+            refused,
+            self._without_blocked(claimed, deliveries, refused),
+            postponed,
+            deliveries=deliveries,
+            readable=readable,
+            staying=staying,
+        )
+
+    def _without_blocked(
+        self,
+        claimed: Sequence[ClaimedDelivery],
+        deliveries: Sequence[Delivery],
+        refused: Settlements,
+    ) -> Sequence[ClaimedDelivery]:
+        """Release what would overtake an earlier one of its group; return the others."""
         blocked = blocked_by_order(deliveries, refused)
         if not blocked:
-            return ClaimedBatch(
-                budget,
-                refused,
-                claimed,
-                postponed,
-                deliveries=deliveries,
-                readable=readable,
-                staying=staying,
-            )
+            return claimed
         for each in claimed:
             if each.delivery.id in blocked:
                 refused[each.delivery.id] = release_claim(
                     self._claims, each, counts=False, reason="behind another of its group"
                 )
-        runnable = [each for each in claimed if each.delivery.id not in blocked]
-        return ClaimedBatch(
-            budget, refused, runnable, postponed, deliveries=deliveries, readable=readable
-        )
+        return [each for each in claimed if each.delivery.id not in blocked]
 
     def _resolve_all(
         self, deliveries: Sequence[Delivery], refused: Settlements
