@@ -141,15 +141,16 @@ def test_workers_that_hang_keep_no_caller_waiting() -> None:
             workers.wake()
 
     workers.wake()
-    (worker,) = children(os.getpid())
-    worker.suspend()
     try:
+        wait_for(lambda: children(os.getpid()))
+        (worker,) = children(os.getpid())
+        worker.suspend()
         calling = threading.Thread(target=wake_often, daemon=True)
         calling.start()
         calling.join(PATIENCE_S)
+        worker.resume()
         assert not calling.is_alive()
     finally:
-        worker.resume()
         workers.close()
 
 
