@@ -10,13 +10,14 @@ import pytest
 from django.utils import timezone
 
 from lambda_tasks import operations, runtime
+from lambda_tasks.enqueue import marker
 from lambda_tasks.errors import InvalidFilter
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.records.encryption import UNAVAILABLE
 from tests.app import tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, body, relay, wake_up
+from tests.conftest import Handle, body, relay, wait_for, wake_up
 from tests.test_operations import record
 from tests.test_verbs import refused, verb
 
@@ -60,6 +61,48 @@ def test_what_arrives_from_a_paused_queue_waits_in_its_row_until_it_is_resumed(
 
     assert relay() == 1
     assert work_off(queue) == 1
+    assert Effect.objects.get().name == "later"
+
+
+@pytest.mark.parametrize("resumes_first", [False, True])
+def test_what_is_parked_before_its_sender_marks_it_is_sent_again(
+    sqs: LocalSqs,
+    queue: str,
+    work_off: Callable[[str], int],
+    settings: Any,
+    monkeypatch: Any,
+    resumes_first: bool,
+) -> None:
+    settings.LAMBDA_TASKS_WAIT_FOR_SEND = False
+    monkeypatch.setattr(marker, "GATHER_FOR_S", 600)
+    operations.pause_queue("default", by="anna")
+    tasks.leave_effect.execute_on_commit(name="later")
+    wait_for(lambda: sqs.counts(queue)["visible"] == 1)
+    assert work_off(queue) == 1
+
+    if resumes_first:
+        operations.resume_queue("default", by="anna")
+    here = runtime.current()
+    here.portal.call(here.background.drain)
+    operations.resume_queue("default", by="anna")
+
+    assert relay() == 1
+    assert work_off(queue) == 1
+    assert Effect.objects.get().name == "later"
+
+
+def test_a_sender_that_waits_leaves_what_it_sends_to_a_paused_queue_unmarked(
+    sqs: LocalSqs, queue: str, work_off: Callable[[str], int]
+) -> None:
+    operations.pause_queue("default", by="anna")
+
+    called = tasks.leave_effect.execute_on_commit(name="later")
+
+    # Its message may have come back to the row before it would be marked.
+    assert TaskRecord.objects.get(id=called.id).sent_at is None
+    operations.resume_queue("default", by="anna")
+    assert relay() == 1
+    assert work_off(queue) == 2
     assert Effect.objects.get().name == "later"
 
 

@@ -63,7 +63,7 @@ from .mapping import (
     row_of,
     state_of,
 )
-from .portable import IS_LOST, IS_PAUSED, ClaimTerms
+from .portable import EARLY_DELIVERY, IS_LOST, IS_PAUSED, ClaimTerms
 from .releasing import send_released
 from .retrying import with_retries
 from .tables import RecordQuerySet, ScheduleState, latest_state
@@ -563,9 +563,15 @@ def _judge_unrunnable(delivery: UnrunnableDelivery, found: Mapping[UUID, Row]) -
 
 
 def _park(ids: Sequence[UUID]) -> None:
-    """Leave records to the relay, which computes their time to look, and sends them in time."""
+    """Leave records to the relay, which computes their time to look, and sends them in time.
+
+    A wait is counted for those of a paused queue: whoever has sent one and marks it only now sees
+    by this that its message is gone. One that is far off shows that by its time.
+    """
+    is_far_off = Q(run_after__gt=Now() + EARLY_DELIVERY)
+    n_waits = Case(When(is_far_off, then=F("n_waits")), default=postponing.count_wait())
     with statements().lock_idle(ids) as free:
-        free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now())
+        free.filter(status=Status.QUEUED).update(sent_at=None, look_at=Now(), n_waits=n_waits)
 
 
 def _is_for_task_of(delivery: ResolvedDelivery | UnrunnableDelivery, row: Row) -> bool:

@@ -403,12 +403,13 @@ class PortableStatements:
 
         `ahead` is the time before a message is due from which on its queue accepts it. A record
         that is due later was parked in the meantime, and must be sent again, so it is skipped. So
-        is one that a worker has refused in the meantime, and that waits in its row. `only_new`
-        skips all records that somebody has claimed, refused or postponed.
+        is one that a worker has refused in the meantime, and that waits in its row, and one of a
+        paused queue, which may do so. `only_new` skips all records that somebody has claimed,
+        refused or postponed.
         """
         is_due = Q(run_after=None) | Q(run_after__lte=Now() + ahead)
         waits_for_none = Q(refused_at=None) | Q(n_waits=0) | Q(look_at__lte=Now())
-        waits_for_none &= Q(limit_key=None)
+        waits_for_none &= Q(limit_key=None) & ~IS_PAUSED
         is_new = Q(n_attempts=0, n_waits=0, refused_at=None)
         with self.lock_idle(ids) as free:
             free.filter(is_due, is_new if only_new else waits_for_none).update(

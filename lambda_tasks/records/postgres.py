@@ -148,6 +148,9 @@ SELECT queue, priority FROM levels WHERE (
 """  # noqa: S608
 """A query that steps from one value to the next by the index; DISTINCT would read all of it."""
 
+PAUSED_QUERY: Final = 'SELECT name FROM "lambda_tasks_queuestate" WHERE is_paused'
+"""The names of the queues that are paused."""
+
 MAX_ROWS_CHARS: Final = 64 * 2**20
 """The most characters of the rows of one statement; a jsonb array has at most 256 MiB."""
 
@@ -313,6 +316,7 @@ class PostgresStatements(PortableStatements):
             "n_attempts = 0 AND n_waits = 0 AND refused_at IS NULL"
             if only_new
             else f"limit_key IS NULL AND (refused_at IS NULL OR n_waits = 0 OR look_at <= {NOW})"
+            f" AND NOT (queue IN ({PAUSED_QUERY}) AND secrets IS DISTINCT FROM '{UNAVAILABLE}')"
         )
         free = (
             f"SELECT ctid FROM {TABLE} WHERE id = ANY(%(ids)s::uuid[])"  # noqa: S608
