@@ -160,6 +160,15 @@ def test_a_switch_says_whether_it_has_changed_anything(caplog: Any) -> None:
 # The verbs
 
 
+def test_the_story_of_a_call_says_who_has_paused_its_queue(queue: str) -> None:
+    called = tasks.leave_effect.execute_on_commit(name="later")
+    assert "has paused" not in verb("show", str(called.id)).output
+
+    operations.pause_queue("default", by="anna")
+
+    assert "its queue, which anna has paused" in verb("show", str(called.id)).output
+
+
 def _paused() -> set[str]:
     return {name for name, each in operations.queue_states().items() if each.is_paused}
 

@@ -141,6 +141,16 @@ def test_show_tells_the_whole_story_of_a_call() -> None:
     assert story.rstrip().endswith("ValueError: what was wrong")
 
 
+def test_compensations_put_no_failure_right() -> None:
+    failed = record()
+    record("SUCCESS", root_id=failed.id, enqueued_at=now(), headers={"lambda_tasks.undo": True})
+
+    story = verb("show", str(failed.id)).output
+
+    assert "Lineage" in story
+    assert "put right" not in story
+
+
 def test_show_has_all_of_it_as_json() -> None:
     failed = record(worker_ids="first:1\n")
     retried = record("RETRYING", root_id=failed.id, enqueued_at=now() - 2 * HOUR)

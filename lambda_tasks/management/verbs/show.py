@@ -14,12 +14,13 @@ from django.core.management.base import OutputWrapper
 from django.utils.timezone import localtime
 
 from lambda_tasks.core.lifecycle import Status
+from lambda_tasks.core.message import UNDO_HEADER
 from lambda_tasks.durable import DurableRun, StepState
 from lambda_tasks.management.output import DONE, EMPTY, describe, describe_call, write_json
 from lambda_tasks.management.parsing import add_exit_code, add_json
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.operations.describing import record_as_json, step_as_json
-from lambda_tasks.records import listing, queries
+from lambda_tasks.records import listing, pauses, queries
 from lambda_tasks.records.filters import as_uuid
 
 HELP: Final = "Shows all that is known of a call."
@@ -91,7 +92,7 @@ def _facts(record: TaskRecord, shown: dict[str, Any]) -> Iterator[tuple[str, Any
     yield "called", _time(record.enqueued_at)
     yield "sent", _time(record.sent_at)
     yield "due", _time(record.run_after)
-    yield "waits for", record.waits_for
+    yield "waits for", _pause_of(record) or record.waits_for
     yield "refused", _time(record.refused_at)
     yield "started", _time(record.start_time)
     if record.status == Status.RUNNING:
@@ -108,11 +109,25 @@ def _facts(record: TaskRecord, shown: dict[str, Any]) -> Iterator[tuple[str, Any
     yield "error", shown["error"]
 
 
+def _pause_of(record: TaskRecord) -> str | None:
+    """Return who has paused the queue of a call that waits; None if it is not paused."""
+    state = pauses.queue_states().get(record.queue) if record.status == Status.QUEUED else None
+    if state is None or not state.is_paused:
+        return None
+    return f"its queue, which {state.changed_by or 'somebody'} has paused"
+
+
 def _put_right_by(record: TaskRecord, related: list[TaskRecord]) -> TaskRecord | None:
     """Return the first success after a failure; None for none."""
     if record.status != Status.FAILED or record.enqueued_at is None:
         return None
-    later = [each for each in related if each.enqueued_at and each.enqueued_at > record.enqueued_at]
+    later = [
+        each
+        for each in related
+        if each.enqueued_at
+        and each.enqueued_at > record.enqueued_at
+        and UNDO_HEADER not in (each.headers or {})  # it undoes the call, and repeats nothing
+    ]
     return next((each for each in later if each.status == Status.SUCCESS), None)
 
 
