@@ -159,7 +159,7 @@ class MaxRetriesExceededError(LambdaTasksError):
 
     def __init__(self, *, task_name: str, n_retries: int) -> None:
         super().__init__(
-            f"{task_name} was retried {n_retries} times, which is its limit. Raise max_retries or "
+            f"{task_name} has no retry left: its limit is {n_retries}. Raise max_retries or "
             "LAMBDA_TASKS_MAX_RETRIES, or fix the failure."
         )
 

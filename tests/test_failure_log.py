@@ -97,6 +97,19 @@ def test_a_retry_is_a_warning_and_the_last_failure_the_only_error(
     assert "a secret token" not in caplog.text
 
 
+def test_the_log_says_that_a_failure_has_no_retry_left(
+    handle: Handle, caplog: pytest.LogCaptureFixture, settings: Any
+) -> None:
+    settings.LAMBDA_TASKS_MAX_RETRIES = 0
+
+    handle(body(tasks.ask_for_a_retry, name="busy"))
+
+    (line,) = _failures(caplog)
+    text = logging.Formatter().format(line)
+    assert "Retry: busy" in text
+    assert "has no retry left: its limit is 0. Raise max_retries" in text
+
+
 def test_a_failure_of_djangos_own_task_is_the_one_error_of_djangos_logger(
     handle: Handle, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -370,6 +370,7 @@ def consequence_of(
         return Failed(raised), None
     if n_retries >= run.max_retries:
         limit = MaxRetriesExceededError(task_name=run.message.task_name, n_retries=n_retries)
+        error.add_note(str(limit))  # for the log, which formats the error itself
         return Failed(replace(raised, traceback=f"{raised.traceback}\n{_format(limit)}")), None
     if run.retry_at_once:
         delay_s = 0.0
