@@ -12,7 +12,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    Final,
     Generic,
     Literal,
     NoReturn,
@@ -34,6 +33,7 @@ from .core.arguments import (
     copy_json,
     refuse_positional,
 )
+from .core.foreign_words import OF_TASKS, missing, telling_options
 from .core.functions import CONTEXT_PARAMETER, check_function, takes_context_by_position
 from .core.graphs import GroupNode, Node, source_of
 from .core.hints import UnresolvedHint, parameters_of, signature_of
@@ -84,17 +84,6 @@ T = TypeVar("T")
 
 ManyCalls = Iterable[Mapping[str, Any]]
 """The keyword arguments of each of many calls."""
-
-ENQUEUING: Final = frozenset(
-    {
-        "aenqueue", "apply_async", "defer", "defer_async", "delay", "enqueue", "schedule", "send",
-        "send_async",
-    }
-)  # fmt: skip
-"""The names of what enqueues a task in other libraries."""
-
-SIGNATURES: Final = frozenset({"chunks", "map", "s", "si", "signature", "starmap", "subtask"})
-"""The names of what makes a part of a workflow in Celery."""
 
 CALL_OPTIONS = {"_delay": "delay", "_queue": "queue"}
 """Keyword arguments of a call that override options, and the overrides that they set."""
@@ -178,7 +167,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
     if not TYPE_CHECKING:  # where any name would then be right
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise AttributeError(_missing(self.__dict__.get("name"), name), name=name, obj=self)
+            text = missing(f"The task {self.__dict__.get('name')}", name, OF_TASKS)
+            raise AttributeError(text, name=name, obj=self)
 
     @property
     def queue(self) -> str:
@@ -441,6 +431,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
             return message.kwargs[name]
         return self.arguments.default_to_json(name)
 
+    @telling_options
     def using(
         self,
         *,
@@ -608,7 +599,7 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         if type(kwargs) is dict or isinstance(kwargs, Mapping):  # the second takes much longer
             return kwargs
         raise TypeError(
-            f"{self.name}: a {type(kwargs).__name__} can't be the arguments of a call. Pass a "
+            f"{self.name}: {kwargs!r:.80} can't be the arguments of a call. Pass a "
             "mapping of keyword arguments for each call, [{...}, {...}]."
         )
 
@@ -664,22 +655,6 @@ def _result_hint(node: Node) -> Any:
     source = source_of(node)
     task: Any = registry.registered(source.label) if isinstance(source, Step) else None
     return getattr(task, "result_hint", Any)
-
-
-def _missing(task_name: str | None, name: str) -> str:
-    """Return the error for an attribute that a task does not have."""
-    missing = f"The task {task_name} has no {name!r}."
-    if name in ENQUEUING:
-        return (
-            f"{missing} Enqueue it by `execute_on_commit(...)`, or `await aexecute_on_commit(...)` "
-            "in async code. Delays and queues are options of `using(...)`."
-        )
-    if name in SIGNATURES:
-        return (
-            f"{missing} A step of a workflow is `step(...)`, with the task's arguments by name; "
-            "several at once are `group(...)` of such steps."
-        )
-    return missing
 
 
 @quick_dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.db.transaction import TransactionManagementError
 
 from . import registry, runtime
+from .core.foreign_words import OF_INVOCATIONS, missing
 from .core.lifecycle import Status
 from .errors import TaskFailed
 from .twins import sync_form
@@ -49,6 +50,12 @@ class Invocation(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"<Invocation {self.id} of {self.task_name or 'a task'}>"
+
+    if not TYPE_CHECKING:  # where any name would then be right
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = missing("An Invocation", name, OF_INVOCATIONS)
+            raise AttributeError(text, name=name, obj=self)
 
     @sync_form("invocation.arecord()")
     def record(self) -> "TaskRecord | None":

@@ -290,6 +290,11 @@ def group(
     "any_outcome" in any case, or with a number of members, or a share of them as a float. With
     `fail_fast`, the members that have not ended are cancelled once it can't succeed any more.
     """
+    if isinstance(members, Node):
+        raise TypeError(
+            f"The members of a group are {members!r:.80}. Pass a list, also of one: "
+            "`group([step])`."
+        )
     steps: list[Any] = []
     for member in members:
         if not isinstance(member, Step | WorkflowGraph):

@@ -8,11 +8,12 @@ from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
+import pydantic
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
-from lambda_tasks import lambda_task, registry
+from lambda_tasks import Invocation, lambda_task, registry
 from lambda_tasks.models import SQSLambdaTask, TaskRecord
 from lambda_tasks.testing import CapturedTasks, assert_idempotent, run_enqueued
 from lambda_tasks.workflows import group
@@ -81,6 +82,18 @@ def declare(monkeypatch: Any) -> Declare:
         ("@lambda_task\ndef f(ctx: TaskContext): pass", "'ctx' .*takes_context=True.*first"),
         ("@lambda_task\ndef f(context): pass", "'context'.*takes_context=True.*`context: TaskCo"),
         ("@lambda_task(queue=['a'])\ndef f(): pass", r"f: queue is \['a'\]\. Use the name of one"),
+        (
+            "@lambda_task(takes_context=True)\ndef f(self, *, a: int): pass",
+            "Rename 'self': its fir",
+        ),
+        (
+            "@lambda_task(takes_context=True)\ndef f(ctx: TaskContext): pass",
+            "'context'. Rename 'ct",
+        ),
+        (
+            "@lambda_task(takes_context=True)\ndef f(*, a: int): pass",
+            "'context'. Add it: its first",
+        ),
     ],
 )
 def test_what_can_be_no_task_is_refused_at_its_decoration(
@@ -156,8 +169,8 @@ def test_an_argument_that_is_no_json_is_refused_by_name(
     ("calls", "words"),
     [
         ({"a": 1}, r"tests\.app\.tasks\.add: the calls are one mapping, of \['a'\]\. Pass a list"),
-        ([{"a": 1}, 3], r"tests\.app\.tasks\.add: a int can't be the arguments.*mapping"),
-        (["ab"], "a str can't be the arguments of a call"),
+        ([{"a": 1}, 3], r"tests\.app\.tasks\.add: 3 can't be the arguments.*mapping"),
+        (["ab"], "'ab' can't be the arguments of a call"),
     ],
 )
 def test_many_calls_are_a_list_of_mappings(form: str, calls: Any, words: str) -> None:
@@ -171,7 +184,7 @@ def test_many_calls_are_a_list_of_mappings(form: str, calls: Any, words: str) ->
             tasks.add.execute_many_on_commit(calls)
 
 
-@pytest.mark.parametrize("name", ["delay", "apply_async", "enqueue", "send", "defer"])
+@pytest.mark.parametrize("name", ["delay", "delay_on_commit", "apply_async", "enqueue", "defer"])
 def test_the_call_forms_of_other_libraries_name_ours(name: str) -> None:
     with pytest.raises(
         AttributeError,
@@ -186,6 +199,92 @@ def test_the_call_forms_of_other_libraries_name_ours(name: str) -> None:
 def test_celerys_signatures_name_our_steps(name: str) -> None:
     with pytest.raises(AttributeError, match=rf"add has no '{name}'\. .*`step\(\.\.\.\)`"):
         getattr(tasks.add, name)(a=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("apply", "call it like a function"),
+        ("retry", r"raise lambda_tasks\.Retry\(delay="),
+        ("request", "takes_context=True"),
+        ("update_state", r"context\.progress\("),
+        ("replace", r"add_steps\("),
+        ("AsyncResult", r"lambda_tasks\.Invocation\(id\)"),
+    ],
+)
+def test_what_celerys_tasks_have_names_what_ours_have(name: str, words: str) -> None:
+    with pytest.raises(AttributeError, match=rf"has no '{name}'\. .*{words}"):
+        getattr(tasks.add, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("get", r"result\(timeout=.*A view answers with `id`"),
+        ("wait", r"result\(timeout="),
+        ("ready", r"record\(\)\.status"),
+        ("status", r"record\(\)\.status"),
+        ("revoke", r"record\(\)\.cancel\(\)"),
+        ("task_id", "Its id is `id`"),
+    ],
+)
+def test_what_celerys_results_have_names_what_an_invocation_has(name: str, words: str) -> None:
+    invocation = copy.copy(Invocation(uuid4()))
+
+    with pytest.raises(AttributeError, match=rf"has no '{name}'\. .*{words}"):
+        getattr(invocation, name)
+    assert not hasattr(invocation, "colour")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("bind", "takes_context"),
+        ("autoretry_for", "retry_on"),
+        ("default_retry_delay", "retry_delay"),
+        ("rate_limit", "rate"),
+        ("time_limit", "hard_timeout"),
+        ("soft_time_limit", "soft_timeout"),
+    ],
+)
+def test_celerys_options_of_a_task_name_ours(declare: Declare, theirs: str, ours: str) -> None:
+    with pytest.raises(TypeError, match=f"no option '{theirs}'. Did you mean '{ours}'"):
+        declare(f"@lambda_task({theirs}=1)\ndef f(): pass")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ("countdown", "Did you mean 'delay'"),
+        ("eta", "Did you mean 'run_after'"),
+        ("prioriti", "Did you mean 'priority'"),
+        ("colour", "There are: delay, run_after, queue"),
+    ],
+)
+def test_an_unknown_option_of_a_call_is_told_with_the_right_one(theirs: str, words: str) -> None:
+    options: Any = {theirs: 1}
+
+    with pytest.raises(TypeError, match=rf"using\(\) has no option '{theirs}'\. {words}"):
+        tasks.add.using(**options)
+
+
+@pytest.mark.parametrize("name", ["countdown", "eta", "queue"])
+def test_an_option_among_the_arguments_is_told_where_it_belongs(name: str) -> None:
+    arguments: Any = {"a": 1, name: 3}
+
+    with pytest.raises(pydantic.ValidationError) as raised:
+        tasks.add.execute_on_commit(**arguments)
+
+    [note] = raised.value.__notes__
+    assert f"'{name}' is no parameter of tests.app.tasks.add" in note
+    assert "using(" in note
+
+
+def test_a_group_of_one_is_a_list_too() -> None:
+    step: Any = tasks.add.step(a=1)
+
+    with pytest.raises(TypeError, match=r"group\(\[step\]\)"):
+        group(step)
 
 
 @pytest.mark.parametrize(

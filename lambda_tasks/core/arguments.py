@@ -15,6 +15,7 @@ import pydantic
 from pydantic_core import to_jsonable_python
 
 from ..errors import ArgumentsMismatch
+from .foreign_words import call_option
 from .functions import CONTEXT_PARAMETER, WORKFLOW_PARAMETER
 from .hints import parameters_of, resolve_hint
 from .parameter_types import (
@@ -36,8 +37,8 @@ def refuse_positional(task_name: str, args: Sequence[Any]) -> None:
     """Raise TypeError where a call passes positional arguments."""
     if args:
         raise TypeError(
-            f"{task_name} takes keyword arguments only, but {len(args)} positional arguments were "
-            "given. Pass each by its name."
+            f"{task_name} takes keyword arguments only. Pass each by its name, also the "
+            f"{len(args)} that the call passes by position."
         )
 
 
@@ -219,8 +220,9 @@ class Arguments:
     ) -> tuple[pydantic.BaseModel, dict[str, Any]]:
         try:
             model = by.model_validate(kwargs)
-        except pydantic.ValidationError:
+        except pydantic.ValidationError as error:
             self._refuse_model_instances(kwargs)
+            self._note_options(error, kwargs)
             raise
         try:
             return model, _dump(model)
@@ -228,6 +230,16 @@ class Arguments:
             self._refuse_model_instances(kwargs)
             self._refuse_unserializable(model)
             raise
+
+    def _note_options(self, error: Exception, kwargs: Mapping[str, Any]) -> None:
+        """Add a note where an option of a call, ours or Celery's, is among its arguments."""
+        for name in kwargs.keys() - self._names:
+            if (option := call_option(name)) is not None:
+                error.add_note(
+                    f"{name!r} is no parameter of {self._func.__module__}."
+                    f"{self._func.__qualname__}. As an option of the call, it is "
+                    f"`task.using({option}=...).execute_on_commit(...)`."
+                )
 
     def _only_passed(self, model: pydantic.BaseModel) -> dict[str, Any]:
         """Return only the arguments that the caller passed; the function has its own defaults."""

@@ -25,6 +25,8 @@ def check_function(
     parameters, annotations = parameters_of(func), annotations_of(func)
     if is_durable:
         _check_workflow(func, parameters, annotations)
+    if takes_context:
+        _check_context(name, parameters)
     for parameter in parameters.values():
         if is_durable and parameter.name == WORKFLOW_PARAMETER:
             continue
@@ -33,11 +35,6 @@ def check_function(
         if not is_context:
             _refuse_context(name, parameter, annotations.get(parameter.name))
         _check_parameter(name, parameter, annotations, may_be_positional=is_context)
-    if takes_context and CONTEXT_PARAMETER not in parameters:
-        raise TypeError(
-            f"{name} has takes_context=True but no parameter 'context'. "
-            "Add `context: TaskContext` as its first parameter."
-        )
 
 
 def takes_context_by_position(func: Callable[..., Any]) -> bool:
@@ -75,6 +72,19 @@ def _check_kind(func: Any) -> None:
             f"{name} can't be a task: it is a generator, which runs only while somebody iterates "
             "over it. Remove `yield`; return a list, or show progress with `context.progress()`."
         )
+
+
+def _check_context(function: str, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Raise TypeError unless a function whose option says so has a parameter for the context."""
+    if CONTEXT_PARAMETER in parameters:
+        return
+    first = next(iter(parameters.values()), None)
+    has_other = first is not None and first.kind is first.POSITIONAL_OR_KEYWORD
+    raise TypeError(
+        f"{function} has takes_context=True but no parameter 'context'. "
+        + (f"Rename {first.name!r}: " if first is not None and has_other else "Add it: ")
+        + "its first parameter is `context: TaskContext`."
+    )
 
 
 def _has_names(func: Any) -> bool:

@@ -1,11 +1,11 @@
 """A task's options: their defaults, and their checks at decoration."""
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
+from .foreign_words import suggestion
 from .functions import CONTEXT_PARAMETER
 from .limits import MAX_LIMIT, Rate
 from .retention import Keep, Retention, parse_keep
@@ -235,8 +235,7 @@ def _check_names(function: str, options: OptionNames) -> None:
     known = [each.name for each in fields(TaskOptions)]
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(known)}."
+            hint = suggestion(name, known)
             raise TypeError(f"{function}: @lambda_task has no option {name!r}.{hint}")
 
 
@@ -296,7 +295,7 @@ def _check_limits(function: str, options: TaskOptions, parameters: Collection[st
         try:
             Rate.parse(options.rate)
         except ValueError as error:
-            raise ValueError(f"{function}: rate is {error}") from None
+            raise ValueError(f"{function}: {error}") from None
     for by, option in (("limit_by", "limit"), ("rate_by", "rate")):
         if getattr(options, by) and getattr(options, option) is None:
             raise TypeError(f"{function}: {by} is set without {option}. Set both.")

@@ -36,7 +36,7 @@ class OutageLog:
             logger.error(
                 "The queue %r accepts no messages: %s. They are stored, and the relay sends them. "
                 "There is no further line until the queue accepts messages again.",
-                queue, reason,
+                queue, reason.rstrip("."),
             )  # fmt: skip
         outage.failed_at = self._clock()
         outage.n_failed += 1

@@ -108,7 +108,7 @@ def _split_rate(setting: str, value: object) -> tuple[object, Rate | None]:
     try:
         rate = Rate.parse(value["rate"])
     except ValueError as error:
-        raise ImproperlyConfigured(f"{setting}['rate'] is {error}") from None
+        raise ImproperlyConfigured(f"{setting}['rate']: {error}") from None
     return {name: each for name, each in value.items() if name != "rate"}, rate
 
 
