@@ -599,8 +599,8 @@ class LambdaTaskWrapper(Generic[P, R_co]):
         if type(kwargs) is dict or isinstance(kwargs, Mapping):  # the second takes much longer
             return kwargs
         raise TypeError(
-            f"{self.name}: {kwargs!r:.80} can't be the arguments of a call. Pass a "
-            "mapping of keyword arguments for each call, [{...}, {...}]."
+            f"{self.name}: the arguments of a call can't be of the type {type(kwargs).__name__}. "
+            "Pass a mapping of keyword arguments for each call, [{...}, {...}]."
         )
 
 

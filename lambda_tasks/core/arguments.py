@@ -37,8 +37,8 @@ def refuse_positional(task_name: str, args: Sequence[Any]) -> None:
     """Raise TypeError where a call passes positional arguments."""
     if args:
         raise TypeError(
-            f"{task_name} takes keyword arguments only. Pass each by its name, also the "
-            f"{len(args)} that the call passes by position."
+            f"{task_name} takes keyword arguments only, but the call has {len(args)} by position. "
+            "Pass each by its name."
         )
 
 
