@@ -35,6 +35,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from . import conf, registry, runtime
 from .context import current_run
+from .core.foreign_words import OF_STEPS, missing
 from .core.graphs import (
     MAX_NAME,
     MAX_STEPS,
@@ -93,23 +94,15 @@ class Reference:
         return f"<the result of {self.source.label}>"
 
 
-EXECUTING: Final = frozenset(
-    {"execute_on_commit", "aexecute_on_commit", "apply_async", "delay", "enqueue", "aenqueue"}
-)
-"""The names of what executes a workflow, a task, or Celery's parts of a workflow."""
-
-
 class _Step(Node):
     """What can wait for others, and what others can wait for."""
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # where any name would then be right
 
         def __getattr__(self, name: str) -> NoReturn:
             # Not repr(): a copy has no label yet when it is asked for what it lacks.
-            text = f"{self.__dict__.get('label', type(self).__name__)} has no {name!r}."
-            if name in EXECUTING:
-                text += " It runs in a workflow: use workflow(name, last_step).execute_on_commit()."
-            raise AttributeError(text, name=name, obj=self)
+            thing = self.__dict__.get("label", type(self).__name__)
+            raise AttributeError(missing(thing, name, OF_STEPS), name=name, obj=self)
 
     def after(self: SelfNode, *others: "_Step") -> SelfNode:
         """Let this begin only after others have succeeded; return this."""

@@ -55,6 +55,12 @@ OF_INVOCATIONS: Final[Mapping[str, str]] = {
 }
 """What to use instead of an attribute that the result of a call has elsewhere."""
 
+OF_STEPS: Final[Mapping[str, str]] = dict.fromkeys(
+    ("aenqueue", "aexecute_on_commit", "apply_async", "delay", "enqueue", "execute_on_commit"),
+    "It runs in a workflow: use workflow(name, last_step).execute_on_commit().",
+)
+"""What to use instead of an attribute that a task has, or a part of a workflow elsewhere."""
+
 OF_OPTIONS: Final[Mapping[str, str]] = {
     "autoretry_for": "retry_on",
     "bind": "takes_context",
