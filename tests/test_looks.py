@@ -14,7 +14,7 @@ from django.db import connection, connections, transaction
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
-from lambda_tasks import conf, runtime
+from lambda_tasks import conf, operations, runtime
 from lambda_tasks.core.lifecycle import GRACE, SQS_TERMS, TABLE_TERMS, Claim, Release
 from lambda_tasks.core.message import Message
 from lambda_tasks.core.retries import MAX_DELAY_S
@@ -449,6 +449,23 @@ def test_an_idle_worker_looks_first_where_it_has_found_something_lately(worker_c
     become_idle()
     usual, urgent = stored("table", priority=5), stored("table", priority=9)
     assert found_by(table) == [urgent, usual], "none was found lately"
+
+
+@pytest.mark.usefixtures("queue", "worker_clock")
+def test_a_worker_finds_what_is_in_a_paused_queue_once_at_most() -> None:
+    """Each time a claim would refuse it, and put it behind what was called later."""
+    table = runtime.current().table_queue
+    stored("table")
+    assert len(found_by(table)) == 1
+    TaskRecord.objects.all().delete()
+    assert found_by(table) == []
+
+    operations.pause_queue("table", by="anna")
+    called = stored("table")
+    assert [len(found_by(table)) for _ in range(6)] == [1, 0, 0, 0, 0, 0]
+
+    operations.resume_queue("table", by="anna")
+    assert found_by(table) == [called]
 
 
 @pytest.mark.usefixtures("queue", "worker_clock")

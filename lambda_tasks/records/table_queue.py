@@ -86,7 +86,8 @@ class RecordTableQueue:
                 elif messages := _lock_due_beyond(reached, reached.likely(queues), limit, without):
                     reached.forget()  # there may be some of a higher priority
             if not messages:
-                reached.begin(_open_levels())
+                due = looks.due_levels()
+                reached.begin(due, paused=pauses.paused_queues() if due else ())
                 levels = reached.levels(queues)
                 messages = _lock_due_beyond(reached, levels, limit, without)
             # Only now the caller holds the transaction: an error above ends it, so that it is
@@ -127,10 +128,16 @@ class _Reached:
             return False
         return now < self._began_at + LOOK_AT_ALL_EVERY_S
 
-    def begin(self, levels: Sequence[looks.Level]) -> None:
-        """Begin anew, with the levels that have due records now, highest priority first."""
+    def begin(self, levels: Sequence[looks.Level], *, paused: Collection[str] = ()) -> None:
+        """Begin anew, with the levels that have due records now, highest priority first.
+
+        Those of paused queues are left out. Their records stay due, and were they likely, a look
+        would find them again and again, for claims that refuse them.
+        """
         self._began_at = time.monotonic()
-        self._since = dict.fromkeys(levels)
+        self._since = {level: None for level in levels if level.queue not in paused}
+        for level in [each for each in self._found_at if each.queue in paused]:
+            del self._found_at[level]
 
     def forget(self) -> None:
         """Let the next look be one at all."""
@@ -162,13 +169,6 @@ class _Reached:
             if looks.is_first(rows[0]):
                 self._found_first_at = time.monotonic()
         return rows
-
-
-def _open_levels() -> list[looks.Level]:
-    """Return the levels with due records, without those of paused queues."""
-    levels = looks.due_levels()
-    paused = pauses.paused_queues() if levels else ()
-    return [level for level in levels if level.queue not in paused]
 
 
 def _lock_due_beyond(
