@@ -11,8 +11,9 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final, Protocol, TypeVar
 
@@ -35,6 +36,10 @@ loop each time that the database has answered, and the tasks for that thread.
 
 GEVENT_WAIT_S: Final = 60.0
 """Seconds of each part of a wait under gevent."""
+
+
+FORK_WAIT_S: Final = 10.0
+"""The most seconds for which a fork waits until a thread of the library has imported its modules."""
 
 
 class NoThread(RuntimeError):
@@ -91,6 +96,17 @@ def make_executor(max_threads: int, name: str) -> ThreadPoolExecutor:
     if are_greenlets():
         return _NativeExecutor()
     return _DaemonExecutor(max_threads, name)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Let forks wait for the body, in which a thread of the library imports modules.
+
+    A child that is forked meanwhile has the locks of these modules, but not the thread that would
+    release them: its own import would never end.
+    """
+    with _Importing.lock:
+        yield
 
 
 def prepare_for_exit() -> None:
@@ -280,4 +296,30 @@ def _threads() -> ThreadPoolExecutor:
     return make_executor(RESERVED_THREADS, "lambda_tasks-reserved")
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)
+class _Importing:
+    lock = threading.RLock()
+    forking: Final[set[int]] = set()
+    """The threads that hold the lock as they fork."""
+
+
+def _wait_for_imports() -> None:
+    # Not for ever: an import may wait for a module that the forking thread is about to load.
+    if _Importing.lock.acquire(timeout=FORK_WAIT_S):
+        _Importing.forking.add(threading.get_ident())
+
+
+def _go_on_after_fork() -> None:
+    if (thread := threading.get_ident()) in _Importing.forking:
+        _Importing.forking.remove(thread)
+        _Importing.lock.release()
+
+
+def _reset_after_fork() -> None:
+    _Importing.lock = threading.RLock()
+    _Importing.forking.clear()
+    _threads.cache_clear()
+
+
+os.register_at_fork(
+    before=_wait_for_imports, after_in_parent=_go_on_after_fork, after_in_child=_reset_after_fork
+)

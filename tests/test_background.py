@@ -566,11 +566,11 @@ print("called", flush=True)
 
 
 def run_script(
-    n_calls: int, queue: str, proxy: FaultySqs, *, before: str = ""
+    n_calls: int, queue: str, proxy: FaultySqs, *, before: str = "", after: str = ""
 ) -> tuple[str, float]:
     began = time.monotonic()
     with python_process(
-        "-W", "error", "-c", before + SCRIPT, str(n_calls),
+        "-W", "error", "-c", before + SCRIPT + after, str(n_calls),
         LAMBDA_TASKS_TEST_QUEUE=queue.replace(*(proxy_urls(queue, proxy))),
         TEST_DATABASE=connection.settings_dict["NAME"],
         LAMBDA_TASKS_TEST_WAIT_FOR_SEND="",
@@ -651,6 +651,41 @@ def test_a_forked_child_inherits_no_messages(
     drain()
 
     assert len(bodies_in(sqs, queue)) == 1
+
+
+FORKS = """
+import sys, threading, time
+
+begun = threading.Event()
+
+class Slowly:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("aiobotocore") and not begun.is_set():
+            begun.set()
+            time.sleep(0.5)
+
+sys.meta_path.insert(0, Slowly())
+"""
+
+FORK = """
+assert begun.wait(30), "a thread of the library has begun to import"
+connections.close_all()
+if not (child := os.fork()):
+    os.closerange(3, 256)  # as a daemon does
+    tasks.add.execute_on_commit(a=1)
+    sys.exit()
+os.waitpid(child, 0)
+"""
+
+
+@in_the_background
+def test_a_child_that_is_forked_while_the_client_of_aws_is_imported_sends_its_calls(
+    sqs: LocalSqs, queue: str, proxy: FaultySqs
+) -> None:
+    run_script(1, queue, proxy, before=FORKS, after=FORK)
+
+    assert n_unsent() == 0
+    assert len(bodies_in(sqs, queue)) == 2
 
 
 # Where no thread can be started

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from ...ports import SendFailure
-from ...threads import in_reserved_thread
+from ...threads import importing, in_reserved_thread
 from .errors import RequestFailed, code_of, failure_of
 from .lean import LeanOperation
 
@@ -73,8 +73,6 @@ class AwsClient:
 
         Raises RequestFailed where AWS refuses the request, can't be reached, or takes too long.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
             perform = self._operations.get(operation) or await self._operation(operation)
             async with asyncio.timeout(None) as limit:
@@ -86,8 +84,13 @@ class AwsClient:
         except TimeoutError as error:
             reason = f"{self._service} did not answer within {self._limit_s:g} s."
             raise RequestFailed(SendFailure(reason, retryable=True)) from error
-        except (BotoCoreError, ClientError, RuntimeError) as error:
-            raise RequestFailed(failure_of(error), code=code_of(error)) from error
+        except Exception as error:
+            # The client has imported this by now, and where forks wait for it.
+            from botocore.exceptions import BotoCoreError, ClientError
+
+            if isinstance(error, BotoCoreError | ClientError | RuntimeError):
+                raise RequestFailed(failure_of(error), code=code_of(error)) from error
+            raise
 
     async def aclose(self) -> None:
         """Close the connections. The client opens again at its next use, maybe on another loop."""
@@ -172,6 +175,7 @@ class _Limits:
 
 
 def _new_session(service: str, options: Mapping[str, Any]) -> Any:
-    from .session import new_session
+    with importing():
+        from .session import new_session
 
-    return new_session(service, options)
+        return new_session(service, options)
