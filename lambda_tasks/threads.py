@@ -39,7 +39,7 @@ GEVENT_WAIT_S: Final = 60.0
 
 
 FORK_WAIT_S: Final = 10.0
-"""The most seconds for which a fork waits until a thread of the library has imported its modules."""
+"""The most seconds for which a fork waits for a thread of the library that imports modules."""
 
 
 class NoThread(RuntimeError):

@@ -7,20 +7,23 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.cache import caches
 from django.db import OperationalError, connection, connections
 from redis import Redis
 
-from lambda_tasks import conf, handler
+from lambda_tasks import conf, handler, runtime
 from lambda_tasks.enqueue.on_commit import Enqueuer
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
+from lambda_tasks.ports import Delivery, ReceivedBatch
+from lambda_tasks.queues.database import DatabaseSource
 from lambda_tasks.records.claims import RecordClaims
 from tests.app import django_tasks, outages, tasks
 from tests.app.models import Effect
@@ -174,6 +177,33 @@ def test_what_a_database_that_is_gone_can_not_record_comes_back_and_runs(handle:
 
 
 @on_postgresql
+@pytest.mark.django_db(transaction=True)
+def test_what_was_claimed_by_a_commit_whose_answer_is_lost_is_due_again(queue: str) -> None:
+    """Nobody knows of these claims, whose leases are as long as their tasks may run."""
+    called = tasks.add.using(queue="table").execute_on_commit(a=1)
+
+    @contextmanager
+    def committed_without_answer(found: ReceivedBatch) -> Iterator[Sequence[Delivery]]:
+        with found as deliveries:
+            yield deliveries
+        raise OperationalError("the answer to the COMMIT was lost")
+
+    async def claim() -> None:
+        source = DatabaseSource(["table"], runtime.current().table_queue)
+        executor = runtime.current().executor()
+        try:
+            await executor.claim_batch(committed_without_answer(await source.receive(10)))
+        finally:
+            await executor.aclose()
+            await source.aclose()
+
+    with pytest.raises(OperationalError, match="was lost"):
+        async_to_sync(claim)()
+
+    record = TaskRecord.objects.get(id=called.id)
+    assert (record.status, record.claim_token, record.n_attempts) == ("QUEUED", None, 0)
+
+
 def test_an_event_that_finds_no_database_comes_back_whole(handle: Handle) -> None:
     messages = [body(tasks.leave_effect_direct, name="x"), body(tasks.aadd_direct, a=1)]
     outages.cut_connections(close_database=True)

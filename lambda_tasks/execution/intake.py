@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import Final
 from uuid import UUID
 
-from django.db import DatabaseError
+from django.db import Error
 
 from ..conf import Settings
 from ..core.lifecycle import WORKER_DIED, Refusal, Refused, outage_wait_s
@@ -37,7 +37,7 @@ from ..ports import (
 )
 from . import connections as kept_connections
 from .batch import ClaimedBatch, blocked_by_order
-from .finishing import notify_failed, release_claim
+from .finishing import notify_failed, release_claim, release_unstarted
 from .hook_events import announce_failed_unbegun
 from .needs import needs_of
 from .refusals import Refusals, reason_of, settle_refused
@@ -91,6 +91,7 @@ class Intake:
         unrunnable: Sequence[UnrunnableDelivery] = ()
         admitted: Sequence[ResolvedDelivery] = ()
         staying: Sequence[ResolvedDelivery] = ()
+        claimed: list[ClaimedDelivery] = []
         try:
             with arriving as deliveries:
                 resolved, unrunnable = self._resolve_all(deliveries, refused)
@@ -99,8 +100,11 @@ class Intake:
                 if unrunnable:
                     self._refuse(unrunnable, refused)
                 claimed = self._claim(admitted, refused, budget) if admitted else []
-        except DatabaseError as error:
+        except Error as error:
             if not deliveries or not is_conflict(error):
+                # The commit may have taken effect though its answer is lost: else the claims
+                # would hold for as long as their leases, and nobody knows of them.
+                release_unstarted(self._claims, claimed)
                 raise
             # The conflict came at the commit of the transaction of `arriving`: nothing is claimed.
             logger.info("%d messages could not be claimed for now: %s", len(deliveries), error)
