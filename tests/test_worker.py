@@ -644,6 +644,24 @@ def test_elsewhere_it_prints_lines_of_json_as_its_verbosity_says(
     assert ("aadd starts, attempt 1" in done.stderr) is (verbosity == "2")
 
 
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="its one writer is the running task")
+def test_it_heeds_a_second_signal_though_nobody_reads_its_output_any_more(queue: str) -> None:
+    resuming.show_and_wait.using(queue="table").execute_on_commit(seconds=40)
+    command = "-m", "django", "lambda_tasks", "worker", "--queue", "table", "--drain", "600"
+    with python_process(*command, LAMBDA_TASKS_TEST_QUEUE=queue) as process:
+        wait_for(lambda: TaskRecord.objects.get().progress)
+        process.terminate()
+        wait_until_it_says(process, "Finishing 1")
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        process.terminate()
+        process.wait(20)
+
+    assert process.returncode == 3
+    assert statuses() == ["QUEUED"]
+
+
 @pytest.mark.parametrize(
     "command",
     [["worker", "--once"], ["dev"], ["invoke", "event.json"]],

@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from argparse import ArgumentParser
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
@@ -206,9 +207,11 @@ class _Session(Listener):
             await self._say_ends()
             if self._is_terminal:
                 counts = f"{worker.in_work} running, {worker.done} done, {worker.failed} failed"
-                self._screen.show(counts)
+                with suppress(OSError):
+                    self._screen.show(counts)
             elif time.monotonic() >= next_counts_at:
-                self._screen.say(json.dumps(_counts(worker)))
+                with suppress(OSError):
+                    self._screen.say(json.dumps(_counts(worker)))
                 next_counts_at += LOG_EVERY_S
 
     async def _say_ends(self) -> None:
@@ -231,7 +234,10 @@ class _Session(Listener):
             self._say(f"Running tasks of {', '.join(self._queues)}.", **self._start)
 
     def _say(self, text: str, **more: object) -> None:
-        if not self._is_quiet:
+        if self._is_quiet:
+            return
+        # Tasks run, and go back to their queues, whether or not anybody reads of it.
+        with suppress(OSError):
             self._screen.say(text if self._is_terminal else json.dumps({"message": text} | more))
 
 
