@@ -372,7 +372,7 @@ class Runtime:
 class _Process:
     """The runtime of this process. A forked child starts without one."""
 
-    lock = threading.Lock()
+    lock = threading.RLock()  # for handlers of signals that call tasks
     runtime: Runtime | None = None
     is_ending = False
     """Whether the process ends: a further runtime is closed by nobody."""
@@ -384,7 +384,8 @@ def current() -> Runtime:
     if _Process.runtime is None:
         with _Process.lock:
             if _Process.runtime is None:
-                _Process.runtime = Runtime()
+                made = Runtime()
+                _Process.runtime = _Process.runtime or made
     return _Process.runtime
 
 
@@ -470,7 +471,7 @@ def _detach() -> Runtime | None:
 
 def _reset_after_fork() -> None:
     """Forget the parent's runtime, in a forked child."""
-    _Process.lock = threading.Lock()
+    _Process.lock = threading.RLock()
     # Kept referenced: a garbage collection would close the parent's sockets, or warn of them.
     if (runtime := _detach()) is not None:
         _Process.abandoned.append(runtime)

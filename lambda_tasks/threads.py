@@ -187,7 +187,7 @@ class _DaemonExecutor(ThreadPoolExecutor):
         self._n_threads = 0
         self._n_open = 0
         """The calls that wait or run."""
-        self._change = threading.Lock()
+        self._change = threading.RLock()  # for handlers of signals that call tasks
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         future: Future[T] = Future()

@@ -688,6 +688,39 @@ def test_a_child_that_is_forked_while_the_client_of_aws_is_imported_sends_its_ca
     assert len(bodies_in(sqs, queue)) == 2
 
 
+SIGNALLED = """
+import signal, sys, threading
+
+start, interrupted = threading.Thread.start, []
+
+def start_and_interrupt(thread):
+    start(thread)
+    if thread.name not in interrupted and thread.name.startswith("lambda_tasks"):
+        interrupted.append(thread.name)
+        signal.raise_signal(signal.SIGUSR1)
+
+def call(*_):
+    tasks.add.execute_on_commit(a=7)
+
+threading.Thread.start = start_and_interrupt
+signal.signal(signal.SIGUSR1, call)
+"""
+
+AFTER_SIGNALS = """
+assert {"lambda_tasks-portal", "lambda_tasks-watch"} <= set(interrupted), interrupted
+"""
+
+
+@in_the_background
+def test_a_signal_whose_handler_calls_a_task_may_come_as_the_threads_start(
+    queue: str, proxy: FaultySqs
+) -> None:
+    output, seconds = run_script(1, queue, proxy, before=SIGNALLED, after=AFTER_SIGNALS)
+
+    assert seconds < PATIENCE_S / 2, output
+    assert TaskRecord.objects.count() >= 3, "nothing is lost"
+
+
 # Where no thread can be started
 
 

@@ -41,7 +41,7 @@ class Background:
         self._outages = OutageLog()
         self._taken: deque[tuple[float, Sequence[Outgoing]]] = deque()
         self._is_scheduled = False
-        self._preparing = threading.Lock()
+        self._preparing = threading.RLock()  # for handlers of signals that call tasks
         self._marker: Marker | None = None
 
     def take(self, messages: Sequence[Outgoing]) -> None:
@@ -88,7 +88,11 @@ class Background:
                 start_watch()
                 if hooks.sent:
                     start_calling()
-                self._marker = Marker(self._outbox)
+                marker = Marker(self._outbox)
+                if self._marker is None:
+                    self._marker = marker
+                else:  # the handler of a signal has just made one
+                    marker.end()
 
     def _schedule(self) -> None:
         asyncio.get_running_loop().call_later(GATHER_FOR_S, self._send_taken)

@@ -39,7 +39,8 @@ class Portal:
     """The way to one event loop, which starts at the first call. A forked child needs a new one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_starting = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self._thread_pid: int | None = None
@@ -99,6 +100,15 @@ class Portal:
         return self._loop
 
     def _start_thread(self) -> asyncio.AbstractEventLoop:
+        if self._is_starting:
+            raise NoThread  # a signal's handler has interrupted this thread here, and calls a task
+        self._is_starting = True
+        try:
+            return self._start()
+        finally:
+            self._is_starting = False
+
+    def _start(self) -> asyncio.AbstractEventLoop:
         started: Future[asyncio.AbstractEventLoop] = Future()
         if not are_greenlets():
             started.set_result(_new_loop())  # so that no coroutine has to wait
