@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pydantic
@@ -90,6 +90,131 @@ def test_what_is_passed_arrives_as_its_type(call: dict[str, Any]) -> None:
         name: type(value) for name, value in call.items()
     }
     assert arrived == call
+
+
+class OneAlias(pydantic.BaseModel):
+    user_id: int = pydantic.Field(alias="userId")
+
+
+class ByItsName(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
+    user_id: int = pydantic.Field(validation_alias="userId")
+
+
+class AnyOfTwo(pydantic.BaseModel):
+    user_id: int = pydantic.Field(validation_alias=pydantic.AliasChoices("userId", "user_id"))
+
+
+class ReadByItself(pydantic.BaseModel):
+    user_id: int = pydantic.Field(validation_alias="userId")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def rename(cls, values: Any) -> Any:
+        return {"userId": values["user_id"]} if "user_id" in values else values
+
+
+class WrittenByItself(pydantic.BaseModel):
+    user_id: int = pydantic.Field(validation_alias="userId")
+
+    @pydantic.model_serializer
+    def rename(self) -> dict[str, int]:
+        return {"userId": self.user_id}
+
+
+class WithoutSecondThoughts(pydantic.BaseModel):
+    user_id: int
+    cached: str | None = pydantic.Field(default=None, exclude=True)
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        OneAlias(userId=1),
+        ByItsName(user_id=1),
+        AnyOfTwo.model_validate({"userId": 1}),
+        ReadByItself.model_validate({"userId": 1}),
+        WrittenByItself.model_validate({"userId": 1}),
+        WithoutSecondThoughts(user_id=1),
+    ],
+)
+def test_a_model_whose_fields_are_read_as_they_are_sent_arrives(user: pydantic.BaseModel) -> None:
+    def any_user(*, user: Any) -> None: ...
+
+    any_user.__annotations__["user"] = type(user)
+    arguments = Arguments(any_user, takes_context=False)
+
+    assert arguments.from_json(arguments.to_json({"user": user})) == {"user": user}
+
+
+class ReadByAnother(pydantic.BaseModel):
+    user_id: int = pydantic.Field(default=0, validation_alias="userId")
+
+
+class SentByAnother(pydantic.BaseModel):
+    user_id: int = pydantic.Field(default=0, serialization_alias="userId")
+
+
+class FromInside(pydantic.BaseModel):
+    user_id: int = pydantic.Field(default=0, validation_alias=pydantic.AliasPath("user", "id"))
+
+
+class NeverSent(pydantic.BaseModel):
+    user_id: int = pydantic.Field(exclude=True)
+
+
+@pydantic.dataclasses.dataclass
+class ReadDataclass:
+    user_id: int = pydantic.Field(default=0, validation_alias="userId")
+
+
+class Odd(Enum):
+    TEXT = "a"
+    PAIR = (1, 2)
+
+
+class DayOff(Enum):
+    NEW_YEAR = date(2027, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (
+            ReadByAnother,
+            "the field ReadByAnother.user_id, .* sent as 'user_id' and read as 'userId'",
+        ),
+        (list[ReadByAnother], "the field ReadByAnother.user_id"),
+        (SentByAnother, "sent as 'userId' and read as 'user_id'"),
+        (FromInside, "sent as 'user_id' and read as a part of another"),
+        (ReadDataclass | None, "the field ReadDataclass.user_id"),
+        (NeverSent, "the field NeverSent.user_id, which is required and has `exclude=True`"),
+        (Odd, r"Odd.PAIR, whose value \(1, 2\) JSON can't carry"),
+        (dict[str, DayOff], "DayOff.NEW_YEAR"),
+    ],
+)
+def test_a_type_that_is_sent_otherwise_than_it_is_read_is_refused(
+    annotation: Any, words: str
+) -> None:
+    def any_value(*, a: Any) -> None: ...
+
+    any_value.__annotations__["a"] = annotation
+
+    with pytest.raises(TypeError, match=f"any_value has the parameter 'a' with .*{words}"):
+        Arguments(any_value, takes_context=False).build()
+
+
+def test_an_enum_that_pydantic_is_told_how_to_read_arrives() -> None:
+    def any_value(*, a: Any) -> None: ...
+
+    any_value.__annotations__["a"] = Annotated[
+        Odd,
+        pydantic.BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ]
+    arguments = Arguments(any_value, takes_context=False)
+
+    assert arguments.from_json(arguments.to_json({"a": Odd.PAIR})) == {"a": Odd.PAIR}
 
 
 def positional(a: int) -> None: ...
