@@ -210,7 +210,9 @@ def test_an_enum_that_pydantic_is_told_how_to_read_arrives() -> None:
 
     any_value.__annotations__["a"] = Annotated[
         Odd,
-        pydantic.BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        pydantic.BeforeValidator(
+            lambda value: Odd(tuple(value)) if isinstance(value, list) else value
+        ),
     ]
     arguments = Arguments(any_value, takes_context=False)
 
