@@ -65,6 +65,26 @@ def refused(*words: str) -> str:
 # list
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_any_encoding_shows_what_it_can(encoding: str) -> None:
+    one = record("FAILED", kwargs={"a": "é 中"}, traceback="ValueError: é 中")
+    shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    as_json = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+
+    for words in (["list"], ["show", str(one.id)]):
+        call_command("lambda_tasks", *words, stdout=shown)
+        call_command("lambda_tasks", *words, "--json", stdout=as_json)
+
+    escaped = "é 中".encode(encoding, "backslashreplace").decode(encoding)
+    for each in (shown, as_json):
+        each.seek(0)
+    text = shown.read()
+    assert text.count(f"(a='{escaped}')") == 2
+    assert f"ValueError: {escaped}" in text
+    for line in as_json:
+        assert json.loads(line)["kwargs"] == {"a": "é 中"}
+
+
 def test_list_shows_the_newest_calls_with_their_errors() -> None:
     old = record("SUCCESS", enqueued_at=now() - 2 * HOUR, kwargs={"a": 7})
     new = record()

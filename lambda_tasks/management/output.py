@@ -38,8 +38,9 @@ def shown_time(moment: datetime) -> str:
 
 
 def write_json(stdout: OutputWrapper, kind: str, values: dict[str, Any]) -> None:
-    """Write an object as one line of JSON."""
-    stdout.write(json.dumps({"kind": kind, **values}, ensure_ascii=False))
+    """Write an object as one line of JSON, in ASCII where the output has no other letters."""
+    is_unicode = (getattr(stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    stdout.write(json.dumps({"kind": kind, **values}, ensure_ascii=not is_unicode))
 
 
 def describe(record: TaskRecord) -> str:

@@ -41,6 +41,16 @@ class Screen:
             raise
 
 
+def escape_the_rest(stdout: OutputWrapper) -> None:
+    """Let letters that the terminal's encoding lacks appear as escapes, instead of as an error.
+
+    Python does so with standard error.
+    """
+    reconfigure = getattr(stdout, "reconfigure", None)
+    if reconfigure is not None:  # a StringIO takes all letters
+        reconfigure(errors="backslashreplace")
+
+
 def abandon(stdout: OutputWrapper) -> None:
     """Let nobody get what is still to be written, as nobody reads it any more.
 

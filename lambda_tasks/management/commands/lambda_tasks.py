@@ -19,7 +19,7 @@ from lambda_tasks.management import completion
 from lambda_tasks.management.changing import INTERRUPTED
 from lambda_tasks.management.output import USAGE
 from lambda_tasks.management.parsing import djangos_options
-from lambda_tasks.management.screen import abandon
+from lambda_tasks.management.screen import abandon, escape_the_rest
 from lambda_tasks.management.verbs import (
     cancel,
     dev,
@@ -104,6 +104,7 @@ class Command(BaseCommand):
 
         Raises CommandError for bad settings, without `migrate`, and after an early Ctrl-C.
         """
+        escape_the_rest(self.stdout)
         try:
             code = VERBS[options["verb"]].run(self.stdout, options)
             self.stdout.flush()
