@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import interrupts
@@ -132,15 +132,30 @@ def borrowed_connections() -> Iterator[None]:
 
 
 def returning_connections(function: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a function so that each call ends by returning this thread's connections."""
+    """Wrap a function so that each call ends by returning this thread's connections.
+
+    Their statements are forgotten; see forget_statements().
+    """
 
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
         finally:
+            forget_statements()
             return_connections()
 
     return called
+
+
+def forget_statements() -> None:
+    """Forget the statements that Django keeps of this thread's connections with DEBUG.
+
+    It does so at the start of a request, which never comes in a worker. Those that a test counts
+    stay.
+    """
+    for connection in connections.all(initialized_only=True):
+        if not connection.force_debug_cursor:
+            connection.queries_log.clear()
 
 
 def discard(connection: BaseDatabaseWrapper) -> None:

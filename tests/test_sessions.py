@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.db.backends.signals import connection_created
 
 from lambda_tasks import handler
@@ -294,3 +294,36 @@ def test_what_a_project_does_to_each_new_session_is_no_change_of_it(
     messages = [body(sessions.aexecute_each, statements=[]) for _ in range(3)]
 
     assert len(set(numbers_of(handle, *messages))) == 1
+
+
+@pytest.mark.parametrize("task", [sessions.count_kept, sessions.acount_kept])
+def test_a_task_meets_no_statements_of_an_earlier_one_that_django_keeps_with_debug(
+    one_by_one: Handle, task: Task
+) -> None:
+    messages = [body(task) for _ in range(3)]
+
+    for message in messages:
+        assert one_by_one(message) == []
+
+    assert {record_of(message).result for message in messages} == {1}
+
+
+def test_the_handler_keeps_no_more_statements_with_debug_from_one_event_to_the_next(
+    one_by_one: Handle, settings: Any, request: pytest.FixtureRequest
+) -> None:
+    opened: list[Any] = []
+
+    def note(connection: Any, **_: Any) -> None:
+        opened.append(connection)
+
+    connection_created.connect(note)
+    request.addfinalizer(lambda: connection_created.disconnect(note))
+    settings.DEBUG = True
+
+    def kept_after_an_event() -> int:
+        assert one_by_one(body(tasks.aleave_effect, name="a")) == []
+        return sum(len(each.queries_log) for each in opened if each is not connections["default"])
+
+    first, *others = [kept_after_an_event() for _ in range(4)]
+
+    assert {first, *others} == {first}

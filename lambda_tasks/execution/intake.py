@@ -11,6 +11,7 @@ from uuid import UUID
 
 from django.db import Error
 
+from .. import pools
 from ..conf import Settings
 from ..core.lifecycle import WORKER_DIED, Refusal, Refused, outage_wait_s
 from ..core.message import Message, decode
@@ -85,6 +86,7 @@ class Intake:
         The context `arriving` stays open until all are claimed: it may hold locks on their rows.
         """
         kept_connections.refresh()
+        pools.forget_statements()
         refused: Settlements = {}
         deliveries: Sequence[Delivery] = ()
         resolved: Sequence[ResolvedDelivery] = ()

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.db import close_old_connections, connection, connections, transaction
 
 from lambda_tasks import Continue, lambda_task
@@ -221,3 +222,23 @@ async def aexecute_each_in_autocommit(*, statements: list[str]) -> int:
 @lambda_task
 def execute_and_fail(*, statements: list[str]) -> int:
     raise ZeroDivisionError(_execute_each(statements))
+
+
+def _count_kept() -> int:
+    settings.DEBUG = True
+    try:
+        Effect.objects.exists()
+        return len(connection.queries_log)
+    finally:
+        settings.DEBUG = False
+
+
+@lambda_task(atomic=False)
+def count_kept() -> int:
+    """How many statements Django keeps of this connection, with one of the task's own."""
+    return _count_kept()
+
+
+@lambda_task(atomic=False)
+async def acount_kept() -> int:
+    return await sync_to_async(_count_kept)()
