@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from lambda_tasks.testing import (
 )
 from tests.app import django_tasks, secretive, tasks
 from tests.app.models import Effect, Seat
+from tests.newcomer import Newcomer
 
 own: Any = tasks
 django: Any = django_tasks
@@ -332,3 +334,29 @@ def test_an_event_is_what_the_handler_takes() -> None:
 
 def test_every_public_name_is_there() -> None:
     assert [name for name in testing.__all__ if not hasattr(testing, name)] == []
+
+
+A_WORKER_IN_A_TEST = """
+from django.core.management import call_command
+from django.test import TransactionTestCase
+from shop.models import Order
+from shop.tasks import print_invoice
+
+class WorkerTests(TransactionTestCase):
+    def test_a_worker_runs_a_sync_task(self):
+        order = Order.objects.create(title="Solaris")
+        invocation = print_invoice.execute_on_commit(order_id=order.pk)
+        call_command("lambda_tasks", "worker", "--once")
+        self.assertEqual(invocation.result(), "1 x Solaris")
+"""
+
+
+def test_a_worker_in_a_test_runs_sync_tasks_on_the_tests_database(tmp_path: Path) -> None:
+    shop = Newcomer.with_first_task(
+        tmp_path,
+        settings='LAMBDA_TASKS_QUEUES = {"default": {"database": True}}\n'
+        'DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}',
+    )
+    shop.write("shop/tests.py", A_WORKER_IN_A_TEST)
+
+    shop.run("manage.py", "test")

@@ -5,12 +5,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Final
+from typing import Any, Final
+
+from django.db import connections
 
 from ..errors import WorkerProcessDied
 from . import fork_server
@@ -29,6 +31,22 @@ Main = Callable[[Connection, socket.socket], None]
 
 The process imports it by its dotted name.
 """
+
+
+def serve_on_databases(
+    names: Mapping[str, Any], main: Main, pipe: Connection, workers_end: socket.socket
+) -> None:
+    """Call the main function of a worker process, on the databases that its parent works on.
+
+    In tests they are others than the settings name, and the child has loaded only those.
+    """
+    for alias, name in names.items():
+        connections.settings[alias]["NAME"] = name
+    main(pipe, workers_end)
+
+
+def _database_names() -> dict[str, Any]:
+    return {alias: each["NAME"] for alias, each in connections.settings.items()}
 
 
 class ProcessNotStarted(Exception):
@@ -81,8 +99,8 @@ class ProcessStart:
         context = fork_server.context()
         pipe, child_end = context.Pipe()
         process = context.Process(
-            target=self._main,
-            args=(child_end, self._workers_end),
+            target=serve_on_databases,
+            args=(_database_names(), self._main, child_end, self._workers_end),
             name="lambda_tasks-worker",
             daemon=True,
         )
