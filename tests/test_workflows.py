@@ -106,6 +106,37 @@ def test_a_failure_stops_what_waits_for_it_and_retry_failed_goes_on(db: None) ->
     assert run.retry_failed() == 0
 
 
+@pytest.mark.parametrize("is_repaired", [True, False])
+def test_a_failed_handler_that_is_retried_waits_for_what_it_handles(
+    db: None, is_repaired: bool
+) -> None:
+    """Else a refund that had failed would run beside the charge, which may succeed now."""
+    charge = graphs.resize.step(image_id=1, fails=True)
+    charge.on_failure(graphs.resize.step(image_id=2, fails=True))
+    charge.finally_(graphs.resize.step(image_id=3, fails=True))
+    run = _run(workflow("order", charge), raise_failures=False)
+    assert _statuses(run) == ["FAILED"] * 3
+    if is_repaired:
+        Effect.objects.create(name="repaired")
+
+    with capture_tasks() as captured:
+        assert run.retry_failed() == 3
+        assert _statuses(run) == ["QUEUED", "WAITING", "WAITING"]
+        captured.run(raise_failures=False)
+
+    assert run.status() == ("SUCCESS" if is_repaired else "FAILED")
+    assert _statuses(run) == (
+        ["SUCCESS", "CANCELLED", "SUCCESS"] if is_repaired else ["FAILED"] * 3
+    )
+    assert _effects() == (["repaired", "resize 1", "resize 3"] if is_repaired else [])
+
+
+def _statuses(run: WorkflowRun) -> list[str]:
+    """Return the statuses of its steps, in the order in which they were defined."""
+    steps = TaskRecord.objects.filter(workflow_id=run.id)
+    return [each.status for each in sorted(steps, key=lambda each: each.kwargs["image_id"])]
+
+
 def test_in_eager_mode_a_workflow_runs_to_its_end_at_once(
     transactional_db: None, settings: Any
 ) -> None:

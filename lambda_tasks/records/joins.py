@@ -288,7 +288,8 @@ class _Counting(_Changes):
 class _TakingBack(_Changes):
     """The taking back of ends. Their changes are negative.
 
-    A join that was satisfied stays so: what it has released is not released again.
+    A join that was satisfied stays so: what it has released is not released again. The exception is
+    the gate of a handler that starts over together with what it handles: it waits for its end.
     """
 
     def __init__(self, alias: str, workflow_id: UUID) -> None:
@@ -298,17 +299,25 @@ class _TakingBack(_Changes):
         self.has_changed = False
         self._held: dict[tuple[int, int], list[Place]] = {}
         """Steps by the number and shard of their gates, which say whether they were counted."""
+        self._let_begin: set[int] = set()
+        """The steps that start over, and that their gates had let begin."""
+        self._handlers: set[int] = set()
+        """The numbers of the joins that wait for a failure or an end which is taken back."""
 
     def start_over(self, place: Place, gate: tuple[int, int] | None) -> None:
         """Take back the end of a step, unless its gate has not let it begin."""
         if gate is None:
+            self._let_begin.add(place.step)
             self._take_back(place.feeds)
         else:
             self._held.setdefault(gate, []).append(place)
             self._plan({gate: Count(0, 0)})
 
-    def _take_back(self, feeds: Iterable[Feed]) -> None:
+    def _take_back(self, feeds: Sequence[Feed]) -> None:
         self.has_changed = True
+        self._handlers.update(
+            feed.number for feed in feeds if feed.when in (When.FAILURE, When.END)
+        )
         counts: Counts = {}
         add_ends(counts, feeds, succeeded=False)
         self._plan({key: -count for key, count in counts.items()})
@@ -326,6 +335,11 @@ class _TakingBack(_Changes):
         elif row.succeeded is False:
             self._join(number).filter(shard=shard).update(succeeded=None)
             self._take_back(row.terms.feeds)
+        elif number in self._handlers and row.terms.is_gate:
+            steps = range(row.terms.first, row.terms.stop)
+            if self._let_begin.issuperset(steps):
+                self._join(number).filter(shard=shard).update(succeeded=None)
+                self.waiting += steps
 
 
 def _release(alias: str, workflow_id: UUID, terms: Terms) -> int:
