@@ -149,7 +149,18 @@ def test_steps_run_as_the_definition_implies(
         model.retry_failed()
         model.run()
 
-        playing.agrees_with(model)
+        if needs_all(flow):
+            playing.agrees_with(model)
+        else:  # what follows a group that had enough runs beside members that run once more
+            assert playing.run.status() == model.status
+
+
+def needs_all(flow: Flow) -> bool:
+    """Return whether each group of a workflow needs all of its members."""
+    return all(
+        needs_all(unit) if isinstance(unit, Flow) else getattr(unit, "need", "all") == "all"
+        for unit in flow.units
+    )
 
 
 @examples

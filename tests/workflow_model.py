@@ -4,7 +4,7 @@ It knows no database, no queue and no time. `Model` plays a definition; `definit
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from zlib import crc32
 
@@ -244,11 +244,17 @@ def _draw_group(draw: st.DrawFn, name: str, before: list[Unit]) -> Group:
     for number in range(n_members):
         if n_members < 40 and draw(st.integers(0, 4)) == 0:
             flow = draw(definitions(f"{name}.{number}.", 0, _draw_names(draw, before)))
-            members.append(flow if len(flow.last) == 1 else flow.units[0])
+            members.append(flow if len(flow.last) == 1 else _alone(flow.units[0]))
         else:
             members.append(_draw_step(draw, f"{name}.{number}", before))
     needs: list[int | float | str] = ["all", "any_outcome", 0.5, *range(1, min(n_members, 2) + 1)]
     return Group(name, tuple(members), draw(st.sampled_from(needs)))
+
+
+def _alone(unit: Unit) -> Unit:
+    """Return a step of a workflow as it is without the workflow, for which nothing else waited."""
+    assert isinstance(unit, Step)
+    return replace(unit, inherited=())
 
 
 def _draw_step(
