@@ -18,8 +18,9 @@ from django.core.cache import caches
 from django.db import OperationalError, connection, connections
 from redis import Redis
 
-from lambda_tasks import conf, handler, runtime
+from lambda_tasks import conf, handler, hooks, runtime
 from lambda_tasks.enqueue.on_commit import Enqueuer
+from lambda_tasks.hooks import beside
 from lambda_tasks.local import LocalSqs
 from lambda_tasks.models import TaskRecord
 from lambda_tasks.ports import Delivery, ReceivedBatch
@@ -27,7 +28,7 @@ from lambda_tasks.queues.database import DatabaseSource
 from lambda_tasks.records.claims import RecordClaims
 from tests.app import django_tasks, outages, tasks
 from tests.app.models import Effect
-from tests.conftest import Handle, Task, bodies_in, body, record_of, sqs_event, wait_for
+from tests.conftest import AMPLE_S, Handle, Task, bodies_in, body, record_of, sqs_event, wait_for
 from tests.servers.lambda_runtime import LambdaProcess
 from tests.servers.redis_server import RedisServer
 
@@ -77,12 +78,19 @@ def test_a_task_whose_connection_is_cut_in_every_run_fails_in_the_end(
     handle: Handle, task: Task
 ) -> None:
     message = body(task, name="x")
+    back: list[hooks.GivenBack] = []
+    hooks.given_back.connect(back.append)
 
-    failures = [handle(message) for _ in range(5)]
+    try:
+        failures = [handle(message) for _ in range(5)]
+        assert beside.flush(AMPLE_S)
+    finally:
+        hooks.given_back.disconnect(back.append)
 
     connections.close_all()
     record = record_of(message)
     assert failures == [[0]] * 4 + [[]]
+    assert [each.retry_after_s for each in back] == [0, 2, 10, 30], "later ones may need a while"
     assert (record.status, record.n_attempts) == ("FAILED", 5)
     assert "OperationalError" in (record.traceback or "")
     assert effects() == set()

@@ -137,6 +137,19 @@ def turn_wait_s(n_waits: int) -> float:
     return TURN_WAITS_S[min(n_waits, len(TURN_WAITS_S) - 1)]
 
 
+LOST_WAITS_S: Final = (0.0, 2.0, 10.0, 30.0)
+"""Seconds before a lost attempt is repeated: the first, the second, and so on; the last repeats."""
+
+
+def lost_wait_s(attempt: int) -> float:
+    """Return the seconds before an attempt that the database has cut off may be repeated.
+
+    After a single cut there is nothing to wait for. After more of them the database may be away for
+    those who connect anew only, and all attempts would be used up at once.
+    """
+    return LOST_WAITS_S[min(attempt, len(LOST_WAITS_S)) - 1]
+
+
 @pickled_by_position
 @quick_dataclass(frozen=True, slots=True)
 class Claim:

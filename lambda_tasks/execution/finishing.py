@@ -29,6 +29,7 @@ from ..core.lifecycle import (
     Skipped,
     Succeeded,
     cut_off_too_often,
+    lost_wait_s,
     turn_wait_s,
 )
 from ..core.message import CALL_HEADER, UNDO_HEADER, Message, Outgoing
@@ -152,7 +153,11 @@ class Finisher:
             log_lost_attempt(claimed.message, claimed.claim, claimed.queue, reason)
             announce_end(claimed, None, raised=reason)
             return release_claim(
-                self.claims, claimed, counts=True, reason="lost its database connection"
+                self.claims,
+                claimed,
+                counts=True,
+                wait_s=lost_wait_s(claimed.claim.attempt),
+                reason="lost its database connection",
             )
         return self._fail_lost(claimed, reason)
 
