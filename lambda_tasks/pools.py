@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -153,6 +154,8 @@ def forget_statements() -> None:
     It does so at the start of a request, which never comes in a worker. Those that a test counts
     stay.
     """
+    if not settings.DEBUG:
+        return
     for connection in connections.all(initialized_only=True):
         if not connection.force_debug_cursor:
             connection.queries_log.clear()

@@ -298,8 +298,9 @@ def test_what_a_project_does_to_each_new_session_is_no_change_of_it(
 
 @pytest.mark.parametrize("task", [sessions.count_kept, sessions.acount_kept])
 def test_a_task_meets_no_statements_of_an_earlier_one_that_django_keeps_with_debug(
-    one_by_one: Handle, task: Task
+    one_by_one: Handle, task: Task, settings: Any
 ) -> None:
+    settings.DEBUG = True
     messages = [body(task) for _ in range(3)]
 
     for message in messages:

@@ -194,7 +194,7 @@ def _keys(name: str, field: Mapping[str, Any], config: Mapping[str, Any]) -> lis
         return [name]
     # The second is what pydantic before 2.11 calls it.
     by_name = config.get("validate_by_name") or config.get("populate_by_name")
-    paths = [[alias]] if isinstance(alias, str) else alias
+    paths: list[Any] = [[alias]] if isinstance(alias, str) else alias
     paths = paths if isinstance(paths[0], list) else [paths]
     aliases = [path[0] for path in paths if len(path) == 1]
     return [

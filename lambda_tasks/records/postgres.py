@@ -234,7 +234,8 @@ class PostgresStatements(PortableStatements):
         free = records.order_by().select_for_update(skip_locked=True, no_key=True)
         # Django composes SELECT FOR UPDATE in a transaction only; nothing is sent for this one.
         with transaction.atomic(using=self.alias, savepoint=False):
-            return update(self._records.filter(_IdInArray(Subquery(free.values("id")))), values)
+            chosen = _IdInArray(Subquery(free.values("id")), output_field=BooleanField())
+            return update(self._records.filter(chosen), values)
 
     def _begin(
         self, claims: Sequence[Claim], lease: timedelta, worker_ids: str
@@ -425,7 +426,6 @@ class _IdInArray(Func):
     """
 
     template = f"{TABLE}.id = ANY(ARRAY(%(expressions)s))"
-    output_field = BooleanField()
 
 
 def _claim_params(claim: Claim) -> dict[str, Any]:
