@@ -41,7 +41,8 @@ def serve_on_databases(
     In tests they are others than the settings name, and the child has loaded only those.
     """
     for alias, name in names.items():
-        connections.settings[alias]["NAME"] = name
+        if alias in connections.settings:  # a test may have added one
+            connections.settings[alias]["NAME"] = name
     main(pipe, workers_end)
 
 
