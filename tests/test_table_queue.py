@@ -247,12 +247,17 @@ def test_what_would_wait_behind_a_task_is_left_to_another_worker(
             wait_for(lambda: TaskRecord.objects.filter(status="SUCCESS").count() == 2)
 
 
-def test_what_waits_in_vain_for_a_task_that_is_short_as_a_rule_is_left_to_another_worker(
-    queue: str, monkeypatch: Any, tmp_path: Path
-) -> None:
+@pytest.fixture
+def eager_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that claim what can't begin soon, and leave it to others after half a second."""
     monkeypatch.setattr(executor, "HELD_FOR_S", 0.5)
     monkeypatch.setattr(turns, "STARTS_SOON_S", 600)
     monkeypatch.setattr(worker_module, "LOOK_AHEAD_S", 600)
+
+
+def test_what_waits_in_vain_for_a_task_that_is_short_as_a_rule_is_left_to_another_worker(
+    queue: str, eager_claims: None, tmp_path: Path
+) -> None:
     ajar, gate = tmp_path / "ajar", tmp_path / "open"
     ajar.touch()
     await_gate = gated.await_gate.using(queue="table")
@@ -271,12 +276,9 @@ def test_what_waits_in_vain_for_a_task_that_is_short_as_a_rule_is_left_to_anothe
 
 
 def test_what_is_left_to_another_worker_is_given_back_once(
-    queue: str, monkeypatch: Any, tmp_path: Path
+    queue: str, eager_claims: None, tmp_path: Path
 ) -> None:
     """Although it is all that its batch had, so that this ends as well."""
-    monkeypatch.setattr(executor, "HELD_FOR_S", 0.5)
-    monkeypatch.setattr(turns, "STARTS_SOON_S", 600)
-    monkeypatch.setattr(worker_module, "LOOK_AHEAD_S", 600)
     ajar, gate = tmp_path / "ajar", tmp_path / "open"
     ajar.touch()
     await_gate = gated.await_gate.using(queue="table")
